@@ -1,0 +1,163 @@
+"""AudioMAE (Huang et al., NeurIPS 2022): a ViT pre-trained by masked spectrogram modelling.
+
+Reads the official ``pretrained.pth`` and fine-tuned files (facebookresearch/AudioMAE), timm's state dicts of
+``vit_base_patch16_1024_128``, and what ``uamix-bench pretrain`` and ``tune`` write.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from uamix_bench.card import ModelCard, read_card
+from uamix_bench.checkpoint import load_state, read_checkpoint
+from uamix_bench.errors import BadInputError
+from uamix_bench.frontend import KaldiFbank
+from uamix_bench.model import AudioModel
+from uamix_bench.vit import AudioViT, ViTShape
+
+# AudioSet's statistics: dataset.py and main_pretrain.py of the official code; the spread is doubled when dividing.
+MEAN, STD = -4.2677393, 4.5689974
+FRAMES = 1024  # target_length of pre-training
+HEAD_DIM = 64
+STEM = ("cls_token", "pos_embed", "patch_embed.")
+
+
+class AudioMAE(AudioModel):
+    """AudioMAE's encoder.
+
+    Args:
+        shape: The encoder's sizes.
+        norm: Whether the file has a LayerNorm over tokens (pre-trained), rather than one after pooling (fine-tuned).
+    """
+
+    card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
+    poolings = ("mean", "cls", "stacked", "prenorm-mean", "fc-norm")
+    sample_rate = 16_000
+
+    def __init__(self, shape: ViTShape, norm: bool = True) -> None:
+        super().__init__()
+        self.encoder = AudioViT(shape, norm=norm)
+        self.fc_norm = nn.LayerNorm(shape.width, eps=1e-6) if not norm else None
+        if not norm:
+            self.pooling = "fc-norm"
+        self.fbank = KaldiFbank(self.sample_rate, shape.mel_bins, window="hanning")
+
+    @property
+    def embedding_dim(self) -> int:  # type: ignore[override]
+        """D, or rows x D where the rows are stacked."""
+        shape = self.encoder.shape
+        return shape.width * (shape.rows if self.pooling == "stacked" else 1)
+
+    @staticmethod
+    def normalise(spectrogram: Tensor) -> Tensor:
+        """(x - mean) / (2 std), with AudioSet's statistics, whatever the data."""
+        return (spectrogram - MEAN) / (2 * STD)
+
+    def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Kaldi filterbank of the waveform less its mean, zero rows appended, then normalised.
+
+        Args:
+            waveforms: (B, S) float32 in [-1, 1] at 16 kHz.
+            lengths: (B,) samples.
+
+        Returns:
+            (B, T, F) float32 and the frames (B,) that count: all 1,024 under ``official``, whole patches of the clip's
+            own frames under ``native`` (at least one, zero-padded; an incomplete last patch is dropped, as BEATs and
+            MAE-AST do).
+        """
+        inside = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
+        mean = (waveforms * inside).sum(dim=1) / lengths.clamp_min(1)
+        frames, counts = self.fbank(torch.where(inside, waveforms - mean[:, None], 0.0), lengths)
+        if self.input == "official":
+            length, counts = FRAMES, torch.full_like(counts, FRAMES)
+        else:
+            counts = self._whole(counts)
+            length = int(counts.max())
+        frames = nn.functional.pad(frames[:, :length], (0, 0, 0, max(0, length - frames.shape[1])))
+        return self.normalise(frames), counts
+
+    def tokens(self, spectrogram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the final tokens before the norm, CLS first: (B, 1 + L, D), and their mask (B, 1 + L)."""
+        tokens: tuple[Tensor, Tensor] = self.encoder(spectrogram, lengths)
+        return tokens
+
+    def pool(self, tokens: Tensor, mask: Tensor, how: str) -> Tensor:
+        """Pools tokens before the norm (B, 1 + L, D) into (B, D').
+
+        ``mean``: patches after the norm; ``cls``: CLS after it; ``prenorm-mean``: patches before it; ``fc-norm``: that
+        through the fine-tuned file's fc_norm; ``stacked``: patches after the norm, the mel rows side by side, averaged
+        over time (as M2D pools; D' = rows x D).
+        """
+        patches, own = tokens[:, 1:], mask[:, 1:]
+        if how == "cls":
+            return self.encoder.norm(tokens[:, 0])
+        if how == "prenorm-mean":
+            return super().pool(patches, own, how)
+        if how == "fc-norm":
+            if self.fc_norm is None:
+                raise BadInputError("--pooling fc-norm", "a pre-trained file has no fc_norm", "use --pooling mean")
+            return self.fc_norm(super().pool(patches, own, how))
+        patches = self.encoder.norm(patches)
+        if how == "stacked":
+            rows = self.encoder.shape.rows
+            return super().pool(patches.unflatten(1, (-1, rows)).flatten(2), own[:, ::rows], how)
+        return super().pool(patches, own, how)
+
+    def layers(self) -> list[nn.Module]:
+        """The stem, then the blocks."""
+        return self.encoder.layers()
+
+    def token_columns(self, samples: int) -> int:
+        """Time columns that a clip of `samples` samples takes."""
+        if self.input == "official":
+            return FRAMES // self.encoder.shape.patch_frames
+        frames = 1 + max(0, samples - self.fbank.window_length) // self.fbank.hop_length
+        return int(self._whole(torch.tensor(frames))) // self.encoder.shape.patch_frames
+
+    def _whole(self, frames: Tensor) -> Tensor:
+        """Frames of whole patches within `frames`, at least one patch, at most the position table."""
+        shape = self.encoder.shape
+        return (frames // shape.patch_frames).clamp(1, shape.columns) * shape.patch_frames
+
+    @classmethod
+    def from_checkpoint(cls, path: Path) -> AudioMAE:
+        """Builds the model of a file; its sizes follow from the tensors' shapes (64 features a head)."""
+        checkpoint = read_checkpoint(path)
+        tensors = encoder_keys(checkpoint.tensors)
+        what = "AudioMAE"
+        try:
+            width, _, mel, _ = tensors["encoder.stem.patch_embed.proj.weight"].shape
+            positions = tensors["encoder.stem.pos_embed"].shape[1] - 1
+        except (KeyError, ValueError) as error:
+            raise BadInputError(
+                path,
+                f"holds no {error} of the right shape, so it is no checkpoint of {what}",
+                "see 'uamix-bench models info audiomae'",
+            ) from error
+        depth = 1 + max((int(key.split(".")[2]) for key in tensors if key.startswith("encoder.blocks.")), default=-1)
+        rows = 128 // mel
+        shape = ViTShape(width=width, depth=depth, heads=max(1, width // HEAD_DIM), columns=positions // rows)
+        with torch.device("meta"):
+            model = cls(shape, norm="encoder.norm.weight" in tensors)
+        load_state(model, tensors, path=path, what=what)
+        model.metadata = {**checkpoint.metadata, "sha256": checkpoint.sha256}
+        return model
+
+
+def encoder_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Maps official and timm keys to ours: the stem's three get their prefix, all but fc_norm stand under ``encoder.``.
+
+    Files of our own already have these names.
+    """
+    if any(key.startswith("encoder.stem.") for key in tensors):
+        return tensors
+    renamed = {}
+    for key, value in tensors.items():
+        if key.startswith("fc_norm."):
+            renamed[key] = value
+        else:
+            renamed["encoder." + ("stem." if key.startswith(STEM) else "") + key] = value
+    return renamed

@@ -1,0 +1,44 @@
+"""A floor for every table: the mean and standard deviation over time of each of 128 log-mel bins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from uamix_bench.card import ModelCard, read_card
+from uamix_bench.frontend import KaldiFbank
+from uamix_bench.model import AudioModel
+
+
+class LogMelStatistics(AudioModel):
+    """Statistics of the spectrogram that AudioMAE sees, with no encoder at all."""
+
+    card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
+    poolings = ("mean-std",)
+    sample_rate = 16_000
+    embedding_dim = 256
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fbank = KaldiFbank(self.sample_rate, 128, window="hanning")
+
+    @classmethod
+    def untrained(cls) -> LogMelStatistics:
+        """Builds the model; it has no weights."""
+        return cls()
+
+    def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S) waveforms to (B, T, 128) log-mel frames and their counts."""
+        return self.fbank(waveforms, lengths)
+
+    def tokens(self, spectrogram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The frames themselves."""
+        return spectrogram, torch.arange(spectrogram.shape[1], device=lengths.device) < lengths[:, None]
+
+    def pool(self, tokens: Tensor, mask: Tensor, how: str) -> Tensor:
+        """(B, T, 128) to (B, 256): means, then population standard deviations over the clip's own frames."""
+        mean = super().pool(tokens, mask, how)
+        variance = super().pool((tokens - mean[:, None]).square(), mask, how)
+        return torch.cat([mean, variance.sqrt()], dim=1)

@@ -1,0 +1,27 @@
+"""A floor for every table: AudioMAE's architecture at the bundled size, with weights drawn once from a fixed seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from uamix_bench.card import ModelCard, read_card
+from uamix_bench.vit import ViTShape, initialise, sincos_table
+
+from .audiomae import AudioMAE
+
+
+class RandomEncoder(AudioMAE):
+    """What the architecture alone gives."""
+
+    card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
+
+    @classmethod
+    def untrained(cls) -> RandomEncoder:
+        """Builds the encoder from seed 0, with MAE's initialisation and the sine-cosine positions."""
+        shape = ViTShape(width=192, depth=6, heads=3)
+        model = cls(shape)
+        initialise(model, torch.Generator().manual_seed(0))
+        model.encoder.stem.pos_embed.copy_(sincos_table(shape.width, shape.columns, shape.rows))
+        return model

@@ -1,0 +1,94 @@
+"""Synthetic: the bundled task, whose clips are generated on first use."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import wave
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from uamix_bench.card import TaskCard, read_card
+from uamix_bench.files import write_atomic
+from uamix_bench.progress import SILENT, Progress
+from uamix_bench.task import COLUMNS, Task
+
+from . import synthesis
+
+CLIPS_PER_CLASS = {"train": 50, "valid": 40, "test": 40}
+_CHUNK = 50
+_WORTH_PROCESSES = 300  # fewer clips than this are rendered sooner than a worker starts
+
+
+class Synthetic(Task):
+    """Lists ``synthetic-<version>/<clip>``, clip ``{split}/{label}/{index:03d}.wav``, and renders on demand."""
+
+    card = read_card(Path(__file__).with_suffix(".toml"), TaskCard)
+
+    def clips(self, root: Path) -> pd.DataFrame:
+        """Lists all clips, whether or not their files exist yet; each is its own group."""
+        folder = root / f"synthetic-{synthesis.VERSION}"
+        rows = []
+        for split, count in CLIPS_PER_CLASS.items():
+            for sound_class in synthesis.classes(split):
+                for index in range(count):
+                    clip = f"{split}/{sound_class.label}/{index:03d}.wav"
+                    rows.append((clip, str(folder / clip), sound_class.label, clip, split))
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def locate(self, data_dir: Path) -> Path:
+        """Returns the folder that the clips go to, which need not exist."""
+        return data_dir / self.card.name
+
+    def materialise(self, rows: pd.DataFrame, progress: Progress = SILENT) -> None:
+        """Renders the files of `rows` that are missing; each appears whole or not at all.
+
+        Args:
+            rows: Rows of `clips`.
+            progress: Shows how far it is.
+
+        Raises:
+            MachineError: A file cannot be written.
+        """
+        table = rows[["clip", "path"]].itertuples(index=False, name=None)
+        missing = [(clip, path) for clip, path in table if not Path(path).exists()]
+        chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
+        if not chunks:
+            return
+        workers = min(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count() or 1, len(chunks))
+        with progress.bar("synthetic sounds", len(missing)) as advance:
+            if workers == 1 or len(missing) < _WORTH_PROCESSES:
+                for chunk in chunks:
+                    advance(_write(chunk), "")
+                return
+            # Not fork: the caller may hold threads (torch) whose locks a forked child would inherit locked.
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(workers, mp_context=context) as pool:
+                for done in as_completed([pool.submit(_write, chunk) for chunk in chunks]):
+                    advance(done.result(), "")
+
+
+def _write(chunk: list[tuple[str, str]]) -> int:
+    """Renders and writes (clip id, path) pairs; returns how many."""
+    for clip, path in chunk:
+        split, label, name = clip.split("/")
+        family, number = label.rsplit("-", 1)
+        sound_class = synthesis.SoundClass(label, family, split, int(number))
+        write_atomic(Path(path), encode_wav(synthesis.render(sound_class, int(name.removesuffix(".wav")))))
+    return len(chunk)
+
+
+def encode_wav(samples: NDArray[np.int16]) -> bytes:
+    """Returns (S,) int16 samples at 16 kHz as the bytes of a mono 16-bit WAV file."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(synthesis.SAMPLE_RATE)
+        file.writeframes(samples.astype("<i2").tobytes())
+    return buffer.getvalue()

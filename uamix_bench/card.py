@@ -1,0 +1,127 @@
+"""Cards: the facts about a model or a data set as data, read from the TOML beside its code. Free of torch."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from uamix_bench.errors import BadInputError
+
+Input = Literal["native", "official"]
+
+# Names become folders: every part between slashes begins with a letter or digit, so none is "..", hidden or empty.
+_PART = r"[A-Za-z0-9][A-Za-z0-9._+\- ]*"
+NAME_PATTERN = rf"^{_PART}(/{_PART})*$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
+
+
+class Card(BaseModel):
+    """What models and tasks have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    title: str
+    licence: str
+    citation: str = ""
+
+
+class RemoteFile(BaseModel):
+    """A file that the authors publish; `page` is where a person must go when `url` cannot be fetched directly."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    url: str | None = None
+    page: str | None = None
+    sha256: str | None = None
+    md5: str | None = None
+    bytes: int | None = None
+    note: str = ""
+
+
+class Weights(BaseModel):
+    """Weights that come with the package: an id of their own, and the file beside the card."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    file: str
+    note: str = ""
+    demonstration: bool = True
+
+
+class ModelCard(Card):
+    """A pretrained audio model. `parameters` counts the encoder used for embeddings, on which the suite checks it."""
+
+    paper: str = ""
+    sample_rate: int = Field(gt=0, description="Hz")
+    embedding_dim: int = Field(gt=0)
+    parameters: int = Field(ge=0)
+    parameters_published: str = ""
+    pretrained_on: tuple[str, ...] = ()
+    needs_weights: bool = True
+    default_weights: str | None = None
+    files: tuple[RemoteFile, ...] = ()
+    weights: tuple[Weights, ...] = ()
+
+
+class ModelIdentity(BaseModel):
+    """Which model gave an embedding: all that may change it, and what a reader wants to know of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    adapter_version: str
+    weights_sha256: str | None
+    parameters: int = Field(ge=0)
+    embedding_dim: int = Field(gt=0)
+    input: Input
+    pooling: str
+    dtype: str
+    recipe_sha256: str | None = None
+    parent_sha256: str | None = None
+    train_seed: int | None = None
+    pretrained_on: tuple[str, ...] = ()
+    licence: str = ""
+
+
+class TaskCard(Card):
+    """A labelled data set, as a few-shot task."""
+
+    version: str
+    description: str = ""
+    clip_seconds: float = Field(gt=0)
+    label: str
+    group: str
+    splits: tuple[str, ...] | None = Field(default=None, description="splits that episodes draw from; None is all")
+    folder: str = Field(default="", description="what the official archives unpack to")
+    classes: int | None = None
+    clips: int | None = None
+    home: str = ""
+    files: tuple[RemoteFile, ...] = ()
+    demonstration: bool = False
+
+
+AnyCard = TypeVar("AnyCard", bound=Card)
+
+
+def read_card(path: Path, kind: type[AnyCard]) -> AnyCard:
+    """Reads a card from TOML.
+
+    Raises:
+        BadInputError: The file is missing, is not TOML, or lacks a fact; the line names the field.
+    """
+    try:
+        return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise BadInputError(path, f"no card ({error.strerror})", "put NAME.toml beside the module") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadInputError(path, f"is not valid TOML ({error})", "correct the card") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise BadInputError(path, f"field '{field}': {first['msg']}", "correct the card") from error

@@ -1,0 +1,101 @@
+"""The command line: one file a command, loaded when it is called. A command parses, calls the library, prints."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from uamix_bench.cli.errors import EXIT_CODES, Session, guarded
+from uamix_bench.errors import UsageError, nearest
+
+# The names of modules here, each with an object `command`; in words, so that --help imports none of them.
+COMMANDS = {
+    "fewshot": "Evaluate models on few-shot tasks.",
+    "tune": "Tune a pretrained encoder by uaMix-MAE's contrast on mixtures.",
+    "pretrain": "Pre-train a masked autoencoder on sounds.",
+    "models": "List the models, or show one.",
+    "tasks": "List the tasks, or show one.",
+    "env": "Print what a bug report needs.",
+}
+
+
+class Commands(click.Group):
+    """A group whose commands are imported on their first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """Imports a command.
+
+        Raises:
+            UsageError: The name is unknown; the line suggests the nearest.
+        """
+        if cmd_name not in COMMANDS:
+            raise UsageError(cmd_name, "no such command", nearest(cmd_name, list(COMMANDS)))
+        command: click.Command = import_module(f"uamix_bench.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the exit codes and the environment."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
+        with formatter.section("Environment"):
+            formatter.write_dl(
+                [
+                    (
+                        "UAMIX_BENCH_HOME",
+                        "folder of data, checkpoints, embeddings and results (default: the user's cache folder)",
+                    ),
+                    ("UAMIX_BENCH_<COMMAND>_<OPTION>", "any option, such as UAMIX_BENCH_FEWSHOT_DEVICE=cpu"),
+                ]
+            )
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"uamix-bench {version('uamix-bench')}")
+        ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    allow_from_autoenv=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Few-shot benchmark for pretrained audio transformers, and the reference implementation of uaMix-MAE."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        argv: The arguments after the program's name; default those of this process.
+
+    Returns:
+        The exit code.
+    """
+
+    def run(arguments: list[str], session: Session) -> int:
+        with cli.make_context("uamix-bench", arguments, obj=session, auto_envvar_prefix="UAMIX_BENCH") as context:
+            return cli.invoke(context) or 0
+
+    return guarded(run, argv)

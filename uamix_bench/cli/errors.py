@@ -1,0 +1,150 @@
+"""How a command ends: exit code, one line on stderr, one JSON envelope on stdout. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import click
+
+from uamix_bench.errors import BenchError, MachineError
+
+EXIT_CODES = {
+    0: "done",
+    1: "internal error; please report it",
+    2: "usage, configuration, or results that are not comparable",
+    3: "bad input: a checkpoint, sound, data set or result; unhealthy embeddings",
+    4: "environment: disk, memory, permission, lock, network, a lost worker",
+    5: "regression found",
+    6: "finished, but something was set aside (--keep-going)",
+    130: "interrupted (143: terminated); run the same command again to continue",
+}
+_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENOMEM}
+
+
+@dataclass
+class Session:
+    """What a command tells the end of the program.
+
+    Attributes:
+        json: Whether stdout gets the envelope.
+        verbose: Whether errors show their traceback.
+        command: The command's name.
+        key: What the envelope calls the items.
+        items: What the command found, as plain data; None where it did not come to run.
+    """
+
+    json: bool = False
+    verbose: bool = False
+    command: str | None = None
+    key: str = "items"
+    items: list[Any] | None = None
+
+    def begin(self, command: str, key: str = "items") -> list[Any]:
+        """Opens the list that the envelope will show."""
+        self.command, self.key, self.items = command, key, []
+        return self.items
+
+
+class Terminated(BaseException):
+    """The process was asked to end (SIGTERM)."""
+
+
+def guarded(run: Callable[[list[str], Session], int], argv: list[str] | None) -> int:
+    """Runs a command and turns whatever it raises into a line, an envelope and an exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    session = Session(json="--json" in arguments, verbose=not {"-v", "--verbose"}.isdisjoint(arguments))
+    failure: dict[str, Any] | None = None
+    with _terminable(), warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            code = run(arguments, session)
+        except click.exceptions.Exit as end:
+            code = end.exit_code
+        except BrokenPipeError:
+            return _hang_up()
+        except BaseException as error:
+            code, failure = _describe(error)
+            if session.verbose:
+                import traceback
+
+                traceback.print_exception(error)
+            print(f"uamix-bench: error: {failure['message']}", file=sys.stderr)
+        try:
+            if session.json and (failure or session.items is not None):
+                print(_envelope(session, failure))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            return _hang_up()
+        except OSError as error:
+            code, failure = _describe(error)
+            print(f"uamix-bench: error: {failure['message']}", file=sys.stderr)
+    return code
+
+
+def _describe(error: BaseException) -> tuple[int, dict[str, Any]]:
+    """Returns the exit code, and the error as the envelope shows it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        error = MachineError("memory", "there is not enough of it", "use a smaller --batch-size or --device cpu")
+    elif isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        name = error.filename or "the system"
+        error = MachineError(name, error.strerror or type(error).__name__, "free space or check the permissions")
+    subject = reason = remedy = ""
+    if isinstance(error, BenchError):
+        code, subject, reason, remedy, message = error.exit_code, error.subject, error.reason, error.remedy, str(error)
+    elif isinstance(error, click.ClickException):
+        code, reason = error.exit_code, error.format_message()
+        context = getattr(error, "ctx", None)
+        remedy = f"see '{context.command_path} --help'" if context else ""
+        message = f"{reason.rstrip('.')}; {remedy}" if remedy else reason
+    elif isinstance(error, (KeyboardInterrupt, click.Abort, Terminated)):
+        code = 143 if isinstance(error, Terminated) else 130
+        reason, remedy = "interrupted", "nothing finished is lost: run the same command again to continue"
+        message = f"{reason}; {remedy}"
+    else:
+        code, reason = 1, f"internal error: {type(error).__name__}: {error}"
+        remedy = "please report it with what 'uamix-bench env' and this command with -v print"
+        message = f"{reason}; {remedy}"
+    message = " ".join(message.split())
+    return code, {"exit_code": code, "subject": subject, "reason": reason, "remedy": remedy, "message": message}
+
+
+def _envelope(session: Session, failure: dict[str, Any] | None) -> str:
+    envelope = {"schema_version": 1, "command": session.command, session.key: session.items or [], "error": failure}
+    return json.dumps(envelope, allow_nan=False, ensure_ascii=False)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"uamix-bench: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _hang_up() -> int:
+    """The reader of our output left: that is no error, and the interpreter's last flush must not complain either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets SIGTERM unwind the stack, so that temporary files and progress displays are tidied."""
+
+    def terminate(*_: object) -> NoReturn:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,223 @@
+"""``uamix-bench fewshot``: models x tasks x settings, as tables or JSON, each result kept in a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from uamix_bench.cli import options, selection
+from uamix_bench.cli.errors import Session
+from uamix_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from uamix_bench.episodes import EpisodeSet, Protocol
+    from uamix_bench.fewshot import Overwrite
+    from uamix_bench.results import Result
+    from uamix_bench.task import TaskData
+
+_COUNTS = options.CommaList(click.IntRange(min=1), "N[,N...]")
+_NAMES = options.CommaList(metavar="NAME[,...]")
+
+
+@click.command("fewshot")
+@click.option(
+    "-m",
+    "--model",
+    multiple=True,
+    type=_NAMES,
+    callback=options.merged,
+    default=["uamix"],
+    show_default=True,
+    help="Model, bundled weights, NAME=PATH of your own weights, or FILE.py:CLASS; lists, globs, repeatable.",
+)
+@click.option(
+    "-t",
+    "--task",
+    multiple=True,
+    type=_NAMES,
+    callback=options.merged,
+    default=["synthetic"],
+    show_default=True,
+    help="Task, a folder with one sub-folder a class, a CSV (path,label[,group,split]), or FILE.py:CLASS; as --model.",
+)
+@click.option("--n", "--way", type=_COUNTS, default="5", show_default=True, help="Classes of an episode.")
+@click.option("--k", "--shot", type=_COUNTS, default="1", show_default=True, help="Supports of each class.")
+@click.option(
+    "--q", "--query", type=click.IntRange(min=1), default=15, show_default=True, help="Queries of each class."
+)
+@click.option("--episodes", type=click.IntRange(min=1), default=600, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the episodes.")
+@click.option(
+    "--classifier",
+    default="nearest-centroid",
+    show_default=True,
+    metavar="NAME",
+    help="nearest-centroid, cosine, simpleshot, knn or logistic-regression.",
+)
+@click.option("--group-disjoint", is_flag=True, help="No group (recording, speaker) on both sides of an episode.")
+@click.option("--checkpoint", metavar="PATH", callback=options.to_path, help="Weights of the one --model.")
+@click.option("--name", metavar="LABEL", help="What results call the one --model.")
+@click.option("--pooling", metavar="NAME", help="How tokens become an embedding; default the model's own.")
+@click.option(
+    "--input",
+    type=click.Choice(["native", "official"]),
+    default="native",
+    show_default=True,
+    help="A clip's own length, or padded to that of pre-training.",
+)
+@click.option("--data-dir", metavar="DIR", callback=options.to_path, help="Folder of the data sets.")
+@click.option("--audio-root", metavar="DIR", callback=options.to_path, help="What a CSV's paths are relative to.")
+@click.option("--clip-seconds", type=click.FloatRange(min=0, min_open=True), help="Crop length; default the task's.")
+@options.device
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bf16"]),
+    default="float32",
+    show_default=True,
+    help="bf16 changes predictions; recorded, and not paired with float32.",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), help="First clips of each class only; not comparable.")
+@click.option("--keep-going", is_flag=True, help="Skip broken clips; the result is partial, exit code 6.")
+@click.option("--allow-unhealthy", is_flag=True, help="Score embeddings that mean nothing all the same.")
+@click.option("--no-cache", is_flag=True, help="Neither look up nor keep embeddings.")
+@click.option(
+    "--overwrite",
+    type=click.Choice(["never", "missing", "always"]),
+    default="missing",
+    show_default=True,
+    help="A result that is there already: refuse, reuse it, or compute it again and compare.",
+)
+@click.option(
+    "-o", "--output", metavar="DIR", callback=options.to_path, help="Results folder; default UAMIX_BENCH_HOME/results."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be evaluated; load no model, write nothing.")
+@options.config
+@options.quiet
+@options.json_output
+@click.pass_obj
+def command(
+    session: Session,
+    /,
+    model: tuple[str, ...],
+    task: tuple[str, ...],
+    n: tuple[int, ...],
+    k: tuple[int, ...],
+    checkpoint: Path | None,
+    name: str | None,
+    pooling: str | None,
+    input: Literal["native", "official"],
+    data_dir: Path | None,
+    audio_root: Path | None,
+    clip_seconds: float | None,
+    device: str,
+    dtype: Literal["float32", "bf16"],
+    batch_size: int,
+    limit: int | None,
+    keep_going: bool,
+    allow_unhealthy: bool,
+    no_cache: bool,
+    overwrite: Overwrite,
+    output: Path | None,
+    dry_run: bool,
+    quiet: bool,
+    **setting: Any,
+) -> int:
+    """Evaluate models on few-shot tasks.
+
+    Without options: the bundled uamix-tiny on the bundled synthetic sounds, 600 episodes of 5 classes, 1 support
+    and 15 queries a class, nearest centroid, as the paper has it. Lists for --n and --k give one result per cell,
+    on one embedding pass.
+    """
+    items = session.begin("fewshot", "results")
+    models = [name_or_path for given in model for name_or_path in selection.models(given, checkpoint)]
+    if len(models) > 1 and (checkpoint or name):
+        option = "--checkpoint" if checkpoint else "--name"
+        remedy = "run them one by one, or use NAME=PATH"
+        raise UsageError(option, f"belongs to one model, and {len(models)} are given", remedy)
+    selection.check_label(name)
+    protocols = [selection.protocol(n_way=ways, k_shot=shots, **setting) for ways in n for shots in k]
+
+    from uamix_bench.cli.progress import TerminalProgress
+    from uamix_bench.fewshot import draw_episodes, fewshot_kept, limited
+    from uamix_bench.results import ResultStore
+    from uamix_bench.task import load_task
+
+    store = ResultStore(output)
+    if not dry_run:
+        store.check_writable()
+    tasks = [
+        load_task(name_or_path, data_dir, audio_root=audio_root, clip_seconds=clip_seconds)
+        for given in task
+        for name_or_path in selection.tasks(given)
+    ]
+    draws = [[draw_episodes(limited(data, limit), protocol) for protocol in protocols] for data in tasks]
+    if dry_run:
+        _show_plan(session, models, tasks, protocols, draws)
+        return 0
+
+    from uamix_bench.model import load_model
+
+    progress = TerminalProgress(quiet)
+    if line := selection.demonstration(models, checkpoint):
+        progress.say(line)
+    results: list[Result] = []
+    for name_or_path in models:
+        encoder = load_model(
+            name_or_path, checkpoint, device=device, input=input, pooling=pooling, dtype=dtype, label=name
+        )
+        for data in tasks:
+            for kept in fewshot_kept(
+                store,
+                encoder,
+                data,
+                protocols,
+                overwrite,
+                batch_size=batch_size,
+                cache=not no_cache,
+                keep_going=keep_going,
+                limit=limit,
+                allow_unhealthy=allow_unhealthy,
+                progress=progress,
+            ):
+                results.append(kept.result)
+                items.append(kept.result.model_dump(mode="json"))
+                progress.say(f"{'reused' if kept.reused else 'wrote'} {kept.path}")
+    if not session.json:
+        from uamix_bench.cli.tables import show_results
+
+        show_results(results)
+    return 6 if any(result.status.skipped for result in results) else 0
+
+
+def _show_plan(
+    session: Session,
+    /,
+    models: Sequence[str],
+    tasks: Sequence[TaskData],
+    protocols: Sequence[Protocol],
+    draws: Sequence[Sequence[EpisodeSet]],
+) -> None:
+    """Shows the cells that would be evaluated, and how many clips each would embed."""
+    items = session.begin("fewshot")
+    for name_or_path in models:
+        for data, sets in zip(tasks, draws, strict=True):
+            for protocol, episodes in zip(protocols, sets, strict=True):
+                items.append(
+                    {
+                        "model": name_or_path,
+                        "task": f"{data.name}@{data.card.version}",
+                        "protocol": protocol.model_dump(mode="json"),
+                        "episodes_digest": episodes.digest,
+                        "clips": len(data.clips),
+                        "clips_drawn": len(episodes.clips),
+                        "classes_left_out": episodes.classes_left_out,
+                    }
+                )
+    if not session.json:
+        from uamix_bench.cli.tables import show_plan
+
+        show_plan(items)

@@ -1,0 +1,121 @@
+"""Options that several commands share, as decorators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from uamix_bench.cli.errors import Session
+from uamix_bench.errors import UsageError, nearest
+
+AnyCallback = TypeVar("AnyCallback", bound=Callable[..., Any])
+Decorator = Callable[[AnyCallback], AnyCallback]
+
+
+class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
+    """One or more values with commas between them; a path that exists is never split."""
+
+    name = "list"
+    envvar_list_splitter = ","
+
+    def __init__(self, item: click.ParamType[Any] = click.STRING, metavar: str = "LIST") -> None:
+        self.item = item
+        self.metavar = metavar
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """What the help calls the values."""
+        return self.metavar
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """Splits and converts; lists (from a TOML file) are taken as they are."""
+        if isinstance(value, (list, tuple)):
+            parts = list(value)
+        elif not isinstance(value, str) or Path(value.partition("=")[2] or value).exists():
+            parts = [value]
+        else:
+            parts = [part.strip() for part in value.split(",")]
+        if not all(part != "" for part in parts) or not parts:
+            self.fail("an empty name or number", param, ctx)
+        return tuple(self.item.convert(part, param, ctx) for part in parts)
+
+
+def merged(_: click.Context, __: click.Parameter, values: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
+    """Joins the lists of a repeated option, each value once, in order."""
+    return tuple(dict.fromkeys(value for group in values for value in group))
+
+
+def _remember(field: str) -> Callable[[click.Context, click.Parameter, bool], None]:
+    def callback(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+        session = ctx.find_object(Session)
+        if session is not None and value:
+            setattr(session, field, True)
+
+    return callback
+
+
+def json_output(function: AnyCallback) -> AnyCallback:
+    """Adds --json and -v, which the end of the program looks at."""
+    for names, field, words in (
+        (("-v", "--verbose"), "verbose", "Show the traceback of an error."),
+        (("--json",), "json", "Print one JSON document instead of tables, errors too."),
+    ):
+        option = click.option(
+            *names, is_flag=True, is_eager=True, expose_value=False, callback=_remember(field), help=words
+        )
+        function = option(function)
+    return function
+
+
+def quiet(function: AnyCallback) -> AnyCallback:
+    """Adds --quiet."""
+    return click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")(function)
+
+
+def device(function: AnyCallback) -> AnyCallback:
+    """Adds --device."""
+    words = "auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."
+    return click.option("--device", default="auto", show_default=True, metavar="NAME", help=words)(function)
+
+
+def config(function: AnyCallback) -> AnyCallback:
+    """Adds --config: a TOML file of the command's own options, which the command line overrides."""
+    return click.option(
+        "--config",
+        metavar="FILE.toml",
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="TOML file of these options by their long names; the command line and the environment win.",
+    )(function)
+
+
+def _read_config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
+    if path is None:
+        return
+    import tomllib
+
+    try:
+        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(path, f"cannot be read ({error.strerror})", "check --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(path, f"is not valid TOML ({error})", "correct the file") from error
+    options = {
+        name.lstrip("-"): option for option in ctx.command.params for name in option.opts if name.startswith("--")
+    }
+    defaults = {}
+    for key, value in given.items():
+        option = options.get(key.replace("_", "-"))
+        if option is None or option.name in (None, "config"):
+            raise UsageError(path, f"no option '{key}'", nearest(key, list(options)))
+        listed = isinstance(option, click.Option) and option.multiple and not isinstance(value, list)
+        defaults[option.name] = [value] if listed else value
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def to_path(_: click.Context, __: click.Parameter, value: str | None) -> Path | None:
+    """A path as given, with ~ for the user's home; whether it must exist is the library's to say."""
+    return None if value is None else Path(value).expanduser()

@@ -1,0 +1,37 @@
+"""``uamix-bench pretrain``: masked-autoencoder pre-training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from uamix_bench.cli import training
+from uamix_bench.cli.errors import Session
+
+
+@click.command()
+@training.common
+@click.pass_obj
+def command(
+    session: Session,
+    recipe: str,
+    data: str | None,
+    data_dir: Path | None,
+    audio_root: Path | None,
+    out: Path | None,
+    seed: int | None,
+    changes: tuple[str, ...],
+    dry_run: bool,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Pre-train an AudioMAE encoder on unlabelled sounds.
+
+    `pretrain --recipe tiny` makes the bundled audiomae-tiny. A run that was stopped or killed continues when the same
+    command is given again.
+    """
+    from uamix_bench.tuning.recipe import PRETRAIN, PretrainRecipe
+
+    chosen = training.change(training.find(PRETRAIN, recipe, PretrainRecipe), {"data": data, "seed": seed}, changes)
+    training.carry_out(session, "pretrain", chosen, None, data_dir, audio_root, out, device, quiet, dry_run)

@@ -1,0 +1,52 @@
+"""``uamix-bench tune``: uaMix-MAE's contrastive tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from uamix_bench.cli import training
+from uamix_bench.cli.errors import Session
+
+
+@click.command()
+@click.option(
+    "--init",
+    default="audiomae-tiny",
+    show_default=True,
+    metavar="MODEL",
+    help="Pretrained encoder: audiomae=PATH, audiomae-tiny.",
+)
+@click.option(
+    "--mix",
+    type=click.Choice(["none", "mixup", "t-cutmix", "tf-cutmix"]),
+    help="Unsupervised mixing; default the recipe's.",
+)
+@training.common
+@click.pass_obj
+def command(
+    session: Session,
+    init: str,
+    mix: str | None,
+    recipe: str,
+    data: str | None,
+    data_dir: Path | None,
+    audio_root: Path | None,
+    out: Path | None,
+    seed: int | None,
+    changes: tuple[str, ...],
+    dry_run: bool,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Tune a pretrained AudioMAE encoder with nearest-neighbour contrast on unsupervised mixtures.
+
+    Stage 1 trains the head on the frozen encoder, stage 2 the upper half and the head on mixtures. `tune --recipe tiny
+    --mix t-cutmix` makes the bundled uamix-tiny. A run that was stopped or killed continues when the same command is
+    given again.
+    """
+    from uamix_bench.tuning.recipe import TUNE, TuneRecipe
+
+    chosen = training.change(training.find(TUNE, recipe, TuneRecipe), {"data": data, "seed": seed, "mix": mix}, changes)
+    training.carry_out(session, "tune", chosen, init, data_dir, audio_root, out, device, quiet, dry_run)

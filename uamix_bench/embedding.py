@@ -1,0 +1,300 @@
+"""Task x model -> embeddings: only of the clips asked for, each content once, batched by length, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import sys
+import time
+import zlib
+from collections import defaultdict, deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from uamix_bench import audio
+from uamix_bench.cache import EmbeddingCache, ModelKey, clip_keys, file_digests
+from uamix_bench.errors import BadInputError, BenchError
+from uamix_bench.model import AudioModel
+from uamix_bench.progress import SILENT, Progress
+from uamix_bench.task import TaskData
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+_SILENT = 1e-4  # of full scale: three steps of 16 bits
+_AHEAD = 64  # clips decoded before the encoder asks for them
+_HELD = 32 << 20  # samples that wait for a full batch of their length: 128 MiB
+_KEPT_EVERY = 512  # clips ...
+_KEPT_EVERY_S = 10.0  # ... or seconds, whichever comes first: what a killed run loses
+
+
+class Skipped(NamedTuple):
+    """A clip that was set aside, and why."""
+
+    clip: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """The embeddings of n clips, in the order they were asked for.
+
+    Attributes:
+        vectors: (n, D) float32; zero where not valid.
+        valid: (n,) bool, False where the clip was skipped.
+        silent: (n,) bool, True where what was heard spans less than 1e-4 of full scale about its mean.
+        keys: n 32-byte digests of what was heard: equal for identical files, and only for them.
+        skipped: The clips that were skipped under `keep_going`.
+        embedded_clips: How many distinct clips went through the model; the rest came from the cache.
+        seconds: Wall time of all of it.
+        warnings: What went wrong with the cache, one line each; the embeddings are right all the same.
+    """
+
+    vectors: Floats
+    valid: Mask
+    silent: Mask
+    keys: tuple[bytes, ...]
+    skipped: tuple[Skipped, ...]
+    embedded_clips: int
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def embed(
+    model: AudioModel,
+    data: TaskData,
+    rows: Integers,
+    *,
+    batch_size: int = 16,
+    cache: bool = True,
+    keep_going: bool = False,
+    progress: Progress = SILENT,
+) -> Embeddings:
+    """Embeds clips of a task.
+
+    Clips are decoded ahead of the encoder in threads, and only clips of one length in tokens share a batch, so
+    that nothing is padded. What is new goes to the cache every few hundred clips.
+
+    Args:
+        model: From :func:`uamix_bench.load_model`.
+        data: The task.
+        rows: (n,) int64 rows of its clip table, in any order, repeated or not.
+        batch_size: Clips in a batch, at most. A clip gets in any batch what it gets alone, to about 1e-5.
+        cache: Whether to look embeddings up under ``UAMIX_BENCH_HOME/embeddings`` and keep new ones there.
+        keep_going: Whether to skip broken clips; otherwise all are listed in one error, and none is embedded.
+        progress: Shows how far it is.
+
+    Raises:
+        BadInputError: Clips are broken, or the model's embeddings have another shape than it says.
+    """
+    started = time.perf_counter()
+    table = data.clips.iloc[rows]
+    data.task.materialise(table, progress)
+    paths: list[str] = table["path"].tolist()
+    digested = file_digests(paths, memo=cache, progress=progress)
+    keys = clip_keys(digested.digests, data.card.clip_seconds)
+    row_of: dict[bytes, int] = {}  # where each distinct clip's row stands; unreadable files share an unused key
+    place = np.array([row_of.setdefault(key, len(row_of)) for key in keys], np.int64)
+    distinct = np.zeros(len(row_of), np.int64)
+    distinct[place[::-1]] = np.arange(len(keys))[::-1]  # the first clip of each content
+
+    warnings = digested.warnings
+    if cache and not _is_known(model):
+        warnings.append(f"{model.card.name}: its code is not in a file, so its embeddings are not kept")
+        cache = False
+    run = _Run(model, list(row_of), batch_size, EmbeddingCache(model_key(model)) if cache else None)
+    broken: dict[int, BenchError] = {}
+    todo = [row for row in np.flatnonzero(~run.done).tolist() if distinct[row] not in digested.failed]
+    if todo:
+        sources = [paths[distinct[row]] for row in todo]
+        give_up = bool(digested.failed) and not keep_going
+        with progress.bar("embedding", len(todo)) as advance:
+            waves = _decode(sources, model.sample_rate, data.card.clip_seconds)
+            with closing(waves), closing(run):
+                for row, wave in zip(todo, waves, strict=True):
+                    if isinstance(wave, BenchError):
+                        broken[row] = wave
+                        advance(1, "")
+                        give_up = not keep_going  # and list the other broken ones
+                    elif not give_up:
+                        advance(run.add(row, wave), "")
+                if not give_up:
+                    advance(run.finish(), "")
+    failures = {
+        index: digested.failed.get(index) or broken[int(row)]
+        for index, row in enumerate(place)
+        if index in digested.failed or int(row) in broken
+    }
+    if failures and not keep_going:
+        raise _all_broken([failures[index] for index in sorted(failures)], len(paths))
+    valid = run.done[place]
+    valid[list(digested.failed)] = False
+    clips = table["clip"].tolist()
+    return Embeddings(
+        vectors=run.rows[place, :-1],
+        valid=valid,
+        silent=valid & (run.rows[place, -1] < _SILENT),
+        keys=tuple(keys),
+        skipped=tuple(Skipped(clips[index], failures[index].reason) for index in sorted(failures)),
+        embedded_clips=run.embedded,
+        seconds=time.perf_counter() - started,
+        warnings=(*warnings, *(run.cache.warnings if run.cache else ())),
+    )
+
+
+def model_key(model: AudioModel) -> ModelKey:
+    """Collects all of a model that may change its embeddings, from the model as it is now."""
+    identity = model.identity
+    return ModelKey(
+        adapter_version=f"{model.card.name}/{model.adapter_version}",
+        weights_sha256=identity.weights_sha256 if identity else None,
+        state_sha256=_state_sha256(model),
+        source_sha256=_source_sha256(type(model)),
+        input=model.input,
+        pooling=model.pooling,
+        dtype=str(model.dtype).removeprefix("torch."),
+        sample_rate=model.sample_rate,
+        embedding_dim=model.embedding_dim,
+    )
+
+
+class _Run:
+    """The rows of one call: what the cache had, what the model gave, what waits for a batch or for the cache."""
+
+    def __init__(self, model: AudioModel, keys: list[bytes], batch_size: int, cache: EmbeddingCache | None) -> None:
+        self.model = model
+        self.keys = keys
+        self.cache = cache
+        self.batch_size = batch_size
+        self.embedded = 0
+        if cache:
+            self.done, self.rows = cache.get(keys)
+        else:
+            self.done = np.zeros(len(keys), np.bool_)
+            self.rows = np.zeros((len(keys), model.embedding_dim + 1), np.float32)
+        self._waiting: defaultdict[int, list[tuple[int, Floats]]] = defaultdict(list)
+        self._held = 0
+        self._unkept: list[int] = []
+        self._kept_at = time.monotonic()
+
+    def add(self, row: int, wave: Floats) -> int:
+        """Takes a waveform; returns how many clips were embedded meanwhile."""
+        columns = self.model.token_columns(len(wave))
+        self._waiting[columns].append((row, wave))
+        self._held += len(wave)
+        if len(self._waiting[columns]) == self.batch_size:
+            return self._embed(columns)
+        if self._held > _HELD:
+            return self._embed(max(self._waiting, key=lambda columns: len(self._waiting[columns])))
+        return 0
+
+    def finish(self) -> int:
+        """Embeds what waits; returns how many clips that were."""
+        return sum(self._embed(columns) for columns in sorted(self._waiting))
+
+    def close(self) -> None:
+        """Keeps what is not kept yet, also when the run is cut short."""
+        if self.cache and self._unkept:
+            self.cache.put([self.keys[row] for row in self._unkept], self.rows[self._unkept])
+        self._unkept = []
+        self._kept_at = time.monotonic()
+
+    def _embed(self, columns: int) -> int:
+        rows, waves = zip(*self._waiting.pop(columns), strict=True)
+        self._held -= sum(map(len, waves))
+        vectors = self.model.embed(waves, self.model.sample_rate)
+        if vectors.shape != (len(rows), self.model.embedding_dim):
+            due = f"has shape {vectors.shape} where {(len(rows), self.model.embedding_dim)} is due"
+            raise BadInputError(f"embed of {self.model.card.name}", due, "correct its pool() or embedding_dim")
+        at = list(rows)
+        self.rows[at, :-1] = vectors
+        self.rows[at, -1] = [np.ptp(wave) / 2 for wave in waves]
+        self.done[at] = True
+        self.embedded += len(at)
+        self._unkept += at
+        if len(self._unkept) >= _KEPT_EVERY or time.monotonic() - self._kept_at > _KEPT_EVERY_S:
+            self.close()
+        return len(at)
+
+
+def _decode(paths: Sequence[str], sample_rate: int, max_seconds: float) -> Generator[Floats | BenchError, None, None]:
+    """Decodes clips in order, some ahead in threads, so that the encoder does not wait."""
+
+    def read(path: str) -> Floats | BenchError:
+        try:
+            return audio.read(Path(path), sample_rate, max_seconds=max_seconds).samples
+        except BenchError as error:
+            return error
+
+    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+    ahead: deque[Future[Floats | BenchError]] = deque()
+    try:
+        for path in paths:
+            ahead.append(pool.submit(read, path))
+            if len(ahead) > _AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _all_broken(errors: Sequence[BenchError], asked: int) -> BadInputError:
+    remedy = "repair them, or leave them out with --keep-going"
+    if len(errors) == 1:
+        return BadInputError(errors[0].subject, errors[0].reason, remedy.replace("them", "it"))
+    shown = "; ".join(f"{error.subject}: {error.reason}" for error in errors[:3])
+    more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
+    return BadInputError(f"{len(errors)} of {asked} clips", f"broken ({shown}{more})", remedy)
+
+
+def _state_sha256(model: AudioModel) -> str:
+    """Digests the model's tensors; where their file's digest is known, CRCs suffice to notice later changes."""
+    known = model.identity is not None and model.identity.weights_sha256 is not None
+    state = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        state.update(zlib.crc32(values).to_bytes(4, "little") if known else values.data)
+    return state.hexdigest()
+
+
+def _sources(adapter: type[AudioModel]) -> list[str]:
+    """The files that a stranger's adapter is written in; none for the project's own.
+
+    A class's module would not do: two files of one name may have been imported one after the other.
+    """
+    named: set[str] = set()
+    for kind in adapter.__mro__:
+        if issubclass(kind, AudioModel) and not kind.__module__.startswith("uamix_bench."):
+            members = [inspect.unwrap(getattr(member, "__func__", member)) for member in vars(kind).values()]
+            written = {member.__code__.co_filename for member in members if inspect.isfunction(member)}
+            named |= written or {getattr(sys.modules.get(kind.__module__), "__file__", None) or "unknown"}
+    return sorted(named)
+
+
+def _is_known(model: AudioModel) -> bool:
+    """Whether the model's code can be told from a later state of it: when typed at a prompt, it cannot."""
+    return all(Path(source).is_file() for source in _sources(type(model)))
+
+
+def _source_sha256(adapter: type[AudioModel]) -> str | None:
+    """Digests a stranger's adapter and all else imported from its folder; None for the project's own."""
+    sources = _sources(adapter)
+    if not sources:
+        return None
+    folders = {os.path.dirname(source) for source in sources}  # noqa: PTH120
+    loaded = {getattr(module, "__dict__", {}).get("__file__") or "" for module in list(sys.modules.values())}
+    beside = {path for path in loaded if path.endswith(".py") and os.path.dirname(path) in folders}  # noqa: PTH120
+    digests = sorted({hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in {*sources, *beside}})
+    return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -1,0 +1,162 @@
+"""Folders, atomic writes and fingerprints: everything that touches the disk goes through here."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from uamix_bench.errors import BenchError, MachineError
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_TEMPORARY = ".tmp-"
+
+
+def home() -> Path:
+    """Returns the folder of all that the bench keeps: ``UAMIX_BENCH_HOME``, or the platform's user cache folder.
+
+    It holds ``data/``, ``checkpoints/``, ``embeddings/`` and ``results/``. Nothing is created here.
+    """
+    chosen = os.environ.get("UAMIX_BENCH_HOME")
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("uamix-bench"))
+
+
+def machine_error(path: Path, error: OSError) -> MachineError:
+    """Translates an OSError met while writing `path` into a MachineError with its remedy."""
+    if error.errno in _DISK_FULL:
+        return MachineError(
+            path,
+            "no space left on the disk",
+            "free some, or choose another folder with UAMIX_BENCH_HOME or -o",
+        )
+    reason = error.strerror or type(error).__name__
+    return MachineError(path, f"cannot be written ({reason})", "check the permissions or choose another folder")
+
+
+def make_folder(path: Path) -> Path:
+    """Creates a folder and its parents.
+
+    Raises:
+        MachineError: The folder cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise machine_error(path, error) from error
+    return path
+
+
+def check_writable(folder: Path) -> None:
+    """Makes sure, before any long work, that a file can be written to `folder`.
+
+    Raises:
+        MachineError: It cannot; the line says why.
+    """
+    write_atomic(folder / f"{_TEMPORARY}probe-{uuid.uuid4().hex}", b"\0" * 4096).unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Path:
+    """Writes a file so that its name holds either the old content or the whole new one, whatever happens meanwhile.
+
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and take the name in one step.
+
+    Args:
+        path: The final name; its folder is created.
+        content: The bytes, or a function that writes them to an open binary file.
+
+    Returns:
+        `path`.
+
+    Raises:
+        MachineError: The disk is full or the folder cannot be written; nothing is left behind.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise machine_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path, document: Any) -> Path:
+    """Writes `document` as indented strict JSON (no NaN), atomically."""
+    return write_atomic(path, (json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def sweep(folder: Path, older_than_s: float = 86_400.0) -> None:
+    """Removes temporary files that killed processes left in `folder` more than `older_than_s` seconds ago."""
+    now = time.time()
+    for leftover in folder.glob(f"{_TEMPORARY}*"):
+        try:
+            if now - leftover.stat().st_mtime > older_than_s:
+                leftover.unlink()
+        except OSError:
+            continue  # another process swept it first
+
+
+def canonical_json(document: Any) -> bytes:
+    """Encodes plain data as the one JSON text that digests are taken over: sorted keys, no spaces, no NaN, UTF-8."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+
+
+def digest(document: Any) -> str:
+    """Returns the SHA-256 (hex) of the canonical JSON of `document`."""
+    return hashlib.sha256(canonical_json(document)).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 (hex) of a file's bytes.
+
+    Raises:
+        BenchError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> BenchError:
+    """Translates an OSError met while reading `path` into a BadInputError or MachineError."""
+    from uamix_bench.errors import BadInputError
+
+    if isinstance(error, FileNotFoundError):
+        return BadInputError(path, "no such file", "check the path")
+    if isinstance(error, IsADirectoryError):
+        return BadInputError(path, "is a folder, not a file", "name the file in it")
+    return MachineError(path, f"cannot be read ({error.strerror or type(error).__name__})", "check the permissions")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself durable, where the file system lets a folder be synced."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # network file systems refuse it; the rename stands all the same
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,232 @@
+"""AudioModel, the contract of an adapter, and load_model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from uamix_bench import registry
+from uamix_bench.audio import resample
+from uamix_bench.card import Input, ModelCard, ModelIdentity
+from uamix_bench.errors import BadInputError, MachineError, UsageError, nearest
+
+Floats = npt.NDArray[np.float32]
+
+
+class AudioModel(nn.Module):
+    """A pretrained audio encoder. An adapter subclasses it and says only what differs.
+
+    Attributes:
+        card: The facts, from the TOML beside the adapter.
+        adapter_version: Raised whenever the adapter's embeddings change; part of every cache key and result.
+        poolings: The ways to pool tokens into an embedding, the default first.
+        sample_rate: Of the waveforms the front end takes, in Hz.
+        embedding_dim: D of the embedding, under the chosen pooling.
+        input: ``native`` gives the model a clip's own length and no more, ``official`` pads to the length of
+            pre-training.
+        pooling: The chosen one of `poolings`.
+        metadata: What the weights file says of its making; empty for official files.
+    """
+
+    card: ClassVar[ModelCard]
+    adapter_version: ClassVar[str] = "1"
+    poolings: ClassVar[tuple[str, ...]] = ("mean",)
+
+    sample_rate: int
+    embedding_dim: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input: Input = "native"
+        self.pooling = self.poolings[0]
+        self.identity: ModelIdentity | None = None
+        self.metadata: dict[str, str] = {}
+
+    def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Turns (B, S) float32 waveforms in [-1, 1] of (B,) lengths (samples) into (B, T, F) and frame counts (B,)."""
+        raise NotImplementedError
+
+    def tokens(self, spectrogram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encodes (B, T, F) spectrograms with (B,) frame counts into tokens (B, L, D) and their mask (B, L) bool."""
+        raise NotImplementedError
+
+    def pool(self, tokens: Tensor, mask: Tensor, how: str) -> Tensor:
+        """Pools tokens (B, L, D), where mask (B, L) is True, into (B, D) float32 embeddings."""
+        weight = mask.unsqueeze(-1).to(tokens.dtype)
+        return (tokens * weight).sum(dim=1) / weight.sum(dim=1)
+
+    def layers(self) -> list[nn.Module]:
+        """The stem first, the last block last: what freezing and layer-wise decay walk."""
+        return []
+
+    def token_columns(self, samples: int) -> int:
+        """A number that is equal for clips of `samples` samples that can share a batch without padding."""
+        return samples
+
+    @classmethod
+    def from_checkpoint(cls, path: Path) -> AudioModel:
+        """Builds the model from a weights file.
+
+        Raises:
+            BadInputError: The file is not one of this model's, is damaged, or is unsafe.
+        """
+        raise UsageError(cls.card.name, "takes no checkpoint", "leave =PATH away")
+
+    @classmethod
+    def untrained(cls) -> AudioModel:
+        """Builds the model that needs no weights (floors such as log-mel statistics)."""
+        raise UsageError(
+            f"--model {cls.card.name}",
+            "needs weights",
+            f"give {cls.card.name}=PATH, or see 'uamix-bench models info {cls.card.name}'",
+        )
+
+    @torch.inference_mode()
+    def embed(self, waveforms: Sequence[Floats | Tensor], sample_rate: int) -> Floats:
+        """Embeds clips: resampling, front end, encoder, pooling.
+
+        Args:
+            waveforms: 1-D float32 waveforms in [-1, 1], of any lengths.
+            sample_rate: Theirs, in Hz.
+
+        Returns:
+            (B, D) float32 embeddings. A clip gets in any batch what it gets alone.
+
+        Raises:
+            BadInputError: A waveform is empty, not 1-D, or holds a NaN or infinite sample.
+        """
+        clips = [self._waveform(index, wave, sample_rate) for index, wave in enumerate(waveforms)]
+        if not clips:
+            return np.zeros((0, self.embedding_dim), np.float32)
+        lengths = torch.tensor([len(clip) for clip in clips])
+        batch = torch.zeros(len(clips), int(lengths.max()))
+        for row, clip in zip(batch, clips, strict=True):
+            row[: len(clip)] = torch.from_numpy(clip)
+        device = self.device
+        spectrogram, counts = self.frontend(batch.to(device), lengths.to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            tokens, mask = self.tokens(spectrogram, counts)
+        pooled: Floats = self.pool(tokens.float(), mask, self.pooling).float().cpu().numpy()
+        return pooled
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; the CPU for a model that has none."""
+        return next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the encoder: float32, or bfloat16 under autocast."""
+        return torch.bfloat16 if self.identity and self.identity.dtype == "bf16" else torch.float32
+
+    def _waveform(self, index: int, waveform: Floats | Tensor, sample_rate: int) -> Floats:
+        samples = np.asarray(waveform, np.float32)
+        name = f"waveform {index}"
+        if samples.ndim != 1 or not len(samples):
+            raise BadInputError(name, f"has shape {samples.shape}", "give 1-D mono waveforms of at least one sample")
+        if not np.isfinite(samples).all():
+            bad = int(np.flatnonzero(~np.isfinite(samples))[0])
+            raise BadInputError(name, f"sample {bad} is not finite", "repair or leave out the clip")
+        return samples if sample_rate == self.sample_rate else resample(samples, sample_rate, self.sample_rate)
+
+
+def load_model(
+    name: str | type[AudioModel],
+    checkpoint: str | Path | None = None,
+    *,
+    device: str = "auto",
+    input: Input = "native",
+    pooling: str | None = None,
+    dtype: Literal["float32", "bf16"] = "float32",
+    label: str | None = None,
+) -> AudioModel:
+    """Loads a model for evaluation.
+
+    Args:
+        name: An architecture (``audiomae``), bundled weights (``uamix-tiny``), ``NAME=PATH``, ``FILE.py:CLASS``, or
+            an AudioModel class.
+        checkpoint: Weights file, or the folder that ``tune --out`` wrote; instead of ``=PATH``.
+        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        input: ``native`` or ``official`` length; see :class:`AudioModel`.
+        pooling: One of the model's poolings; None for its default.
+        dtype: ``bf16`` runs the encoder under autocast; it is recorded, and changes predictions.
+        label: Name in results, instead of the architecture's or the weights' own.
+
+    Returns:
+        The model, in eval mode, without gradients, on the device, with `identity` filled.
+
+    Raises:
+        UsageError: Unknown name, pooling or device.
+        BadInputError: The checkpoint is missing, damaged, unsafe, or another model's.
+    """
+    adapter, resolved, path = _resolve(name, checkpoint)
+    model = adapter.from_checkpoint(path) if path is not None else adapter.untrained()
+    model.input = input
+    if pooling is not None:
+        if pooling not in model.poolings:
+            raise UsageError(
+                f"--pooling {pooling}",
+                f"{resolved} has no such pooling",
+                nearest(pooling, list(model.poolings)),
+            )
+        model.pooling = pooling
+    model.requires_grad_(False).eval().to(_device(device))
+    model.identity = ModelIdentity(
+        name=label or resolved,
+        adapter_version=f"{adapter.card.name}/{adapter.adapter_version}",
+        weights_sha256=model.metadata.get("sha256"),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        embedding_dim=model.embedding_dim,
+        input=input,
+        pooling=model.pooling,
+        dtype=dtype,
+        recipe_sha256=model.metadata.get("recipe_sha256"),
+        parent_sha256=model.metadata.get("parent_sha256"),
+        train_seed=int(model.metadata["train_seed"]) if "train_seed" in model.metadata else None,
+        pretrained_on=adapter.card.pretrained_on,
+        licence=adapter.card.licence,
+    )
+    return model
+
+
+def _resolve(name: str | type[AudioModel], checkpoint: str | Path | None) -> tuple[type[AudioModel], str, Path | None]:
+    """Finds the adapter, the name for results, and the weights file (None where the model needs none)."""
+    path = Path(checkpoint) if checkpoint is not None else None
+    if not isinstance(name, str):
+        return name, name.card.name, path
+    if "=" in name:
+        name, _, given = name.partition("=")
+        if path is not None:
+            raise UsageError(
+                f"--model {name}={given}", "has a second checkpoint", "give =PATH or --checkpoint, not both"
+            )
+        path = Path(given)
+    if ".py:" in name:
+        adapter: Any = registry.from_file(name, "--model")
+        if not (isinstance(adapter, type) and issubclass(adapter, AudioModel)):
+            raise BadInputError(name, "is not a subclass of uamix_bench.AudioModel", "see docs/your-model.md")
+        return adapter, adapter.card.name, path
+    plugin, bundled = registry.find_model(name)
+    if path is not None:
+        return plugin.load(), plugin.name, path
+    if bundled is not None:
+        return plugin.load(), bundled.id, plugin.folder / bundled.file
+    return plugin.load(), plugin.name, None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise MachineError(f"--device {name}", f"is not available here ({reason})", "use --device cpu") from error
+    return device

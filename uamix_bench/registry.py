@@ -1,0 +1,145 @@
+"""Models and tasks by name: entry points and the cards beside them. Listing never imports a plugin."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import ModuleSpec
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from uamix_bench.card import ModelCard, TaskCard, Weights, read_card
+from uamix_bench.errors import BadInputError, UsageError, nearest
+
+AnyCard = TypeVar("AnyCard", ModelCard, TaskCard)
+
+
+@dataclass(frozen=True)
+class Plugin(Generic[AnyCard]):
+    """A registered model or task: its name, where its code is, and its card."""
+
+    name: str
+    entry_point: EntryPoint
+    card: AnyCard
+    folder: Path
+
+    def load(self) -> Any:
+        """Imports and returns the plugin's class.
+
+        Raises:
+            BadInputError: The plugin fails to import; the line names it and the cause.
+        """
+        try:
+            return self.entry_point.load()
+        except Exception as error:  # whatever a stranger's module raises
+            reason = f"{type(error).__name__}: {error}"
+            raise BadInputError(self.entry_point.value, f"fails to import ({reason})", "repair the plugin") from error
+
+
+def models() -> dict[str, Plugin[ModelCard]]:
+    """The registered models by name, from their cards alone."""
+    return _plugins("uamix_bench.models", ModelCard)
+
+
+def tasks() -> dict[str, Plugin[TaskCard]]:
+    """The registered tasks by name, from their cards alone."""
+    return _plugins("uamix_bench.tasks", TaskCard)
+
+
+def bundled_weights() -> dict[str, tuple[Plugin[ModelCard], Weights]]:
+    """The ids of the weights that come with packages, with the model each belongs to."""
+    return {weights.id: (plugin, weights) for plugin in models().values() for weights in plugin.card.weights}
+
+
+def find_model(name: str) -> tuple[Plugin[ModelCard], Weights | None]:
+    """Resolves an architecture or a weights id.
+
+    Returns:
+        The plugin, and the bundled weights that the name stands for (the architecture's default ones, if any).
+
+    Raises:
+        UsageError: The name is unknown; the line suggests the nearest.
+    """
+    known, weights = models(), bundled_weights()
+    if name in weights:
+        return weights[name]
+    if name not in known:
+        raise UsageError(f"--model {name}", "no such model", nearest(name, [*known, *weights]))
+    default = known[name].card.default_weights
+    return known[name], weights[default][1] if default else None
+
+
+def find_task(name: str) -> Plugin[TaskCard]:
+    """Returns a registered task.
+
+    Raises:
+        UsageError: The name is unknown; the line suggests the nearest.
+    """
+    known = tasks()
+    if name not in known:
+        raise UsageError(
+            f"--task {name}", "no such task", nearest(name, list(known)) + ", or the path of a folder or CSV"
+        )
+    return known[name]
+
+
+def from_file(reference: str, option: str) -> Any:
+    """Imports ``path.py:Name`` and returns the object of that name.
+
+    Raises:
+        BadInputError: The file or the name is not there, or the module fails to import.
+    """
+    path_text, _, name = reference.rpartition(":")
+    path = Path(path_text)
+    if not path.is_file():
+        raise BadInputError(path, "no such file", f"give {option} FILE.py:NAME")
+    spec = importlib.util.spec_from_file_location(f"uamix_bench_user_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a stranger's module raises
+        raise BadInputError(path, f"fails to import ({type(error).__name__}: {error})", "repair the file") from error
+    if not hasattr(module, name):
+        raise BadInputError(path, f"defines no '{name}'", nearest(name, [n for n in vars(module) if n[0] != "_"]))
+    return getattr(module, name)
+
+
+def _plugins(group: str, kind: type[AnyCard]) -> dict[str, Plugin[AnyCard]]:
+    return dict(_read(group, kind))
+
+
+@cache
+def _read(group: str, kind: type[AnyCard]) -> tuple[tuple[str, Plugin[AnyCard]], ...]:
+    return tuple(sorted(_iterate(group, kind), key=lambda item: item[0]))
+
+
+def _iterate(group: str, kind: type[AnyCard]) -> Iterator[tuple[str, Plugin[AnyCard]]]:
+    for point in entry_points(group=group):
+        try:
+            card_path = _source(point.module).with_suffix(".toml")
+            yield point.name, Plugin(point.name, point, read_card(card_path, kind), card_path.parent)
+        except BadInputError as error:
+            warnings.warn(f"{group} plugin '{point.name}' is left out: {error}", stacklevel=2)
+
+
+def _source(module: str) -> Path:
+    """Finds a module's file without importing it or any package above it."""
+    spec: ModuleSpec | None = None
+    for depth in range(1, module.count(".") + 2):
+        name = ".".join(module.split(".")[:depth])
+        path = spec.submodule_search_locations if spec else None
+        found = (finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((s for s in found if s is not None), None)
+        if spec is None:
+            raise BadInputError(module, "the module is not installed", "reinstall the package that announces it")
+    if spec is None or spec.origin is None:
+        raise BadInputError(module, "has no source file", "an entry point names a module")
+    return Path(spec.origin)

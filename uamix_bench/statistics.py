@@ -1,0 +1,293 @@
+"""Intervals and tests over episodes; each says which population it speaks of.
+
+- These clips only (the sampler's error, which more episodes make as small as one likes):
+  `conventional_interval`, `paired`.
+- These classes, new clips: `ci95_clips`. New classes too: `ci95_classes`.
+
+A half-width that cannot be given is None with its reason, never NaN. Accuracies are fractions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Integers = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
+
+Z95 = 1.96  # as the few-shot literature rounds it
+_EPISODES_CLASSES, _EPISODES_CLIPS = 4_000, 10_000
+_EXACT_FLIPS = 16
+_MONTE_CARLO_FLIPS = 9_999
+_FEWEST_GROUPS = 8
+_FULLEST = 0.75  # largest share of a class's clips or groups in one episode
+_CROSSED = 0.05  # largest share of clips whose group spans classes
+
+
+class Interval(NamedTuple):
+    """A 95% interval around the mean.
+
+    Attributes:
+        half_width: In the unit of the values; None where it cannot be given.
+        reason: Why not; empty where it is given.
+    """
+
+    half_width: float | None
+    reason: str = ""
+
+
+class Paired(NamedTuple):
+    """Two models on the same episodes, first minus second; speaks of these clips only.
+
+    Attributes:
+        difference: Mean of the differences.
+        half_width: Of the 95% t interval of the difference.
+        t: The statistic; None where all differences are equal.
+        p: Two-sided p of `t`; None where there is none.
+        p_flip: Two-sided p of the sign-flip permutation test of the mean.
+    """
+
+    difference: float
+    half_width: float
+    t: float | None
+    p: float | None
+    p_flip: float
+
+
+def conventional_interval(values: npt.ArrayLike) -> Interval:
+    """The interval of the few-shot literature: 1.96 * population standard deviation / sqrt(n).
+
+    Args:
+        values: (T,) accuracies of the episodes.
+    """
+    sample = np.asarray(values, np.float64)
+    if len(sample) < 2:
+        return Interval(None, f"{len(sample)} episode has no spread")
+    return Interval(float(Z95 * sample.std() / math.sqrt(len(sample))))
+
+
+def ci95_classes(
+    values: npt.ArrayLike, classes: Integers, class_of: Integers, group_of: Integers | None = None
+) -> Interval:
+    """The interval for new classes: a delete-one-class jackknife, plus the sampling error on this data.
+
+    With e_c the mean of the n_c episodes that hold class c, s2 the variance of the values, N ways, C classes
+    and T episodes, the half-width is t(.975; C - 1) sqrt(v):
+    v = (C - 1) / C (N / (C - N))^2 max(0, sum_c (e_c - mean)^2 - s2 sum_c (1 / n_c - 1 / T)) + s2 / T.
+
+    Args:
+        values: (T,) accuracies of the episodes, or differences of two models' accuracies on the same ones.
+        classes: (T, N) int64, the class of each slot.
+        class_of: (n,) int64, the class of each clip of the table, -1 where left out.
+        group_of: (n,) int64, the group of each clip of the table; None where every clip is its own.
+    """
+    sample = np.asarray(values, np.float64)
+    (episodes, ways), count = classes.shape, int(class_of.max()) + 1
+    refusal = _too_few_episodes(episodes, _EPISODES_CLASSES) or _crossed(class_of, group_of)
+    if not refusal and count <= ways + 2:
+        refusal = f"{count} classes are too few to leave out one of them in {ways}-way episodes"
+    held = np.bincount(classes.ravel(), minlength=count)
+    if not refusal and not held.all():
+        refusal = f"{np.count_nonzero(held == 0)} of {count} classes are in no episode; draw more episodes"
+    if refusal:
+        return Interval(None, refusal)
+    from scipy.special import stdtrit
+
+    spread = sample.var(ddof=1)
+    means = np.bincount(classes.ravel(), np.repeat(sample, ways), count) / held
+    between = ((means - sample.mean()) ** 2).sum() - spread * (1 / held - 1 / episodes).sum()
+    variance = (count - 1) / count * (ways / (count - ways)) ** 2 * max(0.0, between) + spread / episodes
+    return Interval(float(stdtrit(count - 1, 0.975) * math.sqrt(variance)))
+
+
+def ci95_clips(
+    values: npt.ArrayLike,
+    classes: Integers,
+    drawn: Integers,
+    class_of: Integers,
+    group_of: Integers | None = None,
+) -> Interval:
+    """The interval for new clips of these classes: a delete-one-clip jackknife in each class, plus that error.
+
+    With G_c clips in class c, e_cg the mean of the T_cg episodes that hold clip g of class c, e_c and s2_c
+    the mean and variance of the n_c that hold the class, q_c = (K + Q) / G_c, the half-width is 1.96 sqrt(v):
+    v = sum_c (G_c - 1) / G_c ((N / C) q_c / (1 - q_c))^2 b_c + s2 / T,
+    b_c = sum_g (e_cg - e_c)^2 - s2_c sum_g (1 / T_cg - 1 / n_c).
+    With groups, whole groups are deleted, and q is the measured share of the class's episodes that hold one.
+    A clip that no episode holds is represented by the others of its class.
+
+    Args:
+        values: (T,) accuracies of the episodes, or differences of two models' accuracies on the same ones.
+        classes: (T, N) int64, the class of each slot.
+        drawn: (T, N, K + Q) int64, rows of the clip table.
+        class_of: (n,) int64, the class of each clip of the table, -1 where left out.
+        group_of: (n,) int64, the group of each clip of the table; None where every clip is its own.
+    """
+    sample = np.asarray(values, np.float64)
+    episodes, ways, size = drawn.shape
+    noun = "clips" if group_of is None else "groups"
+    unit_of, class_of_unit = _units(class_of, np.arange(len(class_of)) if group_of is None else group_of)
+    sizes = np.bincount(class_of_unit)  # (C,) G_c
+    held = np.bincount(classes.ravel(), minlength=len(sizes))  # (C,) n_c
+    refusal = _too_few_episodes(episodes, _EPISODES_CLIPS) or _crossed(class_of, group_of)
+    if not refusal and held.min() < 2:
+        refusal = (
+            f"{np.count_nonzero(held < 2)} of {len(sizes)} classes are in fewer than 2 episodes; draw more"
+        )
+    if not refusal and sizes.min() < _FEWEST_GROUPS:
+        refusal = f"a class has {sizes.min()} {noun}, and {_FEWEST_GROUPS} are needed"
+    if refusal:
+        return Interval(None, refusal)
+
+    unit = np.sort(unit_of[drawn], axis=2)  # (T, N, K + Q); a group is held once, by one clip or more
+    once = np.diff(unit, axis=2, prepend=-1) != 0
+    value = np.broadcast_to(sample[:, None, None], unit.shape)[once]
+    times = np.bincount(unit[once], minlength=len(class_of_unit))
+    seen = times > 0
+    times, of = times[seen], class_of_unit[seen]  # (U,) T_cg, and c
+    share = (size / sizes)[of] if group_of is None else times / held[of]
+    if share.max() > _FULLEST:
+        return Interval(
+            None, f"an episode takes {share.max():.0%} of a class's {noun}; use a smaller --q or --k"
+        )
+    mean = np.bincount(classes.ravel(), np.repeat(sample, ways)) / held
+    spread = np.bincount(classes.ravel(), (np.repeat(sample, ways) - mean[classes.ravel()]) ** 2) / (held - 1)
+    unit_mean = np.bincount(unit[once], value, len(seen))[seen] / times
+    excess = (unit_mean - mean[of]) ** 2 - spread[of] * (1 / times - 1 / held[of])
+    by_class = np.bincount(of, (ways / len(sizes) * share / (1 - share)) ** 2 * excess)
+    between = float(((sizes - 1) / np.bincount(of) * by_class).sum())
+    return Interval(float(Z95 * math.sqrt(max(0.0, between) + sample.var(ddof=1) / episodes)))
+
+
+def _units(class_of: Integers, group_of: Integers) -> tuple[Integers, Integers]:
+    """Returns (n,) the unit of each clip, a group within a class, and (U,) the class of each unit."""
+    kept, groups = class_of >= 0, int(group_of.max()) + 1
+    pairs, code = np.unique(class_of[kept] * groups + group_of[kept], return_inverse=True)
+    unit_of = np.full(len(class_of), -1)
+    unit_of[kept] = code
+    return unit_of, pairs // groups
+
+
+def _too_few_episodes(episodes: int, needed: int) -> str:
+    return "" if episodes >= needed else f"needs {needed:,} episodes, has {episodes:,}"
+
+
+def _crossed(class_of: Integers, group_of: Integers | None) -> str:
+    """Refuses groups that many classes share: without one class, or a clip of it, the others change too."""
+    if group_of is None:
+        return ""
+    kept = class_of >= 0
+    low = np.full(int(group_of.max()) + 1, np.iinfo(np.int64).max)
+    high = np.full_like(low, -1)
+    np.minimum.at(low, group_of[kept], class_of[kept])
+    np.maximum.at(high, group_of[kept], class_of[kept])
+    share = float(np.mean((low != high)[group_of[kept]]))
+    return f"groups are crossed with classes ({share:.0%} of the clips)" if share > _CROSSED else ""
+
+
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """Wilson's 95% bounds for `correct` of `total` independent trials (Wilson 1927), proper at 0 and 1 too."""
+    rate, z2 = correct / total, Z95**2 / total
+    centre = (rate + z2 / 2) / (1 + z2)
+    half = math.sqrt(z2 * (rate * (1 - rate) + z2 / 4)) / (1 + z2)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def paired(first: npt.ArrayLike, second: npt.ArrayLike, seed: int = 0) -> Paired:
+    """Compares two models on the same episodes.
+
+    Args:
+        first: (T,) accuracies of one model.
+        second: (T,) accuracies of the other, in the same order.
+        seed: Of the sign flips, where they are sampled.
+
+    Raises:
+        ValueError: Fewer than two episodes, or different numbers of them.
+    """
+    difference = _differences(first, second)
+    count, mean, spread = len(difference), float(difference.mean()), float(difference.std(ddof=1))
+    p_flip = sign_flip_p(difference, seed)
+    if spread <= 1e-12 * abs(mean) or spread == 0.0:  # all the same, but for rounding
+        return Paired(mean, 0.0, None, None, p_flip)
+    from scipy.special import stdtr, stdtrit
+
+    error = spread / math.sqrt(count)
+    t = mean / error
+    return Paired(
+        mean, float(stdtrit(count - 1, 0.975)) * error, t, float(2 * stdtr(count - 1, -abs(t))), p_flip
+    )
+
+
+def sign_flip_p(differences: npt.ArrayLike, seed: int = 0) -> float:
+    """Two-sided p of the sign-flip permutation test of the mean.
+
+    All sign patterns of the differences that are not zero where these are at most 16; else 9,999 drawn from
+    the raw output of Philox with `seed` as key, with the observed one counted in (Phipson and Smyth 2010).
+
+    Args:
+        differences: (T,) paired differences.
+        seed: Key of the draw.
+    """
+    values = np.asarray(differences, np.float64)
+    values = values[values != 0.0]
+    least = abs(values.sum()) * (1 - 1e-9)  # equal sums differ by rounding
+    if len(values) <= _EXACT_FLIPS:
+        sums = np.zeros(1)
+        for value in values:
+            sums = np.concatenate([sums + value, sums - value])
+        return float(np.mean(np.abs(sums) >= least))
+    words = np.random.Philox(key=seed)
+    extreme = 1
+    for _ in range(_MONTE_CARLO_FLIPS):
+        bits = np.unpackbits(
+            words.random_raw(-(-len(values) // 64)).astype("<u8").view(np.uint8), count=len(values)
+        )
+        extreme += abs(2.0 * (bits @ values) - values.sum()) >= least
+    return extreme / (_MONTE_CARLO_FLIPS + 1)
+
+
+def holm(p: npt.ArrayLike) -> Doubles:
+    """Holm's adjusted p values (Holm 1979): max over j <= i of min(1, (m - j + 1) p_(j)), in the order given.
+
+    Args:
+        p: (m,) p values of one declared family.
+
+    Returns:
+        (m,) float64.
+    """
+    raw = np.asarray(p, np.float64)
+    order = np.argsort(raw, kind="stable")
+    adjusted = np.empty_like(raw)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(raw), 0, -1) * raw[order]))
+    return adjusted
+
+
+def smallest_difference(first: npt.ArrayLike, second: npt.ArrayLike, power: float = 0.8) -> float:
+    """The smallest true difference that a paired t test at 5% would find with probability `power`.
+
+    (t(.975) + t(power)) s_d / sqrt(T), T - 1 degrees of freedom.
+
+    Args:
+        first: (T,) accuracies of one model.
+        second: (T,) accuracies of the other, in the same order.
+        power: Probability of finding it.
+
+    Raises:
+        ValueError: Fewer than two episodes, or different numbers of them.
+    """
+    from scipy.special import stdtrit
+
+    difference = _differences(first, second)
+    freedom = len(difference) - 1
+    quantiles = float(stdtrit(freedom, 0.975) + stdtrit(freedom, power))
+    return quantiles * float(difference.std(ddof=1)) / math.sqrt(len(difference))
+
+
+def _differences(first: npt.ArrayLike, second: npt.ArrayLike) -> Doubles:
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
+        raise ValueError(f"two rows of at least 2 episodes each are compared, got {a.shape} and {b.shape}")
+    return a - b

@@ -1,0 +1,1 @@
+"""What changes weights: masked pre-training, contrastive tuning (uaMix-MAE), and the loop they share."""

@@ -1,0 +1,115 @@
+"""Unsupervised mixtures: none, mixup, t-cutmix (the paper's), tf-cutmix. Pure functions of their arguments."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from uamix_bench.tuning.recipe import Mixing
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+class Boxes(NamedTuple):
+    """Per sample what is replaced, and what is left of it.
+
+    `start`, `width` (frames) and `low`, `height` (mel bins) are (B,) int64; `lam` (B,) float64 is the share of the
+    sample itself in the mixture, exact for the cut boxes.
+    """
+
+    start: Ints
+    width: Ints
+    low: Ints
+    height: Ints
+    lam: Floats
+
+
+def round_half_up(value: Floats) -> Ints:
+    """floor(v + 1/2) in float64: the one rounding rule of the mixtures (DESIGN.md, uaMix-MAE)."""
+    return np.floor(value + 0.5).astype(np.int64)
+
+
+def boxes(kind: Mixing, lam: Floats, u_time: Floats, u_mel: Floats, frames: int, mel_bins: int) -> Boxes:
+    """Turns drawn mixing coefficients into boxes and the coefficients they really leave.
+
+    t-cutmix (paper, Eq. 2 and 3): w = r(T (1 - lambda)) frames over all bins, start uniform in 0..T-w, then
+    lambda = 1 - w/T. tf-cutmix: w_t = r(T sqrt(1 - lambda)), w_f = r(F sqrt(1 - lambda)), lambda = 1 - w_t w_f/(T F).
+    mixup and none cut nothing.
+
+    Args:
+        kind: The mixing.
+        lam: (B,) coefficients in [0, 1], as drawn from Beta(alpha, alpha).
+        u_time: (B,) uniforms in [0, 1) for the boxes' starts in time.
+        u_mel: (B,) uniforms in [0, 1) for the boxes' starts in frequency (tf-cutmix only).
+        frames: T of the spectrogram.
+        mel_bins: F of the spectrogram.
+    """
+    zeros = np.zeros(len(lam), np.int64)
+    if kind == "none":
+        return Boxes(zeros, zeros, zeros, zeros, np.ones(len(lam)))
+    if kind == "mixup":
+        return Boxes(zeros, zeros, zeros, zeros, lam.astype(np.float64))
+    if kind == "t-cutmix":
+        width, height = round_half_up(frames * (1 - lam)), np.full(len(lam), mel_bins)
+    else:
+        width, height = round_half_up(frames * np.sqrt(1 - lam)), round_half_up(mel_bins * np.sqrt(1 - lam))
+    start = np.floor(u_time * (frames - width + 1)).astype(np.int64)
+    low = np.floor(u_mel * (mel_bins - height + 1)).astype(np.int64)
+    return Boxes(start, width, low, height, 1 - width * height / (frames * mel_bins))
+
+
+def partners(batch: int, kind: str = "neighbour") -> Ints:
+    """Returns each sample's partner, (B,) int64: j = i xor 1, or the reversed batch (``flip``)."""
+    index = np.arange(batch)
+    return index ^ 1 if kind == "neighbour" else index[::-1].copy()
+
+
+def mix(kind: Mixing, spectrogram: Tensor, partner: Ints, box: Boxes) -> Tensor:
+    """Mixes every sample with its partner.
+
+    Args:
+        kind: The mixing.
+        spectrogram: (B, T, F) normalised spectrograms of one side's views.
+        partner: (B,) index of each sample's partner.
+        box: From :func:`boxes`, for the same T and F.
+
+    Returns:
+        (B, T, F): inside the box the partner's values at the same place, outside the sample's own, bit for bit;
+        for mixup lambda x_i + (1 - lambda) x_j; for none the input itself.
+    """
+    if kind == "none":
+        return spectrogram
+    device = spectrogram.device
+    other = spectrogram[torch.from_numpy(partner).to(device)]
+    if kind == "mixup":
+        return torch.lerp(other, spectrogram, torch.from_numpy(box.lam).to(spectrogram)[:, None, None])
+    return torch.where(_inside(box, spectrogram.shape[1], spectrogram.shape[2], device), other, spectrogram)
+
+
+def virtual_labels(partner: Ints, lam: Floats) -> Tensor:
+    """y_i = lambda_i e_i + (1 - lambda_i) e_j over the batch (paper, Eq. 3): (B, B) float32, rows sum to 1."""
+    batch = len(lam)
+    labels = torch.zeros(batch, batch, dtype=torch.float64)
+    index, share = torch.arange(batch), torch.from_numpy(lam)
+    labels[index, torch.from_numpy(partner)] += 1 - share
+    labels[index, index] += share
+    return labels.float()
+
+
+def _inside(box: Boxes, frames: int, mel_bins: int, device: torch.device) -> Tensor:
+    """(B, T, F) or (B, T, 1) bool: True inside the box."""
+
+    def along(first: Ints, count: Ints, size: int) -> Tensor:
+        position = torch.arange(size, device=device)
+        low = torch.from_numpy(first).to(device)[:, None]
+        return (position >= low) & (position < low + torch.from_numpy(count).to(device)[:, None])
+
+    time = along(box.start, box.width, frames)[:, :, None]
+    if bool((box.height == mel_bins).all()):
+        return time
+    return time & along(box.low, box.height, mel_bins)[:, None, :]

@@ -1,0 +1,191 @@
+"""The augmentations that make a view, all on log-mel spectrograms, vectorised over the batch.
+
+On a logarithmic power scale a gain is an offset, an equaliser a curve over mel bins, a fade a ramp over frames, and
+noise joins by log-add-exp; stretching, shifting and looping are one gather. So a view costs next to nothing beside
+the encoder, and no waveform is decoded twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from uamix_bench.tuning.data import Frames
+from uamix_bench.tuning.recipe import Views
+
+SILENCE = math.log(torch.finfo(torch.float32).eps)  # the front end's floor of a mel energy
+NEPERS_PER_DB = math.log(10) / 10  # natural logarithm of power
+_DRAWS = (
+    "start speed mel_shift_p mel_shift gain tilt1 tilt2 tilt3 tilt4 noise_p noise_snr noise_slope low_pass_p "
+    "low_pass_hz fade_p fade_in fade_out time_mask_p time_mask time_mask_start mel_mask_p mel_mask mel_mask_start"
+).split()
+DRAWS = len(_DRAWS)
+
+
+def crop(
+    values: npt.NDArray[np.float16],
+    first: npt.NDArray[np.int64],
+    count: npt.NDArray[np.int64],
+    draws: npt.NDArray[np.float64],
+    frames: int,
+    views: Views,
+) -> Tensor:
+    """Cuts a stretched window out of each recording; a recording shorter than the window is looped.
+
+    Args:
+        values: (N, F) float16 log-mel frames of all recordings, one after the other, in nepers of power.
+        first: (B,) row of each recording's first frame.
+        count: (B,) frames of each recording.
+        draws: (B, DRAWS) uniforms in [0, 1).
+        frames: T of the window.
+        views: Strengths.
+
+    Returns:
+        (B, T, F) float32.
+    """
+    u = dict(zip(_DRAWS, draws.T, strict=True))
+    limit = math.log1p(views.stretch)
+    speed = np.exp((2 * u["speed"] - 1) * limit)
+    spare = np.maximum(count - frames * speed, 0)
+    start = np.where(spare > 0, u["start"] * spare, u["start"] * count)  # a loop may begin anywhere
+    position = start[:, None] + np.arange(frames) * speed[:, None]  # (B, T), in source frames
+    low = np.floor(position).astype(np.int64)
+    share = torch.from_numpy((position - low).astype(np.float32))[:, :, None]
+    rows = [first[:, None] + (low + step) % count[:, None] for step in (0, 1)]
+    here, after = (torch.from_numpy(values[row].astype(np.float32)) for row in rows)
+    return torch.lerp(here, after, share)
+
+
+def augment(window: Tensor, draws: npt.NDArray[np.float64], noise: Tensor, mel_hz: Tensor, views: Views) -> Tensor:
+    """Makes a view of each window.
+
+    In this order: mel shift, smooth equaliser, fades, additive noise, band limit (40 nepers an octave), gain, masks.
+    Nothing falls below the front end's own floor.
+
+    Args:
+        window: (B, T, F) float32 log-mel power in nepers.
+        draws: (B, DRAWS) uniforms in [0, 1).
+        noise: (B, T, F) log of unit-mean exponential variates: white noise's log-mel fluctuation.
+        mel_hz: (F,) centre frequency of the bins, Hz.
+        views: Strengths.
+
+    Returns:
+        (B, T, F) float32.
+    """
+    _, frames, bins = window.shape
+    u = {
+        name: torch.from_numpy(column).float().to(window)[:, None, None]
+        for name, column in zip(_DRAWS, draws.T, strict=True)
+    }
+
+    def happens(name: str, probability: float) -> Tensor:
+        return (u[name] < probability).float()
+
+    def signed(name: str) -> Tensor:
+        return 2 * u[name] - 1
+
+    time = torch.arange(frames).to(window)[None, :, None] / frames
+    mel = torch.arange(bins).to(window)[None, None, :] / bins
+
+    view = _shift_mel(window, happens("mel_shift_p", views.mel_shift_p) * signed("mel_shift") * views.mel_shift)
+    curve = sum(signed(f"tilt{k}") * torch.cos(math.pi * k * mel) for k in (1, 2, 3, 4)) / 2
+    view = view + views.tilt_db * NEPERS_PER_DB * curve
+
+    fade = happens("fade_p", views.fade_p)
+    ramp_in = (time / (u["fade_in"] * 0.5).clamp_min(1e-3)).clamp(0, 1)
+    ramp_out = ((1 - time) / (u["fade_out"] * 0.5).clamp_min(1e-3)).clamp(0, 1)
+    view = view + fade * 2 * torch.log((ramp_in * ramp_out).clamp_min(1e-3))
+
+    low_db, high_db = views.noise_snr_db
+    snr = (low_db + u["noise_snr"] * (high_db - low_db)) * NEPERS_PER_DB
+    level = torch.logsumexp(window.flatten(1), dim=1)[:, None, None] - math.log(frames * bins) - snr
+    slope = signed("noise_slope") * 2 * torch.log(mel + 1 / 8)  # from rising to falling spectra
+    noisy = torch.logaddexp(view, level + slope + noise)
+    view = torch.where(happens("noise_p", views.noise_p) > 0, noisy, view)
+
+    low_hz, high_hz = views.low_pass_hz
+    cutoff = low_hz + u["low_pass_hz"] * (high_hz - low_hz)
+    above = torch.log2(mel_hz[None, None, :] / cutoff).clamp_min(0)
+    band = (happens("low_pass_p", views.low_pass_p) > 0) & (above > 0)
+    view = torch.where(band, view - 40 * above, view)
+
+    hidden = _span(time, u["time_mask"] * views.time_mask, u["time_mask_start"]) & (
+        u["time_mask_p"] < views.time_mask_p
+    )
+    hidden = hidden | (
+        _span(mel, u["mel_mask"] * views.mel_mask / bins, u["mel_mask_start"]) & (u["mel_mask_p"] < views.mel_mask_p)
+    )
+    view = view + signed("gain") * views.gain_db * NEPERS_PER_DB
+    return torch.where(hidden, SILENCE, view).clamp_min(SILENCE)
+
+
+def mel_centres(bins: int, sample_rate: int) -> Tensor:
+    """Centre frequencies in Hz of Kaldi's mel bins, 20 Hz to Nyquist, (bins,) float32 (mel = 1127 ln(1 + f/700))."""
+    low, high = (1127 * math.log1p(hz / 700) for hz in (20.0, sample_rate / 2))
+    mel = low + (high - low) * torch.arange(1, bins + 1) / (bins + 1)
+    return 700 * torch.expm1(mel / 1127)
+
+
+def _span(axis: Tensor, width: Tensor, start: Tensor) -> Tensor:
+    """True on an interval of `width` (share of the axis) that lies wholly on the axis."""
+    begin = start * (1 - width)
+    return (axis >= begin) & (axis < begin + width)
+
+
+def _shift_mel(window: Tensor, shift: Tensor) -> Tensor:
+    """Moves each window along the mel axis by a fractional number of bins, repeating the edge."""
+    bins = window.shape[-1]
+    position = (torch.arange(bins).to(window) - shift).clamp(0, bins - 1)  # (B, 1, F)
+    low = position.floor().clamp_max(bins - 2)
+    index = low.long().expand_as(window)
+    return torch.lerp(window.gather(2, index), window.gather(2, index + 1), position - low)
+
+
+@dataclass(frozen=True)
+class Spectrograms:
+    """Makes normalised views of clips.
+
+    Args:
+        normalise: (B, T, F) log-mel nepers -> the model's input.
+        mel_hz: (F,) centre frequency of the bins, Hz.
+        views: Strengths.
+        device: Where views are made.
+    """
+
+    normalise: Callable[[Tensor], Tensor]
+    mel_hz: Tensor
+    views: Views
+    device: torch.device
+
+    def __call__(
+        self,
+        frames: Frames,
+        clips: npt.NDArray[np.int64],
+        draws: npt.NDArray[np.float64],
+        length: int,
+        draw: np.random.Generator,
+    ) -> Tensor:
+        """Returns a normalised view of each clip.
+
+        Args:
+            frames: The data.
+            clips: (B,) rows of the clips.
+            draws: (B, DRAWS) uniforms.
+            length: T of the views.
+            draw: Gives the seed of the noise.
+
+        Returns:
+            (B, length, F) float32 on the device.
+        """
+        window = crop(frames.values, frames.first[clips], frames.count[clips], draws, length, self.views).to(
+            self.device
+        )
+        generator = torch.Generator().manual_seed(int(draw.integers(1 << 62)))
+        noise = torch.empty(window.shape).exponential_(generator=generator).log_().to(self.device)
+        return self.normalise(augment(window, draws, noise, self.mel_hz.to(self.device), self.views))
