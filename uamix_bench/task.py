@@ -20,22 +20,6 @@ from uamix_bench.progress import SILENT, Progress
 
 COLUMNS = ("clip", "path", "label", "group", "split")
 AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3".split())  # what audio.py decodes
-    [
-        ".wav",
-        ".flac",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".mp3",
-        ".aif",
-        ".aiff",
-        ".aifc",
-        ".au",
-        ".caf",
-        ".w64",
-        ".rf64",
-    ]
-)
 OWN_CLIP_SECONDS = 10.0
 
 

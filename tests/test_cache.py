@@ -1,0 +1,496 @@
+"""The embedding cache under kills, full disks, damage, strangers' files and eight writers."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import io
+import itertools
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from uamix_bench import cache as cache_module
+from uamix_bench import files
+from uamix_bench.cache import EmbeddingCache, ModelKey, ShardStore, clip_keys, file_digests
+
+MODEL = ModelKey("tiny/1", "a" * 64, "b" * 64, None, "native", "mean", "float32", 16_000, 4)
+OWNER = "ab" * 32
+
+
+def key(name: object) -> bytes:
+    return hashlib.sha256(str(name).encode()).digest()
+
+
+def row(of: bytes, width: int = 5) -> np.ndarray:
+    """The one right embedding of a key, so that a wrong hit cannot pass."""
+    return np.frombuffer(hashlib.shake_256(of).digest(4 * width), np.uint32).astype(np.float32)
+
+
+def put(cache: EmbeddingCache, names: list) -> None:
+    keys = [key(name) for name in names]
+    cache.put(keys, np.stack([row(one) for one in keys]))
+
+
+def hits(cache: EmbeddingCache, names: list) -> list:
+    """The names that are found; asserts that every row found is the right one and the others are zero."""
+    keys = [key(name) for name in names]
+    found, rows = cache.get(keys)
+    assert found.shape == (len(keys),)
+    assert rows.dtype == np.float32
+    for one, here, got in zip(keys, found, rows, strict=True):
+        np.testing.assert_array_equal(got, row(one) if here else np.zeros(5))
+    return [name for name, here in zip(names, found, strict=True) if here]
+
+
+def shards(cache: EmbeddingCache) -> list[Path]:
+    return sorted(cache.folder.glob("*.shard"))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many small writes: the disk need not keep up."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.mark.usefixtures("bench_home", "quick")
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=12), max_size=40), st.randoms())
+def test_holds_what_was_put(puts: list[list[int]], order: random.Random) -> None:
+    model = dataclasses.replace(MODEL, adapter_version=f"tiny/{order.getrandbits(64)}")
+    cache = EmbeddingCache(model)
+    for names in puts:
+        put(cache, names)
+    asked = [*range(41), *range(0, 41, 3)]  # some twice
+    order.shuffle(asked)
+    known = set(itertools.chain(*puts))
+    for reader in (cache, EmbeddingCache(model)):
+        assert hits(reader, asked) == [name for name in asked if name in known]
+        assert not reader.warnings
+
+
+@pytest.mark.usefixtures("bench_home", "quick")
+def test_small_shards_are_merged() -> None:
+    cache = EmbeddingCache(MODEL)
+    for start in range(0, 1_200, 3):
+        put(cache, list(range(start, start + 3)))
+    assert len(shards(cache)) <= 45  # at most 15 of each of three sizes
+    assert sum(path.stat().st_size for path in shards(cache)) < 1_200 * 56 + 45 * 88 + 1  # nothing twice
+    assert hits(EmbeddingCache(MODEL), list(range(1_200))) == list(range(1_200))
+
+
+@pytest.mark.usefixtures("bench_home", "quick")
+def test_a_merge_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "_LARGEST", 4_000)
+    cache = EmbeddingCache(MODEL)
+    for start in range(0, 600, 3):
+        put(cache, list(range(start, start + 3)))
+    assert max(path.stat().st_size for path in shards(cache)) <= 4_000
+    assert len(hits(cache, list(range(600)))) == 600
+
+
+@pytest.mark.usefixtures("bench_home", "quick")
+def test_a_reader_survives_a_merge() -> None:
+    reader, writer = EmbeddingCache(MODEL), EmbeddingCache(MODEL)
+    put(writer, ["a", "b"])
+    assert hits(reader, ["a"]) == ["a"]
+    open_all = reader._store._open_all
+
+    def merged_meanwhile() -> list:
+        """Lists, and then the other process merges everything."""
+        listed = open_all()
+        if reader._store._open_all is merged_meanwhile:
+            reader._store._open_all = open_all
+            for name in range(16):
+                put(writer, [name])
+            assert not any(shard.path.exists() for shard in listed)
+        return listed
+
+    reader._store._open_all = merged_meanwhile
+    assert hits(reader, ["b", "a", "c"]) == ["b", "a"]
+    assert not reader.warnings
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_rows_not_asked_for_are_not_read() -> None:
+    cache = EmbeddingCache(MODEL)
+    put(cache, list(range(100)))
+    (path,) = shards(cache)
+    order = sorted(range(100), key=key)
+    flip(path, path.stat().st_size - 1)  # in the row of the last key
+    assert len(hits(cache, order[:-1])) == 99
+    assert not cache.warnings
+    assert not hits(cache, order[-1:])
+    assert len(cache.warnings) == 1
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(ModelKey)])
+@pytest.mark.usefixtures("bench_home")
+def test_any_other_model_misses(field: str) -> None:
+    put(EmbeddingCache(MODEL), ["a"])
+    value = getattr(MODEL, field)
+    if isinstance(value, int):
+        other = value + 1
+    else:
+        other = None if field == "weights_sha256" else (value or "") + "x"
+    changed = dataclasses.replace(MODEL, **{field: other})
+    cache = EmbeddingCache(changed)
+    assert cache.folder != EmbeddingCache(MODEL).folder
+    found, _ = cache.get([key("a")])
+    assert not found.any()
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_a_shard_in_another_models_folder_is_a_miss() -> None:
+    mine, other = EmbeddingCache(MODEL), EmbeddingCache(dataclasses.replace(MODEL, pooling="cls"))
+    put(other, ["a"])
+    mine.folder.mkdir()
+    shards(other)[0].rename(mine.folder / shards(other)[0].name)
+    assert not hits(mine, ["a"])
+    assert "another model's" in mine.warnings[0]
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x10
+    path.write_bytes(content)
+
+
+@pytest.mark.usefixtures("bench_home", "quick")
+def test_every_flipped_byte_is_found() -> None:
+    cache = EmbeddingCache(MODEL)
+    put(cache, ["a", "b", "c"])
+    (path,) = shards(cache)
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        for old in shards(cache):
+            old.unlink()
+        path.write_bytes(whole)
+        flip(path, position)
+        damaged = EmbeddingCache(MODEL)
+        found = hits(damaged, ["a", "b", "c"])
+        assert len(found) == (2 if position >= 88 + 3 * 36 else 0), position  # a row, or the index over all rows
+        assert len(damaged.warnings) == 1, position
+        again = EmbeddingCache(MODEL)  # it was told once, and what was whole is still here
+        assert hits(again, ["a", "b", "c"]) == found
+        assert not again.warnings
+        put(again, ["a", "b", "c"])
+        assert hits(again, ["a", "b", "c"]) == ["a", "b", "c"]
+
+
+@pytest.mark.usefixtures("bench_home", "quick")
+def test_every_truncation_is_found() -> None:
+    cache = EmbeddingCache(MODEL)
+    put(cache, ["a", "b", "c"])
+    (path,) = shards(cache)
+    whole = path.read_bytes()
+    for length in [*range(len(whole)), len(whole) + 1]:
+        path.write_bytes((whole + b"\0")[:length])
+        damaged = EmbeddingCache(MODEL)
+        assert not hits(damaged, ["a", "b", "c"])
+        assert len(damaged.warnings) == 1
+        assert not shards(cache)
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_a_shard_truncated_after_it_was_opened() -> None:
+    cache = EmbeddingCache(MODEL)
+    put(cache, ["a", "b", "c"])
+    (path,) = shards(cache)
+    assert not hits(cache, ["d"])  # opens it
+    os.truncate(path, path.stat().st_size - 21)  # into the second row
+    assert hits(cache, ["a", "b", "c"]) == sorted("abc", key=key)[:1]
+    assert len(cache.warnings) == 1
+
+
+class Bomb:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("bomb",)
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_a_strangers_file_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache = EmbeddingCache(MODEL)
+    put(cache, ["a"])
+    array = io.BytesIO()
+    np.save(array, np.array([Bomb()], object), allow_pickle=True)
+    header = cache_module._HEADER.pack(cache_module._MAGIC, bytes.fromhex(MODEL.fingerprint), 2**40, 20, bytes(32))
+    planted = [pickle.dumps(Bomb()), array.getvalue(), b"", b"<!doctype html>", os.urandom(5_000), header]
+    for index, content in enumerate(planted):
+        (cache.folder / f"{index}.shard").write_bytes(content)
+    (cache.folder / "folder.shard").mkdir()
+    (cache.folder / "note.txt").write_text("mine")
+    assert hits(cache, ["a", "b"]) == ["a"]
+    assert len(cache.warnings) == len(planted)
+    assert not (tmp_path / "bomb").exists()
+    assert (cache.folder / "note.txt").exists()
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_rows_that_are_not_finite_are_not_kept() -> None:
+    cache = EmbeddingCache(MODEL)
+    rows = np.ones((3, 5), np.float32)
+    rows[0, 2], rows[1, 4] = np.nan, np.inf
+    cache.put([key(0), key(1), key(2)], rows)
+    assert cache.get([key(0), key(1), key(2)])[0].tolist() == [False, False, True]
+    cache._store.put([key(3)], rows[:1].view(np.uint8))  # as a stranger could
+    assert not cache.get([key(3)])[0].any()
+    assert len(cache.warnings) == 1
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+@pytest.mark.usefixtures("bench_home")
+def test_a_full_disk_is_a_warning(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = EmbeddingCache(MODEL)
+    put(cache, ["a"])
+    before = {path.name: path.read_bytes() for path in cache.folder.iterdir()}
+    writes = []
+
+    def full(descriptor: int) -> None:
+        writes.append(descriptor)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    put(cache, ["b"])
+    put(cache, ["c"])
+    assert len(writes) == 1  # not tried again
+    assert len(cache.warnings) == 1
+    assert ("no space left" in cache.warnings[0]) == (code in (errno.ENOSPC, errno.EDQUOT))
+    assert {path.name: path.read_bytes() for path in cache.folder.iterdir()} == before
+    assert hits(cache, ["a", "b"]) == ["a"]
+
+
+def test_a_home_that_cannot_be_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("UAMIX_BENCH_HOME", str(tmp_path / "file" / "home"))
+    cache = EmbeddingCache(MODEL)
+    put(cache, ["a"])
+    assert not hits(cache, ["a"])
+    assert len(cache.warnings) == 1
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_last_use_is_kept_to_the_hour() -> None:
+    cache = EmbeddingCache(MODEL)
+    put(cache, ["a"])
+    (path,) = shards(cache)
+    for age, renewed in ((10_000, True), (100, False), (-10_000, True)):  # the last: a clock that jumped
+        then = time.time() - age
+        os.utime(path, (then, then))
+        assert not hits(cache, ["b"])  # of no use to this
+        assert abs(path.stat().st_mtime - then) < 1
+        assert hits(cache, ["a"]) == ["a"]
+        assert (abs(path.stat().st_mtime - time.time()) < 60) == renewed
+
+
+def kills(work: object, patched: tuple[tuple[object, str], ...]) -> Iterator[int]:
+    """Runs `work` in a child killed at its 1st, 2nd, ... call of a patched function, until it comes through."""
+    for fatal in itertools.count(1):
+        child = os.fork()
+        if not child:
+            count = itertools.count(1)
+
+            def dying(real: object) -> object:
+                def call(*args: object, **options: object) -> object:
+                    if next(count) == fatal:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return real(*args, **options)
+
+                return call
+
+            for owner, name in patched:
+                setattr(owner, name, dying(getattr(owner, name)))
+            try:
+                work()
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        yield fatal
+        if not os.WIFSIGNALED(status):
+            return
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.usefixtures("bench_home", "quick")
+def test_killed_at_every_call() -> None:
+    base = EmbeddingCache(MODEL)
+    for name in range(14):
+        put(base, [name])
+
+    def work() -> None:
+        cache = EmbeddingCache(MODEL)
+        for name in ("x", "y", "z"):  # the 16th shard starts a merge
+            put(cache, [name])
+
+    calls = ((os, "fsync"), (Path, "open"), (Path, "replace"), (Path, "unlink"), (Path, "mkdir"), (os, "open"))
+    for fatal in kills(work, calls):
+        cache = EmbeddingCache(MODEL)
+        here = hits(cache, [*range(14), "x", "y", "z"])
+        assert here[:14] == list(range(14)), fatal
+        assert not cache.warnings
+    assert here[14:] == ["x", "y", "z"]
+    assert fatal > 20
+    assert len(shards(base)) < 14
+
+
+WRITER = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_cache as t
+cache = t.EmbeddingCache(t.MODEL)
+print("ready", flush=True)
+for start in range(0, {names}, 7):
+    names = list(range(start, start + 7))
+    t.put(cache, names)
+    assert t.hits(cache, names) == names, names
+    assert not cache.warnings, cache.warnings
+    print(start + 7, flush=True)
+"""
+
+
+def writer(names: int) -> subprocess.Popen:
+    script = WRITER.format(tests=str(Path(__file__).parent), names=names)
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_eight_writers_of_the_same_keys() -> None:
+    writers = [writer(280) for _ in range(8)]
+    assert [process.wait(120) for process in writers] == [0] * 8
+    for process in writers:
+        process.stdout.close()
+    cache = EmbeddingCache(MODEL)
+    assert len(hits(cache, list(range(280)))) == 280
+    assert not cache.warnings
+    assert not list(cache.folder.glob(".tmp-*"))
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_killed_at_any_time(request: pytest.FixtureRequest) -> None:
+    acknowledged = 0
+    for delay in random.Random(0).choices([0.0, 0.01, 0.03, 0.1, 0.2], k=40 if request.config.getoption("--slow") else 4):
+        process = writer(100_000)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(delay)
+        process.kill()
+        acknowledged = max([acknowledged, *(int(line) for line in process.communicate()[0].splitlines())])
+        cache = EmbeddingCache(MODEL)
+        assert len(hits(cache, list(range(acknowledged)))) == acknowledged
+        assert not cache.warnings
+    assert acknowledged
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_leftovers_of_killed_writers_are_swept() -> None:
+    cache = EmbeddingCache(MODEL)
+    put(cache, ["a"])
+    old, new = cache.folder / ".tmp-old", cache.folder / ".tmp-new"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    for name in range(16):
+        put(cache, [name])
+    assert not old.exists()
+    assert new.exists()
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_the_folder_says_whose_it_is() -> None:
+    cache = EmbeddingCache(MODEL)
+    put(cache, ["a"])
+    text = (cache.folder / "model.json").read_text()
+    assert '"pooling": "mean"' in text
+    assert cache.folder == files.home() / "embeddings" / MODEL.fingerprint[:16]
+
+
+def test_clip_keys() -> None:
+    contents = [key("a"), key("b")]
+    base = clip_keys(contents, 5.0)
+    policy = b'{"clip_seconds":5.0,"decoding":1,"segments":"first"}'
+    assert base == [hashlib.sha256(policy + content).digest() for content in contents]
+    assert clip_keys(contents, 5) == base
+    others = [*base, *clip_keys(contents, 4.0), *clip_keys(contents, 5.0, "mean")]
+    assert len(set(others)) == 6
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that a test has just written count as old."""
+    monkeypatch.setattr(cache_module, "_RACY_S", -60.0)
+
+
+def sounds(folder: Path, count: int) -> list[str]:
+    for index in range(count):
+        (folder / f"é{index}.wav").write_bytes(b"sound %d" % index)
+    return [str(folder / f"é{index}.wav") for index in range(count)]
+
+
+def expected(paths: list[str]) -> list[bytes]:
+    return [hashlib.sha256(Path(path).read_bytes()).digest() for path in paths]
+
+
+@pytest.mark.usefixtures("bench_home", "settled")
+def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = sounds(tmp_path, 30)
+    assert file_digests(paths).digests == expected(paths)
+    read = []
+    real = files.file_sha256
+    monkeypatch.setattr(files, "file_sha256", lambda path: read.append(str(path)) or real(path))
+    assert file_digests(paths[::-1]).digests == expected(paths[::-1])
+    assert not read
+    before = os.stat(paths[3])
+    Path(paths[3]).write_bytes(b"SOUND 3")  # as long as before, and put back to its old time
+    os.utime(paths[3], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file_digests(paths).digests == expected(paths)
+    assert read == [paths[3]]
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path) -> None:
+    paths = sounds(tmp_path, 1)
+    file_digests(paths)
+    stat = os.stat(paths[0])
+    fake = os.stat_result([*stat[:7], int(stat.st_atime), int(stat.st_mtime), int(stat.st_ctime)])
+    assert fake.st_size == stat.st_size
+    assert not list((files.home() / "embeddings" / "files").glob("*.shard"))
+
+
+@pytest.mark.usefixtures("settled")
+def test_without_memo_nothing_is_written(tmp_path: Path, bench_home: Path) -> None:
+    paths = sounds(tmp_path, 3)
+    assert file_digests(paths, memo=False).digests == expected(paths)
+    assert not bench_home.exists()
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    paths = [*sounds(tmp_path, 1), str(tmp_path / "none.wav"), str(tmp_path), "/dev/zero", "bad\0name"]
+    done = file_digests(paths)
+    assert done.digests[0] == expected(paths[:1])[0]
+    assert sorted(done.failed) == [1, 2, 3, 4]
+    assert "no such file" in str(done.failed[1])
+    assert all(str(path) in str(done.failed[index]) for index, path in enumerate(paths) if index in (1, 2, 3))
+
+
+def test_a_store_keeps_rows_of_any_width(tmp_path: Path) -> None:
+    for width in (1, 32, 3_001):
+        store = ShardStore(tmp_path / str(width), OWNER, width)
+        rows = np.random.default_rng(width).integers(0, 256, (50, width), np.uint8)
+        keys = [key(index) for index in range(50)]
+        store.put(keys, rows)
+        found, got = ShardStore(tmp_path / str(width), OWNER, width).get(keys[::-1])
+        assert found.all()
+        np.testing.assert_array_equal(got, rows[::-1])
