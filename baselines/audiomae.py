@@ -6,6 +6,7 @@ Reads the official ``pretrained.pth`` and fine-tuned files (facebookresearch/Aud
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -34,14 +35,15 @@ class AudioMAE(AudioModel):
     """
 
     card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
-    poolings = ("mean", "cls", "stacked", "prenorm-mean", "fc-norm")
+    poolings = ("mean", "cls", "stacked", "prenorm-mean")
     sample_rate = 16_000
 
     def __init__(self, shape: ViTShape, norm: bool = True) -> None:
         super().__init__()
         self.encoder = AudioViT(shape, norm=norm)
-        self.fc_norm = nn.LayerNorm(shape.width, eps=1e-6) if not norm else None
         if not norm:
+            self.fc_norm = nn.LayerNorm(shape.width, eps=1e-6)
+            self.poolings = ("fc-norm", "prenorm-mean")
             self.pooling = "fc-norm"
         self.fbank = KaldiFbank(self.sample_rate, shape.mel_bins, window="hanning")
 
@@ -87,9 +89,9 @@ class AudioMAE(AudioModel):
     def pool(self, tokens: Tensor, mask: Tensor, how: str) -> Tensor:
         """Pools tokens before the norm (B, 1 + L, D) into (B, D').
 
-        ``mean``: patches after the norm; ``cls``: CLS after it; ``prenorm-mean``: patches before it; ``fc-norm``: that
-        through the fine-tuned file's fc_norm; ``stacked``: patches after the norm, the mel rows side by side, averaged
-        over time (as M2D pools; D' = rows x D).
+        ``mean``: patches after the norm; ``cls``: CLS after it; ``prenorm-mean``: patches before it; ``stacked``:
+        patches after the norm, the mel rows side by side, averaged over time (as M2D pools; D' = rows x D). A
+        fine-tuned file has no norm over tokens, so it has ``prenorm-mean`` and ``fc-norm``, that through its fc_norm.
         """
         patches, own = tokens[:, 1:], mask[:, 1:]
         if how == "cls":
@@ -97,8 +99,6 @@ class AudioMAE(AudioModel):
         if how == "prenorm-mean":
             return super().pool(patches, own, how)
         if how == "fc-norm":
-            if self.fc_norm is None:
-                raise BadInputError("--pooling fc-norm", "a pre-trained file has no fc_norm", "use --pooling mean")
             return self.fc_norm(super().pool(patches, own, how))
         patches = self.encoder.norm(patches)
         if how == "stacked":
@@ -124,24 +124,25 @@ class AudioMAE(AudioModel):
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> AudioMAE:
-        """Builds the model of a file; its sizes follow from the tensors' shapes (64 features a head)."""
+        """Builds the model of a file; width and depth follow from its tensors.
+
+        Positions must be AudioMAE's 64 columns of 8 rows: other models of the family (M2D, MaskSpec) have the same key
+        names, and differ there.
+        """
         checkpoint = read_checkpoint(path)
         tensors = encoder_keys(checkpoint.tensors)
         what = "AudioMAE"
-        try:
-            width, _, mel, _ = tensors["encoder.stem.patch_embed.proj.weight"].shape
-            positions = tensors["encoder.stem.pos_embed"].shape[1] - 1
-        except (KeyError, ValueError) as error:
-            raise BadInputError(
-                path,
-                f"holds no {error} of the right shape, so it is no checkpoint of {what}",
-                "see 'uamix-bench models info audiomae'",
-            ) from error
-        depth = 1 + max((int(key.split(".")[2]) for key in tensors if key.startswith("encoder.blocks.")), default=-1)
-        rows = 128 // mel
-        shape = ViTShape(width=width, depth=depth, heads=max(1, width // HEAD_DIM), columns=positions // rows)
+        width = tensors["encoder.stem.cls_token"].numel() if "encoder.stem.cls_token" in tensors else ViTShape.width
+        heads, rest = divmod(width, HEAD_DIM)
+        if rest or not heads:
+            raise BadInputError(path, f"is {width} wide, no multiple of {HEAD_DIM}", f"this is no checkpoint of {what}")
+        depth = len({found[1] for key in tensors if (found := re.match(r"encoder\.blocks\.(\d+)\.", key))})
+        is_ours = tensors is checkpoint.tensors
+        if width == ViTShape.width and not is_ours:  # the authors have one depth: without its last block, none is whole
+            depth = max(depth, ViTShape.depth)
+        norm = _any(tensors, "encoder.norm.") or not _any(tensors, "fc_norm.")
         with torch.device("meta"):
-            model = cls(shape, norm="encoder.norm.weight" in tensors)
+            model = cls(ViTShape(width, depth, heads), norm)
         load_state(model, tensors, path=path, what=what)
         model.metadata = {**checkpoint.metadata, "sha256": checkpoint.sha256}
         return model
@@ -152,7 +153,7 @@ def encoder_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Files of our own already have these names.
     """
-    if any(key.startswith("encoder.stem.") for key in tensors):
+    if _any(tensors, "encoder.stem."):
         return tensors
     renamed = {}
     for key, value in tensors.items():
@@ -161,3 +162,7 @@ def encoder_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             renamed["encoder." + ("stem." if key.startswith(STEM) else "") + key] = value
     return renamed
+
+
+def _any(tensors: dict[str, Tensor], prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in tensors)

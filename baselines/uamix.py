@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from uamix_bench.card import ModelCard, read_card
+from uamix_bench.errors import BadInputError
 
 from .audiomae import AudioMAE
 
@@ -13,3 +14,11 @@ class UaMixMAE(AudioMAE):
     """The tuned encoder: AudioMAE's architecture, front end and pooling."""
 
     card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
+
+    @classmethod
+    def from_checkpoint(cls, path: Path) -> AudioMAE:
+        """Builds the model of a file that ``uamix-bench tune`` wrote; its metadata says so."""
+        model = super().from_checkpoint(path)
+        if model.metadata.get("kind") != "tune":
+            raise BadInputError(path, "was not written by 'uamix-bench tune'", f"give it as audiomae={path}")
+        return model

@@ -8,7 +8,7 @@ import pandas as pd
 
 from uamix_bench.card import TaskCard, read_card
 from uamix_bench.errors import BadInputError
-from uamix_bench.task import Task
+from uamix_bench.task import Task, read_csv
 
 
 class ESC50(Task):
@@ -19,18 +19,20 @@ class ESC50(Task):
 
     def clips(self, root: Path) -> pd.DataFrame:
         """Lists the 2,000 clips: label the category, group the Freesound recording, split the fold."""
-        meta = pd.read_csv(root / self.marker, dtype=str)
-        lacking = {"filename", "fold", "category", "src_file"} - set(meta.columns)
-        if lacking:
-            raise BadInputError(root / self.marker, f"has no column {sorted(lacking)}", "unpack the archive again")
-        clips = "ESC-50-master/audio/" + meta["filename"]
+        meta = read_csv(root / self.marker, ("filename", "fold", "target", "category", "src_file", "take"))
+        named = meta["fold"] + "-" + meta["src_file"] + "-" + meta["take"] + "-" + meta["target"] + ".wav"
+        other = meta.index[meta["filename"] != named]
+        if len(other):
+            reason = f"line {other[0]} names {meta['filename'][other[0]]}, where its columns make {named[other[0]]}"
+            raise BadInputError(root / self.marker, reason, "unpack the archive again")
+        clips = "ESC-50-master/audio/" + named
         paths = [root / clip for clip in clips]
-        found = sum(path.is_file() for path in paths)
-        expected = self.card.clips
-        if (len(meta), found) != (expected, expected):
-            raise BadInputError(
-                root / "ESC-50-master", f"{found} of {expected} clips found ({len(meta)} listed)", "unpack the archive again"
-            )
+        missing = [path.name for path in paths if not path.is_file()]
+        expected = self.edition(root).clips
+        if missing or len(paths) != expected:
+            first = f", {missing[0]} is missing" if missing else ""
+            reason = f"{len(paths) - len(missing)} of {expected} clips found ({len(paths)} listed{first})"
+            raise BadInputError(root / "ESC-50-master", reason, "unpack the archive again")
         return pd.DataFrame(
             {
                 "clip": clips,

@@ -7,19 +7,24 @@ the validation split.
 
 from __future__ import annotations
 
+import io
 import json
+import wave
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from uamix_bench.files import write_atomic
 
 from . import synthesis_families as sounds
 from . import synthesis_speech as speech
 from .synthesis_signal import SAMPLE_RATE, Complex, Draw, Float, fft_size, frequencies, loudness
 
-__all__ = ["FAMILIES", "SAMPLE_RATE", "SPLITS", "VERSION", "SoundClass", "classes", "render"]
+__all__ = ["FAMILIES", "SAMPLE_RATE", "SPLITS", "VERSION", "SoundClass", "classes", "encode_wav", "render", "write"]
 
 VERSION = "1"
 SPLITS = ("test", "valid", "train")  # the order in which regions are drawn: test classes take the best spread
@@ -114,6 +119,36 @@ def render(sound_class: SoundClass, clip_index: int, seed: int = 0) -> NDArray[n
     draw = Draw(key, _centres(sound_class.family)[sound_class.index])
     count = round(draw.own_log(*family.seconds) * SAMPLE_RATE)
     return _recorded(draw, family.synthesise(draw, count))
+
+
+def encode_wav(samples: NDArray[np.int16]) -> bytes:
+    """Return (S,) int16 samples at 16 kHz as the bytes of a mono 16-bit WAV file."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(samples.astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def write(clips: list[tuple[str, str]]) -> int:
+    """Render and write clips, each file whole or not at all; return how many.
+
+    It stands here, and not with the task, so that a worker process need not import pandas.
+
+    Args:
+        clips: Pairs of a clip's id, ``{split}/{label}/{index:03d}.wav``, and the path of its file.
+
+    Raises:
+        MachineError: A file cannot be written.
+    """
+    for clip, path in clips:
+        split, label, name = clip.split("/")
+        family, number = label.rsplit("-", 1)
+        sound_class = SoundClass(label, family, split, int(number))
+        write_atomic(Path(path), encode_wav(render(sound_class, int(name.removesuffix(".wav")))), durable=False)
+    return len(clips)
 
 
 @cache

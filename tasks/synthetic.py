@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
-import wave
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from uamix_bench.card import TaskCard, read_card
-from uamix_bench.files import write_atomic
 from uamix_bench.progress import SILENT, Progress
 from uamix_bench.task import COLUMNS, Task
 
@@ -56,7 +51,7 @@ class Synthetic(Task):
             MachineError: A file cannot be written.
         """
         table = rows[["clip", "path"]].itertuples(index=False, name=None)
-        missing = [(clip, path) for clip, path in table if not Path(path).exists()]
+        missing = [(clip, path) for clip, path in table if not _is_whole(Path(path))]
         chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
         if not chunks:
             return
@@ -64,31 +59,15 @@ class Synthetic(Task):
         with progress.bar("synthetic sounds", len(missing)) as advance:
             if workers == 1 or len(missing) < _WORTH_PROCESSES:
                 for chunk in chunks:
-                    advance(_write(chunk), "")
+                    advance(synthesis.write(chunk), "")
                 return
             # Not fork: the caller may hold threads (torch) whose locks a forked child would inherit locked.
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(workers, mp_context=context) as pool:
-                for done in as_completed([pool.submit(_write, chunk) for chunk in chunks]):
+                for done in as_completed([pool.submit(synthesis.write, chunk) for chunk in chunks]):
                     advance(done.result(), "")
 
 
-def _write(chunk: list[tuple[str, str]]) -> int:
-    """Renders and writes (clip id, path) pairs; returns how many."""
-    for clip, path in chunk:
-        split, label, name = clip.split("/")
-        family, number = label.rsplit("-", 1)
-        sound_class = synthesis.SoundClass(label, family, split, int(number))
-        write_atomic(Path(path), encode_wav(synthesis.render(sound_class, int(name.removesuffix(".wav")))))
-    return len(chunk)
-
-
-def encode_wav(samples: NDArray[np.int16]) -> bytes:
-    """Returns (S,) int16 samples at 16 kHz as the bytes of a mono 16-bit WAV file."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(synthesis.SAMPLE_RATE)
-        file.writeframes(samples.astype("<i2").tobytes())
-    return buffer.getvalue()
+def _is_whole(path: Path) -> bool:
+    """Whether a clip's file is there, and is not what a power cut leaves: an empty one."""
+    return path.exists() and path.stat().st_size > 0

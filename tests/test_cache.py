@@ -10,11 +10,12 @@ import itertools
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,9 @@ from uamix_bench import cache as cache_module
 from uamix_bench import files
 from uamix_bench.cache import EmbeddingCache, ModelKey, ShardStore, clip_keys, file_digests
 
-MODEL = ModelKey("tiny/1", "a" * 64, "b" * 64, None, "native", "mean", "float32", 16_000, 4)
+MODEL = ModelKey("Tiny", "tiny/1", "a" * 64, "b" * 64, None, "native", "mean", "float32", 16_000, 4)
 OWNER = "ab" * 32
+FRESH = itertools.count()
 
 
 def key(name: object) -> bytes:
@@ -67,14 +69,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("bench_home", "quick")
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=12), max_size=40), st.randoms())
-def test_holds_what_was_put(puts: list[list[int]], order: random.Random) -> None:
-    model = dataclasses.replace(MODEL, adapter_version=f"tiny/{order.getrandbits(64)}")
+@given(st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=12), max_size=40), st.integers(0, 9))
+def test_holds_what_was_put(puts: list[list[int]], seed: int) -> None:
+    model = dataclasses.replace(MODEL, adapter_version=f"tiny/{next(FRESH)}")
     cache = EmbeddingCache(model)
     for names in puts:
         put(cache, names)
     asked = [*range(41), *range(0, 41, 3)]  # some twice
-    order.shuffle(asked)
+    random.Random(seed).shuffle(asked)
     known = set(itertools.chain(*puts))
     for reader in (cache, EmbeddingCache(model)):
         assert hits(reader, asked) == [name for name in asked if name in known]
@@ -141,10 +143,7 @@ def test_rows_not_asked_for_are_not_read() -> None:
 def test_any_other_model_misses(field: str) -> None:
     put(EmbeddingCache(MODEL), ["a"])
     value = getattr(MODEL, field)
-    if isinstance(value, int):
-        other = value + 1
-    else:
-        other = None if field == "weights_sha256" else (value or "") + "x"
+    other = value + 1 if isinstance(value, int) else (value or "") + "x"
     changed = dataclasses.replace(MODEL, **{field: other})
     cache = EmbeddingCache(changed)
     assert cache.folder != EmbeddingCache(MODEL).folder
@@ -296,54 +295,58 @@ def test_last_use_is_kept_to_the_hour() -> None:
         assert (abs(path.stat().st_mtime - time.time()) < 60) == renewed
 
 
-def kills(work: object, patched: tuple[tuple[object, str], ...]) -> Iterator[int]:
-    """Runs `work` in a child killed at its 1st, 2nd, ... call of a patched function, until it comes through."""
-    for fatal in itertools.count(1):
-        child = os.fork()
-        if not child:
-            count = itertools.count(1)
+def killed_at(fatal: int, work: Callable[[], None], patched: tuple[tuple[object, str], ...]) -> bool:
+    """Runs `work` in a child that kills itself at its `fatal`-th call of a patched function; False if it has fewer."""
+    child = os.fork()
+    if not child:
+        count = itertools.count(1)
 
-            def dying(real: object) -> object:
-                def call(*args: object, **options: object) -> object:
-                    if next(count) == fatal:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    return real(*args, **options)
+        def dying(real: Callable) -> Callable:
+            def call(*args: object, **options: object) -> object:
+                if next(count) == fatal:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*args, **options)
 
-                return call
+            return call
 
-            for owner, name in patched:
-                setattr(owner, name, dying(getattr(owner, name)))
-            try:
-                work()
-            finally:
-                os._exit(0)
-        _, status = os.waitpid(child, 0)
-        yield fatal
-        if not os.WIFSIGNALED(status):
-            return
+        for owner, name in patched:
+            setattr(owner, name, dying(getattr(owner, name)))
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.usefixtures("bench_home", "quick")
-def test_killed_at_every_call() -> None:
-    base = EmbeddingCache(MODEL)
-    for name in range(14):
-        put(base, [name])
+@pytest.mark.usefixtures("quick")
+def test_killed_at_every_call(bench_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "_FAN", 4)
+    old, new = [1, 2], ["x", "y", "z"]
+    for name in old:
+        put(EmbeddingCache(MODEL), [name])
 
     def work() -> None:
         cache = EmbeddingCache(MODEL)
-        for name in ("x", "y", "z"):  # the 16th shard starts a merge
+        for name in new:  # y is the fourth shard and starts a merge
             put(cache, [name])
 
     calls = ((os, "fsync"), (Path, "open"), (Path, "replace"), (Path, "unlink"), (Path, "mkdir"), (os, "open"))
-    for fatal in kills(work, calls):
+    for fatal in itertools.count(1):
+        monkeypatch.setenv("UAMIX_BENCH_HOME", str(tmp_path / str(fatal)))
+        shutil.copytree(bench_home, tmp_path / str(fatal))
+        killed = killed_at(fatal, work, calls)
         cache = EmbeddingCache(MODEL)
-        here = hits(cache, [*range(14), "x", "y", "z"])
-        assert here[:14] == list(range(14)), fatal
+        here = hits(cache, [*old, *new])
+        assert here == [*old, *new][: len(here)], fatal
+        assert len(here) >= len(old)
         assert not cache.warnings
-    assert here[14:] == ["x", "y", "z"]
-    assert fatal > 20
-    assert len(shards(base)) < 14
+        put(cache, new)
+        assert hits(cache, [*old, *new]) == [*old, *new]
+        if not killed:
+            break
+    assert fatal > 30
+    assert len(shards(cache)) == 3  # the merged one, z, and all three again
 
 
 WRITER = """
@@ -368,12 +371,12 @@ def writer(names: int) -> subprocess.Popen:
 
 @pytest.mark.usefixtures("bench_home")
 def test_eight_writers_of_the_same_keys() -> None:
-    writers = [writer(280) for _ in range(8)]
+    writers = [writer(140) for _ in range(8)]
     assert [process.wait(120) for process in writers] == [0] * 8
     for process in writers:
         process.stdout.close()
     cache = EmbeddingCache(MODEL)
-    assert len(hits(cache, list(range(280)))) == 280
+    assert len(hits(cache, list(range(140)))) == 140
     assert not cache.warnings
     assert not list(cache.folder.glob(".tmp-*"))
 
@@ -381,7 +384,9 @@ def test_eight_writers_of_the_same_keys() -> None:
 @pytest.mark.usefixtures("bench_home")
 def test_killed_at_any_time(request: pytest.FixtureRequest) -> None:
     acknowledged = 0
-    for delay in random.Random(0).choices([0.0, 0.01, 0.03, 0.1, 0.2], k=40 if request.config.getoption("--slow") else 4):
+    for delay in random.Random(0).choices(
+        [0.0, 0.01, 0.03, 0.1, 0.2], k=40 if request.config.getoption("--slow") else 4
+    ):
         process = writer(100_000)
         assert process.stdout.readline() == "ready\n"
         time.sleep(delay)
@@ -451,7 +456,7 @@ def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(files, "file_sha256", lambda path: read.append(str(path)) or real(path))
     assert file_digests(paths[::-1]).digests == expected(paths[::-1])
     assert not read
-    before = os.stat(paths[3])
+    before = Path(paths[3]).stat()
     Path(paths[3]).write_bytes(b"SOUND 3")  # as long as before, and put back to its old time
     os.utime(paths[3], ns=(before.st_atime_ns, before.st_mtime_ns))
     assert file_digests(paths).digests == expected(paths)
@@ -461,11 +466,10 @@ def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("bench_home")
 def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path) -> None:
     paths = sounds(tmp_path, 1)
-    file_digests(paths)
-    stat = os.stat(paths[0])
-    fake = os.stat_result([*stat[:7], int(stat.st_atime), int(stat.st_mtime), int(stat.st_ctime)])
-    assert fake.st_size == stat.st_size
-    assert not list((files.home() / "embeddings" / "files").glob("*.shard"))
+    for content in (b"before", b"behind"):  # of one length, within one tick of the clock
+        Path(paths[0]).write_bytes(content)
+        assert file_digests(paths).digests == expected(paths)
+    assert not list((files.home() / "embeddings").rglob("*.shard"))
 
 
 @pytest.mark.usefixtures("settled")
@@ -477,12 +481,12 @@ def test_without_memo_nothing_is_written(tmp_path: Path, bench_home: Path) -> No
 
 @pytest.mark.usefixtures("bench_home")
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    paths = [*sounds(tmp_path, 1), str(tmp_path / "none.wav"), str(tmp_path), "/dev/zero", "bad\0name"]
+    paths = [*sounds(tmp_path, 1), str(tmp_path / "none.wav"), str(tmp_path), "/dev/zero"]
     done = file_digests(paths)
     assert done.digests[0] == expected(paths[:1])[0]
-    assert sorted(done.failed) == [1, 2, 3, 4]
+    assert sorted(done.failed) == [1, 2, 3]
     assert "no such file" in str(done.failed[1])
-    assert all(str(path) in str(done.failed[index]) for index, path in enumerate(paths) if index in (1, 2, 3))
+    assert all(str(path) in str(done.failed[index]) for index, path in enumerate(paths) if index)
 
 
 def test_a_store_keeps_rows_of_any_width(tmp_path: Path) -> None:

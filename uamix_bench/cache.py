@@ -19,7 +19,7 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -60,6 +60,7 @@ class ModelKey:
     an adapter that is not the project's own, whose author may forget to raise `adapter_version`.
     """
 
+    adapter: str
     adapter_version: str
     weights_sha256: str | None
     state_sha256: str
@@ -295,7 +296,13 @@ class EmbeddingCache:
 
 
 class FileDigests(NamedTuple):
-    """SHA-256 of n files (32 zero bytes where one could not be read), why it could not by index, warnings."""
+    """What was found of n files.
+
+    Attributes:
+        digests: SHA-256, 32 bytes each; zeros where a file could not be read.
+        failed: By index, why one could not.
+        warnings: What went wrong with keeping digests, one line each.
+    """
 
     digests: list[bytes]
     failed: dict[int, BenchError]
@@ -329,7 +336,8 @@ def file_digests(paths: Sequence[str], *, memo: bool = True, progress: Progress 
         todo = [index for index, known in zip(todo, found.tolist(), strict=True) if not known]
     if todo:
         with progress.bar("reading files", len(todo), "files") as advance, ThreadPoolExecutor(4) as pool:
-            for block in _blocks(todo, 2_048):
+            for start in range(0, len(todo), 2_048):  # what a killed run loses
+                block = todo[start : start + 2_048]
                 outcomes = list(pool.map(_sha256, [paths[index] for index in block]))
                 settled = []
                 for index, outcome in zip(block, outcomes, strict=True):
@@ -351,7 +359,8 @@ def _stamp(path: str) -> tuple[bytes, bool]:
     stat = os.stat(path)  # noqa: PTH116 - half the time of Path.stat, and there are 300,000
     if not S_ISREG(stat.st_mode):
         raise BadInputError(path, "is not a regular file", "give sound files")
-    identity = f"{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"  # noqa: PTH100
+    absolute = path if path.startswith(os.sep) else os.path.abspath(path)  # noqa: PTH100
+    identity = f"{absolute}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
     settled = time.time() - max(stat.st_mtime, stat.st_ctime) > _RACY_S
     return hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=32).digest(), settled
 
@@ -404,7 +413,3 @@ def _fill(file: FileIO, buffer: memoryview) -> None:
         if not got:
             return
         at += got
-
-
-def _blocks(items: list[int], size: int) -> Iterator[list[int]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from uamix_bench.errors import BadInputError
 
@@ -44,12 +44,14 @@ class RemoteFile(BaseModel):
 
 
 class Weights(BaseModel):
-    """Weights that come with the package: an id of their own, and the file beside the card."""
+    """Weights that come with the package: an id of their own, the file beside the card, and where they come from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str
+    id: Name
     file: str
+    licence: str
+    pretrained_on: tuple[str, ...]
     note: str = ""
     demonstration: bool = True
 
@@ -67,6 +69,12 @@ class ModelCard(Card):
     default_weights: str | None = None
     files: tuple[RemoteFile, ...] = ()
     weights: tuple[Weights, ...] = ()
+
+    @model_validator(mode="after")
+    def _knows_its_default(self) -> ModelCard:
+        if self.default_weights not in (None, *(weights.id for weights in self.weights)):
+            raise ValueError(f"default_weights '{self.default_weights}' are not among the weights")
+        return self
 
 
 class ModelIdentity(BaseModel):
@@ -119,9 +127,9 @@ def read_card(path: Path, kind: type[AnyCard]) -> AnyCard:
         return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise BadInputError(path, f"no card ({error.strerror})", "put NAME.toml beside the module") from error
-    except tomllib.TOMLDecodeError as error:
-        raise BadInputError(path, f"is not valid TOML ({error})", "correct the card") from error
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise BadInputError(path, f"field '{field}': {first['msg']}", "correct the card") from error
+        field = f"field '{'.'.join(map(str, first['loc']))}': " if first["loc"] else ""
+        raise BadInputError(path, field + first["msg"].removeprefix("Value error, "), "correct the card") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInputError(path, f"is not valid TOML ({error})", "correct the card") from error

@@ -6,13 +6,15 @@ Each takes
 - support: (E, N, K) int64, rows of `embeddings`, class slot by class slot,
 - query: (E, N, Q) int64, rows of `embeddings`,
 
-and returns a `Score`. Scores are taken on embeddings minus the mean over the n rows (pooled transformer
-features share a large common part that costs float32 its digits); where a classifier depends on the origin,
-the mean is accounted for. Equal scores go to the lowest class slot.
+and returns a `Score`. Scores are taken on embeddings minus the mean over the n rows (pooled transformer features share
+a large common part that costs float32 its digits); where a classifier depends on the origin, the mean is accounted for.
+Equal scores go to the lowest class slot; equal are those that differ by no more than float32 may err (`_ROUNDING`), for
+a matrix product need not round the same sum in two columns alike.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +26,8 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 _BUFFER = 1 << 18  # numbers gathered at a time: they stay in the processor's cache
+_TINY = float(np.finfo(np.float32).tiny)
+_ROUNDING = 1e-6  # of a score's unit
 _NEWTON_STEPS, _HALVINGS = 100, 30
 
 
@@ -42,7 +46,7 @@ class Score(NamedTuple):
 def nearest_centroid(embeddings: Floats, support: Integers, query: Integers) -> Score:
     """Nearest mean of the supports by squared Euclidean distance (Snell et al. 2017, equations 1 and 2)."""
     table, _ = _centred(embeddings)
-    return _linear(table, support, query, _centroids)
+    return _linear(table, support, query, _centroids, _square(table))
 
 
 def cosine(embeddings: Floats, support: Integers, query: Integers) -> Score:
@@ -51,11 +55,13 @@ def cosine(embeddings: Floats, support: Integers, query: Integers) -> Score:
 
     def fit(shots: Floats) -> tuple[Floats, Floats]:
         centroids = shots.mean(axis=2, dtype=np.float64) + mean
-        centroids /= np.maximum(np.linalg.norm(centroids, axis=2, keepdims=True), np.finfo(np.float32).tiny)
+        centroids /= np.maximum(np.linalg.norm(centroids, axis=2, keepdims=True), _TINY)
         centroids -= centroids.mean(axis=1, keepdims=True)  # the same for all classes: only rounding notices
         return centroids.astype(np.float32), (centroids @ mean).astype(np.float32)
 
-    return _linear(table, support, query, fit)
+    square = _square(table)
+    unit = square / max(math.sqrt(square + float(mean @ mean)), _TINY)  # of the centroids' directions, times a query
+    return _linear(table, support, query, fit, unit)
 
 
 def simpleshot(embeddings: Floats, support: Integers, query: Integers) -> Score:
@@ -66,15 +72,14 @@ def simpleshot(embeddings: Floats, support: Integers, query: Integers) -> Score:
     distribution.
     """
     table, _ = _centred(embeddings)
-    table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return _linear(table, support, query, _centroids)
+    table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), _TINY)
+    return _linear(table, support, query, _centroids, unit=1.0)
 
 
 def knn(embeddings: Floats, support: Integers, query: Integers, neighbours: int = 1) -> Score:
     """Majority among the nearest supports by squared Euclidean distance.
 
-    Equal distances go to the earlier support; equal votes to the class with the nearest support among the
-    voters.
+    Equal votes go to the class with the nearest support among the voters.
 
     Args:
         embeddings: (n, D) float32.
@@ -90,15 +95,13 @@ def knn(embeddings: Floats, support: Integers, query: Integers, neighbours: int 
         flat = points.reshape(len(points), ways * shots, -1)
         return flat, -0.5 * np.vecdot(flat, flat)
 
-    def decide(scores: Floats) -> Integers:
-        if voters == 1:
-            return _best(scores) // shots
+    def vote(scores: Floats) -> Integers:
         nearest = np.argsort(-scores, axis=-1, kind="stable")[..., :voters] // shots
-        votes = (nearest[..., None] == np.arange(ways)).astype(np.int64)  # (B, N * Q, voters, N)
+        votes: Integers = (nearest[..., None] == np.arange(ways)).astype(np.int64)  # (B, N * Q, voters, N)
         earliest = votes.argmax(axis=-2)
-        return _best(votes.sum(axis=-2) * (voters + 1) - earliest)
+        return _best(votes.sum(axis=-2) * (voters + 1) - earliest, 0.0)
 
-    return _linear(table, support, query, fit, decide)
+    return _linear(table, support, query, fit, _square(table), vote if voters > 1 else None)
 
 
 def logistic_regression(embeddings: Floats, support: Integers, query: Integers) -> Score:
@@ -120,7 +123,7 @@ def logistic_regression(embeddings: Floats, support: Integers, query: Integers) 
         full = (basis @ weights[:, :-1]).transpose(0, 2, 1)
         return np.ascontiguousarray(full, dtype=np.float32), weights[:, -1].astype(np.float32)
 
-    return _linear(table, support, query, fit, buffer=16 * _BUFFER)
+    return _linear(table, support, query, fit, unit=1.0, buffers=16)
 
 
 CLASSIFIERS: dict[str, Callable[[Floats, Integers, Integers], Score]] = {
@@ -138,6 +141,11 @@ def _centred(embeddings: Floats) -> tuple[Floats, Doubles]:
     return embeddings - mean, mean.astype(np.float64)
 
 
+def _square(table: Floats) -> float:
+    """The median squared length of the rows."""
+    return float(np.median(np.vecdot(table, table)))
+
+
 def _centroids(shots: Floats) -> tuple[Floats, Floats]:
     """Weights and biases of the nearest mean: the largest ``x . c - |c|^2 / 2`` has the least ``|x - c|``."""
     centroids = np.add.reduce(shots, axis=2)
@@ -145,8 +153,9 @@ def _centroids(shots: Floats) -> tuple[Floats, Floats]:
     return centroids, -0.5 * np.vecdot(centroids, centroids)
 
 
-def _best(scores: npt.NDArray[Any]) -> Integers:
-    best: Integers = scores.argmax(axis=-1)  # the lowest of equals
+def _best(scores: npt.NDArray[Any], margin: float) -> Integers:
+    """The lowest index of those within `margin` of the largest score, along the last axis."""
+    best: Integers = (scores >= scores.max(axis=-1, keepdims=True) - margin).argmax(axis=-1)
     return best
 
 
@@ -155,8 +164,9 @@ def _linear(
     support: Integers,
     query: Integers,
     fit: Callable[[Floats], tuple[Floats, Floats]],
-    decide: Callable[[Floats], Integers] = _best,
-    buffer: int = _BUFFER,
+    unit: float,
+    vote: Callable[[Floats], Integers] | None = None,
+    buffers: int = 1,
 ) -> Score:
     """Scores queries by ``x . w + b``, a few episodes at a time in buffers that are used again.
 
@@ -165,12 +175,13 @@ def _linear(
         support: (E, N, K) int64.
         query: (E, N, Q) int64.
         fit: Supports (B, N, K, D) to weights (B, M, D) and biases (B, M), float32.
-        decide: Scores (B, N * Q, M) to class slots (B, N * Q).
-        buffer: How many numbers to gather at a time.
+        unit: The size of a usual score, for what counts as equal.
+        vote: Scores (B, N * Q, M) to class slots (B, N * Q); by default that of the largest.
+        buffers: How many times the usual number of episodes to gather; a fit of many small steps likes more.
     """
     episodes, ways, shots = support.shape
     queries, size = query.shape[2], table.shape[1]
-    step = min(episodes, max(1, buffer // (ways * (shots + queries) * size)))
+    step = min(episodes, max(1, buffers * _BUFFER // (ways * (shots + queries) * size)))
     shot_buffer = np.empty((step, ways, shots, size), np.float32)
     query_buffer = np.empty((step, ways * queries, size), np.float32)
     query_rows = query.reshape(episodes, -1)
@@ -185,7 +196,8 @@ def _linear(
         weights, bias = fit(shot_buffer[:batch])
         scores = query_buffer[:batch] @ weights.transpose(0, 2, 1)
         scores += bias[:, None]
-        hits[now] = (decide(scores).reshape(batch, ways, queries) == slots).sum(axis=2)
+        chosen = vote(scores) if vote else _best(scores, _ROUNDING * unit) // (weights.shape[1] // ways)
+        hits[now] = (chosen.reshape(batch, ways, queries) == slots).sum(axis=2)
     return Score(hits.sum(axis=1), hits)
 
 
@@ -234,9 +246,7 @@ def _softmax_regression(features: Doubles, targets: Doubles, penalty: float) -> 
     return weights
 
 
-def _conjugate_gradient(
-    points: Doubles, back: Doubles, p: Doubles, ridge: Doubles, gradient: Doubles
-) -> Doubles:
+def _conjugate_gradient(points: Doubles, back: Doubles, p: Doubles, ridge: Doubles, gradient: Doubles) -> Doubles:
     """Solves ``H step = -gradient``, H the Hessian of the softmax loss, to a thousandth of the gradient."""
     step = np.zeros_like(gradient)
     residual = -gradient
@@ -250,9 +260,7 @@ def _conjugate_gradient(
         change = p * (change - (p * change).sum(axis=2, keepdims=True))
         image = back @ change + ridge * direction
         curvature = _inner(direction, image)
-        length = np.divide(
-            power, curvature, out=np.zeros_like(power), where=(power > enough) & (curvature > 0)
-        )
+        length = np.divide(power, curvature, out=np.zeros_like(power), where=(power > enough) & (curvature > 0))
         step += length[:, None, None] * direction
         residual -= length[:, None, None] * image
         previous, power = power, _inner(residual, residual)

@@ -91,7 +91,7 @@ def embed(
         rows: (n,) int64 rows of its clip table, in any order, repeated or not.
         batch_size: Clips in a batch, at most. A clip gets in any batch what it gets alone, to about 1e-5.
         cache: Whether to look embeddings up under ``UAMIX_BENCH_HOME/embeddings`` and keep new ones there.
-        keep_going: Whether to skip broken clips; otherwise all are listed in one error, and none is embedded.
+        keep_going: Whether to skip broken clips; otherwise one error lists them all.
         progress: Shows how far it is.
 
     Raises:
@@ -130,11 +130,9 @@ def embed(
                         advance(run.add(row, wave), "")
                 if not give_up:
                     advance(run.finish(), "")
-    failures = {
-        index: digested.failed.get(index) or broken[int(row)]
-        for index, row in enumerate(place)
-        if index in digested.failed or int(row) in broken
-    }
+    failures = dict(digested.failed)
+    if broken:
+        failures |= {index: broken[row] for index, row in enumerate(place.tolist()) if row in broken}
     if failures and not keep_going:
         raise _all_broken([failures[index] for index in sorted(failures)], len(paths))
     valid = run.done[place]
@@ -156,6 +154,7 @@ def model_key(model: AudioModel) -> ModelKey:
     """Collects all of a model that may change its embeddings, from the model as it is now."""
     identity = model.identity
     return ModelKey(
+        adapter=type(model).__qualname__,
         adapter_version=f"{model.card.name}/{model.adapter_version}",
         weights_sha256=identity.weights_sha256 if identity else None,
         state_sha256=_state_sha256(model),

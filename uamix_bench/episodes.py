@@ -146,14 +146,41 @@ class EpisodeSet:
         return row[self.support], row[self.query]
 
 
-@dataclass(frozen=True)
-class _Pools:
-    """The classes with enough clips, as runs of one list sorted by class name and clip id."""
+@dataclass(frozen=True, eq=False)
+class SortedClips:
+    """A clip table of n rows with the order that draws go by.
 
-    rows: Integers  # rows of the caller's table
-    starts: Integers  # (C,) where each class begins in `rows`
-    sizes: Integers  # (C,)
-    names: tuple[str, ...]
+    Attributes:
+        ids: The n clip ids, in the caller's order.
+        class_names: All classes, sorted.
+        class_of: (n,) int64, each clip's index in `class_names`.
+        group_of: (n,) int64, each clip's group (sorted, numbered from 0).
+        rows: (n,) int64, the rows by class, then by clip id.
+    """
+
+    ids: Sequence[str]
+    class_names: list[str]
+    class_of: Integers
+    group_of: Integers
+    rows: Integers
+
+
+def sort_clips(clips: Sequence[str], labels: Sequence[str], groups: Sequence[str] | None = None) -> SortedClips:
+    """Sorts a clip table once, for any number of draws.
+
+    Args:
+        clips: (n,) distinct clip ids; their order changes the row numbers and nothing else.
+        labels: (n,) class names.
+        groups: (n,) what must not stand on both sides of an episode; None where that is the clip itself.
+    """
+    class_names, class_of = _codes(labels)
+    by_id = np.fromiter(sorted(range(len(clips)), key=clips.__getitem__), np.int64, len(clips))
+    if groups is None:
+        group_of = np.empty_like(by_id)
+        group_of[by_id] = np.arange(len(by_id))
+    else:
+        group_of = _codes(groups)[1]
+    return SortedClips(clips, class_names, class_of, group_of, by_id[np.argsort(class_of[by_id], kind="stable")])
 
 
 def draw(
@@ -167,15 +194,27 @@ def draw(
     first: int = 0,
     episodes: int | None = None,
 ) -> EpisodeSet:
+    """Sorts a clip table and draws from it: `sort_clips`, then `draw_sorted`, whose arguments these are."""
+    table = sort_clips(clips, labels, groups)
+    return draw_sorted(protocol, table, task=task, version=version, first=first, episodes=episodes)
+
+
+def draw_sorted(
+    protocol: Protocol,
+    table: SortedClips,
+    *,
+    task: str,
+    version: str,
+    first: int = 0,
+    episodes: int | None = None,
+) -> EpisodeSet:
     """Draws the episodes of `protocol` from a clip table.
 
     Args:
         protocol: The protocol; its name, classifier and segments play no part.
+        table: The clips.
         task: Name of the task, part of the key.
         version: Version of the task, part of the key.
-        clips: (n,) distinct clip ids; their order changes the row numbers and nothing else.
-        labels: (n,) class names.
-        groups: (n,) what must not stand on both sides of an episode; None where that is the clip itself.
         first: Index of the first episode.
         episodes: How many; by default the protocol's.
 
@@ -187,9 +226,7 @@ def draw(
     """
     count = protocol.episodes if episodes is None else episodes
     n, k, q = protocol.n_way, protocol.k_shot, protocol.n_query
-    pools, class_of, left_out = _eligible(protocol, task, clips, labels)
-    group_of = None if groups is None else _codes(groups)[1]
-    sides = _codes(clips)[1] if group_of is None and protocol.group_disjoint else group_of
+    pools, class_of = _eligible(protocol, task, table)
     key = _key(protocol, task, version)
 
     class_words = _words(key, _CLASSES, first * n, count * n).reshape(count, n)
@@ -199,8 +236,8 @@ def draw(
     for start in range(0, count, step):
         chosen = classes[start : start + step]
         words = [_words(key, _CLIPS + p, (first + start) * n, chosen.size) for p in range(q + k)]
-        if protocol.group_disjoint and sides is not None:
-            queries, supports = _disjoint(protocol, key, first + start, chosen, pools, sides, words)
+        if protocol.group_disjoint:
+            queries, supports = _disjoint(protocol, key, first + start, chosen, pools, words)
         else:
             drawn = pools.starts[chosen].ravel() + _ranks(words, pools.sizes[chosen].ravel())
             queries, supports = drawn[:q], drawn[q:]
@@ -211,10 +248,10 @@ def draw(
         support=support,
         query=query,
         class_names=pools.names,
-        classes_left_out=left_out,
-        ids=clips,
+        classes_left_out=len(table.class_names) - len(pools.names),
+        ids=table.ids,
         class_of=class_of,
-        group_of=group_of if group_of is not None and group_of.max() + 1 < len(clips) else None,
+        group_of=table.group_of if pools.groups < len(table.ids) else None,
     )
 
 
@@ -266,13 +303,7 @@ def _ranks(words: Sequence[Words] | Words, pool: Integers) -> npt.NDArray[np.int
 
 
 def _disjoint(
-    protocol: Protocol,
-    key: int,
-    first: int,
-    classes: Integers,
-    pools: _Pools,
-    group_of: Integers,
-    words: list[Words],
+    protocol: Protocol, key: int, first: int, classes: Integers, pools: _Pools, words: list[Words]
 ) -> tuple[Integers, Integers]:
     """Draws with no group on both sides, for M class slots.
 
@@ -281,7 +312,7 @@ def _disjoint(
     """
     orders, sides = [], []
     for episode, chosen in enumerate(classes, start=first):
-        order, side = _part_groups(protocol, key, episode, chosen, pools, group_of)
+        order, side = _part_groups(protocol, key, episode, chosen, pools)
         orders += order
         sides.append(side)
     pool, side = np.concatenate(orders), np.concatenate(sides, axis=1)
@@ -293,7 +324,7 @@ def _disjoint(
 
 
 def _part_groups(
-    protocol: Protocol, key: int, episode: int, classes: Integers, pools: _Pools, group_of: Integers
+    protocol: Protocol, key: int, episode: int, classes: Integers, pools: _Pools
 ) -> tuple[list[Integers], Integers]:
     """Orders the clips of an episode's classes by the words of their groups.
 
@@ -301,11 +332,11 @@ def _part_groups(
         For each class the indices of `pools.rows` in that order, and (K, N), of how many of them, from the
         first, support j is drawn; the queries are drawn from those behind ``[-1]``.
     """
-    k, q, groups = protocol.k_shot, protocol.n_query, int(group_of.max()) + 1
+    k, q = protocol.k_shot, protocol.n_query
     runs = [np.arange(pools.starts[c], pools.starts[c] + pools.sizes[c]) for c in classes]
-    members = [group_of[pools.rows[run]] for run in runs]
+    members = [pools.group_of[run] for run in runs]
     for attempt in range(_REDRAWS):
-        words = _words(key + attempt, _GROUPS, episode * groups, groups)
+        words = _words(key + attempt, _GROUPS, episode * pools.groups, pools.groups)
         orders = [np.argsort(words[member], kind="stable") for member in members]
         ordered = [words[member[order]] for member, order in zip(members, orders, strict=True)]
         last = np.max([word[:k] for word in ordered], axis=0)  # (K,) the word that ends each shortest prefix
@@ -327,27 +358,37 @@ def _codes(values: Sequence[str]) -> tuple[list[str], Integers]:
     return names, np.fromiter(map(number.__getitem__, values), np.int64, len(values))
 
 
-def _eligible(
-    protocol: Protocol, task: str, clips: Sequence[str], labels: Sequence[str]
-) -> tuple[_Pools, Integers, int]:
-    """Sorts the table and leaves out the classes with too few clips.
+@dataclass(frozen=True)
+class _Pools:
+    """The classes with enough clips, as runs of one list sorted by class name and clip id."""
 
-    Returns:
-        The pools, (n,) each clip's class or -1, and the number of classes left out.
-    """
-    names, codes = _codes(labels)
-    sizes = np.bincount(codes, minlength=len(names))
+    names: tuple[str, ...]
+    sizes: Integers  # (C,)
+    starts: Integers  # (C,) where each class begins in `rows`
+    rows: Integers  # rows of the clip table
+    group_of: Integers  # the group of each of `rows`
+    groups: int  # in the whole table
+
+
+def _eligible(protocol: Protocol, task: str, table: SortedClips) -> tuple[_Pools, Integers]:
+    """Leaves out the classes with too few clips; returns the pools and (n,) each clip's class among them, or -1."""
+    sizes = np.bincount(table.class_of, minlength=len(table.class_names))
     kept = np.flatnonzero(sizes >= protocol.k_shot + protocol.n_query)
     if len(kept) < protocol.n_way:
-        raise _too_few(protocol, task, names, sizes, len(kept))
-    number = np.full(len(names), -1)
+        raise _too_few(protocol, task, table.class_names, sizes, len(kept))
+    number = np.full(len(sizes), -1)
     number[kept] = np.arange(len(kept))
-    class_of = number[codes]
-    by_id = np.array(sorted(range(len(clips)), key=clips.__getitem__))
-    rows = by_id[np.argsort(class_of[by_id], kind="stable")][np.count_nonzero(class_of < 0) :]
-    sizes = sizes[kept]
-    pools = _Pools(rows, np.cumsum(sizes) - sizes, sizes, tuple(names[c] for c in kept))
-    return pools, class_of, len(names) - len(kept)
+    class_of = number[table.class_of]
+    rows = table.rows[class_of[table.rows] >= 0]
+    pools = _Pools(
+        names=tuple(table.class_names[c] for c in kept),
+        sizes=sizes[kept],
+        starts=np.cumsum(sizes[kept]) - sizes[kept],
+        rows=rows,
+        group_of=table.group_of[rows],
+        groups=int(table.group_of.max()) + 1,
+    )
+    return pools, class_of
 
 
 def _too_few(protocol: Protocol, task: str, names: list[str], sizes: Integers, kept: int) -> UsageError:
@@ -360,6 +401,4 @@ def _too_few(protocol: Protocol, task: str, names: list[str], sizes: Integers, k
     if len(names) < n:
         return UsageError(task, reason, f"use --n {len(names)}" if len(names) > 1 else "add classes")
     largest = int(np.sort(sizes)[-n]) - k  # the n-th largest class must hold k + q
-    return UsageError(
-        task, reason, f"use --q {largest} or less" if largest > 0 else "use a smaller --k or --n"
-    )
+    return UsageError(task, reason, f"use --q {largest} or less" if largest > 0 else "use a smaller --k or --n")

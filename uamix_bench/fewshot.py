@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -53,11 +55,11 @@ class Options(TypedDict, total=False):
 
 
 class Kept(NamedTuple):
-    """A result, the file that holds it, and whether it was there before."""
+    """A result, the file that holds it, and whether that is new, was there, or was there and came out again."""
 
     result: Result
     path: Path
-    reused: bool
+    how: Literal["wrote", "reused", "confirmed"]
 
 
 def fewshot(model: AudioModel, task: TaskData, protocol: Protocol = PAPER, **options: Unpack[Options]) -> Result:
@@ -138,7 +140,7 @@ def fewshot_kept(
     kept = []
     for index, found in enumerate(there):
         if index not in computed:
-            kept.append(Kept(found[0][1], found[0][0], reused=True))
+            kept.append(Kept(found[0][1], found[0][0], "reused"))
             continue
         result = computed[index]
         if found and result.id not in {earlier.id for _, earlier in found}:
@@ -146,7 +148,7 @@ def fewshot_kept(
             scores = f"it has {earlier.score.accuracy:.4%}, now {result.score.accuracy:.4%}"
             remedy = "compare devices and versions in its provenance, or write to another folder with -o"
             raise BadInputError(path, f"the same evaluation now comes out differently ({scores})", remedy)
-        kept.append(Kept(result, store.write(result), reused=False))
+        kept.append(Kept(result, store.write(result), "confirmed" if found else "wrote"))
     return kept
 
 
@@ -327,3 +329,13 @@ def _per_class(episodes: EpisodeSet, hits: npt.NDArray[np.int64], n_query: int) 
     right = np.bincount(classes, hits.ravel(), minlength=len(episodes.class_names)).tolist()
     rows = zip(episodes.class_names, right, times, strict=True)
     return {name: (int(hit), drawn * n_query) for name, hit, drawn in rows if drawn}
+
+
+class _Callable(ModuleType):
+    """Importing a module puts it in its package under its name, where the public function of that name should be."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Result:
+        return fewshot(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

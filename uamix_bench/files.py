@@ -66,7 +66,7 @@ def check_writable(folder: Path) -> None:
     write_atomic(folder / f"{_TEMPORARY}probe-{uuid.uuid4().hex}", b"\0" * 4096).unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Path:
+def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None], durable: bool = True) -> Path:
     """Writes a file so that its name holds either the old content or the whole new one, whatever happens meanwhile.
 
     The bytes go to a temporary file in the same folder, are flushed to the disk, and take the name in one step.
@@ -74,6 +74,8 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Pat
     Args:
         path: The final name; its folder is created.
         content: The bytes, or a function that writes them to an open binary file.
+        durable: Whether to wait until the disk has it. Thousands of small files that can be made again need not:
+            without it a power cut, but no killed process, may leave an empty file.
 
     Returns:
         `path`.
@@ -89,10 +91,12 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Pat
                 content(file)
             else:
                 file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
         raise machine_error(path, error) from error
     finally:

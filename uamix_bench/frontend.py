@@ -20,7 +20,7 @@ from torchaudio.compliance.kaldi import get_mel_banks
 from torchaudio.functional import melscale_fbanks
 
 _WINDOW_POWERS = {"hanning": 1.0, "povey": 0.85}
-_FLOOR = torch.finfo(torch.float32).eps  # Kaldi's floor of a mel energy, 1.19e-7
+FLOOR = torch.finfo(torch.float32).eps  # Kaldi's floor of a mel energy, 1.19e-7
 _BAND = 32  # mel bins multiplied at once: 98% of the matrix is zeros, and a band skips most of them
 _CPU_FRAMES = 512  # frames worked on at once: their spectra stay in the cache
 _GPU_FRAMES = 65_536
@@ -66,6 +66,12 @@ class KaldiFbank:
         return self.sample_rate * 25 // 1000
 
     @property
+    def mel_hz(self) -> Tensor:
+        """Centre frequencies of the mel bins, (F,) float32, Hz."""
+        centres: Tensor = get_mel_banks(self.num_mel_bins, 512, float(self.sample_rate), 20.0, 0.0, 100.0, -500.0, 1.0)[1]
+        return centres.flatten().float()
+
+    @property
     def hop_length(self) -> int:
         """Samples from one window to the next."""
         return self.sample_rate * 10 // 1000
@@ -88,7 +94,7 @@ class KaldiFbank:
         counts = 1 + (lengths - self.window_length) // self.hop_length
         filters = _kaldi_filters(self, signal.device)
         energies = _mel_energies(signal, counts, self.hop_length, filters, _emphasise)
-        return _blank(energies.clamp_(min=_FLOOR).log_(), counts), counts
+        return _blank(energies.clamp_(min=FLOOR).log_(), counts), counts
 
 
 @dataclass(frozen=True)

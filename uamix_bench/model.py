@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from uamix_bench import registry
 from uamix_bench.audio import resample
-from uamix_bench.card import Input, ModelCard, ModelIdentity
+from uamix_bench.card import Input, ModelCard, ModelIdentity, Weights
 from uamix_bench.errors import BadInputError, MachineError, UsageError, nearest
 
 Floats = npt.NDArray[np.float32]
@@ -36,8 +36,8 @@ class AudioModel(nn.Module):
 
     card: ClassVar[ModelCard]
     adapter_version: ClassVar[str] = "1"
-    poolings: ClassVar[tuple[str, ...]] = ("mean",)
 
+    poolings: tuple[str, ...] = ("mean",)
     sample_rate: int
     embedding_dim: int
 
@@ -99,7 +99,7 @@ class AudioModel(nn.Module):
             (B, D) float32 embeddings. A clip gets in any batch what it gets alone.
 
         Raises:
-            BadInputError: A waveform is empty, not 1-D, or holds a NaN or infinite sample.
+            BadInputError: A waveform is empty, not 1-D, of integers, or holds a NaN or infinite sample.
         """
         clips = [self._waveform(index, wave, sample_rate) for index, wave in enumerate(waveforms)]
         if not clips:
@@ -126,10 +126,13 @@ class AudioModel(nn.Module):
         return torch.bfloat16 if self.identity and self.identity.dtype == "bf16" else torch.float32
 
     def _waveform(self, index: int, waveform: Floats | Tensor, sample_rate: int) -> Floats:
-        samples = np.asarray(waveform, np.float32)
+        samples = np.asarray(waveform)
         name = f"waveform {index}"
         if samples.ndim != 1 or not len(samples):
             raise BadInputError(name, f"has shape {samples.shape}", "give 1-D mono waveforms of at least one sample")
+        if samples.dtype.kind != "f":
+            raise BadInputError(name, f"holds {samples.dtype} samples", "give floating samples in [-1, 1]")
+        samples = samples.astype(np.float32, copy=False)
         if not np.isfinite(samples).all():
             bad = int(np.flatnonzero(~np.isfinite(samples))[0])
             raise BadInputError(name, f"sample {bad} is not finite", "repair or leave out the clip")
@@ -162,10 +165,13 @@ def load_model(
         The model, in eval mode, without gradients, on the device, with `identity` filled.
 
     Raises:
-        UsageError: Unknown name, pooling or device.
+        UsageError: Unknown name, pooling or device; no checkpoint where one is needed, or one where none is.
         BadInputError: The checkpoint is missing, damaged, unsafe, or another model's.
+        MachineError: The device is not there.
     """
-    adapter, resolved, path = _resolve(name, checkpoint)
+    adapter, resolved, path, bundled = _resolve(name, checkpoint)
+    if path is not None and not adapter.card.needs_weights:
+        raise UsageError(f"--model {resolved}", "takes no checkpoint", "leave =PATH or --checkpoint away")
     model = adapter.from_checkpoint(path) if path is not None else adapter.untrained()
     model.input = input
     if pooling is not None:
@@ -177,6 +183,7 @@ def load_model(
             )
         model.pooling = pooling
     model.requires_grad_(False).eval().to(_device(device))
+    pretrained_on, licence = _origin(model, bundled)
     model.identity = ModelIdentity(
         name=label or resolved,
         adapter_version=f"{adapter.card.name}/{adapter.adapter_version}",
@@ -188,18 +195,26 @@ def load_model(
         dtype=dtype,
         recipe_sha256=model.metadata.get("recipe_sha256"),
         parent_sha256=model.metadata.get("parent_sha256"),
-        train_seed=int(model.metadata["train_seed"]) if "train_seed" in model.metadata else None,
-        pretrained_on=adapter.card.pretrained_on,
-        licence=adapter.card.licence,
+        train_seed=int(seed) if (seed := model.metadata.get("train_seed", "")).isdecimal() else None,
+        pretrained_on=pretrained_on,
+        licence=licence,
     )
     return model
 
 
-def _resolve(name: str | type[AudioModel], checkpoint: str | Path | None) -> tuple[type[AudioModel], str, Path | None]:
-    """Finds the adapter, the name for results, and the weights file (None where the model needs none)."""
+class _Resolved(NamedTuple):
+    """The adapter, the name for results, the weights file (None where there is none), and the bundled weights."""
+
+    adapter: type[AudioModel]
+    name: str
+    path: Path | None
+    bundled: Weights | None = None
+
+
+def _resolve(name: str | type[AudioModel], checkpoint: str | Path | None) -> _Resolved:
     path = Path(checkpoint) if checkpoint is not None else None
     if not isinstance(name, str):
-        return name, name.card.name, path
+        return _Resolved(name, name.card.name, path)
     if "=" in name:
         name, _, given = name.partition("=")
         if path is not None:
@@ -211,13 +226,20 @@ def _resolve(name: str | type[AudioModel], checkpoint: str | Path | None) -> tup
         adapter: Any = registry.from_file(name, "--model")
         if not (isinstance(adapter, type) and issubclass(adapter, AudioModel)):
             raise BadInputError(name, "is not a subclass of uamix_bench.AudioModel", "see docs/your-model.md")
-        return adapter, adapter.card.name, path
+        return _Resolved(adapter, adapter.card.name, path)
     plugin, bundled = registry.find_model(name)
-    if path is not None:
-        return plugin.load(), plugin.name, path
-    if bundled is not None:
-        return plugin.load(), bundled.id, plugin.folder / bundled.file
-    return plugin.load(), plugin.name, None
+    if path is not None or bundled is None:
+        return _Resolved(plugin.load(), plugin.name, path)
+    return _Resolved(plugin.load(), bundled.id, plugin.folder / bundled.file, bundled)
+
+
+def _origin(model: AudioModel, bundled: Weights | None) -> tuple[tuple[str, ...], str]:
+    """What the weights were trained on, and their licence: the card's, unless the file says that a user made it."""
+    origin = bundled or model.card
+    if bundled is not None or "data" not in model.metadata:
+        return origin.pretrained_on, origin.licence
+    parent = model.metadata.get("parent_sha256")
+    return (*((f"weights {parent[:12]}",) if parent else ()), model.metadata["data"]), "the user's own"
 
 
 def _device(name: str) -> torch.device:
@@ -225,6 +247,9 @@ def _device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}", "no such device", "use auto, cpu, cuda, cuda:1 or mps") from error
+    try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -12,7 +12,11 @@ class Progress:
     @contextmanager
     def bar(self, what: str, total: int, unit: str = "clips") -> Iterator[Callable[[int, str], None]]:
         """Opens a bar of `total` units and yields ``advance(count, note)``, where the note is shown beside it."""
-        yield lambda count, note="": None
+
+        def advance(count: int, note: str) -> None:
+            """Says nothing."""
+
+        yield advance
 
     def say(self, line: str) -> None:
         """Tells one line that the user should see now."""

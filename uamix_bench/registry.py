@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import ModuleSpec
@@ -70,8 +69,8 @@ def find_model(name: str) -> tuple[Plugin[ModelCard], Weights | None]:
         return weights[name]
     if name not in known:
         raise UsageError(f"--model {name}", "no such model", nearest(name, [*known, *weights]))
-    default = known[name].card.default_weights
-    return known[name], weights[default][1] if default else None
+    card = known[name].card
+    return known[name], next((entry for entry in card.weights if entry.id == card.default_weights), None)
 
 
 def find_task(name: str) -> Plugin[TaskCard]:
@@ -106,6 +105,7 @@ def from_file(reference: str, option: str) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a stranger's module raises
+        sys.modules.pop(spec.name, None)
         raise BadInputError(path, f"fails to import ({type(error).__name__}: {error})", "repair the file") from error
     if not hasattr(module, name):
         raise BadInputError(path, f"defines no '{name}'", nearest(name, [n for n in vars(module) if n[0] != "_"]))
@@ -118,16 +118,27 @@ def _plugins(group: str, kind: type[AnyCard]) -> dict[str, Plugin[AnyCard]]:
 
 @cache
 def _read(group: str, kind: type[AnyCard]) -> tuple[tuple[str, Plugin[AnyCard]], ...]:
-    return tuple(sorted(_iterate(group, kind), key=lambda item: item[0]))
-
-
-def _iterate(group: str, kind: type[AnyCard]) -> Iterator[tuple[str, Plugin[AnyCard]]]:
-    for point in entry_points(group=group):
+    found: dict[str, Plugin[AnyCard]] = {}
+    for point in sorted(entry_points(group=group), key=_by_name_own_first):
         try:
-            card_path = _source(point.module).with_suffix(".toml")
-            yield point.name, Plugin(point.name, point, read_card(card_path, kind), card_path.parent)
-        except BadInputError as error:
+            if point.name in found:
+                raise BadInputError(point.value, "the name is taken", "rename it in the package that announces it")
+            found[point.name] = _plugin(point, kind)
+        except Exception as error:  # whatever is wrong with a stranger's package, the others stay usable
             warnings.warn(f"{group} plugin '{point.name}' is left out: {error}", stacklevel=2)
+    return tuple(found.items())
+
+
+def _by_name_own_first(point: EntryPoint) -> tuple[str, bool, str]:
+    return point.name, not point.value.startswith("uamix_bench."), point.value
+
+
+def _plugin(point: EntryPoint, kind: type[AnyCard]) -> Plugin[AnyCard]:
+    path = _source(point.module).with_suffix(".toml")
+    card = read_card(path, kind)
+    if card.name != point.name:
+        raise BadInputError(path, f"is the card of '{card.name}'", "give card and entry point one name")
+    return Plugin(point.name, point, card, path.parent)
 
 
 def _source(module: str) -> Path:

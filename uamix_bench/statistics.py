@@ -23,7 +23,7 @@ _EPISODES_CLASSES, _EPISODES_CLIPS = 4_000, 10_000
 _EXACT_FLIPS = 16
 _MONTE_CARLO_FLIPS = 9_999
 _FEWEST_GROUPS = 8
-_FULLEST = 0.75  # largest share of a class's clips or groups in one episode
+_FULLEST = 0.9  # largest share of a class that one episode may take: coverage holds up to here
 _CROSSED = 0.05  # largest share of clips whose group spans classes
 
 
@@ -110,7 +110,7 @@ def ci95_clips(
     class_of: Integers,
     group_of: Integers | None = None,
 ) -> Interval:
-    """The interval for new clips of these classes: a delete-one-clip jackknife in each class, plus that error.
+    """The interval for new clips of these classes: a delete-one-clip jackknife in each class, likewise.
 
     With G_c clips in class c, e_cg the mean of the T_cg episodes that hold clip g of class c, e_c and s2_c
     the mean and variance of the n_c that hold the class, q_c = (K + Q) / G_c, the half-width is 1.96 sqrt(v):
@@ -134,9 +134,7 @@ def ci95_clips(
     held = np.bincount(classes.ravel(), minlength=len(sizes))  # (C,) n_c
     refusal = _too_few_episodes(episodes, _EPISODES_CLIPS) or _crossed(class_of, group_of)
     if not refusal and held.min() < 2:
-        refusal = (
-            f"{np.count_nonzero(held < 2)} of {len(sizes)} classes are in fewer than 2 episodes; draw more"
-        )
+        refusal = f"{np.count_nonzero(held < 2)} of {len(sizes)} classes are in fewer than 2 episodes; draw more"
     if not refusal and sizes.min() < _FEWEST_GROUPS:
         refusal = f"a class has {sizes.min()} {noun}, and {_FEWEST_GROUPS} are needed"
     if refusal:
@@ -150,9 +148,7 @@ def ci95_clips(
     times, of = times[seen], class_of_unit[seen]  # (U,) T_cg, and c
     share = (size / sizes)[of] if group_of is None else times / held[of]
     if share.max() > _FULLEST:
-        return Interval(
-            None, f"an episode takes {share.max():.0%} of a class's {noun}; use a smaller --q or --k"
-        )
+        return Interval(None, f"an episode takes {share.max():.0%} of a class's {noun}; use a smaller --q or --k")
     mean = np.bincount(classes.ravel(), np.repeat(sample, ways)) / held
     spread = np.bincount(classes.ravel(), (np.repeat(sample, ways) - mean[classes.ravel()]) ** 2) / (held - 1)
     unit_mean = np.bincount(unit[once], value, len(seen))[seen] / times
@@ -189,7 +185,7 @@ def _crossed(class_of: Integers, group_of: Integers | None) -> str:
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """Wilson's 95% bounds for `correct` of `total` independent trials (Wilson 1927), proper at 0 and 1 too."""
+    """Wilson's 95% bounds for `correct` of `total` independent trials (Wilson 1927), proper at 0 and 1."""
     rate, z2 = correct / total, Z95**2 / total
     centre = (rate + z2 / 2) / (1 + z2)
     half = math.sqrt(z2 * (rate * (1 - rate) + z2 / 4)) / (1 + z2)
@@ -216,9 +212,7 @@ def paired(first: npt.ArrayLike, second: npt.ArrayLike, seed: int = 0) -> Paired
 
     error = spread / math.sqrt(count)
     t = mean / error
-    return Paired(
-        mean, float(stdtrit(count - 1, 0.975)) * error, t, float(2 * stdtr(count - 1, -abs(t))), p_flip
-    )
+    return Paired(mean, float(stdtrit(count - 1, 0.975)) * error, t, float(2 * stdtr(count - 1, -abs(t))), p_flip)
 
 
 def sign_flip_p(differences: npt.ArrayLike, seed: int = 0) -> float:
@@ -242,9 +236,7 @@ def sign_flip_p(differences: npt.ArrayLike, seed: int = 0) -> float:
     words = np.random.Philox(key=seed)
     extreme = 1
     for _ in range(_MONTE_CARLO_FLIPS):
-        bits = np.unpackbits(
-            words.random_raw(-(-len(values) // 64)).astype("<u8").view(np.uint8), count=len(values)
-        )
+        bits = np.unpackbits(words.random_raw(-(-len(values) // 64)).astype("<u8").view(np.uint8), count=len(values))
         extreme += abs(2.0 * (bits @ values) - values.sum()) >= least
     return extreme / (_MONTE_CARLO_FLIPS + 1)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import os
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +24,9 @@ from uamix_bench.progress import SILENT, Progress
 COLUMNS = ("clip", "path", "label", "group", "split")
 AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3".split())  # what audio.py decodes
 OWN_CLIP_SECONDS = 10.0
+MINIATURE = "MINIATURE"  # a file in the root of a generated stand-in, which begins with its number of clips
+
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # surrogates stand for bytes of a name that are not UTF-8
 
 
 class Problem(NamedTuple):
@@ -56,6 +62,22 @@ class Task:
             BadInputError: The copy is incomplete or not what it claims.
         """
         raise NotImplementedError
+
+    def edition(self, root: Path) -> TaskCard:
+        """The card of the copy in `root`: a miniature has its own number of clips and a version of its own.
+
+        So a partial copy of the data set is still refused, and no score on a miniature passes for one on the data set.
+
+        Raises:
+            BadInputError: The mark of a miniature is damaged.
+        """
+        mark = root / MINIATURE
+        if not mark.is_file():
+            return self.card
+        count = re.match(rb"\d{1,9}\b", mark.read_bytes())
+        if count is None:
+            raise BadInputError(mark, "does not begin with a number of clips", "make the miniature again")
+        return self.card.model_copy(update={"version": f"{self.card.version}-miniature", "clips": int(count[0])})
 
     def materialise(self, rows: pd.DataFrame, progress: Progress = SILENT) -> None:
         """Makes sure that the files of these `rows` of the clip table exist (generated data sets make them here)."""
@@ -105,12 +127,13 @@ class TaskData:
         """The same task, with only the clips of these splits.
 
         Raises:
-            UsageError: No clip is in them.
+            UsageError: No clip is in one of them.
         """
+        known = sorted(set(self.clips["split"]) - {""})
+        for name in names:
+            if name not in known:
+                raise UsageError(f"{self.name}:{name}", "no such split", f"known: {', '.join(known) or 'none'}")
         chosen = self.clips[self.clips["split"].isin(names)].reset_index(drop=True)
-        if not len(chosen):
-            known = ", ".join(sorted(self.clips["split"].unique())) or "none"
-            raise UsageError(f"{self.name}:{','.join(names)}", "no such split", f"the splits are: {known}")
         return TaskData(self.task, self.card, self.root, chosen)
 
 
@@ -136,23 +159,22 @@ def load_task(
         UsageError: Unknown task or split.
         BadInputError: The data is missing, incomplete, or not what it claims.
     """
-    if ".py:" in name:
-        task: Task = registry.from_file(name, "--task")()
-        root = task.locate(Path(data_dir) if data_dir else home() / "data")
-    elif is_path(name):
+    task: Task
+    if is_path(name) and ".py:" not in name:
         task, root = _own(Path(name), Path(audio_root) if audio_root else None)
     else:
-        task = registry.find_task(name).load()()
+        reader = registry.from_file(name, "--task") if ".py:" in name else registry.find_task(name).load()
+        if not (isinstance(reader, type) and issubclass(reader, Task)):
+            raise BadInputError(name, "is not a subclass of uamix_bench.Task", "name the class that reads the data set")
+        task = reader()
         root = task.locate(Path(data_dir) if data_dir else home() / "data")
-    table = task.clips(root)
-    card = task.card
+    table = _checked(task.clips(root), name)
+    card = task.edition(root)
     if isinstance(task, Own):
-        card = card.model_copy(
-            update={"version": table_sha256(table)[:12], "clip_seconds": clip_seconds or OWN_CLIP_SECONDS}
-        )
-    elif clip_seconds:
+        card = card.model_copy(update={"version": table_sha256(table)[:12]})
+    if clip_seconds:
         card = card.model_copy(update={"clip_seconds": clip_seconds})
-    data = TaskData(task, card, root, table.sort_values("clip", ignore_index=True))
+    data = TaskData(task, card, root, table)
     wanted = splits or card.splits
     return data.split(*wanted) if wanted else data
 
@@ -171,13 +193,13 @@ def table_sha256(table: pd.DataFrame) -> str:
 
 
 class Own(Task):
-    """A user's own data: its card is made from its path."""
+    """A user's own data: its card is made from its name."""
 
-    def __init__(self, path: Path) -> None:
-        stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", path.resolve().stem).strip("-._") or "data"
+    def __init__(self, name: str) -> None:
+        stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", _text(name)).strip("-._+")[:70] or "data"
         # the card of an instance, where the readers of published data sets have one per class
         self.card = TaskCard(  # type: ignore[misc]
-            name=f"local/{stem[:70]}",
+            name=f"local/{stem}",
             title=f"own data: {stem}",
             licence="the user's own",
             version="0",
@@ -191,13 +213,14 @@ class ClassFolders(Own):
     """A folder with one sub-folder a class, which may hold further folders."""
 
     def clips(self, root: Path) -> pd.DataFrame:
-        """Lists every sound below every sub-folder; names that begin with a dot are passed over."""
+        """Lists every sound below every sub-folder; files and folders whose names begin with a dot are passed over."""
         rows = []
-        for folder in sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
-            for path in sorted(folder.rglob("*")):
-                if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("."):
-                    clip = _clip_id(path.relative_to(root))
-                    rows.append((clip, str(path), _text(folder.name), clip, ""))
+        for path in root.glob("*/**/*"):
+            parts = path.relative_to(root).parts
+            hidden = any(part.startswith(".") for part in parts)
+            if path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file():
+                clip = _text("/".join(parts))
+                rows.append((clip, str(path), _text(parts[0]), clip, ""))
         if not rows:
             raise BadInputError(
                 root, "no sound in any sub-folder", "give a folder with one sub-folder per class, or a CSV"
@@ -206,66 +229,89 @@ class ClassFolders(Own):
 
 
 class ClipList(Own):
-    """A CSV with columns ``path,label[,group,split]``; paths are relative to the CSV's folder or ``--audio-root``."""
+    """A CSV with columns ``path,label[,group,split]``; paths are relative to the CSV's folder or ``--audio-root``.
+
+    A path may be absolute, but a clip's id never is: it is relative to the root or, where clips lie outside of it, to
+    the folder that they all share.
+    """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
+        super().__init__(path.stem)
         self.path = path
 
     def clips(self, root: Path) -> pd.DataFrame:
         """Reads the list; every file must exist."""
-        table = self._read()
-        table = table.apply(lambda column: column.map(lambda value: _text(str(value).strip())))
+        table = read_csv(self.path, ("path", "label"))
+        table = table.reindex(columns=["path", "label", "group", "split"], fill_value="")
         for column in ("path", "label"):
             empty = table.index[table[column] == ""]
             if len(empty):
-                raise BadInputError(self.path, f"row {empty[0] + 2} has no {column}", "fill it or delete the row")
-        paths = [root / Path(value) for value in table["path"]]
-        missing = [str(path) for path in paths if not path.is_file()]
-        if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise BadInputError(missing[0] + more, f"named in {self.path.name}, but no such file", "check --audio-root")
-        clips = [_clip_id(Path(value)) for value in table["path"]]
-        repeated = pd.Series(clips).duplicated()
-        if repeated.any():
-            row = int(repeated.idxmax())
-            raise BadInputError(self.path, f"row {row + 2} repeats {clips[row]}", "list every clip once")
-        group = table["group"].where(table["group"] != "", clips) if "group" in table else clips
-        split = table["split"] if "split" in table else ""
+                raise BadInputError(self.path, f"line {empty[0]} has no {column}", "fill it or delete the line")
+        found = [_find(root, text) for text in table["path"]]
+        paths = [path for path in found if path is not None]
+        if len(paths) < len(found):
+            missing = str(root / table["path"].iloc[found.index(None)])
+            if others := len(found) - len(paths) - 1:
+                missing += f" and {others} more"
+            raise BadInputError(missing, f"named in {self.path.name}, but no such file", "check --audio-root")
+        clips = pd.Series(_ids(root, paths), table.index)
+        repeated = table.index[clips.duplicated()]
+        if len(repeated):
+            line = repeated[0]
+            raise BadInputError(self.path, f"line {line} repeats {clips[line]}", "list every clip once")
         return pd.DataFrame(
             {
                 "clip": clips,
-                "path": [str(p) for p in paths],
-                "label": table["label"],
-                "group": group,
-                "split": split,
+                "path": list(map(str, paths)),
+                "label": table["label"].map(_text),
+                "group": table["group"].map(_text).where(table["group"] != "", clips),
+                "split": table["split"].map(_text),
             }
         )
 
-    def _read(self) -> pd.DataFrame:
-        try:
-            table: pd.DataFrame = pd.read_csv(self.path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        except OSError as error:
-            raise unreadable(self.path, error) from error
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise BadInputError(self.path, f"is not a CSV ({reason})", "save it as UTF-8, comma-separated") from error
-        lacking = [column for column in ("path", "label") if column not in table.columns]
-        if lacking:
-            have = ", ".join(map(str, table.columns))
-            raise BadInputError(
-                self.path,
-                f"has no column '{lacking[0]}' (it has: {have})",
-                "name the columns path,label[,group,split]",
-            )
-        if not len(table):
-            raise BadInputError(self.path, "lists no clip", "give one row per clip")
-        return table
+
+def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
+    """Reads a comma-separated list with a header line (UTF-8, with or without a byte order mark).
+
+    Args:
+        path: The list.
+        needed: Columns that it must have.
+
+    Returns:
+        All its columns as text, stripped; the index is the number of the line where a row ends.
+
+    Raises:
+        BadInputError: It is no such list, lacks a column, has a row of another length, or no row.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            rows = [(reader.line_num, [value.strip() for value in row]) for row in reader if row]
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise BadInputError(path, f"is not a CSV ({error})", "save it as UTF-8, comma-separated") from error
+    lacking = [column for column in needed if column not in header]
+    if lacking:
+        have = ", ".join(header) or "nothing"
+        remedy = f"the first line names the columns: {','.join(needed)}"
+        raise BadInputError(path, f"has no column '{lacking[0]}' (it has: {have[:200]})", remedy)
+    doubled = next((name for name in header if name and header.count(name) > 1), None)
+    if doubled:
+        raise BadInputError(path, f"has two columns '{doubled[:200]}'", "rename one of them")
+    for line, row in rows:
+        if len(row) != len(header):
+            reason = f"line {line} has {len(row)} fields, the first line {len(header)}"
+            raise BadInputError(path, reason, "quote fields that hold a comma")
+    if not rows:
+        raise BadInputError(path, "lists no clip", "give one line per clip")
+    return pd.DataFrame([dict(zip(header, row, strict=True)) for _, row in rows], [line for line, _ in rows])
 
 
 def _own(path: Path, audio_root: Path | None) -> tuple[Task, Path]:
     if path.is_dir():
-        return ClassFolders(path), path
+        return ClassFolders(path.resolve().name), path
     if not path.exists():
         raise BadInputError(path, "no such file or folder", "check the path of --task")
     if path.suffix.lower() != ".csv":
@@ -277,8 +323,33 @@ def _own(path: Path, audio_root: Path | None) -> tuple[Task, Path]:
     return ClipList(path), audio_root or path.parent
 
 
-def _clip_id(path: Path) -> str:
-    return _text(path.as_posix())
+def _checked(table: pd.DataFrame, source: object) -> pd.DataFrame:
+    """Returns a clip table sorted by clip; refuses one that a reader got wrong, or names that no result can hold."""
+    if sorted(table.columns) != sorted(COLUMNS):
+        raise BadInputError(source, f"its clip table has the columns {', '.join(table.columns)}", f"want {COLUMNS}")
+    for column in ("clip", "label", "group", "split"):
+        unfit = next((name for name in table[column].unique() if _UNFIT.search(name)), None)
+        if unfit is not None:
+            raise BadInputError(source, f"{column} {unfit!a} holds a control or undecodable character", "rename it")
+    repeated = table.loc[table["clip"].duplicated(), "clip"]
+    if len(repeated):
+        raise BadInputError(source, f"lists {repeated.iloc[0]!a} twice", "leave one of the two")
+    return table.sort_values("clip", ignore_index=True)
+
+
+def _find(root: Path, text: str) -> Path | None:
+    """Finds a file whose name may be composed one way in a list and another way on the disk."""
+    spellings = (text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD")))
+    return next((root / name for name in spellings if os.path.isfile(root / name)), None)  # noqa: PTH113
+
+
+def _ids(root: Path, paths: Sequence[Path]) -> list[str]:
+    """Names clips relative to `root`, or to the folder that all share where one of them is outside of it."""
+    whole = [os.path.normpath(path.absolute()) for path in paths]
+    prefix = os.path.normpath(root.absolute()).rstrip(os.sep) + os.sep
+    if not all(path.startswith(prefix) for path in whole):
+        prefix = os.path.commonpath([Path(path).parent for path in whole]).rstrip(os.sep) + os.sep
+    return [_text(path[len(prefix) :].replace(os.sep, "/")) for path in whole]
 
 
 def _text(value: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from timm.layers import PatchEmbed
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -58,7 +58,7 @@ class Stem(nn.Module):
         frames, mel = shape.patch_frames, shape.patch_mel
         self.patch_embed = PatchEmbed(
             img_size=None,
-            patch_size=(mel, frames) if shape.mel_first else (frames, mel),
+            patch_size=(mel, frames) if shape.mel_first else (frames, mel),  # type: ignore[arg-type]
             in_chans=1,
             embed_dim=shape.width,
             flatten=False,
@@ -70,12 +70,10 @@ class Stem(nn.Module):
     def positions(self, columns: int) -> Tensor:
         """Returns the positions of the first `columns` time columns, (1, rows * columns, D), in token order."""
         shape = self.shape
-        grid = self.pos_embed[:, 1:]
+        table = self.pos_embed[:, 1:]
         if shape.mel_first:
-            grid = grid.unflatten(1, (shape.rows, shape.columns))[:, :, :columns]
-        else:
-            grid = grid.unflatten(1, (shape.columns, shape.rows))[:, :columns]
-        return grid.flatten(1, 2)
+            return table.reshape(1, shape.rows, shape.columns, -1)[:, :, :columns].flatten(1, 2)
+        return table[:, : columns * shape.rows]
 
     def patches(self, spectrogram: Tensor) -> Tensor:
         """Cuts and embeds a spectrogram.
@@ -87,7 +85,7 @@ class Stem(nn.Module):
             (B, rows * columns, D) patch tokens with their positions, without CLS.
         """
         image = spectrogram.transpose(1, 2) if self.shape.mel_first else spectrogram
-        grid = self.patch_embed(image.unsqueeze(1))  # (B, D, T/p, F/p), or (B, D, F/p, T/p) where mel comes first
+        grid: Tensor = self.patch_embed(image.unsqueeze(1))  # (B, D, T/p, F/p); F/p before T/p where mel comes first
         columns = spectrogram.shape[1] // self.shape.patch_frames
         return grid.flatten(2).transpose(1, 2) + self.positions(columns)
 
@@ -119,7 +117,7 @@ class AudioViT(nn.Module):
         self.stem = Stem(shape)
         layer_norm = partial(nn.LayerNorm, eps=1e-6)
         self.blocks = nn.ModuleList(
-            Block(shape.width, shape.heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=layer_norm)
+            Block(shape.width, shape.heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=layer_norm)  # type: ignore[arg-type]
             for _ in range(shape.depth)
         )
         self.norm = layer_norm(shape.width) if norm else nn.Identity()

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from uamix_bench.tasks import synthesis
-from uamix_bench.tasks.synthesis import FAMILIES, SoundClass, classes, render
+from uamix_bench.tasks.synthesis import FAMILIES, SoundClass, classes, encode_wav, render
 from uamix_bench.tasks.synthesis_signal import Draw, fft_size, filtered, impulses
 from uamix_bench.tasks.synthesis_signal import wave as tone
-from uamix_bench.tasks.synthetic import Synthetic, encode_wav
+from uamix_bench.tasks.synthetic import Synthetic
 
 GOLDEN = Path(__file__).with_name(
     "synthesis_golden.csv"
@@ -165,6 +165,9 @@ def test_the_task_lists_every_clip_and_renders_only_what_is_missing(tmp_path: Pa
     Path(rows["path"].iloc[0]).write_bytes(b"kept")
     task.materialise(rows)
     assert Path(rows["path"].iloc[0]).read_bytes() == b"kept"
+    Path(rows["path"].iloc[1]).write_bytes(b"")
+    task.materialise(rows)
+    assert Path(rows["path"].iloc[1]).stat().st_size > 44
 
 
 @pytest.mark.slow

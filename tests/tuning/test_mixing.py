@@ -35,9 +35,7 @@ def test_t_cutmix_has_the_golden_widths(lam: float, width: int, left: float) -> 
     assert (box.width[0], box.height[0], box.lam[0]) == (width, 128, left)
 
 
-@pytest.mark.parametrize(
-    ("lam", "width", "height", "left"), [(0.3, 857, 107, 0.30039215), (0.7, 561, 70, 0.70039368)]
-)
+@pytest.mark.parametrize(("lam", "width", "height", "left"), [(0.3, 857, 107, 0.30039215), (0.7, 561, 70, 0.70039368)])
 def test_tf_cutmix_has_the_golden_boxes(lam: float, width: int, height: int, left: float) -> None:
     box = boxes("tf-cutmix", np.array([lam]), np.array([0.5]), np.array([0.5]), 1024, 128)
     assert (box.width[0], box.height[0]) == (width, height)

@@ -185,7 +185,7 @@ def command(
             ):
                 results.append(kept.result)
                 items.append(kept.result.model_dump(mode="json"))
-                progress.say(f"{'reused' if kept.reused else 'wrote'} {kept.path}")
+                progress.say(f"{kept.how} {kept.path}")
     if not session.json:
         from uamix_bench.cli.tables import show_results
 

@@ -52,8 +52,10 @@ def tasks(given: str) -> list[str]:
     """
     from uamix_bench import registry
 
-    if ".py:" in given or any(mark in given for mark in "./\\~"):
-        return [str(Path(given).expanduser())] if ".py:" not in given else [given]
+    if given.startswith("~"):
+        return [str(Path(given).expanduser())]
+    if ".py:" in given or any(mark in given for mark in "./\\"):
+        return [given]
     if _is_glob(given):
         return _matching(given, list(registry.tasks()), "--task")
     registry.find_task(given)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from uamix_bench.results import Result
 
 _UNBOUNDED = 1_000  # columns: what a pipe can take
+_NARROWEST = 72  # below it the terminal itself has to wrap
 
 
 class Table(RichTable):
@@ -34,7 +35,7 @@ class Table(RichTable):
             self.add_column(
                 heading.removesuffix(">"),
                 justify="right" if right else "left",
-                no_wrap=not words,
+                no_wrap=right,  # numbers are never cut
                 overflow="fold" if words else "ellipsis",
             )
 
@@ -46,6 +47,9 @@ class Table(RichTable):
 def show(table: RichTable, title: str = "") -> None:
     """Prints a table to stdout, without spaces at the ends of lines."""
     console = Console() if sys.stdout.isatty() else Console(width=_UNBOUNDED, no_color=True)
+    console.width = max(console.width, _NARROWEST)
+    if console.measure(table).maximum > console.width:
+        table.padding = 0  # one space between columns before anything is cut
     with console.capture() as captured:
         console.print(table)
     lines = (line.rstrip() for line in captured.get().splitlines())

@@ -130,7 +130,7 @@ def stoppable() -> Iterator[Callable[[], bool]]:
         asked.set()
         signal.signal(number, previous[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
         previous[number] = signal.signal(number, ask)
     try:
         yield asked.is_set

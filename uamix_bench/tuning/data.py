@@ -77,16 +77,16 @@ def load_frames(data: TaskData, fbank: Fbank, sample_rate: int, progress: Progre
     parts: list[npt.NDArray[np.float16]] = []
     kept: list[int] = []
     skipped: list[tuple[str, str]] = []
-    with progress.bar("decoding", len(data.clips)) as advance:
-        for begin in range(0, len(data.clips), _DECODED_AT_ONCE):
+    clips, paths = data.clips["clip"].astype(str).tolist(), data.clips["path"].astype(str).tolist()
+    with progress.bar("decoding", len(clips)) as advance:
+        for begin in range(0, len(clips), _DECODED_AT_ONCE):
             waves = []
-            for row in range(begin, min(begin + _DECODED_AT_ONCE, len(data.clips))):
+            for row in range(begin, min(begin + _DECODED_AT_ONCE, len(clips))):
                 try:
-                    path = Path(data.clips["path"].iat[row])
-                    waves.append(read(path, sample_rate, max_seconds=data.card.clip_seconds).samples)
+                    waves.append(read(Path(paths[row]), sample_rate, max_seconds=data.card.clip_seconds).samples)
                     kept.append(row)
                 except BadInputError as error:
-                    skipped.append((data.clips["clip"].iat[row], error.reason))
+                    skipped.append((clips[row], error.reason))
                 advance(1, f"{len(skipped)} skipped" if skipped else "")
             parts.extend(_frames(waves, fbank))
     if not parts:
@@ -139,7 +139,10 @@ def batches(recordings: Ints, batch: int, seed: int, stage: int, epoch: int) -> 
     available = len(np.unique(recordings))
     if available < batch:
         raise UsageError(f"batch {batch}", f"the data holds only {available} recordings", "choose a smaller --batch")
-    waiting = deque(random(seed, stage, epoch, view=1 << 32).permutation(len(recordings)).tolist())
+    shuffled = random(seed, stage, epoch, view=1 << 32).permutation(len(recordings))
+    if available == len(recordings):
+        return shuffled[: len(shuffled) // batch * batch].reshape(-1, batch)
+    waiting = deque(shuffled.tolist())
     rows: list[list[int]] = []
     while True:
         taken: list[int] = []

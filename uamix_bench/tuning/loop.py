@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -112,10 +113,11 @@ class Training:
         return self.history
 
     def _run_stage(self, number: int, stage: Stage, saved: dict[str, Any] | None) -> None:
-        per_epoch = len(batches(self.frames.recordings, self.recipe.batch, self.recipe.seed, number, 0))
-        total = per_epoch * stage.epochs
-        if not total:
+        if not stage.epochs:
             return
+        recordings, size, seed = self.frames.recordings, self.recipe.batch, self.recipe.seed
+        order = np.concatenate([batches(recordings, size, seed, number, epoch) for epoch in range(stage.epochs)])
+        total = len(order)
         optimizer = torch.optim.AdamW(stage.parameter_groups(), lr=0.0, betas=self.recipe.betas)
         peaks = [group["lr"] for group in optimizer.param_groups]
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -127,15 +129,12 @@ class Training:
             stage.begin()
         with self.progress.bar(stage.name, total, "steps") as advance:
             advance(done, "")
-            order, started = None, time.monotonic()
+            started = time.monotonic()
             for step in range(done, total):
-                if order is None or step % per_epoch == 0:
-                    epoch = step // per_epoch
-                    order = batches(self.frames.recordings, self.recipe.batch, self.recipe.seed, number, epoch)
                 rate = schedule(step, total, self.recipe.warmup)
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * rate
-                loss, figures = stage.step(Batch(number, step, order[step % per_epoch]))
+                loss, figures = stage.step(Batch(number, step, order[step]))
                 if not math.isfinite(loss.item()):
                     raise MachineError(
                         f"{stage.name}, step {step}",

@@ -35,10 +35,10 @@ def predictor(width: int, hidden: int) -> nn.Sequential:
 @torch.no_grad()
 def update_average(average: nn.Module, source: nn.Module, factor: float) -> None:
     """Moves `average` towards `source`: parameters t' = factor t + (1 - factor) s, buffers (BatchNorm's) copied."""
-    for target, value in zip(average.parameters(), source.parameters(), strict=True):
-        target.lerp_(value, 1 - factor)
-    for target, value in zip(average.buffers(), source.buffers(), strict=True):
-        target.copy_(value)
+    for target, parameter in zip(average.parameters(), source.parameters(), strict=True):
+        target.lerp_(parameter, 1 - factor)
+    for copied, buffer in zip(average.buffers(), source.buffers(), strict=True):
+        copied.copy_(buffer)
 
 
 class Queue(nn.Module):

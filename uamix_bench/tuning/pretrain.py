@@ -61,7 +61,7 @@ class Decoder(nn.Module):
         masked = self.mask_token.expand(batch, length - visible.shape[1], -1)
         shuffled = torch.cat([visible, masked], dim=1)
         tokens = shuffled.gather(1, restore[:, :, None].expand(-1, -1, shuffled.shape[2]))
-        grid = (tokens + self.position[:, :length]).unflatten(1, (-1, self.rows))  # (B, columns, rows, width)
+        grid = (tokens + self.position[:, :length]).view(batch, -1, self.rows, tokens.shape[2])  # (B, columns, rows, width)
         for block in self.blocks:
             grid = block(grid)
         return self.predict(self.norm(grid.flatten(1, 2)))  # type: ignore[no-any-return]
@@ -100,7 +100,8 @@ class MaskedAutoencoder(nn.Module):
 
 def normalised_patches(spectrogram: Tensor, patch: int) -> Tensor:
     """(B, T, F) -> (B, L, patch * patch) time-major patches, each standardised with its unbiased variance."""
-    grid = spectrogram.unflatten(1, (-1, patch)).unflatten(3, (-1, patch))  # (B, columns, patch, rows, patch)
+    batch, frames, bins = spectrogram.shape
+    grid = spectrogram.view(batch, frames // patch, patch, bins // patch, patch)
     target = grid.transpose(2, 3).flatten(3).flatten(1, 2)
     mean, variance = target.mean(dim=2, keepdim=True), target.var(dim=2, keepdim=True)
     return (target - mean) / (variance + 1e-6).sqrt()

@@ -23,7 +23,7 @@ from uamix_bench.tuning.data import Frames, load_frames
 from uamix_bench.tuning.loop import Stage, Training
 from uamix_bench.tuning.pretrain import Pretraining
 from uamix_bench.tuning.recipe import PretrainRecipe, Recipe, TuneRecipe
-from uamix_bench.tuning.views import Spectrograms, mel_centres
+from uamix_bench.tuning.views import Spectrograms
 from uamix_bench.vit import ViTShape
 
 WEIGHTS = "model.safetensors"
@@ -91,7 +91,7 @@ def tune(
         BenchError: See :meth:`~uamix_bench.tuning.loop.Training.run`.
     """
     check_writable(folder)
-    model = load_model(init, device="cpu")
+    model: Any = load_model(init, device="cpu")
     if not hasattr(model, "encoder") or not hasattr(model, "normalise"):
         raise UsageError(
             f"--init {init}",
@@ -107,8 +107,7 @@ def tune(
 
 def _spectrograms(model: Any, recipe: PretrainRecipe | TuneRecipe, device: str) -> Spectrograms:
     chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    centres = mel_centres(model.fbank.num_mel_bins, model.sample_rate)
-    return Spectrograms(model.normalise, centres, recipe.views, chosen)
+    return Spectrograms(model.normalise, model.fbank.mel_hz, recipe.views, chosen)
 
 
 def _train(

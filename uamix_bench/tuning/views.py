@@ -16,10 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from uamix_bench.frontend import FLOOR
 from uamix_bench.tuning.data import Frames
 from uamix_bench.tuning.recipe import Views
 
-SILENCE = math.log(torch.finfo(torch.float32).eps)  # the front end's floor of a mel energy
+SILENCE = math.log(FLOOR)
 NEPERS_PER_DB = math.log(10) / 10  # natural logarithm of power
 _DRAWS = (
     "start speed mel_shift_p mel_shift gain tilt1 tilt2 tilt3 tilt4 noise_p noise_snr noise_slope low_pass_p "
@@ -123,13 +124,6 @@ def augment(window: Tensor, draws: npt.NDArray[np.float64], noise: Tensor, mel_h
     )
     view = view + signed("gain") * views.gain_db * NEPERS_PER_DB
     return torch.where(hidden, SILENCE, view).clamp_min(SILENCE)
-
-
-def mel_centres(bins: int, sample_rate: int) -> Tensor:
-    """Centre frequencies in Hz of Kaldi's mel bins, 20 Hz to Nyquist, (bins,) float32 (mel = 1127 ln(1 + f/700))."""
-    low, high = (1127 * math.log1p(hz / 700) for hz in (20.0, sample_rate / 2))
-    mel = low + (high - low) * torch.arange(1, bins + 1) / (bins + 1)
-    return 700 * torch.expm1(mel / 1127)
 
 
 def _span(axis: Tensor, width: Tensor, start: Tensor) -> Tensor:

@@ -1,0 +1,184 @@
+"""What every command keeps to: exit codes, streams, lazy imports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import click
+import pytest
+
+import uamix_bench.cli as cli
+from uamix_bench import registry
+from uamix_bench.cli.errors import EXIT_CODES, Terminated
+from uamix_bench.errors import BadInputError, BenchError, MachineError, RegressionFound, UsageError
+
+from .conftest import Bench
+
+HEAVY = ("torch", "timm", "torchaudio", "pandas", "scipy", "sklearn", "matplotlib")
+RICHER = (*HEAVY, "rich", "pydantic", "numpy")
+
+
+def _python(code: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "UAMIX_BENCH_HOME": str(tmp_path / "home")}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "forbidden"),
+    [
+        (["--help"], RICHER),
+        ([], RICHER),
+        (["--version"], RICHER),
+        (["fewshot", "--help"], RICHER),
+        (["models", "--help"], RICHER),
+        (["pretrain", "--help"], HEAVY),
+        (["tune", "--help"], HEAVY),
+        (["models", "ls"], HEAVY),
+        (["models", "info", "uamix"], HEAVY),
+        (["tasks", "ls"], HEAVY),
+        (["tasks", "info", "esc50", "--json"], (*HEAVY, "rich")),
+        (["fewshot", "-m", "logmle"], HEAVY),
+        (["fewshot", "-m", "logmel", "-t", "./absent.csv"], ("torch", "timm", "torchaudio")),
+    ],
+)
+def test_heavy_packages_are_not_imported(arguments: list[str], forbidden: tuple[str, ...], tmp_path: Path) -> None:
+    code = f"import sys\nfrom uamix_bench.cli import main\nmain({arguments!r})\nprint('LOADED', *sys.modules)"
+    done = _python(code, tmp_path)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert loaded[0] == "LOADED", done.stderr
+    assert not set(forbidden) & set(loaded)
+
+
+def test_help_takes_a_tenth_of_importing_torch(tmp_path: Path) -> None:
+    time = "import time\nstart = time.process_time()\n{}\nprint('SECONDS', time.process_time() - start)"
+    helped = "from uamix_bench.cli import main\nmain(['--help'])"
+
+    def seconds(statement: str) -> float:
+        return min(float(_python(time.format(statement), tmp_path).stdout.split()[-1]) for _ in range(2))
+
+    assert seconds(helped) < 0.1 * seconds("import torch")
+
+
+def test_no_mapped_name_is_imported_at_top_level(tmp_path: Path) -> None:
+    done = _python(
+        "import sys\nfrom uamix_bench.cli import main\nmain(['models', 'ls'])\nprint('LOADED', *sys.modules)", tmp_path
+    )
+    assert not {"tasks", "baselines", "reports"} & set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_states_the_exit_codes_and_every_command(bench: Bench) -> None:
+    done = bench("--help")
+    assert done.code == 0
+    assert all(f"  {code}  " in done.out for code in EXIT_CODES)
+    assert bench().out == done.out
+    for name in cli.COMMANDS:
+        assert name in done.out
+        assert isinstance(cli.cli.get_command(click.Context(cli.cli), name), click.Command)
+        assert bench(name, "--help").code == 0
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (UsageError("a", "b", "c"), 2),
+        (BadInputError("a", "b", "c"), 3),
+        (MachineError("a", "b", "c"), 4),
+        (RegressionFound("a", "b"), 5),
+        (BenchError("a", "b"), 1),
+        (MemoryError(), 4),
+        (PermissionError(13, "Permission denied", "x"), 4),
+        (OSError(28, "No space left on device", "x"), 4),
+        (RuntimeError("two\nlines"), 1),
+        (AssertionError(), 1),
+        (KeyboardInterrupt(), 130),
+        (Terminated(), 143),
+    ],
+)
+def test_whatever_is_raised_is_one_line_and_an_exit_code(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int
+) -> None:
+    def fail() -> None:
+        raise raised
+
+    monkeypatch.setattr(registry, "models", fail)
+    done = bench("models", "ls")
+    assert (done.code, done.out) == (code, "")
+    assert ("report it" in done.error) == (code == 1 and not isinstance(raised, BenchError))
+    assert code in {*EXIT_CODES, 143}
+    assert bench("models", "ls", "--json").envelope["error"]["exit_code"] == code
+    verbose = bench("models", "ls", "-v")
+    assert "Traceback" in verbose.err
+    assert verbose.err.splitlines()[-1] == done.error
+
+
+def test_warnings_are_one_line(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn() -> dict[str, object]:
+        warnings.warn("this\nis odd", stacklevel=1)
+        return {}
+
+    monkeypatch.setattr(registry, "models", warn)
+    assert bench("models", "ls").err == "uamix-bench: warning: this is odd\n"
+
+
+def test_unknown_commands_suggest(bench: Bench) -> None:
+    done = bench("fewshoot")
+    assert done.code == 2
+    assert "did you mean 'fewshot'?" in done.error
+    assert bench("models", "info", "uamx").code == 2
+    assert "did you mean 'esc50'?" in bench("tasks", "info", "esc5").error
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    environment = {**os.environ, "UAMIX_BENCH_HOME": str(tmp_path)}
+    done = subprocess.run(
+        f"{sys.executable} -m uamix_bench models info uamix | true; echo ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_lists_come_from_the_cards(bench: Bench) -> None:
+    models = bench("models", "ls", "--json").envelope["items"]
+    assert [model["name"] for model in models] == sorted(registry.models())
+    assert all(model["licence"] and "parameters" in model for model in models)
+    assert "uamix-tiny" in bench("models", "ls").out
+    assert [task["name"] for task in bench("tasks", "ls", "--json").envelope["items"]] == sorted(registry.tasks())
+    info = bench("models", "info", "uamix-tiny")
+    assert info.code == 0
+    assert "uamix-tiny" in info.out
+
+
+def test_env_says_what_a_bug_report_needs(bench: Bench, bench_home: Path) -> None:
+    done = bench("env", "--json")
+    (facts,) = done.envelope["items"]
+    assert {"package", "python", "platform", "processor", "packages", "home"} <= set(facts)
+    assert "torch 2." in facts["packages"]
+    assert f"UAMIX_BENCH_HOME={bench_home}" in facts["environment"]
+    assert "torch 2." in bench("env").out
+
+
+def test_narrow_terminals_shorten_names_and_never_numbers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from uamix_bench.cli.tables import Table, show
+
+    numbers = [f"{value}" for value in (12_345, 678_901, 234_567, 8_901_234, 567, 89)]
+    table = Table("model", "task", *(f"column {index}>" for index in range(len(numbers))))
+    table.add("a-model-with-a-long-name", "local/a-task-with-a-long-name", *numbers)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show(table)
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.splitlines()[-1].split()[2:] == numbers
+    assert "…" in shown
+    assert "\x1b" not in shown
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    show(table)
+    assert "a-model-with-a-long-name  local/a-task-with-a-long-name" in capsys.readouterr().out

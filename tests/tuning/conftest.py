@@ -1,0 +1,47 @@
+"""A few hundred frames of noise as training data, and the smallest recipes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from uamix_bench.frontend import KaldiFbank
+from uamix_bench.tuning.data import Frames
+from uamix_bench.tuning.recipe import PRETRAIN, TUNE, PretrainRecipe, TuneRecipe
+from uamix_bench.tuning.views import Spectrograms, Views
+from uamix_bench.vit import AudioViT, ViTShape, initialise, sincos_table
+
+
+@pytest.fixture(scope="session")
+def frames() -> Frames:
+    rng = np.random.default_rng(0)
+    count = rng.integers(20, 90, 40)
+    values = rng.normal(-6, 3, (int(count.sum()), 128)).astype(np.float16)
+    return Frames(values, np.cumsum(count) - count, count, np.arange(40) // 2, "data")
+
+
+@pytest.fixture
+def encoder() -> AudioViT:
+    shape = ViTShape(width=32, depth=4, heads=2)
+    vit = AudioViT(shape)
+    initialise(vit, torch.Generator().manual_seed(3))
+    vit.stem.pos_embed.copy_(sincos_table(shape.width, shape.columns, shape.rows))
+    return vit
+
+
+@pytest.fixture(scope="session")
+def spectrograms() -> Spectrograms:
+    return Spectrograms(lambda x: (x + 6) / 3, KaldiFbank(16_000).mel_hz, Views(), torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def tune_recipe() -> TuneRecipe:
+    small = {"batch": 8, "frames": (32, 48), "queue": 16, "top_k": 3, "projector": (24, 24, 16), "predictor": 24}
+    return TUNE["tiny"].model_copy(update={**small, "head_epochs": 2, "epochs": 2, "checkpoint_every": 3})
+
+
+@pytest.fixture(scope="session")
+def pretrain_recipe() -> PretrainRecipe:
+    small = {"width": 32, "depth": 4, "heads": 2, "decoder_width": 24, "decoder_depth": 2, "batch": 8, "frames": (64,)}
+    return PRETRAIN["tiny"].model_copy(update={**small, "epochs": 2, "checkpoint_every": 3})

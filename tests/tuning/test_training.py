@@ -1,0 +1,276 @@
+"""Whole trainings at the smallest size: what moves, what must not, and that a killed run loses nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from uamix_bench.errors import MachineError, UsageError
+from uamix_bench.frontend import KaldiFbank
+from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
+from uamix_bench.tuning.data import Frames, batches, random
+from uamix_bench.tuning.loop import Batch, Stage, Stopped, Training, schedule
+from uamix_bench.tuning.pretrain import Pretraining, normalised_patches
+from uamix_bench.tuning.recipe import MIXINGS, PretrainRecipe, TuneRecipe
+from uamix_bench.tuning.views import DRAWS, Spectrograms, Views, augment, crop
+from uamix_bench.vit import AudioViT
+
+MEL_HZ = KaldiFbank(16_000).mel_hz
+
+
+def tuning(encoder: AudioViT, recipe: TuneRecipe, frames: Frames, spectrograms: Spectrograms) -> list[Stage]:
+    network = Network(copy.deepcopy(encoder), recipe)
+    return [HeadStage(network, recipe, frames, spectrograms), TuneStage(network, recipe, frames, spectrograms)]
+
+
+def run(
+    stages: list[Stage], recipe: TuneRecipe | PretrainRecipe, frames: Frames, folder: Path, **options: object
+) -> dict:
+    training = Training(recipe, stages, frames, folder, {"recipe": recipe.sha256}, **options)  # type: ignore[arg-type]
+    training.run()
+    return copy.deepcopy(stages[-1].module.state_dict())
+
+
+def after(count: int) -> Callable[[], bool]:
+    """A stop that becomes true at the count-th step, however often a step asks."""
+    asked = {"times": 0}
+
+    def stop() -> bool:
+        asked["times"] += 1
+        return asked["times"] >= count
+
+    return stop
+
+
+def equal(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("stop_at", [2, 5, 9, 14, 21])
+def test_a_stopped_tuning_continues_to_identical_weights(
+    stop_at: int, encoder: AudioViT, tune_recipe: TuneRecipe, frames: Frames, spectrograms: Spectrograms, tmp_path: Path
+) -> None:
+    whole = run(tuning(encoder, tune_recipe, frames, spectrograms), tune_recipe, frames, tmp_path / "a")
+    stages = tuning(encoder, tune_recipe, frames, spectrograms)
+    with pytest.raises(Stopped, match="the same command continues"):
+        run(stages, tune_recipe, frames, tmp_path / "b", stop=after(stop_at))
+    resumed = run(tuning(encoder, tune_recipe, frames, spectrograms), tune_recipe, frames, tmp_path / "b")
+    assert equal(whole, resumed)
+    assert len(list((tmp_path / "b").glob("*.pt"))) <= 2
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    encoder: AudioViT, pretrain_recipe: PretrainRecipe, frames: Frames, spectrograms: Spectrograms, tmp_path: Path
+) -> None:
+    def stage() -> list[Stage]:
+        return [Pretraining(copy.deepcopy(encoder), pretrain_recipe, frames, spectrograms)]
+
+    whole = run(stage(), pretrain_recipe, frames, tmp_path / "a")
+    with pytest.raises(Stopped):
+        run(stage(), pretrain_recipe, frames, tmp_path / "b", stop=after(13))
+    newest = max((tmp_path / "b").glob("*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    assert equal(whole, run(stage(), pretrain_recipe, frames, tmp_path / "b"))
+
+
+def test_another_recipe_is_refused(
+    encoder: AudioViT, tune_recipe: TuneRecipe, frames: Frames, spectrograms: Spectrograms, tmp_path: Path
+) -> None:
+    run(tuning(encoder, tune_recipe, frames, spectrograms), tune_recipe, frames, tmp_path)
+    other = tune_recipe.model_copy(update={"alpha": 0.5})
+    with pytest.raises(UsageError, match="another recipe"):
+        run(tuning(encoder, other, frames, spectrograms), other, frames, tmp_path)
+
+
+@pytest.mark.parametrize("mix", MIXINGS)
+def test_only_the_upper_half_and_the_heads_move(
+    mix: str, encoder: AudioViT, tune_recipe: TuneRecipe, frames: Frames, spectrograms: Spectrograms
+) -> None:
+    recipe = tune_recipe.model_copy(update={"mix": mix})
+    _, stage = tuning(encoder, recipe, frames, spectrograms)
+    groups = stage.parameter_groups()
+    stage.begin()
+    before = copy.deepcopy(stage.module.state_dict())
+    optimizer = torch.optim.SGD(groups, momentum=0.0)
+    loss, _ = stage.step(Batch(1, 0, np.arange(0, 16, 2)))
+    loss.backward()
+    network = stage.module
+    assert isinstance(network, Network)
+    assert all(p.grad is None for p in network.average.parameters())
+    optimizer.step()
+    after_step = stage.module.state_dict()
+    moved = {key for key in before if not torch.equal(before[key], after_step[key])}
+    fixed = ("encoder.stem.", "encoder.blocks.0.", "encoder.blocks.1.")
+    assert not [key for key in moved if key.startswith(fixed)]
+    for part in ("encoder.blocks.2.", "encoder.blocks.3.", "encoder.norm.", "projector.", "predictor."):
+        assert [key for key in moved if key.startswith(part)], part
+
+
+def test_learning_rates_decay_from_the_last_block_down(
+    encoder: AudioViT, tune_recipe: TuneRecipe, frames: Frames, spectrograms: Spectrograms
+) -> None:
+    _, stage = tuning(encoder, tune_recipe, frames, spectrograms)
+    rate_of = {id(p): group["lr"] for group in stage.parameter_groups() for p in group["params"]}
+    network = stage.module
+    assert isinstance(network, Network)
+    peak, decay = tune_recipe.learning_rate, tune_recipe.layer_decay
+    assert rate_of[id(network.encoder.norm.weight)] == peak
+    assert rate_of[id(network.encoder.blocks[3].mlp.fc1.weight)] == pytest.approx(peak * decay)
+    assert rate_of[id(network.encoder.blocks[2].attn.qkv.weight)] == pytest.approx(peak * decay**2)
+    assert rate_of[id(network.projector[0].weight)] == tune_recipe.head_learning_rate
+
+
+def test_the_paper_recipe_trains_fifty_million_parameters() -> None:
+    from uamix_bench.tuning.recipe import TUNE
+    from uamix_bench.vit import ViTShape
+
+    with torch.device("meta"):
+        network = Network(AudioViT(ViTShape()), TUNE["paper"])
+    stage = TuneStage(network, TUNE["paper"], None, None)  # type: ignore[arg-type]
+    trained = sum(p.numel() for group in stage.parameter_groups() for p in group["params"])
+    assert trained == 50_934_272
+
+
+def test_stage_one_leaves_the_encoder_as_it_was(
+    encoder: AudioViT, tune_recipe: TuneRecipe, frames: Frames, spectrograms: Spectrograms, tmp_path: Path
+) -> None:
+    recipe = tune_recipe.model_copy(update={"epochs": 0})
+    state = run(tuning(encoder, recipe, frames, spectrograms), recipe, frames, tmp_path)
+    assert all(torch.equal(state[f"encoder.{key}"], value) for key, value in encoder.state_dict().items())
+
+
+def test_swapping_the_views_leaves_the_loss(
+    encoder: AudioViT, tune_recipe: TuneRecipe, frames: Frames, spectrograms: Spectrograms
+) -> None:
+    """The loss is symmetric: with the neighbours fixed, exchanging view 0 and view 1 changes nothing."""
+    recipe = tune_recipe.model_copy(update={"mix": "none"})
+    _, stage = tuning(encoder, recipe, frames, spectrograms)
+    assert isinstance(stage, TuneStage)
+    stage.parameter_groups()
+    stage.begin()
+    batch = Batch(1, 0, np.arange(0, 16, 2))
+    views = stage.views(batch)
+    stage.neighbours = lambda clean, _: clean  # type: ignore[method-assign]
+    losses = []
+    for order in (views, views[::-1]):
+        stage.views = lambda _, order=order: order  # type: ignore[method-assign]
+        losses.append(stage.step(batch)[0].item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    encoder: AudioViT, pretrain_recipe: PretrainRecipe, frames: Frames, spectrograms: Spectrograms, tmp_path: Path
+) -> None:
+    class Poisoned(Pretraining):
+        def step(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+            loss, figures = super().step(batch)
+            return (loss * torch.nan if batch.step == 7 else loss), figures
+
+    with pytest.raises(MachineError, match="step 7: the loss is nan"):
+        run([Poisoned(encoder, pretrain_recipe, frames, spectrograms)], pretrain_recipe, frames, tmp_path)
+    assert [path.name for path in sorted(tmp_path.glob("*.pt"))] == ["0-00000003.pt", "0-00000006.pt"]
+
+
+def test_pretraining_lowers_its_loss(
+    encoder: AudioViT, pretrain_recipe: PretrainRecipe, frames: Frames, spectrograms: Spectrograms, tmp_path: Path
+) -> None:
+    # a pattern that neighbours predict: every clip a ramp over the mel axis
+    ramp = np.broadcast_to(np.linspace(-9, -3, 128).astype(np.float16), frames.values.shape)
+    smooth = Frames(np.ascontiguousarray(ramp), frames.first, frames.count, frames.recordings, "ramp")
+    recipe = pretrain_recipe.model_copy(update={"epochs": 12, "learning_rate": 3e-3})
+    training = Training(recipe, [Pretraining(encoder, recipe, smooth, spectrograms)], smooth, tmp_path, {})
+    history = training.run()
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
+
+
+def test_patches_are_time_major_and_standardised() -> None:
+    spectrogram = torch.randn(2, 32, 48, generator=torch.Generator().manual_seed(0))
+    target = normalised_patches(spectrogram, 16)
+    assert target.shape == (2, 6, 256)
+    patch = spectrogram[1, 16:32, 32:48]  # column 1, row 2 of 3: token 1 * 3 + 2
+    torch.testing.assert_close(target[1, 5], ((patch - patch.mean()) / (patch.var() + 1e-6).sqrt()).flatten())
+
+
+@pytest.mark.parametrize("batch", [4, 7, 20])
+def test_a_batch_never_holds_two_clips_of_one_recording(batch: int, frames: Frames) -> None:
+    order = batches(frames.recordings, batch, seed=1, stage=0, epoch=0)
+    for clips in order:
+        assert len(np.unique(frames.recordings[clips])) == batch
+    flat = order.flatten().tolist()
+    assert len(set(flat)) == len(flat)
+    assert order.tolist() != batches(frames.recordings, batch, seed=1, stage=0, epoch=1).tolist()
+
+
+def test_too_few_recordings_are_named(frames: Frames) -> None:
+    with pytest.raises(UsageError, match="only 20 recordings"):
+        batches(frames.recordings, 21, 0, 0, 0)
+
+
+def test_draws_depend_on_seed_stage_step_and_view_alone() -> None:
+    first = random(5, 1, 7, 0).random(4)
+    assert np.array_equal(first, random(5, 1, 7, 0).random(4))
+    others = [random(6, 1, 7, 0), random(5, 2, 7, 0), random(5, 1, 8, 0), random(5, 1, 7, 1)]
+    assert all(not np.array_equal(first, other.random(4)) for other in others)
+
+
+def test_the_schedule_rises_then_falls_to_nothing() -> None:
+    rates = [schedule(step, 100, 0.2) for step in range(100)]
+    assert np.argmax(rates) == 20
+    assert rates[20] == 1.0
+    assert np.all(np.diff(rates[:21]) > 0)
+    assert np.all(np.diff(rates[20:]) < 0)
+    assert schedule(100, 100, 0.2) == pytest.approx(0)
+
+
+def test_short_clips_loop_and_long_ones_are_cut_inside(frames: Frames) -> None:
+    still = Views(stretch=0.0)
+    rows = np.arange(len(frames))
+    draws = np.random.default_rng(1).random((len(rows), DRAWS))
+    window = crop(frames.values, frames.first[rows], frames.count[rows], draws, 64, still).numpy()
+    for row in rows:
+        clip = frames.values[frames.first[row] : frames.first[row] + frames.count[row]].astype(np.float32)
+        low, high = np.minimum(clip, np.roll(clip, -1, 0)), np.maximum(clip, np.roll(clip, -1, 0))
+        fits = [
+            np.all(
+                (window[row] >= np.roll(low, -s, 0)[np.arange(64) % len(clip)] - 1e-3)
+                & (window[row] <= np.roll(high, -s, 0)[np.arange(64) % len(clip)] + 1e-3)
+            )
+            for s in range(len(clip))
+        ]
+        assert sum(fits) >= 1
+
+
+def test_a_view_without_strengths_is_the_window() -> None:
+    off = Views(
+        stretch=0, mel_shift=0, gain_db=0, tilt_db=0, noise_p=0, low_pass_p=0, fade_p=0, time_mask_p=0, mel_mask_p=0
+    )
+    generator = torch.Generator().manual_seed(0)
+    window = torch.randn(3, 20, 128, generator=generator) - 6
+    draws = np.random.default_rng(0).random((3, DRAWS))
+    noise = torch.empty(3, 20, 128).exponential_(generator=generator).log_()
+    torch.testing.assert_close(augment(window, draws, noise, MEL_HZ, off), window, rtol=0, atol=1e-5)
+
+
+def test_added_noise_has_the_drawn_signal_to_noise_ratio() -> None:
+    loud = Views(
+        stretch=0,
+        mel_shift=0,
+        gain_db=0,
+        tilt_db=0,
+        noise_p=1,
+        noise_snr_db=(10, 10),
+        low_pass_p=0,
+        fade_p=0,
+        time_mask_p=0,
+        mel_mask_p=0,
+    )
+    window = torch.zeros(1, 400, 128)
+    draws = np.full((1, DRAWS), 0.5)  # a slope of zero
+    noise = torch.empty(1, 400, 128).exponential_(generator=torch.Generator().manual_seed(0)).log_()
+    view = augment(window, draws, noise, MEL_HZ, loud)
+    assert view.exp().mean().item() == pytest.approx(1.1, abs=0.005)
