@@ -1,4 +1,4 @@
-"""uamix-bench: few-shot evaluation of pretrained audio transformers, and uaMix-MAE. The public API, loaded on first use."""
+"""uamix-bench: few-shot evaluation of pretrained audio transformers, and uaMix-MAE. Public names load on first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

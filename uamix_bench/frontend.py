@@ -68,7 +68,8 @@ class KaldiFbank:
     @property
     def mel_hz(self) -> Tensor:
         """Centre frequencies of the mel bins, (F,) float32, Hz."""
-        centres: Tensor = get_mel_banks(self.num_mel_bins, 512, float(self.sample_rate), 20.0, 0.0, 100.0, -500.0, 1.0)[1]
+        no_warp = 100.0, -500.0, 1.0
+        centres: Tensor = get_mel_banks(self.num_mel_bins, 512, float(self.sample_rate), 20.0, 0.0, *no_warp)[1]
         return centres.flatten().float()
 
     @property

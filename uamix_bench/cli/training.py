@@ -172,7 +172,6 @@ def carry_out(
     from uamix_bench.tuning.data import find_data
 
     data = find_data(recipe.data, data_dir, audio_root)
-    progress.say(f"{kind} '{recipe.name}' on {len(data.clips)} clips of {recipe.data}; checkpoints in {folder}")
     with stoppable() as stop:
         if init is None:
             weights = run.pretrain(recipe, data, folder, device=device, progress=progress, stop=stop)

@@ -61,7 +61,8 @@ class Decoder(nn.Module):
         masked = self.mask_token.expand(batch, length - visible.shape[1], -1)
         shuffled = torch.cat([visible, masked], dim=1)
         tokens = shuffled.gather(1, restore[:, :, None].expand(-1, -1, shuffled.shape[2]))
-        grid = (tokens + self.position[:, :length]).view(batch, -1, self.rows, tokens.shape[2])  # (B, columns, rows, width)
+        # (B, columns, rows, width)
+        grid = (tokens + self.position[:, :length]).view(batch, -1, self.rows, tokens.shape[2])
         for block in self.blocks:
             grid = block(grid)
         return self.predict(self.norm(grid.flatten(1, 2)))  # type: ignore[no-any-return]

@@ -57,6 +57,7 @@ def pretrain(
     check_writable(folder)
     adapter = registry.find_model("audiomae")[0].load()
     model = adapter(ViTShape(width=recipe.width, depth=recipe.depth, heads=recipe.heads))
+    progress.say(_begins(recipe, data, folder))
     frames = load_frames(data, model.fbank, model.sample_rate, progress)
     stage = Pretraining(model.encoder, recipe, frames, _spectrograms(model, recipe, device))
     return _train(recipe, [stage], model, frames, data, folder, None, progress, stop)
@@ -98,11 +99,18 @@ def tune(
             "cannot be tuned",
             "give audiomae=PATH, audiomae-tiny or another AudioMAE encoder",
         )
+    progress.say(_begins(recipe, data, folder))
     frames = load_frames(data, model.fbank, model.sample_rate, progress)
     network = Network(model.encoder, recipe)
     common = (network, recipe, frames, _spectrograms(model, recipe, device))
     stages: list[Stage] = [HeadStage(*common), TuneStage(*common)]
     return _train(recipe, stages, model, frames, data, folder, model.metadata["sha256"], progress, stop)
+
+
+def _begins(recipe: Recipe, data: TaskData, folder: Path) -> str:
+    return (
+        f"recipe '{recipe.name}' on {len(data.clips):,} clips of {data.name}; checkpoints in {folder / 'checkpoints'}"
+    )
 
 
 def _spectrograms(model: Any, recipe: PretrainRecipe | TuneRecipe, device: str) -> Spectrograms:

@@ -1,0 +1,158 @@
+"""`pretrain` and `tune` as a user runs them: dry runs, changes to recipes, being killed, going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+SMALL = [
+    *("--set", "width=64", "--set", "depth=2", "--set", "heads=1", "--set", "decoder_width=24", "--set", "batch=8"),
+    *("--set", "decoder_depth=1", "--set", "frames=[64]", "--set", "epochs=4", "--set", "checkpoint_every=2"),
+]
+HEADS = [
+    *("--set", "batch=8", "--set", "queue=16", "--set", "projector=[16,16,8]", "--set", "predictor=16"),
+    *("--set", "frames=[32,48]", "--set", "epochs=2", "--set", "top_k=3", "--set", "checkpoint_every=2"),
+]
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sounds")
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (folder / label).mkdir()
+        for number in range(16):
+            samples = rng.normal(0, 0.1, 6_000 + 700 * number).astype(np.float32)
+            soundfile.write(folder / label / f"{number}.wav", samples, 16_000)
+    return folder
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "uamix_bench", *map(str, arguments)]
+
+
+def run(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240)
+    assert done.returncode == expect, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def pretrained(sounds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pretrained")
+    done = run("pretrain", "--data", sounds, "--out", out, *SMALL)
+    assert done.stdout.strip() == str(out / "model.safetensors")
+    return out
+
+
+def test_a_dry_run_says_the_recipe_and_writes_nothing(tmp_path: Path) -> None:
+    done = run(
+        "tune",
+        "--mix",
+        "mixup",
+        "--set",
+        "alpha=0.5",
+        "--set",
+        "views.stretch=0",
+        "--out",
+        tmp_path / "x",
+        "--dry-run",
+        "--json",
+    )
+    document = json.loads(done.stdout)
+    assert document["command"] == "tune"
+    recipe = document["items"][0]["recipe"]
+    assert (recipe["mix"], recipe["alpha"], recipe["views"]["stretch"]) == ("mixup", 0.5, 0)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--recipe", "tony"], "did you mean 'tiny'?"),
+        (["--set", "alfa=1"], "did you mean 'alpha'?"),
+        (["--set", "alpha=-1"], "greater than 0"),
+        (["--set", "queue=1000"], "multiple of the batch"),
+        (["--set", "batch=7"], "even"),
+        (["--init", "logmel"], "cannot be tuned"),
+        (["--data", "synthetic:trian"], "no such split"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+    done = run("tune", *arguments, "--out", tmp_path, expect=2)
+    assert words in done.stderr
+    assert done.stderr.startswith("uamix-bench: error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_killed_pretraining_continues_to_the_same_weights(sounds: Path, pretrained: Path, tmp_path: Path) -> None:
+    arguments = command("pretrain", "--data", sounds, "--out", tmp_path, *SMALL)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "checkpoints").glob("*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "model.safetensors").exists()
+    done = run("pretrain", "--data", sounds, "--out", tmp_path, *SMALL)
+    assert "continuing from pre-training, step" in done.stderr
+    assert (tmp_path / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_sigterm_saves_the_state_and_says_how_to_go_on(sounds: Path, pretrained: Path, tmp_path: Path) -> None:
+    arguments = ["tune", "--init", f"audiomae={pretrained / 'model.safetensors'}", "--data", sounds, "--out", tmp_path]
+    process = subprocess.Popen(command(*arguments, *HEADS, "--set", "epochs=500"), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "checkpoints").glob("*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_tuned_model_says_how_it_was_made_and_evaluates(sounds: Path, pretrained: Path, tmp_path: Path) -> None:
+    parent = pretrained / "model.safetensors"
+    run("tune", "--init", f"audiomae={parent}", "--data", sounds, "--out", tmp_path / "tuned", *HEADS)
+    with safe_open(tmp_path / "tuned" / "model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["recipe"])["mix"] == "t-cutmix"
+    assert metadata["train_seed"] == "0"
+    assert len(json.loads(metadata["history"])) >= 2
+    before, after = load_file(parent), load_file(tmp_path / "tuned" / "model.safetensors")
+    assert before.keys() == after.keys()
+    changed = {name.split(".")[2] for name in before if "blocks" in name and not before[name].equal(after[name])}
+    assert changed == {"1"}
+    done = run(
+        "fewshot",
+        "--model",
+        f"uamix={tmp_path / 'tuned'}",
+        "--task",
+        sounds,
+        "--n",
+        "2",
+        "--q",
+        "5",
+        "--episodes",
+        "20",
+        "--json",
+        "-o",
+        tmp_path / "results",
+    )
+    identity = json.loads(done.stdout)["results"][0]["model"]
+    assert identity["name"] == "uamix"
+    assert identity["parent_sha256"] == metadata["parent_sha256"]
+    assert identity["recipe_sha256"] == metadata["recipe_sha256"]
