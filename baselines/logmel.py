@@ -37,6 +37,10 @@ class LogMelStatistics(AudioModel):
         """The frames themselves."""
         return spectrogram, torch.arange(spectrogram.shape[1], device=lengths.device) < lengths[:, None]
 
+    def token_columns(self, samples: int) -> int:
+        """Tenths of a second: clips that nearly agree in length share a batch, and the mask keeps the rest out."""
+        return samples // (self.sample_rate // 10)
+
     def pool(self, tokens: Tensor, mask: Tensor, how: str) -> Tensor:
         """(B, T, 128) to (B, 256): means, then population standard deviations over the clip's own frames."""
         mean = super().pool(tokens, mask, how)

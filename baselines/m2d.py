@@ -31,6 +31,7 @@ FRONT_ENDS = {
 }
 NORM_STATS = (-7.1, 4.2)  # mean and spread of AudioSet, of the files of 2022, which hold none
 HEAD_DIM = 64
+WIDTHS = range(HEAD_DIM, 4_097, HEAD_DIM)
 STEM = ("cls_token", "pos_embed", "patch_embed.")
 PREFIXES = ("module.ar.runtime.backbone.", "backbone.", "")  # fine-tuned in EVAR; a whole runtime; an encoder
 FIELD = re.compile(r"80x(?P<frames>\d{1,5})p(?P<mel>\d{1,2})x(?P<width>\d{1,4})(p(?P<rate>[^p]*)(p.*)?)?")
@@ -177,7 +178,7 @@ class M2D(AudioModel):
         tensors = encoder_keys(checkpoint.tensors)
         patch = tensors.get("encoder.stem.patch_embed.proj.weight")
         positions = tensors.get("encoder.stem.pos_embed")
-        if patch is None or patch.ndim != 4 or positions is None or positions.ndim != 3 or len(patch) % HEAD_DIM:
+        if patch is None or patch.ndim != 4 or positions is None or positions.ndim != 3 or len(patch) not in WIDTHS:
             raise BadInputError(
                 path,
                 "holds no patch_embed and pos_embed of a vision transformer, so it is no checkpoint of M2D",

@@ -33,6 +33,7 @@ SAMPLES = 320_000  # 10 s, to which the authors cut and pad
 FRAMES = 1_000
 STATISTICS = "mean_std_128.npy"
 PATCH, COLUMNS, HEAD_DIM = 16, 62, 64
+WIDTHS = range(HEAD_DIM, 4_097, HEAD_DIM)
 STEM = ("cls_token", "pos_embed", "patch_embed.")
 OTHERS = {512: "audiomae", 190: "m2d", 310: "m2d"}  # positions in files with patches of this size
 
@@ -51,7 +52,7 @@ class MaskSpec(AudioModel):
     """
 
     card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
-    poolings = ("mean", "cls", "prenorm-mean", "fc-norm")
+    poolings: tuple[str, ...] = ("mean", "cls", "prenorm-mean")
     sample_rate = LOG_MEL.sample_rate
     frame_statistics: Tensor
 
@@ -59,8 +60,9 @@ class MaskSpec(AudioModel):
         super().__init__()
         shape = ViTShape(width, depth, width // HEAD_DIM, LOG_MEL.num_mel_bins, COLUMNS, PATCH, PATCH, mel_first=True)
         self.encoder = AudioViT(shape, norm=norm)
-        self.fc_norm = nn.LayerNorm(width, eps=1e-6) if not norm else None
         if not norm:
+            self.fc_norm = nn.LayerNorm(width, eps=1e-6)
+            self.poolings = ("fc-norm", "prenorm-mean")
             self.pooling = "fc-norm"
         self.embedding_dim = width
         self.register_buffer("frame_statistics", torch.zeros(2, LOG_MEL.num_mel_bins))  # mean and spread of each bin
@@ -97,20 +99,16 @@ class MaskSpec(AudioModel):
     def pool(self, tokens: Tensor, mask: Tensor, how: str) -> Tensor:
         """Pools tokens before the norm (B, 1 + L, D) into (B, D).
 
-        ``mean``: patches after the norm; ``cls``: CLS after it; ``prenorm-mean``: patches before it; ``fc-norm``: that
-        through the fine-tuned file's fc_norm, what the authors classify.
+        ``mean``: patches after the norm; ``cls``: CLS after it; ``prenorm-mean``: patches before it. A fine-tuned file
+        has no norm over tokens, so it has ``prenorm-mean`` and ``fc-norm``, that through its fc_norm, which the
+        authors classify.
         """
         norm, patches = self.encoder.norm, tokens[:, 1:]
         if how == "cls":
             pooled: Tensor = norm(tokens[:, 0])
-        else:
-            pooled = super().pool(norm(patches) if how == "mean" else patches, mask[:, 1:], how)
-        if how != "fc-norm":
             return pooled
-        if self.fc_norm is None:
-            raise BadInputError("--pooling fc-norm", "a pre-trained file has no fc_norm", "use --pooling mean")
-        normed: Tensor = self.fc_norm(pooled)
-        return normed
+        pooled = super().pool(norm(patches) if how == "mean" else patches, mask[:, 1:], how)
+        return self.fc_norm(pooled) if how == "fc-norm" else pooled
 
     def layers(self) -> list[nn.Module]:
         """The stem, then the blocks."""
@@ -133,7 +131,7 @@ class MaskSpec(AudioModel):
             raise BadInputError(path, "is a Swin transformer, which is not supported", "give MaskSpec's ViT")
         patch = tensors.get("encoder.stem.patch_embed.proj.weight")
         positions = tensors.get("encoder.stem.pos_embed")
-        if patch is None or patch.ndim != 4 or positions is None or positions.ndim != 3 or len(patch) % HEAD_DIM:
+        if patch is None or patch.ndim != 4 or positions is None or positions.ndim != 3 or len(patch) not in WIDTHS:
             raise BadInputError(
                 path,
                 "holds no patch_embed and pos_embed of a vision transformer, so it is no checkpoint of MaskSpec",
@@ -143,7 +141,7 @@ class MaskSpec(AudioModel):
             raise BadInputError(path, f"is a checkpoint of {other}, not of MaskSpec", f"give it as {other}=PATH")
         depth = len({key.split(".")[2] for key in tensors if key.startswith("encoder.blocks.")})
         with torch.device("meta"):
-            model = cls(len(patch), depth, norm="encoder.norm.weight" in tensors)
+            model = cls(len(patch), depth, norm="encoder.norm.weight" in tensors or "fc_norm.weight" not in tensors)
         sha256 = checkpoint.sha256
         if "frame_statistics" not in tensors:
             statistics = audioset_statistics()

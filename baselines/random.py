@@ -21,7 +21,9 @@ class RandomEncoder(AudioMAE):
     def untrained(cls) -> RandomEncoder:
         """Builds the encoder from seed 0, with MAE's initialisation and the sine-cosine positions."""
         shape = ViTShape(width=192, depth=6, heads=3)
-        model = cls(shape)
+        with torch.device("meta"):
+            model = cls(shape)
+        model.to_empty(device="cpu")
         initialise(model, torch.Generator().manual_seed(0))
         model.encoder.stem.pos_embed.copy_(sincos_table(shape.width, shape.columns, shape.rows))
         return model

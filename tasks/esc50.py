@@ -10,6 +10,8 @@ from uamix_bench.card import TaskCard, read_card
 from uamix_bench.errors import BadInputError
 from uamix_bench.task import Task, read_csv
 
+from .official import names, whole
+
 
 class ESC50(Task):
     """Reads ``ESC-50-master/meta/esc50.csv`` and ``ESC-50-master/audio/{fold}-{clip}-{take}-{target}.wav``."""
@@ -19,26 +21,17 @@ class ESC50(Task):
 
     def clips(self, root: Path) -> pd.DataFrame:
         """Lists the 2,000 clips: label the category, group the Freesound recording, split the fold."""
-        meta = read_csv(root / self.marker, ("filename", "fold", "target", "category", "src_file", "take"))
-        named = meta["fold"] + "-" + meta["src_file"] + "-" + meta["take"] + "-" + meta["target"] + ".wav"
-        other = meta.index[meta["filename"] != named]
-        if len(other):
-            reason = f"line {other[0]} names {meta['filename'][other[0]]}, where its columns make {named[other[0]]}"
-            raise BadInputError(root / self.marker, reason, "unpack the archive again")
-        clips = "ESC-50-master/audio/" + named
-        paths = [root / clip for clip in clips]
-        missing = [path.name for path in paths if not path.is_file()]
-        expected = self.edition(root).clips
-        if missing or len(paths) != expected:
-            first = f", {missing[0]} is missing" if missing else ""
-            reason = f"{len(paths) - len(missing)} of {expected} clips found ({len(paths)} listed{first})"
-            raise BadInputError(root / "ESC-50-master", reason, "unpack the archive again")
-        return pd.DataFrame(
-            {
-                "clip": clips,
-                "path": [str(path) for path in paths],
-                "label": meta["category"],
-                "group": meta["src_file"],
-                "split": "fold" + meta["fold"],
-            }
-        )
+        columns = ["filename", "fold", "src_file", "take", "target", "category"]
+        meta = read_csv(root / self.marker, columns)
+        there = names(root / "ESC-50-master/audio")
+        rows, missing = [], []
+        for line, name, fold, recording, take, target, label in meta[columns].itertuples(name=None):
+            if name != f"{fold}-{recording}-{take}-{target}.wav":
+                reason = f"line {line} names {name!a}, which does not agree with its columns"
+                raise BadInputError(root / self.marker, reason, "unpack the archive again")
+            clip = f"ESC-50-master/audio/{name}"
+            if name in there:
+                rows.append((clip, f"{root}/{clip}", label, recording, f"fold{fold}"))
+            else:
+                missing.append(clip)
+        return whole(self, root, rows, missing)

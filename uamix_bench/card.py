@@ -40,6 +40,7 @@ class RemoteFile(BaseModel):
     sha256: str | None = None
     md5: str | None = None
     bytes: int | None = None
+    parts: tuple[str, ...] = Field(default=(), description="names of the files that it is published in, cut, in order")
     note: str = ""
 
 
@@ -57,12 +58,12 @@ class Weights(BaseModel):
 
 
 class ModelCard(Card):
-    """A pretrained audio model. `parameters` counts the encoder used for embeddings, on which the suite checks it."""
+    """A pretrained audio model. `parameters` counts the encoder used for embeddings; None leaves it unstated."""
 
     paper: str = ""
     sample_rate: int = Field(gt=0, description="Hz")
     embedding_dim: int = Field(gt=0)
-    parameters: int = Field(ge=0)
+    parameters: int | None = Field(default=None, ge=0)
     parameters_published: str = ""
     pretrained_on: tuple[str, ...] = ()
     needs_weights: bool = True
@@ -100,6 +101,7 @@ class ModelIdentity(BaseModel):
 class TaskCard(Card):
     """A labelled data set, as a few-shot task."""
 
+    aliases: tuple[Name, ...] = Field(default=(), description="other names for --task; results carry `name`")
     version: str
     description: str = ""
     clip_seconds: float = Field(gt=0)
@@ -107,6 +109,8 @@ class TaskCard(Card):
     group: str
     splits: tuple[str, ...] | None = Field(default=None, description="splits that episodes draw from; None is all")
     folder: str = Field(default="", description="what the official archives unpack to")
+    holds: tuple[str, ...] = Field(default=(), description="files and folders, below the root, of a whole copy")
+    metaaudio: tuple[str, ...] | None = Field(default=None, description="the test classes of MetaAudio's split")
     classes: int | None = None
     clips: int | None = None
     home: str = ""

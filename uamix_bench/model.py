@@ -36,10 +36,31 @@ class AudioModel(nn.Module):
 
     card: ClassVar[ModelCard]
     adapter_version: ClassVar[str] = "1"
+    _states_card: ClassVar[bool] = False  # rather than getting one made from its rate and size
 
     poolings: tuple[str, ...] = ("mean",)
     sample_rate: int
     embedding_dim: int
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Takes the rate and the size from the card or, in a class without one, makes the card of these two."""
+        super().__init_subclass__(**arguments)
+        facts = ("sample_rate", "embedding_dim")
+        if "card" in vars(cls):
+            cls._states_card = True
+        if cls._states_card:
+            for fact in facts:
+                if not hasattr(cls, fact):
+                    setattr(cls, fact, getattr(cls.card, fact))
+        elif all(isinstance(getattr(cls, fact, None), int) for fact in facts):
+            cls.card = ModelCard(
+                name=cls.__name__.lstrip("_"),
+                title=(cls.__doc__ or cls.__name__).strip().splitlines()[0],
+                licence="not stated",
+                sample_rate=cls.sample_rate,
+                embedding_dim=cls.embedding_dim,
+                needs_weights=cls.from_checkpoint.__func__ is not AudioModel.from_checkpoint.__func__,  # type: ignore[attr-defined]
+            )
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,6 +102,8 @@ class AudioModel(nn.Module):
     @classmethod
     def untrained(cls) -> AudioModel:
         """Builds the model that needs no weights (floors such as log-mel statistics)."""
+        if not cls.card.needs_weights:
+            return cls()
         raise UsageError(
             f"--model {cls.card.name}",
             "needs weights",
@@ -226,6 +249,8 @@ def _resolve(name: str | type[AudioModel], checkpoint: str | Path | None) -> _Re
         adapter: Any = registry.from_file(name, "--model")
         if not (isinstance(adapter, type) and issubclass(adapter, AudioModel)):
             raise BadInputError(name, "is not a subclass of uamix_bench.AudioModel", "see docs/your-model.md")
+        if not hasattr(adapter, "card"):
+            raise BadInputError(name, "has no card", "state sample_rate and embedding_dim as numbers in the class")
         return _Resolved(adapter, adapter.card.name, path)
     plugin, bundled = registry.find_model(name)
     if path is not None or bundled is None:

@@ -74,17 +74,18 @@ def find_model(name: str) -> tuple[Plugin[ModelCard], Weights | None]:
 
 
 def find_task(name: str) -> Plugin[TaskCard]:
-    """Returns a registered task.
+    """Returns a registered task, by its name or one of its card's aliases.
 
     Raises:
         UsageError: The name is unknown; the line suggests the nearest.
     """
     known = tasks()
-    if name not in known:
-        raise UsageError(
-            f"--task {name}", "no such task", nearest(name, list(known)) + ", or the path of a folder or CSV"
-        )
-    return known[name]
+    aliases = {alias: plugin for plugin in known.values() for alias in plugin.card.aliases}
+    found = known.get(name) or aliases.get(name)
+    if found is None:
+        remedy = nearest(name, [*known, *aliases]) + ", or the path of a folder or CSV"
+        raise UsageError(f"--task {name}", "no such task", remedy)
+    return found
 
 
 def from_file(reference: str, option: str) -> Any:

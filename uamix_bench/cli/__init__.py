@@ -14,7 +14,7 @@ COMMANDS = {
     "fewshot": "Evaluate models on few-shot tasks.",
     "tune": "Tune a pretrained encoder by uaMix-MAE's contrast on mixtures.",
     "pretrain": "Pre-train a masked autoencoder on sounds.",
-    "models": "List the models, or show one.",
+    "models": "List, show, check or convert models.",
     "tasks": "List the tasks, or show one.",
     "env": "Print what a bug report needs.",
 }

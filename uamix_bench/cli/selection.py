@@ -45,7 +45,7 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
 
 
 def tasks(given: str) -> list[str]:
-    """Expands one value of --task: a name, a glob over names, a path, or ``FILE.py:CLASS``.
+    """Expands one value of --task: a name or alias, a glob over names, a path, or ``FILE.py:CLASS``.
 
     Raises:
         UsageError: No such task.
@@ -58,8 +58,7 @@ def tasks(given: str) -> list[str]:
         return [given]
     if _is_glob(given):
         return _matching(given, list(registry.tasks()), "--task")
-    registry.find_task(given)
-    return [given]
+    return [registry.find_task(given).name]
 
 
 def check_label(label: str | None) -> None:

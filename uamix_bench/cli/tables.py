@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from uamix_bench.contract import Check
     from uamix_bench.results import Result
 
 _UNBOUNDED = 1_000  # columns: what a pipe can take
@@ -67,6 +68,15 @@ def show_card(facts: Mapping[str, Any]) -> None:
         if value not in (None, "", [], {}):
             table.add_row(Text(name.replace("_", " ")), Text(_words(value)))
     show(table)
+
+
+def show_checks(title: str, checks: Sequence[Check]) -> None:
+    """Prints the outcome of checks, one a line."""
+    width = max(len(check.name) for check in checks)
+    print(title)
+    for check in checks:
+        text = "; ".join(filter(None, (check.reason, check.remedy)))
+        print(f"  {'ok    ' if check.passed else 'failed'}  {check.name:{width}}  {text}".rstrip())
 
 
 def count(number: int | None) -> str:

@@ -1,0 +1,128 @@
+"""What a clip costs the encoder: its own tokens, and no more for a token than timm's own model takes.
+
+CPU time in one thread, the sides measured in turn and compared by their medians.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from operator import truediv
+from statistics import median
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from uamix_bench.registry import models
+from uamix_bench.vit import AudioViT, ViTShape, initialise
+
+SAMPLE_RATE = 16_000
+SHAPES = [
+    pytest.param(ViTShape(width=384, depth=2, heads=6), 25, id="reduced"),
+    pytest.param(ViTShape(), 7, id="ViT-B", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Side(NamedTuple):
+    """Something to time: what it runs, and how many clips (or tokens) that is."""
+
+    run: Callable[[], object]
+    units: int
+
+
+class Measured(NamedTuple):
+    """Median CPU seconds a unit, and the median over rounds of the first side's time by the second's."""
+
+    first_s: float
+    second_s: float
+    ratio: float
+
+
+def measure(sides: tuple[Side, Side], rounds: int) -> Measured:
+    """Times both sides in every round, the other one first each time, after a round that does not count."""
+    spent: list[list[float]] = [[], []]
+    with torch.inference_mode():
+        for round_number in range(rounds + 1):
+            for number in (0, 1) if round_number % 2 else (1, 0):
+                begun = time.process_time()
+                sides[number].run()
+                spent[number].append((time.process_time() - begun) / sides[number].units)
+    first, second = (times[1:] for times in spent)
+    return Measured(median(first), median(second), median(map(truediv, first, second)))
+
+
+def operations(shape: ViTShape, tokens: int) -> float:
+    """Multiplications and additions of a pre-norm ViT: 24 T D^2 + 4 T^2 D a block, and the patches."""
+    blocks = shape.depth * (24 * tokens * shape.width**2 + 4 * tokens**2 * shape.width)
+    return blocks + 2 * (tokens - 1) * shape.patch_mel * shape.patch_frames * shape.width
+
+
+def audiomae(shape: ViTShape) -> Any:
+    """The adapter with random weights."""
+    model = models()["audiomae"].load()(shape).eval()
+    initialise(model, torch.Generator().manual_seed(0))
+    return model
+
+
+def spectrogram(model: Any, seconds: float, clips: int) -> tuple[Tensor, Tensor]:
+    """What the adapter gives its encoder for clips of that length under native input."""
+    samples = round(seconds * SAMPLE_RATE)
+    noise = 0.1 * torch.randn(clips, samples, generator=torch.Generator().manual_seed(1))
+    frames: tuple[Tensor, Tensor] = model.frontend(noise, torch.full((clips,), samples))
+    return frames
+
+
+@pytest.mark.parametrize(("shape", "rounds"), SHAPES)
+def test_a_short_clip_costs_its_own_tokens(shape: ViTShape, rounds: int) -> None:
+    model = audiomae(shape)
+    short, long = spectrogram(model, 1.0, 16), spectrogram(model, 10.0, 1)
+    tokens = [model.tokens(*given)[0].shape[1] for given in (long, short)]
+    assert tokens == [1 + 62 * 8, 1 + 6 * 8]
+    found = measure((Side(lambda: model.tokens(*long), 1), Side(lambda: model.tokens(*short), 16)), rounds)
+    wanted = operations(shape, tokens[0]) / operations(shape, tokens[1])
+    print(f"10 s {1e3 * found.first_s:.1f} ms, 1 s {1e3 * found.second_s:.2f} ms: {found.ratio:.2f}x of {wanted:.2f}x")
+    assert found.ratio >= 0.9 * wanted, found
+
+
+@pytest.mark.parametrize(("shape", "rounds"), SHAPES)
+@pytest.mark.parametrize(("frames", "clips"), [(1024, 1), (96, 16)])
+def test_a_token_costs_no_more_than_in_timm(shape: ViTShape, rounds: int, frames: int, clips: int) -> None:
+    """Against timm's own forward on the full 1,024 frames: at that length, and for short clips in a batch."""
+    ours = AudioViT(shape).eval()
+    initialise(ours, torch.Generator().manual_seed(0))
+    theirs = VisionTransformer(
+        img_size=(1024, 128),
+        in_chans=1,
+        num_classes=0,
+        embed_dim=shape.width,
+        depth=shape.depth,
+        num_heads=shape.heads,
+        global_pool="",
+    ).eval()
+    theirs.load_state_dict({key.removeprefix("stem."): value for key, value in ours.state_dict().items()})
+
+    def own(spectrogram: Tensor) -> Tensor:
+        tokens: Tensor = ours.norm(ours(spectrogram)[0])
+        return tokens
+
+    image = torch.randn(1, 1, 1024, 128, generator=torch.Generator().manual_seed(2))
+    given = image[:, 0, :frames].repeat(clips, 1, 1)
+    timm_tokens, own_tokens = 1 + 64 * 8, clips * (1 + frames // 16 * 8)
+    sides = Side(lambda: theirs.forward_features(image), timm_tokens), Side(lambda: own(given), own_tokens)
+    found = measure(sides, rounds)
+    print(f"a token: timm {1e6 * found.first_s:.1f} us, {1e6 * found.second_s:.1f} us: {found.ratio:.3f}x")
+    if frames == 1024:
+        with torch.inference_mode():
+            assert torch.allclose(own(given), theirs.forward_features(image), atol=1e-4)
+    assert found.ratio >= 0.9, found  # at 1,024 frames the same products: a tenth is for a busy machine
