@@ -271,6 +271,19 @@ def test_a_web_page(server: Server, tmp_path: Path, said: dict[str, str]) -> Non
     assert visible(tmp_path) == set()
 
 
+def test_a_web_page_in_between_costs_nothing(server: Server, tmp_path: Path) -> None:
+    """The sign-in page of a hotel's network."""
+    server.breaks_after = [250_000]
+    with pytest.raises(MachineError):
+        fetch.download(server.file(), tmp_path, attempts=1)
+    server.content, server.headers = b"<html>", {"Content-Type": "text/html"}
+    with pytest.raises(BadInputError, match="a web page"):
+        fetch.download(server.file(), tmp_path)
+    server.content, server.headers = CONTENT, {"ETag": '"one"'}
+    assert fetch.download(server.file(), tmp_path).read_bytes() == CONTENT
+    assert server.requests[-1]["Range"] == "bytes=250000-"
+
+
 @pytest.mark.parametrize(("status", "requests"), [(404, 1), (403, 1), (503, 3), (429, 3)])
 def test_a_refusing_server(server: Server, tmp_path: Path, status: int, requests: int) -> None:
     server.status = status

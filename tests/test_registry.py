@@ -206,7 +206,7 @@ def test_a_card_agrees_with_the_module(name: str) -> None:
     assert set(walked) <= {id(parameter) for parameter in model.parameters()}
     columns = [model.token_columns(samples) for samples in range(1, 12 * model.sample_rate, 777)]
     assert columns == sorted(columns)
-    assert columns[0] > 0
+    assert columns[0] >= 0
 
 
 @pytest.mark.parametrize("name", RUNNABLE)

@@ -89,7 +89,8 @@ def _tone(rate: int) -> Floats:
     time = np.arange(rate) / rate
     partials = _TONE_HZ * np.arange(2, 8)
     tone = np.sin(2 * np.pi * _TONE_HZ * time) + 0.1 * np.sin(2 * np.pi * np.outer(partials, time)).sum(axis=0)
-    return (0.3 * np.sin(np.pi * time) ** 2 * tone).astype(np.float32)
+    faded: Floats = (0.3 * np.sin(np.pi * time) ** 2 * tone).astype(np.float32)
+    return faded
 
 
 def _embed(model: AudioModel, waves: Sequence[Floats], rate: int | None = None) -> Floats:

@@ -273,10 +273,12 @@ def _transfer(file: RemoteFile, target: Path, part: Path, progress: Progress) ->
                 if not piece or int(piece[1]) != have or not same:
                     _discard(part)
                     raise _BrokeOffError(f"{server} has another version of the file by now")
-            elif response.status_code in (200, 416):  # all of it, or less of it than we have
+            elif response.status_code == 416:  # it is shorter than what we have
+                _discard(part)
+            _refuse(response.status_code, response.headers, total, file, target)
+            if not resumed:
                 _discard(part)
                 have = 0
-            _refuse(response.status_code, response.headers, total, file, target)
             need_space(target.parent, (total or file.bytes or 0) - have)
             write_json(notes, {"validator": validator or earlier.get("validator"), "total": total})
             have = _receive(response.raw, part, have, total or file.bytes, target.name, progress)

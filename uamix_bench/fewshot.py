@@ -32,6 +32,8 @@ Floats = npt.NDArray[np.float32]
 
 Overwrite = Literal["never", "missing", "always"]
 
+_LONGEST_NOTE = 500  # characters
+
 
 class Options(TypedDict, total=False):
     """How an evaluation is run.
@@ -72,7 +74,7 @@ def fewshot(model: AudioModel, task: TaskData, protocol: Protocol = PAPER, **opt
         **options: See :class:`Options`.
 
     Returns:
-        The result; `status.complete` is False where clips were skipped or `limit` is given.
+        The result; `status.complete` is False where clips were skipped, `limit` is given, or the copy is partial.
 
     Raises:
         UsageError: Too few classes or clips for the protocol.
@@ -125,7 +127,7 @@ def fewshot_kept(
     if model.identity is None:
         raise ValueError("the model has no identity: load it with load_model")
     there: list[list[tuple[Path, Result]]] = [[] for _ in protocols]
-    if options.get("limit") is None:
+    if options.get("limit") is None and not task.partial:
         identity = task_identity(task)
         there = [
             list(store.find(model.identity, identity, protocol, draw_episodes(task, protocol).digest))
@@ -283,9 +285,11 @@ class _Cell:
         limited = pool.options.get("limit") is not None
         if limited:
             notes.append("--limit: a part of each class; not comparable")
+        if self.full.partial:
+            notes.append(scrub(f"--allow-partial: {self.full.partial}")[:_LONGEST_NOTE])
         return Result.create(
             status=Status(
-                complete=not (limited or self.skipped),
+                complete=not (limited or self.skipped or self.full.partial),
                 skipped=tuple(pool.broken[row] for row in self.skipped),
                 notes=(*notes, *sanity.notes),
             ),

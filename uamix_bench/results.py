@@ -146,6 +146,7 @@ class Result(_Record):
                 "episodes": self.episodes.model_dump(mode="json"),
                 "per_class": {label: list(counts) for label, counts in self.per_class.items()},
                 "skipped": [clip.model_dump(mode="json") for clip in self.status.skipped],
+                **({} if self.status.complete else {"complete": False}),
             }
         )
 

@@ -7,17 +7,17 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 
 from uamix_bench import registry
 from uamix_bench.card import TaskCard
-from uamix_bench.errors import BadInputError, UsageError
+from uamix_bench.errors import BadInputError, UsageError, nearest
 from uamix_bench.files import canonical_json, home, unreadable
 from uamix_bench.progress import SILENT, Progress
 
@@ -27,6 +27,24 @@ OWN_CLIP_SECONDS = 10.0
 MINIATURE = "MINIATURE"  # a file in the root of a generated stand-in, which begins with its number of clips
 
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # surrogates stand for bytes of a name that are not UTF-8
+
+
+class IncompleteError(BadInputError):
+    """A copy of a data set lacks clips.
+
+    Args:
+        subject: The copy's root.
+        reason: The counts, and what is missing.
+        remedy: What the user can do about it.
+        found: The clip table of what is there.
+    """
+
+    def __init__(self, subject: object, reason: str, remedy: str, found: pd.DataFrame) -> None:
+        super().__init__(subject, reason, remedy)
+        self.found = found
+
+    def __reduce__(self) -> tuple[type[IncompleteError], tuple[str, str, str, pd.DataFrame]]:  # type: ignore[override]
+        return type(self), (self.subject, self.reason, self.remedy, self.found)
 
 
 class Problem(NamedTuple):
@@ -59,7 +77,8 @@ class Task:
             ``group`` (what must not stand on both sides of an episode, or the clip itself), ``split``.
 
         Raises:
-            BadInputError: The copy is incomplete or not what it claims.
+            IncompleteError: The copy lacks clips.
+            BadInputError: The copy is not what it claims.
         """
         raise NotImplementedError
 
@@ -82,13 +101,32 @@ class Task:
     def materialise(self, rows: pd.DataFrame, progress: Progress = SILENT) -> None:
         """Makes sure that the files of these `rows` of the clip table exist (generated data sets make them here)."""
 
-    def verify(self, root: Path, deep: bool = False) -> list[Problem]:
-        """Checks a copy of the data set; `deep` also decodes every file."""
+    def verify(self, root: Path, deep: bool = False, progress: Progress = SILENT) -> list[Problem]:
+        """Checks a copy of the data set; `deep` also decodes every file, of an incomplete copy those that are there."""
+        problems = []
         try:
             table = self.clips(root)
         except BadInputError as error:
-            return [Problem(error.subject, error.reason, error.remedy)]
-        return _decode_all(table) if deep else []
+            problems.append(Problem(error.subject, error.reason, error.remedy))
+            if not isinstance(error, IncompleteError):
+                return problems
+            table = error.found
+        if deep:
+            self.materialise(table, progress)
+            problems += _decode_all(table, progress)
+        return problems
+
+    def miniature(self, folder: Path, **sizes: Any) -> Path:
+        """Makes a small stand-in, with the real folders and names and a few generated sounds, in a new folder.
+
+        Args:
+            folder: Becomes the root of the copy.
+            **sizes: ``classes``, ``clips_per_class`` and ``seconds``, where the defaults do not fit.
+
+        Raises:
+            UsageError: The task has none, or the folder holds something.
+        """
+        raise UsageError(self.card.name, "has no miniature", "it is generated itself, or its reader makes none")
 
     def locate(self, data_dir: Path) -> Path:
         """Finds the data set's root: ``data_dir/<name>``, or `data_dir` itself.
@@ -100,18 +138,23 @@ class Task:
         for place in places:
             if (place / self.marker).exists():
                 return place
-        where = f"unpack {self.card.home or 'its archives'} into {places[0]}, or name another folder with --data-dir"
+        prepare = f"run 'uamix-bench tasks prepare {self.card.name}', " if self.card.files else ""
+        where = f"{prepare}unpack {self.card.home or 'its archives'} into {places[0]}, or name another with --data-dir"
         raise BadInputError(self.card.name, f"no {self.marker} in {places[0]} or {places[1]}", where)
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """A data set that is there: its reader, its root, and its clip table, sorted by clip."""
+    """A data set that is there: its reader, its root, and its clip table, sorted by clip.
+
+    `partial` says what an incomplete copy lacks, and is empty for a whole one.
+    """
 
     task: Task
     card: TaskCard
     root: Path
     clips: pd.DataFrame
+    partial: str = ""
 
     @property
     def name(self) -> str:
@@ -133,8 +176,34 @@ class TaskData:
         for name in names:
             if name not in known:
                 raise UsageError(f"{self.name}:{name}", "no such split", f"known: {', '.join(known) or 'none'}")
-        chosen = self.clips[self.clips["split"].isin(names)].reset_index(drop=True)
-        return TaskData(self.task, self.card, self.root, chosen)
+        return self._where(self.clips["split"].isin(names))
+
+    def only(self, classes: Iterable[str]) -> TaskData:
+        """The same task, with only the clips of these classes; their table, and so every digest, is another.
+
+        Raises:
+            UsageError: There is no such class; the line suggests the nearest.
+        """
+        wanted = set(classes)
+        known = sorted(set(self.clips["label"]))
+        if unknown := sorted(wanted.difference(known)):
+            more = f", nor {len(unknown) - 1} more that are named" if len(unknown) > 1 else ""
+            raise UsageError(self.name, f"has no class '{unknown[0]}'{more}", nearest(unknown[0], known))
+        return self._where(self.clips["label"].isin(wanted))
+
+    def metaaudio(self) -> TaskData:
+        """The same task, with only the test classes of MetaAudio's split (Heggan et al. 2022, ``Baseline/*.npy``).
+
+        Raises:
+            UsageError: The card does not list them, or the copy lacks one.
+        """
+        if self.card.metaaudio is None:
+            reason = "the test classes that MetaAudio's split gives it are not known here"
+            raise UsageError(f"--protocol metaaudio --task {self.name}", reason, "list them in a file: --classes FILE")
+        return self.only(self.card.metaaudio)
+
+    def _where(self, chosen: pd.Series[bool]) -> TaskData:
+        return replace(self, clips=self.clips[chosen].reset_index(drop=True))
 
 
 def load_task(
@@ -144,6 +213,7 @@ def load_task(
     audio_root: str | Path | None = None,
     clip_seconds: float | None = None,
     splits: tuple[str, ...] | None = None,
+    allow_partial: bool = False,
 ) -> TaskData:
     """Loads a task's clip table; no sound is read.
 
@@ -154,6 +224,8 @@ def load_task(
         audio_root: What a CSV's paths are relative to; default the CSV's own folder.
         clip_seconds: Crop length instead of the card's.
         splits: The splits to keep instead of the card's.
+        allow_partial: Whether to go on with what is there of an incomplete copy; `TaskData.partial` then says what
+            is missing, and no result on it is complete.
 
     Raises:
         UsageError: Unknown task or split.
@@ -168,13 +240,20 @@ def load_task(
             raise BadInputError(name, "is not a subclass of uamix_bench.Task", "name the class that reads the data set")
         task = reader()
         root = task.locate(Path(data_dir) if data_dir else home() / "data")
-    table = _checked(task.clips(root), name)
+    partial = ""
+    try:
+        found = task.clips(root)
+    except IncompleteError as error:
+        if not allow_partial or error.found.empty:
+            raise
+        partial, found = error.reason, error.found
+    table = _checked(found, name)
     card = task.edition(root)
     if isinstance(task, Own):
         card = card.model_copy(update={"version": table_sha256(table)[:12]})
     if clip_seconds:
         card = card.model_copy(update={"clip_seconds": clip_seconds})
-    data = TaskData(task, card, root, table)
+    data = TaskData(task, card, root, table, partial)
     wanted = splits or card.splits
     return data.split(*wanted) if wanted else data
 
@@ -357,13 +436,15 @@ def _text(value: str) -> str:
     return unicodedata.normalize("NFC", value)
 
 
-def _decode_all(table: pd.DataFrame) -> list[Problem]:
+def _decode_all(table: pd.DataFrame, progress: Progress) -> list[Problem]:
     from uamix_bench.audio import read
 
     problems = []
-    for path in table["path"]:
-        try:
-            read(Path(path), None)
-        except BadInputError as error:
-            problems.append(Problem(error.subject, error.reason, error.remedy))
+    with progress.bar("decoding", len(table)) as advance:
+        for path in table["path"]:
+            try:
+                read(Path(path), None)
+            except BadInputError as error:
+                problems.append(Problem(error.subject, error.reason, error.remedy))
+            advance(1, "")
     return problems

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 import soundfile
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -24,6 +25,7 @@ from uamix_bench.checkpoint import Checkpoint, write_safetensors
 from uamix_bench.errors import BadInputError, UsageError
 from uamix_bench.model import AudioModel, load_model
 from uamix_bench.registry import models
+from uamix_bench.tuning.recipe import PRETRAIN, PretrainRecipe
 
 Floats = npt.NDArray[np.float32]
 WAVES = range(1, 6)
@@ -381,3 +383,10 @@ def test_layers_hold_every_weight_but_the_norm_once(official: Path) -> None:
     assert len(model.layers()) == 1 + 2
     assert len({id(parameter) for parameter in walked}) == len(walked)
     assert rest == {"encoder.norm.weight", "encoder.norm.bias"}
+
+
+def test_no_recipe_has_heads_that_its_file_does_not_imply() -> None:
+    tiny = PRETRAIN["tiny"].model_dump()
+    assert PretrainRecipe.model_validate({**tiny, "width": 256, "heads": 4}).heads == 4
+    with pytest.raises(ValidationError, match="width is 64 x heads"):
+        PretrainRecipe.model_validate({**tiny, "heads": 6})

@@ -15,7 +15,7 @@ COMMANDS = {
     "tune": "Tune a pretrained encoder by uaMix-MAE's contrast on mixtures.",
     "pretrain": "Pre-train a masked autoencoder on sounds.",
     "models": "List, show, check or convert models.",
-    "tasks": "List the tasks, or show one.",
+    "tasks": "List the tasks, show one, check or prepare its data.",
     "env": "Print what a bug report needs.",
 }
 

@@ -43,12 +43,18 @@ _NAMES = options.CommaList(metavar="NAME[,...]")
     show_default=True,
     help="Task, a folder with one sub-folder a class, a CSV (path,label[,group,split]), or FILE.py:CLASS; as --model.",
 )
+@click.option(
+    "--protocol",
+    type=click.Choice(["paper", "metaaudio"]),
+    default="paper",
+    show_default=True,
+    help="paper: all classes, 600 episodes of 15 queries; metaaudio: its test classes, 10,000 of 1. Options win.",
+)
+@click.option("--classes", metavar="FILE", callback=options.to_path, help="Only these classes of the task, one a line.")
 @click.option("--n", "--way", type=_COUNTS, default="5", show_default=True, help="Classes of an episode.")
 @click.option("--k", "--shot", type=_COUNTS, default="1", show_default=True, help="Supports of each class.")
-@click.option(
-    "--q", "--query", type=click.IntRange(min=1), default=15, show_default=True, help="Queries of each class."
-)
-@click.option("--episodes", type=click.IntRange(min=1), default=600, show_default=True)
+@click.option("--q", "--query", type=click.IntRange(min=1), help="Queries of each class; default the protocol's.")
+@click.option("--episodes", type=click.IntRange(min=1), help="How many; default the protocol's.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the episodes.")
 @click.option(
     "--classifier",
@@ -81,6 +87,7 @@ _NAMES = options.CommaList(metavar="NAME[,...]")
 )
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="First clips of each class only; not comparable.")
+@click.option("--allow-partial", is_flag=True, help="Evaluate an incomplete data set; never ranked, exit code 6.")
 @click.option("--keep-going", is_flag=True, help="Skip broken clips; the result is partial, exit code 6.")
 @click.option("--allow-unhealthy", is_flag=True, help="Score embeddings that mean nothing all the same.")
 @click.option("--no-cache", is_flag=True, help="Neither look up nor keep embeddings.")
@@ -104,6 +111,8 @@ def command(
     /,
     model: tuple[str, ...],
     task: tuple[str, ...],
+    protocol: Literal["paper", "metaaudio"],
+    classes: Path | None,
     n: tuple[int, ...],
     k: tuple[int, ...],
     checkpoint: Path | None,
@@ -117,6 +126,7 @@ def command(
     dtype: Literal["float32", "bf16"],
     batch_size: int,
     limit: int | None,
+    allow_partial: bool,
     keep_going: bool,
     allow_unhealthy: bool,
     no_cache: bool,
@@ -139,7 +149,12 @@ def command(
         remedy = "run them one by one, or use NAME=PATH"
         raise UsageError(option, f"belongs to one model, and {len(models)} are given", remedy)
     selection.check_label(name)
-    protocols = [selection.protocol(n_way=ways, k_shot=shots, **setting) for ways in n for shots in k]
+    chosen = selection.classes(classes) if classes else None
+    protocols = [
+        selection.protocol(protocol=protocol, own_classes=chosen is not None, n_way=ways, k_shot=shots, **setting)
+        for ways in n
+        for shots in k
+    ]
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.fewshot import draw_episodes, fewshot_kept, limited
@@ -150,10 +165,13 @@ def command(
     if not dry_run:
         store.check_writable()
     tasks = [
-        load_task(name_or_path, data_dir, audio_root=audio_root, clip_seconds=clip_seconds)
-        for given in task
-        for name_or_path in selection.tasks(given)
+        load_task(name_or_path, data_dir, audio_root=audio_root, clip_seconds=clip_seconds, allow_partial=allow_partial)
+        for name_or_path in dict.fromkeys(name for given in task for name in selection.tasks(given))
     ]
+    if chosen is not None:
+        tasks = [data.only(chosen) for data in tasks]
+    elif protocol == "metaaudio":
+        tasks = [data.metaaudio() for data in tasks]
     draws = [[draw_episodes(limited(data, limit), protocol) for protocol in protocols] for data in tasks]
     if dry_run:
         _show_plan(session, models, tasks, protocols, draws)
@@ -190,7 +208,7 @@ def command(
         from uamix_bench.cli.tables import show_results
 
         show_results(results)
-    return 6 if any(result.status.skipped for result in results) else 0
+    return 6 if any(result.status.skipped for result in results) or any(data.partial for data in tasks) else 0
 
 
 def _show_plan(

@@ -76,21 +76,53 @@ def check_label(label: str | None) -> None:
         raise UsageError(f"--name {label}", "cannot name results", remedy)
 
 
-def protocol(*, q: int, **fields: Any) -> Protocol:
-    """Makes the protocol of one cell; ``paper`` where only ways and shots differ from the paper's.
+def classes(path: Path) -> tuple[str, ...]:
+    """Reads the value of --classes: one class a line, empty lines passed over.
+
+    Raises:
+        BadInputError: The file is not there, is no text, or names no class.
+    """
+    from uamix_bench.files import unreadable
+
+    try:
+        listed = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except UnicodeDecodeError as error:
+        raise BadInputError(path, f"is not UTF-8 text ({error.reason})", "list one class a line") from error
+    found = tuple(dict.fromkeys(line.strip() for line in listed if line.strip()))
+    if not found:
+        raise BadInputError(path, "names no class", "list one class a line")
+    return found
+
+
+def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes: bool, **fields: Any) -> Protocol:
+    """Makes the protocol of one cell.
+
+    Its name is that of the published one where only ways and shots differ from it, else ``custom``; classes that the
+    user lists are added to it.
+
+    Args:
+        protocol: The published one that gives what is None.
+        q: Queries of each class.
+        episodes: How many.
+        own_classes: Whether the user lists the classes.
+        **fields: The other fields of `Protocol`.
 
     Raises:
         UsageError: Unknown classifier.
     """
     from uamix_bench.classifiers import CLASSIFIERS
-    from uamix_bench.episodes import PAPER, Protocol
+    from uamix_bench.episodes import METAAUDIO, PAPER, Protocol
 
     if fields["classifier"] not in CLASSIFIERS:
         name = fields["classifier"]
         raise UsageError(f"--classifier {name}", "no such classifier", nearest(name, list(CLASSIFIERS)))
-    cell = Protocol(n_query=q, **fields)
-    paper = PAPER.model_copy(update={"n_way": cell.n_way, "k_shot": cell.k_shot})
-    return cell if cell == paper else cell.model_copy(update={"name": "custom"})
+    base = {"paper": PAPER, "metaaudio": METAAUDIO}[protocol]
+    cell = Protocol(name=base.name, n_query=q or base.n_query, episodes=episodes or base.episodes, **fields)
+    published = base.model_copy(update={"n_way": cell.n_way, "k_shot": cell.k_shot})
+    name = (cell.name if cell == published else "custom") + ("-classes" if own_classes else "")
+    return cell.model_copy(update={"name": name})
 
 
 def demonstration(chosen: list[str], checkpoint: Path | None) -> str:

@@ -129,7 +129,7 @@ def show_results(results: Sequence[Result]) -> None:
     for result in results:
         if not result.status.complete:
             skipped = len(result.status.skipped)
-            what = f"{skipped} broken clip{'s' * (skipped != 1)} left out" if skipped else "a part of each class"
+            what = f"{skipped} broken clip{'s' * (skipped != 1)} left out" if skipped else "a part of the clips"
             print(f"* {labels[result.id]} on {_task(result)}: partial ({what}), not comparable")
     _show_differences(results, labels, sweep)
 

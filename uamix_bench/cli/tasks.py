@@ -1,16 +1,28 @@
-"""``uamix-bench tasks``: what models can be evaluated on, from the cards alone."""
+"""``uamix-bench tasks``: what models can be evaluated on; which data sets are here, whole, or can be brought here."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from uamix_bench.cli.errors import Session
-from uamix_bench.cli.options import json_output
+from uamix_bench.cli.options import json_output, quiet, to_path
+from uamix_bench.errors import BadInputError
+
+if TYPE_CHECKING:
+    from uamix_bench.task import Task
+
+_DATA_DIR = click.option(
+    "--data-dir", metavar="DIR", callback=to_path, help="Folder of the data sets; default UAMIX_BENCH_HOME/data."
+)
+_SHOWN = 20  # problems on the terminal; --json has all
 
 
 @click.group("tasks")
 def command() -> None:
-    """List the tasks, or show one."""
+    """List the tasks, show one, check or prepare its data."""
 
 
 @command.command("ls")
@@ -60,3 +72,123 @@ def info(session: Session, name: str) -> None:
     from uamix_bench.cli.tables import show_card
 
     show_card({**items[0], "use": f"--task {name}"})
+
+
+@command.command("status")
+@_DATA_DIR
+@json_output
+@click.pass_obj
+def status(session: Session, data_dir: Path | None) -> None:
+    """Show which data sets are here, and what is missing, by their names; 'tasks verify' counts."""
+    from uamix_bench import registry
+    from uamix_bench.prepare import look
+
+    items = session.begin("tasks status")
+    copies = [look(plugin.card, _folder(data_dir)) for plugin in registry.tasks().values()]
+    items += [{**copy._asdict(), "root": str(copy.root)} for copy in copies]
+    if session.json:
+        return
+    from uamix_bench.cli.tables import Table, show
+
+    table = Table("task", "state", "where", "missing", "archives", wrapped=("where", "missing", "archives"))
+    for copy in copies:
+        state = "made on first use" if copy.state == "generated" else copy.state
+        lacks = "all" if copy.state == "absent" else ", ".join(copy.missing)
+        table.add(copy.task, state, str(copy.root), lacks, ", ".join(copy.archives))
+    show(table)
+
+
+@command.command("verify")
+@click.argument("name")
+@click.option("--deep", is_flag=True, help="Decode every file, too.")
+@_DATA_DIR
+@quiet
+@json_output
+@click.pass_obj
+def verify(session: Session, name: str, deep: bool, data_dir: Path | None, quiet: bool) -> None:
+    """Count the clips of a data set; exit code 3 where it is not whole.
+
+    With --deep every file is decoded, and the bad ones are named.
+    """
+    items = session.begin("tasks verify")
+    task = _task(name)
+    from uamix_bench.cli.progress import TerminalProgress
+
+    root = task.locate(_folder(data_dir))
+    problems = task.verify(root, deep, TerminalProgress(quiet))
+    card = task.edition(root)
+    found = [problem._asdict() for problem in problems]
+    items.append({"task": card.name, "version": card.version, "root": str(root), "deep": deep, "problems": found})
+    if not problems:
+        if not session.json:
+            decoded = ", all decoded" if deep else ""
+            print(f"{card.name}@{card.version}: {card.clips or 0:,} clips in {root}{decoded}")
+        return
+    if not session.json:
+        for problem in problems[:_SHOWN]:
+            print(f"{problem.subject}: {problem.reason}")
+    more = f", of which {_SHOWN} are shown" if len(problems) > _SHOWN else ""
+    reason = f"{len(problems):,} problem{'s' * (len(problems) > 1)}{more}"
+    raise BadInputError(card.name, reason, problems[0].remedy)
+
+
+@command.command("prepare")
+@click.argument("name")
+@_DATA_DIR
+@click.option("--offline", is_flag=True, help="Only check and unpack what is here.")
+@quiet
+@json_output
+@click.pass_obj
+def prepare(session: Session, name: str, data_dir: Path | None, offline: bool, quiet: bool) -> None:
+    """Download, check and unpack a data set, as far as its authors allow; else say what to request.
+
+    Archives stay in DIR/archives/NAME. A run that was interrupted goes on where it was.
+    """
+    items = session.begin("tasks prepare")
+    task = _task(name)
+    from uamix_bench import prepare as preparing
+    from uamix_bench.cli.progress import TerminalProgress
+
+    progress = TerminalProgress(quiet)
+    root = preparing.prepare(task, _folder(data_dir), offline=offline, progress=progress)
+    card = task.edition(root)
+    items.append({"task": card.name, "version": card.version, "root": str(root), "clips": card.clips})
+    if not session.json:
+        print(f"{card.name}@{card.version}: {card.clips or 0:,} clips in {root}; licence: {card.licence}")
+
+
+@command.command("miniature")
+@click.argument("name")
+@click.argument("folder", metavar="DIR", callback=to_path)
+@click.option("--classes", type=click.IntRange(min=1), help="Only the first so many; default all, of hundreds 30.")
+@click.option("--clips-per-class", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=0.01, max=60), default=0.25, show_default=True)
+@json_output
+@click.pass_obj
+def miniature(
+    session: Session, name: str, folder: Path, classes: int | None, clips_per_class: int, seconds: float
+) -> None:
+    """Make a small stand-in of a data set in a new DIR: its folders and names, generated sounds.
+
+    Evaluate it with --task NAME --data-dir DIR. Its version says that it is a miniature.
+    """
+    items = session.begin("tasks miniature")
+    task = _task(name)
+    root = task.miniature(folder, classes=classes, clips_per_class=clips_per_class, seconds=seconds)
+    card = task.edition(root)
+    items.append({"task": card.name, "version": card.version, "root": str(root), "clips": card.clips})
+    if not session.json:
+        print(f"{card.name}@{card.version}: {card.clips or 0:,} clips; use --task {card.name} --data-dir {root}")
+
+
+def _folder(data_dir: Path | None) -> Path:
+    from uamix_bench.files import home
+
+    return data_dir or home() / "data"
+
+
+def _task(name: str) -> Task:
+    from uamix_bench import registry
+
+    task: Task = registry.find_task(name).load()()
+    return task

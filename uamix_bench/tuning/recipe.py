@@ -89,6 +89,12 @@ class PretrainRecipe(Recipe):
     )
 
     @model_validator(mode="after")
+    def _heads_that_the_weights_imply(self) -> PretrainRecipe:
+        if self.width != 64 * self.heads:
+            raise ValueError("heads: each has 64 features, as a reader of the weights assumes, so width is 64 x heads")
+        return self
+
+    @model_validator(mode="after")
     def _whole_windows(self) -> PretrainRecipe:
         if any(frames % 64 for frames in self.frames):
             raise ValueError(
