@@ -38,8 +38,8 @@ class LogMelStatistics(AudioModel):
         return spectrogram, torch.arange(spectrogram.shape[1], device=lengths.device) < lengths[:, None]
 
     def token_columns(self, samples: int) -> int:
-        """Tenths of a second: clips that nearly agree in length share a batch, and the mask keeps the rest out."""
-        return samples // (self.sample_rate // 10)
+        """Frames of a clip."""
+        return 1 + max(0, samples - self.fbank.window_length) // self.fbank.hop_length
 
     def pool(self, tokens: Tensor, mask: Tensor, how: str) -> Tensor:
         """(B, T, 128) to (B, 256): means, then population standard deviations over the clip's own frames."""
