@@ -8,12 +8,12 @@ import pandas as pd
 
 from uamix_bench.card import TaskCard, read_card
 from uamix_bench.errors import BadInputError
-from uamix_bench.task import Task, read_csv
+from uamix_bench.task import read_csv
 
-from .official import names, whole
+from .official import Official, names, whole
 
 
-class ESC50(Task):
+class ESC50(Official):
     """Reads ``ESC-50-master/meta/esc50.csv`` and ``ESC-50-master/audio/{fold}-{clip}-{take}-{target}.wav``."""
 
     card = read_card(Path(__file__).with_suffix(".toml"), TaskCard)

@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 
 from uamix_bench.card import TaskCard, read_card
-from uamix_bench.task import Task, read_csv
+from uamix_bench.task import read_csv
 
-from .official import names, whole
+from .official import Official, names, whole
 
 _MORE_THAN_A_HEADER = 45  # bytes; the shortest WAV header has 44
 
 
-class FSDKaggle2018(Task):
+class FSDKaggle2018(Official):
     """Reads the two lists in ``FSDKaggle2018.meta`` and ``FSDKaggle2018.audio_train|audio_test/{fname}``."""
 
     card = read_card(Path(__file__).with_suffix(".toml"), TaskCard)

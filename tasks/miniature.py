@@ -165,14 +165,18 @@ def _speech_commands(classes: int | None, count: int) -> Layout:
 
 
 def _fsdkaggle2018(classes: int | None, count: int) -> Layout:
-    """Every fourth clip of a class is test, every second verified; the test folder holds an empty, ignored clip too."""
+    """Every fourth clip of a class is test, every second verified; the test folder holds an empty, ignored clip too.
+
+    Of two or three clips the last is test, of single ones every second class: neither list is ever empty.
+    """
+    every = min(max(count, 2), 4)
     sounds = {}
     train = ["fname,label,manually_verified,freesound_id,license"]
     test = ["fname,label,usage,freesound_id,license"]
     for number, label in enumerate(_KAGGLE18[:classes]):
         for index in range(count):
             fname, freesound_id = f"{_hex(f'{label} {index}')}.wav", 1_000 * number + index
-            part = "test" if index % 4 == 3 else "train"
+            part = "test" if (index if count > 1 else number) % every == every - 1 else "train"
             sounds[f"FSDKaggle2018.audio_{part}/{fname}"] = number
             if part == "test":
                 test.append(f"{fname},{label},{('Public', 'Private')[index % 2]},{freesound_id},Attribution")

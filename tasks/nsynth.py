@@ -12,14 +12,13 @@ import pandas as pd
 from uamix_bench.card import TaskCard, read_card
 from uamix_bench.errors import BadInputError
 from uamix_bench.files import unreadable
-from uamix_bench.task import Task
 
-from .official import names, whole
+from .official import Official, names, whole
 
 SPLITS = ("train", "valid", "test")
 
 
-class NSynth(Task):
+class NSynth(Official):
     """Reads ``nsynth-{split}/examples.json`` and ``nsynth-{split}/audio/{note}.wav``, all three splits.
 
     A note is named ``{instrument}-{pitch:03d}-{velocity:03d}``, to be read from the right.

@@ -5,14 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from uamix_bench.errors import BadInputError
 from uamix_bench.files import unreadable
-from uamix_bench.task import COLUMNS, Task
+from uamix_bench.task import COLUMNS, IncompleteError, Task
 
 _NAMED = 3  # missing files that the error names
+
+
+class Official(Task):
+    """A published data set, of which there is a miniature."""
+
+    def miniature(self, folder: Path, **sizes: Any) -> Path:
+        """Makes a small stand-in; see `miniature.make`."""
+        from .miniature import make
+
+        return make(self.card.name, folder, **sizes)
 
 
 def names(folder: str | Path, least_bytes: int = 0) -> set[str]:
@@ -59,14 +70,19 @@ def whole(task: Task, root: Path, rows: Sequence[tuple[str, ...]], missing: Iter
         missing: What the data set's own lists name and `root` lacks.
 
     Raises:
-        BadInputError: The copy is incomplete, or holds what the data set does not; the line has the counts.
+        IncompleteError: The copy lacks clips; the line has the counts.
+        BadInputError: It holds more than the data set does.
     """
     expected = task.edition(root).clips
     absent = sorted(missing)
-    if absent or len(rows) != expected:
-        reason = f"{len(rows):,} of {expected:,} clips found"
-        if absent:
-            more = f" and {len(absent) - _NAMED:,} more" if len(absent) > _NAMED else ""
-            reason += f" (missing: {', '.join(absent[:_NAMED])}{more})"
-        raise BadInputError(root, reason, f"unpack the archives of {task.card.name} again")
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    if not absent and len(rows) == expected:
+        return table
+    reason = f"{len(rows):,} of {expected:,} clips found"
+    if not absent and expected is not None and len(rows) > expected:
+        raise BadInputError(root, reason, f"move away what is not of {task.card.name}")
+    if absent:
+        more = f" and {len(absent) - _NAMED:,} more" if len(absent) > _NAMED else ""
+        reason += f" (missing: {', '.join(absent[:_NAMED])}{more})"
+    remedy = f"unpack the archives of {task.card.name} again, or evaluate what is there, unranked, with --allow-partial"
+    raise IncompleteError(root, reason, remedy, table)

@@ -8,14 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from uamix_bench.card import TaskCard, read_card
-from uamix_bench.task import Task
 
-from .official import lines, names, whole
+from .official import Official, lines, names, whole
 
 _UTTERANCE = re.compile(r"([0-9a-f]{8})_nohash_\d+\.wav")  # the hash is the speaker's
 
 
-class SpeechCommands(Task):
+class SpeechCommands(Official):
     """Reads ``{word}/{speaker}_nohash_{take}.wav``; the archive has no folder of its own above the words."""
 
     card = read_card(Path(__file__).with_suffix(".toml"), TaskCard)

@@ -9,16 +9,15 @@ import pandas as pd
 
 from uamix_bench.card import TaskCard, read_card
 from uamix_bench.errors import BadInputError
-from uamix_bench.task import Task
 
-from .official import lines, names, whole
+from .official import Official, lines, names, whole
 
 _SPEAKER = re.compile(r"id\d{5}")
 _UTTERANCE = re.compile(r"\d{5}\.wav")
 _SPLITS = {"1": "train", "2": "dev", "3": "test"}
 
 
-class VoxCeleb1(Task):
+class VoxCeleb1(Official):
     """Reads ``wav/{speaker}/{video}/{utterance:05d}.wav``, into which the dev and the test archive both unpack.
 
     A video's YouTube id may begin with ``-`` or hold ``_``. Beside ``wav`` may lie the authors' ``iden_split.txt``,

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from uamix_bench.cache import file_digests
 from uamix_bench.errors import BadInputError, MachineError
 from uamix_bench.files import canonical_json, file_sha256, unreadable, write_atomic
 
@@ -37,6 +38,7 @@ _RESAVE = "save its state dict as safetensors where the file is trusted"
 
 _MAX_HEADER_BYTES = 8 * 2**20  # a safetensors header of ViT size has 50 kB; one of 63 MB takes seconds to parse
 _MAX_TENSORS = 20_000
+_REMEMBERED_BYTES = 16 * 2**20  # files from this size on take longer to digest than their digest takes to look up
 _MAX_EXTRAS = 200_000  # values; shared references let a small pickle unfold without end
 _MAX_DEPTH = 64
 _STATE_DICT_KEYS = ("model", "state_dict", "module")
@@ -103,7 +105,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except OSError as error:
         raise unreadable(path, error) from error
     _refuse_other_formats(path, head)
-    sha256 = file_sha256(path)
+    sha256 = _fingerprint(path, size)
     try:
         read = _read_safetensors if _looks_like_safetensors(head) else _read_torch
         checkpoint = read(path, head, size, sha256)
@@ -186,6 +188,16 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
 
     write_atomic(path, content)
     return sha256.hexdigest()
+
+
+def _fingerprint(path: Path, size: int) -> str:
+    """Digests a file; of a large one, which an earlier run may have done, that is remembered as for sound files."""
+    if size < _REMEMBERED_BYTES:
+        return file_sha256(path)
+    done = file_digests([str(path)])
+    if done.failed:
+        raise done.failed[0]
+    return done.digests[0].hex()
 
 
 # --- which format

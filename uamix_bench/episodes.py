@@ -80,8 +80,8 @@ class Protocol(BaseModel):
 
 PAPER = Protocol()
 
-# Heggan et al. 2022: 10,000 test episodes, 5-way, 1 shot (or 5), 1 query a class, 1.96 x std / sqrt(n); of the classes in
-# `TaskCard.metaaudio`. Its learners are many: the classifier here is the bench's own default.
+# MetaAudio (Heggan et al. 2022): 10,000 test episodes, 5-way, 1 (or 5) shot, 1 query a class, 1.96 x std / sqrt(n), of
+# the classes in `TaskCard.metaaudio`. Its learners are many: the classifier here is the bench's own default.
 METAAUDIO = Protocol(name="metaaudio", n_query=1, episodes=10_000)
 
 

@@ -21,7 +21,7 @@ class Copy(NamedTuple):
     task: str
     state: Literal["here", "partial", "absent", "miniature", "generated"]
     root: Path
-    missing: tuple[str, ...]  # of the card's `holds`, below `root`
+    missing: tuple[str, ...]  # of the card's `holds`, below `root`; a miniature holds what it was made with
     archives: tuple[str, ...]  # in `archive_folder`, those that are still being downloaded too
 
 
@@ -52,7 +52,7 @@ def look(card: TaskCard, data_dir: Path) -> Copy:
         if len(missing) == len(card.holds):
             state = "absent"
         elif (root / MINIATURE).is_file():
-            state = "miniature"
+            missing, state = (), "miniature"
         copies.append(Copy(card.name, state, root, missing, archives))
     return next((copy for copy in copies if copy.state != "absent"), copies[0])
 
@@ -86,14 +86,15 @@ def prepare(task: Task, data_dir: Path, *, offline: bool = False, progress: Prog
     except BadInputError:
         root, whole = data_dir / card.name, False
     folder, done = archive_folder(card, data_dir), fetch.extracted(root)
+    archives = [file for file in card.files if file.name.endswith(_ARCHIVES) and file.name not in done]
+    if not whole:
+        _ask(card, archives, folder, progress)
     parts = {part for file in card.files for part in file.parts}
     for file in card.files:
         if file.name not in parts and not file.name.endswith(_ARCHIVES) and not (whole and (root / file.name).exists()):
             fetch.download(file, root, progress=progress, offline=offline)
     if whole:
         return root
-    archives = [file for file in card.files if file.name.endswith(_ARCHIVES) and file.name not in done]
-    _ask(card, archives, folder, progress)
     for file in archives:
         fetch.extract(_bring(file, card, folder, offline, progress), root, merge=True, progress=progress)
     try:

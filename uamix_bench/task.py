@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,7 +19,7 @@ import pandas as pd
 from uamix_bench import registry
 from uamix_bench.card import TaskCard
 from uamix_bench.errors import BadInputError, UsageError, nearest
-from uamix_bench.files import canonical_json, home, unreadable
+from uamix_bench.files import home, unreadable
 from uamix_bench.progress import SILENT, Progress
 
 COLUMNS = ("clip", "path", "label", "group", "split")
@@ -264,11 +265,12 @@ def is_path(name: str) -> bool:
 
 
 def table_sha256(table: pd.DataFrame) -> str:
-    """SHA-256 over the rows (clip, label, group, split), sorted by clip."""
-    state = hashlib.sha256()
-    for row in table[["clip", "label", "group", "split"]].sort_values("clip").itertuples(index=False):
-        state.update(canonical_json(list(row)) + b"\n")
-    return state.hexdigest()
+    """SHA-256 (hex) over the rows [clip, label, group, split], each as canonical JSON and a newline, sorted by clip."""
+    if not table["clip"].is_monotonic_increasing:
+        table = table.sort_values("clip")
+    # What `files.canonical_json` gives for a list of four strings, without a call of it for each of 300,000 rows.
+    quoted = [map(encode_basestring, table[column].tolist()) for column in ("clip", "label", "group", "split")]
+    return hashlib.sha256("".join([f"[{','.join(row)}]\n" for row in zip(*quoted, strict=True)]).encode()).hexdigest()
 
 
 class Own(Task):

@@ -61,7 +61,16 @@ def zipped(target: Path, root: Path, keep: Callable[[str], bool] = lambda _: Tru
     return hashlib.sha256(target.read_bytes()).hexdigest()
 
 
-# --- miniature, verify, status
+# --- ls and info, miniature, verify, status
+
+
+def test_aliases_are_listed_and_show_the_card(bench: Bench) -> None:
+    assert "fsdkaggle2018@1 kaggle18" in bench("tasks", "ls").out
+    shown = bench("tasks", "info", "kaggle18").out
+    assert "Bark, Finger_snapping, Keys_jangling, Knock, Laughter, Scissors, Shatter" in shown
+    assert "--task fsdkaggle2018" in shown
+    (card,) = bench("tasks", "info", "scv2", "--json").envelope["items"]
+    assert (card["name"], card["aliases"]) == ("speech-commands", ["scv2"])
 
 
 def test_a_miniature_is_made_verified_listed_and_evaluated(bench: Bench, tmp_path: Path) -> None:
@@ -263,7 +272,7 @@ def test_prepare_says_what_to_request_and_checks_what_it_finds(
     data = tmp_path / "data"
     run = partial(bench, "tasks", "prepare", "voxceleb1", "--data-dir", data)
     archives = data / "archives/voxceleb1"
-    first = run()
+    first = run("--offline")
     assert first.code == 3
     assert "3 files must be requested from https://example.org/request" in first.error
     assert f"put {aa.name}, {ab.name}, {test.name} into {archives} and run this again" in first.error
@@ -350,6 +359,10 @@ def test_classes_of_ones_own(bench: Bench, tmp_path: Path) -> None:
     assert (chosen["protocol"]["name"], whole["protocol"]["name"]) == ("custom-classes", "custom")
     meta = run("--classes", listed, "--protocol", "metaaudio", "--dry-run").envelope["items"][0]["protocol"]
     assert (meta["name"], meta["episodes"], meta["n_query"]) == ("metaaudio-classes", 10_000, 1)
+    plain = bench(
+        "fewshot", "-t", "nsynth", "--data-dir", tmp_path, "-m", "logmel", *small, "--n", "3", "--classes", listed
+    )
+    assert "nearest-centroid, custom-classes\n" in plain.out
     listed.write_text(f"{names[0]}x\n")
     unknown = run("--classes", listed)
     assert unknown.code == 2

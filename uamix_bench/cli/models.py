@@ -10,16 +10,20 @@ import click
 
 from uamix_bench.cli import selection
 from uamix_bench.cli.errors import Session
-from uamix_bench.cli.options import json_output, to_path
-from uamix_bench.errors import BadInputError, UsageError
+from uamix_bench.cli.options import json_output, quiet, to_path
+from uamix_bench.errors import BadInputError, UsageError, nearest
 
 if TYPE_CHECKING:
     from uamix_bench.card import ModelCard
+    from uamix_bench.registry import Plugin
+
+_WRAPPED = ("paper", "licence", "trained on", "weights here")
+_WEIGHTS = (".pth", ".pt", ".safetensors")
 
 
 @click.group("models")
 def command() -> None:
-    """List the models, show one, check one, or convert its weights."""
+    """List the models, show one, fetch or convert its weights, check it."""
 
 
 @command.command("ls")
@@ -31,23 +35,22 @@ def ls(session: Session) -> None:
 
     items = session.begin("models ls")
     plugins = registry.models()
-    items += [_facts(plugin.card, plugin.name) for plugin in plugins.values()]
+    items += [_facts(plugin) for plugin in plugins.values()]
     if session.json:
         return
     from uamix_bench.cli.tables import Table, show
 
-    table = Table("model", "parameters>", "Hz>", "dim>", "pre-trained on", "weights", wrapped=("pre-trained on",))
+    table = Table("model", "paper", "size>", "Hz>", "licence", "trained on", "weights here", wrapped=_WRAPPED)
     for name, plugin in plugins.items():
         card = plugin.card
-        bundled = ", ".join(weights.id for weights in card.weights)
-        weights = bundled or ("your file" if card.needs_weights else "none needed")
         table.add(
             name,
+            card.paper,
             _millions(card.parameters),
             str(card.sample_rate),
-            str(card.embedding_dim),
+            card.licence,
             ", ".join(card.pretrained_on) or "nothing",
-            weights,
+            _state(plugin),
         )
     show(table)
 
@@ -62,15 +65,78 @@ def info(session: Session, name: str) -> None:
 
     items = session.begin("models info")
     plugin, weights = registry.find_model(name)
-    facts = _facts(plugin.card, plugin.name)
+    facts = _facts(plugin)
     items.append(facts)
     if session.json:
         return
     from uamix_bench.cli.tables import show_card
 
     stands_for = f"{weights.id}: {weights.note}" if weights else None
-    use = f"--model {name}" if weights or not plugin.card.needs_weights else f"--model {name}=PATH"
+    found = _fetched(plugin.name)
+    path = str(found[0]) if len(found) == 1 else "PATH"
+    use = f"--model {name}" if weights or not plugin.card.needs_weights else f"--model {name}={path}"
     show_card({**facts, **({"stands for": stands_for} if stands_for else {}), "use": use})
+
+
+@command.command("fetch")
+@click.argument("name")
+@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.option("--offline", is_flag=True, help="Only check and unpack what is here.")
+@quiet
+@json_output
+@click.pass_obj
+def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, quiet: bool) -> None:
+    """Download and check a model's official files, as far as its authors allow; else say what to get from where.
+
+    All that its card lists, or the FILEs named. They come to UAMIX_BENCH_HOME/checkpoints/NAME, where those that only a
+    person can get are to be put; then run this again. What was interrupted goes on where it was.
+    """
+    from uamix_bench import registry
+
+    items = session.begin("models fetch")
+    plugin, weights = registry.find_model(name)
+    known = {file.name: file for file in plugin.card.files}
+    if not known or (weights is not None and weights.id == name):
+        raise UsageError(name, "has no files to fetch", f"use --model {name}")
+    for unknown in set(files) - set(known):
+        raise UsageError(unknown, f"is no file of {name}", nearest(unknown, list(known)))
+
+    from uamix_bench.cli.progress import TerminalProgress
+    from uamix_bench.fetch import download, extract
+
+    progress, folder = TerminalProgress(quiet), _folder(plugin.name)
+    chosen = [known[given] for given in dict.fromkeys(files or known)]
+    errors = []
+    for file in chosen:
+        facts = {
+            "model": plugin.name,
+            "file": file.name,
+            "page": file.page,
+            "note": file.note,
+            "path": None,
+            "problem": None,
+        }
+        try:
+            path = download(file, folder, progress=progress, offline=offline)
+            if path.suffix == ".zip":  # each to a folder of its own, as M2D's files have one name
+                path = extract(path, path.with_suffix(""), merge=True, progress=progress)
+            facts["path"] = str(path)
+        except BadInputError as error:  # the others may come all the same
+            facts["problem"] = f"{error.reason}; {error.remedy}"
+            errors.append(error)
+        items.append(facts)
+        if facts["path"] and not session.json:
+            click.echo(f"{path} ({'verified' if file.sha256 or file.md5 else 'pinned'})")
+        elif len(chosen) > 1 and not session.json:
+            click.echo(f"{file.name}: {facts['problem']}")
+    if len(errors) > 1:
+        names = ", ".join(item["file"] for item in items if item["problem"])
+        remedy = f"get and put there {names}; 'uamix-bench models info {plugin.name}' says from where"
+        raise BadInputError(folder, f"{len(errors)} of {len(chosen)} files are not here or not right", remedy)
+    if errors:
+        raise errors[0]
+    if not session.json:
+        click.echo("\n".join(f"--model {plugin.name}={path}" for path in _fetched(plugin.name)))
 
 
 @command.command("check")
@@ -165,6 +231,33 @@ def _millions(parameters: int | None) -> str:
     return "" if parameters is None else f"{parameters / 1e6:.1f}M" if parameters else "0"
 
 
-def _facts(card: ModelCard, name: str) -> dict[str, object]:
-    facts: dict[str, object] = card.model_dump(mode="json")
-    return {**facts, "name": name}
+def _facts(plugin: Plugin[ModelCard]) -> dict[str, object]:
+    """The card as plain data, and where weights of the model lie on this machine."""
+    card = plugin.card
+    here = [str(path) for path in (*_bundled(plugin).values(), *_fetched(plugin.name))]
+    return {**card.model_dump(mode="json"), "name": plugin.name, "here": here}
+
+
+def _state(plugin: Plugin[ModelCard]) -> str:
+    """Says which weights of a model are on this machine."""
+    ids, here = [weights.id for weights in plugin.card.weights], _bundled(plugin)
+    bundled = [name if name in here else f"{name} (missing)" for name in ids]
+    fetched = [path.name for path in _fetched(plugin.name)]
+    return ", ".join([*bundled, *fetched]) or ("no" if plugin.card.needs_weights else "none needed")
+
+
+def _bundled(plugin: Plugin[ModelCard]) -> dict[str, Path]:
+    """The weights beside the card, by id."""
+    paths = {weights.id: plugin.folder / weights.file for weights in plugin.card.weights}
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def _fetched(name: str) -> list[Path]:
+    """The weights files in the model's folder of checkpoints; nothing is read."""
+    return sorted(path for path in _folder(name).rglob("*") if path.suffix in _WEIGHTS and path.is_file())
+
+
+def _folder(name: str) -> Path:
+    from uamix_bench.files import home
+
+    return home() / "checkpoints" / name

@@ -101,6 +101,7 @@ def show_results(results: Sequence[Result]) -> None:
     words = f"{setting}{first.n_query} queries a class, {first.episodes:,} episodes, {first.classifier}"
     words += f", seed {first.seed}" if first.seed else ""
     words += ", group-disjoint" if first.group_disjoint else ""
+    words += "" if first.name in ("paper", "custom") else f", {first.name}"
     cell = ["n", "k"] if sweep else []
     labels = _labels(results)
     table = Table(

@@ -43,7 +43,7 @@ def ls(session: Session) -> None:
     for card in cards:
         source = "yours to fetch" if card.home else "made on first use"
         table.add(
-            f"{card.name}@{card.version}",
+            " ".join([f"{card.name}@{card.version}", *card.aliases]),
             count(card.classes),
             count(card.clips),
             f"{card.clip_seconds:g}",
@@ -71,7 +71,8 @@ def info(session: Session, name: str) -> None:
         return
     from uamix_bench.cli.tables import show_card
 
-    show_card({**items[0], "use": f"--task {name}"})
+    on_one_line = {key: ", ".join(items[0][key] or ()) for key in ("aliases", "metaaudio")}
+    show_card({**items[0], **on_one_line, "holds": None, "use": f"--task {card.name}"})
 
 
 @command.command("status")
