@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from uamix_bench.card import ModelCard, read_card
-from uamix_bench.checkpoint import Checkpoint, load_state, read_checkpoint
+from uamix_bench.checkpoint import load_state, read_checkpoint, read_settings
 from uamix_bench.errors import BadInputError
 from uamix_bench.frontend import KaldiFbank
 from uamix_bench.model import AudioModel
@@ -240,7 +240,9 @@ class BEATs(AudioModel):
             raise BadInputError(path, "this is a BEATs tokenizer, not a BEATs model", "name a BEATs_iter*.pt file")
         if not any(key.endswith("patch_embedding.weight") for key in checkpoint.tensors):
             raise BadInputError(path, "holds no patch_embedding.weight, so it is no checkpoint of BEATs", _SEE)
-        config = read_config(checkpoint)
+        cfg = checkpoint.extras.get("cfg")
+        official = cfg if isinstance(cfg, dict) else None
+        config = read_settings(checkpoint, Config, official, what="BEATs", see=_SEE)
         with torch.device("meta"):
             model = cls(config)
         load_state(model, encoder_keys(checkpoint.tensors), path=path, what="BEATs")
@@ -249,25 +251,6 @@ class BEATs(AudioModel):
 
 
 _SEE = "see 'uamix-bench models info beats'"
-
-
-def read_config(checkpoint: Checkpoint) -> Config:
-    """Reads the cfg of an official file, or that which this adapter put into the metadata of a safetensors file.
-
-    Raises:
-        BadInputError: There is none, or it describes another model; the line names the setting.
-    """
-    try:
-        if "cfg" in checkpoint.metadata:
-            return Config.model_validate_json(checkpoint.metadata["cfg"])
-        if not isinstance(cfg := checkpoint.extras.get("cfg"), dict):
-            raise BadInputError(checkpoint.path, "holds no cfg of BEATs", "name the official file, with cfg and model")
-        return Config.model_validate(cfg)
-    except ValidationError as error:
-        first = error.errors()[0]
-        setting = ".".join(map(str, ("cfg", *first["loc"])))
-        reason = f"{setting}: {first['msg']}, so it is no supported BEATs"
-        raise BadInputError(checkpoint.path, reason, _SEE) from error
 
 
 def encoder_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

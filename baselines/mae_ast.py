@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from uamix_bench.card import ModelCard, read_card
-from uamix_bench.checkpoint import Checkpoint, load_state, read_checkpoint
+from uamix_bench.checkpoint import load_state, read_checkpoint, read_settings
 from uamix_bench.errors import BadInputError
 from uamix_bench.frontend import KaldiFbank
 from uamix_bench.model import AudioModel
@@ -188,7 +188,10 @@ class MAEAST(AudioModel):
         checkpoint = read_checkpoint(path)
         if not checkpoint.tensors.keys() & {"enc_sine_pos_embed.pe", "stem.positions"}:
             raise BadInputError(path, "holds no enc_sine_pos_embed.pe, so it is no checkpoint of MAE-AST", _SEE)
-        config = read_config(checkpoint)
+        cfg: Any = checkpoint.extras.get("cfg")
+        whole = isinstance(cfg, dict) and all(isinstance(cfg.get(part), dict) for part in ("model", "task"))
+        official = {**cfg["model"], **cfg["task"]} if whole else None
+        config = read_settings(checkpoint, Config, official, what="MAE-AST", see=_SEE)
         with torch.device("meta"):
             model = cls(config)
         load_state(model, encoder_keys(checkpoint.tensors), path=path, what="MAE-AST")
@@ -197,27 +200,6 @@ class MAEAST(AudioModel):
 
 
 _SEE = "see 'uamix-bench models info mae-ast'"
-
-
-def read_config(checkpoint: Checkpoint) -> Config:
-    """Reads the cfg of an official file, or that which this adapter put into the metadata of a safetensors file.
-
-    Raises:
-        BadInputError: There is none, or it describes another model; the line names the setting.
-    """
-    try:
-        if "cfg" in checkpoint.metadata:
-            return Config.model_validate_json(checkpoint.metadata["cfg"])
-        cfg: Any = checkpoint.extras.get("cfg")
-        if not (isinstance(cfg, dict) and isinstance(cfg.get("model"), dict) and isinstance(cfg.get("task"), dict)):
-            reason = "holds no cfg of MAE-AST"
-            raise BadInputError(checkpoint.path, reason, "name the official file, with cfg and model")
-        return Config.model_validate({**cfg["model"], **cfg["task"]})
-    except ValidationError as error:
-        first = error.errors()[0]
-        setting = ".".join(map(str, ("cfg", *first["loc"])))
-        reason = f"{setting}: {first['msg']}, so it is no supported MAE-AST"
-        raise BadInputError(checkpoint.path, reason, _SEE) from error
 
 
 _STEM = {

@@ -19,9 +19,10 @@ import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import torch
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ from torch import Tensor, nn
 from uamix_bench.cache import file_digests
 from uamix_bench.errors import BadInputError, MachineError
 from uamix_bench.files import canonical_json, file_sha256, unreadable, write_atomic
+
+AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 _AGAIN = "download it again"
 _AVOID = "do not use this file"
@@ -157,6 +160,36 @@ def load_state(
         for key, value in wanted.items()
     }
     module.load_state_dict(state, strict=False, assign=on_meta)  # every key was checked above
+
+
+def read_settings(
+    checkpoint: Checkpoint, kind: type[AnySettings], official: Any, *, what: str, see: str
+) -> AnySettings:
+    """Reads a model's settings: from the metadata of a converted file, or else from what the official one holds.
+
+    Args:
+        checkpoint: The file.
+        kind: What the settings are read into.
+        official: The official file's own settings; None where it holds none.
+        what: The model's name, for errors.
+        see: The remedy where the settings are another model's.
+
+    Raises:
+        BadInputError: There are none, or they describe another model; the line names the setting.
+    """
+    try:
+        if "cfg" in checkpoint.metadata:
+            return kind.model_validate_json(checkpoint.metadata["cfg"])
+        if official is None:
+            raise BadInputError(
+                checkpoint.path, f"holds no cfg of {what}", "name the official file, with cfg and model"
+            )
+        return kind.model_validate(official)
+    except ValidationError as error:
+        first = error.errors()[0]
+        setting = ".".join(map(str, ("cfg", *first["loc"])))
+        reason = f"{setting}: {first['msg']}, so it is no supported {what}"
+        raise BadInputError(checkpoint.path, reason, see) from error
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ CPU time in one thread, the sides measured in turn and compared by their medians
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from operator import truediv
 from statistics import median
 from typing import Any, NamedTuple
@@ -24,14 +24,6 @@ SHAPES = [
     pytest.param(ViTShape(width=384, depth=2, heads=6), 25, id="reduced"),
     pytest.param(ViTShape(), 7, id="ViT-B", marks=pytest.mark.slow),
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Side(NamedTuple):

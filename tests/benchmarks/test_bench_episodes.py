@@ -9,7 +9,7 @@ number, so they get fewer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from statistics import median
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
 from uamix_bench.classifiers import nearest_centroid
 from uamix_bench.episodes import EpisodeSet, Protocol, draw, draw_sorted, sort_clips
@@ -31,15 +30,6 @@ SIZES = {  # the clips of each class; VoxCeleb1's and NSynth's spread as their m
     "voxceleb1": np.linspace(45, 200, 1_251).astype(int).tolist(),
     "nsynth": np.linspace(169, 440, 1_006).astype(int).tolist(),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(threads)
 
 
 def table(sizes: list[int]) -> tuple[list[str], list[str]]:

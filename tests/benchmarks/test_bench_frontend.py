@@ -7,7 +7,6 @@ else the machine does falls on both, and the median of the rounds' ratios counts
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from statistics import median
 from typing import NamedTuple
 
@@ -27,14 +26,6 @@ class Measured(NamedTuple):
     peer_ms: float
     ours_ms: float
     ratio: float
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def clips(count: int, seconds: float) -> tuple[Tensor, Tensor]:
