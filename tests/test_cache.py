@@ -299,6 +299,7 @@ def killed_at(fatal: int, work: Callable[[], None], patched: tuple[tuple[object,
     """Runs `work` in a child that kills itself at its `fatal`-th call of a patched function; False if it has fewer."""
     child = os.fork()
     if not child:
+        signal.alarm(120)
         count = itertools.count(1)
 
         def dying(real: Callable) -> Callable:

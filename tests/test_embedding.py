@@ -280,6 +280,8 @@ def test_a_killed_run_continues(sounds: list[Path], monkeypatch: pytest.MonkeyPa
     child = os.fork()
     if not child:
         Fails.how = "kill"
+        torch.set_num_threads(1)  # OpenMP's other threads did not come along
+        signal.alarm(120)
         try:
             embed(Fails(), task(sounds), np.arange(40), batch_size=2)
         finally:
