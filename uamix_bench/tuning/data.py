@@ -56,7 +56,10 @@ def find_data(name: str, data_dir: Path | None = None, audio_root: Path | None =
     if is_path(name):
         return load_task(name, audio_root=audio_root)
     task, _, split = name.partition(":")
-    return load_task(task, data_dir, splits=(split,) if split else None)
+    try:
+        return load_task(task, data_dir, splits=(split,) if split else None)
+    except UsageError as error:
+        raise UsageError(f"--data {name}", error.reason, "give a folder, a CSV, or TASK[:SPLIT]") from error
 
 
 def load_frames(data: TaskData, fbank: Fbank, sample_rate: int, progress: Progress = SILENT) -> Frames:
