@@ -8,7 +8,7 @@ import os
 import pickle
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from torch import Tensor
 from torchaudio.compliance import kaldi
 from uamix_bench.baselines.maskspec import STATISTICS, MaskSpec, audioset_statistics, encoder_keys, read_statistics
 
+from uamix_bench.audio import resample
 from uamix_bench.checkpoint import read_checkpoint, write_safetensors
 from uamix_bench.errors import BadInputError
 from uamix_bench.model import AudioModel, load_model
@@ -126,17 +127,56 @@ def recording(goldens: Path, number: int) -> tuple[Tensor, int]:
     return torch.from_numpy(samples.mean(axis=1)), rate
 
 
+def exact_frontend(wave: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The authors' front end (1000, 128) of float64 samples, by numpy in float64 throughout."""
+    clip = np.zeros(320_000)
+    clip[: len(wave)] = wave[:320_000]
+    emphasised = np.pad(clip[1:] - 0.97 * clip[:-1], 512, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(emphasised, 1_024)[::320]
+    power = np.abs(np.fft.rfft(frames * np.pad(np.hanning(800), 112))) ** 2
+    filters, _ = kaldi.get_mel_banks(128, 1_024, 32_000.0, 0.0, 15_000.0, 100.0, -500.0, 1.0)
+    log_mel = np.log(power[:, :-1] @ filters.T.double().numpy() + 1e-5)
+    mean, std = audioset_statistics().double().numpy()
+    exact: npt.NDArray[np.float64] = ((log_mel + 4.5) / 5 - mean) / std
+    return exact
+
+
+class Error(NamedTuple):
+    """Largest and mean absolute difference of two arrays."""
+
+    max: float
+    mean: float
+
+
+def error(found: npt.ArrayLike, wanted: npt.ArrayLike) -> Error:
+    apart = np.abs(np.asarray(found, np.float64) - np.asarray(wanted, np.float64))
+    return Error(float(apart.max()), float(apart.mean()))
+
+
+FRONT_END = Error(max=1e-3, mean=1e-5)
+
+
 @pytest.mark.parametrize("number", WAVES)
 def test_goldens(goldens: Path, expected: Any, number: int) -> None:
+    """Every stage; where the golden's own rounding passes the front end's limit, we may be as far from float64.
+
+    The top bins are divided by 0.043, and those of an upsampled sound are all but empty: there the rounding of a
+    float32 transform, which no two processors share, becomes 4e-3 (w1) and 1.3e-3 (w3) in the golden itself.
+    """
     model = loaded(goldens / "maskspec" / "maskspec_small.pth")
     wave = torchaudio.functional.resample(*recording(goldens, number), 32_000)
     spectrogram, counts = model.frontend(wave[None], torch.tensor([len(wave)]))
-    # Before the division by the spread, 0.043 in the top bins, which makes rounding into more than the limit.
-    error = (
-        np.abs(spectrogram[0].numpy().T - expected[f"w{number}__frontend"]) * audioset_statistics()[1].numpy()[:, None]
-    )
-    assert error.max() < 1e-3
-    assert error.mean() < 1e-5
+    golden, exact = expected[f"w{number}__frontend"].T, exact_frontend(wave.double().numpy())
+    apart, ours, theirs = error(spectrogram[0], golden), error(spectrogram[0], exact), error(golden, exact)
+    for measure, limit in FRONT_END._asdict().items():
+        if getattr(theirs, measure) < limit:
+            assert getattr(apart, measure) < limit
+        else:
+            assert getattr(ours, measure) < 1.5 * getattr(theirs, measure)  # this processor's rounding, of that size
+    std = audioset_statistics()[1].numpy()
+    before_division = error(spectrogram[0].numpy() * std, golden * std)
+    assert before_division.max < 1e-3
+    assert before_division.mean < 1e-5
     with torch.inference_mode():
         tokens, mask = model.tokens(spectrogram, counts)
         tokens = model.encoder.norm(tokens)  # type: ignore[operator, union-attr]
@@ -145,6 +185,15 @@ def test_goldens(goldens: Path, expected: Any, number: int) -> None:
         assert relative(tokens[0], expected[f"w{number}__tokens"]) < 1e-3
     for how, key in (("mean", "mean_patches"), ("cls", "cls"), ("prenorm-mean", "prenorm_mean_patches")):
         assert relative(pooled(model, how, wave), expected[f"w{number}__emb_{key}"]) < 1e-3
+
+
+def test_rounding_its_input_moves_an_exact_front_end_past_the_limit(goldens: Path) -> None:
+    """Why w1 is held to float64 rather than to 1e-3: its waveform is itself a rounded one."""
+    wave, rate = recording(goldens, 1)
+    exact = torchaudio.functional.resample(wave.double(), rate, 32_000)
+    moved = error(exact_frontend(exact.float().double().numpy()), exact_frontend(exact.numpy()))
+    assert moved.max > FRONT_END.max
+    assert moved.mean > FRONT_END.mean
 
 
 @pytest.mark.parametrize("number", WAVES[1:])
@@ -163,9 +212,33 @@ def test_goldens_of_the_better_resampler(goldens: Path, expected: Any, number: i
     resampled = torchaudio.functional.resample(wave, rate, 32_000, **KAISER_BEST)
     for how, key in (("mean", "mean_patches"), ("cls", "cls")):
         assert relative(pooled(model, how, resampled), expected[f"w{number}__emb_{key}_kaiserbest"]) < 1e-3
-    # soxr HQ passes another share of the last kHz before Nyquist, and nothing else: w1 is noise up to there.
-    limit = 0.05 if number == 1 else 0.01
-    assert relative(pooled(model, "mean", wave, rate), expected[f"w{number}__emb_mean_patches_kaiserbest"]) < limit
+    if number != 1:  # noise up to Nyquist: see the next test
+        assert relative(pooled(model, "mean", wave, rate), expected[f"w{number}__emb_mean_patches_kaiserbest"]) < 0.01
+
+
+@pytest.mark.parametrize("number", WAVES)
+def test_soxr_differs_from_the_better_resampler_at_the_old_nyquist_alone(
+    goldens: Path, expected: Any, number: int
+) -> None:
+    """With five of 128 bins, at 7.2 to 8.2 kHz, taken from the golden's resampler, 2.9% of w1 become 0.14%.
+
+    Between what they pass and what they stop, the two filters fall along different lines, and w1 is noise up to there.
+    """
+    model: Any = loaded(goldens / "maskspec" / "maskspec_small.pth")
+    wave, rate = recording(goldens, number)
+    spectrograms = []
+    for resampled in (
+        torch.from_numpy(resample(wave.numpy(), rate, 32_000)),
+        torchaudio.functional.resample(wave, rate, 32_000, **KAISER_BEST),
+    ):
+        spectrogram, counts = model.frontend(resampled[None], torch.tensor([len(resampled)]))
+        spectrograms.append(spectrogram)
+    _, centres = kaldi.get_mel_banks(128, 1_024, 32_000.0, 0.0, 15_000.0, 100.0, -500.0, 1.0)
+    falling = ((centres > 7_200) & (centres < 8_200)).flatten()
+    with torch.inference_mode():
+        tokens, mask = model.tokens(torch.where(falling, spectrograms[1], spectrograms[0]), counts)
+        found = model.pool(tokens, mask, "mean")[0]
+    assert relative(found, expected[f"w{number}__emb_mean_patches_kaiserbest"]) < 2e-3
 
 
 @pytest.mark.parametrize("number", WAVES)
