@@ -1,24 +1,13 @@
-"""Checkpoint files, read without ever running what is in them, and written as safetensors.
-
-A `.pth` file is a pickle, and a pickle is a program. Torch's weights-only unpickler runs an allow-listed
-part of it; the harmless classes that official files hold besides (argparse.Namespace, paths, omegaconf,
-numpy scalars) are given to it as inert stubs under their names: nothing is imported or called.
-Everything else is refused.
-"""
+"""Checkpoint files of either format, read without ever running what is in them, and written as safetensors."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import struct
-import sys
-import threading
-import warnings
-import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import torch
@@ -30,33 +19,15 @@ from torch import Tensor, nn
 from uamix_bench.cache import file_digests
 from uamix_bench.errors import BadInputError, MachineError
 from uamix_bench.files import canonical_json, file_sha256, unreadable, write_atomic
+from uamix_bench.torchfile import AGAIN, AVOID, LEGACY_MAGIC, RESAVE, UNPACK, ZIP_MAGIC, read_torch, shown
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
-_AGAIN = "download it again"
-_AVOID = "do not use this file"
 _NAME_IT = "name the checkpoint file"
-_UNPACK = "unpack it and name the checkpoint in it"
-_RESAVE = "save its state dict as safetensors where the file is trusted"
 
 _MAX_HEADER_BYTES = 8 * 2**20  # a safetensors header of ViT size has 50 kB; one of 63 MB takes seconds to parse
 _MAX_TENSORS = 20_000
 _REMEMBERED_BYTES = 16 * 2**20  # files from this size on take longer to digest than their digest takes to look up
-_MAX_EXTRAS = 200_000  # values; shared references let a small pickle unfold without end
-_MAX_DEPTH = 64
-_STATE_DICT_KEYS = ("model", "state_dict", "module")
-_ZIP_MAGIC = b"PK\x03\x04"
-_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
-
-# What is data though it stands in the standard library, or is not spelt as a class.
-_KNOWN_DATA = re.compile(
-    r"argparse\.Namespace|types\.SimpleNamespace|decimal\.Decimal|uuid\.UUID"
-    r"|pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path"  # Python 3.13 pickles paths as pathlib._local
-    r"|datetime\.(date|datetime|time|timedelta|timezone)|collections\.(OrderedDict|defaultdict|deque)"
-    r"|typing\.(Any|Dict|List|Optional|Tuple|Union)"
-    r"|builtins\.(bool|bytes|dict|float|frozenset|int|list|object|range|slice|str|tuple)"
-    r"|numpy\.(_?core\.multiarray\.(scalar|_reconstruct)|dtype|ndarray|bool_?|str_|(u?int|float|complex)\d+)"
-)
 
 
 @dataclass(frozen=True)
@@ -104,14 +75,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise BadInputError(path, "is not a regular file", _NAME_IT)
         with path.open("rb") as file:
             head = file.read(512)
-        size = path.stat().st_size
     except OSError as error:
         raise unreadable(path, error) from error
     _refuse_other_formats(path, head)
-    sha256 = _fingerprint(path, size)
+    sha256 = fingerprint(path)
     try:
-        read = _read_safetensors if _looks_like_safetensors(head) else _read_torch
-        checkpoint = read(path, head, size, sha256)
+        if _looks_like_safetensors(head):
+            tensors, metadata = _read_safetensors(path, head)
+            checkpoint = Checkpoint(path, sha256, tensors, metadata=metadata)
+        else:
+            content = read_torch(path, is_zip=head.startswith(ZIP_MAGIC))
+            checkpoint = Checkpoint(path, sha256, content.tensors, content.extras, stubbed=content.stubbed)
         _check_tensors(path, checkpoint.tensors)
     except MemoryError:
         raise MachineError(path, "does not fit into memory", "use a machine with more") from None
@@ -223,8 +197,16 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     return sha256.hexdigest()
 
 
-def _fingerprint(path: Path, size: int) -> str:
-    """Digests a file; of a large one, which an earlier run may have done, that is remembered as for sound files."""
+def fingerprint(path: Path) -> str:
+    """Returns the SHA-256 (hex) of a file; that of a large one is remembered, as for sound files, until it changes.
+
+    Raises:
+        BenchError: The file cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise unreadable(path, error) from error
     if size < _REMEMBERED_BYTES:
         return file_sha256(path)
     done = file_digests([str(path)])
@@ -240,19 +222,19 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
     """Says what a file is that is neither safetensors nor torch's, from its first 512 bytes."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
-        raise BadInputError(path, "is empty", _AGAIN)
+        raise BadInputError(path, "is empty", AGAIN)
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
         raise BadInputError(path, "is an HTML page, not a checkpoint", "download the file itself")
     if text.startswith(b"version https://git-lfs"):
         raise BadInputError(path, "is a git-lfs pointer, not the file itself", "fetch it with `git lfs pull`")
-    if _looks_like_safetensors(head) or head.startswith((_ZIP_MAGIC, _LEGACY_MAGIC)):
+    if _looks_like_safetensors(head) or head.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
         return
     if head[257:262] == b"ustar":
-        raise BadInputError(path, "is a tar archive and holds no state dict", _UNPACK)
+        raise BadInputError(path, "is a tar archive and holds no state dict", UNPACK)
     if head.startswith(b"\x1f\x8b"):
-        raise BadInputError(path, "is a gzip archive and holds no state dict", _UNPACK)
+        raise BadInputError(path, "is a gzip archive and holds no state dict", UNPACK)
     if head.startswith(b"\x80"):
-        raise BadInputError(path, "is a bare pickle, not a file of torch.save, and was not opened", _RESAVE)
+        raise BadInputError(path, "is a bare pickle, not a file of torch.save, and was not opened", RESAVE)
     if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
         raise BadInputError(path, "is a text file, not a checkpoint", _NAME_IT)
     raise BadInputError(path, "is neither a safetensors nor a torch file", _NAME_IT)
@@ -260,231 +242,42 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
 
 def _looks_like_safetensors(head: bytes) -> bool:
     """Tells whether a file begins as safetensors does: a length (uint64, little-endian), then JSON."""
-    return head[8:9] == b"{" and not head.startswith(_ZIP_MAGIC)
+    return head[8:9] == b"{" and not head.startswith(ZIP_MAGIC)
 
 
-def _read_safetensors(path: Path, head: bytes, size: int, sha256: str) -> Checkpoint:
+def _read_safetensors(path: Path, head: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Maps a safetensors file into memory; returns its tensors and the metadata of its header."""
     (header_bytes,) = struct.unpack("<Q", head[:8])
-    if header_bytes > min(_MAX_HEADER_BYTES, size - 8):
-        raise BadInputError(path, f"truncated or damaged (claims a header of {header_bytes} bytes)", _AGAIN)
+    if header_bytes > min(_MAX_HEADER_BYTES, path.stat().st_size - 8):
+        raise BadInputError(path, f"truncated or damaged (claims a header of {header_bytes} bytes)", AGAIN)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            keys = list(file.keys())
-            _check_count(path, keys)
-            tensors = {key: file.get_tensor(key) for key in keys}
-            return Checkpoint(path, sha256, tensors, metadata=file.metadata() or {})
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, ValueError, RuntimeError) as error:
-        raise BadInputError(path, f"truncated or damaged ({_shown(error)})", _AGAIN) from None
-
-
-# --- torch files
-
-
-class _Stub:
-    """Stands for an object whose class is not imported: keeps what the pickle hands it and does nothing."""
-
-    __slots__ = ("arguments", "state")
-    global_name = ""
-    arguments: tuple[Any, ...]
-    state: Any
-
-    def __new__(cls, *arguments: Any) -> Any:
-        if cls.global_name in ("collections.defaultdict", "builtins.dict"):
-            return {}  # torch lets a pickle fill exact dicts only
-        stub = super().__new__(cls)
-        stub.arguments, stub.state = arguments, None
-        return stub
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-_LOADING = threading.Lock()  # torch's allow-list belongs to the whole process
-
-
-def _read_torch(path: Path, head: bytes, size: int, sha256: str) -> Checkpoint:
-    names: list[str] = []
-    is_zip = head.startswith(_ZIP_MAGIC)
-    if is_zip:
-        _check_archive(path, size)
-    complaint = ""
-    with _LOADING, warnings.catch_warnings(action="ignore"):
-        try:
-            if is_zip:
-                names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-                if refused := [name for name in names if not _is_data(name)]:
-                    raise _refusal(path, refused)
-            stubs = [(type("Stub", (_Stub,), {"__slots__": (), "global_name": name}), name) for name in names]
-            with torch.serialization.safe_globals(stubs):  # type: ignore[arg-type]
-                content = torch.load(path, map_location="cpu", weights_only=True)
-        except (BadInputError, MemoryError):
-            raise
-        except Exception as error:  # a crafted pickle can make the unpickler raise anything
-            complaint = str(error) or type(error).__name__
-    if complaint:  # raised out here, so that torch's advice to switch safety off is in no traceback either
-        raise _translated(path, complaint)
-    tensors, rest = _split(path, content)
-    return Checkpoint(path, sha256, tensors, _Plain(path).mapping(rest, ()), stubbed=tuple(names))
-
-
-def _check_archive(path: Path, size: int) -> None:
-    """Refuses zip files that are cut, changed, not torch's, or larger than they look."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile:
-        raise BadInputError(path, "truncated (the zip directory is missing)", _AGAIN) from None
-    except (OSError, ValueError, NotImplementedError) as error:
-        raise BadInputError(path, f"damaged zip directory ({_shown(error)})", _AGAIN) from None
-    with archive:
-        entries = archive.infolist()
-        parts = {entry.filename.partition("/")[2] for entry in entries}
-        if "data.pkl" not in parts:
-            raise BadInputError(path, "is a zip archive, but not a file of torch.save", _UNPACK)
-        if "constants.pkl" in parts:
-            raise BadInputError(path, "is a TorchScript archive and holds no state dict", _RESAVE)
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise BadInputError(path, "holds compressed entries, which torch.save never writes", _AVOID)
-        if sum(entry.file_size for entry in entries) > size or len(parts) < len(entries):
-            raise BadInputError(path, "holds overlapping entries, which torch.save never writes", _AVOID)
-        try:
-            changed = archive.testzip()  # torch itself takes a flipped byte without a word
-        except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, NotImplementedError) as error:
-            raise BadInputError(path, f"truncated or damaged ({_shown(error)})", _AGAIN) from None
-    if changed is not None:
-        raise BadInputError(path, f"damaged ({_shown(changed)} does not match its checksum)", _AGAIN)
-
-
-def _is_data(name: str) -> bool:
-    """Tells whether a global may be stubbed: known data, and what is spelt as a class outside Python itself.
-
-    A stub is inert whatever its name; the rule keeps a file that was made to do harm from passing in silence.
-    """
-    parts = name.split(".")
-    return bool(_KNOWN_DATA.fullmatch(name)) or (
-        parts[0] not in sys.stdlib_module_names
-        and all(part.isidentifier() for part in parts)
-        and parts[-1].lstrip("_")[:1].isupper()
-    )
-
-
-def _refusal(path: Path, names: Sequence[str]) -> BadInputError:
-    asked = _shown(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-    return BadInputError(path, f"refused: the pickle asks for {asked}, which no model file needs", _AVOID)
-
-
-def _translated(path: Path, complaint: str) -> BadInputError:
-    """Rewrites torch's message, which runs over many lines and advises ``weights_only=False``."""
-    if found := re.search(r"GLOBAL (\S+)", complaint):  # old format only: the names in zip files are known by now
-        if not _is_data(found[1]):
-            return _refusal(path, [found[1]])
-        return BadInputError(path, f"is in torch's old format and holds {_shown(found[1])} objects", _RESAVE)
-    if "Unsupported operand" in complaint:
-        return BadInputError(path, "holds a pickle of another protocol than torch.save's own", _RESAVE)
-    if re.search(r"Can only|Trying to call reduce|persistent", complaint):
-        return BadInputError(path, "refused: the pickle does more than store weights and settings", _RESAVE)
-    return BadInputError(path, "truncated or damaged", _AGAIN)
-
-
-def _split(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[Any, Any]]:
-    """Finds the state dict; returns it and what stands beside it."""
-    if isinstance(content, dict):
-        for key in _STATE_DICT_KEYS:
-            inner = content.get(key)
-            if isinstance(inner, dict) and (tensors := _tensors(path, inner)):
-                return tensors, {other: value for other, value in content.items() if other != key}
-        if tensors := _tensors(path, content):
-            return tensors, {key: value for key, value in content.items() if key not in tensors}
-    candidates = [content.get(key) for key in _STATE_DICT_KEYS] if isinstance(content, dict) else [content]
-    for candidate in candidates:
-        if isinstance(candidate, _Stub):
-            raise BadInputError(path, f"holds a pickled {_shown(candidate.global_name)}, no state dict", _RESAVE)
-    raise BadInputError(path, "holds no state dict", "name a file with the model's weights")
-
-
-def _tensors(path: Path, values: Mapping[Any, Any]) -> dict[str, Tensor]:
-    found = {key: item.detach() for key, item in values.items() if isinstance(item, Tensor) and isinstance(key, str)}
-    _check_count(path, found)
-    return found
-
-
-class _Plain:
-    """Turns unpickled objects into plain data, within bounds that no model's settings reach."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.left = _MAX_EXTRAS
-
-    def mapping(self, values: Mapping[Any, Any], above: tuple[int, ...]) -> dict[Any, Any]:
-        return {self._key(key, above): self.value(item, above) for key, item in values.items() if _is_kept(item)}
-
-    def value(self, value: Any, above: tuple[int, ...]) -> Any:
-        """Converts one value; `above` holds the ids of the containers around it."""
-        self.left -= 1
-        if self.left < 0 or len(above) > _MAX_DEPTH:
-            raise BadInputError(self.path, "holds settings nested without end", _AVOID)
-        if value is None or isinstance(value, bool | int | float | str | bytes):
-            return value
-        if id(value) in above:  # omegaconf's children point at their parents
-            return None
-        above = (*above, id(value))
-        if isinstance(value, Mapping):
-            return self.mapping(value, above)
-        if isinstance(value, list | tuple | set | frozenset):
-            items = [self.value(item, above) for item in value if _is_kept(item)]
-            return tuple(items) if isinstance(value, tuple) else items
-        if isinstance(value, _Stub):
-            return self._stub(value, above)
-        return _shown(getattr(value, "global_name", value))  # dtypes, devices, bare classes
-
-    def _stub(self, stub: _Stub, above: tuple[int, ...]) -> Any:
-        name, state, arguments = stub.global_name, stub.state, stub.arguments
-        if isinstance(state, dict):
-            if name.startswith("omegaconf."):  # its containers and nodes keep their value beside bookkeeping
-                state = state.get("_content", state.get("_val", state))
-            return self.value(state, above)
-        if name.startswith("pathlib.") and all(isinstance(part, str) for part in arguments):
-            return str(PurePosixPath(*arguments))
-        if len(arguments) == 1:  # an enum member
-            return self.value(arguments[0], above)
-        return f"<{_shown(name)}>"
-
-    def _key(self, key: Any, above: tuple[int, ...]) -> Any:
-        return key if key is None or isinstance(key, int | float | str) else _shown(self.value(key, above))
-
-
-def _is_kept(value: Any) -> bool:
-    return not isinstance(value, Tensor | torch.UntypedStorage | torch.TypedStorage)
+        raise BadInputError(path, f"truncated or damaged ({shown(error)})", AGAIN) from None
 
 
 # --- what the tensors are
 
 
-def _check_count(path: Path, names: Collection[str]) -> None:
-    if len(names) > _MAX_TENSORS:
-        raise BadInputError(path, f"holds {len(names)} tensors, more than any model", _AVOID)
-
-
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuses tensors that are not dense, larger than the bytes behind them, or not finite."""
+    """Refuses tensors that are too many, not dense, larger than the bytes behind them, or not finite."""
+    if len(tensors) > _MAX_TENSORS:
+        raise BadInputError(path, f"holds {len(tensors)} tensors, more than any model", AVOID)
     for key, tensor in tensors.items():
-        name = _shown(key)
+        name = shown(key)
         dense = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
         if not dense or tensor.device.type != "cpu":
-            raise BadInputError(path, f"{name} is not a plain dense tensor", _RESAVE)
+            raise BadInputError(path, f"{name} is not a plain dense tensor", RESAVE)
         if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
-            raise BadInputError(path, f"{name} has more elements ({tensor.numel()}) than the file holds", _AVOID)
+            raise BadInputError(path, f"{name} has more elements ({tensor.numel()}) than the file holds", AVOID)
         if not (tensor.is_floating_point() or tensor.is_complex()):
             continue
         # The sum of finite values is finite unless it overflows: only then is each value looked at.
         wide = tensor.float() if tensor.itemsize < 4 else tensor
         if not torch.isfinite(wide.sum()) and not torch.isfinite(wide).all():
-            raise BadInputError(path, f"{name} holds NaN or infinite values", _AGAIN)
+            raise BadInputError(path, f"{name} holds NaN or infinite values", AGAIN)
 
 
 def _first(names: Sequence[str], count: int = 5) -> str:
-    return ", ".join(_shown(name) for name in names[:count]) + (", ..." if len(names) > count else "")
-
-
-def _shown(value: object) -> str:
-    """Text from a file, fit for an error line: no control characters, not endless."""
-    return ascii(str(value))[1:-1][:120]
+    return ", ".join(shown(name) for name in names[:count]) + (", ..." if len(names) > count else "")
