@@ -465,10 +465,18 @@ def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("bench_home")
-def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole_seconds", [False, True])
+def test_a_file_that_has_just_changed_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_seconds: bool
+) -> None:
+    """Nor is one that changed a second ago, where the file system keeps whole seconds."""
+    monkeypatch.setattr(cache_module, "_RACY_S", -60.0 if whole_seconds else 60.0)
+    monkeypatch.setattr(cache_module, "_COARSE_RACY_S", 60.0)
     paths = sounds(tmp_path, 1)
     for content in (b"before", b"behind"):  # of one length, within one tick of the clock
         Path(paths[0]).write_bytes(content)
+        if whole_seconds:
+            os.utime(paths[0], (1_000, 1_000))
         assert file_digests(paths).digests == expected(paths)
     assert not list((files.home() / "embeddings").rglob("*.shard"))
 

@@ -49,7 +49,9 @@ _SUFFIX = ".shard"
 _FAN = 16  # shards of a size that are merged at once, and the ratio of one size to the next
 _LARGEST = 64 << 20  # bytes that a merge may make: what it holds in memory, and what pruning takes at once
 _USE_S = 3_600.0  # resolution of the time of last use
-_RACY_S = 2.0  # a file changed less than this ago can change again without its times showing it
+# A file changed less than this ago can change again without its times showing it: a tick of the kernel's clock and
+# some, or two seconds on a file system that keeps whole ones.
+_RACY_S, _COARSE_RACY_S = 0.1, 2.0
 
 
 @dataclass(frozen=True)
@@ -361,7 +363,8 @@ def _stamp(path: str) -> tuple[bytes, bool]:
         raise BadInputError(path, "is not a regular file", "give sound files")
     absolute = path if path.startswith(os.sep) else os.path.abspath(path)  # noqa: PTH100
     identity = f"{absolute}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
-    settled = time.time() - max(stat.st_mtime, stat.st_ctime) > _RACY_S
+    coarse = stat.st_mtime_ns % 1_000_000_000 == 0
+    settled = time.time() - max(stat.st_mtime, stat.st_ctime) > (_COARSE_RACY_S if coarse else _RACY_S)
     return hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=32).digest(), settled
 
 

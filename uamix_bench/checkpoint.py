@@ -92,9 +92,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def load_state(
-    module: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, what: str, ignore: Sequence[str] = ()
-) -> None:
+def load_state(module: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, what: str) -> None:
     """Fills every parameter and persistent buffer of `module`; keys that it does not have are passed over.
 
     A module on the meta device gets float32 copies of its own, so that a model is built without initialising
@@ -105,13 +103,11 @@ def load_state(
         tensors: State dict with the module's own key names, of any floating dtype.
         path: The file the tensors came from, for error lines.
         what: The model's name, for error lines (``AudioMAE``).
-        ignore: Prefixes of the module's keys that the file need not hold; what is absent keeps its value.
 
     Raises:
         BadInputError: Keys are missing or have other shapes; the line counts them and names the first five.
     """
-    own = module.state_dict()
-    wanted = {key: value for key, value in own.items() if key in tensors or not key.startswith(tuple(ignore))}
+    wanted = module.state_dict()
     verdict = f"this is not a checkpoint of {what}"
     missing = [key for key in wanted if key not in tensors]
     if missing:
@@ -124,7 +120,7 @@ def load_state(
     if wrong:
         reason = f"has {len(wrong)} of {len(wanted)} encoder tensors in another shape ({_first(wrong)})"
         raise BadInputError(path, reason, f"{verdict} of this size")
-    on_meta = any(value.is_meta for value in own.values())
+    on_meta = any(value.is_meta for value in wanted.values())
     state = {
         key: tensors[key].to(
             torch.float32 if value.is_floating_point() else value.dtype,

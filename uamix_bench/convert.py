@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from uamix_bench import registry
-from uamix_bench.checkpoint import write_safetensors
+from uamix_bench.checkpoint import fingerprint, write_safetensors
 from uamix_bench.errors import BadInputError, UsageError
 from uamix_bench.model import AudioModel
 
@@ -38,6 +38,8 @@ class Converted(NamedTuple):
 def convert(model: AudioModel, path: Path, dtype: torch.dtype = torch.float32) -> Converted:
     """Writes a model as safetensors, reads it back, and compares the embeddings of the two.
 
+    The file's digest is remembered, so that loading it on this machine does not begin with reading it all.
+
     Args:
         model: With weights, on the CPU.
         path: The file to write.
@@ -58,6 +60,8 @@ def convert(model: AudioModel, path: Path, dtype: torch.dtype = torch.float32) -
         if dtype == torch.float32 and difference:
             remedy = "its adapter must rebuild a model from its state_dict and metadata"
             raise BadInputError(path, f"gives other embeddings ({difference:.1e}) than the file it came from", remedy)
+        if fingerprint(path) != sha256:  # and by this its digest is known when it is first loaded
+            raise BadInputError(path, "holds something else than what was written", "convert it again, to another disk")
     except BadInputError:
         path.unlink(missing_ok=True)
         raise
