@@ -21,6 +21,8 @@ from uamix_bench.checkpoint import write_safetensors
 from uamix_bench.errors import BadInputError
 from uamix_bench.model import AudioModel, load_model
 
+from .official import State, vit_state
+
 WIDTH, DEPTH = 64, 2
 TRAINING = "m2d_vit_base-80x608p16x16-221006-mr7"
 ENCODER_ONLY = "m2d_vit_base-80x608p16x16-230101-stats_enconly"
@@ -34,14 +36,10 @@ RELEASES = {
 }
 
 
-def state_of(sizes: Sizes, seed: int = 0) -> dict[str, Tensor]:
-    """An encoder's state dict under official names, drawn so that every part of it matters."""
-    vit = timm_vit(sizes, sizes.frames // sizes.patch_frames)
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        key: 0.2 * torch.randn(value.shape, generator=generator) + ("norm" in key and key.endswith("weight"))
-        for key, value in vit.state_dict().items()
-    }
+def state_of(sizes: Sizes) -> State:
+    """An encoder's state dict under official names."""
+    positions = 80 // sizes.patch_mel * (sizes.frames // sizes.patch_frames)
+    return vit_state(WIDTH, DEPTH, (sizes.patch_mel, sizes.patch_frames), positions)
 
 
 def saved(folder: Path, state: dict[str, Tensor], prefix: str = "", **extra: Tensor) -> Path:

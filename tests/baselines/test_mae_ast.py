@@ -22,6 +22,8 @@ from uamix_bench import load_model
 from uamix_bench.checkpoint import write_safetensors
 from uamix_bench.errors import BadInputError
 
+from .official import State, mae_ast_state
+
 SEED = 20_220_330
 RATE = 16_000
 PATCH: dict[str, Any] = {
@@ -50,44 +52,6 @@ FRAME = PATCH | {
     "encoder_layers": 2,
 }
 TASK = {"_name": "mae_ast_pretraining", "sample_rate": RATE, "feature_type": "fbank", "feature_dim": 128}
-State = dict[str, Tensor]
-
-
-def official_state(settings: dict[str, Any]) -> State:
-    """Random weights under the official names; the position table is random too, so that its rows matter."""
-    width, inner = settings["encoder_embed_dim"], settings["encoder_ffn_embed_dim"]
-    shapes: dict[str, tuple[int, ...]] = {
-        "encoder_mask_emb": (width,),
-        "post_extract_proj.weight": (width, 256),
-        "post_extract_proj.bias": (width,),
-        "layer_norm.weight": (128,),
-        "layer_norm.bias": (128,),
-        "enc_sine_pos_embed.pe": (1, settings["max_token_length"], width),
-        "dec_sine_pos_embed.pe": (1, settings["max_token_length"], width),
-        "encoder.layer_norm.weight": (width,),
-        "encoder.layer_norm.bias": (width,),
-        "final_proj_reconstruction.weight": (256, width),
-    }
-    layers = [f"encoder.layers.{index}." for index in range(settings["encoder_layers"])]
-    for layer in [*layers, "decoder.layers.0."]:
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            shapes |= {f"{layer}self_attn.{name}.weight": (width, width), f"{layer}self_attn.{name}.bias": (width,)}
-        for name in ("self_attn_layer_norm", "final_layer_norm"):
-            shapes |= {f"{layer}{name}.weight": (width,), f"{layer}{name}.bias": (width,)}
-        shapes |= {f"{layer}fc1.weight": (inner, width), f"{layer}fc1.bias": (inner,)}
-        shapes |= {f"{layer}fc2.weight": (width, inner), f"{layer}fc2.bias": (width,)}
-    generator = torch.Generator().manual_seed(SEED)
-    state = {}
-    for key, shape in shapes.items():
-        value = torch.randn(shape, generator=generator)
-        if key.endswith("norm.weight"):
-            value = 1.0 + 0.3 * value
-        elif value.ndim == 2:
-            value = 1.5 * value / math.sqrt(value[0].numel())
-        state[key] = value
-    statistics = {"running_mean": torch.tensor([-7.5]), "running_var": torch.tensor([19.0])}
-    counted = {"num_batches_tracked": torch.tensor(1_000)}
-    return state | {f"batch_norm.{key}": value for key, value in {**statistics, **counted}.items()}
 
 
 def sound(samples: int, seed: int = 0) -> Tensor:
@@ -180,7 +144,7 @@ def distance(found: Any, expected: Any) -> float:
 
 @pytest.fixture(params=[PATCH, FRAME], ids=["patch", "frame"])
 def tiny(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
-    return load_model(MAEAST, save(tmp_path, request.param, official_state(request.param)), device="cpu")
+    return load_model(MAEAST, save(tmp_path, request.param, mae_ast_state(request.param)), device="cpu")
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
@@ -188,7 +152,7 @@ def tiny(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
 def test_both_variants_give_the_tokens_of_functional_attention(
     tmp_path: Path, settings: dict[str, Any], half: bool
 ) -> None:
-    state = official_state(settings)
+    state = mae_ast_state(settings)
     if half:
         state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     path = save(tmp_path, settings, state)
@@ -241,7 +205,7 @@ def test_columns_and_layers_are_what_they_say(tiny: Any) -> None:
 
 
 def test_bfloat16_stays_close(tmp_path: Path) -> None:
-    path = save(tmp_path, PATCH, official_state(PATCH))
+    path = save(tmp_path, PATCH, mae_ast_state(PATCH))
     exact, half = (load_model(MAEAST, path, device="cpu", dtype=dtype) for dtype in ("float32", "bf16"))
     clips = [sound(32_000), sound(9_000)]
     difference = distance(half.embed(clips, RATE), exact.embed(clips, RATE))
@@ -280,20 +244,20 @@ def without(key: str) -> Callable[[State], State]:
 def test_other_files_are_named(
     tmp_path: Path, settings: dict[str, Any], change: Callable[[State], State], complaint: str
 ) -> None:
-    path = save(tmp_path, PATCH | settings, change(official_state(PATCH)))
+    path = save(tmp_path, PATCH | settings, change(mae_ast_state(PATCH)))
     with pytest.raises(BadInputError, match=complaint) as caught:
         MAEAST.from_checkpoint(path)
     assert caught.value.subject == str(path)
 
 
 def test_a_model_of_other_features_is_refused(tmp_path: Path) -> None:
-    path = save(tmp_path, PATCH, official_state(PATCH), task=TASK | {"feature_type": "mfcc"})
+    path = save(tmp_path, PATCH, mae_ast_state(PATCH), task=TASK | {"feature_type": "mfcc"})
     with pytest.raises(BadInputError, match=r"cfg\.feature_type"):
         MAEAST.from_checkpoint(path)
 
 
 def test_a_bare_state_dict_is_refused(tmp_path: Path) -> None:
-    torch.save(official_state(PATCH), tmp_path / "bare.pt")
+    torch.save(mae_ast_state(PATCH), tmp_path / "bare.pt")
     with pytest.raises(BadInputError, match="holds no cfg"):
         MAEAST.from_checkpoint(tmp_path / "bare.pt")
 

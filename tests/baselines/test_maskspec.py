@@ -26,6 +26,8 @@ from uamix_bench.checkpoint import read_checkpoint, write_safetensors
 from uamix_bench.errors import BadInputError
 from uamix_bench.model import AudioModel, load_model
 
+from .official import State, vit_state
+
 WIDTH, DEPTH = 64, 2
 WAVES = [1, 2, 3, 4, 5]
 KAISER_BEST = {  # librosa's filter of this name, in torchaudio's terms
@@ -42,13 +44,9 @@ def timm_vit() -> timm.models.VisionTransformer:
     return timm.models.VisionTransformer(img_size=(128, 992), in_chans=1, num_classes=0, **options).eval()
 
 
-def state_of(seed: int = 0) -> dict[str, Tensor]:
-    """An encoder's state dict under official names, drawn so that every part of it matters."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        key: 0.2 * torch.randn(value.shape, generator=generator) + ("norm" in key and key.endswith("weight"))
-        for key, value in timm_vit().state_dict().items()
-    }
+def state_of() -> State:
+    """An encoder's state dict under official names."""
+    return vit_state(WIDTH, DEPTH, positions=8 * 62)
 
 
 def saved(folder: Path, state: dict[str, Tensor]) -> Path:
@@ -306,7 +304,7 @@ def test_a_clip_gets_in_a_batch_what_it_gets_alone(tmp_path: Path, given: str) -
         model.pooling = how
         together = model.embed(waves, 32_000)
         alone = np.concatenate([model.embed([wave], 32_000) for wave in waves])
-        assert np.abs(together - alone).max() < 1e-5
+        assert np.abs(together - alone).max() < 1e-5 * max(1, np.abs(alone).max())  # before the norm: up to 30
 
 
 def test_each_file_has_the_poolings_it_can_do(tmp_path: Path) -> None:
