@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -183,6 +184,12 @@ def test_a_card_says_what_a_reader_needs(name: str) -> None:
         assert card.pretrained_on
         assert card.files
     assert all(file.url or file.page for file in card.files)
+    for file in card.files:  # uaMix-MAE's authors publish none, and statistics are no weights
+        holds_weights = name != "uamix" and not file.name.endswith(".npy")
+        assert (file.evidence is not None) == holds_weights, file.name
+    if found := re.match(r"(\d+)M", card.parameters_published):
+        differs = card.parameters is not None and abs(card.parameters / 1e6 - int(found[1])) > 0.5
+        assert not differs or re.search(r"\(.+\)|:", card.parameters_published), "and why it differs"
     assert card.parameters_published or not card.needs_weights
     assert len({entry.id for entry in card.weights} | set(PLUGINS)) == len(card.weights) + len(PLUGINS)
 

@@ -44,6 +44,16 @@ class RemoteFile(BaseModel):
     note: str = ""
 
 
+class WeightsFile(RemoteFile):
+    """A file of weights that the authors publish, and how the adapter's reading of it is known to be right.
+
+    `evidence` is ``goldens`` where embeddings are held to what the authors' own code gives for a file of this layout,
+    ``parsed`` where the file is read as that code reads it and no output of it was at hand.
+    """
+
+    evidence: Literal["goldens", "parsed"] | None = None
+
+
 class Weights(BaseModel):
     """Weights that come with the package: an id of their own, the file beside the card, and where they come from."""
 
@@ -68,7 +78,7 @@ class ModelCard(Card):
     pretrained_on: tuple[str, ...] = ()
     needs_weights: bool = True
     default_weights: str | None = None
-    files: tuple[RemoteFile, ...] = ()
+    files: tuple[WeightsFile, ...] = ()
     weights: tuple[Weights, ...] = ()
 
     @model_validator(mode="after")

@@ -86,7 +86,7 @@ def count(number: int | None) -> str:
 
 def _words(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {_words(part)}" for name, part in value.items() if part not in (None, ""))
+        return ", ".join(f"{name}: {_words(part)}" for name, part in value.items() if part not in (None, "", []))
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "\n".join(_words(part) for part in value)
     return str(value).strip()
