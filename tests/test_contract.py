@@ -13,14 +13,11 @@ from torch import Tensor, nn
 from uamix_bench import AudioModel, load_model
 from uamix_bench.contract import check
 from uamix_bench.frontend import KaldiFbank
+from uamix_bench.registry import models
 
-GOLDEN = {
-    "audiomae": "audiomae/audiomae_small.pth",
-    "beats": "beats/beats_small.pt",
-    "mae-ast": "mae_ast/mae_ast_small.pt",
-    "m2d": "m2d/m2d_vit_base-80x608p16x16-221006-mr7/checkpoint-300.pth",
-    "maskspec": "maskspec/maskspec_small.pth",
-}
+from .baselines.official import FORMATS, TINY, VIT_B, Size, checkpoint
+
+FLOORS = ("logmel", "random")
 
 
 class Sound(AudioModel):
@@ -159,16 +156,25 @@ def test_the_suite_finds_what_is_broken(kind: type[AudioModel], broken: set[str]
     assert all(outcome.reason and outcome.remedy for outcome in found.values() if not outcome.passed)
 
 
-@pytest.mark.parametrize("name", ["logmel", "random"])
-def test_floors_pass(name: str) -> None:
+@pytest.mark.parametrize("name", [*FLOORS, "uamix"])
+def test_bundled_models_pass(name: str) -> None:
     assert [outcome for outcome in check(load_model(name, device="cpu")) if not outcome.passed] == []
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_official_checkpoints_pass_and_are_left_as_they_were(name: str, test_data: Path) -> None:
-    model = load_model(name, test_data / "goldens" / GOLDEN[name], device="cpu")
+@pytest.mark.parametrize(
+    "size", [pytest.param(TINY, id="tiny"), pytest.param(VIT_B, id="ViT-B", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("name", FORMATS)
+def test_official_checkpoints_pass_and_are_left_as_they_were(name: str, size: Size, tmp_path: Path) -> None:
+    model = load_model(name, checkpoint(name, tmp_path, size), device="cpu")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     pooling = model.pooling
     assert [outcome for outcome in check(model) if not outcome.passed] == []
     assert model.pooling == pooling
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_every_model_of_the_project_is_checked() -> None:
+    assert {*FORMATS, *FLOORS, "uamix"} == {
+        name for name, plugin in models().items() if plugin.entry_point.value.startswith("uamix_bench.")
+    }

@@ -1,4 +1,4 @@
-"""Tiny checkpoints in the five official formats, and sounds, made from seeds by integer arithmetic.
+"""Checkpoints in the five official formats, and sounds, made from seeds by integer arithmetic.
 
 They need nobody's files, and are the same bit for bit on every machine and with every release of a library: raw words
 of Philox (a stream that numpy guarantees) and products with powers of two. ``python tests/baselines/official.py``
@@ -26,7 +26,17 @@ Shapes = dict[str, tuple[int, ...]]
 State = dict[str, Tensor]
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "models.npz"
-WIDTH, DEPTH, HEADS = 128, 2, 2
+
+
+class Size(NamedTuple):
+    """Of an encoder: features of a token, blocks, attention heads."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+TINY, VIT_B = Size(128, 2, 2), Size(768, 12, 12)
 
 # --- weights
 
@@ -56,7 +66,7 @@ def drawn(shapes: Shapes, seed: str = "") -> State:
     return state
 
 
-def vit_state(width: int = WIDTH, depth: int = DEPTH, patch: tuple[int, int] = (16, 16), positions: int = 512) -> State:
+def vit_state(width: int, depth: int, patch: tuple[int, int] = (16, 16), positions: int = 512) -> State:
     """The encoder of MAE's family under its names, with its norm: AudioMAE, MaskSpec, M2D."""
     shapes: Shapes = {
         "cls_token": (1, 1, width),
@@ -143,45 +153,51 @@ def mae_ast_state(cfg: dict[str, Any]) -> State:
 
 # --- files
 
-BEATS: dict[str, Any] = {
-    "input_patch_size": 16,
-    "embed_dim": 64,
-    "conv_bias": False,
-    "encoder_layers": DEPTH,
-    "encoder_embed_dim": WIDTH,
-    "encoder_ffn_embed_dim": 4 * WIDTH,
-    "encoder_attention_heads": HEADS,
-    "activation_fn": "gelu",
-    "layer_norm_first": False,
-    "deep_norm": True,
-    "conv_pos": 128,
-    "conv_pos_groups": 16,
-    "relative_position_embedding": True,
-    "num_buckets": 320,
-    "max_distance": 800,
-    "gru_rel_pos": True,
-    "encoder_layerdrop": 0.05,
-    "finetuned_model": False,
-}
-MAE_AST: dict[str, Any] = {
-    "_name": "mae_ast",
-    "ast_kernel_size_chan": 16,
-    "ast_kernel_size_time": 16,
-    "ast_kernel_stride_chan": 16,
-    "ast_kernel_stride_time": 16,
-    "encoder_layers": DEPTH,
-    "encoder_embed_dim": WIDTH,
-    "encoder_ffn_embed_dim": 4 * WIDTH,
-    "encoder_attention_heads": HEADS,
-    "decoder_layers": 1,
-    "dropout": 0.1,
-    "activation_fn": "gelu",
-    "layer_norm_first": False,
-    "max_token_length": 520,
-    "enc_sine_pos": True,
-    "enc_conv_pos": False,
-}
-MAE_AST_TASK = {"_name": "mae_ast_pretraining", "sample_rate": 16_000, "feature_type": "fbank", "feature_dim": 128}
+
+def beats_cfg(size: Size) -> dict[str, Any]:
+    """The cfg that is publicly quoted of the iter3+ files, at another size."""
+    return {
+        "input_patch_size": 16,
+        "embed_dim": size.width * 2 // 3,
+        "conv_bias": False,
+        "encoder_layers": size.depth,
+        "encoder_embed_dim": size.width,
+        "encoder_ffn_embed_dim": 4 * size.width,
+        "encoder_attention_heads": size.heads,
+        "activation_fn": "gelu",
+        "layer_norm_first": False,
+        "deep_norm": True,
+        "conv_pos": 128,
+        "conv_pos_groups": 16,
+        "relative_position_embedding": True,
+        "num_buckets": 320,
+        "max_distance": 800,
+        "gru_rel_pos": True,
+        "encoder_layerdrop": 0.05,
+        "finetuned_model": False,
+    }
+
+
+def mae_ast_cfg(size: Size) -> dict[str, dict[str, Any]]:
+    """The patch model's cfg; positions for 10 s in the tiny one, 60 s in the other (official: 48,000)."""
+    kernel = {f"ast_kernel_{what}_{axis}": 16 for what in ("size", "stride") for axis in ("chan", "time")}
+    model = {
+        "_name": "mae_ast",
+        **kernel,
+        "encoder_layers": size.depth,
+        "encoder_embed_dim": size.width,
+        "encoder_ffn_embed_dim": 4 * size.width,
+        "encoder_attention_heads": size.heads,
+        "decoder_layers": 1,
+        "dropout": 0.1,
+        "activation_fn": "gelu",
+        "layer_norm_first": False,
+        "max_token_length": 520 if size == TINY else 3_000,
+        "enc_sine_pos": True,
+        "enc_conv_pos": False,
+    }
+    task = {"_name": "mae_ast_pretraining", "sample_rate": 16_000, "feature_type": "fbank", "feature_dim": 128}
+    return {"model": model, "task": task}
 
 
 def _training_file(state: State, path: Path) -> None:
@@ -192,32 +208,38 @@ def _training_file(state: State, path: Path) -> None:
     torch.save({"model": state | decoder, **beside}, path)
 
 
-FORMATS: dict[str, tuple[str, Callable[[Path], None]]] = {
-    "audiomae": ("pretrained.pth", lambda path: _training_file(vit_state(), path)),
-    "maskspec": ("checkpoint-75.pth", lambda path: _training_file(vit_state(positions=8 * 62), path)),
-    "m2d": (
-        "m2d_vit_base-80x608p16x16-221006-mr7/checkpoint-300.pth",
-        lambda path: _training_file(vit_state(positions=5 * 38), path),
-    ),
-    "beats": (
-        "BEATs_iter3_plus_AS2M.pt",
-        lambda path: torch.save({"cfg": BEATS, "model": beats_state(BEATS)}, path),
-    ),
-    "mae-ast": (
-        "chunk_patch_75_12LayerEncoder.pt",
-        lambda path: torch.save(
-            {"cfg": {"model": MAE_AST, "task": MAE_AST_TASK}, "model": mae_ast_state(MAE_AST)}, path
-        ),
-    ),
+def _vit_file(positions: int) -> Callable[[Size, Path], None]:
+    def write(size: Size, path: Path) -> None:
+        _training_file(vit_state(size.width, size.depth, positions=positions), path)
+
+    return write
+
+
+def _beats_file(size: Size, path: Path) -> None:
+    cfg = beats_cfg(size)
+    torch.save({"cfg": cfg, "model": beats_state(cfg)}, path)
+
+
+def _mae_ast_file(size: Size, path: Path) -> None:
+    cfg = mae_ast_cfg(size)
+    torch.save({"cfg": cfg, "model": mae_ast_state(cfg["model"])}, path)
+
+
+FORMATS: dict[str, tuple[str, Callable[[Size, Path], None]]] = {
+    "audiomae": ("pretrained.pth", _vit_file(64 * 8)),
+    "maskspec": ("checkpoint-75.pth", _vit_file(8 * 62)),
+    "m2d": ("m2d_vit_base-80x608p16x16-221006-mr7/checkpoint-300.pth", _vit_file(5 * 38)),
+    "beats": ("BEATs_iter3_plus_AS2M.pt", _beats_file),
+    "mae-ast": ("chunk_patch_75_12LayerEncoder.pt", _mae_ast_file),
 }
 
 
-def checkpoint(name: str, folder: Path) -> Path:
-    """Writes the tiny official file of a model below `folder`, under the name that its authors give it."""
+def checkpoint(name: str, folder: Path, size: Size = TINY) -> Path:
+    """Writes a model's official file of this size below `folder`, under the name that its authors give it."""
     file, write = FORMATS[name]
     path = folder / name / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path)
+    write(size, path)
     return path
 
 

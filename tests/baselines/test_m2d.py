@@ -15,9 +15,9 @@ import timm
 import torch
 import torchaudio
 from torch import Tensor
-from uamix_bench.baselines.m2d import M2D, Sizes, encoder_keys
+from uamix_bench.baselines.m2d import M2D, Sizes, encoder_keys, read_sizes
 
-from uamix_bench.checkpoint import write_safetensors
+from uamix_bench.checkpoint import Checkpoint, write_safetensors
 from uamix_bench.errors import BadInputError
 from uamix_bench.model import AudioModel, load_model
 
@@ -26,14 +26,27 @@ from .official import State, vit_state
 WIDTH, DEPTH = 64, 2
 TRAINING = "m2d_vit_base-80x608p16x16-221006-mr7"
 ENCODER_ONLY = "m2d_vit_base-80x608p16x16-230101-stats_enconly"
+PATCHES = Sizes(608, 16, 16, "16k")
+LONG = Sizes(1001, 16, 16, "16k")
 RELEASES = {
-    TRAINING: Sizes(608, 16, 16, "16k"),
-    "m2d_vit_base-80x1001p16x16-221006-mr7_as_46ab246d": Sizes(1001, 16, 16, "16k"),
+    TRAINING: PATCHES,
+    "m2d_vit_base-80x608p16x16-221006-mr6": PATCHES,
+    "m2d_vit_base-80x608p16x16-221006-mr7_enconly": PATCHES,
+    "m2d_vit_base-80x608p16x16-220930-mr7_enconly": PATCHES,
+    "m2d_vit_base-80x1001p16x16-221006-mr7_as_46ab246d": LONG,
     "m2d_vit_base-80x200p16x4-230529": Sizes(200, 16, 4, "16k"),
+    "m2d_as_vit_base-80x608p16x16-240213": PATCHES,
+    "m2d_as_vit_base-80x1001p16x16-240213_AS-FT_enconly": LONG,
+    "m2d_as_vit_base-80x608p16x16p32k-240413_enconly": Sizes(608, 16, 16, "32k"),
     "m2d_as_vit_base-80x1001p16x16p32k-240413_AS-FT_enconly": Sizes(1001, 16, 16, "32k"),
+    "m2d_s_vit_base-80x608p80x2-230220": Sizes(608, 80, 2, "16k"),
+    "m2d_s_vit_base-80x512p80x2-230301": Sizes(512, 80, 2, "16k"),
     "m2d_s_vit_base-80x400p80x2-230201": Sizes(400, 80, 2, "16k"),
-    "m2d_clap_vit_base-80x1001p16x16p16kpBpTI-2025": Sizes(1001, 16, 16, "16k"),
+    "m2d_clap_vit_base-80x608p16x16-240128": PATCHES,
+    "m2d_clap_vit_base-80x1001p16x16-240128_AS-FT_enconly": LONG,
+    "m2d_clap_vit_base-80x1001p16x16p16kpBpTI-2025": LONG,
 }
+OF_EACH_SIZE = list({sizes: release for release, sizes in reversed(RELEASES.items())}.values())
 
 
 def state_of(sizes: Sizes) -> State:
@@ -138,7 +151,13 @@ def test_goldens(test_data: Path, release: str, number: int) -> None:
     assert relative(pooled(model, "mean", wave), expected[f"w{number}__emb_mean_tokens"]) < 1e-3
 
 
-@pytest.mark.parametrize("release", RELEASES)
+def test_every_released_file_is_named_for_its_sizes() -> None:
+    assert {file.name.removesuffix(".zip") for file in M2D.card.files} == RELEASES.keys()
+    for release, sizes in RELEASES.items():
+        assert read_sizes(Checkpoint(Path(release) / "checkpoint-300.pth", "", {})) == sizes
+
+
+@pytest.mark.parametrize("release", OF_EACH_SIZE)
 @pytest.mark.parametrize("given", ["native", "official"])
 def test_every_size_is_what_torchaudio_and_timm_give(tmp_path: Path, release: str, given: str) -> None:
     sizes = RELEASES[release]
