@@ -6,12 +6,15 @@ by adapters that agree with those.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from uamix_bench import load_model
+from uamix_bench.health import check
 
 from .official import FORMATS, GOLDEN, SOUNDS, checkpoint, stages
 
@@ -34,3 +37,44 @@ def test_what_we_gave_before(model: Any, sound: str) -> None:
     for stage, value in expected.items():
         assert found[stage].shape == value.shape
         assert np.linalg.norm(found[stage] - value) < 1e-4 * np.linalg.norm(value), stage
+
+
+# --- health
+
+
+def seconds() -> list[npt.NDArray[np.float32]]:
+    """The sounds at 16 kHz, a second at a time."""
+    mono = [sound for sound in (make() for make in SOUNDS.values()) if sound.sample_rate == 16_000]
+    return [sound.samples[start : start + 16_000] for sound in mono for start in range(0, len(sound.samples), 16_000)]
+
+
+def assert_healthy(model: Any) -> None:
+    clips = seconds()
+    health = check(model.embed(clips, 16_000), [bytes([index]) for index in range(len(clips))])
+    assert (health.verdict, health.notes) == ("green", ())
+
+
+def test_embeddings_are_healthy(model: Any) -> None:
+    model.input = "native"
+    assert_healthy(model)
+
+
+@pytest.mark.parametrize("name", ["logmel", "random", "uamix", "audiomae-tiny"])
+def test_embeddings_of_bundled_models_are_healthy(name: str) -> None:
+    assert_healthy(load_model(name, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("audiomae", "audiomae/audiomae_small.pth"),
+        ("beats", "beats/beats_small.pt"),
+        ("mae-ast", "mae_ast/mae_ast_small.pt"),
+        ("mae-ast", "mae_ast/mae_ast_small_frame_fp16.pt"),
+        ("m2d", "m2d/m2d_vit_base-80x608p16x16-221006-mr7/checkpoint-300.pth"),
+        ("m2d", "m2d/m2d_vit_base-80x608p16x16-230101-stats_enconly/checkpoint-300.pth"),
+        ("maskspec", "maskspec/maskspec_small.pth"),
+    ],
+)
+def test_embeddings_of_goldens_are_healthy(test_data: Path, name: str, file: str) -> None:
+    assert_healthy(load_model(name, test_data / "goldens" / file, device="cpu"))
