@@ -6,12 +6,14 @@ by adapters that agree with those.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from uamix_bench import load_model
 from uamix_bench.health import check
@@ -37,6 +39,17 @@ def test_what_we_gave_before(model: Any, sound: str) -> None:
     for stage, value in expected.items():
         assert found[stage].shape == value.shape
         assert np.linalg.norm(found[stage] - value) < 1e-4 * np.linalg.norm(value), stage
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("given", ["native", "official"])
+def test_a_gpu_gives_the_same(model: Any, given: str) -> None:
+    """Every stage runs there; its convolutions round to ten bits, which moves an embedding by some thousandths."""
+    on_gpu = copy.deepcopy(model).to("cuda")
+    model.input = on_gpu.input = given
+    clips = [sound.samples for sound in (make() for make in SOUNDS.values())]
+    expected, found = model.embed(clips, 16_000), on_gpu.embed(clips, 16_000)
+    assert np.linalg.norm(found - expected) < 5e-3 * np.linalg.norm(expected)
 
 
 # --- health

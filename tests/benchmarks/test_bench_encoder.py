@@ -118,3 +118,66 @@ def test_a_token_costs_no_more_than_in_timm(shape: ViTShape, rounds: int, frames
         with torch.inference_mode():
             assert torch.allclose(own(given), theirs.forward_features(image), atol=1e-4)
     assert found.ratio >= 0.9, found  # at 1,024 frames the same products: a tenth is for a busy machine
+
+
+BF16 = pytest.mark.skipif(
+    not torch.cuda.is_available() and not torch.cpu._is_avx512_bf16_supported(), reason="no products in bfloat16 here"
+)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def embedding(model: Any, waveforms: Tensor, dtype: torch.dtype) -> Callable[[], None]:
+    """What :meth:`AudioModel.embed` computes of waveforms (B, S) that are on the device."""
+    lengths = torch.full((len(waveforms),), waveforms.shape[1], device=DEVICE)
+
+    def run() -> None:
+        spectrogram, counts = model.frontend(waveforms, lengths)
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            tokens, mask = model.tokens(spectrogram, counts)
+        model.pool(tokens.float(), mask, "mean").cpu()
+
+    return run
+
+
+def product(dtype: torch.dtype, rows: int) -> Side:
+    """A matrix product of the encoder's size, counted in operations."""
+    left, right = torch.ones(rows, 768, device=DEVICE, dtype=dtype), torch.ones(768, 3_072, device=DEVICE, dtype=dtype)
+    return Side(lambda: (left @ right)[:1].cpu(), 2 * rows * 768 * 3_072)
+
+
+def ten_seconds(clips: int) -> Tensor:
+    return 0.1 * torch.randn(clips, 10 * SAMPLE_RATE, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+
+
+@pytest.mark.parametrize(("shape", "rounds"), SHAPES)
+@pytest.mark.parametrize(
+    ("dtype", "least"),
+    [pytest.param(torch.float32, 0.35, id="float32"), pytest.param(torch.bfloat16, 0.1, id="bf16", marks=BF16)],
+)
+def test_clips_per_second_beside_the_arithmetic_limit(
+    shape: ViTShape, rounds: int, dtype: torch.dtype, least: float
+) -> None:
+    """Front end, encoder and pooling of ten-second clips, all on the GPU where there is one.
+
+    The limit is what the encoder's operations cost at the rate of one large product.
+    """
+    clips, rows = (64, 65_536) if DEVICE == "cuda" else (2, 1_024)
+    side = Side(embedding(audiomae(shape).to(DEVICE), ten_seconds(clips), dtype), clips)
+    found = measure((side, product(dtype, rows)), rounds)
+    limit = 1 / (operations(shape, 1 + 62 * 8) * found.second_s)
+    print(f"{DEVICE}, {dtype}: {1 / found.first_s:.1f} clips/s, by arithmetic {limit:.1f}")
+    assert 1 / found.first_s >= least * limit, found
+
+
+@BF16
+@pytest.mark.parametrize(
+    ("shape", "rounds", "least"),
+    [(*SHAPES[0].values, 1.1), pytest.param(*SHAPES[1].values, 1.5, marks=pytest.mark.slow)],
+    ids=["reduced", "ViT-B"],
+)
+def test_bf16_is_faster(shape: ViTShape, rounds: int, least: float) -> None:
+    model, waveforms = audiomae(shape).to(DEVICE), ten_seconds(2)
+    slow, fast = (Side(embedding(model, waveforms, dtype), 2) for dtype in (torch.float32, torch.bfloat16))
+    found = measure((slow, fast), rounds)
+    print(f"a clip: float32 {1e3 * found.first_s:.1f} ms, bf16 {1e3 * found.second_s:.1f} ms: {found.ratio:.2f}x")
+    assert found.ratio >= least, found
