@@ -17,13 +17,11 @@ from uamix_bench.checkpoint import load_state, read_checkpoint
 from uamix_bench.errors import BadInputError
 from uamix_bench.frontend import KaldiFbank
 from uamix_bench.model import AudioModel
-from uamix_bench.vit import AudioViT, ViTShape
+from uamix_bench.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys
 
 # AudioSet's statistics: dataset.py and main_pretrain.py of the official code; the spread is doubled when dividing.
 MEAN, STD = -4.2677393, 4.5689974
 FRAMES = 1024  # target_length of pre-training
-HEAD_DIM = 64
-STEM = ("cls_token", "pos_embed", "patch_embed.")
 
 
 class AudioMAE(AudioModel):
@@ -137,7 +135,7 @@ class AudioMAE(AudioModel):
         if rest or not heads:
             raise BadInputError(path, f"is {width} wide, no multiple of {HEAD_DIM}", f"this is no checkpoint of {what}")
         depth = len({found[1] for key in tensors if (found := re.match(r"encoder\.blocks\.(\d+)\.", key))})
-        is_ours = tensors is checkpoint.tensors
+        is_ours = tensors.keys() == checkpoint.tensors.keys()
         if width == ViTShape.width and not is_ours:  # the authors have one depth: without its last block, none is whole
             depth = max(depth, ViTShape.depth)
         norm = _any(tensors, "encoder.norm.") or not _any(tensors, "fc_norm.")
@@ -146,22 +144,6 @@ class AudioMAE(AudioModel):
         load_state(model, tensors, path=path, what=what)
         model.metadata = {**checkpoint.metadata, "sha256": checkpoint.sha256}
         return model
-
-
-def encoder_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Maps official and timm keys to ours: the stem's three get their prefix, all but fc_norm stand under ``encoder.``.
-
-    Files of our own already have these names.
-    """
-    if _any(tensors, "encoder.stem."):
-        return tensors
-    renamed = {}
-    for key, value in tensors.items():
-        if key.startswith("fc_norm."):
-            renamed[key] = value
-        else:
-            renamed["encoder." + ("stem." if key.startswith(STEM) else "") + key] = value
-    return renamed
 
 
 def _any(tensors: dict[str, Tensor], prefix: str) -> bool:

@@ -21,7 +21,7 @@ from uamix_bench.checkpoint import Checkpoint, load_state, read_checkpoint
 from uamix_bench.errors import BadInputError
 from uamix_bench.frontend import LogMel
 from uamix_bench.model import AudioModel
-from uamix_bench.vit import AudioViT, ViTShape
+from uamix_bench.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, find_shape
 
 MEL_BINS = 80
 EPS = torch.finfo(torch.float32).eps  # added to a mel energy before the logarithm
@@ -30,9 +30,6 @@ FRONT_ENDS = {
     "32k": LogMel(32_000, 800, 800, 320, MEL_BINS, 50.0, 16_000.0, log_offset=EPS),
 }
 NORM_STATS = (-7.1, 4.2)  # mean and spread of AudioSet, of the files of 2022, which hold none
-HEAD_DIM = 64
-WIDTHS = range(HEAD_DIM, 4_097, HEAD_DIM)
-STEM = ("cls_token", "pos_embed", "patch_embed.")
 PREFIXES = ("module.ar.runtime.backbone.", "backbone.", "")  # fine-tuned in EVAR; a whole runtime; an encoder
 FIELD = re.compile(r"80x(?P<frames>\d{1,5})p(?P<mel>\d{1,2})x(?P<width>\d{1,4})(p(?P<rate>[^p]*)(p.*)?)?")
 OTHERS = {(16, 16, 512): "audiomae", (16, 16, 496): "maskspec"}  # patch and number of positions
@@ -175,21 +172,13 @@ class M2D(AudioModel):
             BadInputError: The file is not one of M2D's, or neither its folder's name nor its own says the sizes.
         """
         checkpoint = read_checkpoint(path)
-        tensors = encoder_keys(checkpoint.tensors)
-        patch = tensors.get("encoder.stem.patch_embed.proj.weight")
-        positions = tensors.get("encoder.stem.pos_embed")
-        if patch is None or patch.ndim != 4 or positions is None or positions.ndim != 3 or len(patch) not in WIDTHS:
-            raise BadInputError(
-                path,
-                "holds no patch_embed and pos_embed of a vision transformer, so it is no checkpoint of M2D",
-                "see 'uamix-bench models info m2d'",
-            )
-        if other := OTHERS.get((*patch.shape[2:], positions.shape[1] - 1)):
+        tensors = encoder_keys(without_prefix(checkpoint.tensors), beside="norm_stats")
+        found = find_shape(tensors, path=path, what="M2D", name="m2d")
+        if other := OTHERS.get((*found.patch, found.positions)):
             raise BadInputError(path, f"is a checkpoint of {other}, not of M2D", f"give it as {other}=PATH")
         sizes = read_sizes(checkpoint)
-        depth = len({key.split(".")[2] for key in tensors if key.startswith("encoder.blocks.")})
         with torch.device("meta"):
-            model = cls(sizes, len(patch), depth)
+            model = cls(sizes, found.width, found.depth)
         tensors = {"norm_stats": torch.tensor(NORM_STATS), **tensors}
         load_state(model, tensors, path=path, what=f"M2D {sizes}")
         model.metadata = {**checkpoint.metadata, "sizes": str(sizes), "sha256": checkpoint.sha256}
@@ -223,19 +212,11 @@ def read_sizes(checkpoint: Checkpoint) -> Sizes:
     return sizes
 
 
-def encoder_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Maps official keys to ours, without their prefix: the stem's three and the rest stand under ``encoder.``.
-
-    Files of our own already have these names.
-    """
-    if any(key.startswith("encoder.stem.") for key in tensors):
-        return tensors
+def without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Takes from a runtime's or a fine-tuned file's keys the prefix of its encoder, and leaves out all without it."""
     prefix = next((prefix for prefix in PREFIXES if f"{prefix}cls_token" in tensors), "")
-    renamed = {}
-    for key, value in tensors.items():
-        name = key.removeprefix(prefix)
-        if name == "norm_stats":
-            renamed[name] = value
-        elif key.startswith(prefix):
-            renamed["encoder." + ("stem." if name.startswith(STEM) else "") + name] = value
-    return renamed
+    return {
+        key.removeprefix(prefix): value
+        for key, value in tensors.items()
+        if key.startswith(prefix) or key == "norm_stats"
+    }

@@ -24,7 +24,7 @@ from uamix_bench.errors import BadInputError
 from uamix_bench.files import unreadable
 from uamix_bench.frontend import LogMel
 from uamix_bench.model import AudioModel
-from uamix_bench.vit import AudioViT, ViTShape
+from uamix_bench.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, find_shape
 
 # AugmentMelSTFT in models_mae.py: at test time too, filters end half the augmentation's range below Nyquist.
 LOG_MEL = LogMel(32_000, 1_024, 800, 320, 128, 0.0, 15_000.0, 1e-5, periodic=False, mel="kaldi", pre_emphasis=0.97)
@@ -32,9 +32,7 @@ SHIFT, SCALE = 4.5, 5.0  # its "fast normalization"
 SAMPLES = 320_000  # 10 s, to which the authors cut and pad
 FRAMES = 1_000
 STATISTICS = "mean_std_128.npy"
-PATCH, COLUMNS, HEAD_DIM = 16, 62, 64
-WIDTHS = range(HEAD_DIM, 4_097, HEAD_DIM)
-STEM = ("cls_token", "pos_embed", "patch_embed.")
+PATCH, COLUMNS = 16, 62
 OTHERS = {512: "audiomae", 190: "m2d", 310: "m2d"}  # positions in files with patches of this size
 
 
@@ -129,19 +127,12 @@ class MaskSpec(AudioModel):
         tensors = encoder_keys(checkpoint.tensors)
         if any("relative_position_bias_table" in key for key in tensors):
             raise BadInputError(path, "is a Swin transformer, which is not supported", "give MaskSpec's ViT")
-        patch = tensors.get("encoder.stem.patch_embed.proj.weight")
-        positions = tensors.get("encoder.stem.pos_embed")
-        if patch is None or patch.ndim != 4 or positions is None or positions.ndim != 3 or len(patch) not in WIDTHS:
-            raise BadInputError(
-                path,
-                "holds no patch_embed and pos_embed of a vision transformer, so it is no checkpoint of MaskSpec",
-                "see 'uamix-bench models info maskspec'",
-            )
-        if patch.shape[-1] == PATCH and (other := OTHERS.get(positions.shape[1] - 1)):
+        found = find_shape(tensors, path=path, what="MaskSpec", name="maskspec")
+        if found.patch[1] == PATCH and (other := OTHERS.get(found.positions)):
             raise BadInputError(path, f"is a checkpoint of {other}, not of MaskSpec", f"give it as {other}=PATH")
-        depth = len({key.split(".")[2] for key in tensors if key.startswith("encoder.blocks.")})
+        norm = "encoder.norm.weight" in tensors or "fc_norm.weight" not in tensors
         with torch.device("meta"):
-            model = cls(len(patch), depth, norm="encoder.norm.weight" in tensors or "fc_norm.weight" not in tensors)
+            model = cls(found.width, found.depth, norm)
         sha256 = checkpoint.sha256
         if "frame_statistics" not in tensors:
             statistics = audioset_statistics()
@@ -158,19 +149,6 @@ class MaskSpec(AudioModel):
 def _own_columns(samples: Tensor) -> Tensor:
     """Whole time columns within `samples` (target_t of models_vit.py), at least one, at most 62."""
     return (samples // LOG_MEL.hop_length // PATCH).clamp(1, COLUMNS)
-
-
-def encoder_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Maps official keys to ours: the stem's three get their prefix, all but fc_norm stand under ``encoder.``.
-
-    Files of our own already have these names.
-    """
-    if any(key.startswith("encoder.stem.") for key in tensors):
-        return tensors
-    return {
-        key if key.startswith("fc_norm.") else "encoder." + ("stem." if key.startswith(STEM) else "") + key: value
-        for key, value in tensors.items()
-    }
 
 
 def audioset_statistics() -> Tensor:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+
+from uamix_bench.errors import BadInputError
+
+HEAD_DIM = 64  # features of an attention head, in every published encoder of the family
+_STEM = ("cls_token", "pos_embed", "patch_embed.")
+_WIDTHS = range(HEAD_DIM, 4_097, HEAD_DIM)
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,54 @@ class AudioViT(nn.Module):
             lengths = torch.full((len(spectrogram),), spectrogram.shape[1], device=spectrogram.device)
         mask = self.mask(lengths, columns)
         return self.run(self.stem(spectrogram), mask), mask
+
+
+def encoder_keys(tensors: Mapping[str, Tensor], beside: str = "fc_norm.") -> dict[str, Tensor]:
+    """Maps MAE's names to those of an :class:`AudioViT` that a model calls ``encoder``.
+
+    Args:
+        tensors: A state dict under MAE's names, or under ours, which is left as it is.
+        beside: How the keys begin that stand beside the encoder.
+    """
+    if any(key.startswith("encoder.stem.") for key in tensors):
+        return dict(tensors)
+    return {
+        key if key.startswith(beside) else f"encoder.{'stem.' * key.startswith(_STEM)}{key}": value
+        for key, value in tensors.items()
+    }
+
+
+class FoundShape(NamedTuple):
+    """What a file's tensors say of its encoder: D, blocks, the patch as (rows, columns) of its image, positions."""
+
+    width: int
+    depth: int
+    patch: tuple[int, int]
+    positions: int
+
+
+def find_shape(tensors: Mapping[str, Tensor], *, path: Path, what: str, name: str) -> FoundShape:
+    """Reads the sizes of an encoder from tensors under our names.
+
+    Args:
+        tensors: From :func:`encoder_keys`.
+        path: The file they came from, for the error line.
+        what: The model whose file it is said to be, for the error line (``MaskSpec``).
+        name: Its name on the command line.
+
+    Raises:
+        BadInputError: They are not those of such an encoder.
+    """
+    patch = tensors.get("encoder.stem.patch_embed.proj.weight")
+    positions = tensors.get("encoder.stem.pos_embed")
+    if patch is None or patch.ndim != 4 or positions is None or positions.ndim != 3 or len(patch) not in _WIDTHS:
+        raise BadInputError(
+            path,
+            f"holds no patch_embed and pos_embed of a vision transformer, so it is no checkpoint of {what}",
+            f"see 'uamix-bench models info {name}'",
+        )
+    depth = len({key.split(".")[2] for key in tensors if key.startswith("encoder.blocks.")})
+    return FoundShape(len(patch), depth, (patch.shape[2], patch.shape[3]), positions.shape[1] - 1)
 
 
 def sincos_table(width: int, columns: int, rows: int) -> Tensor:

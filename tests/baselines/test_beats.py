@@ -21,30 +21,11 @@ from uamix_bench import load_model
 from uamix_bench.checkpoint import write_safetensors
 from uamix_bench.errors import BadInputError
 
-from .official import State, beats_state
+from .official import Size, State, beats_cfg, beats_state
 
 SEED = 20_221_218
 RATE = 16_000
-SETTINGS: dict[str, Any] = {
-    "input_patch_size": 16,
-    "embed_dim": 24,
-    "conv_bias": False,
-    "encoder_layers": 2,
-    "encoder_embed_dim": 64,
-    "encoder_ffn_embed_dim": 96,
-    "encoder_attention_heads": 2,
-    "activation_fn": "gelu",
-    "layer_norm_first": False,
-    "deep_norm": True,
-    "conv_pos": 128,
-    "conv_pos_groups": 16,
-    "relative_position_embedding": True,
-    "num_buckets": 320,
-    "max_distance": 800,
-    "gru_rel_pos": True,
-    "encoder_layerdrop": 0.05,
-    "finetuned_model": False,
-}
+SETTINGS: dict[str, Any] = beats_cfg(Size(64, 2, 2)) | {"embed_dim": 24, "encoder_ffn_embed_dim": 96}
 
 
 def sound(samples: int, seed: int = 0) -> Tensor:

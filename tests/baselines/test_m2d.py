@@ -15,11 +15,12 @@ import timm
 import torch
 import torchaudio
 from torch import Tensor
-from uamix_bench.baselines.m2d import M2D, Sizes, encoder_keys, read_sizes
+from uamix_bench.baselines.m2d import M2D, Sizes, read_sizes
 
 from uamix_bench.checkpoint import Checkpoint, write_safetensors
 from uamix_bench.errors import BadInputError
 from uamix_bench.model import AudioModel, load_model
+from uamix_bench.vit import encoder_keys
 
 from .official import State, vit_state
 

@@ -22,28 +22,12 @@ from uamix_bench import load_model
 from uamix_bench.checkpoint import write_safetensors
 from uamix_bench.errors import BadInputError
 
-from .official import State, mae_ast_state
+from .official import Size, State, mae_ast_cfg, mae_ast_state
 
 SEED = 20_220_330
 RATE = 16_000
-PATCH: dict[str, Any] = {
-    "_name": "mae_ast",
-    "ast_kernel_size_chan": 16,
-    "ast_kernel_size_time": 16,
-    "ast_kernel_stride_chan": 16,
-    "ast_kernel_stride_time": 16,
-    "encoder_layers": 3,
-    "encoder_embed_dim": 64,
-    "encoder_ffn_embed_dim": 96,
-    "encoder_attention_heads": 4,
-    "decoder_layers": 1,
-    "dropout": 0.1,
-    "activation_fn": "gelu",
-    "layer_norm_first": False,
-    "max_token_length": 300,
-    "enc_sine_pos": True,
-    "enc_conv_pos": False,
-}
+CFG = mae_ast_cfg(Size(64, 3, 4))
+PATCH: dict[str, Any] = CFG["model"] | {"encoder_ffn_embed_dim": 96, "max_token_length": 300}
 FRAME = PATCH | {
     "ast_kernel_size_chan": 128,
     "ast_kernel_size_time": 2,
@@ -51,7 +35,7 @@ FRAME = PATCH | {
     "ast_kernel_stride_time": 2,
     "encoder_layers": 2,
 }
-TASK = {"_name": "mae_ast_pretraining", "sample_rate": RATE, "feature_type": "fbank", "feature_dim": 128}
+TASK = CFG["task"]
 
 
 def sound(samples: int, seed: int = 0) -> Tensor:
