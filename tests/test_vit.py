@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from uamix_bench.vit import AudioViT, Stem, ViTShape, initialise, sincos_table
+from uamix_bench.vit import AudioViT, Stem, ViTShape, encoder_keys, find_shape, initialise, sincos_table
 
 SHAPES = {
     "time first": ViTShape(width=64, depth=2, heads=2, mel_bins=64, columns=10),
@@ -156,3 +157,14 @@ def test_initialisation_depends_on_the_generator_alone() -> None:
     bound = math.sqrt(6 / sum(weight.shape))
     assert 0.98 * bound < float(weight.detach().abs().max()) <= bound
     assert float(one.stem.cls_token.detach().std()) == pytest.approx(0.02, rel=0.3)
+
+
+@pytest.mark.parametrize("depth", [1, 11, 12, 13])
+def test_a_published_width_without_its_last_blocks_is_not_whole(depth: int) -> None:
+    """What is then asked of the file are all twelve, so that the missing keys are named."""
+    for width, found in ((ViTShape.width, max(depth, 12)), (64, depth)):
+        with torch.device("meta"):
+            vit = AudioViT(ViTShape(width=width, depth=depth, heads=width // 64))
+        tensors = encoder_keys({key.removeprefix("stem."): value for key, value in vit.state_dict().items()})
+        shape = find_shape(tensors, path=Path("m.pth"), what="M2D", name="m2d")
+        assert shape == (width, found, (16, 16), 512)

@@ -221,6 +221,8 @@ def find_shape(tensors: Mapping[str, Tensor], *, path: Path, what: str, name: st
             f"see 'uamix-bench models info {name}'",
         )
     depth = len({key.split(".")[2] for key in tensors if key.startswith("encoder.blocks.")})
+    if len(patch) == ViTShape.width:  # published with one depth: a file without its last block is not whole
+        depth = max(depth, ViTShape.depth)
     return FoundShape(len(patch), depth, (patch.shape[2], patch.shape[3]), positions.shape[1] - 1)
 
 
