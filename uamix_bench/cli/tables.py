@@ -149,10 +149,11 @@ def _show_differences(results: Sequence[Result], labels: Mapping[str, str], swee
     from uamix_bench.statistics import paired
 
     pairs: list[tuple[Result, Result]] = []
-    firsts: dict[tuple[str, str, str], Result] = {}
+    firsts: dict[tuple[str, ...], Result] = {}
     for result in results:
         if result.status.complete and result.protocol.episodes > 1:
-            key = (result.task.clips_sha256, result.protocol.model_dump_json(), result.episodes.digest)
+            episodes = result.protocol.model_dump_json(), result.episodes.digest
+            key = (result.task.clips_sha256, *episodes, result.model.dtype)
             first = firsts.setdefault(key, result)
             if first is not result:
                 pairs.append((first, result))
@@ -174,13 +175,14 @@ def _show_differences(results: Sequence[Result], labels: Mapping[str, str], swee
 
 
 def _labels(results: Sequence[Result]) -> dict[str, str]:
-    """What to call each result's model: its name, and a part of its weights' fingerprint where two share the name."""
+    """What to call each result's model: its name, a part of its weights' fingerprint where two share it, and bf16."""
     weights: dict[str, set[str | None]] = {}
     for result in results:
         weights.setdefault(result.model.name, set()).add(result.model.weights_sha256)
     return {
         result.id: result.model.name
         + (f" {(result.model.weights_sha256 or '')[:6]}" if len(weights[result.model.name]) > 1 else "")
+        + (f" {result.model.dtype}" if result.model.dtype != "float32" else "")
         for result in results
     }
 
