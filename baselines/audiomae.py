@@ -139,7 +139,7 @@ class AudioMAE(AudioModel):
         if rest or not heads:
             raise BadInputError(path, f"is {width} wide, no multiple of {HEAD_DIM}", f"this is no checkpoint of {what}")
         depth = len({found[1] for key in tensors if (found := re.match(r"encoder\.blocks\.(\d+)\.", key))})
-        is_ours = tensors.keys() == checkpoint.tensors.keys()
+        is_ours = _any(checkpoint.tensors, "encoder.stem.")
         if width == ViTShape.width and not is_ours:  # the authors have one depth: without its last block, none is whole
             depth = max(depth, ViTShape.depth)
         norm = _any(tensors, "encoder.norm.") or not _any(tensors, "fc_norm.")

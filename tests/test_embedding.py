@@ -437,4 +437,4 @@ def test_code_typed_at_a_prompt_is_not_cached(sounds: list[Path], bench_home: Pa
         assert_right(done, sounds[:5])
         assert done.embedded_clips == 5
         assert "not in a file" in done.warnings[0]
-    assert not list(bench_home.rglob("*.shard"))
+    assert {shard.parent.name for shard in bench_home.rglob("*.shard")} <= {"files"}  # digests of the sounds, at most
