@@ -48,10 +48,12 @@ def show(table: RichTable, title: str = "") -> None:
     """Prints a table to stdout, without spaces at the ends of lines."""
     console = Console() if sys.stdout.isatty() else Console(width=_UNBOUNDED, no_color=True)
     console.width = max(console.width, _NARROWEST)
+    padding = table.padding
     if console.measure(table, options=console.options.update(max_width=_UNBOUNDED)).maximum > console.width:
         table.padding = 0  # one space between columns before anything is cut
     with console.capture() as captured:
         console.print(table)
+    table.padding = padding
     lines = (line.rstrip() for line in captured.get().splitlines())
     if title:
         print(title)
