@@ -29,13 +29,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from uamix_bench import files
+from uamix_bench.card import Segments
 from uamix_bench.classifiers import CLASSIFIERS
 from uamix_bench.errors import UsageError, nearest
 
@@ -68,7 +69,7 @@ class Protocol(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     classifier: str = "nearest-centroid"
     group_disjoint: bool = False
-    segments: Literal["first", "mean"] = "first"
+    segments: Segments = "first"
 
     @field_validator("classifier")
     @classmethod
@@ -405,4 +406,5 @@ def _too_few(protocol: Protocol, task: str, names: list[str], sizes: Integers, k
     if len(names) < n:
         return UsageError(task, reason, f"use --n {len(names)}" if len(names) > 1 else "add classes")
     largest = int(np.sort(sizes)[-n]) - k  # the n-th largest class must hold k + q
-    return UsageError(task, reason, f"use --q {largest} or less" if largest > 0 else "use a smaller --k or --n")
+    auto = ", or --q auto" if sizes.min() > k else ""
+    return UsageError(task, reason, f"use --q {largest} or less{auto}" if largest > 0 else "use a smaller --k or --n")

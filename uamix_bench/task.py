@@ -199,6 +199,20 @@ class TaskData:
             raise UsageError(f"--protocol metaaudio --task {self.name}", reason, "list them in a file: --classes FILE")
         return self.only(self.card.metaaudio)
 
+    def most_queries(self, k_shot: int, at_most: int) -> int:
+        """The most queries a class, up to `at_most`, for which every class has clips beside its `k_shot` supports.
+
+        Raises:
+            UsageError: A class has no clip left for a query; the line names it.
+        """
+        sizes = self.clips["label"].value_counts()
+        most = min(at_most, int(sizes.min()) - k_shot)
+        if most < 1:
+            short = ", ".join(f"{label} has {size}" for label, size in sizes[sizes <= k_shot].sort_values()[:4].items())
+            reason = f"--q auto leaves no class out, and with {k_shot} supports these have no query: {short}"
+            raise UsageError(self.name, reason, "use a smaller --k, a number for --q, or choose --classes")
+        return most
+
     def _where(self, chosen: pd.Series[bool]) -> TaskData:
         return replace(self, clips=self.clips[chosen].reset_index(drop=True))
 
