@@ -29,6 +29,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
+from operator import lt, ne
 from typing import Annotated
 
 import numpy as np
@@ -96,10 +98,8 @@ class EpisodeSet:
         query: (E, N, Q) int64, rows of the clip table, in the order drawn.
         class_names: The C classes with enough clips, sorted.
         classes_left_out: How many classes have fewer than k_shot + n_query clips.
-        ids: The n clip ids of the table, in the caller's order.
         class_of: (n,) int64, each clip's index in `class_names`, -1 where its class is left out.
-        group_of: (n,) int64, each clip's group (sorted, numbered from 0); None where every clip is a group of
-            its own.
+        table: The clip table.
     """
 
     classes: Integers
@@ -107,9 +107,18 @@ class EpisodeSet:
     query: Integers
     class_names: tuple[str, ...]
     classes_left_out: int
-    ids: Sequence[str]
     class_of: Integers
-    group_of: Integers | None
+    table: SortedClips
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The n clip ids of the table, in the caller's order."""
+        return self.table.ids
+
+    @property
+    def group_of(self) -> Integers | None:
+        """(n,) int64: each clip's group (sorted, numbered from 0); None where every clip is a group of its own."""
+        return self.table.group_of if self.table.grouped else None
 
     @cached_property
     def drawn(self) -> Integers:
@@ -159,15 +168,25 @@ class SortedClips:
         ids: The n clip ids, in the caller's order.
         class_names: All classes, sorted.
         class_of: (n,) int64, each clip's index in `class_names`.
-        group_of: (n,) int64, each clip's group (sorted, numbered from 0).
         rows: (n,) int64, the rows by class, then by clip id.
+        groups: The n groups, in the caller's order; None where every clip is its own.
     """
 
     ids: Sequence[str]
     class_names: list[str]
     class_of: Integers
-    group_of: Integers
     rows: Integers
+    groups: Sequence[str] | None
+
+    @cached_property
+    def group_of(self) -> Integers:
+        """(n,) int64: each clip's group (sorted, numbered from 0), of which plain draws know nothing."""
+        return _codes(self.ids if self.groups is None else self.groups)[1]
+
+    @cached_property
+    def grouped(self) -> bool:
+        """Whether any group holds two clips."""
+        return self.groups is not None and len(set(self.groups)) < len(self.groups)
 
 
 def sort_clips(clips: Sequence[str], labels: Sequence[str], groups: Sequence[str] | None = None) -> SortedClips:
@@ -179,13 +198,10 @@ def sort_clips(clips: Sequence[str], labels: Sequence[str], groups: Sequence[str
         groups: (n,) what must not stand on both sides of an episode; None where that is the clip itself.
     """
     class_names, class_of = _codes(labels)
+    if all(map(lt, clips, islice(clips, 1, None))):  # as tables mostly are, and quicker told than sorted
+        return SortedClips(clips, class_names, class_of, np.argsort(class_of, kind="stable"), groups)
     by_id = np.fromiter(sorted(range(len(clips)), key=clips.__getitem__), np.int64, len(clips))
-    if groups is None:
-        group_of = np.empty_like(by_id)
-        group_of[by_id] = np.arange(len(by_id))
-    else:
-        group_of = _codes(groups)[1]
-    return SortedClips(clips, class_names, class_of, group_of, by_id[np.argsort(class_of[by_id], kind="stable")])
+    return SortedClips(clips, class_names, class_of, by_id[np.argsort(class_of[by_id], kind="stable")], groups)
 
 
 def draw(
@@ -242,7 +258,7 @@ def draw_sorted(
         chosen = classes[start : start + step]
         words = [_words(key, _CLIPS + p, (first + start) * n, chosen.size) for p in range(q + k)]
         if protocol.group_disjoint:
-            queries, supports = _disjoint(protocol, key, first + start, chosen, pools, words)
+            queries, supports = _disjoint(protocol, key, first + start, chosen, pools, table.group_of, words)
         else:
             drawn = pools.starts[chosen].ravel() + _ranks(words, pools.sizes[chosen].ravel())
             queries, supports = drawn[:q], drawn[q:]
@@ -254,9 +270,8 @@ def draw_sorted(
         query=query,
         class_names=pools.names,
         classes_left_out=len(table.class_names) - len(pools.names),
-        ids=table.ids,
         class_of=class_of,
-        group_of=table.group_of if pools.groups < len(table.ids) else None,
+        table=table,
     )
 
 
@@ -308,7 +323,13 @@ def _ranks(words: Sequence[Words] | Words, pool: Integers) -> npt.NDArray[np.int
 
 
 def _disjoint(
-    protocol: Protocol, key: int, first: int, classes: Integers, pools: _Pools, words: list[Words]
+    protocol: Protocol,
+    key: int,
+    first: int,
+    classes: Integers,
+    pools: _Pools,
+    group_of: Integers,
+    words: list[Words],
 ) -> tuple[Integers, Integers]:
     """Draws with no group on both sides, for M class slots.
 
@@ -316,8 +337,9 @@ def _disjoint(
         Queries (Q, M) and supports (K, M), as indices of `pools.rows`.
     """
     orders, sides = [], []
+    groups = int(group_of.max()) + 1
     for episode, chosen in enumerate(classes, start=first):
-        order, side = _part_groups(protocol, key, episode, chosen, pools)
+        order, side = _part_groups(protocol, key, episode, chosen, pools, group_of, groups)
         orders += order
         sides.append(side)
     pool, side = np.concatenate(orders), np.concatenate(sides, axis=1)
@@ -329,7 +351,13 @@ def _disjoint(
 
 
 def _part_groups(
-    protocol: Protocol, key: int, episode: int, classes: Integers, pools: _Pools
+    protocol: Protocol,
+    key: int,
+    episode: int,
+    classes: Integers,
+    pools: _Pools,
+    group_of: Integers,
+    groups: int,
 ) -> tuple[list[Integers], Integers]:
     """Orders the clips of an episode's classes by the words of their groups.
 
@@ -339,9 +367,9 @@ def _part_groups(
     """
     k, q = protocol.k_shot, protocol.n_query
     runs = [np.arange(pools.starts[c], pools.starts[c] + pools.sizes[c]) for c in classes]
-    members = [pools.group_of[run] for run in runs]
+    members = [group_of[pools.rows[run]] for run in runs]
     for attempt in range(_REDRAWS):
-        words = _words(key + attempt, _GROUPS, episode * pools.groups, pools.groups)
+        words = _words(key + attempt, _GROUPS, episode * groups, groups)
         orders = [np.argsort(words[member], kind="stable") for member in members]
         ordered = [words[member[order]] for member, order in zip(members, orders, strict=True)]
         last = np.max([word[:k] for word in ordered], axis=0)  # (K,) the word that ends each shortest prefix
@@ -357,10 +385,19 @@ def _part_groups(
 
 
 def _codes(values: Sequence[str]) -> tuple[list[str], Integers]:
-    """Returns the distinct values, sorted, and (n,) int64 the index of each value among them."""
-    names = sorted(set(values))
+    """Returns the distinct values, sorted, and (n,) int64 the index of each value among them.
+
+    Equal values mostly stand together, so that only the first of each run is looked up.
+    """
+    if not len(values):
+        return [], np.zeros(0, np.int64)
+    changes = np.fromiter(map(ne, values, islice(values, 1, None)), np.bool_, len(values) - 1)
+    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    heads = [values[start] for start in starts.tolist()]
+    names = sorted(set(heads))
     number = {name: code for code, name in enumerate(names)}
-    return names, np.fromiter(map(number.__getitem__, values), np.int64, len(values))
+    codes = np.fromiter(map(number.__getitem__, heads), np.int64, len(heads))
+    return names, np.repeat(codes, np.diff(starts, append=len(values)))
 
 
 @dataclass(frozen=True)
@@ -371,8 +408,6 @@ class _Pools:
     sizes: Integers  # (C,)
     starts: Integers  # (C,) where each class begins in `rows`
     rows: Integers  # rows of the clip table
-    group_of: Integers  # the group of each of `rows`
-    groups: int  # in the whole table
 
 
 def _eligible(protocol: Protocol, task: str, table: SortedClips) -> tuple[_Pools, Integers]:
@@ -384,14 +419,12 @@ def _eligible(protocol: Protocol, task: str, table: SortedClips) -> tuple[_Pools
     number = np.full(len(sizes), -1)
     number[kept] = np.arange(len(kept))
     class_of = number[table.class_of]
-    rows = table.rows[class_of[table.rows] >= 0]
+    rows = table.rows if len(kept) == len(sizes) else table.rows[class_of[table.rows] >= 0]
     pools = _Pools(
         names=tuple(table.class_names[c] for c in kept),
         sizes=sizes[kept],
         starts=np.cumsum(sizes[kept]) - sizes[kept],
         rows=rows,
-        group_of=table.group_of[rows],
-        groups=int(table.group_of.max()) + 1,
     )
     return pools, class_of
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from uamix_bench import health
 from uamix_bench.card import Segments
 from uamix_bench.classifiers import CLASSIFIERS
-from uamix_bench.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol, draw
+from uamix_bench.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol, draw_sorted
 from uamix_bench.errors import BadInputError, UsageError
 from uamix_bench.progress import SILENT, Progress
 from uamix_bench.provenance import collect, peak_memory_mb, scrub
@@ -163,14 +163,12 @@ def fewshot_kept(
 
 
 def draw_episodes(task: TaskData, protocol: Protocol) -> EpisodeSet:
-    """Draws a protocol's episodes from a task's clip table; see :func:`uamix_bench.episodes.draw`.
+    """Draws a protocol's episodes from a task's clip table; see :func:`uamix_bench.episodes.draw_sorted`.
 
     Raises:
         UsageError: Too few classes or clips for the protocol.
     """
-    table = task.clips
-    clips, labels, groups = (table[column].tolist() for column in ("clip", "label", "group"))
-    return draw(protocol, task=task.name, version=task.card.version, clips=clips, labels=labels, groups=groups)
+    return draw_sorted(protocol, task.sorted_clips, task=task.name, version=task.card.version)
 
 
 def limited(task: TaskData, clips_per_class: int | None) -> TaskData:

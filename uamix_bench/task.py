@@ -15,6 +15,7 @@ import pandas as pd
 
 from uamix_bench import own_data, registry
 from uamix_bench.card import TaskCard
+from uamix_bench.episodes import SortedClips, sort_clips
 from uamix_bench.errors import BadInputError, UsageError, nearest
 from uamix_bench.files import home
 from uamix_bench.progress import SILENT, Progress
@@ -162,6 +163,11 @@ class TaskData:
     def clips_sha256(self) -> str:
         """SHA-256 over (clip, label, group, split) of every row, in order: what episodes and labels depend on."""
         return table_sha256(self.clips)
+
+    @cached_property
+    def sorted_clips(self) -> SortedClips:
+        """The clip table in the order that draws go by, made once for all of them."""
+        return sort_clips(*(self.clips[column].tolist() for column in ("clip", "label", "group")))
 
     def split(self, *names: str) -> TaskData:
         """The same task, with only the clips of these splits.
