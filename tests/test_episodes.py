@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from uamix_bench.episodes import PAPER, EpisodeSet, Protocol, draw
+from uamix_bench.episodes import PAPER, EpisodeSet, Protocol, draw, sort_clips
 from uamix_bench.errors import UsageError
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "episodes.json").read_text())
@@ -203,6 +203,19 @@ def test_what_every_draw_keeps(table: Table, protocol: Protocol, data: st.DataOb
     assert whole.clips.tolist() == sorted(set(whole.drawn.ravel().tolist()))
     assert np.array_equal(whole.clips[support], whole.support)
     assert np.array_equal(whole.clips[query], whole.query)
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=3), st.sampled_from("abc"), st.sampled_from("xyz")), unique_by=lambda r: r[0])
+)
+def test_a_table_that_comes_sorted_is_sorted_alike(rows: list[tuple[str, str, str]]) -> None:
+    clips, labels, groups = ([row[column] for row in sorted(rows)] for column in range(3))
+    plain, told = sort_clips(clips, labels, groups), sort_clips(clips, labels, groups, ordered=True)
+    assert told.rows.tolist() == plain.rows.tolist()
+    assert [told.ids[row] for row in told.rows] == [row[0] for row in sorted(rows, key=lambda row: (row[1], row[0]))]
+    assert [told.class_names[code] for code in told.class_of] == labels
+    assert [sorted(set(groups))[code] for code in told.group_of] == groups
+    assert told.grouped == (len(set(groups)) < len(groups))
 
 
 @settings(max_examples=40, deadline=None)

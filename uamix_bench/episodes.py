@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from operator import lt, ne
+from operator import ne
 from typing import Annotated
 
 import numpy as np
@@ -189,16 +189,19 @@ class SortedClips:
         return self.groups is not None and len(set(self.groups)) < len(self.groups)
 
 
-def sort_clips(clips: Sequence[str], labels: Sequence[str], groups: Sequence[str] | None = None) -> SortedClips:
+def sort_clips(
+    clips: Sequence[str], labels: Sequence[str], groups: Sequence[str] | None = None, *, ordered: bool = False
+) -> SortedClips:
     """Sorts a clip table once, for any number of draws.
 
     Args:
         clips: (n,) distinct clip ids; their order changes the row numbers and nothing else.
         labels: (n,) class names.
         groups: (n,) what must not stand on both sides of an episode; None where that is the clip itself.
+        ordered: Whether the clips are known to come in ascending order, as those of a `TaskData` do.
     """
     class_names, class_of = _codes(labels)
-    if all(map(lt, clips, islice(clips, 1, None))):  # as tables mostly are, and quicker told than sorted
+    if ordered:
         return SortedClips(clips, class_names, class_of, np.argsort(class_of, kind="stable"), groups)
     by_id = np.fromiter(sorted(range(len(clips)), key=clips.__getitem__), np.int64, len(clips))
     return SortedClips(clips, class_names, class_of, by_id[np.argsort(class_of[by_id], kind="stable")], groups)
@@ -308,16 +311,19 @@ def _ranks(words: Sequence[Words] | Words, pool: Integers) -> npt.NDArray[np.int
     sizes = np.broadcast_to(pool, shape)
     ranks = np.empty(shape, np.int32)
     taken = np.empty(shape, np.int32)  # the ranks so far, ascending
+    spare = np.empty(shape[1], np.int32)
     for j, word in enumerate(words):
         rank = ranks[j]
         rank[:] = ((word >> np.uint64(32)) * (sizes[j] - j).astype(np.uint64)) >> np.uint64(32)
         for earlier in taken[:j]:
             rank += rank >= earlier
+        if j + 1 == len(words):
+            break
         moving = rank.copy()
         for place in taken[:j]:
-            larger = np.maximum(place, moving)
+            np.maximum(place, moving, out=spare)
             np.minimum(place, moving, out=place)
-            moving = larger
+            moving, spare = spare, moving
         taken[j] = moving
     return ranks
 
@@ -416,10 +422,12 @@ def _eligible(protocol: Protocol, task: str, table: SortedClips) -> tuple[_Pools
     kept = np.flatnonzero(sizes >= protocol.k_shot + protocol.n_query)
     if len(kept) < protocol.n_way:
         raise _too_few(protocol, task, table.class_names, sizes, len(kept))
-    number = np.full(len(sizes), -1)
-    number[kept] = np.arange(len(kept))
-    class_of = number[table.class_of]
-    rows = table.rows if len(kept) == len(sizes) else table.rows[class_of[table.rows] >= 0]
+    class_of, rows = table.class_of, table.rows
+    if len(kept) < len(sizes):
+        number = np.full(len(sizes), -1)
+        number[kept] = np.arange(len(kept))
+        class_of = number[class_of]
+        rows = rows[class_of[rows] >= 0]
     pools = _Pools(
         names=tuple(table.class_names[c] for c in kept),
         sizes=sizes[kept],

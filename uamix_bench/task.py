@@ -146,6 +146,9 @@ class TaskData:
     """A data set that is there: its reader, its root, and its clip table, sorted by clip.
 
     `partial` says what an incomplete copy lacks, and is empty for a whole one.
+
+    Raises:
+        ValueError: The table is not sorted.
     """
 
     task: Task
@@ -153,6 +156,10 @@ class TaskData:
     root: Path
     clips: pd.DataFrame
     partial: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.clips["clip"].is_monotonic_increasing:  # episodes and digests go by this order
+            raise ValueError("the clip table of a task is sorted by clip")
 
     @property
     def name(self) -> str:
@@ -167,7 +174,7 @@ class TaskData:
     @cached_property
     def sorted_clips(self) -> SortedClips:
         """The clip table in the order that draws go by, made once for all of them."""
-        return sort_clips(*(self.clips[column].tolist() for column in ("clip", "label", "group")))
+        return sort_clips(*(self.clips[column].tolist() for column in ("clip", "label", "group")), ordered=True)
 
     def split(self, *names: str) -> TaskData:
         """The same task, with only the clips of these splits.
