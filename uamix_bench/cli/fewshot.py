@@ -192,7 +192,7 @@ def command(
     if q == "auto":  # one q for all shots, so that they share their queries
         fitting = [limited(data, limit).most_queries(max(k), cells[0].n_query) for data in tasks]
         for data, queries in zip(tasks, fitting, strict=True):
-            progress.say(f"{data.name}: {queries} queries a class (--q auto)")
+            progress.say(f"{data.name}: {queries} {'queries' if queries > 1 else 'query'} a class (--q auto)")
         grids = [grid(queries) for queries in fitting]
     draws = [
         [draw_episodes(limited(data, limit), cell) for cell in cells] for data, cells in zip(tasks, grids, strict=True)

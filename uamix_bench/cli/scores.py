@@ -139,7 +139,8 @@ def _setting(results: Sequence[Result], sweep: bool) -> str:
     first = results[0].protocol
     words = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
     queries = _several({result.protocol.n_query for result in results})
-    words += f"{queries} queries a class, {first.episodes:,} episodes, {first.classifier}"
+    words += f"{queries} {'query' if queries == '1' else 'queries'} a class, "
+    words += f"{first.episodes:,} episode{'s' * (first.episodes > 1)}, {first.classifier}"
     words += f", seed {first.seed}" if first.seed else ""
     words += ", group-disjoint" if first.group_disjoint else ""
     words += ", mean of all segments" if first.segments == "mean" else ""
