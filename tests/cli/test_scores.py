@@ -9,7 +9,8 @@ from scipy import stats
 
 from uamix_bench.cli.scores import show_results
 from uamix_bench.ranking import Ranking, rank
-from uamix_bench.results import Result, ResultStore
+from uamix_bench.results import Result
+from uamix_bench.store import ResultStore
 
 from .conftest import SMALL, Bench
 

@@ -55,7 +55,7 @@ class CountOrAuto(click.ParamType):  # type: ignore[type-arg]  # as above
         """Reads the word or the number."""
         if value == "auto":
             return "auto"
-        return int(click.IntRange(min=1).convert(value, param, ctx))
+        return int(click.IntRange(1, 2**31 - 1).convert(value, param, ctx))
 
 
 def merged(_: click.Context, __: click.Parameter, values: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
