@@ -55,7 +55,10 @@ class CountOrAuto(click.ParamType):  # type: ignore[type-arg]  # as above
         """Reads the word or the number."""
         if value == "auto":
             return "auto"
-        return int(click.IntRange(1, 2**31 - 1).convert(value, param, ctx))
+        try:
+            return int(click.IntRange(1, 2**31 - 1).convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{value!r} is neither a number from 1 on nor 'auto'", param, ctx)
 
 
 def merged(_: click.Context, __: click.Parameter, values: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
