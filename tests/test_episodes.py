@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from uamix_bench.episodes import PAPER, EpisodeSet, Protocol, draw, sort_clips
+from uamix_bench.clip_order import sort_clips
+from uamix_bench.episodes import PAPER, EpisodeSet, Protocol, draw
 from uamix_bench.errors import UsageError
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "episodes.json").read_text())

@@ -15,7 +15,7 @@ import pandas as pd
 
 from uamix_bench import own_data, registry
 from uamix_bench.card import UNFIT_PATTERN, TaskCard
-from uamix_bench.episodes import SortedClips, sort_clips
+from uamix_bench.clip_order import SortedClips, sort_clips
 from uamix_bench.errors import BadInputError, UsageError, nearest
 from uamix_bench.files import home
 from uamix_bench.progress import SILENT, Progress

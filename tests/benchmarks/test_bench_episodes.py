@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from uamix_bench.classifiers import nearest_centroid
-from uamix_bench.episodes import EpisodeSet, Protocol, draw, draw_sorted, sort_clips
+from uamix_bench.clip_order import sort_clips
+from uamix_bench.episodes import EpisodeSet, Protocol, draw, draw_sorted
 
 OURS = 10_000
 SIZE = 768

@@ -82,7 +82,7 @@ def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep:
     """The three half-widths side by side where there are three, else what they need."""
     from uamix_bench.ranking import wider
 
-    given = [result for result in results if result.score.ci95_clips or result.score.ci95_classes]
+    given = [result for result in results if any(getattr(result.score, name) is not None for name in _POPULATIONS)]
     if given:
         table = Table("model", "task", *(("n>", "k>") if sweep else ()), "these clips>", "new clips>", "new classes>")
         for result in given:
