@@ -73,6 +73,8 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
             skipped = len(result.status.skipped)
             what = f"{skipped} broken clip{'s' * (skipped != 1)} left out" if skipped else "a part of the clips"
             _note(f"* {labels[result.id]} on {_task(result)}: partial ({what}), not comparable")
+    for line in _shared(results):
+        _note(line)
     for result in results:
         if not result.score.ci95:  # one episode, or all alike: 1.96 x std / sqrt(n) says nothing, or certainty
             _note(f"{labels[result.id]} on {_task(result)}: {_bounds(result)}")
@@ -149,6 +151,20 @@ def _setting(results: Sequence[Result], sweep: bool) -> str:
 
 def _several(numbers: Iterable[int]) -> str:
     return " or ".join(map(str, sorted(numbers)))
+
+
+def _shared(results: Sequence[Result]) -> list[str]:
+    """Of each task whose episodes keep no groups apart, a line with the share of queries that this touches."""
+    shares: dict[str, list[float]] = {}
+    for result in results:
+        if result.episodes.shared_group_share:
+            shares.setdefault(_task(result), []).append(100 * result.episodes.shared_group_share)
+    lines = []
+    for task, found in shares.items():
+        ends = dict.fromkeys(f"{share:.1f}" for share in (min(found), max(found)))
+        what = f"{' to '.join(ends)}% of the queries share their group with a support clip"
+        lines.append(f"{task}: {what} (--group-disjoint)")
+    return lines
 
 
 def _bounds(result: Result) -> str:
