@@ -423,6 +423,7 @@ def _drawer(table: Board, result: Result) -> Section:
         + (" with changes" if run.git_dirty else "") + f", Python {run.python}, "
         + ", ".join(f"{name} {version}" for name, version in run.packages.items()),
         "started": run.started_at,
+        "command": run.command,
         "result": result.id,
     }  # fmt: skip
     command = Code(repeat_command(result), "To repeat it")

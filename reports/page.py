@@ -262,6 +262,7 @@ def clean(text: str) -> str:
 def markdown_text(text: str) -> str:
     """Text that no Markdown reader takes for markup, a row of a table, a link or a mention."""
     safe = clean(text).translate(_MARKDOWN).replace("://", "&#58;//").replace("www.", "www&#46;")
+    safe = re.sub(r"(?<=\w)&#64;(?=\d+(?![\w.]))", "@", safe)  # a version, such as esc50@1, is no mention or address
     return re.sub(r"^(\d*)([-+=.)])(?=[\s=-]|$)", lambda start: f"{start[1]}&#{ord(start[2])};", safe)
 
 
