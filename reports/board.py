@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from uamix_bench.reports.page import count
 
 from uamix_bench.card import ModelIdentity
 from uamix_bench.episodes import PAPER, Protocol
@@ -159,6 +160,14 @@ def task_label(name: str, version: str) -> str:
     return name if name.startswith("local/") else f"{name}@{version}"
 
 
+def why_apart(result: Result) -> str:
+    """Why a result that is not complete has no rank, in a few words."""
+    if result.status.skipped:
+        return f"{count(len(result.status.skipped), 'clip')} left out"
+    limited = any(note.startswith("--limit") for note in result.status.notes)
+    return "a part of each class" if limited else "an incomplete copy"
+
+
 def _order(protocol: Protocol, dtype: str) -> tuple[bool, str, int, int]:
     remarks = _remarks(protocol, dtype)
     return bool(remarks), remarks, protocol.n_way, protocol.k_shot
@@ -168,7 +177,7 @@ def _remarks(protocol: Protocol, dtype: str) -> str:
     """In words, what tells a protocol from the paper's but for ways and shots."""
     words = {
         "name": "" if protocol.name in ("paper", "custom") else protocol.name,
-        "n_query": f"{protocol.n_query} queries",
+        "n_query": count(protocol.n_query, "query", "queries"),
         "episodes": f"{protocol.episodes:,} episodes",
         "seed": f"seed {protocol.seed}",
         "classifier": protocol.classifier,

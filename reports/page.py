@@ -175,6 +175,11 @@ def percent(fraction: float | None, half_width: float | None = None, **options: 
     return Cell(f"{100 * fraction:.1f}", minor, **{"sort": fraction, **options})
 
 
+def count(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun, such as ``1 clip`` or ``2,000 clips``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def as_cell(cell: Cell | str) -> Cell:
     """A cell, where plain text may stand for one."""
     return Cell(cell) if isinstance(cell, str) else cell

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from uamix_bench.reports.board import board
 
 from uamix_bench.episodes import METAAUDIO, Protocol
-from uamix_bench.reports.board import board
 from uamix_bench.statistics import holm
 
 FEW = Protocol(episodes=60)
@@ -30,7 +30,7 @@ def test_settings_are_told_apart_and_the_papers_comes_first(records: Any) -> Non
         ("10w1s", "10-way 1-shot"),
         ("5w1s-60-episodes", "5-way 1-shot, 60 episodes"),
         ("5w1s-bf16", "5-way 1-shot, bf16"),
-        ("5w1s-metaaudio--1-queries--50-episodes", "5-way 1-shot, metaaudio, 1 queries, 50 episodes"),
+        ("5w1s-metaaudio--1-query--50-episodes", "5-way 1-shot, metaaudio, 1 query, 50 episodes"),
     ]
     assert made.main().id == "5w1s"
 
