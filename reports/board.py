@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from uamix_bench.reports.page import count
 
+from uamix_bench import files
 from uamix_bench.card import ModelIdentity
 from uamix_bench.episodes import PAPER, Protocol
 from uamix_bench.ranking import SIGNIFICANCE, Ranking, rank
@@ -196,9 +197,12 @@ def _entrants(results: Sequence[Result]) -> dict[ModelIdentity, Entrant]:
         by_name.setdefault(identity.name, []).append(identity)
     found = {}
     for same in by_name.values():
-        for identity in same:
-            told = [_told(identity, name) for name in _TELLING if len({getattr(one, name) for one in same}) > 1]
-            found[identity] = Entrant(identity, " ".join([identity.name, *told]), _speed(results, identity))
+        telling = [name for name in _TELLING if len({getattr(one, name) for one in same}) > 1]
+        labels = [" ".join([one.name, *(_told(one, name) for name in telling)]) for one in same]
+        for identity, label in zip(same, labels, strict=True):
+            if labels.count(label) > 1:  # they differ in what is no name, such as what they were trained on
+                label += f" {files.digest(identity.model_dump(mode='json'))[:6]}"
+            found[identity] = Entrant(identity, label, _speed(results, identity))
     return found
 
 

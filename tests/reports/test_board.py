@@ -111,10 +111,12 @@ def test_models_of_one_name_are_told_apart(records: Any) -> None:
             records.result("a", protocol=FEW),
             records.result("a", protocol=FEW, input="official"),
             records.result("a", protocol=FEW, weights_sha256="9" * 64),
+            records.result("b", protocol=FEW),
+            records.result("b", protocol=FEW, pretrained_on=("AudioSet-2M",)),
         ]
     )
     labels = [entrant.label for entrant in made.entrants]
-    assert len(set(labels)) == 3
+    assert len(set(labels)) == 5
     assert any("official" in label for label in labels)
     assert any("999999" in label for label in labels)
 
