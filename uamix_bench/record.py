@@ -11,18 +11,18 @@ from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from uamix_bench import files
+from uamix_bench.card import Count as Count
 from uamix_bench.card import Name
+from uamix_bench.card import Sha256 as Sha256
+from uamix_bench.card import Text as Text
 from uamix_bench.errors import BadInputError
 
 _LARGEST_FILE = 8 * 2**20  # bytes; 10,000 episodes over 1,000 classes take 0.1 MB
 _REMEDY = "restore the original file, or delete it and run again what wrote it"
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 HalfWidth = Annotated[float, Field(ge=0)]
-Text = Annotated[str, Field(max_length=2_000)]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,39}$")]
 
 
@@ -73,7 +73,7 @@ class Provenance(Part):
     package: Text
     git_revision: Text | None
     git_dirty: bool | None
-    packages: dict[str, Text]
+    packages: dict[Text, Text]
     python: Text
     device: Text
     platform: Text
@@ -148,7 +148,7 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
         BadInputError: Not such a record, not strict JSON (NaN, repeated keys, too long or deep), or its parts disagree.
         MachineError: The file cannot be read.
     """
-    text, document = _strict_json(path)
+    text, document = read_json(path)
     if not isinstance(document, dict):
         raise BadInputError(path, "is not a JSON object", _REMEDY)
     kind = document.get("kind")
@@ -171,15 +171,27 @@ def record_text(record: Record) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _strict_json(path: Path) -> tuple[str, Any]:
-    """Returns the text of a file, and the document in it, once it is known to be strict JSON of a sane size."""
+def read_json(path: Path, largest: int = _LARGEST_FILE) -> tuple[str, Any]:
+    """Reads a file of strict JSON: no NaN, no number beyond a float's range, no repeated key, UTF-8.
+
+    Args:
+        path: The file.
+        largest: Bytes.
+
+    Returns:
+        Its text, and the document in it.
+
+    Raises:
+        BadInputError: It is no such file.
+        MachineError: It cannot be read.
+    """
     try:
         with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
+            content = file.read(largest + 1)
     except OSError as error:
         raise files.unreadable(path, error) from error
-    if len(content) > _LARGEST_FILE:
-        raise BadInputError(path, f"is larger than {_LARGEST_FILE // 2**20} MB", "this is no record of the bench")
+    if len(content) > largest:
+        raise BadInputError(path, f"is larger than {largest // 2**20} MB", "this is no record of the bench")
     try:
         text = content.decode("utf-8")
         return text, json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
