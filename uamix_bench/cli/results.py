@@ -50,7 +50,7 @@ def command() -> None:
 @_filters
 @options.json_output
 @click.pass_obj
-def ls(session: Session, paths: tuple[Path, ...], **chosen: tuple[Any, ...]) -> None:
+def ls(session: Session, /, paths: tuple[Path, ...], **chosen: tuple[Any, ...]) -> None:
     """List results, best first within a task and setting; a damaged file is named and passed over."""
     items = session.begin("results ls", "results")
     import warnings
@@ -168,6 +168,7 @@ def verify(
 @click.pass_obj
 def export(
     session: Session,
+    /,
     paths: tuple[Path, ...],
     form: str,
     hub_dataset: tuple[str, ...],
