@@ -8,6 +8,7 @@ import os
 import random
 import unicodedata
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from uamix_bench.errors import BadInputError, UsageError
-from uamix_bench.task import COLUMNS, OWN_CLIP_SECONDS, Task, TaskData, is_path, load_task, read_csv, table_sha256
+from uamix_bench.own_data import read_csv
+from uamix_bench.task import COLUMNS, OWN_CLIP_SECONDS, Task, TaskData, is_path, load_task, table_sha256
 
 NFC, NFD = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
 
@@ -107,7 +109,7 @@ def test_names_are_composed_one_way(tmp_path: Path) -> None:
 def test_names_that_no_result_can_hold_are_named(tmp_path: Path, name: bytes) -> None:
     folder = touch(tmp_path, ["cat/ok.wav"]) / "cat"
     Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(b"")
-    with pytest.raises(BadInputError, match="holds a control or undecodable character; rename it") as caught:
+    with pytest.raises(BadInputError, match="holds a control, invisible or undecodable character; rename it") as caught:
         load_task(str(tmp_path))
     assert str(caught.value).isprintable()
     str(caught.value).encode()
@@ -165,7 +167,7 @@ def test_group_and_split_may_be_left_out(tmp_path: Path) -> None:
         ("path,label\na.wav,cat\nb.wav\n", "line 3 has 1 fields, the first line 2"),
         ("path,label\na.wav,cat\nb.wav,dog\n./a.wav,cat\n", "line 4 repeats a.wav; list every clip once"),
         ('path,label\na.wav,"cat\n', "is not a CSV"),
-        ('path,label\na.wav,"c\nat"\n', r"label 'c\\nat' holds a control or undecodable character"),
+        ('path,label\na.wav,"c\nat"\n', r"label 'c\\nat' holds a control, invisible or undecodable character"),
         ("path,label\na.wav,ca\x00t\n", r"label 'ca\\x00t' holds a control"),
     ],
 )
@@ -289,6 +291,23 @@ def test_splits_choose_clips_and_leave_the_version(tmp_path: Path) -> None:
     own(tmp_path, "path,label\na.wav,cat\n")
     with pytest.raises(UsageError, match="no such split; known: none"):
         load_task(path, splits=("test",))
+
+
+def test_a_clip_table_is_sorted(tmp_path: Path) -> None:
+    data = load_task(str(touch(tmp_path / "x", ["a/1.wav", "a/2.wav", "b/1.wav"])))
+    assert data.sorted_clips.rows.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="sorted by clip"):
+        replace(data, clips=data.clips.iloc[::-1])
+
+
+def test_most_queries_is_what_the_smallest_class_has_beside_its_supports(tmp_path: Path) -> None:
+    names = [f"{label}/{index}.wav" for label, count in (("a", 9), ("b", 4), ("c", 3)) for index in range(count)]
+    data = load_task(str(touch(tmp_path / "x", names)))
+    assert [data.most_queries(k, 15) for k in (1, 2)] == [2, 1]
+    assert data.only(["a", "b"]).most_queries(1, 15) == 3
+    assert data.only(["a"]).most_queries(1, 5) == 5
+    with pytest.raises(UsageError, match="c has 3, b has 4; use a smaller --k"):
+        data.most_queries(4, 15)
 
 
 def test_the_clip_length_is_the_users(tmp_path: Path) -> None:

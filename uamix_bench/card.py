@@ -9,13 +9,19 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from uamix_bench.errors import BadInputError
+from uamix_bench.text import LONGEST, UNFIT_PATTERN
 
 Input = Literal["native", "official"]
+Segments = Literal["first", "mean"]  # what of a clip longer than the task's clip length is heard
 
 # Names become folders: every part between slashes begins with a letter or digit, so none is "..", hidden or empty.
 _PART = r"[A-Za-z0-9][A-Za-z0-9._+\- ]*"
 NAME_PATTERN = rf"^{_PART}(/{_PART})*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
+
+Text = Annotated[str, Field(pattern=rf"^[^{UNFIT_PATTERN[1:-1]}]*$", max_length=LONGEST)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 class Card(BaseModel):
@@ -94,18 +100,18 @@ class ModelIdentity(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
-    adapter_version: str
-    weights_sha256: str | None
-    parameters: int = Field(ge=0)
-    embedding_dim: int = Field(gt=0)
+    adapter_version: Text
+    weights_sha256: Sha256 | None
+    parameters: Count
+    embedding_dim: int = Field(gt=0, lt=2**53)
     input: Input
-    pooling: str
-    dtype: str
-    recipe_sha256: str | None = None
-    parent_sha256: str | None = None
-    train_seed: int | None = None
-    pretrained_on: tuple[str, ...] = ()
-    licence: str = ""
+    pooling: Text
+    dtype: Text
+    recipe_sha256: Sha256 | None = None
+    parent_sha256: Sha256 | None = None
+    train_seed: Count | None = None
+    pretrained_on: tuple[Text, ...] = ()
+    licence: Text = ""
 
 
 class TaskCard(Card):

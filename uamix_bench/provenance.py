@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from uamix_bench.results import Provenance
+from uamix_bench.record import Provenance
+from uamix_bench.text import fit
 
 PACKAGES = (
     "torch",
@@ -43,7 +44,7 @@ def collect(device: str = "cpu") -> Provenance:
         git_dirty=dirty,
         packages=package_versions(),
         python=platform.python_version(),
-        device=device_name(device),
+        device=fit(device_name(device)),
         platform=f"{platform.system()} {platform.machine()}",
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command(sys.argv),
@@ -95,12 +96,12 @@ def peak_memory_mb(device: str = "cpu") -> float | None:
 
 def command(argv: list[str]) -> str:
     """The command line with only the base names of what lies outside the working folder."""
-    return shlex.join([Path(argv[0]).name, *map(scrub, argv[1:])])
+    return fit(shlex.join([Path(argv[0]).name, *map(scrub, argv[1:])]))
 
 
 def scrub(text: str) -> str:
-    """Shortens the paths in `text`: within the working folder relative to it, any other to its base name."""
-    return _PATH.sub(lambda found: _shorten(found[0]), text)
+    """Makes a text fit for a record: paths within the working folder relative to it, any other cut to its base name."""
+    return fit(_PATH.sub(lambda found: _shorten(found[0]), text))
 
 
 def _shorten(path: str) -> str:

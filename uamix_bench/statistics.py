@@ -39,6 +39,22 @@ class Interval(NamedTuple):
     reason: str = ""
 
 
+class PairedT(NamedTuple):
+    """The paired t test of two models on the same episodes, first minus second; speaks of these clips only.
+
+    Attributes:
+        difference: Mean of the differences.
+        half_width: Of the 95% t interval of the difference.
+        t: The statistic; None where all differences are equal.
+        p: Two-sided p of `t`; None where there is none.
+    """
+
+    difference: float
+    half_width: float
+    t: float | None
+    p: float | None
+
+
 class Paired(NamedTuple):
     """Two models on the same episodes, first minus second; speaks of these clips only.
 
@@ -203,16 +219,24 @@ def paired(first: npt.ArrayLike, second: npt.ArrayLike, seed: int = 0) -> Paired
     Raises:
         ValueError: Fewer than two episodes, or different numbers of them.
     """
+    return Paired(*paired_t(first, second), sign_flip_p(_differences(first, second), seed))
+
+
+def paired_t(first: npt.ArrayLike, second: npt.ArrayLike) -> PairedT:
+    """The same without the sign flips, which take 10,000 times as long.
+
+    Raises:
+        ValueError: As `paired`.
+    """
     difference = _differences(first, second)
     count, mean, spread = len(difference), float(difference.mean()), float(difference.std(ddof=1))
-    p_flip = sign_flip_p(difference, seed)
     if spread <= 1e-12 * abs(mean) or spread == 0.0:  # all the same, but for rounding
-        return Paired(mean, 0.0, None, None, p_flip)
+        return PairedT(mean, 0.0, None, None)
     from scipy.special import stdtr, stdtrit
 
     error = spread / math.sqrt(count)
     t = mean / error
-    return Paired(mean, float(stdtrit(count - 1, 0.975)) * error, t, float(2 * stdtr(count - 1, -abs(t))), p_flip)
+    return PairedT(mean, float(stdtrit(count - 1, 0.975)) * error, t, float(2 * stdtr(count - 1, -abs(t))))
 
 
 def sign_flip_p(differences: npt.ArrayLike, seed: int = 0) -> float:
@@ -276,6 +300,52 @@ def smallest_difference(first: npt.ArrayLike, second: npt.ArrayLike, power: floa
     freedom = len(difference) - 1
     quantiles = float(stdtrit(freedom, 0.975) + stdtrit(freedom, power))
     return quantiles * float(difference.std(ddof=1)) / math.sqrt(len(difference))
+
+
+def exceeds_p(drop: float, error: float, margin: float = 0.0, freedom: float = math.inf) -> float:
+    """One-sided p of the hypothesis that a quantity fell by no more than `margin`.
+
+    Below 0.05 the one-sided 95% interval of the drop excludes the margin.
+
+    Args:
+        drop: By how much it fell, as estimated.
+        error: The standard error of that, above 0.
+        margin: What it may fall by.
+        freedom: Degrees of freedom of `error`; infinite for the normal distribution.
+    """
+    from scipy.special import ndtr, stdtr
+
+    statistic = (margin - drop) / error
+    return float(ndtr(statistic) if math.isinf(freedom) else stdtr(freedom, statistic))
+
+
+def smallest_drop(
+    error: float, margin: float = 0.0, freedom: float = math.inf, level: float = 0.05, power: float = 0.8
+) -> float:
+    """The smallest true drop that `exceeds_p` puts below `level` with probability `power`: margin + (z + z') error.
+
+    Args:
+        error: The standard error, above 0.
+        margin: As there.
+        freedom: As there.
+        level: Of the one-sided test.
+        power: Probability of finding it.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    if math.isinf(freedom):
+        return margin + float(ndtri(1 - level) + ndtri(power)) * error
+    return margin + float(stdtrit(freedom, 1 - level) + stdtrit(freedom, power)) * error
+
+
+def power_of(drop: float, error: float, margin: float = 0.0, freedom: float = math.inf, level: float = 0.05) -> float:
+    """The probability that a true drop of this size is found; the inverse of `smallest_drop`."""
+    from scipy.special import ndtr, ndtri, stdtr, stdtrit
+
+    excess = (drop - margin) / error
+    if math.isinf(freedom):
+        return float(ndtr(excess - float(ndtri(1 - level))))
+    return float(stdtr(freedom, excess - float(stdtrit(freedom, 1 - level))))
 
 
 def _differences(first: npt.ArrayLike, second: npt.ArrayLike) -> Doubles:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from uamix_bench.cli.tables import show_results
+from uamix_bench.cli.scores import show_results
+from uamix_bench.ranking import rank
 from uamix_bench.results import Result
 
 from .conftest import SMALL, Bench
@@ -22,7 +23,7 @@ def test_bf16_is_never_silent(bench: Bench, sounds: Path, capsys: pytest.Capture
     assert len({result.id for result in results}) == 4
     assert len({result.episodes.digest for result in results}) == 1
 
-    show_results([results[0], results[2]])
+    show_results([results[0], results[2]], rank([results[0], results[2]]))
     assert "Difference" not in capsys.readouterr().out
-    show_results(results[2:])
+    show_results(results[2:], rank(results[2:]))
     assert "Difference to random bf16" in capsys.readouterr().out
