@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import pandas as pd
@@ -61,11 +59,13 @@ class Synthetic(Task):
                 for chunk in chunks:
                     advance(synthesis.write(chunk), "")
                 return
-            # Not fork: the caller may hold threads (torch) whose locks a forked child would inherit locked.
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(workers, mp_context=context) as pool:
-                for done in as_completed([pool.submit(synthesis.write, chunk) for chunk in chunks]):
-                    advance(done.result(), "")
+            from joblib import Parallel, delayed
+
+            # joblib's workers neither inherit the locks of our threads, as a forked child would, nor run the
+            # caller's script again, as a spawned one does where it has no main guard.
+            pool = Parallel(workers, return_as="generator_unordered")
+            for written in pool(delayed(synthesis.write)(chunk) for chunk in chunks):
+                advance(written, "")
 
 
 def _is_whole(path: Path) -> bool:
