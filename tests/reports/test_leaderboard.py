@@ -167,7 +167,7 @@ def test_it_says_where_the_page_is(few: Path, tmp_path: Path, capsys: pytest.Cap
     code, stdout, _ = run(capsys, *few.rglob("*.json"), "--out", out, "--json")
     assert code == 0
     assert json.loads(stdout)["items"] == [
-        {"site": str(out), "page": str(out / "index.html"), "records": 2, "left_out": 0}
+        {"site": str(out), "page": str(out / "index.html"), "results": 2, "left_out": 0}
     ]
 
 
