@@ -214,9 +214,16 @@ def test_two_hundred_results_make_a_page_of_less_than_3_mb(records: Any) -> None
     assert len(page.html.encode()) < 3_000_000
 
 
-@pytest.mark.slow
-def test_two_thousand_results_still_build(records: Any) -> None:
-    results = records.grid(ways=(5, 8, 10), shots=tuple(range(1, 18)), episodes=20)[:2_000]
-    assert len(results) == 2_000
-    page = leaderboard(results)
-    assert page.html.count('class="drawer"') == 2_000
+@pytest.mark.parametrize(
+    ("task", "learned", "marked"),
+    [
+        ("esc50", "ESC-50", True),
+        ("esc50", "AudioSet-2M", False),
+        ("speech-commands", "Speech Commands V2", True),
+        ("nsynth", "a generation synthetic sound", False),
+        ("voxceleb1", "VoxCeleb1, dev", True),
+    ],
+)
+def test_a_data_set_is_known_by_its_name(records: Any, task: str, learned: str, marked: bool) -> None:
+    page = leaderboard([records.result("a", task=task, protocol=FEW, pretrained_on=(learned,))])
+    assert ("† The model" in page.markdown) is marked
