@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +171,14 @@ def test_it_says_where_the_page_is(few: Path, tmp_path: Path, capsys: pytest.Cap
     assert json.loads(stdout)["items"] == [
         {"site": str(out), "page": str(out / "index.html"), "results": 2, "left_out": 0}
     ]
+
+
+def test_it_needs_no_torch(few: Path, tmp_path: Path) -> None:
+    arguments = ["leaderboard", "build", str(few), "--out", str(tmp_path / "site")]
+    code = "import sys; from uamix_bench.cli import main; "
+    code += f"print(main({arguments!r}), {{'torch', 'timm'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 set()"
 
 
 def test_a_task_is_chosen(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
