@@ -17,7 +17,7 @@ def command() -> None:
 
 @command.command("build")
 @click.argument("results", nargs=-1, metavar="[RESULTS]...")
-@click.option("--out", metavar="SITE", required=True, callback=options.to_path, help="Folder of the site.")
+@click.option("-o", "--out", metavar="SITE", required=True, callback=options.to_path, help="Folder of the site.")
 @click.option(
     "-t",
     "--task",
