@@ -14,6 +14,7 @@ COMMANDS = {
     "fewshot": "Evaluate models on few-shot tasks.",
     "tune": "Tune a pretrained encoder by uaMix-MAE's contrast on mixtures.",
     "pretrain": "Pre-train a masked autoencoder on sounds.",
+    "report": "Render results and trainings as HTML and Markdown.",
     "models": "List, show, check or convert models.",
     "tasks": "List the tasks, show one, check or prepare its data.",
     "leaderboard": "Build a static leaderboard from result files.",
