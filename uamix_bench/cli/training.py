@@ -68,30 +68,15 @@ def change(recipe: Any, changes: dict[str, Any], texts: tuple[str, ...]) -> Any:
     Raises:
         UsageError: An unknown field or a value that does not fit; the line says which.
     """
-    import json
+    from uamix_bench.tuning.fields import changed, find_field, read_value
 
-    from pydantic import ValidationError
-
-    document = recipe.model_dump(mode="json")
-    document.update({field: value for field, value in changes.items() if value is not None})
+    fields = {field: value for field, value in changes.items() if value is not None}
     for text in texts:
         path, separator, value_text = text.partition("=")
-        *parents, field = path.split(".")
-        place = document
-        for parent in parents:
-            place = place.get(parent, {}) if isinstance(place, dict) else {}
-        if not separator or field not in place:
-            raise UsageError(f"--set {text}", "no such field of the recipe", nearest(field, list(place or document)))
-        try:
-            place[field] = json.loads(value_text)
-        except json.JSONDecodeError:
-            place[field] = value_text
-    try:
-        return type(recipe).model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "recipe"
-        raise UsageError(name, first["msg"].removeprefix("Value error, "), "correct the recipe") from error
+        if not separator:
+            raise UsageError(f"--set {text}", "has no value", "give FIELD=VALUE")
+        fields[find_field(recipe, path, "--set")] = read_value(value_text)
+    return changed(recipe, fields)
 
 
 def find(recipes: dict[str, Any], name: str, kind: type[Any]) -> Any:
@@ -156,11 +141,10 @@ def carry_out(
 ) -> None:
     """Runs a training, or says what it would do, and prints where the weights are."""
     from uamix_bench.cli.progress import TerminalProgress
-    from uamix_bench.files import digest, home
+    from uamix_bench.tuning.recipe import training_folder
 
     items = session.begin(kind)
-    name = digest({"recipe": recipe.sha256, "init": init, "data": recipe.data})[:12]
-    folder = out or home() / "training" / f"{kind}-{recipe.name}-{name}"
+    folder = out or training_folder(recipe, init, recipe.data)
     progress = TerminalProgress(quiet)
     if dry_run:
         items.append({"recipe": recipe.model_dump(mode="json"), "init": init, "out": str(folder)})

@@ -116,6 +116,7 @@ class Training:
         identity: What a resumed run must find unchanged beside the recipe: plain data by name (data, parent, ...).
         progress: Is told of every step.
         stop: Asked after every step; True, in any process, saves a checkpoint and raises :class:`Stopped`.
+        before: A training of the first stages alone, on the same modules, that others share; None trains them here.
         history: Of the logged steps.
         paces: Of the stages that ran in this process.
     """
@@ -127,6 +128,7 @@ class Training:
     identity: dict[str, Any]
     progress: Progress = SILENT
     stop: Callable[[], bool] = lambda: False
+    before: Training | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     paces: list[Pace] = field(default_factory=list)
 
@@ -154,6 +156,9 @@ class Training:
         if saved:
             self.stages[start_stage].module.load_state_dict(saved["module"])
             self.progress.say(f"continuing from {self.stages[start_stage].name}, step {saved['step']}")
+        elif self.before is not None:
+            self.history = list(self.before.run())
+            start_stage = len(self.before.stages)
         for number, stage in enumerate(self.stages):
             if number >= start_stage and stage.epochs:
                 self._run_stage(number, stage, saved if saved and number == start_stage else None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from uamix_bench.errors import nearest
-from uamix_bench.files import digest
+from uamix_bench.files import digest, home
 
 Mixing = Literal["none", "mixup", "t-cutmix", "tf-cutmix"]
 Partner = Literal["neighbour", "flip", "permutation"]
@@ -22,7 +23,7 @@ class Views(BaseModel):
     symmetric. A name from `VIEWS` stands for all of its strengths.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     stretch: float = Field(default=0.2, ge=0, lt=1, description="speed is drawn log-uniformly from 1/(1+s) to 1+s")
     mel_shift: float = Field(default=3.0, ge=0, description="largest shift of the mel axis, in bins")
@@ -93,7 +94,7 @@ class Recipe(BaseModel):
     peak values, reached after the warm-up share of the steps and followed by a cosine to zero.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     seed: int = Field(default=0, ge=0)
@@ -160,7 +161,8 @@ class TuneRecipe(Recipe):
         default="sample", description="who shares a draw; the paper's Figure 1 shows boxes that differ within a pair"
     )
     lambda_max: bool = Field(
-        default=False, description="max(lambda, 1 - lambda), as IDMM and i-Mix have it, instead of the paper's plain Beta"
+        default=False,
+        description="max(lambda, 1 - lambda), as IDMM and i-Mix have it, instead of the paper's plain Beta",
     )
     partner: Partner = Field(
         default="neighbour",
@@ -210,6 +212,19 @@ class TuneRecipe(Recipe):
     )
     views: NamedViews = Field(default=Views(), description="strengths, or a preset: project, crop, mtslvr")
 
+    def head_only(self) -> TuneRecipe:
+        """The recipe of stage 1 alone: what belongs to stage 2 is set to fixed values.
+
+        So all recipes with the same stage 1 share its digest, and a field that nobody thought of keeps them apart.
+        """
+        idle = {name: TuneRecipe.model_fields[name].default for name in _STAGE_2_WITH_DEFAULTS}
+        return self.model_copy(update={**idle, "name": "head", "epochs": 0, "learning_rate": 1.0, "weight_decay": 0.0})
+
+    def effective(self) -> TuneRecipe:
+        """The recipe with what its mixing never looks at set to the default: equal ones train equally."""
+        idle = {name: TuneRecipe.model_fields[name].default for name in _IDLE.get(self.mix, ())}
+        return self.model_copy(update=idle)
+
     @model_validator(mode="after")
     def _whole_batches(self) -> TuneRecipe:
         if self.batch % 2:
@@ -229,6 +244,25 @@ class TuneRecipe(Recipe):
         if any(frames % self.snap for frames in self.frames):
             raise ValueError("frames: must be multiples of snap")
         return self
+
+
+# Fields of the mixing alone, and what else stage 1 never looks at.
+_BOX = ("box", "snap")
+_MIXTURE = ("alpha", "lambda_per", "lambda_max", "plain_weight", *_BOX)
+_STAGE_2_WITH_DEFAULTS = ("mix", "ema", "frozen", "layer_decay", "save_dtype", *_MIXTURE)
+_IDLE: dict[str, tuple[str, ...]] = {"none": _MIXTURE, "mixup": _BOX}
+
+
+def training_folder(recipe: Recipe, init: str | None, data: str) -> Path:
+    """Where a training is kept unless the user says otherwise: under ``UAMIX_BENCH_HOME``, by the digest of what it is.
+
+    Args:
+        recipe: The hyper-parameters.
+        init: The pretrained model, as given; None from scratch.
+        data: The sounds, as given.
+    """
+    name = digest({"recipe": recipe.sha256, "init": init, "data": data})[:12]
+    return home() / "training" / f"{getattr(recipe, 'kind', 'training')}-{recipe.name}-{name}"
 
 
 PRETRAIN: dict[str, PretrainRecipe] = {

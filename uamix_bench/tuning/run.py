@@ -69,6 +69,7 @@ def tune(
     init: str,
     folder: Path,
     *,
+    head: Path | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
     stop: Callable[[], bool] = lambda: False,
@@ -80,6 +81,8 @@ def tune(
         data: The clips.
         init: The pretrained model, as load_model takes it: ``audiomae-tiny``, ``audiomae=PATH``.
         folder: As in :func:`pretrain`.
+        head: Folder of stage 1 alone, trained there once for all recipes that share it (`TuneRecipe.head_only`), with
+            the weights that stage 1 within `folder` gives, bit for bit; None trains it in `folder`.
         device: As for load_model.
         progress: Is told of every step.
         stop: See :class:`~uamix_bench.tuning.loop.Training`.
@@ -104,7 +107,13 @@ def tune(
     network = Network(model.encoder, recipe)
     common = (network, recipe, frames, _spectrograms(model, recipe, device))
     stages: list[Stage] = [HeadStage(*common), TuneStage(*common)]
-    return _train(recipe, stages, model, frames, data, folder, model.metadata["sha256"], progress, stop)
+    parent = model.metadata["sha256"]
+    before = None
+    if head is not None:
+        alone = recipe.head_only()
+        identity = _identity(alone, frames, parent)
+        before = Training(alone, stages[:1], frames, head / "checkpoints", identity, progress, stop)
+    return _train(recipe, stages, model, frames, data, folder, parent, progress, stop, before)
 
 
 def _begins(recipe: Recipe, data: TaskData, folder: Path) -> str:
@@ -128,14 +137,15 @@ def _train(
     parent: str | None,
     progress: Progress,
     stop: Callable[[], bool],
+    before: Training | None = None,
 ) -> Path:
     """Runs the stages and writes the encoder with all that says how it was made."""
     device = stages[0].spectrograms.device  # type: ignore[attr-defined]
     for stage in stages:
         stage.module.to(device)
     revision = _revision()  # of the code that trains, which the tree may have left behind by the end
-    identity = {"recipe": recipe.sha256, "data": frames.sha256, "parent": parent or "none"}
-    training = Training(recipe, stages, frames, folder / "checkpoints", identity, progress, stop)
+    identity = _identity(recipe, frames, parent)
+    training = Training(recipe, stages, frames, folder / "checkpoints", identity, progress, stop, before)
     training.run()
     dtype = torch.float16 if recipe.save_dtype == "float16" else torch.float32
     tensors: dict[str, Tensor] = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
@@ -157,6 +167,11 @@ def _train(
     write_safetensors(folder / WEIGHTS, tensors, metadata)
     progress.say(f"weights: {folder / WEIGHTS}")
     return folder / WEIGHTS
+
+
+def _identity(recipe: Recipe, frames: Frames, parent: str | None) -> dict[str, str]:
+    """What a resumed training must find unchanged."""
+    return {"recipe": recipe.sha256, "data": frames.sha256, "parent": parent or "none"}
 
 
 def _revision() -> str:
