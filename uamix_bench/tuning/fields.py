@@ -17,7 +17,7 @@ _SHORT = {"lr": "learning_rate", "tau": "temperature", "wd": "weight_decay"}
 
 
 def find_field(recipe: Recipe, path: str, option: str) -> str:
-    """Returns a field's own name: ``topk`` is ``top_k``, ``lr`` is ``learning_rate``, ``views.stretch`` is inside views.
+    """Returns a field's own name: ``topk`` is ``top_k``, ``lr`` ``learning_rate``; ``views.stretch`` is inside views.
 
     Args:
         recipe: Whose field.
@@ -74,7 +74,7 @@ def read_value(text: str) -> Any:
 
 
 def read_values(text: str) -> list[Any]:
-    """Several values with commas between them, each as :func:`read_value` has it: ``1,5``, ``[48,64],[80]``, ``a,b``."""
+    """Several values with commas between them, each as in :func:`read_value`: ``1,5``, ``[48,64],[80]``, ``a,b``."""
     try:
         values: list[Any] = json.loads(f"[{text}]", parse_constant=_refuse)
     except ValueError:
