@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, Any, Union, get_args
 
 from uamix_bench import files, results
 from uamix_bench.card import ModelIdentity
@@ -25,6 +25,15 @@ KINDS: dict[str, type[Record]] = {
 def load_record(path: Path) -> Record:
     """Reads a record of any kind: :func:`uamix_bench.record.load`."""
     return load(path, KINDS)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of the files: what any record keeps to, but for what only arithmetic can tell."""
+    from pydantic import Field, TypeAdapter
+
+    kinds: Any = Annotated[Union[tuple(KINDS.values())], Field(discriminator="kind")]  # noqa: UP007
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A record of uamix-bench"}
+    return head | TypeAdapter(kinds).json_schema()
 
 
 class ResultStore:
