@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
 from uamix_bench.reports.page import Cell, Table
 
 PerCent = Annotated[float, Field(ge=0, le=100)]
@@ -30,7 +29,7 @@ class Source(_Part):
     slips: tuple[str, ...] = ()
 
 
-class Row(_Part):
+class PublishedRow(_Part):
     """A published row.
 
     Attributes:
@@ -72,7 +71,7 @@ class PublishedTable(_Part):
     k_shot: int | None = None
     source: str = ""
     note: str = ""
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
 
 
 class Published(_Part):
@@ -95,7 +94,7 @@ class Published(_Part):
         """The table of an id, such as ``uamix-table-2``."""
         return next(table for table in self.tables if table.id == id)
 
-    def source_of(self, table: PublishedTable, row: Row) -> Source:
+    def source_of(self, table: PublishedTable, row: PublishedRow) -> Source:
         """Where a row was published."""
         return self.sources[row.source or table.source]
 

@@ -48,8 +48,8 @@
   };
   const sortable = (table) => {
     [...table.tHead.rows[0].cells].forEach((heading, column) => {
-      const text = heading.querySelector("a") ? null : heading.firstChild;
-      if (!text || !text.textContent.trim()) return;
+      const text = heading.firstChild;
+      if (text?.nodeType !== Node.TEXT_NODE || !text.textContent.trim()) return;
       const first = heading.classList.contains("number") ? "descending" : "ascending";
       const made = make("button", { type: "button" }, text.textContent.trim());
       text.replaceWith(made);
