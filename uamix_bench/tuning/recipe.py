@@ -160,7 +160,8 @@ class TuneRecipe(Recipe):
         default="sample", description="who shares a draw; the paper's Figure 1 shows boxes that differ within a pair"
     )
     lambda_max: bool = Field(
-        default=False, description="max(lambda, 1 - lambda), as IDMM and i-Mix have it, instead of the paper's plain Beta"
+        default=False,
+        description="max(lambda, 1 - lambda), as IDMM and i-Mix have it, instead of the paper's plain Beta",
     )
     partner: Partner = Field(
         default="neighbour",
