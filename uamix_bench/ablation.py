@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from uamix_bench import record
 from uamix_bench.episodes import Protocol
 from uamix_bench.errors import BadInputError, BenchError, UsageError
 from uamix_bench.fewshot import fewshot_kept
@@ -17,11 +18,12 @@ from uamix_bench.provenance import collect, scrub
 from uamix_bench.results import Result
 from uamix_bench.store import ResultStore
 from uamix_bench.task import TaskData
-from uamix_bench.training_records import AblationRecord, Arm, DataIdentity, SetAside, TrainingRecord
-from uamix_bench.tuning import many
+from uamix_bench.training_records import AblationRecord, Arm, SetAside, TrainingRecord
+from uamix_bench.tuning import forecast, many
 from uamix_bench.tuning.fields import changed, find_field
 from uamix_bench.tuning.many import Job
 from uamix_bench.tuning.recipe import Mixing, TuneRecipe, training_folder
+from uamix_bench.tuning.sounds import find_data
 
 REFERENCE: Mixing = "t-cutmix"  # the paper's own mixing
 WEIGHTS = "model.safetensors"
@@ -93,9 +95,7 @@ def plan(
     return arms
 
 
-def _planned(
-    recipe: TuneRecipe, fields: Mapping[str, Any], shown: Mapping[str, Any], reference: bool
-) -> PlannedArm:
+def _planned(recipe: TuneRecipe, fields: Mapping[str, Any], shown: Mapping[str, Any], reference: bool) -> PlannedArm:
     values = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in shown.items()]
     varied = {"mix": recipe.mix, **{name: _field(recipe, name) for name in fields}}
     return PlannedArm(" ".join([recipe.mix, *values]), reference, varied, recipe)
@@ -115,7 +115,7 @@ class Ablation:
     Args:
         arms: From :func:`plan`.
         init: The pretrained model, as `load_model` takes it.
-        data: The sounds, as `find_data` takes them.
+        data: The sounds, as `find_data` takes them; where it is a path, the recipes name them otherwise.
         data_dir: Where data sets are; default ``UAMIX_BENCH_HOME/data``.
         audio_root: What a CSV's paths are relative to.
         device: As for load_model.
@@ -153,7 +153,7 @@ class Ablation:
         return Job(label, recipe, self.init, *places, self._folder(recipe), head, self.device, self.threads)
 
     def _folder(self, recipe: TuneRecipe) -> Path:
-        return training_folder(recipe, self.init, self.data)
+        return training_folder(recipe.model_copy(update={"data": self.data}), self.init)
 
     def tune(
         self, *, keep_going: bool = False, progress: Progress = SILENT, stop: Callable[[], bool] = lambda: False
@@ -173,11 +173,10 @@ class Ablation:
             Stopped: `stop` said so.
             BenchError: An arm failed.
         """
-        from uamix_bench.model import load_model
-        from uamix_bench.tuning.data import find_data
+        from uamix_bench.tuning.run import initial_model
 
         data = find_data(self.data, self.data_dir, self.audio_root)
-        same = {"data_sha256": data.clips_sha256, "parent_sha256": load_model(self.init, device="cpu").metadata["sha256"]}
+        same = {"data_sha256": data.clips_sha256, "parent_sha256": initial_model(self.init).metadata["sha256"]}
         todo = []
         for job in map(self.job, self.arms):
             if not is_finished(job):
@@ -232,7 +231,9 @@ class Ablation:
                 errors[job.folder] = error
         for arm in self.arms:
             if arm.reference and (found := errors.get(self.job(arm).folder)):
-                raise BadInputError(self.job(arm).label, f"the reference failed ({found})", "the others have no measure")
+                raise BadInputError(
+                    self.job(arm).label, f"the reference failed ({found})", "the others have no measure"
+                )
         return AblationRecord.create(
             init=scrub(self.init),
             assumed=len(protocols) > 1,
@@ -259,17 +260,15 @@ class Ablation:
         model = load_model("uamix", job.folder / WEIGHTS, device=self.device)
         store = ResultStore(job.folder / "results")
         results: list[Result] = []
-        clock = many.Clock(progress)
         for task in tasks:
             progress.say(f"evaluating {job.label} on {task.name}")
-            kept = fewshot_kept(store, model, task, protocols, batch_size=batch_size, progress=clock)
+            kept = fewshot_kept(store, model, task, protocols, batch_size=batch_size, progress=progress)
             results += [found.result for found in kept]
-        many.add_cost(job.folder, self.device, self.threads, clock.spent)
         return Arm(
             label=arm.label,
             reference=arm.reference,
             varied=dict(arm.varied),
-            training=_training(job, str(model.device), str(model.metadata["sha256"])),
+            training=record.load(job.folder / forecast.RECORD, {"training": TrainingRecord}),
             results=tuple(results),
         )
 
@@ -288,21 +287,3 @@ def _metadata(job: Job) -> dict[str, str]:
             return file.metadata() or {}
     except (OSError, SafetensorError):
         return {}
-
-
-def _training(job: Job, device: str, sha256: str) -> TrainingRecord:
-    """The record of a finished training, from what its weights say."""
-    made = _metadata(job)
-    name, _, version = made["data"].rpartition("@")
-    revision, changes, _ = made["git_revision"].partition("+")
-    code = {"package": made["package"], "git_revision": revision, "git_dirty": bool(changes)}
-    return TrainingRecord.create(
-        recipe=json.loads(made["recipe"]),
-        recipe_sha256=made["recipe_sha256"],
-        data=DataIdentity(name=name, version=version, sha256=made["data_sha256"]),
-        parent_sha256=made["parent_sha256"],
-        weights_sha256=sha256,
-        train_seed=job.recipe.seed,
-        history=tuple(json.loads(made["history"])),
-        provenance=collect(device).model_copy(update=code),
-    )

@@ -61,15 +61,11 @@ def deltas(record: AblationRecord) -> list[Delta]:
     (reference,) = {arm.label: arms[arm.label] for arm in record.arms if arm.reference}.values()
     labels = sorted(arms, key=lambda label: arms[label] is not reference)
     found = [
-        _delta(cell, arms[label], reference, label)
-        for cell in range(len(record.arms[0].results))
-        for label in labels
+        _delta(cell, arms[label], reference, label) for cell in range(len(record.arms[0].results)) for label in labels
     ]
     family = [index for index, delta in enumerate(found) if delta.p is not None and _first(record, delta)]
     adjusted = iter(holm([found[index].p for index in family]).tolist() if family else [])
-    return [
-        delta._replace(p=next(adjusted) if index in family else None) for index, delta in enumerate(found)
-    ]
+    return [delta._replace(p=next(adjusted) if index in family else None) for index, delta in enumerate(found)]
 
 
 def _delta(cell: int, arms: Mapping[int, Arm], reference: Mapping[int, Arm], label: str) -> Delta:

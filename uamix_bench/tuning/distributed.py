@@ -172,7 +172,9 @@ def shares(order: Ints, micro_batch: int | None) -> list[Ints]:
     size, processes = micro_batch or len(order), world()
     if size % (2 * processes) and processes > 1:
         remedy = f"choose a multiple of {2 * processes}"
-        raise UsageError(f"{'micro_batch' if micro_batch else 'batch'} {size}", f"no even share for {processes}", remedy)
+        raise UsageError(
+            f"{'micro_batch' if micro_batch else 'batch'} {size}", f"no even share for {processes}", remedy
+        )
     dealt = order.reshape(-1, processes, size // processes)
     return [dealt[:, number] for number in range(processes)]
 

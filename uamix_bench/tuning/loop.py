@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from uamix_bench import files
-from uamix_bench.errors import MachineError, Stopped, UsageError
+from uamix_bench.errors import MachineError, Stopped
 from uamix_bench.progress import SILENT, Progress
 from uamix_bench.tuning import distributed
 from uamix_bench.tuning.checkpoints import Checkpoints
@@ -81,6 +81,10 @@ class Stage(ABC):
     def after_step(self) -> None:  # noqa: B027 - most stages need none
         """Runs after the optimiser's step (moving averages)."""
 
+    def operations(self) -> float | None:
+        """Multiplications and additions for one clip of a step, or None where nobody counted them."""
+        return None
+
 
 @dataclass
 class Pace:
@@ -91,9 +95,11 @@ class Pace:
         clips: That were trained on, by all processes.
         seconds: That the steps took.
         waiting_s: Of them, how long the model waited for its inputs.
+        operations: For one clip of a step, where they are known.
     """
 
     name: str
+    operations: float | None = None
     clips: int = 0
     seconds: float = 0.0
     waiting_s: float = 0.0
@@ -176,7 +182,7 @@ class Training:
             done = int(saved["step"])
         else:
             stage.begin()
-        pace = Pace(stage.name)
+        pace = Pace(stage.name, stage.operations())
         self.paces.append(pace)
         with (
             self.progress.bar(stage.name, total, "steps") as advance,

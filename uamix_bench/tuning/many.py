@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -15,12 +12,12 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uamix_bench import files
 from uamix_bench.errors import BenchError, MachineError, Stopped
 from uamix_bench.progress import SILENT, Progress
 from uamix_bench.tuning.recipe import TuneRecipe
+from uamix_bench.tuning.sounds import find_data
 
-COST = "cost.json"  # beside the weights: how long what took, for the next estimate
+HEAD, TUNING = "stage 1: head", "stage 2: tuning"  # as the stages are named
 _POLL_S = 0.3
 
 
@@ -50,44 +47,6 @@ class Job(NamedTuple):
     head: Path | None
     device: str
     threads: int
-
-
-class Clock(Progress):
-    """Measures how long each bar's units take, and passes everything on.
-
-    Args:
-        inner: Where it is passed on to.
-
-    Attributes:
-        spent: By bar: units and seconds, without the first unit, which warms up, and without what a resumed training
-            finds done.
-    """
-
-    def __init__(self, inner: Progress = SILENT) -> None:
-        self.inner = inner
-        self.spent: dict[str, tuple[int, float]] = {}
-
-    @contextmanager
-    def bar(self, what: str, total: int, unit: str = "clips") -> Iterator[Callable[[int, str], None]]:
-        """See :meth:`Progress.bar`."""
-        began: float | None = None
-        units = 0
-        with self.inner.bar(what, total, unit) as advance:
-
-            def measured(count: int, note: str = "") -> None:
-                nonlocal began, units
-                if began is not None:
-                    units += count
-                    self.spent[what] = (units, time.perf_counter() - began)
-                elif count == 1:
-                    began = time.perf_counter()
-                advance(count, note)
-
-            yield measured
-
-    def say(self, line: str) -> None:
-        """See :meth:`Progress.say`."""
-        self.inner.say(line)
 
 
 def tune_all(
@@ -130,7 +89,9 @@ def tune_all(
         return failed
     crew = _Crew(progress)
     try:
-        with progress.bar(f"{len(jobs)} tunings", sum(map(steps, jobs)), "steps") as advance:
+        with progress.bar(
+            f"{len(jobs)} tunings", sum(sum(remaining(job).values()) for job in jobs), "steps"
+        ) as advance:
             for job in jobs:
                 while len(crew.running) >= workers and not stop():
                     crew.look(advance)
@@ -151,60 +112,48 @@ def tune_all(
 
 
 def carry_out(job: Job, progress: Progress, stop: Callable[[], bool]) -> None:
-    """Does one job in this process, and keeps beside its weights what it cost.
+    """Does one job in this process.
 
     Raises:
         BenchError: See :func:`uamix_bench.tuning.run.tune`.
     """
-    import torch
-
-    from uamix_bench.tuning.data import find_data
     from uamix_bench.tuning.run import tune
 
-    clock = Clock(progress)
     data = find_data(job.data, job.data_dir, job.audio_root)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(job.threads)
+    with computing_with(job.threads):
+        tune(job.recipe, data, job.init, job.folder, head=job.head, device=job.device, progress=progress, stop=stop)
+
+
+@contextmanager
+def computing_with(threads: int) -> Iterator[None]:
+    """Lets torch compute with so many threads of the processor."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
-        tune(
-            job.recipe, data, job.init, job.folder, head=job.head, device=job.device, progress=clock, stop=stop
-        )
+        yield
     finally:
-        torch.set_num_threads(threads)
-        add_cost(job.folder, job.device, job.threads, clock.spent)
+        torch.set_num_threads(before)
 
 
-def steps(job: Job) -> int:
-    """Steps of a training, of both stages where the first is not kept elsewhere; roughly, where recordings are cut."""
-    epoch = clips(job.data, job.data_dir, job.audio_root) // job.recipe.batch
-    return epoch * (job.recipe.epochs + (0 if job.head else job.recipe.head_epochs))
+def remaining(job: Job) -> dict[str, int]:
+    """Steps that are left of each stage, by its name and the newest checkpoint; rough where recordings are cut."""
+    epoch = _clips(job.data, job.data_dir, job.audio_root) // job.recipe.batch
+    left = {HEAD: 0 if job.head else epoch * job.recipe.head_epochs, TUNING: epoch * job.recipe.epochs}
+    newest = max((path.stem for path in (job.folder / "checkpoints").glob("[0-9]-????????.pt")), default="")
+    if newest:
+        stage, _, step = newest.partition("-")
+        here = HEAD if int(stage) == 0 else TUNING
+        left[here] = max(0, left[here] - int(step))
+        if here == TUNING:
+            left[HEAD] = 0
+    return left
 
 
 @cache
-def clips(data: str, data_dir: Path | None, audio_root: Path | None) -> int:
-    """How many clips the sounds of a training are."""
-    from uamix_bench.tuning.data import find_data
-
+def _clips(data: str, data_dir: Path | None, audio_root: Path | None) -> int:
     return len(find_data(data, data_dir, audio_root).clips)
-
-
-def add_cost(folder: Path, device: str, threads: int, spent: dict[str, tuple[int, float]]) -> None:
-    """Notes in a training's folder how long what took."""
-    if spent and folder.is_dir():
-        known = read_cost(folder, device, threads)
-        with contextlib.suppress(MachineError):  # nothing depends on it
-            files.write_json(folder / COST, {"device": device, "threads": threads, "spent": {**known, **spent}})
-
-
-def read_cost(folder: Path, device: str, threads: int) -> dict[str, tuple[int, float]]:
-    """What was noted there for this device and number of threads; nothing where it cannot be read."""
-    try:
-        noted = json.loads((folder / COST).read_bytes())
-        if (noted["device"], noted["threads"]) != (device, threads):
-            return {}
-        return {str(what): (int(units), float(seconds)) for what, (units, seconds) in noted["spent"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return {}
 
 
 class _Crew:
@@ -288,7 +237,7 @@ class _Counting(Progress):
         """See :meth:`Progress.bar`."""
 
         def advance(done: int, note: str = "") -> None:
-            if unit == "steps":
+            if unit == "steps" and note:  # what a resumed training finds done comes without a note
                 self.count.value += done
 
         yield advance

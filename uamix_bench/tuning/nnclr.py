@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from uamix_bench.tuning.distributed import BatchNorm
 
+
 def projector(width: int, sizes: tuple[int, int, int]) -> nn.Sequential:
     """Three linear layers without biases, BatchNorm after each, ReLU between (MAE-CT): (B, width) -> (B, sizes[-1])."""
     first, second, last = sizes

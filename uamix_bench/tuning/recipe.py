@@ -253,15 +253,14 @@ _STAGE_2_WITH_DEFAULTS = ("mix", "ema", "frozen", "layer_decay", "save_dtype", *
 _IDLE: dict[str, tuple[str, ...]] = {"none": _MIXTURE, "mixup": _BOX}
 
 
-def training_folder(recipe: Recipe, init: str | None, data: str) -> Path:
+def training_folder(recipe: Recipe, init: str | None) -> Path:
     """Where a training is kept unless the user says otherwise: under ``UAMIX_BENCH_HOME``, by the digest of what it is.
 
     Args:
-        recipe: The hyper-parameters.
+        recipe: The hyper-parameters, with the sounds as given.
         init: The pretrained model, as given; None from scratch.
-        data: The sounds, as given.
     """
-    name = digest({"recipe": recipe.sha256, "init": init, "data": data})[:12]
+    name = digest({"recipe": recipe.sha256, "init": init, "data": recipe.data})[:12]
     return home() / "training" / f"{getattr(recipe, 'kind', 'training')}-{recipe.name}-{name}"
 
 
