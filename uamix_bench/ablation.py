@@ -19,10 +19,11 @@ from uamix_bench.results import Result
 from uamix_bench.store import ResultStore
 from uamix_bench.task import TaskData
 from uamix_bench.training_records import AblationRecord, Arm, SetAside, TrainingRecord
-from uamix_bench.tuning import forecast, many
+from uamix_bench.tuning import many
 from uamix_bench.tuning.fields import changed, find_field
+from uamix_bench.tuning.forecast import RECORD, Forecast, forecast
 from uamix_bench.tuning.many import Job
-from uamix_bench.tuning.recipe import Mixing, TuneRecipe, training_folder
+from uamix_bench.tuning.recipe import HEAD_ALONE, Mixing, TuneRecipe, training_folder
 from uamix_bench.tuning.sounds import find_data
 
 REFERENCE: Mixing = "t-cutmix"  # the paper's own mixing
@@ -155,6 +156,18 @@ class Ablation:
     def _folder(self, recipe: TuneRecipe) -> Path:
         return training_folder(recipe.model_copy(update={"data": self.data}), self.init)
 
+    def forecast(self) -> Forecast:
+        """Estimates how long the trainings will take: stage 1 alone, then the arms, in the order of `heads` and `arms`.
+
+        A stage 1 that no arm waits for counts as done.
+        """
+        waiting = {job.head for job in map(self.job, self.arms) if not (is_finished(job) or has_begun(job))}
+
+        def done(job: Job) -> bool:
+            return is_finished(job) or (job.recipe.name == HEAD_ALONE and job.folder not in waiting)
+
+        return forecast([*self.heads(), *map(self.job, self.arms)], self.workers, done)
+
     def tune(
         self, *, keep_going: bool = False, progress: Progress = SILENT, stop: Callable[[], bool] = lambda: False
     ) -> dict[Path, BenchError]:
@@ -188,7 +201,7 @@ class Ablation:
                 raise UsageError(job.folder, reason, "delete the folder, or name the weights or sounds differently")
             progress.say(f"{job.label} is there: {job.folder}")
         data.task.materialise(data.clips, progress)  # here, rather than in several workers
-        wanted = {job.head for job in todo if not any((job.folder / "checkpoints").glob("*.pt"))}
+        wanted = {job.head for job in todo if not has_begun(job)}
         heads = [job for job in self.heads() if job.folder in wanted and not is_finished(job)]
         many.tune_all(heads, min(self.workers, len(heads)), progress=progress, stop=stop)
         return many.tune_all(todo, min(self.workers, len(todo)), keep_going=keep_going, progress=progress, stop=stop)
@@ -268,7 +281,7 @@ class Ablation:
             label=arm.label,
             reference=arm.reference,
             varied=dict(arm.varied),
-            training=record.load(job.folder / forecast.RECORD, {"training": TrainingRecord}),
+            training=record.load(job.folder / RECORD, {"training": TrainingRecord}),
             results=tuple(results),
         )
 
@@ -276,6 +289,11 @@ class Ablation:
 def is_finished(job: Job) -> bool:
     """Whether a job's folder holds the weights of exactly its recipe; they are written whole or not at all."""
     return _metadata(job).get("recipe_sha256") == job.recipe.sha256
+
+
+def has_begun(job: Job) -> bool:
+    """Whether a job's folder holds a checkpoint."""
+    return any((job.folder / "checkpoints").glob("*.pt"))
 
 
 def _metadata(job: Job) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How long tunings will take: from earlier ones that are kept, or from a few steps of the real thing on this machine."""
+"""How long tunings will take: from earlier ones that are kept, or from a few steps of the real thing."""
 
 from __future__ import annotations
 

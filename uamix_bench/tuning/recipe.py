@@ -12,6 +12,7 @@ from uamix_bench.files import digest, home
 
 Mixing = Literal["none", "mixup", "t-cutmix", "tf-cutmix"]
 Partner = Literal["neighbour", "flip", "permutation"]
+HEAD_ALONE = "head"  # the name of a recipe of stage 1 alone
 MIXINGS: tuple[Mixing, ...] = ("none", "mixup", "t-cutmix", "tf-cutmix")
 
 
@@ -218,7 +219,9 @@ class TuneRecipe(Recipe):
         So all recipes with the same stage 1 share its digest, and a field that nobody thought of keeps them apart.
         """
         idle = {name: TuneRecipe.model_fields[name].default for name in _STAGE_2_WITH_DEFAULTS}
-        return self.model_copy(update={**idle, "name": "head", "epochs": 0, "learning_rate": 1.0, "weight_decay": 0.0})
+        return self.model_copy(
+            update={**idle, "name": HEAD_ALONE, "epochs": 0, "learning_rate": 1.0, "weight_decay": 0.0}
+        )
 
     def effective(self) -> TuneRecipe:
         """The recipe with what its mixing never looks at set to the default: equal ones train equally."""
