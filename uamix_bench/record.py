@@ -6,23 +6,22 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from uamix_bench import files
+from uamix_bench.card import Count as Count
 from uamix_bench.card import Name
+from uamix_bench.card import Sha256 as Sha256
+from uamix_bench.card import Text as Text
 from uamix_bench.errors import BadInputError
 
-_LARGEST_FILE = 8 * 2**20  # bytes; 10,000 episodes over 1,000 classes take 0.1 MB
 _REMEDY = "restore the original file, or delete it and run again what wrote it"
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 HalfWidth = Annotated[float, Field(ge=0)]
-Text = Annotated[str, Field(max_length=2_000)]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,39}$")]
 
 
@@ -73,7 +72,7 @@ class Provenance(Part):
     package: Text
     git_revision: Text | None
     git_dirty: bool | None
-    packages: dict[str, Text]
+    packages: dict[Text, Text]
     python: Text
     device: Text
     platform: Text
@@ -88,10 +87,13 @@ class Record(Part):
         schema_version: Of the file's form.
         kind: Tells the kinds apart; each fixes its own.
         id: SHA-256 (hex) of the canonical JSON of `content`.
+        largest_bytes: Above which a file of the kind is refused.
 
     Raises:
         pydantic.ValidationError: A field is wrong, or the parts disagree: what can be recomputed is.
     """
+
+    largest_bytes: ClassVar[int] = 8 * 2**20  # 10,000 episodes over 1,000 classes take 0.1 MB
 
     schema_version: Literal[1] = 1
     kind: str
@@ -148,13 +150,15 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
         BadInputError: Not such a record, not strict JSON (NaN, repeated keys, too long or deep), or its parts disagree.
         MachineError: The file cannot be read.
     """
-    text, document = _strict_json(path)
+    text, document = _strict_json(path, max(kind.largest_bytes for kind in kinds.values()))
     if not isinstance(document, dict):
         raise BadInputError(path, "is not a JSON object", _REMEDY)
     kind = document.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
         reason = f"is of the kind {kind[:40]!a}" if isinstance(kind, str) else "says no kind of record"
         raise BadInputError(path, reason, f"here are read: {', '.join(kinds)}")
+    if len(text) > kinds[kind].largest_bytes:
+        raise _too_large(path, kinds[kind].largest_bytes)
     try:
         return kinds[kind].model_validate_json(text, strict=True)
     except ValidationError as error:
@@ -171,15 +175,15 @@ def record_text(record: Record) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _strict_json(path: Path) -> tuple[str, Any]:
+def _strict_json(path: Path, largest_bytes: int) -> tuple[str, Any]:
     """Returns the text of a file, and the document in it, once it is known to be strict JSON of a sane size."""
     try:
         with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
+            content = file.read(largest_bytes + 1)
     except OSError as error:
         raise files.unreadable(path, error) from error
-    if len(content) > _LARGEST_FILE:
-        raise BadInputError(path, f"is larger than {_LARGEST_FILE // 2**20} MB", "this is no record of the bench")
+    if len(content) > largest_bytes:
+        raise _too_large(path, largest_bytes)
     try:
         text = content.decode("utf-8")
         return text, json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
@@ -187,6 +191,10 @@ def _strict_json(path: Path) -> tuple[str, Any]:
         raise BadInputError(path, "is nested too deeply", _REMEDY) from error
     except ValueError as error:  # JSON, UTF-8, a number of thousands of digits
         raise BadInputError(path, f"is not strict JSON ({error})", _REMEDY) from error
+
+
+def _too_large(path: Path, largest_bytes: int) -> BadInputError:
+    return BadInputError(path, f"is larger than {largest_bytes // 2**20} MB", "this is no record of the bench")
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, Any, Union, get_args
 
 from uamix_bench import files, results
 from uamix_bench.card import ModelIdentity
@@ -14,17 +14,26 @@ from uamix_bench.episodes import Protocol
 from uamix_bench.errors import BadInputError
 from uamix_bench.record import Record, TaskIdentity, load, record_text
 from uamix_bench.results import Result, load_result
-from uamix_bench.training_records import TrainingRecord
+from uamix_bench.training_records import AblationRecord, TrainingRecord
 
 # Every kind of record, by its name in the files.
 KINDS: dict[str, type[Record]] = {
-    get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in (Result, TrainingRecord)
+    get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in (Result, TrainingRecord, AblationRecord)
 }
 
 
 def load_record(path: Path) -> Record:
     """Reads a record of any kind: :func:`uamix_bench.record.load`."""
     return load(path, KINDS)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of the files: what any record keeps to, but for what only arithmetic can tell."""
+    from pydantic import Field, TypeAdapter
+
+    kinds: Any = Annotated[Union[tuple(KINDS.values())], Field(discriminator="kind")]  # noqa: UP007
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A record of uamix-bench"}
+    return head | TypeAdapter(kinds).json_schema()
 
 
 class ResultStore:

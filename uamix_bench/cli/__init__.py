@@ -13,6 +13,7 @@ from uamix_bench.errors import UsageError, nearest
 COMMANDS = {
     "fewshot": "Evaluate models on few-shot tasks.",
     "tune": "Tune a pretrained encoder by uaMix-MAE's contrast on mixtures.",
+    "ablate": "Compare variants of a tuning on the same episodes.",
     "pretrain": "Pre-train a masked autoencoder on sounds.",
     "report": "Render results and trainings as HTML and Markdown.",
     "models": "List, show, check or convert models.",
