@@ -8,7 +8,7 @@ import pandas as pd
 
 from uamix_bench.card import TaskCard, read_card
 from uamix_bench.errors import BadInputError
-from uamix_bench.task import read_csv
+from uamix_bench.own_data import read_csv
 
 from .official import Official, names, whole
 

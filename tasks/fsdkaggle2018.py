@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from uamix_bench.card import TaskCard, read_card
-from uamix_bench.task import read_csv
+from uamix_bench.own_data import read_csv
 
 from .official import Official, names, whole
 

@@ -16,7 +16,9 @@ from uamix_bench.episodes import Protocol
 from uamix_bench.errors import BadInputError
 from uamix_bench.health import Health
 from uamix_bench.provenance import collect, command, git_state, scrub
-from uamix_bench.results import Cost, Episodes, Result, ResultStore, Score, Status, TaskIdentity, load_result
+from uamix_bench.record import Cost, Status, TaskIdentity
+from uamix_bench.results import Episodes, Result, Score, load_result
+from uamix_bench.store import ResultStore
 
 
 def make(correct: tuple[int, ...] = (3, 4, 1), **changes: Any) -> Result:
@@ -183,7 +185,8 @@ def test_what_was_tampered_with_is_refused_by_name(stored: Path, path: str, valu
         (lambda text: text.replace('"embed_s": 1.5', '"embed_s": 1.5, "embed_s": 2.5'), "'embed_s' is repeated"),
         (lambda text: text.replace('"embed_s": 1.5', '"embed_s": ' + "9" * 5_000), "not strict JSON"),
         (lambda text: "[" * 200_000, "nested too deeply"),
-        (lambda text: "[]", "object"),
+        (lambda text: "[]", "not a JSON object"),
+        (lambda text: text.replace('"fewshot"', '"future"'), "of the kind 'future'"),
         (lambda text: text + " " * 2**23, "larger than 8 MB"),
     ],
 )
@@ -223,6 +226,17 @@ def test_a_result_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
+def test_another_outcome_of_the_same_evaluation_is_an_alarm(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    path = store.write(make())
+    with pytest.raises(BadInputError, match="now comes out differently"):
+        store.write(make((3, 4, 2)))
+    assert [found for found, _ in store] == [path]
+    store.write(make((3, 4, 2), status=make().status.model_copy(update={"complete": False})))
+    path.write_text("{")
+    store.write(make((3, 4, 2)))  # a damaged neighbour is no reason to lose it
+
+
 def test_names_with_slashes_stay_inside_the_store(tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
     task = make().task.model_copy(update={"name": "local/my data"})
@@ -249,7 +263,7 @@ def test_find_asks_for_everything_that_matters(tmp_path: Path) -> None:
 _WRITER = """
 import sys
 from pathlib import Path
-from uamix_bench.results import ResultStore
+from uamix_bench.store import ResultStore
 source, target, first = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 results = [result for _, result in ResultStore(source)]
 sys.stdin.read()
@@ -261,7 +275,8 @@ for result in results[first:] + results[:first]:  # each process in another orde
 def test_eight_processes_at_once_lose_and_break_nothing(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     for number in range(20):
-        ResultStore(source).write(make((number % 5, number // 5, 2)))
+        protocol = make().protocol.model_copy(update={"seed": number})
+        ResultStore(source).write(make((number % 5, number // 5, 2), protocol=protocol))
     command = [sys.executable, "-c", _WRITER, str(source), str(target)]
     workers = [subprocess.Popen([*command, str(2 * first)], stdin=subprocess.PIPE) for first in range(8)]
     for worker in workers:
@@ -276,7 +291,7 @@ def test_eight_processes_at_once_lose_and_break_nothing(tmp_path: Path) -> None:
 
 
 def test_reading_results_needs_no_torch() -> None:
-    code = "import sys, uamix_bench.results, uamix_bench.provenance; print({'torch', 'pandas'} & set(sys.modules))"
+    code = "import sys, uamix_bench.store, uamix_bench.provenance; print({'torch', 'pandas'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 

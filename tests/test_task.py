@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from uamix_bench.errors import BadInputError, UsageError
-from uamix_bench.task import COLUMNS, OWN_CLIP_SECONDS, Task, TaskData, is_path, load_task, read_csv, table_sha256
+from uamix_bench.own_data import read_csv
+from uamix_bench.task import COLUMNS, OWN_CLIP_SECONDS, Task, TaskData, is_path, load_task, table_sha256
 
 NFC, NFD = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
 

@@ -20,8 +20,10 @@ from uamix_bench.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol, draw
 from uamix_bench.errors import BadInputError, UsageError
 from uamix_bench.progress import SILENT, Progress
 from uamix_bench.provenance import collect, peak_memory_mb, scrub
-from uamix_bench.results import Cost, Episodes, Provenance, Result, ResultStore, Score, Skipped, Status, TaskIdentity
+from uamix_bench.record import Cost, Provenance, Skipped, Status, TaskIdentity
+from uamix_bench.results import Episodes, Result, Score
 from uamix_bench.statistics import ci95_classes, ci95_clips, conventional_interval
+from uamix_bench.store import ResultStore
 from uamix_bench.task import TaskData
 
 if TYPE_CHECKING:  # a command checks names, episodes and folders before torch is imported

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from uamix_bench.results import Provenance
+from uamix_bench.record import Provenance
 
 PACKAGES = (
     "torch",

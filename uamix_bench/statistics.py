@@ -39,6 +39,22 @@ class Interval(NamedTuple):
     reason: str = ""
 
 
+class PairedT(NamedTuple):
+    """The paired t test of two models on the same episodes, first minus second; speaks of these clips only.
+
+    Attributes:
+        difference: Mean of the differences.
+        half_width: Of the 95% t interval of the difference.
+        t: The statistic; None where all differences are equal.
+        p: Two-sided p of `t`; None where there is none.
+    """
+
+    difference: float
+    half_width: float
+    t: float | None
+    p: float | None
+
+
 class Paired(NamedTuple):
     """Two models on the same episodes, first minus second; speaks of these clips only.
 
@@ -203,16 +219,24 @@ def paired(first: npt.ArrayLike, second: npt.ArrayLike, seed: int = 0) -> Paired
     Raises:
         ValueError: Fewer than two episodes, or different numbers of them.
     """
+    return Paired(*paired_t(first, second), sign_flip_p(_differences(first, second), seed))
+
+
+def paired_t(first: npt.ArrayLike, second: npt.ArrayLike) -> PairedT:
+    """The same without the sign flips, which take 10,000 times as long.
+
+    Raises:
+        ValueError: As `paired`.
+    """
     difference = _differences(first, second)
     count, mean, spread = len(difference), float(difference.mean()), float(difference.std(ddof=1))
-    p_flip = sign_flip_p(difference, seed)
     if spread <= 1e-12 * abs(mean) or spread == 0.0:  # all the same, but for rounding
-        return Paired(mean, 0.0, None, None, p_flip)
+        return PairedT(mean, 0.0, None, None)
     from scipy.special import stdtr, stdtrit
 
     error = spread / math.sqrt(count)
     t = mean / error
-    return Paired(mean, float(stdtrit(count - 1, 0.975)) * error, t, float(2 * stdtr(count - 1, -abs(t))), p_flip)
+    return PairedT(mean, float(stdtrit(count - 1, 0.975)) * error, t, float(2 * stdtr(count - 1, -abs(t))))
 
 
 def sign_flip_p(differences: npt.ArrayLike, seed: int = 0) -> float:

@@ -1,29 +1,25 @@
-"""Task, the contract of a data set's reader; load_task; a user's own folder or CSV."""
+"""Task, the contract of a data set's reader; TaskData, a data set that is there; load_task."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import os
 import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 
-from uamix_bench import registry
+from uamix_bench import own_data, registry
 from uamix_bench.card import TaskCard
 from uamix_bench.errors import BadInputError, UsageError, nearest
-from uamix_bench.files import home, unreadable
+from uamix_bench.files import home
 from uamix_bench.progress import SILENT, Progress
 
-COLUMNS = ("clip", "path", "label", "group", "split")
-AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3".split())  # what audio.py decodes
+COLUMNS = own_data.COLUMNS
 OWN_CLIP_SECONDS = 10.0
 MINIATURE = "MINIATURE"  # a file in the root of a generated stand-in, which begins with its number of clips
 
@@ -245,20 +241,20 @@ def load_task(
             raise BadInputError(name, "is not a subclass of uamix_bench.Task", "name the class that reads the data set")
         task = reader()
         root = task.locate(Path(data_dir) if data_dir else home() / "data")
-    partial = ""
+    lacks = ""
     try:
         found = task.clips(root)
     except IncompleteError as error:
         if not allow_partial or error.found.empty:
             raise
-        partial, found = error.reason, error.found
+        lacks, found = error.reason, error.found
     table = _checked(found, name)
     card = task.edition(root)
     if isinstance(task, Own):
         card = card.model_copy(update={"version": table_sha256(table)[:12]})
     if clip_seconds:
         card = card.model_copy(update={"clip_seconds": clip_seconds})
-    data = TaskData(task, card, root, table, partial)
+    data = TaskData(task, card, root, table, partial=lacks)
     wanted = splits or card.splits
     return data.split(*wanted) if wanted else data
 
@@ -278,10 +274,15 @@ def table_sha256(table: pd.DataFrame) -> str:
 
 
 class Own(Task):
-    """A user's own data: its card is made from its name."""
+    """A user's own data, a folder of class folders or a CSV: its card is made from its name.
 
-    def __init__(self, name: str) -> None:
-        stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", _text(name)).strip("-._+")[:70] or "data"
+    Args:
+        name: Its stem.
+        read: Makes the clip table of its root; see `own_data`.
+    """
+
+    def __init__(self, name: str, read: Callable[[Path], pd.DataFrame]) -> None:
+        stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", own_data.composed(name)).strip("-._+")[:70] or "data"
         # the card of an instance, where the readers of published data sets have one per class
         self.card = TaskCard(  # type: ignore[misc]
             name=f"local/{stem}",
@@ -292,120 +293,22 @@ class Own(Task):
             label="sub-folder or label column",
             group="group column, or the clip itself",
         )
-
-
-class ClassFolders(Own):
-    """A folder with one sub-folder a class, which may hold further folders."""
+        self._read = read
 
     def clips(self, root: Path) -> pd.DataFrame:
-        """Lists every sound below every sub-folder; files and folders whose names begin with a dot are passed over."""
-        rows = []
-        for path in root.glob("*/**/*"):
-            parts = path.relative_to(root).parts
-            hidden = any(part.startswith(".") for part in parts)
-            if path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file():
-                clip = _text("/".join(parts))
-                rows.append((clip, str(path), _text(parts[0]), clip, ""))
-        if not rows:
-            raise BadInputError(
-                root, "no sound in any sub-folder", "give a folder with one sub-folder per class, or a CSV"
-            )
-        return pd.DataFrame(rows, columns=list(COLUMNS))
+        """Reads the table; every file of a list must exist."""
+        return self._read(root)
 
 
-class ClipList(Own):
-    """A CSV with columns ``path,label[,group,split]``; paths are relative to the CSV's folder or ``--audio-root``.
-
-    A path may be absolute, but a clip's id never is: it is relative to the root or, where clips lie outside of it, to
-    the folder that they all share.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path.stem)
-        self.path = path
-
-    def clips(self, root: Path) -> pd.DataFrame:
-        """Reads the list; every file must exist."""
-        table = read_csv(self.path, ("path", "label"))
-        table = table.reindex(columns=["path", "label", "group", "split"], fill_value="")
-        for column in ("path", "label"):
-            empty = table.index[table[column] == ""]
-            if len(empty):
-                raise BadInputError(self.path, f"line {empty[0]} has no {column}", "fill it or delete the line")
-        found = [_find(root, text) for text in table["path"]]
-        paths = [path for path in found if path is not None]
-        if len(paths) < len(found):
-            missing = str(root / table["path"].iloc[found.index(None)])
-            if others := len(found) - len(paths) - 1:
-                missing += f" and {others} more"
-            raise BadInputError(missing, f"named in {self.path.name}, but no such file", "check --audio-root")
-        clips = pd.Series(_ids(root, paths), table.index)
-        repeated = table.index[clips.duplicated()]
-        if len(repeated):
-            line = repeated[0]
-            raise BadInputError(self.path, f"line {line} repeats {clips[line]}", "list every clip once")
-        return pd.DataFrame(
-            {
-                "clip": clips,
-                "path": list(map(str, paths)),
-                "label": table["label"].map(_text),
-                "group": table["group"].map(_text).where(table["group"] != "", clips),
-                "split": table["split"].map(_text),
-            }
-        )
-
-
-def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
-    """Reads a comma-separated list with a header line (UTF-8, with or without a byte order mark).
-
-    Args:
-        path: The list.
-        needed: Columns that it must have.
-
-    Returns:
-        All its columns as text, stripped; the index is the number of the line where a row ends.
-
-    Raises:
-        BadInputError: It is no such list, lacks a column, has a row of another length, or no row.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            rows = [(reader.line_num, [value.strip() for value in row]) for row in reader if row]
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise BadInputError(path, f"is not a CSV ({error})", "save it as UTF-8, comma-separated") from error
-    lacking = [column for column in needed if column not in header]
-    if lacking:
-        have = ", ".join(header) or "nothing"
-        remedy = f"the first line names the columns: {','.join(needed)}"
-        raise BadInputError(path, f"has no column '{lacking[0]}' (it has: {have[:200]})", remedy)
-    doubled = next((name for name in header if name and header.count(name) > 1), None)
-    if doubled:
-        raise BadInputError(path, f"has two columns '{doubled[:200]}'", "rename one of them")
-    for line, row in rows:
-        if len(row) != len(header):
-            reason = f"line {line} has {len(row)} fields, the first line {len(header)}"
-            raise BadInputError(path, reason, "quote fields that hold a comma")
-    if not rows:
-        raise BadInputError(path, "lists no clip", "give one line per clip")
-    return pd.DataFrame([dict(zip(header, row, strict=True)) for _, row in rows], [line for line, _ in rows])
-
-
-def _own(path: Path, audio_root: Path | None) -> tuple[Task, Path]:
+def _own(path: Path, audio_root: Path | None) -> tuple[Own, Path]:
     if path.is_dir():
-        return ClassFolders(path.resolve().name), path
+        return Own(path.resolve().name, own_data.class_folders), path
     if not path.exists():
         raise BadInputError(path, "no such file or folder", "check the path of --task")
     if path.suffix.lower() != ".csv":
-        raise BadInputError(
-            path,
-            "is neither a folder nor a .csv file",
-            "give a folder with one sub-folder per class, or a CSV",
-        )
-    return ClipList(path), audio_root or path.parent
+        remedy = "give a folder with one sub-folder per class, or a CSV"
+        raise BadInputError(path, "is neither a folder nor a .csv file", remedy)
+    return Own(path.stem, partial(own_data.clip_list, path)), audio_root or path.parent
 
 
 def _checked(table: pd.DataFrame, source: object) -> pd.DataFrame:
@@ -420,26 +323,6 @@ def _checked(table: pd.DataFrame, source: object) -> pd.DataFrame:
     if len(repeated):
         raise BadInputError(source, f"lists {repeated.iloc[0]!a} twice", "leave one of the two")
     return table.sort_values("clip", ignore_index=True)
-
-
-def _find(root: Path, text: str) -> Path | None:
-    """Finds a file whose name may be composed one way in a list and another way on the disk."""
-    spellings = (text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD")))
-    return next((root / name for name in spellings if os.path.isfile(root / name)), None)  # noqa: PTH113
-
-
-def _ids(root: Path, paths: Sequence[Path]) -> list[str]:
-    """Names clips relative to `root`, or to the folder that all share where one of them is outside of it."""
-    whole = [os.path.normpath(path.absolute()) for path in paths]
-    prefix = os.path.normpath(root.absolute()).rstrip(os.sep) + os.sep
-    if not all(path.startswith(prefix) for path in whole):
-        prefix = os.path.commonpath([Path(path).parent for path in whole]).rstrip(os.sep) + os.sep
-    return [_text(path[len(prefix) :].replace(os.sep, "/")) for path in whole]
-
-
-def _text(value: str) -> str:
-    """The one spelling of a name: file systems differ in how they compose accents."""
-    return unicodedata.normalize("NFC", value)
 
 
 def _decode_all(table: pd.DataFrame, progress: Progress) -> list[Problem]:

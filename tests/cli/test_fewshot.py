@@ -15,7 +15,8 @@ from uamix_bench.classifiers import CLASSIFIERS
 from uamix_bench.cli import fewshot as fewshot_command
 from uamix_bench.fewshot import draw_episodes, fewshot
 from uamix_bench.model import load_model
-from uamix_bench.results import Result, ResultStore, load_result
+from uamix_bench.results import Result, load_result
+from uamix_bench.store import ResultStore
 from uamix_bench.task import load_task
 
 from .conftest import SMALL, Bench

@@ -11,7 +11,7 @@ from uamix_bench.tasks.miniature import LAYOUTS, make
 
 from uamix_bench import registry
 from uamix_bench.errors import BadInputError, UsageError
-from uamix_bench.results import TaskIdentity
+from uamix_bench.record import TaskIdentity
 from uamix_bench.task import COLUMNS, MINIATURE, Task, TaskData, load_task
 
 PLUGINS = registry.tasks()

@@ -158,7 +158,7 @@ def command(
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.fewshot import draw_episodes, fewshot_kept, limited
-    from uamix_bench.results import ResultStore
+    from uamix_bench.store import ResultStore
     from uamix_bench.task import load_task
 
     store = ResultStore(output)

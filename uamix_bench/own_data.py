@@ -1,0 +1,141 @@
+"""A user's own data as a clip table: a folder with one sub-folder a class, or a CSV; and reading any CSV."""
+
+from __future__ import annotations
+
+import csv
+import os
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from uamix_bench.errors import BadInputError
+from uamix_bench.files import unreadable
+
+COLUMNS = ("clip", "path", "label", "group", "split")  # of every clip table; see `task.Task.clips`
+AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3".split())  # what audio.py decodes
+
+
+def class_folders(root: Path) -> pd.DataFrame:
+    """Lists every sound below every sub-folder, whose name is the label; names that begin with a dot are passed over.
+
+    Returns:
+        The clip table; every clip is its own group, and there are no splits.
+
+    Raises:
+        BadInputError: There is no sound.
+    """
+    rows = []
+    for path in root.glob("*/**/*"):
+        parts = path.relative_to(root).parts
+        hidden = any(part.startswith(".") for part in parts)
+        if path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file():
+            clip = composed("/".join(parts))
+            rows.append((clip, str(path), composed(parts[0]), clip, ""))
+    if not rows:
+        remedy = "give a folder with one sub-folder per class, or a CSV"
+        raise BadInputError(root, "no sound in any sub-folder", remedy)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def clip_list(path: Path, root: Path) -> pd.DataFrame:
+    """Reads a CSV with columns ``path,label[,group,split]``.
+
+    Args:
+        path: The CSV.
+        root: What its paths are relative to. A path may be absolute, but a clip's id never is: it is relative to
+            `root` or, where clips lie outside of it, to the folder that they all share.
+
+    Returns:
+        The clip table; a clip without a group is its own.
+
+    Raises:
+        BadInputError: It is no such list, a file does not exist, or a clip is listed twice.
+    """
+    table = read_csv(path, ("path", "label"))
+    table = table.reindex(columns=["path", "label", "group", "split"], fill_value="")
+    for column in ("path", "label"):
+        empty = table.index[table[column] == ""]
+        if len(empty):
+            raise BadInputError(path, f"line {empty[0]} has no {column}", "fill it or delete the line")
+    found = [_find(root, text) for text in table["path"]]
+    paths = [file for file in found if file is not None]
+    if len(paths) < len(found):
+        missing = str(root / table["path"].iloc[found.index(None)])
+        if others := len(found) - len(paths) - 1:
+            missing += f" and {others} more"
+        raise BadInputError(missing, f"named in {path.name}, but no such file", "check --audio-root")
+    clips = pd.Series(_ids(root, paths), table.index)
+    repeated = table.index[clips.duplicated()]
+    if len(repeated):
+        line = repeated[0]
+        raise BadInputError(path, f"line {line} repeats {clips[line]}", "list every clip once")
+    return pd.DataFrame(
+        {
+            "clip": clips,
+            "path": list(map(str, paths)),
+            "label": table["label"].map(composed),
+            "group": table["group"].map(composed).where(table["group"] != "", clips),
+            "split": table["split"].map(composed),
+        }
+    )
+
+
+def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
+    """Reads a comma-separated list with a header line (UTF-8, with or without a byte order mark).
+
+    Args:
+        path: The list.
+        needed: Columns that it must have.
+
+    Returns:
+        All its columns as text, stripped; the index is the number of the line where a row ends.
+
+    Raises:
+        BadInputError: It is no such list, lacks a column, has a row of another length, or no row.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            rows = [(reader.line_num, [value.strip() for value in row]) for row in reader if row]
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise BadInputError(path, f"is not a CSV ({error})", "save it as UTF-8, comma-separated") from error
+    lacking = [column for column in needed if column not in header]
+    if lacking:
+        have = ", ".join(header) or "nothing"
+        remedy = f"the first line names the columns: {','.join(needed)}"
+        raise BadInputError(path, f"has no column '{lacking[0]}' (it has: {have[:200]})", remedy)
+    doubled = next((name for name in header if name and header.count(name) > 1), None)
+    if doubled:
+        raise BadInputError(path, f"has two columns '{doubled[:200]}'", "rename one of them")
+    for line, row in rows:
+        if len(row) != len(header):
+            reason = f"line {line} has {len(row)} fields, the first line {len(header)}"
+            raise BadInputError(path, reason, "quote fields that hold a comma")
+    if not rows:
+        raise BadInputError(path, "lists no clip", "give one line per clip")
+    return pd.DataFrame([dict(zip(header, row, strict=True)) for _, row in rows], [line for line, _ in rows])
+
+
+def composed(name: str) -> str:
+    """The one spelling of a name: file systems differ in how they compose accents."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _find(root: Path, text: str) -> Path | None:
+    """Finds a file whose name may be composed one way in a list and another way on the disk."""
+    spellings = (text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD")))
+    return next((root / name for name in spellings if os.path.isfile(root / name)), None)  # noqa: PTH113
+
+
+def _ids(root: Path, paths: Sequence[Path]) -> list[str]:
+    """Names clips relative to `root`, or to the folder that all share where one of them is outside of it."""
+    whole = [os.path.normpath(path.absolute()) for path in paths]
+    prefix = os.path.normpath(root.absolute()).rstrip(os.sep) + os.sep
+    if not all(path.startswith(prefix) for path in whole):
+        prefix = os.path.commonpath([Path(path).parent for path in whole]).rstrip(os.sep) + os.sep
+    return [composed(path[len(prefix) :].replace(os.sep, "/")) for path in whole]

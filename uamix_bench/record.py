@@ -1,0 +1,208 @@
+"""What all persisted records share: strict parts, an id over their content, strict reading of files. Free of torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from uamix_bench import files
+from uamix_bench.card import Name
+from uamix_bench.errors import BadInputError
+
+_LARGEST_FILE = 8 * 2**20  # bytes; 10,000 episodes over 1,000 classes take 0.1 MB
+_REMEDY = "restore the original file, or delete it and run again what wrote it"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Seconds = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+HalfWidth = Annotated[float, Field(ge=0)]
+Text = Annotated[str, Field(max_length=2_000)]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,39}$")]
+
+
+class Part(BaseModel):
+    """A part of a record: frozen, with no field beyond its own, and no NaN or infinity in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Skipped(Part):
+    """A clip that was set aside, and why."""
+
+    clip: Text
+    reason: Text
+
+
+class Status(Part):
+    """Whether all of the task was evaluated; what is not complete is never ranked or paired."""
+
+    complete: bool
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[Text, ...] = ()
+
+
+class TaskIdentity(Part):
+    """The clip table that the episodes were drawn from."""
+
+    name: Name
+    version: Version
+    clips_sha256: Sha256
+    classes: Count
+    clips: Count
+    clip_seconds: float = Field(gt=0)
+
+
+class Cost(Part):
+    """What the run took. Results of one sweep share one embedding pass, and each states it whole."""
+
+    embedded_clips: Count
+    embed_s: Seconds
+    episodes_s: Seconds
+    peak_memory_mb: Annotated[float, Field(ge=0)] | None
+
+
+class Provenance(Part):
+    """Where a record comes from; holds no user name, host or absolute path."""
+
+    package: Text
+    git_revision: Text | None
+    git_dirty: bool | None
+    packages: dict[str, Text]
+    python: Text
+    device: Text
+    platform: Text
+    started_at: Text
+    command: Text
+
+
+class Record(Part):
+    """What is written once, by whoever ran it, and read by anyone. A kind of record subclasses it.
+
+    Attributes:
+        schema_version: Of the file's form.
+        kind: Tells the kinds apart; each fixes its own.
+        id: SHA-256 (hex) of the canonical JSON of `content`.
+
+    Raises:
+        pydantic.ValidationError: A field is wrong, or the parts disagree: what can be recomputed is.
+    """
+
+    schema_version: Literal[1] = 1
+    kind: str
+    id: Sha256
+
+    @classmethod
+    def create(cls, **parts: Any) -> Self:
+        """Builds a record from its parts, all but `id`."""
+        unsigned = cls.model_construct(id="", **parts)
+        return cls(id=unsigned.expected_id(), **parts)
+
+    def content(self) -> dict[str, Any]:
+        """What the id is taken over, as plain data: by default all but the id, the cost and the provenance."""
+        return self.model_dump(mode="json", exclude={"schema_version", "id", "cost", "provenance"})
+
+    def expected_id(self) -> str:
+        """The id that the content gives."""
+        return files.digest(self.content())
+
+    def place(self) -> str:
+        """Where a store keeps it: folders, and how the file's name begins."""
+        raise NotImplementedError
+
+    def unit(self) -> str | None:
+        """A digest of what was asked, where the outcome must then be the same; None where it need not be."""
+        return None
+
+    def check(self) -> None:
+        """Recomputes what can be recomputed of the parts.
+
+        Raises:
+            ValueError: They disagree; the words say which.
+        """
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        self.check()
+        if self.id != self.expected_id():
+            raise ValueError("the id is not that of the content")
+        return self
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
+    """Reads a record's file, from whoever it comes.
+
+    Args:
+        path: The file.
+        kinds: The kinds that it may be of.
+
+    Raises:
+        BadInputError: Not such a record, not strict JSON (NaN, repeated keys, too long or deep), or its parts disagree.
+        MachineError: The file cannot be read.
+    """
+    text, document = _strict_json(path)
+    if not isinstance(document, dict):
+        raise BadInputError(path, "is not a JSON object", _REMEDY)
+    kind = document.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        reason = f"is of the kind {kind[:40]!a}" if isinstance(kind, str) else "says no kind of record"
+        raise BadInputError(path, reason, f"here are read: {', '.join(kinds)}")
+    try:
+        return kinds[kind].model_validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        raise BadInputError(path, f"{field}: {reason}" if field else reason, _REMEDY) from error
+
+
+def record_text(record: Record) -> str:
+    """Strict JSON with one line for each part of the record."""
+    parts = record.model_dump(mode="json").items()
+    lines = (f'  "{name}": {json.dumps(part, allow_nan=False, ensure_ascii=False)}' for name, part in parts)
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _strict_json(path: Path) -> tuple[str, Any]:
+    """Returns the text of a file, and the document in it, once it is known to be strict JSON of a sane size."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise files.unreadable(path, error) from error
+    if len(content) > _LARGEST_FILE:
+        raise BadInputError(path, f"is larger than {_LARGEST_FILE // 2**20} MB", "this is no record of the bench")
+    try:
+        text = content.decode("utf-8")
+        return text, json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise BadInputError(path, "is nested too deeply", _REMEDY) from error
+    except ValueError as error:  # JSON, UTF-8, a number of thousands of digits
+        raise BadInputError(path, f"is not strict JSON ({error})", _REMEDY) from error
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is beyond the range of numbers")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        repeated = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
+        raise ValueError(f"the key '{repeated[:40]}' is repeated")
+    return members

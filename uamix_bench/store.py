@@ -1,0 +1,117 @@
+"""ResultStore, a folder of immutable records, and the reading of any of them by its kind. Free of torch."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+from uamix_bench import files, results
+from uamix_bench.card import ModelIdentity
+from uamix_bench.episodes import Protocol
+from uamix_bench.errors import BadInputError
+from uamix_bench.record import Record, TaskIdentity, load, record_text
+from uamix_bench.results import Result, load_result
+from uamix_bench.training_records import TrainingRecord
+
+# Every kind of record, by its name in the files.
+KINDS: dict[str, type[Record]] = {
+    get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in (Result, TrainingRecord)
+}
+
+
+def load_record(path: Path) -> Record:
+    """Reads a record of any kind: :func:`uamix_bench.record.load`."""
+    return load(path, KINDS)
+
+
+class ResultStore:
+    """A folder of immutable record files, safe for many writers at once, merged by copying files together.
+
+    Args:
+        folder: Where; default ``UAMIX_BENCH_HOME/results``.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or files.home() / "results"
+
+    def check_writable(self) -> None:
+        """Makes sure that a record can be written here, before any long work.
+
+        Raises:
+            MachineError: It cannot.
+        """
+        files.check_writable(self.folder)
+
+    def path(self, record: Record) -> Path:
+        """Where a record stands: its place, a hyphen, the first 12 digits of its id, ``.json``."""
+        return self.folder / f"{record.place()}-{record.id[:12]}.json"
+
+    def write(self, record: Record) -> Path:
+        """Writes a record; one that is there stays as it is, and its path is returned.
+
+        Raises:
+            BadInputError: Another outcome of the same unit is there, another record holds the name, or the file that
+                does is damaged.
+            MachineError: The folder cannot be written.
+        """
+        path = self.path(record)
+        self._refuse_conflict(record, path)
+        if not path.exists() and _create(path, record_text(record).encode()):
+            return path
+        if load_record(path).id != record.id:
+            raise BadInputError(
+                path, "another record has the same first 12 digits of its id", "write to another folder with -o"
+            )
+        return path
+
+    def find(
+        self, model: ModelIdentity, task: TaskIdentity, protocol: Protocol, digest: str
+    ) -> Iterator[tuple[Path, Result]]:
+        """Finds the complete few-shot results of exactly this model, clip table, protocol and draw."""
+        for path in self._beside(results.place(model, task, protocol)):
+            result = load_result(path)
+            if result.evaluates(model, task, protocol, digest):
+                yield path, result
+
+    def __iter__(self) -> Iterator[tuple[Path, Record]]:
+        for path in sorted(self.folder.rglob("*.json")):
+            yield path, load_record(path)
+
+    def _beside(self, place: str) -> list[Path]:
+        """The files of one place, sorted."""
+        start = self.folder / place
+        return sorted(start.parent.glob(f"{start.name}-*.json"))
+
+    def _refuse_conflict(self, record: Record, path: Path) -> None:
+        """Raises an alarm where the same unit has come out differently before."""
+        unit = record.unit()
+        if unit is None:
+            return
+        for other in self._beside(record.place()):
+            try:
+                differs = other != path and load_record(other).unit() == unit
+            except BadInputError:  # a damaged neighbour is no reason to lose this one
+                continue
+            if differs:
+                remedy = "compare devices and versions in the provenances, or write to another folder with -o"
+                raise BadInputError(other, f"the same evaluation now comes out differently ({record.id[:12]})", remedy)
+
+
+def _create(path: Path, content: bytes) -> bool:
+    """Writes a file whole under a name that nothing holds yet; False where another process was first."""
+    temporary = files.write_atomic(path.with_name(f".tmp-{uuid.uuid4().hex}"), content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links: the name is taken in one step, if not exclusively
+        try:
+            temporary.replace(path)
+        except OSError as error:
+            raise files.machine_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
