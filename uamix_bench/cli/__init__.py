@@ -13,6 +13,7 @@ from uamix_bench.errors import UsageError, nearest
 COMMANDS = {
     "fewshot": "Evaluate models on few-shot tasks.",
     "tune": "Tune a pretrained encoder by uaMix-MAE's contrast on mixtures.",
+    "finetune": "Fine-tune an encoder on a task's labels, or probe it.",
     "pretrain": "Pre-train a masked autoencoder on sounds.",
     "models": "List, show, check or convert models.",
     "tasks": "List the tasks, show one, check or prepare its data.",

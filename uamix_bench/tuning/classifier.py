@@ -1,4 +1,4 @@
-"""An encoder with a linear head, trained on labels: AudioMAE's fine-tuning (models_vit.py, dataset.py, util/lr_decay.py)."""
+"""An encoder with a linear head, trained on labels as AudioMAE is (models_vit.py, dataset.py, util/lr_decay.py)."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def inputs(model: AudioModel, recipe: FinetuneRecipe, length: int) -> Inputs:
         wanted = {"mixup": recipe.mixup, "roll": recipe.roll, "statistics": recipe.statistics}
         if asked := [name for name, value in wanted.items() if value]:
             off = " ".join(f"--set {name}={'null' if name == 'statistics' else 0}" for name in asked)
-            reason = f"its adapter gives no log-mel power before normalisation, which {', '.join(asked)} of the recipe work on"
+            reason = f"gives no log-mel power before normalisation, which the recipe's {', '.join(asked)} work on"
             raise UsageError(f"--model {model.card.name}", reason, off)
         return Inputs(model.frontend, lambda values: values, False, length)
     if recipe.statistics is None:
@@ -316,9 +316,8 @@ class FineTuning(Stage):
                 np.where(draw.random(size) < recipe.mixup, draw.beta(_MIXTURE, _MIXTURE, size), 1.0)
             ).float()
             partner = draw.integers(0, len(self.frames), size)
-            other, there = self.inputs.windows(
-                self.frames, partner, draw.integers(0, 1 << 31, size) if recipe.roll else None
-            )
+            other_turn = draw.integers(0, 1 << 31, size) if recipe.roll else None
+            other, there = self.inputs.windows(self.frames, partner, other_turn)
             other = (other + gain[1] if recipe.roll else other).masked_fill(~there, -math.inf)
             values = torch.where(own, mix_power(values, other, lam), values)
             targets = lam[:, None] * targets + (1 - lam[:, None]) * self.targets[torch.from_numpy(partner)]

@@ -147,7 +147,7 @@ FINETUNE: dict[str, FinetuneRecipe] = {
         statistics=(-6.370, 3.074),
         precision="bfloat16",
     ),
-    # ft_as.sh: four processes of batch 8 [S]. It also drops 20% of the patches' rows and columns, which is not done here.
+    # ft_as.sh: four processes of batch 8 [S]. It also drops 20% of the patch rows and columns: not done here.
     "audiomae-audioset20k": FinetuneRecipe(
         name="audiomae-audioset20k",
         epochs=60,
