@@ -108,7 +108,7 @@ def test_names_are_composed_one_way(tmp_path: Path) -> None:
 def test_names_that_no_result_can_hold_are_named(tmp_path: Path, name: bytes) -> None:
     folder = touch(tmp_path, ["cat/ok.wav"]) / "cat"
     Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(b"")
-    with pytest.raises(BadInputError, match="holds a control or undecodable character; rename it") as caught:
+    with pytest.raises(BadInputError, match="holds a control, invisible or undecodable character; rename it") as caught:
         load_task(str(tmp_path))
     assert str(caught.value).isprintable()
     str(caught.value).encode()
@@ -166,7 +166,7 @@ def test_group_and_split_may_be_left_out(tmp_path: Path) -> None:
         ("path,label\na.wav,cat\nb.wav\n", "line 3 has 1 fields, the first line 2"),
         ("path,label\na.wav,cat\nb.wav,dog\n./a.wav,cat\n", "line 4 repeats a.wav; list every clip once"),
         ('path,label\na.wav,"cat\n', "is not a CSV"),
-        ('path,label\na.wav,"c\nat"\n', r"label 'c\\nat' holds a control or undecodable character"),
+        ('path,label\na.wav,"c\nat"\n', r"label 'c\\nat' holds a control, invisible or undecodable character"),
         ("path,label\na.wav,ca\x00t\n", r"label 'ca\\x00t' holds a control"),
     ],
 )

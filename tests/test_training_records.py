@@ -8,30 +8,13 @@ import pytest
 
 from uamix_bench.errors import BadInputError
 from uamix_bench.provenance import collect
-from uamix_bench.record import Skipped
 from uamix_bench.store import ResultStore, load_record
-from uamix_bench.training_records import DataIdentity, TrainingRecord
-from uamix_bench.tuning.recipe import TUNE
 
-
-def make(**changes: Any) -> TrainingRecord:
-    recipe = TUNE["tiny"]
-    parts: dict[str, Any] = {
-        "recipe": recipe.model_dump(mode="json"),
-        "recipe_sha256": recipe.sha256,
-        "data": DataIdentity(name="local/my sounds", version="1", sha256="5" * 64),
-        "parent_sha256": "6" * 64,
-        "weights_sha256": "7" * 64,
-        "train_seed": recipe.seed,
-        "history": ({"stage": 0.0, "step": 1.0, "loss": 2.5, "lr": 1e-4},),
-        "skipped": (Skipped(clip="a/b.wav", reason="no samples"),),
-        "provenance": collect(),
-    }
-    return TrainingRecord.create(**(parts | changes))
+from .records import training
 
 
 def test_it_round_trips_through_a_store(tmp_path: Path) -> None:
-    record = make()
+    record = training()
     path = ResultStore(tmp_path).write(record)
     name = f"{record.recipe_sha256[:12]}-{record.id[:12]}.json"
     assert path.relative_to(tmp_path).as_posix() == f"training/local/my sounds@1/{name}"
@@ -41,8 +24,8 @@ def test_it_round_trips_through_a_store(tmp_path: Path) -> None:
 
 def test_the_id_leaves_out_where_it_ran() -> None:
     there = collect().model_copy(update={"device": "cuda: another"})
-    assert make(provenance=there).id == make().id
-    assert make(history=()).id != make().id != make(weights_sha256="8" * 64).id
+    assert training(provenance=there).id == training().id
+    assert training(history=()).id != training().id != training(weights_sha256="8" * 64).id
 
 
 @pytest.mark.parametrize(
@@ -56,7 +39,7 @@ def test_the_id_leaves_out_where_it_ran() -> None:
     ],
 )
 def test_parts_that_disagree_are_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
-    path = ResultStore(tmp_path).write(make())
+    path = ResultStore(tmp_path).write(training())
     path.write_text(json.dumps(json.loads(path.read_bytes()) | change))
     with pytest.raises(BadInputError, match=words):
         load_record(path)

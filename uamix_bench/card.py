@@ -17,6 +17,13 @@ _PART = r"[A-Za-z0-9][A-Za-z0-9._+\- ]*"
 NAME_PATTERN = rf"^{_PART}(/{_PART})*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
 
+# What no text of a record may hold: controls, and what is not seen but changes how its neighbours are read (marks and
+# overrides of direction, zero-width spaces). The joiners U+200C and U+200D, which Persian and Hindi spell with, may.
+UNFIT_PATTERN = r"[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+Text = Annotated[str, Field(pattern=rf"^[^{UNFIT_PATTERN[1:-1]}]*$", max_length=2_000)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+
 
 class Card(BaseModel):
     """What models and tasks have in common."""
@@ -84,18 +91,18 @@ class ModelIdentity(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
-    adapter_version: str
-    weights_sha256: str | None
-    parameters: int = Field(ge=0)
-    embedding_dim: int = Field(gt=0)
+    adapter_version: Text
+    weights_sha256: Sha256 | None
+    parameters: Count
+    embedding_dim: int = Field(gt=0, lt=2**53)
     input: Input
-    pooling: str
-    dtype: str
-    recipe_sha256: str | None = None
-    parent_sha256: str | None = None
-    train_seed: int | None = None
-    pretrained_on: tuple[str, ...] = ()
-    licence: str = ""
+    pooling: Text
+    dtype: Text
+    recipe_sha256: Sha256 | None = None
+    parent_sha256: Sha256 | None = None
+    train_seed: Count | None = None
+    pretrained_on: tuple[Text, ...] = ()
+    licence: Text = ""
 
 
 class Supervised(BaseModel):

@@ -36,6 +36,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from uamix_bench import files
+from uamix_bench.card import Count, Text
 from uamix_bench.classifiers import CLASSIFIERS
 from uamix_bench.errors import UsageError, nearest
 
@@ -60,12 +61,12 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, Field(min_length=1)] = "paper"
-    n_way: Annotated[int, Field(ge=2)] = 5
-    k_shot: Annotated[int, Field(ge=1)] = 1
-    n_query: Annotated[int, Field(ge=1)] = 15
-    episodes: Annotated[int, Field(ge=1)] = 600
-    seed: Annotated[int, Field(ge=0)] = 0
+    name: Annotated[Text, Field(min_length=1)] = "paper"
+    n_way: Annotated[int, Field(ge=2, lt=2**31)] = 5
+    k_shot: Annotated[int, Field(ge=1, lt=2**31)] = 1
+    n_query: Annotated[int, Field(ge=1, lt=2**31)] = 15
+    episodes: Annotated[int, Field(ge=1, lt=2**31)] = 600
+    seed: Count = 0
     classifier: str = "nearest-centroid"
     group_disjoint: bool = False
     segments: Literal["first", "mean"] = "first"

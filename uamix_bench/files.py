@@ -66,7 +66,7 @@ def check_writable(folder: Path) -> None:
     write_atomic(folder / f"{_TEMPORARY}probe-{uuid.uuid4().hex}", b"\0" * 4096).unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None], durable: bool = True) -> Path:
+def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], None], durable: bool = True) -> Path:
     """Writes a file so that its name holds either the old content or the whole new one, whatever happens meanwhile.
 
     The bytes go to a temporary file in the same folder, are flushed to the disk, and take the name in one step.

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from uamix_bench import registry
@@ -207,21 +208,27 @@ def load_model(
         model.pooling = pooling
     model.requires_grad_(False).eval().to(_device(device))
     pretrained_on, licence = _origin(model, bundled)
-    model.identity = ModelIdentity(
-        name=label or resolved,
-        adapter_version=f"{adapter.card.name}/{adapter.adapter_version}",
-        weights_sha256=model.metadata.get("sha256"),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        embedding_dim=model.embedding_dim,
-        input=input,
-        pooling=model.pooling,
-        dtype=dtype,
-        recipe_sha256=model.metadata.get("recipe_sha256"),
-        parent_sha256=model.metadata.get("parent_sha256"),
-        train_seed=int(seed) if (seed := model.metadata.get("train_seed", "")).isdecimal() else None,
-        pretrained_on=pretrained_on,
-        licence=licence,
-    )
+    try:
+        model.identity = ModelIdentity(
+            name=label or resolved,
+            adapter_version=f"{adapter.card.name}/{adapter.adapter_version}",
+            weights_sha256=model.metadata.get("sha256"),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            embedding_dim=model.embedding_dim,
+            input=input,
+            pooling=model.pooling,
+            dtype=dtype,
+            recipe_sha256=model.metadata.get("recipe_sha256"),
+            parent_sha256=model.metadata.get("parent_sha256"),
+            train_seed=int(seed) if (seed := model.metadata.get("train_seed", "")).isdecimal() else None,
+            pretrained_on=pretrained_on,
+            licence=licence,
+        )
+    except ValidationError as error:  # what the weights file, or a stranger's card, says of itself
+        first = error.errors()[0]
+        raise BadInputError(
+            path or resolved, f"says of itself what no result can hold ({first['loc'][0]}: {first['msg']})"
+        ) from error
     return model
 
 

@@ -11,19 +11,19 @@ from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from uamix_bench import files
+from uamix_bench.card import Count as Count
 from uamix_bench.card import Name
+from uamix_bench.card import Sha256 as Sha256
+from uamix_bench.card import Text as Text
 from uamix_bench.errors import BadInputError
 
 _LARGEST_FILE = 8 * 2**20  # bytes; 10,000 episodes over 1,000 classes take 0.1 MB
 _ROUNDING = 1e-9  # sums in another order, on another machine
 _REMEDY = "restore the original file, or delete it and run again what wrote it"
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 HalfWidth = Annotated[float, Field(ge=0)]
-Text = Annotated[str, Field(max_length=2_000)]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,39}$")]
 
 
@@ -74,7 +74,7 @@ class Provenance(Part):
     package: Text
     git_revision: Text | None
     git_dirty: bool | None
-    packages: dict[str, Text]
+    packages: dict[Text, Text]
     python: Text
     device: Text
     platform: Text

@@ -61,7 +61,7 @@ class Result(Record):
     task: TaskIdentity
     protocol: Protocol
     episodes: Episodes
-    per_class: dict[str, tuple[Count, Count]]
+    per_class: dict[Text, tuple[Count, Count]]
     score: Score
     health: Health
     cost: Cost

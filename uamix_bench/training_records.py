@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from uamix_bench import files
 from uamix_bench.card import Name
-from uamix_bench.record import Count, Part, Provenance, Record, Sha256, Skipped, Version
+from uamix_bench.record import Count, Part, Provenance, Record, Sha256, Skipped, Text, Version
 
 
 class DataIdentity(Part):
@@ -40,7 +40,7 @@ class TrainingRecord(Record):
     parent_sha256: Sha256 | None
     weights_sha256: Sha256
     train_seed: Count
-    history: tuple[dict[str, float], ...]
+    history: tuple[dict[Text, float], ...]
     skipped: tuple[Skipped, ...] = ()
     provenance: Provenance
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from uamix_bench.results import Result
     from uamix_bench.task import TaskData
 
-_COUNTS = options.CommaList(click.IntRange(min=1), "N[,N...]")
+_COUNT = click.IntRange(1, 2**31 - 1)
+_COUNTS = options.CommaList(_COUNT, "N[,N...]")
 _NAMES = options.CommaList(metavar="NAME[,...]")
 
 
@@ -53,9 +54,9 @@ _NAMES = options.CommaList(metavar="NAME[,...]")
 @click.option("--classes", metavar="FILE", callback=options.to_path, help="Only these classes of the task, one a line.")
 @click.option("--n", "--way", type=_COUNTS, default="5", show_default=True, help="Classes of an episode.")
 @click.option("--k", "--shot", type=_COUNTS, default="1", show_default=True, help="Supports of each class.")
-@click.option("--q", "--query", type=click.IntRange(min=1), help="Queries of each class; default the protocol's.")
-@click.option("--episodes", type=click.IntRange(min=1), help="How many; default the protocol's.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the episodes.")
+@click.option("--q", "--query", type=_COUNT, help="Queries of each class; default the protocol's.")
+@click.option("--episodes", type=_COUNT, help="How many; default the protocol's.")
+@click.option("--seed", type=click.IntRange(0, 2**53 - 1), default=0, show_default=True, help="Of the episodes.")
 @click.option(
     "--classifier",
     default="nearest-centroid",

@@ -194,9 +194,8 @@ def command(
                     if dry_run:
                         planned.append(_plan(work))
                         continue
-                    progress.say(
-                        f"{len(work.runs)} runs of recipe '{work.recipe.name}' on {data.name}, in {work.place}"
-                    )
+                    what = f"{len(work.runs)} runs of recipe '{work.recipe.name}' on {data.name}"
+                    progress.say(f"{what}; checkpoints in {work.place}")
                     result = work.result()
                 results.append(result)
                 items.append(result.model_dump(mode="json"))

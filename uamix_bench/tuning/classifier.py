@@ -263,7 +263,7 @@ class FineTuning(Stage):
         recipe: The hyper-parameters.
         frames: The training clips.
         targets: (n, C) float32 classes of them.
-        inputs: What the model sees of them.
+        feed: Turns them into what the model sees.
         device: Where it trains.
     """
 
@@ -275,11 +275,11 @@ class FineTuning(Stage):
         recipe: FinetuneRecipe,
         frames: Frames,
         targets: Tensor,
-        inputs: Inputs,
+        feed: Inputs,
         device: torch.device,
     ) -> None:
         self.module: Classifier = module
-        self.recipe, self.frames, self.targets, self.inputs, self.device = recipe, frames, targets, inputs, device
+        self.recipe, self.frames, self.targets, self.feed, self.device = recipe, frames, targets, feed, device
         self.epochs = recipe.epochs
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -289,7 +289,7 @@ class FineTuning(Stage):
 
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """One batch of augmented clips."""
-        views, targets = self.batch(batch)
+        views, targets = batch.inputs if batch.inputs is not None else self.inputs(batch)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # drop path draws from torch's own stream: here a function of the step
             torch.manual_seed(int(random(self.recipe.seed, batch.stage, batch.step, 1).integers(1 << 62)))
@@ -301,13 +301,13 @@ class FineTuning(Stage):
         right = logits.argmax(dim=1) == targets.argmax(dim=1)
         return loss, {"accuracy": float(right.float().mean())}
 
-    def batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The (B, T, F) input and (B, C) targets of a step: turned, mixed, masked, normalised, with noise."""
         recipe, clips, size = self.recipe, batch.clips, len(batch.clips)
         draw = random(recipe.seed, batch.stage, batch.step, 0)
         turn = draw.integers(0, 1 << 31, size) if recipe.roll else None
         gain = torch.from_numpy(2 * np.log(draw.beta(_MIXTURE, _MIXTURE, (2, size)) + 0.5)).float()[:, :, None, None]
-        values, own = self.inputs.windows(self.frames, clips, turn)
+        values, own = self.feed.windows(self.frames, clips, turn)
         if recipe.roll:
             values = torch.where(own, values + gain[0], values)
         targets = self.targets[torch.from_numpy(clips)]
@@ -317,18 +317,18 @@ class FineTuning(Stage):
             ).float()
             partner = draw.integers(0, len(self.frames), size)
             other_turn = draw.integers(0, 1 << 31, size) if recipe.roll else None
-            other, there = self.inputs.windows(self.frames, partner, other_turn)
+            other, there = self.feed.windows(self.frames, partner, other_turn)
             other = (other + gain[1] if recipe.roll else other).masked_fill(~there, -math.inf)
             values = torch.where(own, mix_power(values, other, lam), values)
             targets = lam[:, None] * targets + (1 - lam[:, None]) * self.targets[torch.from_numpy(partner)]
         values = mask_out(values, draw.random((4, size)), recipe.mask_frames, recipe.mask_mel)
-        view = self.inputs.normalise(values.to(self.device))
+        view = self.feed.normalise(values.to(self.device))
         if recipe.noise:
             level = torch.from_numpy(_NOISE * draw.random(size)).float()[:, None, None]
             generator = torch.Generator().manual_seed(int(draw.integers(1 << 62)))
             view = view + (torch.rand(values.shape, generator=generator) * level).to(self.device)
-            rows = np.arange(self.inputs.length)[None, :] - draw.integers(-_TURN, _TURN, size)[:, None]
-            index = torch.from_numpy(rows % self.inputs.length)[:, :, None].to(self.device)
+            rows = np.arange(self.feed.length)[None, :] - draw.integers(-_TURN, _TURN, size)[:, None]
+            index = torch.from_numpy(rows % self.feed.length)[:, :, None].to(self.device)
             view = view.gather(1, index.expand_as(view))
         return view, targets.to(self.device)
 

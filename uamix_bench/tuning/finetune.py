@@ -31,7 +31,7 @@ from uamix_bench.task import TaskData
 from uamix_bench.tuning.classifier import Classifier, FineTuning, inputs, pooling, scores
 from uamix_bench.tuning.data import Frames, load_frames
 from uamix_bench.tuning.finetune_recipe import FinetuneRecipe, ProbeRecipe
-from uamix_bench.tuning.loop import Stopped, Training
+from uamix_bench.tuning.loop import Training
 from uamix_bench.tuning.outcomes import Outcome, Run, read_outcome, score
 from uamix_bench.tuning.probe import probe
 from uamix_bench.tuning.splits import FOLDS, Plan, plan, subset, supervised
@@ -113,11 +113,11 @@ class Finetuning:
         return files.home() / "training" / f"finetune-{self.recipe.name}-{files.digest(self.identity)[:12]}"
 
     @cached_property
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         """What a resumed run must find unchanged, by name."""
         assert self.model.identity is not None
         return {
-            "recipe": self.recipe.sha256,
+            "recipe": self.recipe.model_dump(mode="json"),
             "data": self.data.clips_sha256,
             "model": files.digest(self.model.identity.model_dump(mode="json")),
             "freezing": str(self.freeze),
@@ -197,9 +197,7 @@ class Finetuning:
         steps = [recipe.epochs * (count // recipe.batch) for recipe, count in zip(recipes, clips, strict=True)]
         size = min(_TIMED, min(recipe.batch for recipe in recipes))
         module = self.classifier(recipes[0])
-        length = (
-            self.recipe.frames[0] if self.recipe.frames else self.whole(round(_FRAMES_S * self.data.card.clip_seconds))
-        )
+        length = self.recipe.frames[0] if self.recipe.frames else self.whole(self._longest_of_a_few())
         bins = inputs(self.model, self.recipe, length).raw(torch.zeros(1, self.model.sample_rate), torch.tensor([1]))[0]
         view = torch.zeros(size, length, bins.shape[2], device=self.model.device)
         for _ in range(2):  # the first one warms up
@@ -262,7 +260,10 @@ class Finetuning:
         stage = FineTuning(module, recipe, own, targets, feed, device)
         stage.name = f"fine-tuning {run.name}"
         checkpoints = self.place / run.name
-        training = Training(recipe, [stage], own, checkpoints, self.identity, self.progress, self.stop)
+        unchanged = {
+            what: value for what, value in self.identity.items() if what != "recipe"
+        }  # it brings the run's own
+        training = Training(recipe, [stage], own, checkpoints, unchanged, self.progress, self.stop)
         training.run()
         found = scores(module, frames, test, feed, device, self.progress)
         stride = max(1, -(-len(training.history) // _HISTORY))

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from uamix_bench import files
-from uamix_bench.errors import UsageError
 from uamix_bench.finetune_record import FinetuneRun, FinetuneScore, seeds_std
 from uamix_bench.metrics import Tested, average_precisions, bootstrap_interval, clustered_interval
 from uamix_bench.progress import Progress
 from uamix_bench.provenance import scrub
 from uamix_bench.task import TaskData
+from uamix_bench.tuning.checkpoints import refuse_other
 from uamix_bench.tuning.splits import Fold, Ints, Plan
 
 _LONGEST_NOTE = 500  # characters
@@ -50,7 +50,7 @@ class Outcome:
     test: Ints
     facts: dict[str, Any]
 
-    def write(self, path: Path, identity: dict[str, str]) -> None:
+    def write(self, path: Path, identity: dict[str, Any]) -> None:
         """Writes it, with what it is the outcome of."""
         facts = json.dumps({"identity": identity, **self.facts}, allow_nan=False)
         files.write_atomic(
@@ -59,11 +59,11 @@ class Outcome:
         )
 
 
-def read_outcome(path: Path, identity: dict[str, str], progress: Progress) -> Outcome | None:
+def read_outcome(path: Path, identity: dict[str, Any], progress: Progress) -> Outcome | None:
     """Reads the outcome of a run that is finished; None where there is none, or the file is damaged.
 
     Raises:
-        UsageError: It is that of another training; the line names the difference.
+        UsageError: It is that of another training; the line names every difference.
     """
     if not path.is_file():
         return None
@@ -74,10 +74,7 @@ def read_outcome(path: Path, identity: dict[str, str], progress: Progress) -> Ou
     except Exception as error:  # numpy raises many kinds for a damaged file
         progress.say(f"{path.name} is damaged ({type(error).__name__}); running it again")
         return None
-    for what, value in identity.items():
-        if written.get(what) != value:
-            reason = f"holds a training with another {what} ({written.get(what)}, now {value})"
-            raise UsageError(path.parent, reason, "choose another --out, or delete the folder")
+    refuse_other(path.parent, written, identity)
     return Outcome(scores, test, facts)
 
 
