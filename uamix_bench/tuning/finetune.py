@@ -21,7 +21,7 @@ from uamix_bench import files
 from uamix_bench.audio import read
 from uamix_bench.card import ModelIdentity
 from uamix_bench.embedding import embed
-from uamix_bench.errors import BadInputError
+from uamix_bench.errors import BadInputError, Stopped
 from uamix_bench.finetune_record import FinetuneCost, FinetuneResult, FinetuneSetting
 from uamix_bench.model import AudioModel
 from uamix_bench.progress import SILENT, Progress
