@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue
 
 from uamix_bench import files
 from uamix_bench.card import ModelIdentity
-from uamix_bench.metrics import Tested, clustered_interval
+from uamix_bench.metrics import Scored, clustered_interval
 from uamix_bench.record import (
     Count,
     Fraction,
@@ -83,10 +83,10 @@ class FinetuneRun(Part):
     average_precision: dict[str, Fraction] = Field(default_factory=dict)
     history: tuple[dict[str, float], ...] = ()
 
-    def tested(self) -> Tested:
+    def tested(self) -> Scored:
         """The test clips: their groups, and which are right."""
         numbers, counts = np.array(self.groups, np.int64).reshape(-1, 2).T
-        return Tested(np.repeat(numbers, counts), np.frombuffer(self.correct.encode(), np.uint8) - np.float64(ord("0")))
+        return Scored(np.repeat(numbers, counts), np.frombuffer(self.correct.encode(), np.uint8) - np.float64(ord("0")))
 
     def value(self) -> float:
         """Accuracy, or mAP."""

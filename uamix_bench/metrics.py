@@ -23,7 +23,7 @@ RESAMPLES = 1_000
 _AT_ONCE = 4_000_000  # weights of resampled clips held at once
 
 
-class Tested(NamedTuple):
+class Scored(NamedTuple):
     """The test clips of one run.
 
     Attributes:
@@ -37,7 +37,7 @@ class Tested(NamedTuple):
     targets: Mask | None = None
 
 
-def clustered_interval(runs: Sequence[Tested]) -> Interval:
+def clustered_interval(runs: Sequence[Scored]) -> Interval:
     """The interval of the mean over runs of the share of clips that are right: a cluster-robust standard error.
 
     With weight w_i = 1 / (R n_r) for clip i of run r of R, y_i right or wrong, m = sum_i w_i y_i and
@@ -86,7 +86,7 @@ def average_precisions(scores: Doubles, targets: Mask) -> Doubles:
     return np.array([average_precision(scores[:, c], targets[:, c])[0] for c in range(scores.shape[1])])
 
 
-def bootstrap_interval(runs: Sequence[Tested], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+def bootstrap_interval(runs: Sequence[Scored], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """The interval of the mean over runs of mAP: 1.96 x its standard deviation over resamples of the groups.
 
     A resample draws as many groups as there are, with replacement, once for all runs; a class that has lost its

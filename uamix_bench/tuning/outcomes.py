@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from uamix_bench import files
 from uamix_bench.finetune_record import FinetuneRun, FinetuneScore, seeds_std
-from uamix_bench.metrics import Tested, average_precisions, bootstrap_interval, clustered_interval
+from uamix_bench.metrics import Scored, average_precisions, bootstrap_interval, clustered_interval
 from uamix_bench.progress import Progress
 from uamix_bench.provenance import scrub
 from uamix_bench.task import TaskData
@@ -100,7 +100,7 @@ def score(
         test, values = outcome.test[order], outcome.scores[order].astype(np.float64)
         numbers = np.searchsorted(names, group_of[test]).astype(np.int64)
         runs.append(_run(data, plan, run, outcome.facts, test, numbers, values, several))
-        tested.append(Tested(numbers, values, plan.labels.targets[test]) if several else runs[-1].tested())
+        tested.append(Scored(numbers, values, plan.labels.targets[test]) if several else runs[-1].tested())
     interval = bootstrap_interval(tested) if several else clustered_interval(tested)
     made = FinetuneScore(
         value=float(np.mean([run.value() for run in runs])),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 
 from uamix_bench.metrics import average_precisions
 from uamix_bench.tuning.finetune_recipe import ProbeRecipe
+from uamix_bench.tuning.splits import group_folds
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -87,17 +87,13 @@ def _choose(
 
 def _inner(recipe: ProbeRecipe, targets: Mask, groups: npt.NDArray[np.str_], train: Ints) -> list[tuple[Ints, Ints]]:
     """Folds of the training clips that keep groups whole; none where no class has two groups."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
     label = targets[train].argmax(axis=1)
     pairs = np.unique(np.stack([label, np.unique(groups[train], return_inverse=True)[1]]), axis=1)
     count = min(recipe.inner_folds, int(np.bincount(pairs[0]).max()))
     if count < 2:
         return []
-    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=recipe.seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a class with fewer clips than folds, which a low-label curve has
-        return [(train[fit], train[held]) for fit, held in splitter.split(label, label, groups[train])]
+    made = group_folds(label, groups[train], count, recipe.seed)
+    return [(train[fit], train[held]) for fit, held in made]
 
 
 def _fit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -136,6 +137,27 @@ def subset(train: Ints, targets: Mask, fraction: float | None, seed: int) -> Int
     return np.sort(order[: max(len(first), int(fraction * len(train) + 0.5))])
 
 
+def group_folds(label: Ints, groups: npt.NDArray[np.str_], count: int, seed: int) -> list[tuple[Ints, Ints]]:
+    """Folds that keep groups whole and classes as balanced as that allows.
+
+    Args:
+        label: (n,) class of each clip.
+        groups: (n,) group of each clip.
+        count: Folds, at most as many as there are groups.
+        seed: Of the draw.
+
+    Returns:
+        The rows of each fold that train, and those that are tested.
+    """
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+    balanced = np.bincount(label).max() >= count  # where no class reaches every fold there is nothing to balance
+    splitter = (StratifiedGroupKFold if balanced else GroupKFold)(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer clips than folds
+        return [(train.astype(np.int64), test.astype(np.int64)) for train, test in splitter.split(label, label, groups)]
+
+
 def _named_splits(column: pd.Series[str]) -> Supervised | None:
     """What a split column says by itself: train and test, or folds; None where it says neither."""
     names = sorted(set(column) - {""})
@@ -154,16 +176,13 @@ def _rows(data: TaskData, names: tuple[str, ...]) -> Ints:
 
 
 def _grouped(data: TaskData, labels: Labels, folds: int, seed: int) -> tuple[tuple[Fold, ...], str]:
-    from sklearn.model_selection import StratifiedGroupKFold
-
     groups = data.clips["group"].to_numpy(str)
     count = min(folds, len(np.unique(groups)))
     if count < 2:
         raise UsageError(data.name, "all clips are of one group", "give a split column, or groups that can be parted")
     label = labels.targets.argmax(axis=1)  # of several classes the first: a balance, not a promise
-    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     made = tuple(
-        Fold(f"fold{number}", train.astype(np.int64), np.zeros(0, np.int64), test.astype(np.int64))
-        for number, (train, test) in enumerate(splitter.split(label, label, groups), start=1)
+        Fold(f"fold{number}", train, np.zeros(0, np.int64), test)
+        for number, (train, test) in enumerate(group_folds(label, groups, count, seed), start=1)
     )
     return made, f"{count} folds drawn here, groups whole (seed {seed}), mean over folds"
