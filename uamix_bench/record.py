@@ -17,6 +17,7 @@ from uamix_bench.card import Sha256 as Sha256
 from uamix_bench.card import Text as Text
 from uamix_bench.errors import BadInputError
 
+_ROUNDING = 1e-9  # sums in another order, on another machine
 _REMEDY = "restore the original file, or delete it and run again what wrote it"
 
 Seconds = Annotated[float, Field(ge=0)]
@@ -166,6 +167,20 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
         field = ".".join(map(str, first["loc"]))
         reason = first["msg"].removeprefix("Value error, ")
         raise BadInputError(path, f"{field}: {reason}" if field else reason, _REMEDY) from error
+
+
+def agrees(field: str, stated: float | None, expected: float | None) -> None:
+    """Holds a stated number against the one that follows from the other parts.
+
+    Raises:
+        ValueError: They differ by more than rounding, or one of them is null.
+    """
+    if stated is None or expected is None:
+        same = stated == expected
+    else:
+        same = math.isclose(stated, expected, abs_tol=_ROUNDING)
+    if not same:
+        raise ValueError(f"{field} is {stated}, but the parts give {expected}")
 
 
 def record_text(record: Record) -> str:

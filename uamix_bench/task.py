@@ -79,6 +79,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def supervised(self, root: Path, table: pd.DataFrame) -> pd.DataFrame:
+        """The clip table as fine-tuning takes it: `table`, unless its labels or groups are others than in episodes."""
+        return table
+
     def edition(self, root: Path) -> TaskCard:
         """The card of the copy in `root`: a miniature has its own number of clips and a version of its own.
 

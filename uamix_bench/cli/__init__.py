@@ -14,6 +14,7 @@ COMMANDS = {
     "fewshot": "Evaluate models on few-shot tasks.",
     "tune": "Tune a pretrained encoder by uaMix-MAE's contrast on mixtures.",
     "ablate": "Compare variants of a tuning on the same episodes.",
+    "finetune": "Fine-tune an encoder on a task's labels, or probe it.",
     "pretrain": "Pre-train a masked autoencoder on sounds.",
     "report": "Render results and trainings as HTML and Markdown.",
     "models": "List, show, check or convert models.",

@@ -56,19 +56,25 @@ class Checkpoints:
             except Exception as error:  # torch raises many kinds for a damaged file
                 progress.say(f"{path.name} is damaged ({type(error).__name__}); trying the one before")
                 continue
-            self._compare(state["identity"])
+            refuse_other(self.folder, state["identity"], self.identity)
             return state
         return None
 
-    def _compare(self, saved: dict[str, Any]) -> None:
-        for what, now in self.identity.items():
-            if saved.get(what) != now:
-                changed = ", ".join(differences(saved.get(what), now))
-                reason = f"holds a training with another {what} ({changed})"
-                raise UsageError(self.folder, reason, "choose another --out, or delete the folder")
-
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]-????????.pt"))
+
+
+def refuse_other(folder: Path, saved: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Makes sure that what a folder holds belongs to this training.
+
+    Raises:
+        UsageError: It does not; the line names every difference.
+    """
+    for what, now in identity.items():
+        if saved.get(what) != now:
+            changed = ", ".join(differences(saved.get(what), now))
+            reason = f"holds a training with another {what} ({changed})"
+            raise UsageError(folder, reason, "choose another --out, or delete the folder")
 
 
 def differences(then: Any, now: Any, name: str = "") -> list[str]:

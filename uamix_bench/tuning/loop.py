@@ -191,7 +191,7 @@ class Training:
             advance(done, "")
             begun = time.monotonic()
             for batch in ahead:
-                rate = schedule(batch.step, total, self.recipe.warmup)
+                rate = schedule(batch.step, total, self.recipe.warmup, self.recipe.floor)
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * rate
                 loss, figures, stop = self._step(stage, batch, optimizer)
@@ -245,12 +245,13 @@ class Training:
         return [{key: round(value, 5) for key, value in entry.items()} for entry in self.history[::stride]]
 
 
-def schedule(step: int, total: int, warmup: float) -> float:
-    """The share of the peak learning rate at a step: linear warm-up over `warmup` of the steps, then a cosine to 0."""
+def schedule(step: int, total: int, warmup: float, floor: float = 0.0) -> float:
+    """The share of the peak learning rate at a step: linear over `warmup` of the steps, then a cosine to `floor`."""
     rising = warmup * total
     if step < rising:
         return (step + 1) / (rising + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+    falling = 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+    return floor + (1 - floor) * falling
 
 
 def decayed_groups(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:

@@ -115,6 +115,11 @@ class Recipe(BaseModel):
         """SHA-256 of the recipe's canonical JSON."""
         return digest(self.model_dump(mode="json"))
 
+    @property
+    def floor(self) -> float:
+        """The share of the peak learning rate that the cosine falls to."""
+        return 0.0
+
 
 class PretrainRecipe(Recipe):
     """Masked-autoencoder pre-training: AudioMAE's objective (method.md section 9 gives the official values)."""
