@@ -14,7 +14,8 @@ from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Pro
 from uamix_bench.episodes import PAPER
 from uamix_bench.errors import BenchError, UsageError
 from uamix_bench.ranking import POWER, SIGNIFICANCE
-from uamix_bench.replay import Replay, find_data, replay
+from uamix_bench.redraw import Redraw
+from uamix_bench.replay import Replay, replay
 from uamix_bench.results import Result
 
 _MOST_CLASSES = 60  # that a matrix or a forest can show
@@ -46,8 +47,8 @@ def report(
     if not results:
         raise UsageError("report", "no few-shot result among the records", "run 'uamix-bench fewshot' first")
     table = board(results)
-    main = table.main()
-    replays = {column.label: _replays(main, column, data_dir, own) for column in main.columns}
+    main, redraw = table.main(), Redraw(data_dir, own)
+    replays = {column.label: _replays(main, column, redraw) for column in main.columns}
     blocks = [
         Section("Accuracy", list(accuracy(table))),
         *differences(table.settings),
@@ -157,23 +158,14 @@ def differences(settings: Iterable[Setting]) -> Iterator[Section]:
     for setting in settings:
         of = {result.id: (row.entrant.label, label) for _, label, row, result in _cells([setting])}
         for found in setting.ranking.differences:
-            name, label = of[found.result.id]
-            clear = found.p_holm < SIGNIFICANCE
-            mark = ("better" if found.difference > 0 else "worse") if clear else ""
-            points = Cell(
-                f"{100 * found.difference:+.2f}", f"± {100 * found.half_width:.2f}", 100 * found.difference, mark
-            )
+            (name, label), (other, _) = of[found.result.id], of[found.reference.id]
+            points = 100 * found.difference
+            if name > other:  # a pair stands in one order throughout
+                name, other, points = other, name, -points
+            mark = "" if found.p_holm >= SIGNIFICANCE else "better" if points > 0 else "worse"
+            less = Cell(f"{points:+.2f}", f"± {100 * found.half_width:.2f}", points, mark)
             p = Cell("< 0.001" if found.p_holm < 0.001 else f"{found.p_holm:.3f}", sort=found.p_holm)
-            rows.append(
-                (
-                    f"{name} less {of[found.reference.id][0]}",
-                    label,
-                    setting.title,
-                    points,
-                    p,
-                    f"{100 * found.smallest:.2f}",
-                )
-            )
+            rows.append((f"{name} less {other}", label, setting.title, less, p, f"{100 * found.smallest:.2f}"))
     if rows:
         note = (
             "Points ± half-width of the 95% t interval of the paired differences, which speaks of these clips. p: "
@@ -260,20 +252,14 @@ def _episodes(setting: Setting, column: Column) -> Figure:
 # --- classes
 
 
-def _replays(
-    setting: Setting, column: Column, data_dir: Path | None, own: Sequence[str]
-) -> dict[str, Replay | BenchError]:
+def _replays(setting: Setting, column: Column, redraw: Redraw) -> dict[str, Replay | BenchError]:
     """The episodes of each model again, or why they cannot be had."""
     found: dict[str, Replay | BenchError] = {}
-    data: Any = None
     for name, result in _held(setting, column).items():
         try:
-            data = data or find_data(result, data_dir, own)
-            found[name] = replay(result, data)
+            found[name] = replay(result, redraw)
         except BenchError as error:
             found[name] = error
-            if data is None:
-                return {name: error}
     return found
 
 

@@ -7,24 +7,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uamix_bench import registry
-from uamix_bench.errors import BenchError
-from uamix_bench.finetune_record import FinetuneResult
-from uamix_bench.replay import Replay, find_data, replay
-from uamix_bench.reproduce import Plan, not_comparable
 from uamix_bench.reports import clusters
 from uamix_bench.reports.board import board
 from uamix_bench.reports.fewshot import accuracy, curves, differences, drawer
 from uamix_bench.reports.page import Block, Cell, Page, Prose, Row, Section, Table, percent, render
 from uamix_bench.reports.published import published
+
+from uamix_bench import registry
+from uamix_bench.errors import BenchError
+from uamix_bench.finetune_record import FinetuneResult
+from uamix_bench.redraw import Redraw
+from uamix_bench.replay import Replay, replay
+from uamix_bench.reproduce import Plan, not_comparable
 from uamix_bench.results import Result
 from uamix_bench.targets import ARMS, Target, architecture
 
 _AGREE = (
-    "Intervals agree where 0 lies in the 95% interval of the difference, whose half-width is the root of the sum of both "
-    "squares: the two draws of episodes are independent. Both intervals speak of the draw alone, so one in twenty pairs "
-    "would not agree even if nothing differed. What is not comparable is shown and not judged."
+    "Intervals agree where 0 lies in the 95% interval of the difference, whose half-width is the root of the sum of "
+    "both squares: the two draws of episodes are independent. Both intervals speak of the draw alone, so one pair in "
+    "twenty would not agree even if nothing differed. What is not comparable is shown and not judged."
 )
+_MISSING = Cell("missing", mark="faint")
 
 
 class Outcome(NamedTuple):
@@ -69,9 +72,13 @@ def report(
     """
     found = list(records)
     results = [record for record in found if isinstance(record, Result)]
-    blocks: list[Block] = [_section(plan, found, data_dir) for plan in plans]
+    blocks: list[Block] = [
+        Section(plan.target.title, _blocks(plan, found, data_dir), id=plan.target.id) for plan in plans
+    ]
+    if len(plans) == 1:
+        blocks = _blocks(plans[0], found, data_dir)
     if set_aside:
-        blocks.append(Section("Set aside", [Table(("what and why",), [(line,) for line in set_aside])]))
+        blocks.append(Section("Set aside", [Prose("\n\n".join(set_aside))]))
     if results:
         table = board(results)
         blocks.append(Section("Our results", [drawer(table, one) for one in table.results], look="folded"))
@@ -81,7 +88,7 @@ def report(
         title,
         blocks,
         lead=f"{source.title}, beside what was measured here.",
-        footer="Made by uamix-bench. The paper's numbers are its authors'; ours can be recomputed from the result files.",
+        footer="Made by uamix-bench. The paper's numbers are its authors'; ours follow from the result files.",
     )
 
 
@@ -125,12 +132,14 @@ def _published(target: Target) -> dict[tuple[str, str], tuple[float, float]]:
 # --- one target
 
 
-def _section(plan: Plan, records: Sequence[Any], data_dir: Path | None) -> Section:
+def _blocks(plan: Plan, records: Sequence[Any], data_dir: Path | None) -> list[Block]:
     results = [record for record in records if isinstance(record, Result) and _belongs(plan, record)]
     blocks: list[Block] = []
     if plan.miniatures:
-        words = f"Miniatures stand in for {', '.join(plan.miniatures)}: nothing measured on them can be held against the paper."
-        blocks.append(Prose(words))
+        names = ", ".join(plan.miniatures)
+        blocks.append(
+            Prose(f"Miniatures stand in for {names}: nothing measured on them can be held against the paper.")
+        )
     if plan.target.published:
         blocks += _beside(plan, results)
     elif plan.target.kind == "few-shot":
@@ -146,8 +155,8 @@ def _section(plan: Plan, records: Sequence[Any], data_dir: Path | None) -> Secti
     if plan.missing:
         rows = [(need.subject, _some(need.needed_by), need.remedy) for need in plan.missing]
         blocks.append(Table(("missing", "needed by", "how to get it"), rows, "Missing"))
-    assumed = Table(("assumed",), [(line,) for line in plan.target.assumed], "Assumed")
-    return Section(plan.target.title, [*blocks, assumed], id=plan.target.id)
+    blocks.append(Prose("\n\n".join(f"Assumed: {line}" for line in plan.target.assumed)))
+    return blocks
 
 
 def _some(names: Sequence[str], shown: int = 3) -> str:
@@ -183,7 +192,7 @@ def _row(outcome: Outcome, lacks: Sequence[str]) -> Row:
         paper = Cell(f"{outcome.paper[0]:.1f}", f"± {outcome.paper[1]:.1f}", outcome.paper[0])
     if outcome.ours is None:
         why = f"no {', no '.join(lacks)}" if lacks else "not run, or set aside"
-        return paper, Cell("missing", mark="faint"), "", Cell(why, mark="faint")
+        return paper, _MISSING, "", Cell(why, mark="faint")
     value, half = outcome.ours
     ours = percent(value / 100, None if half is None else half / 100, mark="faint" if outcome.why_not else "")
     if outcome.difference is None:
@@ -199,7 +208,7 @@ def _finetuned(plan: Plan, results: Sequence[FinetuneResult]) -> Iterator[Block]
     rows = []
     for model in plan.target.models:
         cells = [
-            percent(one.score.value, one.score.ci95) if (one := known.get((model, task))) else Cell("missing", mark="faint")
+            percent(one.score.value, one.score.ci95) if (one := known.get((model, task))) else _MISSING
             for task in plan.target.tasks
         ]
         rows.append((model, *cells))
@@ -213,7 +222,7 @@ def _clusters(plan: Plan, results: Sequence[Result], data_dir: Path | None) -> I
     whole: dict[str, Replay] = {}
     for result in sorted(results, key=lambda one: plan.target.models.index(one.model.name)):
         try:
-            whole[result.model.name] = replay(result, find_data(result, data_dir))
+            whole[result.model.name] = replay(result, Redraw(data_dir))
         except BenchError as error:
             yield Prose(f"{error}.")
     if whole:

@@ -14,10 +14,11 @@ from uamix_bench.tasks.miniature import make
 
 from uamix_bench import files
 from uamix_bench.episodes import Protocol
-from uamix_bench.errors import BadInputError, BenchError, UsageError
+from uamix_bench.errors import BadInputError
 from uamix_bench.fewshot import draw_episodes, fewshot
 from uamix_bench.model import load_model
-from uamix_bench.replay import find_data, replay
+from uamix_bench.redraw import Redraw
+from uamix_bench.replay import replay
 from uamix_bench.results import Result
 from uamix_bench.task import load_task
 
@@ -42,8 +43,8 @@ def changed(result: Result, **fields: Any) -> Result:
 
 
 def test_confusions_are_those_of_a_plain_loop(mini: Path, result: Result) -> None:
-    data = find_data(result, mini)
-    found = replay(result, data)
+    found = replay(result, Redraw(mini))
+    data = found.data
     counts, of = found.confusion()
     model, episodes = load_model("logmel"), draw_episodes(data, SMALL)
     waves = [soundfile.read(path, dtype="float32")[0] for path in data.clips["path"]]
@@ -63,49 +64,33 @@ def test_confusions_are_those_of_a_plain_loop(mini: Path, result: Result) -> Non
 
 
 def test_any_clip_that_is_kept_is_found(mini: Path, result: Result) -> None:
-    data = find_data(result, mini)
-    kept, vectors = replay(result, data).embeddings(np.array([3, 0]))
+    found = replay(result, Redraw(mini))
+    data = found.data
+    kept, vectors = found.embeddings(np.array([3, 0]))
     wave = soundfile.read(data.clips["path"].iloc[3], dtype="float32")[0]
     assert kept.tolist() == [True, True]
     assert np.allclose(vectors[0], load_model("logmel").embed([wave], 44_100)[0], atol=1e-5)
-    found = replay(result, data)
     Path(data.clips["path"].iloc[0]).unlink()
     assert found.embeddings(np.array([3, 0]))[0].tolist() == [True, False]
 
 
-def test_a_result_of_some_classes_finds_them(mini: Path) -> None:
-    data = load_task("esc50", mini).only(["dog", "cow", "pig"])
+def test_a_result_of_some_classes_and_another_length_is_found(mini: Path) -> None:
+    data = load_task("esc50", mini, clip_seconds=0.05).only(["dog", "cow", "pig"])
     result = fewshot(load_model("logmel"), data, SMALL)
-    assert find_data(result, mini).clips_sha256 == data.clips_sha256
-
-
-def test_a_user_s_own_data_is_named(mini: Path) -> None:
-    folder = mini / "own"
-    for path in sorted((mini / "esc50" / "ESC-50-master" / "audio").iterdir()):
-        target = folder / path.stem.rpartition("-")[2] / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    result = fewshot(load_model("logmel"), load_task(str(folder)), SMALL)
-    with pytest.raises(BadInputError, match="local/own: is a user's own data; name the folder or CSV with --task"):
-        find_data(result, mini)
-    assert replay(result, find_data(result, mini, [str(folder)])).data.name == "local/own"
+    assert replay(result, Redraw(mini)).data.clips_sha256 == data.clips_sha256
 
 
 def test_what_cannot_be_had_is_said_in_one_line(mini: Path, result: Result, tmp_path: Path) -> None:
-    data = find_data(result, mini)
-    with pytest.raises(BadInputError, match="no ESC-50-master"):
-        find_data(result, tmp_path / "nowhere")
+    with pytest.raises(BadInputError, match="logmel on esc50: esc50: no ESC-50-master"):
+        replay(result, Redraw(tmp_path / "nowhere"))
     make("esc50", tmp_path / "other" / "esc50", classes=4, clips_per_class=6, seconds=0.1)
-    with pytest.raises(UsageError, match="the copy here is not the clip table of the result"):
-        find_data(result, tmp_path / "other")
-
-    lied = changed(result, digest="0" * 64)
+    with pytest.raises(BadInputError, match="the clip table of esc50 here is another"):
+        replay(result, Redraw(tmp_path / "other"))
     with pytest.raises(BadInputError, match="its episodes are not those that the protocol draws"):
-        replay(lied, data)
+        replay(changed(result, digest="0" * 64), Redraw(mini))
     assert result.episodes.correct[::-1] != result.episodes.correct
     with pytest.raises(BadInputError, match="its embeddings give another outcome"):
-        replay(changed(result, correct=result.episodes.correct[::-1]), data)
-
+        replay(changed(result, correct=result.episodes.correct[::-1]), Redraw(mini))
     shutil.rmtree(files.home() / "embeddings")
-    with pytest.raises(BenchError, match="logmel on esc50: its embeddings are not in the cache; 'uamix-bench fewshot"):
-        replay(result, data)
+    with pytest.raises(BadInputError, match="its embeddings are not in the cache; 'uamix-bench fewshot"):
+        replay(result, Redraw(mini))

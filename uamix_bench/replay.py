@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,10 @@ from uamix_bench.cache import EmbeddingCache, clip_keys, file_digests, kept_mode
 from uamix_bench.card import ModelIdentity
 from uamix_bench.classifiers import CLASSIFIERS
 from uamix_bench.episodes import EpisodeSet
-from uamix_bench.errors import BadInputError, BenchError, UsageError
-from uamix_bench.fewshot import draw_episodes, task_identity
+from uamix_bench.errors import BadInputError
+from uamix_bench.redraw import Redraw
 from uamix_bench.results import Result
-from uamix_bench.task import TaskData, load_task
+from uamix_bench.task import TaskData
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -61,42 +60,24 @@ class Replay:
         return _kept(self.cache, self.data, rows)
 
 
-def find_data(result: Result, data_dir: Path | None, own: Sequence[str] = ()) -> TaskData:
-    """Loads the clip table that a result was drawn from.
-
-    Args:
-        result: A complete one.
-        data_dir: Where data sets are; default ``UAMIX_BENCH_HOME/data``.
-        own: A user's own data, as --task has them, for results whose task is not a registered one.
-
-    Raises:
-        UsageError: The data that is here has another clip table.
-        BadInputError: The data is not here.
-    """
-    failure: BenchError = BadInputError(result.task.name, "is a user's own data", "name the folder or CSV with --task")
-    registered = () if result.task.name.startswith("local/") else (result.task.name,)
-    for name in (*own, *registered):
-        try:
-            return _table_of(result, load_task(name, data_dir, clip_seconds=result.task.clip_seconds))
-        except BenchError as error:
-            failure = error
-    raise failure
-
-
-def replay(result: Result, data: TaskData) -> Replay:
+def replay(result: Result, redraw: Redraw) -> Replay:
     """Draws a result's episodes again and classifies them on cached embeddings.
 
     Args:
         result: A complete one.
-        data: From :func:`find_data`.
+        redraw: Finds the clip table that it was drawn from.
 
     Raises:
-        BadInputError: The draw or the outcome is another one, or the embeddings are not in the cache.
+        BadInputError: The data is not here, the draw or the outcome is another one, or the embeddings are not kept.
     """
-    episodes = draw_episodes(data, result.protocol)
+    subject = f"{result.model.name} on {result.task.name}"
+    data, episodes = redraw.table(result), redraw(result)
+    if isinstance(data, str) or isinstance(episodes, str):
+        raise BadInputError(subject, str(episodes))
     if episodes.digest != result.episodes.digest:
-        reason = "its episodes are not those that the protocol draws from this clip table"
-        raise BadInputError(f"{result.model.name} on {data.name}", reason, "evaluate it again")
+        raise BadInputError(subject, "its episodes are not those that the protocol draws from this clip table")
+    if result.task.clip_seconds != data.card.clip_seconds:
+        data = replace(data, card=data.card.model_copy(update={"clip_seconds": result.task.clip_seconds}))
     differs = False
     for cache in _caches(result.model):
         found, vectors = _kept(cache, data, episodes.clips)
@@ -107,23 +88,7 @@ def replay(result: Result, data: TaskData) -> Replay:
             differs = True
     why = "give another outcome" if differs else "are not in the cache"
     remedy = "'uamix-bench fewshot --overwrite always' embeds and compares again"
-    raise BadInputError(f"{result.model.name} on {data.name}", f"its embeddings {why}", remedy)
-
-
-def _table_of(result: Result, data: TaskData) -> TaskData:
-    """The part of a data set that a result was drawn from: all, MetaAudio's classes, or those that were listed."""
-    parts = [lambda: data, lambda: data.only(result.per_class)]
-    if data.card.metaaudio:
-        parts.insert(1, data.metaaudio)
-    for part in parts:
-        try:
-            table = part()
-        except UsageError:
-            continue
-        if task_identity(table) == result.task:
-            return table
-    reason = f"the copy here is not the clip table of the result ({result.task.clips_sha256[:12]})"
-    raise UsageError(f"{result.task.name}@{result.task.version}", reason, "name its folder with --data-dir")
+    raise BadInputError(subject, f"its embeddings {why}", remedy)
 
 
 def _caches(model: ModelIdentity) -> Iterator[EmbeddingCache]:

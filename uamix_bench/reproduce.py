@@ -31,12 +31,14 @@ class Here:
         weights: By model, its weights.
         sounds: What tuning is done on, as ``tune --data`` takes it; empty for nothing.
         kept: Model, task and cell of the results that are kept already.
+        data_dir: Where data sets are, where the user named it.
     """
 
     copies: Mapping[str, Copy]
     weights: Mapping[str, Path]
     sounds: str = ""
     kept: frozenset[tuple[str, str, Cell]] = frozenset()
+    data_dir: Path | None = None
 
 
 class Missing(NamedTuple):
@@ -127,7 +129,7 @@ def plan(
             jobs.append(Job("tune", model, lacks=tuple(subject for subject, _ in lacks)))
         for task in target.tasks:
             copy = here.copies[task]
-            short = [*lacks, *([] if copy.state in _USABLE else [(task, _get_task(task, copy))])]
+            short = [*lacks, *([] if copy.state in _USABLE else [(task, _get_task(copy, here.data_dir))])]
             for subject in short:
                 waiting.setdefault(subject, []).append(f"{model} on {task}")
             jobs.append(_job(target, model, task, tuple(s for s, _ in short), models, tasks[task], here, settings))
@@ -147,17 +149,15 @@ def _lacks(model: str, here: Here, models: Mapping[str, ModelCard]) -> list[tupl
         return [(f"weights of {model}", f"uamix-bench models fetch {model}{file}, or --checkpoint {model}=PATH")]
     lacks = [] if SOURCE in here.weights else _lacks(SOURCE, here, models)
     if not here.sounds:
-        remedy = (
-            f"--tuning-data: AudioSet-20K as a folder or CSV; or --checkpoint {model}=PATH of weights tuned already"
-        )
-        lacks.append((f"sounds to tune {model} on", remedy))
+        remedy = "--tuning-data FOLDER|CSV of AudioSet-20K; or --checkpoint NAME=PATH of weights that are tuned already"
+        lacks.append(("sounds to tune on", remedy))
     return lacks
 
 
-def _get_task(task: str, copy: Copy) -> str:
-    return f"uamix-bench tasks prepare {task}" + (
-        f" (of {len(copy.missing)} parts missing: {copy.missing[0]})" if copy.state == "partial" else ""
-    )
+def _get_task(copy: Copy, data_dir: Path | None) -> str:
+    """The line that brings a data set here, and what an incomplete copy lacks."""
+    lacks = f" (the copy here lacks {', '.join(copy.missing[:3])})" if copy.state == "partial" else ""
+    return f"uamix-bench tasks prepare {copy.task}" + (f" --data-dir {data_dir}" if data_dir else "") + lacks
 
 
 def _job(
@@ -212,7 +212,7 @@ def find_here(
     models: Mapping[str, ModelCard],
     tasks: Mapping[str, TaskCard],
     *,
-    data_dir: Path,
+    data_dir: Path | None,
     given: Mapping[str, Path],
     sounds: str,
     settings: Settings,
@@ -224,7 +224,7 @@ def find_here(
         targets: What is to be reproduced.
         models: The cards of the registered models.
         tasks: The cards of the registered tasks.
-        data_dir: Where data sets are.
+        data_dir: Where data sets are; default ``UAMIX_BENCH_HOME/data``.
         given: Weights that the user names, by model.
         sounds: What tuning is done on, as ``tune --data`` takes it; empty for nothing.
         settings: How targets are carried out.
@@ -233,7 +233,7 @@ def find_here(
     wanted = list(targets)
     names = dict.fromkeys(model for target in wanted for model in (*target.models, SOURCE))
     weights = {name: path for name in names if (path := given.get(name) or _fetched(name, models))}
-    copies = {task: look(tasks[task], data_dir) for target in wanted for task in target.tasks}
+    copies = {task: look(tasks[task], data_dir or files.home() / "data") for target in wanted for task in target.tasks}
     kept = frozenset(
         found
         for target in wanted
@@ -242,7 +242,7 @@ def find_here(
         for task in target.tasks
         for found in _kept(model, weights[model], copies[task], settings, settings.cells(target), store)
     )
-    return Here(copies, weights, sounds, kept)
+    return Here(copies, weights, sounds, kept, data_dir)
 
 
 def _fetched(model: str, models: Mapping[str, ModelCard]) -> Path | None:
@@ -290,9 +290,9 @@ def not_comparable(result: Result, model: ModelCard, settings: Settings) -> str:
         settings: Under which.
     """
     if result.task.version.endswith("-miniature"):
-        return "a miniature, not the data set"
+        return "a miniature"
     if not result.status.complete:
-        return "a part of the data set"
+        return "a part of the data"
     if result.protocol.name != PAPER.name:
         return f"{result.protocol.episodes:,} episodes of {result.protocol.n_query} queries"
     if model.parameters and abs(result.model.parameters - model.parameters) > 0.05 * model.parameters:

@@ -31,7 +31,7 @@ def test_every_accuracy_and_difference_is_there_in_both_forms() -> None:
     for words in ("Accuracy over shots, 5 ways", "Accuracy over ways, 1 shot", "Accuracy over shots, 10 ways"):
         assert words in page.html
         assert words in page.markdown
-    assert page.markdown.count("audiomae less uamix") == 2 * 4
+    assert page.markdown.count("| audiomae less uamix |") == 2 * 4
     best = max((one for one in results if one.task.name == "esc50" and one.protocol.k_shot == 5), key=by_accuracy)
     assert f"**{100 * best.score.accuracy:.1f} ±" in page.markdown
 
@@ -42,7 +42,8 @@ def by_accuracy(one: Result) -> float:
 
 def test_what_is_missing_is_said_in_one_line() -> None:
     page = report([result("a"), result("b")])
-    assert page.markdown.count("No confusion matrix: esc50: no ESC-50-master/meta/esc50.csv in ") == 1
+    assert page.markdown.count("No confusion matrix: ") == 1
+    assert "no ESC-50-master/meta/esc50.csv in " in page.markdown
     assert "over shots" not in page.markdown.lower()
     with pytest.raises(UsageError, match="--tsne: no embeddings are at hand"):
         report([result("a")], tsne=["default"])
@@ -70,7 +71,7 @@ def test_classes_of_any_number_and_name_are_shown() -> None:
     page = report([result("a", task="local/own", labels=labels, protocol=Protocol(episodes=300))])
     assert "the 20 hardest and the 20 easiest of 90 classes" in page.markdown
     assert "<b>" not in page.html
-    assert "local/own: is a user&#39;s own data" in page.html
+    assert "local/own is someone&#39;s own data" in page.html
 
 
 # --- clusters

@@ -16,6 +16,7 @@ COMMANDS = {
     "ablate": "Compare variants of a tuning on the same episodes.",
     "finetune": "Fine-tune an encoder on a task's labels, or probe it.",
     "pretrain": "Pre-train a masked autoencoder on sounds.",
+    "reproduce": "Run the paper's tables and figures as far as data and checkpoints are here.",
     "report": "Render results and trainings as HTML and Markdown.",
     "models": "List, show, check or convert models.",
     "tasks": "List the tasks, show one, check or prepare its data.",
