@@ -9,7 +9,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -107,6 +107,30 @@ def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], 
 def write_json(path: Path, document: Any) -> Path:
     """Writes `document` as indented strict JSON (no NaN), atomically."""
     return write_atomic(path, (json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Lets one process (and thread) at a time pass; the others say so and wait. A dead one's lock is gone.
+
+    Raises:
+        MachineError: The lock cannot be made.
+    """
+    import filelock
+
+    lock = filelock.FileLock(path)
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            say(f"waiting for another process that holds {path}")
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise machine_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sweep(folder: Path, older_than_s: float = 86_400.0) -> None:

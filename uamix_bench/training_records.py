@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from uamix_bench import files
 from uamix_bench.card import Name
-from uamix_bench.record import Count, Part, Provenance, Record, Sha256, Skipped, Text, Version
+from uamix_bench.record import Count, Part, Provenance, Record, Seconds, Sha256, Skipped, Text, Version
 
 
 class DataIdentity(Part):
@@ -17,6 +17,27 @@ class DataIdentity(Part):
     name: Name
     version: Version
     sha256: Sha256
+
+
+class StageCost(Part):
+    """What a stage took in the process that finished the training, from where it began or was resumed.
+
+    Attributes:
+        name: The stage.
+        clips: That the steps saw, of all processes.
+        seconds: That the steps took.
+        waiting_s: Of them, how long the model waited for its inputs.
+        clips_s: Clips per second.
+        matrix_share: Share of the GPU's own rate of bfloat16 matrix products that the encoder's operations come to;
+            None on a CPU.
+    """
+
+    name: Text
+    clips: Count
+    seconds: Seconds
+    waiting_s: Seconds
+    clips_s: Annotated[float, Field(ge=0)]
+    matrix_share: Annotated[float, Field(ge=0)] | None = None
 
 
 class TrainingRecord(Record):
@@ -31,6 +52,8 @@ class TrainingRecord(Record):
         train_seed: Of every random draw.
         history: One entry per logged step: ``stage``, ``step``, ``loss``, ``lr`` and the stage's own figures.
         skipped: Clips that could not be read.
+        cost: Of the stages.
+        partial: What the data lacks, where it is an incomplete copy.
     """
 
     kind: Literal["training"] = "training"
@@ -42,6 +65,8 @@ class TrainingRecord(Record):
     train_seed: Count
     history: tuple[dict[Text, float], ...]
     skipped: tuple[Skipped, ...] = ()
+    partial: Text = ""
+    cost: tuple[StageCost, ...] = ()
     provenance: Provenance
 
     def place(self) -> str:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,15 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
             samples = rng.normal(0, 0.1, 6_000 + 700 * number).astype(np.float32)
             soundfile.write(folder / label / f"{number}.wav", samples, 16_000)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One UAMIX_BENCH_HOME for all of these tests, so that the sounds are decoded once."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UAMIX_BENCH_HOME", str(folder))
+        yield folder
 
 
 def command(*arguments: str | Path) -> list[str]:

@@ -29,6 +29,7 @@ from uamix_bench.tuning.nnclr import (
     update_average,
 )
 from uamix_bench.tuning.recipe import Mixing, TuneRecipe
+from uamix_bench.tuning.throughput import block_operations, stem_operations
 from uamix_bench.tuning.views import DRAWS, Spectrograms
 from uamix_bench.vit import AudioViT
 
@@ -195,6 +196,20 @@ class _Contrastive(Stage):
             keys = [queue.neighbours(u, recordings, top_k, draw) for u, draw in zip(projections, draws, strict=True)]
         queue.push(projections[0], recordings)
         return keys
+
+    def operations(self) -> float:
+        """Multiplications and additions of the encoder for one clip of a step, backward twice forward; no head's."""
+        shape, depth = self.module.encoder.shape, self.module.encoder.shape.depth
+        length = int(np.mean(self.recipe.frames))
+        frozen = self.module.frozen if self.tuned else depth
+        block = block_operations(shape, length)
+        clean = stem_operations(shape, length) + depth * block
+        with_gradient = clean + 2 * (depth - frozen) * block
+        shared = self.mix == "none" and (not self.tuned or self.recipe.micro_batch is None)
+        passes = [with_gradient] if shared else [clean, with_gradient]
+        if self.recipe.plain_weight and self.mix != "none":
+            passes.append(with_gradient)
+        return len(_SIDES) * sum(passes)
 
     def recordings(self, clips: Ints) -> Tensor:
         """The (B,) recording of each clip, on the device."""

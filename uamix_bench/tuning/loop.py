@@ -81,6 +81,10 @@ class Stage(ABC):
     def after_step(self) -> None:  # noqa: B027 - most stages need none
         """Runs after the optimiser's step (moving averages)."""
 
+    def operations(self) -> float | None:
+        """Multiplications and additions for one clip of a step, or None where nobody counted them."""
+        return None
+
 
 @dataclass
 class Pace:
@@ -91,9 +95,11 @@ class Pace:
         clips: That were trained on, by all processes.
         seconds: That the steps took.
         waiting_s: Of them, how long the model waited for its inputs.
+        operations: For one clip of a step, where they are known.
     """
 
     name: str
+    operations: float | None = None
     clips: int = 0
     seconds: float = 0.0
     waiting_s: float = 0.0
@@ -171,7 +177,7 @@ class Training:
             done = int(saved["step"])
         else:
             stage.begin()
-        pace = Pace(stage.name)
+        pace = Pace(stage.name, stage.operations())
         self.paces.append(pace)
         with (
             self.progress.bar(stage.name, total, "steps") as advance,

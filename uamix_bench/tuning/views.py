@@ -66,8 +66,8 @@ def crop(
 def augment(window: Tensor, draws: npt.NDArray[np.float64], noise: Tensor, mel_hz: Tensor, views: Views) -> Tensor:
     """Makes a view of each window.
 
-    In this order: mel shift or pitch, smooth equaliser, fades, additive noise, band limit (40 nepers an octave), gain, masks.
-    Nothing falls below the front end's own floor.
+    In this order: mel shift, pitch, smooth equaliser, fades, additive noise, band limit (40 nepers an octave), gain,
+    masks. Nothing falls below the front end's own floor.
 
     Args:
         window: (B, T, F) float32 log-mel power in nepers.
