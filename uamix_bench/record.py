@@ -149,7 +149,7 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
         BadInputError: Not such a record, not strict JSON (NaN, repeated keys, too long or deep), or its parts disagree.
         MachineError: The file cannot be read.
     """
-    text, document = _strict_json(path)
+    text, document = read_json(path)
     if not isinstance(document, dict):
         raise BadInputError(path, "is not a JSON object", _REMEDY)
     kind = document.get("kind")
@@ -186,15 +186,27 @@ def record_text(record: Record) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _strict_json(path: Path) -> tuple[str, Any]:
-    """Returns the text of a file, and the document in it, once it is known to be strict JSON of a sane size."""
+def read_json(path: Path, largest: int = _LARGEST_FILE) -> tuple[str, Any]:
+    """Reads a file of strict JSON: no NaN, no number beyond a float's range, no repeated key, UTF-8.
+
+    Args:
+        path: The file.
+        largest: Bytes.
+
+    Returns:
+        Its text, and the document in it.
+
+    Raises:
+        BadInputError: It is no such file.
+        MachineError: It cannot be read.
+    """
     try:
         with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
+            content = file.read(largest + 1)
     except OSError as error:
         raise files.unreadable(path, error) from error
-    if len(content) > _LARGEST_FILE:
-        raise BadInputError(path, f"is larger than {_LARGEST_FILE // 2**20} MB", "this is no record of the bench")
+    if len(content) > largest:
+        raise BadInputError(path, f"is larger than {largest // 2**20} MB", "this is no record of the bench")
     try:
         text = content.decode("utf-8")
         return text, json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)

@@ -43,7 +43,7 @@ def test_json_is_one_envelope_of_results(bench: Bench, sounds: Path) -> None:
     done = bench(*FEWSHOT, "-t", sounds, "--json")
     assert done.code == 0
     envelope = done.envelope
-    assert list(envelope) == ["schema_version", "command", "results", "error"]
+    assert list(envelope) == ["schema_version", "command", "results", "comparison", "error"]
     assert (envelope["schema_version"], envelope["command"], envelope["error"]) == (1, "fewshot", None)
     result = Result.model_validate_json(json.dumps(envelope["results"][0]), strict=True)
     assert [result] == [stored for _, stored in ResultStore()]

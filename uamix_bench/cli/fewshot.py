@@ -159,6 +159,7 @@ def command(
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.fewshot import draw_episodes, fewshot_kept, limited
+    from uamix_bench.ranking import rank
     from uamix_bench.store import ResultStore
     from uamix_bench.task import load_task
 
@@ -205,10 +206,12 @@ def command(
                 results.append(kept.result)
                 items.append(kept.result.model_dump(mode="json"))
                 progress.say(f"{kept.how} {kept.path}")
+    ranking = rank(results, {episodes.digest: episodes for sets in draws for episodes in sets})
+    session.facts["comparison"] = ranking.facts()
     if not session.json:
-        from uamix_bench.cli.tables import show_results
+        from uamix_bench.cli.scores import show_results
 
-        show_results(results)
+        show_results(results, ranking)
     return 6 if any(result.status.skipped for result in results) or any(data.partial for data in tasks) else 0
 
 
@@ -237,6 +240,6 @@ def _show_plan(
                     }
                 )
     if not session.json:
-        from uamix_bench.cli.tables import show_plan
+        from uamix_bench.cli.scores import show_plan
 
         show_plan(items)
