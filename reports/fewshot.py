@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from uamix_bench.reports import clusters, figures, provenance
-from uamix_bench.reports.board import Board, Column, Setting, Standing, board, task_label
-from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Prose, Row, Section, Table, percent, render
+from uamix_bench.reports import clusters, figures
+from uamix_bench.reports.board import Board, Column, Setting, Standing, board
+from uamix_bench.reports.page import Block, Cell, Figure, Page, Prose, Row, Section, Table, count, percent, render
+from uamix_bench.reports.result_card import drawer, drawer_id
 
 from uamix_bench.episodes import PAPER
 from uamix_bench.errors import BenchError, UsageError
@@ -61,20 +62,19 @@ def report(
     ]
     if tsne:
         blocks += [Section("Clusters", list(_clusters(replays, tsne)))]
-    blocks.append(Section("Results", [drawer(table, result) for result in table.results], look="folded"))
+    blocks.append(Section("Results", result_drawers(table)))
     return render("Few-shot results", blocks, lead=_lead(table), footer="Made by uamix-bench from its result files.")
 
 
 def _lead(table: Board) -> str:
-    models, tasks, settings = (
-        f"{count} {noun}{'s' * (count != 1)}"
-        for count, noun in (
-            (len(table.entrants), "model"),
-            (len(table.tasks), "task"),
-            (len(table.settings), "setting"),
-        )
-    )
-    return f"{models}, {tasks}, {settings}: accuracy of N-way K-shot episodes in per cent."
+    models, tasks = count(len(table.entrants), "model"), count(len(table.tasks), "task")
+    return f"{models}, {tasks}, {count(len(table.settings), 'setting')}: accuracy of N-way K-shot episodes in per cent."
+
+
+def result_drawers(table: Board) -> list[Block]:
+    """What is known of each result, opened by the links of its scores."""
+    labels = {entrant.identity: entrant.label for entrant in table.entrants}
+    return [drawer(result, labels[result.model]) for result in table.results]
 
 
 # --- scores
@@ -117,11 +117,11 @@ def _score(setting: Setting, name: str, label: str) -> Cell:
         if row.entrant.label == name and label in row.results:
             result = row.results[label]
             mark = "best" if result.id in setting.ranking.best else "tie" if result.id in setting.ranking.alike else ""
-            return percent(result.score.accuracy, result.score.ci95, mark=mark)
+            return percent(result.score.accuracy, result.score.ci95, mark=mark, href=f"#{drawer_id(result)}")
     for entrant, results in setting.apart:
         if entrant.label == name and label in results:
-            score = results[label].score
-            return percent(score.accuracy, score.ci95, mark="faint", note="partial, not ranked")
+            score, link = results[label].score, f"#{drawer_id(results[label])}"
+            return percent(score.accuracy, score.ci95, mark="faint", note="partial, not ranked", href=link)
     return Cell("")
 
 
@@ -340,27 +340,3 @@ def _clusters(replays: Mapping[str, Mapping[str, Replay | BenchError]], wanted: 
             yield Prose(f"{label}: no embeddings to show.")
     if not any(isinstance(found, Replay) for models in replays.values() for found in models.values()):
         raise UsageError("--tsne", f"no embeddings are at hand ({reasons[0] if reasons else 'no result'})", "")
-
-
-# --- provenance
-
-
-def drawer(table: Board, result: Result) -> Section:
-    """All that a reader needs to judge one result and to make it again."""
-    model, task, protocol, run = result.model, result.task, result.protocol, result.provenance
-    label = next(entrant.label for entrant in table.entrants if entrant.identity == model)
-    facts = {
-        "id": result.id,
-        "status": "complete" if result.status.complete else "partial, not ranked",
-        "notes": "; ".join(result.status.notes),
-        "embeddings": "; ".join((result.health.verdict, *result.health.notes)),
-        "weights": model.weights_sha256,
-        "adapter": f"{model.adapter_version}, input {model.input}, pooling {model.pooling}, {model.dtype}",
-        "pre-trained on": ", ".join(model.pretrained_on) or "nothing",
-        "clips": f"{task.clips:,} in {task.classes:,} classes, cut at {task.clip_seconds:g} s; "
-        f"table {task.clips_sha256[:16]}",
-        "episodes": f"{result.episodes.algorithm}, digest {result.episodes.digest[:16]}",
-        **provenance.facts(run),
-    }
-    where = f"{label} on {task_label(task.name, task.version)}, {protocol.n_way}-way {protocol.k_shot}-shot"
-    return Section(where, [Facts(facts), Code(run.command, "Command")], look="folded")

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from uamix_bench.reports import clusters
 from uamix_bench.reports.board import board
-from uamix_bench.reports.fewshot import accuracy, curves, differences, drawer
+from uamix_bench.reports.fewshot import accuracy, curves, differences, result_drawers
 from uamix_bench.reports.page import Block, Cell, Page, Prose, Row, Section, Table, percent, render
 from uamix_bench.reports.published import published
+from uamix_bench.reports.result_card import drawer_id
 
 from uamix_bench import registry
 from uamix_bench.errors import BenchError
@@ -37,11 +38,13 @@ class Outcome(NamedTuple):
         paper: Its accuracy and half-width; None where none is published.
         ours: Likewise; None where it is missing.
         why_not: Why the two are not compared; empty where they are.
+        href: Of what is known of ours.
     """
 
     paper: tuple[float, float] | None
     ours: tuple[float, float | None] | None
     why_not: str = ""
+    href: str = ""
 
     @property
     def difference(self) -> tuple[float, float] | None:
@@ -80,8 +83,7 @@ def report(
     if set_aside:
         blocks.append(Section("Set aside", [Prose("\n\n".join(set_aside))]))
     if results:
-        table = board(results)
-        blocks.append(Section("Our results", [drawer(table, one) for one in table.results], look="folded"))
+        blocks.append(Section("Our results", result_drawers(board(results))))
     source = published().sources["uamix"]
     title = plans[0].target.title if len(plans) == 1 else "The paper's tables and figures"
     return render(
@@ -101,12 +103,13 @@ def outcomes(plan: Plan, results: Iterable[Result]) -> dict[tuple[str, str], Out
     for model in plan.target.models:
         for task in plan.target.tasks:
             result = ours.get((model, task))
-            measured, why_not = None, ""
+            measured, why_not, href = None, "", ""
             if result is not None:
                 half = result.score.ci95
                 measured = (100 * result.score.accuracy, None if half is None else 100 * half)
                 why_not = not_comparable(result, cards[architecture(model)], plan.settings)
-            found[model, task] = Outcome(paper.get((model, task)), measured, why_not)
+                href = f"#{drawer_id(result)}"
+            found[model, task] = Outcome(paper.get((model, task)), measured, why_not, href)
     return found
 
 
@@ -194,7 +197,9 @@ def _row(outcome: Outcome, lacks: Sequence[str]) -> Row:
         why = f"no {', no '.join(lacks)}" if lacks else "not run, or set aside"
         return paper, _MISSING, "", Cell(why, mark="faint")
     value, half = outcome.ours
-    ours = percent(value / 100, None if half is None else half / 100, mark="faint" if outcome.why_not else "")
+    ours = percent(
+        value / 100, None if half is None else half / 100, mark="faint" if outcome.why_not else "", href=outcome.href
+    )
     if outcome.difference is None:
         return paper, ours, "", Cell(f"not comparable: {outcome.why_not}" if outcome.why_not else "", mark="faint")
     distance, width = outcome.difference

@@ -9,7 +9,7 @@ import click
 
 from uamix_bench.cli import options, selection
 from uamix_bench.cli.errors import Session
-from uamix_bench.errors import UsageError
+from uamix_bench.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
     from uamix_bench.record import Record
@@ -56,21 +56,32 @@ def command(
     """
     items = session.begin("report")
     from uamix_bench import registry
-    from uamix_bench.cli.pages import read_records, write_page
+    from uamix_bench.cli.pages import write_page
     from uamix_bench.cli.progress import TerminalProgress
+    from uamix_bench.store import read_all
 
-    found, set_aside = read_records([Path(name).expanduser() for name in records], keep_going, TerminalProgress(quiet))
-    kinds: dict[str, list[Record]] = {}
-    for record in found:
-        kinds.setdefault(record.kind, []).append(record)
+    progress, paths = TerminalProgress(quiet), [Path(name).expanduser() for name in records]
+    found = read_all(paths)
+    for error in found.bad:
+        if not keep_going:
+            raise error
+        progress.say(f"set aside: {error}")
+    kinds: dict[str, dict[str, Record]] = {}  # each record once, by its id
+    for _, record in sorted(found.records, key=lambda item: item[1].kind):
+        kinds.setdefault(record.kind, {})[record.id] = record
+    if not kinds:
+        raise BadInputError(", ".join(records), "there is no record", "name what 'uamix-bench fewshot' wrote")
     if tsne and "fewshot" not in kinds:
         raise UsageError("--tsne", "shows the embeddings of few-shot results, and none is given", "leave it away")
     tasks = [name for given in own for name in selection.tasks(given)]
     more: dict[str, dict[str, Any]] = {"fewshot": {"data_dir": data_dir, "own": tasks, "tsne": tsne}}
-    pages = {kind: registry.find_report(kind)(of_kind, **more.get(kind, {})) for kind, of_kind in kinds.items()}
+    pages = {
+        kind: registry.find_report(kind)(list(of_kind.values()), **more.get(kind, {}))
+        for kind, of_kind in kinds.items()
+    }
     for kind, page in pages.items():
         html, markdown = write_page(page, output or FOLDER, kind)
         items.append({"kind": kind, "records": len(kinds[kind]), "html": str(html), "markdown": str(markdown)})
         if not session.json:
             click.echo(f"{html}\n{markdown}")
-    return 6 if set_aside else 0
+    return 6 if found.bad else 0
