@@ -127,7 +127,7 @@ def curves(
     """
     labels = list(dict.fromkeys(series.label for lines in panels.values() for series in lines))
     columns = 2 if len(panels) in (2, 4) else min(len(panels), 3)
-    legend = 22 * -(-len(labels) // 4)
+    legend = 22 * -(-len(labels) // _legend_columns(labels))
     with _canvas(_WIDTH, 280 * -(-len(panels) // columns) + legend, len(panels), columns) as (canvas, axes):
         handles = {}
         for ax, (name, lines) in zip(axes, panels.items(), strict=True):
@@ -226,7 +226,7 @@ def points(
         description: What the figure shows, in words.
     """
     of = np.asarray(class_of)
-    with _canvas(_WIDTH, 420 + 22 * -(-len(names) // 4), len(panels)) as (canvas, axes):
+    with _canvas(_WIDTH, 420 + 22 * -(-len(names) // _legend_columns(names)), len(panels)) as (canvas, axes):
         for ax, (name, xy) in zip(axes, panels.items(), strict=True):
             handles = [
                 ax.plot(*xy[of == c].T, _MARKERS[c % 8], color=SERIES[c % 8], ms=5, alpha=0.85, ls="")[0]
@@ -396,7 +396,14 @@ def _logarithmic(ax: Axes) -> None:
 
 
 def _legend(canvas: Canvas, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    canvas.legend(handles, list(map(clean, labels)), loc="outside lower center", ncols=min(4, len(labels)))
+    columns = _legend_columns(labels)
+    canvas.legend(handles, list(map(clean, labels)), loc="outside lower center", ncols=columns)
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    """How many labels fit side by side, at most four."""
+    widest = 60 + 7 * max(map(len, labels), default=0)  # units of the SVG: the handle, and the letters
+    return max(1, min(4, len(labels), _WIDTH // widest))
 
 
 def _name_points(ax: Axes, labels: Sequence[str], x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:

@@ -67,6 +67,7 @@ def _labels(records: Sequence[FinetuneResult]) -> dict[str, str]:
 
 def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
     rows: list[Row] = []
+    seeds = any(one.score.seeds_std is not None for one in records)
     for one in sorted(records, key=lambda one: -one.score.value):
         setting, score = one.setting, one.score
         metric = "" if setting.metric == "accuracy" else setting.metric
@@ -75,21 +76,29 @@ def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
             (
                 labels[one.id],
                 percent(score.value, score.ci95, mark="" if one.status.complete else "faint", note=metric or partial),
-                "" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}",
+                *(("" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}",) if seeds else ()),
                 ", ".join(f"{100 * run.value():.1f}" for run in one.runs),
                 f"{len(one.runs)}",
                 Cell(f"{setting.trained_parameters:,}", sort=setting.trained_parameters),
                 setting.split,
             )
         )
-    columns = ("what", "score %>", "over seeds>", "by run", "runs>", "trained parameters>", "split")
+    columns = (
+        "what",
+        "score %>",
+        *(("over seeds>",) if seeds else ()),
+        "by run",
+        "runs>",
+        "trained parameters>",
+        "split",
+    )
     intervals = " or ".join(dict.fromkeys(one.score.interval for one in records))
     return Table(
         columns,
         rows,
         "Mean over runs",
         f"± half-width of the 95% interval ({intervals}): it speaks of new recordings, speakers or videos under the "
-        "same training clips. Over seeds: standard deviation of the mean over folds, apart from the interval.",
+        "same training clips." + " Over seeds: standard deviation of the mean over folds, apart from that." * seeds,
     )
 
 

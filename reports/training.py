@@ -52,16 +52,17 @@ def report(records: Iterable[Any]) -> Page:
 
 
 def _labels(records: Sequence[TrainingRecord]) -> list[str]:
-    """Name and mixing of the recipe, the data, the seed; and the id's first digits where these are not told apart."""
+    """Kind, name and mixing of the recipe; data, seed and the id's first digits where they tell trainings apart."""
+    data = len({record.data for record in records}) > 1
+    seeds = len({record.train_seed for record in records}) > 1
     made = []
     for record in records:
-        recipe = record.recipe
-        words = [str(recipe.get(name)) for name in ("kind", "name", "mix") if recipe.get(name)]
-        made.append(f"{' '.join(words)} on {record.data.name}, seed {record.train_seed}")
+        words = [str(record.recipe[name]) for name in ("kind", "name", "mix") if record.recipe.get(name)]
+        words += [f"on {record.data.name}"] * data + [f"seed {record.train_seed}"] * seeds
+        made.append(" ".join(words))
     alike = [made.count(label) > 1 for label in made]
     return [
-        f"{label} ({record.id[:6]})" if same else label
-        for record, label, same in zip(records, made, alike, strict=True)
+        f"{label} {record.id[:6]}" if same else label for record, label, same in zip(records, made, alike, strict=True)
     ]
 
 

@@ -85,8 +85,10 @@ class Work:
 
             embed(encoder, data, np.arange(len(data.clips)), batch_size=self.batch_size, progress=self.progress)
         if protocols:
-            options = {"batch_size": self.batch_size, "progress": self.progress}
-            for kept in fewshot_kept(self.store, encoder, data, protocols, **options):
+            kept_or_made = fewshot_kept(
+                self.store, encoder, data, protocols, batch_size=self.batch_size, progress=self.progress
+            )
+            for kept in kept_or_made:
                 self.progress.say(f"{kept.how} {kept.path}")
                 yield kept.result
         if "fine-tuning" in kinds:

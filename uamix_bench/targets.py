@@ -18,7 +18,12 @@ Cell = tuple[int, int]  # ways, shots
 TUNED = "uamix"  # the paper's own model ...
 SOURCE = "audiomae"  # ... which is tuned from this one
 # What tuned models are called here, by the mixing that they were tuned with.
-ARMS = {TUNED: "t-cutmix", "uamix-none": "none", "uamix-mixup": "mixup", "uamix-tf-cutmix": "tf-cutmix"}
+ARMS: dict[str, Literal["none", "mixup", "t-cutmix", "tf-cutmix"]] = {
+    TUNED: "t-cutmix",
+    "uamix-none": "none",
+    "uamix-mixup": "mixup",
+    "uamix-tf-cutmix": "tf-cutmix",
+}
 BASELINES = ("mae-ast", "maskspec", "beats", "m2d", SOURCE)
 TASKS = ("esc50", "voxceleb1", "nsynth", "speech-commands", "fsdkaggle2018")
 FINETUNED = ("esc50", "speech-commands", "voxceleb1")
