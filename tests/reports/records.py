@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -61,9 +62,7 @@ def result(
     classes, clips, seconds = TASKS.get(task, (12, 480, 2.0))
     labels = labels or tuple(f"class {number:04d}" for number in range(classes))
     draw = digest([task, protocol.model_dump(exclude={"k_shot"}), clips_sha256])
-    episodes = np.random.default_rng(int(draw[:8], 16))
-    hardness = episodes.normal(0, 0.06, protocol.episodes)
-    drawn = np.stack([episodes.choice(len(labels), protocol.n_way, replace=False) for _ in range(protocol.episodes)])
+    hardness, drawn = _episodes(draw, len(labels), protocol.n_way, protocol.episodes)
     own = np.random.default_rng([int(draw[:8], 16), seed, int(digest([model, identity])[:8], 16)])
     easy = np.random.default_rng(7).normal(0, 0.1, len(labels))
     chances = np.clip(rate + hardness[:, None] + easy[drawn], 0.02, 0.99)
@@ -106,6 +105,14 @@ def result(
             command=command,
         ),
     )
+
+
+@cache
+def _episodes(draw: str, classes: int, way: int, episodes: int) -> tuple[Any, Any]:
+    """How hard each episode is (E,), and the classes it holds (E, N)."""
+    numbers = np.random.default_rng(int(draw[:8], 16))
+    drawn = np.stack([numbers.choice(classes, way, replace=False) for _ in range(episodes)])
+    return numbers.normal(0, 0.06, episodes), drawn
 
 
 def grid(
