@@ -18,6 +18,7 @@ from uamix_bench.card import Text as Text
 from uamix_bench.errors import BadInputError
 
 _ROUNDING = 1e-9  # sums in another order, on another machine
+_LONGEST_NAME = 200  # characters of a stranger's field, as an error shows it
 _REMEDY = "restore the original file, or delete it and run again what wrote it"
 
 Seconds = Annotated[float, Field(ge=0)]
@@ -164,7 +165,7 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
         return kinds[kind].model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))
+        field = ".".join(map(str, first["loc"]))[:_LONGEST_NAME]
         reason = first["msg"].removeprefix("Value error, ")
         raise BadInputError(path, f"{field}: {reason}" if field else reason, _REMEDY) from error
 

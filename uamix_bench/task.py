@@ -14,16 +14,15 @@ from typing import Any, ClassVar, NamedTuple
 import pandas as pd
 
 from uamix_bench import own_data, registry
-from uamix_bench.card import UNFIT_PATTERN, TaskCard
+from uamix_bench.card import TaskCard
 from uamix_bench.errors import BadInputError, UsageError, nearest
 from uamix_bench.files import home
 from uamix_bench.progress import SILENT, Progress
+from uamix_bench.text import UNFIT
 
 COLUMNS = own_data.COLUMNS
 OWN_CLIP_SECONDS = 10.0
 MINIATURE = "MINIATURE"  # a file in the root of a generated stand-in, which begins with its number of clips
-
-_UNFIT = re.compile(rf"{UNFIT_PATTERN}|[\ud800-\udfff]")  # surrogates stand for bytes of a name that are not UTF-8
 
 
 class IncompleteError(BadInputError):
@@ -333,7 +332,7 @@ def _checked(table: pd.DataFrame, source: object) -> pd.DataFrame:
     if sorted(table.columns) != sorted(COLUMNS):
         raise BadInputError(source, f"its clip table has the columns {', '.join(table.columns)}", f"want {COLUMNS}")
     for column in ("clip", "label", "group", "split"):
-        unfit = next((name for name in table[column].unique() if _UNFIT.search(name)), None)
+        unfit = next((name for name in table[column].unique() if UNFIT.search(name)), None)
         if unfit is not None:
             raise BadInputError(
                 source, f"{column} {unfit!a} holds a control, invisible or undecodable character", "rename it"
