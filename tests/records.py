@@ -5,8 +5,10 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+import numpy as np
+
 from uamix_bench.card import ModelIdentity
-from uamix_bench.episodes import Protocol
+from uamix_bench.episodes import EpisodeSet, Integers, Protocol
 from uamix_bench.health import Health
 from uamix_bench.provenance import collect
 from uamix_bench.record import Cost, Skipped, Status, TaskIdentity
@@ -72,3 +74,27 @@ def training(**changes: Any) -> TrainingRecord:
         "provenance": collect(),
     }
     return TrainingRecord.create(**(parts | changes))
+
+
+def scored(protocol: Protocol, episodes: EpisodeSet, correct: Integers, hits: Integers, **changes: Any) -> Result:
+    """The result of a classifier's (E,) correct and (E, N) hits on drawn episodes."""
+    accuracies = correct / (protocol.n_way * protocol.n_query)
+    times = np.bincount(episodes.classes.ravel()).tolist()
+    right = np.bincount(episodes.classes.ravel(), hits.ravel()).astype(int).tolist()
+    rows = zip(episodes.class_names, right, times, strict=True)
+    ci95 = float(1.96 * accuracies.std() / len(accuracies) ** 0.5)
+    task = few_shot().task.model_copy(update={"classes": len(times) + episodes.classes_left_out})
+    parts: dict[str, Any] = {
+        "protocol": protocol,
+        "task": task,
+        "episodes": Episodes(
+            algorithm="philox-1",
+            digest=episodes.digest,
+            correct=tuple(correct.tolist()),
+            classes_left_out=episodes.classes_left_out,
+            shared_group_share=episodes.shared_group_share,
+        ),
+        "per_class": {name: (hit, drawn * protocol.n_query) for name, hit, drawn in rows},
+        "score": Score(accuracy=float(accuracies.mean()), ci95=ci95),
+    }
+    return few_shot(**(parts | changes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -20,9 +21,16 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
 # What no text of a record may hold: controls, and what is not seen but changes how its neighbours are read (marks and
 # overrides of direction, zero-width spaces). The joiners U+200C and U+200D, which Persian and Hindi spell with, may.
 UNFIT_PATTERN = r"[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
-Text = Annotated[str, Field(pattern=rf"^[^{UNFIT_PATTERN[1:-1]}]*$", max_length=2_000)]
+_UNFIT = re.compile(rf"{UNFIT_PATTERN}|[\ud800-\udfff]")
+_LONGEST = 2_000  # characters
+Text = Annotated[str, Field(pattern=rf"^[^{UNFIT_PATTERN[1:-1]}]*$", max_length=_LONGEST)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+def fit(text: str) -> str:
+    """Makes any text fit for a record: what none may hold is escaped, as in ``\\x1b``, and what is too long is cut."""
+    return _UNFIT.sub(lambda found: ascii(found[0])[1:-1], text)[:_LONGEST]
 
 
 class Card(BaseModel):

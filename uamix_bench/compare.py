@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 from uamix_bench.episodes import EpisodeSet
 from uamix_bench.errors import BadInputError, UsageError
 from uamix_bench.gate import Gate
+from uamix_bench.namesake import make_callable
 from uamix_bench.results import Result
 from uamix_bench.statistics import Z95, ci95_clips, exceeds_p, holm, paired_t, power_of, sign_flip_p, smallest_drop
 
@@ -41,8 +42,9 @@ class Evidence:
         p: Two-sided, of no difference.
         p_holm: The same, adjusted for all pairs that are compared.
         smallest: The smallest true drop that would have been found with a probability of 0.8: by the gate where there
-            is one, else by the verdict; a family of m tests is counted as m times as strict.
-        point_power: The probability that a true drop of one percentage point would have been found.
+            is one, else by the verdict; a family of m tests is counted as m times as strict. None where the episodes
+            have no spread to tell it from.
+        point_power: The probability that a true drop of one percentage point would have been found; None likewise.
         gate_p: Of a drop within the gate's margin, Holm-adjusted; None without a gate.
     """
 
@@ -52,8 +54,8 @@ class Evidence:
     why: str
     p: float
     p_holm: float
-    smallest: float
-    point_power: float
+    smallest: float | None
+    point_power: float | None
     gate_p: float | None = None
 
 
@@ -270,8 +272,8 @@ def _judged(pairs: Sequence[Pair], gate: Gate | None, draws: Mapping[str, Episod
             why=one.why,
             p=p,
             p_holm=p_holm,
-            smallest=smallest_drop(one.error, margin, one.freedom, level, POWER) if one.error else margin,
-            point_power=power_of(0.01, one.error, margin, one.freedom, level) if one.error else float(margin < 0.01),
+            smallest=smallest_drop(one.error, margin, one.freedom, level, POWER) if one.error else None,
+            point_power=power_of(0.01, one.error, margin, one.freedom, level) if one.error else None,
             gate_p=gate_p if gate else None,
         )
         changed: Verdict = "better" if one.difference > 0 else "worse"
@@ -306,7 +308,15 @@ def _measure(base: Result, head: Result, drawn: EpisodeSet | None) -> _Measured:
     first, second = head.accuracies(), base.accuracies()
     test, differences = paired_t(first, second), first - second
     if test.t is None:  # the same on every episode
-        return _Measured(test.difference, 0.0, 0.0, 1, "these clips", "all episodes alike", sign_flip_p(differences))
+        return _Measured(
+            test.difference,
+            0.0,
+            0.0,
+            1,
+            "these clips",
+            "every episode changed alike, or not at all",
+            sign_flip_p(differences),
+        )
     half_width, why = None, "the clip table is not here"
     if drawn is not None:
         half_width, why = ci95_clips(differences, drawn.classes, drawn.drawn, drawn.class_of, drawn.group_of)
@@ -314,3 +324,6 @@ def _measure(base: Result, head: Result, drawn: EpisodeSet | None) -> _Measured:
         return _Measured(test.difference, half_width, half_width / Z95, math.inf, "new clips", "", 1.0)
     error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
     return _Measured(test.difference, test.half_width, error, len(differences) - 1, "these clips", why, 1.0)
+
+
+make_callable(__name__)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +16,7 @@ from uamix_bench import health
 from uamix_bench.classifiers import CLASSIFIERS
 from uamix_bench.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol, draw
 from uamix_bench.errors import BadInputError, UsageError
+from uamix_bench.namesake import make_callable
 from uamix_bench.progress import SILENT, Progress
 from uamix_bench.provenance import collect, peak_memory_mb, scrub
 from uamix_bench.record import Cost, Provenance, Skipped, Status, TaskIdentity
@@ -337,11 +336,4 @@ def _per_class(episodes: EpisodeSet, hits: npt.NDArray[np.int64], n_query: int) 
     return {name: (int(hit), drawn * n_query) for name, hit, drawn in rows if drawn}
 
 
-class _Callable(ModuleType):
-    """Importing a module puts it in its package under its name, where the public function of that name should be."""
-
-    def __call__(self, *arguments: Any, **options: Any) -> Result:
-        return fewshot(*arguments, **options)
-
-
-sys.modules[__name__].__class__ = _Callable
+make_callable(__name__)

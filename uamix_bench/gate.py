@@ -12,7 +12,7 @@ from uamix_bench.errors import UsageError
 TIMES = ("min", "max", "mean", "median", "stddev", "iqr")
 FIELDS = ("accuracy", *TIMES)
 _NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
-_GRAMMAR = re.compile(rf"(?P<field>[a-z]+):(?P<number>{_NUMBER})(?P<unit>%|pp)?")
+_GRAMMAR = re.compile(rf"(?P<field>[a-z0-9_-]+):(?P<number>{_NUMBER})(?P<unit>%|pp)?")
 
 
 class Gate(NamedTuple):

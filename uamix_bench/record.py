@@ -17,6 +17,7 @@ from uamix_bench.card import Sha256 as Sha256
 from uamix_bench.card import Text as Text
 from uamix_bench.errors import BadInputError
 
+_LARGEST_FILE = 8 * 2**20  # bytes; 10,000 episodes over 1,000 classes take 0.1 MB
 _REMEDY = "restore the original file, or delete it and run again what wrote it"
 
 Seconds = Annotated[float, Field(ge=0)]
@@ -93,7 +94,7 @@ class Record(Part):
         pydantic.ValidationError: A field is wrong, or the parts disagree: what can be recomputed is.
     """
 
-    largest_bytes: ClassVar[int] = 8 * 2**20  # 10,000 episodes over 1,000 classes take 0.1 MB
+    largest_bytes: ClassVar[int] = _LARGEST_FILE
 
     schema_version: Literal[1] = 1
     kind: str
@@ -150,7 +151,7 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
         BadInputError: Not such a record, not strict JSON (NaN, repeated keys, too long or deep), or its parts disagree.
         MachineError: The file cannot be read.
     """
-    text, document = _strict_json(path, max(kind.largest_bytes for kind in kinds.values()))
+    text, document = read_json(path, max(kind.largest_bytes for kind in kinds.values()))
     if not isinstance(document, dict):
         raise BadInputError(path, "is not a JSON object", _REMEDY)
     kind = document.get("kind")
@@ -175,15 +176,27 @@ def record_text(record: Record) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _strict_json(path: Path, largest_bytes: int) -> tuple[str, Any]:
-    """Returns the text of a file, and the document in it, once it is known to be strict JSON of a sane size."""
+def read_json(path: Path, largest: int = _LARGEST_FILE) -> tuple[str, Any]:
+    """Reads a file of strict JSON: no NaN, no number beyond a float's range, no repeated key, UTF-8.
+
+    Args:
+        path: The file.
+        largest: Bytes.
+
+    Returns:
+        Its text, and the document in it.
+
+    Raises:
+        BadInputError: It is no such file.
+        MachineError: It cannot be read.
+    """
     try:
         with path.open("rb") as file:
-            content = file.read(largest_bytes + 1)
+            content = file.read(largest + 1)
     except OSError as error:
         raise files.unreadable(path, error) from error
-    if len(content) > largest_bytes:
-        raise _too_large(path, largest_bytes)
+    if len(content) > largest:
+        raise _too_large(path, largest)
     try:
         text = content.decode("utf-8")
         return text, json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)

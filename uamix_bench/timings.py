@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from uamix_bench.card import fit
 from uamix_bench.errors import BadInputError, UsageError
 from uamix_bench.gate import Gate
 from uamix_bench.statistics import Z95, exceeds_p, holm
@@ -23,7 +24,6 @@ _TESTED = {"mean": 1.0, "median": math.sqrt(math.pi / 2)}  # standard error, in 
 
 Verdict = Literal["faster", "slower", "no difference found", "not comparable", "missing"]
 Seconds = Annotated[float, Field(ge=0, lt=1e9, allow_inf_nan=False)]
-_Words = Annotated[str, Field(max_length=2_000)]
 
 
 class Stats(BaseModel):
@@ -43,7 +43,7 @@ class Stats(BaseModel):
 class _Benchmark(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    fullname: _Words
+    fullname: Annotated[str, AfterValidator(fit)]  # a parameter's id may hold anything
     stats: Stats
 
 
@@ -66,7 +66,7 @@ class Timings(BaseModel):
             self.machine_info.get("system"),
             f"Python {self.machine_info.get('python_version')}",
         )
-        return ", ".join(str(part)[:200] for part in parts if part)
+        return ", ".join(fit(str(part))[:200] for part in parts if part)
 
 
 @dataclass(frozen=True)

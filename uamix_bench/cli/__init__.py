@@ -12,6 +12,8 @@ from uamix_bench.errors import UsageError, nearest
 # The names of modules here, each with an object `command`; in words, so that --help imports none of them.
 COMMANDS = {
     "fewshot": "Evaluate models on few-shot tasks.",
+    "compare": "Compare two sets of results; fail on a regression.",
+    "results": "List, show, verify or export results.",
     "tune": "Tune a pretrained encoder by uaMix-MAE's contrast on mixtures.",
     "ablate": "Compare variants of a tuning on the same episodes.",
     "pretrain": "Pre-train a masked autoencoder on sounds.",
