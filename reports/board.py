@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from uamix_bench.reports.page import count
 
+from uamix_bench import files
 from uamix_bench.card import ModelIdentity
 from uamix_bench.episodes import PAPER, Protocol
 from uamix_bench.ranking import SIGNIFICANCE, Ranking, rank
@@ -159,6 +161,14 @@ def task_label(name: str, version: str) -> str:
     return name if name.startswith("local/") else f"{name}@{version}"
 
 
+def why_apart(result: Result) -> str:
+    """Why a result that is not complete has no rank, in a few words."""
+    if result.status.skipped:
+        return f"{count(len(result.status.skipped), 'clip')} left out"
+    limited = any(note.startswith("--limit") for note in result.status.notes)
+    return "a part of each class" if limited else "an incomplete copy"
+
+
 def _order(protocol: Protocol, dtype: str) -> tuple[bool, str, int, int]:
     remarks = _remarks(protocol, dtype)
     return bool(remarks), remarks, protocol.n_way, protocol.k_shot
@@ -168,7 +178,7 @@ def _remarks(protocol: Protocol, dtype: str) -> str:
     """In words, what tells a protocol from the paper's but for ways and shots."""
     words = {
         "name": "" if protocol.name in ("paper", "custom") else protocol.name,
-        "n_query": f"{protocol.n_query} queries",
+        "n_query": count(protocol.n_query, "query", "queries"),
         "episodes": f"{protocol.episodes:,} episodes",
         "seed": f"seed {protocol.seed}",
         "classifier": protocol.classifier,
@@ -187,9 +197,12 @@ def _entrants(results: Sequence[Result]) -> dict[ModelIdentity, Entrant]:
         by_name.setdefault(identity.name, []).append(identity)
     found = {}
     for same in by_name.values():
-        for identity in same:
-            told = [_told(identity, name) for name in _TELLING if len({getattr(one, name) for one in same}) > 1]
-            found[identity] = Entrant(identity, " ".join([identity.name, *told]), _speed(results, identity))
+        telling = [name for name in _TELLING if len({getattr(one, name) for one in same}) > 1]
+        labels = [" ".join([one.name, *(_told(one, name) for name in telling)]) for one in same]
+        for identity, label in zip(same, labels, strict=True):
+            if labels.count(label) > 1:  # they differ in what is no name, such as what they were trained on
+                label += f" {files.digest(identity.model_dump(mode='json'))[:6]}"
+            found[identity] = Entrant(identity, label, _speed(results, identity))
     return found
 
 

@@ -186,13 +186,15 @@ def scatter(
     with _canvas(_WIDTH, 400) as (canvas, (ax,)):
         if log_x:
             _logarithmic(ax)
+            room = 10 ** (0.1 + 0.16 * np.log10(across.max() / across.min()))
+            ax.set_xlim(across.min() / room, across.max() * room)
         if half is not None:
             error = np.nan_to_num(np.asarray(half, np.float64))
             ax.errorbar(across, up, yerr=error, fmt="none", ecolor=MUTED, lw=1)
         for at, (one, other) in enumerate(zip(across, up, strict=True)):
             ax.plot(one, other, _MARKERS[at % len(_MARKERS)], color=SERIES[at % len(SERIES)], ms=8)
         ax.set(xlabel=clean(x_label), ylabel=clean(y_label))
-        ax.margins(x=0.16, y=0.12)
+        ax.margins(x=None if log_x else 0.16, y=0.12)
         ax.grid()
         canvas.draw_without_rendering()
         _name_points(ax, labels, across, up)

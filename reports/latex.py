@@ -27,7 +27,7 @@ def escape(text: str) -> str:
 
 
 def booktabs(table: Table) -> str:
-    """A ``tabular`` of the table's rows, the best in bold and its equals underlined; each group below a rule of its own."""
+    """A ``tabular`` of the table's rows, the best in bold, its equals underlined; each group below a rule."""
     columns = [as_cell(column) for column in table.columns]
     shape = "".join("r" if column.text.endswith(">") else "l" for column in columns)
     lines = [f"\\begin{{tabular}}{{{shape}}}", "\\toprule"]

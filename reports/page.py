@@ -175,6 +175,11 @@ def percent(fraction: float | None, half_width: float | None = None, **options: 
     return Cell(f"{100 * fraction:.1f}", minor, **{"sort": fraction, **options})
 
 
+def count(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun, such as ``1 clip`` or ``2,000 clips``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def as_cell(cell: Cell | str) -> Cell:
     """A cell, where plain text may stand for one."""
     return Cell(cell) if isinstance(cell, str) else cell
@@ -262,6 +267,7 @@ def clean(text: str) -> str:
 def markdown_text(text: str) -> str:
     """Text that no Markdown reader takes for markup, a row of a table, a link or a mention."""
     safe = clean(text).translate(_MARKDOWN).replace("://", "&#58;//").replace("www.", "www&#46;")
+    safe = re.sub(r"(?<=\w)&#64;(?=\d+(?![\w.]))", "@", safe)  # a version, such as esc50@1, is no mention or address
     return re.sub(r"^(\d*)([-+=.)])(?=[\s=-]|$)", lambda start: f"{start[1]}&#{ord(start[2])};", safe)
 
 

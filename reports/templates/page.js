@@ -2,7 +2,7 @@
 // What a page gains with a script: a choice of theme, sorting, filtering, copying, drawers. It is whole without.
 (() => {
   const root = document.documentElement;
-  const LONG = 8; // rows, from which on a table can be filtered
+  const LONG = 4; // rows, from which on a table can be filtered
   root.classList.add("scripted");
 
   const make = (name, properties = {}, ...children) => {
@@ -64,7 +64,7 @@
   };
   const filterable = (table) => {
     const rows = [...table.tBodies].flatMap((body) => [...body.rows]).filter((row) => !row.classList.contains("group"));
-    if (rows.length < LONG) return;
+    if (rows.length < LONG || table.closest(".data")) return;
     const input = make("input", { type: "search", autocomplete: "off" });
     const found = make("span", { className: "minor" });
     found.setAttribute("role", "status");
