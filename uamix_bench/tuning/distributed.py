@@ -186,7 +186,7 @@ class BatchNorm(nn.BatchNorm1d):
         """Normalises with the mean and the biased variance of all processes' rows, and moves the running ones."""
         if world() == 1 or not self.training:
             return super().forward(rows)
-        values = rows.float()
+        values = rows if rows.dtype == torch.float64 else rows.float()
         sums = torch.stack([values.sum(0, dtype=torch.float64), values.double().square().sum(0)])
         count = len(rows) * world()
         average, square = _Sum.apply(sums) / count  # type: ignore[no-untyped-call]
@@ -195,11 +195,11 @@ class BatchNorm(nn.BatchNorm1d):
             assert self.running_mean is not None
             assert self.running_var is not None
             assert self.num_batches_tracked is not None
-            self.running_mean.lerp_(average.float(), self.momentum or 0.0)
-            self.running_var.lerp_((variance * count / (count - 1)).float(), self.momentum or 0.0)
+            self.running_mean.lerp_(average.to(self.running_mean), self.momentum or 0.0)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), self.momentum or 0.0)
             self.num_batches_tracked += 1
-        scale = self.weight * (variance + self.eps).rsqrt().float()
-        return ((values - average.float()) * scale + self.bias).to(rows.dtype)
+        scale = self.weight * (variance + self.eps).rsqrt().to(values)
+        return ((values - average.to(values)) * scale + self.bias).to(rows.dtype)
 
 
 class _Sum(torch.autograd.Function):
