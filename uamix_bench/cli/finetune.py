@@ -90,7 +90,9 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
 @click.option("--name", metavar="LABEL", help="What results call the one --model.")
 @click.option("--data-dir", metavar="DIR", callback=options.to_path, help="Folder of the data sets.")
 @click.option("--audio-root", metavar="DIR", callback=options.to_path, help="What a CSV's paths are relative to.")
+@click.option("--test", metavar="DATA", help="Test on this list or folder, and train on all of the one --task.")
 @click.option("--clip-seconds", type=click.FloatRange(min=0, min_open=True), help="Crop length; default the task's.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that decode; default one a core.")
 @click.option("--allow-partial", is_flag=True, help="Use an incomplete data set; never ranked, exit code 6.")
 @click.option("--keep-going", is_flag=True, help="Set broken clips aside; the result is partial, exit code 6.")
 @click.option(
@@ -125,7 +127,9 @@ def command(
     name: str | None,
     data_dir: Path | None,
     audio_root: Path | None,
+    test: str | None,
     clip_seconds: float | None,
+    workers: int | None,
     allow_partial: bool,
     keep_going: bool,
     out: Path | None,
@@ -150,16 +154,26 @@ def command(
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.store import ResultStore
-    from uamix_bench.task import load_task
+    from uamix_bench.task import is_path
 
     progress = TerminalProgress(quiet)
     store = ResultStore(output)
     if not dry_run:
         store.check_writable()
-    tasks = [
-        load_task(name_or_path, data_dir, audio_root=audio_root, clip_seconds=clip_seconds, allow_partial=allow_partial)
-        for name_or_path in dict.fromkeys(name for given in task for name in selection.tasks(given))
-    ]
+    names = list(dict.fromkeys(name for given in task for name in selection.tasks(given)))
+    if test is not None and (len(names) > 1 or not is_path(names[0]) or not is_path(test)):
+        remedy = "give one folder or list with --task, and one here"
+        raise UsageError(f"--test {test}", "joins your own data alone", remedy)
+    places: dict[str, Any] = {"audio_root": audio_root, "clip_seconds": clip_seconds, "allow_partial": allow_partial}
+    tasks = [_load(name_or_path, data_dir, places) for name_or_path in names]
+    if test is not None:
+        from uamix_bench.tuning.splits import tested_on
+
+        tasks = [tested_on(tasks[0], _load(test, data_dir, places))]
+    if label_separator is None and any(map(_is_audioset, names)):
+        label_separator = ","
+    if label_separator is None and any(data.clips["label"].str.contains(";").any() for data in tasks):
+        progress.say("labels hold ';': where clips have several classes, give --label-separator ';'")
     chosen = [_recipe(recipe, data, freeze == "all", seed, changes) for data in tasks]
 
     from uamix_bench.model import load_model
@@ -185,6 +199,7 @@ def command(
                         folds=folds,
                         seeds=seeds or (_SEEDS_OF_FRACTIONS if share else 1),
                         separator=label_separator,
+                        workers=workers,
                         keep_going=keep_going,
                         progress=progress,
                         stop=stop,
@@ -194,7 +209,7 @@ def command(
                     if dry_run:
                         planned.append(_plan(work))
                         continue
-                    what = f"{len(work.runs)} runs of recipe '{work.recipe.name}' on {data.name}"
+                    what = f"{len(work.runs)} run{'s' * (len(work.runs) > 1)} of recipe '{work.recipe.name}' on {data.name}"
                     progress.say(f"{what}; checkpoints in {work.place}")
                     result = work.result()
                 results.append(result)
@@ -208,6 +223,19 @@ def command(
     if not session.json:
         _show(results)
     return 6 if any(not result.status.complete for result in results) else 0
+
+
+def _is_audioset(name: str) -> bool:
+    from uamix_bench.own_data import is_audioset_list
+
+    return name.endswith(".csv") and is_audioset_list(Path(name))
+
+
+def _load(name: str, data_dir: Path | None, places: dict[str, Any]) -> TaskData:
+    """Loads a task, a folder or a list; AudioSet's own lists hold their labels without saying so in a header."""
+    from uamix_bench.task import load_task
+
+    return load_task(name, data_dir, labelled=not _is_audioset(name), **places)
 
 
 def _recipe(

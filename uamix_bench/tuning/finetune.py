@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from uamix_bench import files
-from uamix_bench.audio import read
+from uamix_bench import audio, files
 from uamix_bench.card import ModelIdentity
 from uamix_bench.embedding import embed
-from uamix_bench.errors import BadInputError, Stopped
+from uamix_bench.errors import BadInputError, BenchError, Stopped
 from uamix_bench.finetune_record import FinetuneCost, FinetuneResult, FinetuneSetting
 from uamix_bench.model import AudioModel
 from uamix_bench.progress import SILENT, Progress
@@ -61,6 +60,7 @@ class Finetuning:
         seeds: Trainings of each fold, from the recipe's seed on.
         separator: Between the classes of a clip that has several.
         folder: Where checkpoints and outcomes are kept; default below ``UAMIX_BENCH_HOME/training``.
+        workers: Processes that decode; None for one a core.
         keep_going: Whether to set broken clips aside; otherwise one error lists them.
         progress: Shows how far it is.
         stop: See :class:`~uamix_bench.tuning.loop.Training`.
@@ -79,6 +79,7 @@ class Finetuning:
     seeds: int = 1
     separator: str | None = None
     folder: Path | None = None
+    workers: int | None = None
     keep_going: bool = False
     progress: Progress = SILENT
     stop: Callable[[], bool] = lambda: False
@@ -215,9 +216,8 @@ class Finetuning:
         self.data.task.materialise(rows, self.progress)
         seconds = []
         for path in rows["path"]:
-            with contextlib.suppress(BadInputError):  # the training names it
-                clip = read(Path(path), self.model.sample_rate, max_seconds=self.data.card.clip_seconds)
-                seconds.append(len(clip.samples) / self.model.sample_rate)
+            with contextlib.suppress(BenchError):  # the training names it
+                seconds.append(min(audio.probe(Path(path)).duration_s, self.data.card.clip_seconds))
         return math.ceil(_FRAMES_S * max(seconds, default=self.data.card.clip_seconds))
 
     def _outcome(self, run: Run) -> Outcome:
@@ -319,15 +319,16 @@ class Finetuning:
         """The frames of all clips that are needed, and the place of each row of the clip table in them, or -1."""
         assert isinstance(self.recipe, FinetuneRecipe)
         needed = replace(self.data, clips=self.data.clips.iloc[self._needed].reset_index(drop=True))
-        raw = inputs(self.model, self.recipe, _PATCH).raw
-        device = self.model.device
-
-        def frontend(waveforms: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            values, counts = raw(waveforms.to(device), lengths.to(device))
-            return values.cpu(), counts.cpu()
-
+        feed = inputs(self.model, self.recipe, _PATCH)
         with torch.no_grad():
-            frames = load_frames(needed, frontend, self.model.sample_rate, self.progress)
+            frames = load_frames(
+                needed,
+                feed.raw if feed.is_power else partial(_on_cpu, feed.raw, self.model.device),
+                self.model.sample_rate,
+                self.progress,
+                workers=self.workers,
+                stop=self.stop,
+            )
         self._refuse_broken(frames.skipped)
         readable = ~needed.clips["clip"].isin([clip for clip, _ in frames.skipped]).to_numpy()
         place = np.full(len(self.data.clips), -1, np.int64)
@@ -377,3 +378,14 @@ class Finetuning:
                 f"cannot be read ({shown}{more})",
                 "repair them, or set them aside with --keep-going",
             )
+
+
+def _on_cpu(
+    raw: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    device: torch.device,
+    waveforms: torch.Tensor,
+    lengths: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Runs a front end that holds tensors where they are, and brings what it gives back."""
+    values, counts = raw(waveforms.to(device), lengths.to(device))
+    return values.cpu(), counts.cpu()

@@ -56,6 +56,22 @@ def supervised(data: TaskData) -> TaskData:
     return replace(data, clips=data.task.supervised(data.root, data.clips))
 
 
+def tested_on(data: TaskData, test: TaskData) -> TaskData:
+    """One task of two: all clips of `data` train, those of `test` are tested; ids say which with a first folder.
+
+    Its clips, and so its digest and version, are those of both; its name is that of `data`.
+    """
+    parts = [
+        part.clips.assign(clip=f"{split}/" + part.clips["clip"], split=split)
+        for split, part in (("train", data), ("test", test))
+    ]
+    card = data.card.model_copy(update={"supervised": Supervised(train=("train",), test=("test",))})
+    table = pd.concat(parts).sort_values("clip", ignore_index=True)
+    lacks = "; ".join(part.partial for part in (data, test) if part.partial)
+    joined = replace(data, card=card, clips=table, partial=lacks)
+    return replace(joined, card=card.model_copy(update={"version": joined.clips_sha256[:12]}))
+
+
 def plan(data: TaskData, *, folds: int = FOLDS, seed: int = 0, separator: str | None = None) -> Plan:
     """Decides on splits and labels.
 
