@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +37,7 @@ class Work:
         device: As for load_model.
         batch_size: Clips in a batch, at most.
         progress: Shows how far it is.
-        stop: Asked by trainings after every step; True ends all with the state saved.
+        stoppable: Made around every training; gives what it asks after each step, where True ends it, its state saved.
         set_aside: One line for each thing that could not be done.
     """
 
@@ -46,14 +48,14 @@ class Work:
     device: str = "auto"
     batch_size: int = 16
     progress: Progress = SILENT
-    stop: Callable[[], bool] = lambda: False
+    stoppable: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False)
     set_aside: list[str] = field(default_factory=list)
 
     def carry_out(self, plans: Iterable[Plan]) -> list[Record]:
         """Does what can be done of the jobs, each once, model by model.
 
         Raises:
-            Stopped: `stop` said so; the same call continues.
+            Stopped: A training was asked to stop; the same call continues.
             MachineError: The store cannot be written, or the device is not there.
         """
         jobs = [job for plan in plans for job in plan.jobs if not job.lacks]
@@ -108,8 +110,9 @@ class Work:
         base = shareable(base, find_data(sounds, self.data_dir, None))
         arms = [arm for arm in plan(base, list(wanted)) if arm.recipe.mix in wanted]
         init = f"{SOURCE}={self.here.weights[SOURCE]}"
-        ablation = Ablation(arms, init, sounds, self.data_dir, device=self.device)
-        failed = ablation.tune(keep_going=True, progress=self.progress, stop=self.stop)
+        ablation = Ablation(arms, init, sounds, self.data_dir, device=self.device, threads=os.cpu_count() or 1)
+        with self.stoppable() as stop:
+            failed = ablation.tune(keep_going=True, progress=self.progress, stop=stop)
         made = {}
         for arm in arms:
             folder = ablation.job(arm).folder
@@ -124,8 +127,8 @@ class Work:
         from uamix_bench.tuning.finetune_recipe import FINETUNE
 
         recipe = FINETUNE["tiny" if self.settings.recipe == "tiny" else f"{SOURCE}-{data.name}"]
-        work = Finetuning(encoder, data, recipe, progress=self.progress, stop=self.stop)
-        result = work.result()
+        with self.stoppable() as stop:
+            result = Finetuning(encoder, data, recipe, progress=self.progress, stop=stop).result()
         self.progress.say(f"kept {self.store.write(result)}")
         return result
 

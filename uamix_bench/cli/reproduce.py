@@ -125,10 +125,8 @@ def command(
     from uamix_bench.cli.training import stoppable
     from uamix_bench.jobs import Work
 
-    work = Work(here, settings, store, folder, device, batch_size, progress)
-    with stoppable() as stop:
-        work.stop = stop
-        records = work.carry_out(plans)
+    work = Work(here, settings, store, folder, device, batch_size, progress, stoppable)
+    records = work.carry_out(plans)
     page = registry.find_report("reproduce")(records, plans=plans, set_aside=work.set_aside, data_dir=folder)
     written = write_page(page, output or FOLDER, f"reproduce-{target}")
     items += [record.model_dump(mode="json") for record in records]
