@@ -282,7 +282,7 @@ def _kept(
 
 
 def not_comparable(result: Result, model: ModelCard, settings: Settings) -> str:
-    """Why a result does not say whether the paper's number holds; empty where it may.
+    """Why a result does not say whether a 5-way 1-shot number of the paper holds; empty where it may.
 
     Args:
         result: Ours.
@@ -293,6 +293,8 @@ def not_comparable(result: Result, model: ModelCard, settings: Settings) -> str:
         return "a miniature"
     if not result.status.complete:
         return "a part of the data"
+    if (result.protocol.n_way, result.protocol.k_shot) != (PAPER.n_way, PAPER.k_shot):
+        return f"{result.protocol.n_way}-way {result.protocol.k_shot}-shot"
     if result.protocol.name != PAPER.name:
         return f"{result.protocol.episodes:,} episodes of {result.protocol.n_query} queries"
     if model.parameters and abs(result.model.parameters - model.parameters) > 0.05 * model.parameters:

@@ -32,7 +32,7 @@ _WAYS, _SHOTS = (5, 10, 20, 30), (1, 5, 10, 20)
 
 _DRAW = (
     "600 episodes of 15 queries a class from all classes, seed 0: the protocol of Ericsson et al. (2021), which the "
-    "paper follows; the paper's own numbers are not known here."
+    "paper follows. Models hear a clip's own length. The paper's own numbers and lengths are not known here."
 )
 _GRID = "5, 10, 20 and 30 ways of 1 shot and 5 ways of 1, 5, 10 and 20 shots: the figure's own are not known here."
 _FILES = "The first file that a model's card lists: which of its authors' files the paper took is not known."

@@ -26,12 +26,17 @@ def _empty_home(bench_home: Path) -> None:
     """No data set is here."""
 
 
-def planned(target: str, state: str = "here", weights: tuple[str, ...] = ("audiomae", "beats", *ARMS)) -> Plan:
+def planned(
+    target: str,
+    state: str = "here",
+    weights: tuple[str, ...] = ("audiomae", "beats", *ARMS),
+    settings: Settings | None = None,
+) -> Plan:
     models = {name: plugin.card for name, plugin in registry.models().items()}
     tasks = {name: plugin.card for name, plugin in registry.tasks().items()}
     wanted = TARGETS[target]
     copies: Any = {task: Copy(task, state, Path(), (), ()) for task in wanted.tasks}  # type: ignore[arg-type]
-    return plan(wanted, models, tasks, Here(copies, {name: Path(name) for name in weights}), Settings())
+    return plan(wanted, models, tasks, Here(copies, {name: Path(name) for name in weights}), settings)
 
 
 def made(model: str, rate: float, **changes: Any) -> Result:
@@ -58,6 +63,7 @@ def test_intervals_agree_within_the_root_of_the_sum_of_squares(ours: tuple[float
         ({"version": "1-miniature"}, "a miniature"),
         ({"complete": False}, "a part of the data"),
         ({"protocol": Protocol(name="custom", episodes=50)}, "50 episodes of 15 queries"),
+        ({"protocol": PAPER.model_copy(update={"n_way": 10})}, "10-way 1-shot"),
         ({"parameters": 2_719_104}, "a model of 2.7M parameters, not 85M"),
     ],
 )
@@ -66,11 +72,20 @@ def test_what_is_not_comparable_is_shown_and_not_judged(changes: dict[str, Any],
     one = made("audiomae", 0.6, **changes)
     parts = {name: value for name, value in one if name not in ("schema_version", "kind", "id")}
     one = Result.create(**parts | {"task": one.task.model_copy(update={"version": version})})
-    found = outcomes(planned("table2"), [one])["audiomae", "esc50"]
+    made_with = planned("table2", settings=Settings(ways=(5, 10)))
+    found = outcomes(made_with, [one])["audiomae", "esc50"]
     assert (found.why_not, found.difference, found.agrees) == (why, None, None)
-    page = report([one], plans=[planned("table2")])
+    page = report([one], plans=[made_with])
     assert f"not comparable: {why}" in page.markdown
     assert "1 of 30 cells are measured here, 0 can be compared, 0 agree." in page.markdown
+
+
+def test_of_several_settings_the_paper_s_is_compared() -> None:
+    results = [made("audiomae", 0.6, protocol=PAPER.model_copy(update={"n_way": ways})) for ways in (5, 10)]
+    found = outcomes(planned("table2", settings=Settings(ways=(5, 10))), results)["audiomae", "esc50"]
+    assert found.ours is not None
+    assert found.ours[0] == pytest.approx(100 * results[0].score.accuracy)
+    assert found.agrees is not None
 
 
 def test_the_page_shows_paper_ours_difference_and_what_is_missing() -> None:
