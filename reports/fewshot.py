@@ -81,35 +81,30 @@ def result_drawers(table: Board) -> list[Block]:
 
 
 def accuracy(table: Board) -> Iterator[Block]:
-    """One table for each way of drawing and scoring, its columns the ways and shots; then the wider intervals."""
+    """A table for each task and way of drawing and scoring, with ways and shots as columns; then wider intervals."""
     for remarks in dict.fromkeys(setting.remarks for setting in table.settings):
         settings = [setting for setting in table.settings if setting.remarks == remarks]
-        groups: dict[str, list[Row]] = {}
-        for label in dict.fromkeys(column.label for setting in settings for column in setting.columns):
-            for name in _names(settings):
-                cells = [_score(setting, name, label) for setting in settings]
-                if any(cell.text for cell in cells):
-                    groups.setdefault(label, []).append((name, *cells))
         protocol = settings[0].protocol
-        titles = [f"{setting.protocol.n_way}-way {setting.protocol.k_shot}-shot>" for setting in settings]
-        first = {} if len(groups) > 1 else {"": next(iter(groups.values()))}
-        yield Table(
-            ("model", *titles),
-            first.get("", []),
-            f"{protocol.episodes:,} episodes, {protocol.n_query} queries a class, {protocol.classifier}, seed "
-            f"{protocol.seed}" + (f" on {next(iter(groups))}" if first else ""),
-            "± half-width of the conventional 95% interval, 1.96 x population std / sqrt(episodes): it speaks of the "
-            "draw of episodes from these clips. Bold: the best of a task at a setting. Underlined: cannot be told from "
-            f"it (paired t on the same episodes at {SIGNIFICANCE:.0%}, Holm over the pairs of the setting).",
-            {} if first else groups,
-        )
+        words = f"{protocol.episodes:,} episodes, {protocol.n_query} queries a class, {protocol.classifier}"
+        for label in dict.fromkeys(column.label for setting in settings for column in setting.columns):
+            held = [setting for setting in settings if any(column.label == label for column in setting.columns)]
+            rows = [(name, *(_score(setting, name, label) for setting in held)) for name in _names(held, label)]
+            titles = [f"{setting.protocol.n_way}-way {setting.protocol.k_shot}-shot>" for setting in held]
+            yield Table(("model", *titles), rows, f"{label}: {words}, seed {protocol.seed}")
+    yield Prose(
+        "± half-width of the conventional 95% interval, 1.96 x population std / sqrt(episodes): it speaks of the draw "
+        "of episodes from these clips. Bold: the best of a task at a setting. Underlined: cannot be told from it (paired "
+        f"t on the same episodes at {SIGNIFICANCE:.0%}, Holm over the pairs of the setting)."
+    )
     if wide := _wider(table):
         yield wide
 
 
-def _names(settings: Sequence[Setting]) -> list[str]:
-    rows = [row.entrant.label for setting in settings for row in setting.standings]
-    return list(dict.fromkeys([*rows, *(entrant.label for setting in settings for entrant, _ in setting.apart)]))
+def _names(settings: Sequence[Setting], label: str) -> list[str]:
+    """The models that have results of a task, those that stand apart last."""
+    rows = [row.entrant.label for setting in settings for row in setting.standings if label in row.results]
+    apart = [entrant.label for setting in settings for entrant, results in setting.apart if label in results]
+    return list(dict.fromkeys([*rows, *apart]))
 
 
 def _score(setting: Setting, name: str, label: str) -> Cell:

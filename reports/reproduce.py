@@ -173,10 +173,6 @@ def _some(names: Sequence[str], shown: int = 3) -> str:
 def _beside(plan: Plan, results: Sequence[Result]) -> Iterator[Block]:
     found = outcomes(plan, results)
     lacks = {(job.model, job.task): job.lacks for job in plan.jobs}
-    groups: dict[str, list[Row]] = {
-        task: [(model, *_row(found[model, task], lacks.get((model, task), ()))) for model in plan.target.models]
-        for task in plan.target.tasks
-    }
     judged = [one.agrees for one in found.values() if one.agrees is not None]
     measured = sum(one.ours is not None for one in found.values())
     yield Prose(
@@ -185,7 +181,10 @@ def _beside(plan: Plan, results: Sequence[Result]) -> Iterator[Block]:
         else f"None of {len(found)} cells is measured here yet."
     )
     columns = ("model", "paper>", "ours>", "difference>", "intervals")
-    yield Table(columns, [], "Accuracy in per cent ± half-width of the 95% interval", _AGREE, groups)
+    for task in plan.target.tasks:
+        rows = [(model, *_row(found[model, task], lacks.get((model, task), ()))) for model in plan.target.models]
+        yield Table(columns, rows, f"{task}: accuracy in per cent ± half-width of the 95% interval")
+    yield Prose(_AGREE)
     slips = published().source_of(table := published().table(plan.target.published), table.rows[0]).slips
     told = [slip for slip in slips if f"Table {plan.target.id.removeprefix('table')}" in slip]
     if told:

@@ -72,6 +72,33 @@ def test_figure_3_end_to_end_with_cells_that_a_data_set_is_too_small_for(
     assert "Accuracy over shots, 3 ways" in page
 
 
+@pytest.mark.slow
+def test_all_end_to_end_with_tunings_and_fine_tunings(bench: Bench, test_data: Path, tmp_path: Path) -> None:
+    for task in TASKS:
+        make(
+            task, tmp_path / "data" / task, classes=4, clips_per_class=66 if task == "esc50" else 10, seconds=0.1
+        )  # 132 recordings: a batch
+    given = ("--checkpoint", f"audiomae={test_data / 'goldens' / GOLDENS['audiomae']}", "--tuning-data", "esc50")
+    cells = ("--n", "3", "--k", "1,2", "--q", "2", "--episodes", "12", "--recipe", "tiny")
+    asked = ("reproduce", "all", "--data-dir", tmp_path / "data", *given, *cells, "-o", tmp_path / "out")
+    done = bench(*asked, "--json")
+    assert done.code == 6  # the other baselines are not here
+    assert {need["subject"] for need in done.envelope["missing"]} == {
+        f"weights of {name}" for name in ("mae-ast", "maskspec", "beats", "m2d")
+    }
+    assert done.envelope["set_aside"] == []
+    found = {(item["kind"], item["model"]["name"]) for item in done.envelope["items"]}
+    tuned = {"uamix", "uamix-none", "uamix-mixup", "uamix-tf-cutmix"}
+    assert found == {("fewshot", name) for name in {"audiomae", *tuned}} | {
+        ("finetune", name) for name in ("audiomae", "uamix")
+    }
+    page = (tmp_path / "out" / "reproduce-all.md").read_text(encoding="utf-8")
+    assert "by t-SNE" in page
+    assert "4 classes of esc50" in page
+    again = bench(*asked, "--json")
+    assert [item["id"] for item in again.envelope["items"]] == [item["id"] for item in done.envelope["items"]]
+
+
 def test_a_bad_checkpoint_is_set_aside_and_the_others_go_on(
     bench: Bench, data: Path, test_data: Path, tmp_path: Path
 ) -> None:
@@ -106,6 +133,7 @@ def test_a_dry_run_says_all_that_is_missing_and_imports_no_torch(tmp_path: Path)
         (["table2", "--checkpoint", "beats"], 2, "is not NAME=PATH of a model here"),
         (["table2", "--checkpoint", "beats=/no/such.pt"], 3, "/no/such.pt: no such file; check --checkpoint"),
         (["table2", "--n", "0"], 2, "--n"),
+        (["table2", "-o", "/dev/null/x"], 4, "/dev/null/x: cannot be written"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(bench: Bench, words: list[str], code: int, line: str) -> None:

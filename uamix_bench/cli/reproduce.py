@@ -121,6 +121,7 @@ def command(
         return 6 if short else 0
 
     store.check_writable()
+    files.check_writable(output or FOLDER)
     from uamix_bench.cli.pages import write_page
     from uamix_bench.cli.training import stoppable
     from uamix_bench.jobs import Work
