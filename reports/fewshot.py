@@ -93,8 +93,8 @@ def accuracy(table: Board) -> Iterator[Block]:
             yield Table(("model", *titles), rows, f"{label}: {words}, seed {protocol.seed}")
     yield Prose(
         "± half-width of the conventional 95% interval, 1.96 x population std / sqrt(episodes): it speaks of the draw "
-        "of episodes from these clips. Bold: the best of a task at a setting. Underlined: cannot be told from it (paired "
-        f"t on the same episodes at {SIGNIFICANCE:.0%}, Holm over the pairs of the setting)."
+        "of episodes from these clips. Bold: the best of a task at a setting. Underlined: cannot be told from it "
+        f"(paired t on the same episodes at {SIGNIFICANCE:.0%}, Holm over the pairs of the setting)."
     )
     if wide := _wider(table):
         yield wide
