@@ -12,6 +12,7 @@ from uamix_bench.errors import BadInputError
 from uamix_bench.text import LONGEST, UNFIT_PATTERN
 
 Input = Literal["native", "official"]
+Segments = Literal["first", "mean"]  # what of a clip longer than the task's clip length is heard
 
 # Names become folders: every part between slashes begins with a letter or digit, so none is "..", hidden or empty.
 _PART = r"[A-Za-z0-9][A-Za-z0-9._+\- ]*"

@@ -155,6 +155,9 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
     text, document = read_json(path, max(kind.largest_bytes for kind in kinds.values()))
     if not isinstance(document, dict):
         raise BadInputError(path, "is not a JSON object", _REMEDY)
+    version = document.get("schema_version")
+    if isinstance(version, int) and not isinstance(version, bool) and version > 1:
+        raise BadInputError(path, "was written by a newer release, in another form", "install a newer uamix-bench")
     kind = document.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
         reason = f"is of the kind {kind[:40]!a}" if isinstance(kind, str) else "says no kind of record"

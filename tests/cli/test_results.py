@@ -11,6 +11,7 @@ import yaml
 
 from uamix_bench.results import Result
 from uamix_bench.store import ResultStore, schema
+from uamix_bench.text import UNFIT
 
 from ..records import few_shot, training
 from .conftest import SMALL, Bench
@@ -83,6 +84,19 @@ def test_verify_lists_every_bad_file(bench: Bench, folder: Path) -> None:
     assert "has another outcome of the same evaluation than" in done.out
     items = bench("results", "verify", "--json").envelope["items"]
     assert [bool(item["problems"]) for item in items].count(True) == 3
+
+
+def test_verify_of_nothing_is_no_success(bench: Bench, tmp_path: Path) -> None:
+    assert bench("results", "verify", tmp_path).code == 3
+    assert bench("results", "verify", tmp_path / "absent").code == 3
+    assert bench("results", "verify").code == 3
+
+
+def test_names_of_files_are_shown_harmless(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "x\x1b[2J\u202e.json").write_text("{")
+    for command in (("ls",), ("verify",), ("export",)):
+        done = bench("results", *command, tmp_path)
+        assert not UNFIT.search((done.out + done.err).replace("\n", ""))
 
 
 def test_verify_draws_the_episodes_again(bench: Bench, sounds: Path, tmp_path: Path) -> None:
