@@ -157,9 +157,7 @@ def _row(delta: Delta, tasks: bool, cells: bool, seeds: bool, tested: bool) -> I
     else:
         half = "" if delta.difference_half is None else f"± {100 * delta.difference_half:.1f}"
         look = _look(delta)
-        yield Cell(
-            f"{100 * delta.difference:+.1f}", half, sort=delta.difference, mark="" if look == "alike" else look
-        )
+        yield Cell(f"{100 * delta.difference:+.1f}", half, sort=delta.difference, mark="" if look == "alike" else look)
     if seeds:
         yield _spread(delta.difference_spread)
     if tested:
@@ -217,7 +215,8 @@ def _training(record: AblationRecord) -> Figure:
     """Loss and effective rank over the steps of stage 2, of the first seed."""
     arms = [arm for arm in record.arms if arm.training.train_seed == record.seeds[0]]
     panels = {
-        words: [series for arm in arms if (series := _history(arm, name)) is not None] for name, words in _CURVES.items()
+        words: [series for arm in arms if (series := _history(arm, name)) is not None]
+        for name, words in _CURVES.items()
     }
     return figures.curves(
         "Stage 2 of the first seed",
