@@ -114,7 +114,7 @@ def spectrograms(spectrograms: Spectrograms) -> Spectrograms:
     return replace(spectrograms, normalise=lambda x: (x.double() + 6) / 3)
 
 
-def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: float = 1e-4) -> None:
+def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: float = 1e-6) -> None:
     assert one.keys() == other.keys()
     for name, value in one.items():
         torch.testing.assert_close(other[name].float(), value.float(), rtol=0, atol=atol, msg=name)

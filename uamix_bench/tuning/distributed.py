@@ -78,7 +78,11 @@ def joined() -> Iterator[None]:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+    options: dict[str, Any] = {"timeout": _PATIENCE}
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # The launcher's own store outlives its workers, and after a restart still has the addresses of the dead ones.
+        options |= {"store": _store(), "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", **options)
     try:
         peers: list[Any] = [None] * world()
         dist.all_gather_object(peers, (socket.gethostname(), os.getpid()))
@@ -280,10 +284,10 @@ def _said() -> bool:
 
 
 def _store() -> Any:
-    """The key-value store of the launcher, which outlives its workers; None where it is gone with one."""
+    """The key-value store of the launcher, with keys of this attempt's own; None where it is gone with a worker."""
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=2), wait_for_workers=False)
+        store = dist.TCPStore(address, port, is_master=False, timeout=_PATIENCE, wait_for_workers=False)
     except (KeyError, RuntimeError):
         return None
     return dist.PrefixStore(f"uamix-bench/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
