@@ -6,24 +6,17 @@ from collections.abc import Iterable
 
 from uamix_bench.reports.page import Cell, Table, as_cell, clean
 
-_SPECIAL = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": "\\textbackslash{}",
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-    "<": "\\textless{}",
-    ">": "\\textgreater{}",
-    "|": "\\textbar{}",
-    "±": "$\\pm$",
-    "≈": "$\\approx$",
-    "†": "\\dag{}",
-    "‡": "\\ddag{}",
-}
+from uamix_bench.export import latex
+
+_SIGNS = {"±": "$\\pm$", "≈": "$\\approx$", "†": "\\dag{}", "‡": "\\ddag{}"}
 
 
 def escape(text: str) -> str:
     """Text that LaTeX prints and does not obey."""
-    return "".join(_SPECIAL.get(character, character) for character in clean(text))
+    safe = latex(clean(text))
+    for sign, command in _SIGNS.items():
+        safe = safe.replace(sign, command)
+    return safe
 
 
 def booktabs(table: Table) -> str:

@@ -8,7 +8,6 @@ import click
 
 from uamix_bench.cli import options
 from uamix_bench.cli.errors import Session
-from uamix_bench.errors import BadInputError
 
 
 @click.group("leaderboard")
@@ -51,25 +50,15 @@ def build(
     from uamix_bench import files, registry
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.errors import UsageError, nearest
-    from uamix_bench.record import Record
-    from uamix_bench.store import ResultStore, load_record
+    from uamix_bench.store import read_all
 
-    progress = TerminalProgress(quiet)
     files.check_writable(files.make_folder(out))
-    paths = [Path(given).expanduser() for given in results] or [ResultStore().folder]
-    records: list[Record] = []
-    broken = 0
-    found = [path for given in paths for path in (sorted(given.rglob("*.json")) if given.is_dir() else [given])]
-    with progress.bar("reading", len(found), "files") as advance:
-        for path in found:
-            try:
-                records.append(load_record(path))
-            except BadInputError as error:
-                if not keep_going:
-                    raise
-                progress.say(f"left out: {error}")
-                broken += 1
-            advance(1, "")
+    found = read_all([Path(given).expanduser() for given in results] or [files.home() / "results"])
+    if found.bad and not keep_going:
+        raise found.bad[0]
+    for error in found.bad:
+        TerminalProgress(quiet).say(f"left out: {error}")
+    records = [record for _, record in found.records]
     named = {name for record in records if (name := _task(record))}
     for unknown in set(task) - named:
         raise UsageError(f"--task {unknown}", "no result is of it", nearest(unknown, sorted(named)))
@@ -78,10 +67,12 @@ def build(
     page = registry.find_report("leaderboard")(records, title=title)
     for name, text in {"index.html": page.html, "index.md": page.markdown, **page.files}.items():
         files.write_atomic(out / name, text.encode(), durable=False)
-    items.append({"site": str(out), "page": str(out / "index.html"), "records": len(records), "left_out": broken})
+    items.append(
+        {"site": str(out), "page": str(out / "index.html"), "records": len(records), "left_out": len(found.bad)}
+    )
     if not session.json:
         click.echo(str(out / "index.html"))
-    return 6 if broken else 0
+    return 6 if found.bad else 0
 
 
 def _task(record: object) -> str | None:

@@ -73,6 +73,8 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
             skipped = len(result.status.skipped)
             what = f"{skipped} broken clip{'s' * (skipped != 1)} left out" if skipped else "a part of the clips"
             _note(f"* {labels[result.id]} on {_task(result)}: partial ({what}), not comparable")
+    for line in _shared(results):
+        _note(line)
     for result in results:
         if not result.score.ci95:  # one episode, or all alike: 1.96 x std / sqrt(n) says nothing, or certainty
             _note(f"{labels[result.id]} on {_task(result)}: {_bounds(result)}")
@@ -82,7 +84,7 @@ def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep:
     """The three half-widths side by side where there are three, else what they need."""
     from uamix_bench.ranking import wider
 
-    given = [result for result in results if result.score.ci95_clips or result.score.ci95_classes]
+    given = [result for result in results if any(getattr(result.score, name) is not None for name in _POPULATIONS)]
     if given:
         table = Table("model", "task", *(("n>", "k>") if sweep else ()), "these clips>", "new clips>", "new classes>")
         for result in given:
@@ -139,7 +141,8 @@ def _setting(results: Sequence[Result], sweep: bool) -> str:
     first = results[0].protocol
     words = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
     queries = _several({result.protocol.n_query for result in results})
-    words += f"{queries} queries a class, {first.episodes:,} episodes, {first.classifier}"
+    words += f"{queries} {'query' if queries == '1' else 'queries'} a class, "
+    words += f"{first.episodes:,} episode{'s' * (first.episodes > 1)}, {first.classifier}"
     words += f", seed {first.seed}" if first.seed else ""
     words += ", group-disjoint" if first.group_disjoint else ""
     words += ", mean of all segments" if first.segments == "mean" else ""
@@ -148,6 +151,20 @@ def _setting(results: Sequence[Result], sweep: bool) -> str:
 
 def _several(numbers: Iterable[int]) -> str:
     return " or ".join(map(str, sorted(numbers)))
+
+
+def _shared(results: Sequence[Result]) -> list[str]:
+    """Of each task whose episodes keep no groups apart, a line with the share of queries that this touches."""
+    shares: dict[str, list[float]] = {}
+    for result in results:
+        if result.episodes.shared_group_share:
+            shares.setdefault(_task(result), []).append(100 * result.episodes.shared_group_share)
+    lines = []
+    for task, found in shares.items():
+        ends = dict.fromkeys(f"{share:.1f}" for share in (min(found), max(found)))
+        what = f"{' to '.join(ends)}% of the queries share their group with a support clip"
+        lines.append(f"{task}: {what} (--group-disjoint)")
+    return lines
 
 
 def _bounds(result: Result) -> str:
