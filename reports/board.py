@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from uamix_bench.reports.page import count
+from uamix_bench.reports.page import count, slug
 
 from uamix_bench import files
 from uamix_bench.card import ModelIdentity
@@ -56,7 +56,7 @@ class Column:
         label: Name and version, and a part of the digest where one table has several such columns.
         classes: How many.
         clips: How many.
-        digest: Of the episodes; empty where no complete result was drawn.
+        key: Digest (hex) of the clip table's identity and the episodes; empty where no complete result was drawn.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Column:
     label: str
     classes: int
     clips: int
-    digest: str
+    key: str
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,13 @@ def board(results: Iterable[Result]) -> Board:
     groups: dict[tuple[Protocol, str], list[Result]] = {}
     for result in kept:
         groups.setdefault((result.protocol, result.model.dtype), []).append(result)
-    names = Counter(f"{protocol.n_way}w{protocol.k_shot}s{_remarks(protocol, dtype)}" for protocol, dtype in groups)
-    settings = []
+    settings: list[Setting] = []
     for (protocol, dtype), group in sorted(groups.items(), key=lambda item: _order(*item[0])):
-        remarks = _remarks(protocol, dtype)
-        if names[f"{protocol.n_way}w{protocol.k_shot}s{remarks}"] > 1 and protocol.name != PAPER.name:
-            remarks = ", ".join(filter(None, (remarks, protocol.name)))
-        settings.append(_setting(protocol, remarks, group, entrants))
+        made = _setting(protocol, _remarks(protocol, dtype), group, entrants)
+        if any(made.id == other.id for other in settings):  # they differ in what no id can hold
+            key = files.digest([protocol.model_dump(mode="json"), dtype])[:6]
+            made = replace(made, id=f"{made.id}-{key}", remarks=f"{made.remarks} {key}".strip())
+        settings.append(made)
     tasks = sorted({result.task.name for result in kept})
     return Board(settings, sorted(entrants.values(), key=lambda e: e.label), kept, len(unique) - len(kept), tasks)
 
@@ -234,9 +234,7 @@ def _setting(
     for result in results:
         if not result.status.complete:
             apart.setdefault(result.model, {})[_label_in(columns, result)] = result
-    identity = f"{protocol.n_way}w{protocol.k_shot}s"
-    if remarks:
-        identity += "-" + "".join(c if c.isalnum() else "-" for c in remarks.lower())
+    identity = f"{protocol.n_way}w{protocol.k_shot}s" + (f"-{slug(remarks)}" if remarks else "")
     standings = _standings([(entrants[model], row) for model, row in rows.items()], columns)
     set_aside = [(entrants[model], row) for model, row in apart.items()]
     return Setting(identity, protocol, remarks, columns, standings, rank(complete), set_aside)
@@ -244,27 +242,34 @@ def _setting(
 
 def _columns(results: Sequence[Result]) -> list[Column]:
     """The columns of complete results, and those of tasks that have no other."""
-    found: dict[tuple[str, ...], Result] = {}
-    for result in sorted(results, key=lambda result: not result.status.complete):
-        task = result.task
-        same_task = [key for key in found if key[:2] == (task.name, task.version)]
+    found: dict[tuple[str, str, str], Result] = {}
+    for result in results:
         if result.status.complete:
-            found.setdefault((task.name, task.version, task.model_dump_json(), result.episodes.digest), result)
-        elif not same_task:
-            found[task.name, task.version, "", ""] = result
-    labels = Counter(task_label(name, version) for name, version, *_ in found)
+            found.setdefault((*_task_of(result), _key(result)), result)
+    for result in results:
+        if _task_of(result) not in {key[:2] for key in found}:
+            found[*_task_of(result), ""] = result
+    times = Counter(key[:2] for key in found)
     columns = []
-    for (name, version, _, digest), result in sorted(found.items()):
-        label = task_label(name, version)
-        if labels[label] > 1:
-            label += f" {digest[:6]}"
-        columns.append(Column(name, version, label, result.task.classes, result.task.clips, digest))
+    for (name, version, key), result in sorted(found.items(), key=lambda item: item[0]):
+        label = task_label(name, version) + (f" {key[:6]}" if times[name, version] > 1 else "")
+        columns.append(Column(name, version, label, result.task.classes, result.task.clips, key))
     return columns
 
 
+def _task_of(result: Result) -> tuple[str, str]:
+    return result.task.name, result.task.version
+
+
+def _key(result: Result) -> str:
+    return files.digest([result.task.model_dump(mode="json"), result.episodes.digest])
+
+
 def _label_in(columns: Sequence[Column], result: Result) -> str:
-    of_task = [one for one in columns if (one.name, one.version) == (result.task.name, result.task.version)]
-    return next((one.label for one in of_task if one.digest == result.episodes.digest), of_task[0].label)
+    """The column that a result stands in: its own, or for one that is not complete the first of its task."""
+    of_task = [column for column in columns if (column.name, column.version) == _task_of(result)]
+    key = _key(result)
+    return next((column.label for column in of_task if column.key == key), of_task[0].label)
 
 
 def _standings(rows: Sequence[tuple[Entrant, dict[str, Result]]], columns: Sequence[Column]) -> list[Standing]:

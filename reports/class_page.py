@@ -8,7 +8,7 @@ from uamix_bench.reports.page import Cell, Page, Table, count, percent, render, 
 
 def class_file(setting: Setting, column: Column) -> str:
     """The name of the page of a column."""
-    return f"classes-{setting.id}-{slug(column.label)}-{column.digest[:6] or 'partial'}.html"
+    return f"classes-{setting.id}-{slug(column.label)}-{column.key[:6] or 'partial'}.html"
 
 
 def class_page(setting: Setting, column: Column) -> Page:

@@ -37,7 +37,7 @@ def leaderboard(records: Iterable[Any], *, title: str = "Few-shot audio leaderbo
         [
             Section("Accuracy", [setting_section(setting, papers) for setting in _main_first(table)], id="settings"),
             *_more(table),
-            _reading(papers),
+            _reading(),
             Section("Published figures", list(_published(papers)), id="published"),
             Section("All results", [drawer(one, labels[one.model]) for one in table.results], id="results"),
         ],
@@ -145,8 +145,7 @@ def _wide(table: Board) -> Table:
     return Table(["model", *headings], rows, "Accuracy in per cent ± half-width of the 95% interval")
 
 
-def _reading(papers: Published) -> Section:
-    slips = [slip for source in papers.sources.values() for slip in source.slips]
+def _reading() -> Section:
     return Section(
         "How to read it",
         [
@@ -162,12 +161,15 @@ def _reading(papers: Published) -> Section:
                 "drawer names. Published figures are other people's, under protocols that may differ, and are never "
                 "ranked."
             ),
-            Facts({f"slip {at} of the paper": slip for at, slip in enumerate(slips, 1)}),
         ],
         id="reading",
     )
 
 
 def _published(papers: Published) -> Iterator[Block]:
+    for source in papers.sources.values():
+        if source.slips:
+            yield Prose(f"What to know of the figures of {source.title}:")
+            yield Facts({f"slip {at}": slip for at, slip in enumerate(source.slips, 1)})
     for table in papers.tables:
         yield Section(table.title.split(":")[0], [papers.show(table)], id=f"published-{table.id}", look="folded")

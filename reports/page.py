@@ -230,8 +230,13 @@ def render(
             ids=_Ids(),
         )
     )
-    parts = [f"# {markdown_text(title)}", *_paragraphs(lead), *_markdown(blocks, 2), *_paragraphs(footer)]
-    return Page(title, html, "\n\n".join(parts) + "\n", files or {})
+    text = markdown([Section(title, [Prose(lead), *blocks, Prose(footer)])], level=1)
+    return Page(title, html, text, files or {})
+
+
+def markdown(blocks: Iterable[Block], level: int = 2) -> str:
+    """Renders blocks as Markdown; `level` is that of the first headings."""
+    return "\n\n".join(_markdown(blocks, level)) + "\n"
 
 
 @cache
@@ -254,7 +259,6 @@ def environment() -> Environment:
         "drawing": _drawing,
         "row": _row,
     }
-    made.tests["hashed"] = lambda text: text.startswith("#")
     return made
 
 

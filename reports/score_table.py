@@ -11,7 +11,7 @@ from uamix_bench.reports import figures
 from uamix_bench.reports.board import Column, Entrant, Setting, Standing, why_apart
 from uamix_bench.reports.class_page import class_file
 from uamix_bench.reports.latex import booktabs
-from uamix_bench.reports.page import Block, Cell, Code, Figure, Row, Section, Table, count, percent, render
+from uamix_bench.reports.page import Block, Cell, Code, Figure, Row, Section, Table, count, markdown, percent
 from uamix_bench.reports.published import Published, PublishedRow, PublishedTable
 from uamix_bench.reports.result_card import drawer_id
 
@@ -152,8 +152,9 @@ def _overlaps(entrant: Entrant, column: Column) -> bool:
     names = {column.name}
     if plugin := registry.tasks().get(column.name):
         names |= {*plugin.card.aliases, plugin.card.title.split(":")[0]}
-    pattern = "|".join(re.escape(re.sub(r"[^a-z0-9]", "", name.lower())) for name in names)
-    return any(re.search(pattern, re.sub(r"[^a-z0-9]", "", one.lower())) for one in entrant.identity.pretrained_on)
+    spelt = "|".join("[^a-z0-9]*".join(re.findall(r"[a-z]+|\d+", name.lower())) for name in names)
+    pattern = re.compile(rf"(?<![a-z0-9])({spelt})(?![a-z0-9])")
+    return any(pattern.search(one.lower()) for one in entrant.identity.pretrained_on)
 
 
 def _forest(setting: Setting) -> Figure:
@@ -213,8 +214,7 @@ def _against_cost(setting: Setting) -> Iterator[Figure]:
 
 
 def _copies(setting: Setting, table: Table) -> Iterator[Code]:
-    plain = render(setting.title, [table]).markdown.partition("\n\n")[2]
-    yield Code(plain, "Markdown")
+    yield Code(markdown([table]), "Markdown")
     yield Code(booktabs(table), "LaTeX (booktabs)")
     yield Code("\n\n".join(_citations(setting)), "BibTeX")
 

@@ -189,8 +189,8 @@ def test_a_sound_that_changes_is_embedded_again(sounds: list[Path]) -> None:
 
 @pytest.mark.usefixtures("bench_home")
 def test_silence_is_known_with_and_without_the_cache(tmp_path: Path) -> None:
-    paths = [sound(tmp_path / "noise.wav", 0.2, 0)]
-    for name, level in (("zero", 0.0), ("constant", 0.25)):
+    paths = [sound(tmp_path / "a noise.wav", 0.2, 0)]
+    for name, level in (("b zero", 0.0), ("c constant", 0.25)):
         paths.append(tmp_path / f"{name}.wav")
         soundfile.write(paths[-1], np.full(2_000, level), RATE)
     for embedded in (3, 0):

@@ -79,6 +79,9 @@ def test_reasons_that_more_episodes_do_not_mend_are_printed(
     assert "no interval for new clips: a class has 4 groups, and 8 are needed" in out
     assert "no interval for new classes" not in out
     assert "--episodes 10000" in out
+    elsewhere = results[1].model_copy(update={"task": results[1].task.model_copy(update={"name": "local/more"})})
+    both = printed(capsys, [results[0].model_copy(update={"status": status}), elsewhere], rank([]))
+    assert "no interval for new clips on local/tones: a class has 4 groups" in both
 
 
 def test_the_share_of_queries_that_share_a_group_is_told(
@@ -90,10 +93,9 @@ def test_the_share_of_queries_that_share_a_group_is_told(
     def shared(result: Result, share: float | None) -> Episodes:
         return result.episodes.model_copy(update={"shared_group_share": share})
 
-    line = "of the queries share their group with a support clip (--group-disjoint)"
     words = " ".join(printed(capsys, [*sharing(0.019), *sharing(0.154)], rank([])).split())
-    assert f"local/tones: 1.9 to 15.4% {line}" in words
-    assert f"local/tones: 8.7% {line}" in " ".join(printed(capsys, sharing(0.087)).split())
+    assert "share their group with a support clip: local/tones 1.9 to 15.4% (--group-disjoint)" in words
+    assert "local/tones 8.7% (--group-disjoint)" in " ".join(printed(capsys, sharing(0.087)).split())
     assert "share their group" not in printed(capsys, [*sharing(0.0), *sharing(None)], rank([]))
 
 

@@ -61,7 +61,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, records: Any) -> Path:
         records.result(
             "local-model",
             task="local/my sounds",
-            protocol=Protocol(n_way=8),
+            protocol=Protocol(name=f"{HOSTILE[0]}/../é", n_way=8),
             labels=HOSTILE,
             notes=HOSTILE[:3],
             pretrained_on=(HOSTILE[0], "synthetic:train"),

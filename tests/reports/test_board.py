@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 from typing import Any
 
@@ -30,7 +31,7 @@ def test_settings_are_told_apart_and_the_papers_comes_first(records: Any) -> Non
         ("10w1s", "10-way 1-shot"),
         ("5w1s-60-episodes", "5-way 1-shot, 60 episodes"),
         ("5w1s-bf16", "5-way 1-shot, bf16"),
-        ("5w1s-metaaudio--1-query--50-episodes", "5-way 1-shot, metaaudio, 1 query, 50 episodes"),
+        ("5w1s-metaaudio-1-query-50-episodes", "5-way 1-shot, metaaudio, 1 query, 50 episodes"),
     ]
     assert made.main().id == "5w1s"
 
@@ -138,3 +139,11 @@ def test_speed_is_of_the_run_that_embedded_most(records: Any) -> None:
     speed = board([cached, timed]).entrants[0].speed
     assert speed is not None
     assert speed.clips_per_s == pytest.approx(125.0)
+
+
+def test_protocols_that_no_id_can_tell_apart_get_ids_of_their_own(records: Any) -> None:
+    names = ("custom", "音", "声", "../" * 30 + "a", "../" * 30 + "b")
+    made = board([records.result("a", protocol=Protocol(name=name, episodes=60)) for name in names])
+    ids = [setting.id for setting in made.settings]
+    assert len(set(ids)) == len(names)
+    assert all(re.fullmatch("[a-z0-9-]+", one) for one in ids)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +169,16 @@ def test_it_says_where_the_page_is(few: Path, tmp_path: Path, capsys: pytest.Cap
     code, stdout, _ = run(capsys, *few.rglob("*.json"), "--out", out, "--json")
     assert code == 0
     assert json.loads(stdout)["items"] == [
-        {"site": str(out), "page": str(out / "index.html"), "records": 2, "left_out": 0}
+        {"site": str(out), "page": str(out / "index.html"), "results": 2, "left_out": 0}
     ]
+
+
+def test_it_needs_no_torch(few: Path, tmp_path: Path) -> None:
+    arguments = ["leaderboard", "build", str(few), "--out", str(tmp_path / "site")]
+    code = "import sys; from uamix_bench.cli import main; "
+    code += f"print(main({arguments!r}), {{'torch', 'timm'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 set()"
 
 
 def test_a_task_is_chosen(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,9 +224,16 @@ def test_two_hundred_results_make_a_page_of_less_than_3_mb(records: Any) -> None
     assert len(page.html.encode()) < 3_000_000
 
 
-@pytest.mark.slow
-def test_two_thousand_results_still_build(records: Any) -> None:
-    results = records.grid(ways=(5, 8, 10), shots=tuple(range(1, 18)), episodes=20)[:2_000]
-    assert len(results) == 2_000
-    page = leaderboard(results)
-    assert page.html.count('class="drawer"') == 2_000
+@pytest.mark.parametrize(
+    ("task", "learned", "marked"),
+    [
+        ("esc50", "ESC-50", True),
+        ("esc50", "AudioSet-2M", False),
+        ("speech-commands", "Speech Commands V2", True),
+        ("nsynth", "a generation synthetic sound", False),
+        ("voxceleb1", "VoxCeleb1, dev", True),
+    ],
+)
+def test_a_data_set_is_known_by_its_name(records: Any, task: str, learned: str, marked: bool) -> None:
+    page = leaderboard([records.result("a", task=task, protocol=FEW, pretrained_on=(learned,))])
+    assert ("† The model" in page.markdown) is marked

@@ -17,7 +17,7 @@ def command() -> None:
 
 @command.command("build")
 @click.argument("results", nargs=-1, metavar="[RESULTS]...")
-@click.option("--out", metavar="SITE", required=True, callback=options.to_path, help="Folder of the site.")
+@click.option("-o", "--out", metavar="SITE", required=True, callback=options.to_path, help="Folder of the site.")
 @click.option(
     "-t",
     "--task",
@@ -50,6 +50,7 @@ def build(
     from uamix_bench import files, registry
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.errors import UsageError, nearest
+    from uamix_bench.results import Result
     from uamix_bench.store import read_all
 
     files.check_writable(files.make_folder(out))
@@ -58,23 +59,17 @@ def build(
         raise found.bad[0]
     for error in found.bad:
         TerminalProgress(quiet).say(f"left out: {error}")
-    records = [record for _, record in found.records]
-    named = {name for record in records if (name := _task(record))}
+    evaluated = [record for _, record in found.records if isinstance(record, Result)]
+    named = {result.task.name for result in evaluated}
     for unknown in set(task) - named:
         raise UsageError(f"--task {unknown}", "no result is of it", nearest(unknown, sorted(named)))
-    if task:
-        records = [record for record in records if _task(record) in task]
-    page = registry.find_report("leaderboard")(records, title=title)
+    chosen = [result for result in evaluated if not task or result.task.name in task]
+    page = registry.find_report("leaderboard")(chosen, title=title)
     for name, text in {"index.html": page.html, "index.md": page.markdown, **page.files}.items():
         files.write_atomic(out / name, text.encode(), durable=False)
     items.append(
-        {"site": str(out), "page": str(out / "index.html"), "records": len(records), "left_out": len(found.bad)}
+        {"site": str(out), "page": str(out / "index.html"), "results": len(chosen), "left_out": len(found.bad)}
     )
     if not session.json:
         click.echo(str(out / "index.html"))
     return 6 if found.bad else 0
-
-
-def _task(record: object) -> str | None:
-    identity = getattr(record, "task", None)
-    return getattr(identity, "name", None)
