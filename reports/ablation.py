@@ -1,4 +1,4 @@
-"""The report of an ablation: differences to the reference, seeds apart from episodes, curves, and the paper's Table 3."""
+"""The report of an ablation: differences to the reference, seeds apart from episodes, curves, the paper's Table 3."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _lead(record: AblationRecord, first: Sequence[Delta]) -> str:
 def _verdict(first: Sequence[Delta]) -> str:
     """What the first cells show, whatever it is."""
     reference = next(delta.label for delta in first if delta.reference)
-    told = {"better": [], "worse": [], "alike": []}  # type: dict[str, list[str]]
+    told: dict[str, list[str]] = {"better": [], "worse": [], "alike": []}
     several = len({delta.task for delta in first}) > 1
     for delta in first:
         if delta.difference is not None:
@@ -157,9 +157,7 @@ def _row(delta: Delta, tasks: bool, cells: bool, seeds: bool, tested: bool) -> I
     else:
         half = "" if delta.difference_half is None else f"± {100 * delta.difference_half:.1f}"
         look = _look(delta)
-        yield Cell(
-            f"{100 * delta.difference:+.1f}", half, sort=delta.difference, mark="" if look == "alike" else look
-        )
+        yield Cell(f"{100 * delta.difference:+.1f}", half, sort=delta.difference, mark="" if look == "alike" else look)
     if seeds:
         yield _spread(delta.difference_spread)
     if tested:
@@ -197,7 +195,6 @@ def _curves(
                 label,
                 [_cell(delta)[axis] for delta in own],
                 [100 * delta.accuracy for delta in own],
-                [_nan(delta.half_width) for delta in own],
             )
             for label in dict.fromkeys(delta.label for delta in here)
             if (own := [delta for delta in here if delta.label == label and _cell(delta)[1 - axis] == at])
@@ -207,7 +204,7 @@ def _curves(
         lines,
         x_label=f"{along}, {'shots' if along == 'K' else 'ways'}",
         y_label="accuracy, %",
-        description=f"A panel for every {fixed}, a line for every variant, with the 95% interval over episodes.",
+        description=f"A panel for every {fixed}, a line for every variant; intervals stand in the table of every cell.",
         x_ticks=x,
         log_x=True,
     )
@@ -217,15 +214,15 @@ def _training(record: AblationRecord) -> Figure:
     """Loss and effective rank over the steps of stage 2, of the first seed."""
     arms = [arm for arm in record.arms if arm.training.train_seed == record.seeds[0]]
     panels = {
-        words: [series for arm in arms if (series := _history(arm, name)) is not None] for name, words in _CURVES.items()
+        words: [line for arm in arms if (line := _history(arm, name)) is not None] for name, words in _CURVES.items()
     }
     return figures.curves(
         "Stage 2 of the first seed",
         {words: lines for words, lines in panels.items() if lines} or {"loss": [Series("none", [], [])]},
         x_label="step",
         y_label="",
-        description="Loss and effective rank over the steps. Losses of different mixings are not comparable: the labels "
-        "of mixtures have an entropy of their own, below which no loss falls. A rank that falls to a few is collapse.",
+        description="Losses of different mixings are not comparable: the labels of mixtures have an entropy of their "
+        "own, below which no loss falls. A rank that falls to a few is collapse.",
     )
 
 
@@ -259,11 +256,8 @@ def _limits(record: AblationRecord, first: Sequence[Delta]) -> str:
             if len(record.seeds) > 1
             else " With one seed there is no measure of that spread, and a small difference may be the seed's."
         ),
-        "All arms of a seed share data order, views, stage 1 and initial heads, and differ in nothing but what is named."
-        + (
-            " Every variant was trained with the recipe's own learning rates, which were chosen for none of them but "
-            "the recipe's: a variant may do better with its own."
-        ),
+        "All arms of a seed share data order, views and initial heads, and differ in what is named alone. Each was "
+        "trained with the recipe's own learning rates: a variant may do better with others.",
     ]
     revisions = {arm.training.provenance.git_revision for arm in record.arms}
     if len(revisions) > 1:

@@ -76,12 +76,6 @@ def test_arms_of_one_seed_share_stage_1_unless_it_is_varied(bench_home: Path) ->
     assert heads({"temperature": [0.1, 0.2]}, 1) == 3  # the reference's own and two others
 
 
-def test_an_arm_is_kept_where_tune_keeps_it(bench: Any) -> None:
-    job = Ablation(plan(TINY, ["mixup"]), "audiomae-tiny", TINY.data).job(plan(TINY, ["mixup"])[1])
-    out = bench("tune", "--mix", "mixup", "--dry-run", "--json").envelope["items"][0]
-    assert (out["out"], out["recipe_sha256"]) == (str(job.folder), job.recipe.sha256)
-
-
 @pytest.mark.parametrize(
     ("vary", "words"),
     [
@@ -105,7 +99,13 @@ def test_fields_that_cannot_be_varied_are_named(vary: dict[str, list[Any]], word
 
 @pytest.mark.parametrize(
     ("given", "name"),
-    [("topk", "top_k"), ("TOP-K", "top_k"), ("lr", "learning_rate"), ("tau", "temperature"), ("views.melmask", "views.mel_mask")],
+    [
+        ("topk", "top_k"),
+        ("TOP-K", "top_k"),
+        ("lr", "learning_rate"),
+        ("tau", "temperature"),
+        ("views.melmask", "views.mel_mask"),
+    ],
 )
 def test_fields_have_short_names(given: str, name: str) -> None:
     assert find_field(TINY, given, "--vary") == name

@@ -97,9 +97,10 @@ def plan(
 
 
 def _planned(recipe: TuneRecipe, fields: Mapping[str, Any], shown: Mapping[str, Any], reference: bool) -> PlannedArm:
-    values = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in shown.items()]
-    varied = {"mix": recipe.mix, **{name: _field(recipe, name) for name in fields}}
-    return PlannedArm(" ".join([recipe.mix, *values]), reference, varied, recipe)
+    varied = {name: _field(recipe, name) for name in fields}
+    named = {name: given if isinstance(given, str) else json.dumps(varied[name]) for name, given in shown.items()}
+    label = " ".join([recipe.mix, *(f"{name}={value}" for name, value in named.items())])
+    return PlannedArm(label, reference, {"mix": recipe.mix, **varied}, recipe)
 
 
 def _field(recipe: TuneRecipe, name: str) -> Any:
@@ -121,7 +122,7 @@ class Ablation:
         audio_root: What a CSV's paths are relative to.
         device: As for load_model.
         workers: Trainings at once.
-        threads: That each computes with on the processor.
+        threads: That each computes with on the processor; None for torch's own choice.
     """
 
     arms: Sequence[PlannedArm]
@@ -131,7 +132,7 @@ class Ablation:
     audio_root: Path | None = None
     device: str = "auto"
     workers: int = 1
-    threads: int = 1
+    threads: int | None = None
 
     def job(self, arm: PlannedArm) -> Job:
         """The training of an arm, in the folder where `tune` would keep it."""

@@ -63,9 +63,9 @@ def deltas(record: AblationRecord) -> list[Delta]:
     found = [
         _delta(cell, arms[label], reference, label) for cell in range(len(record.arms[0].results)) for label in labels
     ]
-    family = [index for index, delta in enumerate(found) if delta.p is not None and _first(record, delta)]
-    adjusted = iter(holm([found[index].p for index in family]).tolist() if family else [])
-    return [delta._replace(p=next(adjusted) if index in family else None) for index, delta in enumerate(found)]
+    family = {index: p for index, delta in enumerate(found) if (p := delta.p) is not None and _first(record, delta)}
+    adjusted = dict(zip(family, holm([*family.values()]).tolist(), strict=True)) if family else {}
+    return [delta._replace(p=adjusted.get(index)) for index, delta in enumerate(found)]
 
 
 def _delta(cell: int, arms: Mapping[int, Arm], reference: Mapping[int, Arm], label: str) -> Delta:

@@ -21,10 +21,11 @@ import pytest
 import soundfile
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 from torch import nn
 
 from uamix_bench.errors import BenchError, MachineError, Stopped
+from uamix_bench.store import load_record
+from uamix_bench.training_records import TrainingRecord
 from uamix_bench.tuning import distributed
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import Frames
@@ -114,7 +115,7 @@ def spectrograms(spectrograms: Spectrograms) -> Spectrograms:
     return replace(spectrograms, normalise=lambda x: (x.double() + 6) / 3)
 
 
-def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: float = 1e-4) -> None:
+def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: float = 1e-6) -> None:
     assert one.keys() == other.keys()
     for name, value in one.items():
         torch.testing.assert_close(other[name].float(), value.float(), rtol=0, atol=atol, msg=name)
@@ -299,7 +300,7 @@ def test_torchrun_restarts_after_a_worker_is_killed(tmp_path: Path, monkeypatch:
     assert len(lines) == 1, errors
     assert re.search(rf"error: rank 1: is gone \(process {victim} on .* was killed or crashed\)", lines[0])
     assert errors.count("continuing from stage 2: tuning, step") == 1
-    done = subprocess.run([sys.executable, *command, str(tmp_path / "one")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
-    close(one, two, atol=1e-3)  # stored in half precision
+    record = load_record(tmp_path / "two" / "training.json")
+    assert isinstance(record, TrainingRecord)
+    assert record.history[-1]["stage"] == 1
+    assert record.history[-1]["step"] == 8 * 4 - 1

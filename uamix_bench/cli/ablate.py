@@ -126,7 +126,7 @@ def command(
     clips = _clips_drawn(tasks, protocols)  # too few classes or clips show now, and not after the training
     workers = min(jobs or (1 if _may_have_gpu(device) else 2), len(arms))
     places = (init, base.data, data_dir, audio_root, device)
-    ablation = library.Ablation(arms, *places, workers, max(1, _cores() // workers))
+    ablation = library.Ablation(arms, *places, workers, _threads(workers))
     if not dry_run:
         for folder in (out, home() / "training"):
             check_writable(folder)
@@ -191,9 +191,12 @@ def _clips_drawn(tasks: Sequence[TaskData], protocols: Sequence[Protocol]) -> in
     return sum(len(np.unique(np.concatenate(rows))) for rows in drawn)
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _threads(workers: int) -> int | None:
+    """An equal share of the cores for each of several trainings; None leaves it to torch, or to OMP_NUM_THREADS."""
+    if workers == 1 or "OMP_NUM_THREADS" in os.environ:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // workers)
 
 
 def _may_have_gpu(device: str) -> bool:
@@ -203,10 +206,8 @@ def _may_have_gpu(device: str) -> bool:
 
 def _announcement(ablation: Ablation, forecast: Forecast, clips: int) -> str:
     at_once = f", {ablation.workers} at once" if ablation.workers > 1 else ""
-    return (
-        f"{len(ablation.arms)} arms: tuning takes about {_duration(forecast.total)}{at_once} ({forecast.source}); "
-        f"then each embeds {clips:,} clips"
-    )
+    time = f"tuning takes about {_duration(forecast.total)}{at_once} ({forecast.source})"
+    return f"{len(ablation.arms)} arms: {time if forecast.total else 'all are tuned'}; then each embeds {clips:,} clips"
 
 
 def _duration(seconds: float) -> str:

@@ -34,7 +34,7 @@ class Job(NamedTuple):
         folder: Where it is kept.
         head: Where its stage 1 is kept; None within `folder`.
         device: As for load_model.
-        threads: That the processor computes with.
+        threads: That torch computes with on the processor; None for its own choice.
     """
 
     label: str
@@ -46,7 +46,7 @@ class Job(NamedTuple):
     folder: Path
     head: Path | None
     device: str
-    threads: int
+    threads: int | None
 
 
 def tune_all(
@@ -125,12 +125,12 @@ def carry_out(job: Job, progress: Progress, stop: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def computing_with(threads: int) -> Iterator[None]:
-    """Lets torch compute with so many threads of the processor."""
+def computing_with(threads: int | None) -> Iterator[None]:
+    """Lets torch compute with so many threads of the processor; None leaves its own choice."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads or before)
     try:
         yield
     finally:
