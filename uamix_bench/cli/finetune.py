@@ -209,8 +209,8 @@ def command(
                     if dry_run:
                         planned.append(_plan(work))
                         continue
-                    what = f"{len(work.runs)} run{'s' * (len(work.runs) > 1)} of recipe '{work.recipe.name}' on {data.name}"
-                    progress.say(f"{what}; checkpoints in {work.place}")
+                    runs = f"{len(work.runs)} run{'s' * (len(work.runs) > 1)}"
+                    progress.say(f"{runs} of recipe '{work.recipe.name}' on {data.name}; checkpoints in {work.place}")
                     result = work.result()
                 results.append(result)
                 items.append(result.model_dump(mode="json"))

@@ -180,7 +180,7 @@ def _named_splits(column: pd.Series[str]) -> Supervised | None:
     if len(names) > 1 and all(map(_FOLD.fullmatch, names)):
         return Supervised(folds=tuple(names))
     parts = {part: tuple(n for n in names if n.lower() in known) for part, known in _NAMES.items()}
-    return Supervised(**parts) if parts["train"] and parts["test"] else None
+    return Supervised.model_validate(parts) if parts["train"] and parts["test"] else None
 
 
 def _rows(data: TaskData, names: tuple[str, ...]) -> Ints:
