@@ -19,7 +19,7 @@ from uamix_bench.errors import UsageError
 from uamix_bench.tuning import distributed
 from uamix_bench.tuning.data import Frames, Ints, batches, random
 from uamix_bench.tuning.loop import Batch, Stage, decayed_groups
-from uamix_bench.tuning.mixing import Boxes, boxes, mix, partners, together, virtual_labels
+from uamix_bench.tuning.mixing import boxes, mix, partners, together, virtual_labels
 from uamix_bench.tuning.nnclr import (
     Queue,
     contrastive_loss,
@@ -269,7 +269,7 @@ class _Contrastive(Stage):
         labels = virtual_labels(partner, box.lam)[rows].to(view.device)
         place = np.argsort(rows)
         nearby = place[np.searchsorted(rows, partner[rows], sorter=place)]
-        return mix(self.mix, view, nearby, Boxes(*(of_all[rows] for of_all in box))), labels
+        return mix(self.mix, view, nearby, box.of(rows)), labels
 
     def one_hot(self, rows: Ints, size: int) -> Tensor:
         """The labels of unmixed rows, (m, size)."""

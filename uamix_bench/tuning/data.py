@@ -96,10 +96,10 @@ def load_frames(
     digested = file_digests(paths, progress=progress)
     sounds = Sounds(paths, digested.digests, fbank, sample_rate, data.card.clip_seconds)
     decoded = decode(sounds, workers, progress, stop)
-    kept = np.flatnonzero(decoded.count)
+    kept = np.flatnonzero(decoded.counts)
     if not len(kept):
         raise BadInputError(data.root, "no clip can be read", "run 'uamix-bench tasks verify' on it")
-    count = decoded.count[kept]
+    count = decoded.counts[kept]
     skipped = tuple((clips[index], decoded.reasons[index]) for index in sorted(decoded.reasons))
     for clip, reason in skipped[:_NAMED]:
         progress.say(f"skipped {clip}: {reason}")

@@ -74,7 +74,7 @@ class Decoded(NamedTuple):
     """(N, F) mapped frames of all clips, the (n,) frames of each (0 where it was skipped), and why by clip."""
 
     values: Halves
-    count: Ints
+    counts: Ints
     reasons: dict[int, str]
 
 
@@ -82,7 +82,7 @@ class _Block(NamedTuple):
     """The frames of a block of clips; `skipped` says why by the clip's place in the block."""
 
     values: Halves
-    count: list[int]
+    counts: list[int]
     skipped: dict[int, str]
 
 
@@ -102,15 +102,15 @@ def decode(sounds: Sounds, workers: int | None, progress: Progress, stop: Callab
     total = len(sounds.paths)
     if not is_dataclass(sounds.fbank):
         with progress.bar("decoding", total) as advance:
-            blocks = [block for block in _blocks(sounds, 0, 1) if advance(len(block.count), "") is None]
+            blocks = [block for block in _blocks(sounds, 0, 1) if advance(len(block.counts), "") is None]
         values = [block.values for block in blocks if len(block.values)]
         return _decoded(
             np.concatenate(values) if values else _NOTHING,
-            [block.count for block in blocks],
+            [block.counts for block in blocks],
             [block.skipped for block in blocks],
         )
     folder = files.make_folder(files.home() / "frames" / sounds.key[:32])
-    bins: int = sounds.fbank.num_mel_bins  # type: ignore[attr-defined]
+    bins: int = sounds.fbank.num_mel_bins
     with files.locked(folder / "lock", progress.say):
         journal = _whole(folder, total, bins)
         done = sum(len(entry["count"]) for entry in journal)
@@ -147,14 +147,14 @@ def _continue(
             advance(done, "")
             for block in blocks:
                 content = block.values.tobytes()
-                entry = {"count": block.count, "skipped": block.skipped, "crc": zlib.crc32(content)}
+                entry = {"count": block.counts, "skipped": block.skipped, "crc": zlib.crc32(content)}
                 for file, part in ((values, content), (journal, json.dumps(entry).encode() + b"\n")):
                     file.write(part)
                     file.flush()
                 added.append(json.loads(json.dumps(entry)))
-                done += len(block.count)
+                done += len(block.counts)
                 skipped += len(block.skipped)
-                advance(len(block.count), f"{skipped} skipped" if skipped else "")
+                advance(len(block.counts), f"{skipped} skipped" if skipped else "")
                 if done < total and stop():
                     raise Stopped("decoding", f"stopped after {done} of {total} clips", "the same command continues")
             for file in (values, journal):

@@ -78,7 +78,11 @@ def joined() -> Iterator[None]:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+    options: dict[str, Any] = {"timeout": _PATIENCE}
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # The launcher's own store outlives its workers, and after a restart still has the addresses of the dead ones.
+        options |= {"store": _store(), "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", **options)
     try:
         peers: list[Any] = [None] * world()
         dist.all_gather_object(peers, (socket.gethostname(), os.getpid()))
@@ -152,7 +156,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = mean(torch.cat([gradient.flatten() for gradient in gradients]))
-    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+    for gradient, part in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
 
 
@@ -185,8 +189,9 @@ class BatchNorm(nn.BatchNorm1d):
     def forward(self, rows: Tensor) -> Tensor:
         """Normalises with the mean and the biased variance of all processes' rows, and moves the running ones."""
         if world() == 1 or not self.training:
-            return super().forward(rows)
-        values = rows.float()
+            normalised: Tensor = super().forward(rows)
+            return normalised
+        values = rows if rows.dtype == torch.float64 else rows.float()
         sums = torch.stack([values.sum(0, dtype=torch.float64), values.double().square().sum(0)])
         count = len(rows) * world()
         average, square = _Sum.apply(sums) / count  # type: ignore[no-untyped-call]
@@ -195,11 +200,12 @@ class BatchNorm(nn.BatchNorm1d):
             assert self.running_mean is not None
             assert self.running_var is not None
             assert self.num_batches_tracked is not None
-            self.running_mean.lerp_(average.float(), self.momentum or 0.0)
-            self.running_var.lerp_((variance * count / (count - 1)).float(), self.momentum or 0.0)
+            self.running_mean.lerp_(average.to(self.running_mean), self.momentum or 0.0)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), self.momentum or 0.0)
             self.num_batches_tracked += 1
-        scale = self.weight * (variance + self.eps).rsqrt().float()
-        return ((values - average.float()) * scale + self.bias).to(rows.dtype)
+        scale = self.weight * (variance + self.eps).rsqrt().to(values)
+        shifted: Tensor = (values - average.to(values)) * scale + self.bias
+        return shifted.to(rows.dtype)
 
 
 class _Sum(torch.autograd.Function):
@@ -212,7 +218,7 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone()
         _call(dist.all_reduce, total)
         return total
@@ -280,10 +286,14 @@ def _said() -> bool:
 
 
 def _store() -> Any:
-    """The key-value store of the launcher, which outlives its workers; None where it is gone with one."""
+    """The key-value store of the launcher, with keys of this attempt's own; None where it is gone with a worker."""
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=2), wait_for_workers=False)
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            address, port, is_master=False, timeout=_PATIENCE, wait_for_workers=False
+        )
     except (KeyError, RuntimeError):
         return None
-    return dist.PrefixStore(f"uamix-bench/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return dist.PrefixStore(  # type: ignore[attr-defined]
+        f"uamix-bench/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
+    )

@@ -207,7 +207,8 @@ class Training:
     ) -> tuple[float, dict[str, float], bool]:
         """Moves the weights; returns the loss of all processes, the figures, and whether one of them is to stop."""
         optimizer.zero_grad(set_to_none=True)
-        total, figures = 0.0, {}
+        total = 0.0
+        figures: dict[str, float] = {}
         for loss, figures in stage.parts(batch):  # noqa: B007 - those of the last part stay
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()

@@ -28,6 +28,10 @@ class Boxes(NamedTuple):
     height: Ints
     lam: Floats
 
+    def of(self, rows: Ints) -> Boxes:
+        """Those of some rows."""
+        return Boxes(self.start[rows], self.width[rows], self.low[rows], self.height[rows], self.lam[rows])
+
 
 def round_half_up(value: Floats) -> Ints:
     """floor(v + 1/2) in float64: the one rounding rule of the mixtures (DESIGN.md, uaMix-MAE)."""

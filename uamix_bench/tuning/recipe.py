@@ -47,9 +47,10 @@ class Views(BaseModel):
         return next((name for name, views in VIEWS.items() if views == self), "own")
 
 
-_CROP = Views(
-    **dict.fromkeys(("mel_shift", "mel_shift_p", "gain_db", "tilt_db", "noise_p", "low_pass_p", "fade_p"), 0.0),
-    **dict.fromkeys(("time_mask_p", "mel_mask_p"), 0.0),
+_CROP = Views().model_copy(
+    update=dict.fromkeys(
+        "mel_shift mel_shift_p gain_db tilt_db noise_p low_pass_p fade_p time_mask_p mel_mask_p".split(), 0.0
+    )
 )
 
 VIEWS: dict[str, Views] = {

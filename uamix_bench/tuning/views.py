@@ -133,7 +133,7 @@ def augment(window: Tensor, draws: npt.NDArray[np.float64], noise: Tensor, mel_h
 
 def noisy(draws: npt.NDArray[np.float64], views: Views) -> npt.NDArray[np.bool_]:
     """Which of the (B, DRAWS) drawn views get additive noise."""
-    return draws[:, _DRAWS.index("noise_p")] < views.noise_p  # type: ignore[no-any-return]
+    return draws[:, _DRAWS.index("noise_p")] < views.noise_p
 
 
 def _span(axis: Tensor, width: Tensor, start: Tensor) -> Tensor:
