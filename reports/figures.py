@@ -82,9 +82,10 @@ def forest(
     with _canvas(_WIDTH, 74 + 24 * rows, len(panels), sharey=True) as (canvas, axes):
         for ax, (name, (values, halves)) in zip(axes, panels.items(), strict=True):
             value, half = np.asarray(values, np.float64), np.nan_to_num(np.asarray(halves, np.float64))
-            for row in np.flatnonzero(np.isfinite(value)):
-                colour, marker = SERIES[look[row] % len(SERIES)], _MARKERS[look[row] % len(_MARKERS)]
-                ax.errorbar(value[row], row, xerr=half[row], fmt=marker, ms=6, color=colour, lw=1.8)
+            for kind in sorted(set(look)):
+                of = np.flatnonzero(np.isfinite(value) & (np.asarray(look) == kind))
+                style = {"fmt": _MARKERS[kind % len(_MARKERS)], "color": SERIES[kind % len(SERIES)]}
+                ax.errorbar(value[of], of, xerr=half[of], ms=6, lw=0, elinewidth=1.8, **style)
             if reference is not None:
                 ax.axvline(reference, color=MUTED, lw=1, zorder=0)
             ax.set(title=clean(name), ylim=(rows - 0.4, -0.6), yticks=range(rows), yticklabels=map(clean, labels))
@@ -186,13 +187,15 @@ def scatter(
     with _canvas(_WIDTH, 400) as (canvas, (ax,)):
         if log_x:
             _logarithmic(ax)
+            room = 10 ** (0.1 + 0.16 * np.log10(across.max() / across.min()))
+            ax.set_xlim(across.min() / room, across.max() * room)
         if half is not None:
             error = np.nan_to_num(np.asarray(half, np.float64))
             ax.errorbar(across, up, yerr=error, fmt="none", ecolor=MUTED, lw=1)
         for at, (one, other) in enumerate(zip(across, up, strict=True)):
             ax.plot(one, other, _MARKERS[at % len(_MARKERS)], color=SERIES[at % len(SERIES)], ms=8)
         ax.set(xlabel=clean(x_label), ylabel=clean(y_label))
-        ax.margins(x=0.16, y=0.12)
+        ax.margins(x=None if log_x else 0.16, y=0.12)
         ax.grid()
         canvas.draw_without_rendering()
         _name_points(ax, labels, across, up)

@@ -11,18 +11,19 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from markupsafe import Markup, escape
+
 if TYPE_CHECKING:
     from jinja2 import Environment
-    from markupsafe import Markup
 
 TEMPLATES = Path(__file__).with_name("templates")
 
-Mark = Literal["", "best", "better", "worse", "faint"]
+Mark = Literal["", "best", "tie", "better", "worse", "faint"]
 
 _HREF = re.compile(r"https://[^\s\"'<>]+|#[A-Za-z0-9_-]+|[A-Za-z0-9][A-Za-z0-9@._+-]*")
 FIGURE_ID = "\ue000"  # in a figure's SVG: stands for its number on the page, so that no two share an id
@@ -75,7 +76,8 @@ class Cell:
         text: What it says.
         minor: What follows in smaller type, such as a half-width.
         sort: What the column is sorted by; None sorts by the text.
-        mark: ``best`` is set bold; ``better`` and ``worse`` are coloured (the text must say it too); ``faint`` recedes.
+        mark: ``best`` is set bold and ``tie`` underlined; ``better`` and ``worse`` are coloured (the text must say it
+            too); ``faint`` recedes.
         href: An id of this page (``#id``), a file beside it, or an https address.
         note: A remark, shown below.
     """
@@ -100,7 +102,8 @@ class Table:
     """A table that a reader may sort, and filter where it is long.
 
     Attributes:
-        columns: Headings; one that ends in ``>`` is of numbers, aligned to the right. A cell may have a link or a note.
+        columns: Headings; one that ends in ``>`` is of numbers, aligned to the right. A cell's note is shown
+            below it, and carries its link.
         rows: Rows of as many cells; the first cell names the row.
         title: The caption.
         note: What the reader must know to read it.
@@ -172,6 +175,11 @@ def percent(fraction: float | None, half_width: float | None = None, **options: 
     return Cell(f"{100 * fraction:.1f}", minor, **{"sort": fraction, **options})
 
 
+def count(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun, such as ``1 clip`` or ``2,000 clips``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def as_cell(cell: Cell | str) -> Cell:
     """A cell, where plain text may stand for one."""
     return Cell(cell) if isinstance(cell, str) else cell
@@ -183,6 +191,7 @@ def render(
     *,
     lead: str = "",
     footer: str = "",
+    up: Cell | None = None,
     scripts: Iterable[str] = (),
     files: Mapping[str, str] | None = None,
 ) -> Page:
@@ -193,6 +202,7 @@ def render(
         blocks: The content in order.
         lead: A sentence or two below the title.
         footer: The last line.
+        up: A link to the page above this one.
         scripts: Names of further scripts among the templates; the page must be whole without them.
         files: Further files that the page links to.
     """
@@ -212,6 +222,7 @@ def render(
             title=title,
             lead=lead,
             footer=footer,
+            up=up,
             blocks=blocks,
             style=style,
             scripts=code,
@@ -219,8 +230,13 @@ def render(
             ids=_Ids(),
         )
     )
-    parts = [f"# {markdown_text(title)}", *_paragraphs(lead), *_markdown(blocks, 2), *_paragraphs(footer)]
-    return Page(title, html, "\n\n".join(parts) + "\n", files or {})
+    text = markdown([Section(title, [Prose(lead), *blocks, Prose(footer)])], level=1)
+    return Page(title, html, text, files or {})
+
+
+def markdown(blocks: Iterable[Block], level: int = 2) -> str:
+    """Renders blocks as Markdown; `level` is that of the first headings."""
+    return "\n\n".join(_markdown(blocks, level)) + "\n"
 
 
 @cache
@@ -236,20 +252,26 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"cell": as_cell, "kind": lambda block: type(block).__name__, "lines": _lines, "drawing": _drawing}
-    made.tests["hashed"] = lambda text: text.startswith("#")
+    made.filters |= {
+        "cell": as_cell,
+        "kind": lambda block: type(block).__name__,
+        "lines": _lines,
+        "drawing": _drawing,
+        "row": _row,
+    }
     return made
 
 
 def clean(text: str) -> str:
     """One line without characters that hide or reorder others: controls, marks of direction, zero-width spaces."""
-    return "".join(map(_visible, " ".join(text.split())))
+    line = " ".join(text.split())
+    return line if line.isascii() and line.isprintable() else "".join(map(_visible, line))
 
 
 def markdown_text(text: str) -> str:
     """Text that no Markdown reader takes for markup, a row of a table, a link or a mention."""
-    safe = "".join(_MARKDOWN.get(character, character) for character in clean(text))
-    safe = safe.replace("://", "&#58;//").replace("www.", "www&#46;")
+    safe = clean(text).translate(_MARKDOWN).replace("://", "&#58;//").replace("www.", "www&#46;")
+    safe = re.sub(r"(?<=\w)&#64;(?=\d+(?![\w.]))", "@", safe)  # a version, such as esc50@1, is no mention or address
     return re.sub(r"^(\d*)([-+=.)])(?=[\s=-]|$)", lambda start: f"{start[1]}&#{ord(start[2])};", safe)
 
 
@@ -259,8 +281,8 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:60] or "x"
 
 
-_MARKDOWN = {character: f"&#{ord(character)};" for character in "|\\<>&@{}#`"}
-_MARKDOWN |= {character: f"\\{character}" for character in "*_~[]"}
+_MARKDOWN = {ord(character): f"&#{ord(character)};" for character in "|\\<>&@{}#`"}
+_MARKDOWN |= {ord(character): f"\\{character}" for character in "*_~[]"}
 _HIDING = {*"\u061c\u200b\u200e\u200f\u2060\ufeff", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
 
 
@@ -270,23 +292,40 @@ def _visible(character: str) -> str:
 
 
 def _finalize(value: object) -> object:
-    from markupsafe import Markup
-
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _lines(text: str) -> Markup:
     """Escapes text and keeps its line breaks, for ``<pre>``."""
-    from markupsafe import Markup, escape
-
     spaced = ("".join(map(_visible, line.expandtabs(4))) for line in text.splitlines())
     return Markup(escape("\n".join(spaced)))
 
 
+def _safe(text: str) -> str:
+    return str(escape(clean(text)))
+
+
+def _row(cells: Row, columns: Sequence[Cell | str]) -> Markup:
+    """The cells of a table's row. Pages hold tens of thousands, so this is no macro."""
+    parts = []
+    for at, (item, column) in enumerate(zip(cells, columns, strict=True)):
+        cell = as_cell(item)
+        name = "td" if at else "th"
+        looks = [*(["number"] if as_cell(column).text.endswith(">") else []), *([cell.mark] if cell.mark else [])]
+        attributes = ("" if at else ' scope="row"') + (f' class="{" ".join(looks)}"' if looks else "")
+        attributes += "" if cell.sort is None else f' data-sort="{cell.sort:.6g}"'
+        text = _safe(cell.text)
+        wrap = {"best": "strong", "tie": "em"}.get(cell.mark)
+        text = f"<{wrap}>{text}</{wrap}>" if wrap else text
+        text += f' <span class="minor">{_safe(cell.minor)}</span>' if cell.minor else ""
+        text = f'<a href="{escape(cell.href)}">{text}</a>' if cell.href else text
+        text += f"<small>{_safe(cell.note)}</small>" if cell.note else ""
+        parts.append(f"<{name}{attributes}>{text}</{name}>")
+    return Markup("".join(parts))
+
+
 def _drawing(figure: Figure, number: int) -> Markup:
     """The SVG of a figure, with ids that are its own on this page."""
-    from markupsafe import Markup
-
     return Markup(figure.svg.replace(FIGURE_ID, f"figure-{number}"))
 
 
@@ -316,8 +355,6 @@ class _Ids:
 
 @cache
 def _source(name: str) -> Markup:
-    from markupsafe import Markup
-
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
@@ -369,7 +406,7 @@ def _markdown_table(columns: Sequence[Cell | str], rows: Sequence[Row]) -> str:
     headings = [as_cell(column) for column in columns]
     right = [heading.text.endswith(">") for heading in headings]
     lines = [
-        " | ".join(markdown_text(heading.text.removesuffix(">")) for heading in headings),
+        " | ".join(_markdown_cell(replace(heading, text=heading.text.removesuffix(">"))) for heading in headings),
         " | ".join("---:" if number else "---" for number in right),
         *(" | ".join(map(_markdown_cell, map(as_cell, row))) for row in rows),
     ]
@@ -378,8 +415,8 @@ def _markdown_table(columns: Sequence[Cell | str], rows: Sequence[Row]) -> str:
 
 def _markdown_cell(cell: Cell) -> str:
     text = markdown_text(f"{cell.text} {cell.minor}".strip())
-    if cell.mark == "best" and text:
-        text = f"**{text}**"
+    if text:
+        text = {"best": f"**{text}**", "tie": f"*{text}*"}.get(cell.mark, text)
     if cell.href.startswith("https://"):
         text = f"[{text}](<{cell.href}>)"
     return f"{text} ({markdown_text(cell.note)})" if cell.note else text

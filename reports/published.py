@@ -29,7 +29,7 @@ class Source(_Part):
     slips: tuple[str, ...] = ()
 
 
-class Row(_Part):
+class PublishedRow(_Part):
     """A published row.
 
     Attributes:
@@ -71,7 +71,7 @@ class PublishedTable(_Part):
     k_shot: int | None = None
     source: str = ""
     note: str = ""
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
 
 
 class Published(_Part):
@@ -94,7 +94,7 @@ class Published(_Part):
         """The table of an id, such as ``uamix-table-2``."""
         return next(table for table in self.tables if table.id == id)
 
-    def source_of(self, table: PublishedTable, row: Row) -> Source:
+    def source_of(self, table: PublishedTable, row: PublishedRow) -> Source:
         """Where a row was published."""
         return self.sources[row.source or table.source]
 

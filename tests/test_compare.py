@@ -77,6 +77,8 @@ def test_a_pair_that_the_head_lacks_is_missing(head: list[Result]) -> None:
 
 
 def test_the_nearest_setting_is_compared() -> None:
+    other = of("task", clips_sha256="8" * 64)
+    assert [pair.reason for pair in compare([few_shot(), other], [other, few_shot()]).pairs] == ["", ""]
     head = [of("protocol", seed=1), few_shot((3, 4, 2)), of("protocol", k_shot=5), of("model", input="official")]
     pair = only(compare([few_shot()], head))
     assert pair.head == head[1]
@@ -225,3 +227,11 @@ def test_a_drop_of_one_point_is_found_with_the_power_that_is_stated(pairs: int) 
     caught = np.mean([pair.failed for pair in found])
     assert 0.5 < stated < 0.95
     assert abs(caught - stated) < 3 * math.sqrt(stated * (1 - stated) / pairs)
+
+
+def test_it_is_a_function_of_the_package() -> None:
+    import uamix_bench
+    import uamix_bench.compare as module
+
+    result = few_shot()
+    assert uamix_bench.compare([result], [result]) == module.compare([result], [result])

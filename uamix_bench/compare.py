@@ -172,6 +172,7 @@ def setting(result: Result) -> str:
 class _Setting(NamedTuple):
     """What tells results of one model on one task apart."""
 
+    clips: str
     protocol: str
     dtype: str
     input: str
@@ -186,7 +187,8 @@ def _by_cell(results: Iterable[Result], side: str) -> _Cells:
     cells: _Cells = {}
     for result in sorted(results, key=lambda result: (result.model.name, result.task.name, result.id)):
         model = result.model
-        asked = _Setting(result.protocol.model_dump_json(), model.dtype, model.input, model.pooling)
+        protocol = result.protocol.model_dump_json()
+        asked = _Setting(result.task.clips_sha256, protocol, model.dtype, model.input, model.pooling)
         there = cells.setdefault((model.name, result.task.name), {}).setdefault(asked, result)
         if there.id == result.id:
             continue
@@ -196,7 +198,7 @@ def _by_cell(results: Iterable[Result], side: str) -> _Cells:
             raise BadInputError(f"{side}: {model.name} on {result.task.name}", reason, "find out which is right")
         raise UsageError(
             f"{side}: {model.name} on {result.task.name}",
-            f"two results could be meant, {both}, of other weights or clips",
+            f"two results could be meant, {both}, of other weights",
             "name files instead of the folder, or evaluate into an empty one with -o",
         )
     return cells
@@ -207,7 +209,7 @@ def _match(base: Result, candidates: Mapping[_Setting, Result]) -> Pair:
     shape = _shape(base)
     alike = [other for other in candidates.values() if _shape(other) == shape]
     if not alike:
-        return Pair(base, None, "missing", f"no {shape[0]}-way {shape[1]}-shot result of this model and task in HEAD")
+        return Pair(base, None, "missing", "not in HEAD")
     head = min(alike, key=lambda other: (len(list(_reasons(base, other))), other.model.pooling != base.model.pooling))
     reason, notes = "; ".join(_reasons(base, head)), tuple(_notes(base, head))
     return Pair(base, head, "not comparable" if reason else "no difference found", reason, notes)

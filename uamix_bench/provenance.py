@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from uamix_bench.card import fit
 from uamix_bench.record import Provenance
+from uamix_bench.text import fit
 
 PACKAGES = (
     "torch",

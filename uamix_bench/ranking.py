@@ -61,7 +61,7 @@ class Ranking(NamedTuple):
 
     def to_first(self) -> list[Difference]:
         """Of each cell, the differences to its first result."""
-        first = {}
+        first: dict[str, Result] = {}
         for found in self.differences:
             first.setdefault(found.result.id, found.reference)
         return [found for found in self.differences if first[found.result.id] is found.reference]

@@ -19,6 +19,7 @@ from uamix_bench.errors import BadInputError
 
 _LARGEST_FILE = 8 * 2**20  # bytes; 10,000 episodes over 1,000 classes take 0.1 MB
 _ROUNDING = 1e-9  # sums in another order, on another machine
+_LONGEST_NAME = 200  # characters of a stranger's field, as an error shows it
 _REMEDY = "restore the original file, or delete it and run again what wrote it"
 
 Seconds = Annotated[float, Field(ge=0)]
@@ -152,6 +153,9 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
     text, document = read_json(path)
     if not isinstance(document, dict):
         raise BadInputError(path, "is not a JSON object", _REMEDY)
+    version = document.get("schema_version")
+    if isinstance(version, int) and not isinstance(version, bool) and version > 1:
+        raise BadInputError(path, "was written by a newer release, in another form", "install a newer uamix-bench")
     kind = document.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
         reason = f"is of the kind {kind[:40]!a}" if isinstance(kind, str) else "says no kind of record"
@@ -160,7 +164,7 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
         return kinds[kind].model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))
+        field = ".".join(map(str, first["loc"]))[:_LONGEST_NAME]
         reason = first["msg"].removeprefix("Value error, ")
         raise BadInputError(path, f"{field}: {reason}" if field else reason, _REMEDY) from error
 

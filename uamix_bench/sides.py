@@ -47,7 +47,9 @@ def read_side(path: Path) -> Side:
                 results.append(record)
         except BadInputError as error:
             bad.append(error)
+    if len(bad) > 1:
+        reason = f"{bad[0].reason}; {len(bad) - 1} more files are refused"
+        raise BadInputError(bad[0].subject, reason, "'uamix-bench results verify' lists them")
     if bad:
-        more = f", and {len(bad) - 1} more files are refused" if len(bad) > 1 else ""
-        raise BadInputError(bad[0].subject, bad[0].reason + more, "see 'uamix-bench results verify'")
+        raise bad[0]
     return Side(tuple(results), timings)

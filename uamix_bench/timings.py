@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from uamix_bench.card import fit
 from uamix_bench.errors import BadInputError, UsageError
 from uamix_bench.gate import Gate
 from uamix_bench.statistics import Z95, exceeds_p, holm
+from uamix_bench.text import fit
 
 SIGNIFICANCE = 0.05  # of each declared family
 _TESTED = {"mean": 1.0, "median": math.sqrt(math.pi / 2)}  # standard error, in those of the mean, of a normal sample

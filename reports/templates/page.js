@@ -2,7 +2,7 @@
 // What a page gains with a script: a choice of theme, sorting, filtering, copying, drawers. It is whole without.
 (() => {
   const root = document.documentElement;
-  const LONG = 8; // rows, from which on a table can be filtered
+  const LONG = 4; // rows, from which on a table can be filtered
   root.classList.add("scripted");
 
   const make = (name, properties = {}, ...children) => {
@@ -48,8 +48,8 @@
   };
   const sortable = (table) => {
     [...table.tHead.rows[0].cells].forEach((heading, column) => {
-      const text = heading.querySelector("a") ? null : heading.firstChild;
-      if (!text || !text.textContent.trim()) return;
+      const text = heading.firstChild;
+      if (text?.nodeType !== Node.TEXT_NODE || !text.textContent.trim()) return;
       const first = heading.classList.contains("number") ? "descending" : "ascending";
       const made = make("button", { type: "button" }, text.textContent.trim());
       text.replaceWith(made);
@@ -64,7 +64,7 @@
   };
   const filterable = (table) => {
     const rows = [...table.tBodies].flatMap((body) => [...body.rows]).filter((row) => !row.classList.contains("group"));
-    if (rows.length < LONG) return;
+    if (rows.length < LONG || table.closest(".data")) return;
     const input = make("input", { type: "search", autocomplete: "off" });
     const found = make("span", { className: "minor" });
     found.setAttribute("role", "status");

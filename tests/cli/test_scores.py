@@ -9,7 +9,8 @@ from scipy import stats
 
 from uamix_bench.cli.scores import show_results
 from uamix_bench.ranking import Ranking, rank
-from uamix_bench.results import Result, ResultStore
+from uamix_bench.results import Episodes, Result
+from uamix_bench.store import ResultStore
 
 from .conftest import SMALL, Bench
 
@@ -78,6 +79,24 @@ def test_reasons_that_more_episodes_do_not_mend_are_printed(
     assert "no interval for new clips: a class has 4 groups, and 8 are needed" in out
     assert "no interval for new classes" not in out
     assert "--episodes 10000" in out
+    elsewhere = results[1].model_copy(update={"task": results[1].task.model_copy(update={"name": "local/more"})})
+    both = printed(capsys, [results[0].model_copy(update={"status": status}), elsewhere], rank([]))
+    assert "no interval for new clips on local/tones: a class has 4 groups" in both
+
+
+def test_the_share_of_queries_that_share_a_group_is_told(
+    results: list[Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sharing(share: float | None) -> list[Result]:
+        return [result.model_copy(update={"episodes": shared(result, share)}) for result in results]
+
+    def shared(result: Result, share: float | None) -> Episodes:
+        return result.episodes.model_copy(update={"shared_group_share": share})
+
+    words = " ".join(printed(capsys, [*sharing(0.019), *sharing(0.154)], rank([])).split())
+    assert "share their group with a support clip: local/tones 1.9 to 15.4% (--group-disjoint)" in words
+    assert "local/tones 8.7% (--group-disjoint)" in " ".join(printed(capsys, sharing(0.087)).split())
+    assert "share their group" not in printed(capsys, [*sharing(0.0), *sharing(None)], rank([]))
 
 
 def test_no_certainty_from_episodes_that_are_all_alike(

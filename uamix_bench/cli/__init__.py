@@ -19,6 +19,7 @@ COMMANDS = {
     "pretrain": "Pre-train a masked autoencoder on sounds.",
     "models": "List, show, check or convert models.",
     "tasks": "List the tasks, show one, check or prepare its data.",
+    "leaderboard": "Build a static leaderboard from result files.",
     "env": "Print what a bug report needs.",
 }
 

@@ -140,7 +140,7 @@ def _end(found: list[Case], gates: tuple[Gate, ...]) -> None:
     """Says in one line, and by the exit code, how it ended."""
     for outcome, error, words in (
         ("failed", RegressionFound, f"fail {', '.join(gate.text for gate in gates)}"),
-        ("error", UsageError, "cannot be compared"),
+        ("error", UsageError, "cannot be made"),
     ):
         wrong = [case for case in found if case.outcome == outcome]
         if wrong:

@@ -13,6 +13,7 @@ import click
 from uamix_bench.cli import options
 from uamix_bench.cli.errors import Session
 from uamix_bench.errors import BadInputError, UsageError
+from uamix_bench.text import visible
 
 if TYPE_CHECKING:
     from uamix_bench.record import Record
@@ -50,7 +51,7 @@ def command() -> None:
 @_filters
 @options.json_output
 @click.pass_obj
-def ls(session: Session, paths: tuple[Path, ...], **chosen: tuple[Any, ...]) -> None:
+def ls(session: Session, /, paths: tuple[Path, ...], **chosen: tuple[Any, ...]) -> None:
     """List results, best first within a task and setting; a damaged file is named and passed over."""
     items = session.begin("results ls", "results")
     import warnings
@@ -97,7 +98,7 @@ def show(session: Session, name: str, folder: Path | None) -> None:
         return
     from uamix_bench.cli.tables import show_card
 
-    show_card({"file": str(path), **_card(record)})
+    show_card({"file": visible(str(path)), **_card(record)})
 
 
 @command.command("verify")
@@ -123,6 +124,8 @@ def verify(
     from uamix_bench.verify import conflicts
 
     found = _read(paths)
+    if not (found.records or found.bad):
+        raise BadInputError(", ".join(map(str, paths)) or "results", "holds no file of results", "check the path")
     problems: dict[str, list[str]] = {}
     for error in found.bad:
         problems.setdefault(error.subject, []).append(error.reason)
@@ -136,7 +139,7 @@ def verify(
     if not session.json:
         for name, reasons in problems.items():
             for reason in reasons:
-                print(f"{name}: {reason}")
+                print(visible(f"{name}: {reason}"))
         for reason in dict.fromkeys(unchecked.values()):
             times = list(unchecked.values()).count(reason)
             click.echo(f"episodes of {times} result{'s' * (times != 1)} not drawn again: {reason}", err=True)
@@ -168,6 +171,7 @@ def verify(
 @click.pass_obj
 def export(
     session: Session,
+    /,
     paths: tuple[Path, ...],
     form: str,
     hub_dataset: tuple[str, ...],

@@ -73,6 +73,8 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
             skipped = len(result.status.skipped)
             what = f"{skipped} broken clip{'s' * (skipped != 1)} left out" if skipped else "a part of the clips"
             _note(f"* {labels[result.id]} on {_task(result)}: partial ({what}), not comparable")
+    if shares := _shared(results):
+        _note(f"Queries that share their group with a support clip: {', '.join(shares)} (--group-disjoint)")
     for result in results:
         if not result.score.ci95:  # one episode, or all alike: 1.96 x std / sqrt(n) says nothing, or certainty
             _note(f"{labels[result.id]} on {_task(result)}: {_bounds(result)}")
@@ -82,7 +84,7 @@ def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep:
     """The three half-widths side by side where there are three, else what they need."""
     from uamix_bench.ranking import wider
 
-    given = [result for result in results if result.score.ci95_clips or result.score.ci95_classes]
+    given = [result for result in results if any(getattr(result.score, name) is not None for name in _POPULATIONS)]
     if given:
         table = Table("model", "task", *(("n>", "k>") if sweep else ()), "these clips>", "new clips>", "new classes>")
         for result in given:
@@ -97,13 +99,18 @@ def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep:
         show(table, "95% half-widths for another draw from these clips, new clips, new classes too")
         if any(map(wider, given)):
             _note("(x) more than twice as wide as the conventional interval: claims about a model need these")
-    noted = [note.partition(": ") for result in results for note in result.status.notes]
-    reasons = dict.fromkeys((name, reason) for name, _, reason in noted if name in _POPULATIONS)
-    if any(_FEW.match(reason) for _, reason in reasons):
+    lacking: dict[tuple[str, str], dict[str, None]] = {}  # what has no interval and why, and the tasks where
+    for result in results:
+        for name, _, reason in (note.partition(": ") for note in result.status.notes):
+            if name in _POPULATIONS:
+                lacking.setdefault((name, reason), {})[_task(result)] = None
+    if any(_FEW.match(reason) for _, reason in lacking):
         _note("± speaks of these clips; --episodes 10000 adds intervals for new clips and classes, differences too")
-    for name, reason in reasons:
+    several = len({_task(result) for result in results}) > 1
+    for (name, reason), tasks in lacking.items():
         if not _FEW.match(reason):
-            _note(f"no interval for {_POPULATIONS[name]}: {reason}")
+            where = f" on {', '.join(tasks)}" if several else ""
+            _note(f"no interval for {_POPULATIONS[name]}{where}: {reason}")
 
 
 def _show_differences(pairs: Sequence[Difference], family: int, labels: Mapping[str, str], sweep: bool) -> None:
@@ -139,7 +146,8 @@ def _setting(results: Sequence[Result], sweep: bool) -> str:
     first = results[0].protocol
     words = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
     queries = _several({result.protocol.n_query for result in results})
-    words += f"{queries} queries a class, {first.episodes:,} episodes, {first.classifier}"
+    words += f"{queries} {'query' if queries == '1' else 'queries'} a class, "
+    words += f"{first.episodes:,} episode{'s' * (first.episodes > 1)}, {first.classifier}"
     words += f", seed {first.seed}" if first.seed else ""
     words += ", group-disjoint" if first.group_disjoint else ""
     words += ", mean of all segments" if first.segments == "mean" else ""
@@ -148,6 +156,16 @@ def _setting(results: Sequence[Result], sweep: bool) -> str:
 
 def _several(numbers: Iterable[int]) -> str:
     return " or ".join(map(str, sorted(numbers)))
+
+
+def _shared(results: Sequence[Result]) -> list[str]:
+    """Each task whose episodes do not keep all groups apart, with the share of queries that this touches."""
+    shares: dict[str, list[float]] = {}
+    for result in results:
+        if result.episodes.shared_group_share:
+            shares.setdefault(_task(result), []).append(100 * result.episodes.shared_group_share)
+    ends = {task: dict.fromkeys(f"{share:.1f}" for share in (min(found), max(found))) for task, found in shares.items()}
+    return [f"{task} {' to '.join(numbers)}%" for task, numbers in ends.items()]
 
 
 def _bounds(result: Result) -> str:
