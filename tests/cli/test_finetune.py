@@ -65,6 +65,31 @@ def test_a_task_brings_its_recipe(bench: Bench, tmp_path: Path) -> None:
     assert [run["fold"] for run in plan["runs"]] == [f"fold{number}" for number in range(1, 6)]
 
 
+def test_audiosets_own_lists_are_scored_by_map(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    lists: dict[str, list[str]] = {"train": [], "eval": []}
+    for label in ("low", "mid", "high", "top"):
+        for index in range(8):
+            name = f"{label}{index:08d}"
+            (clips / f"Y{name}.wav").write_bytes((sounds / label / f"{index}.wav").read_bytes())
+            classes = f"/m/{label},/m/even" if index % 2 else f"/m/{label}"
+            lists["train" if index < 5 else "eval"].append(f'{name}, 0.000, 10.000, "{classes}"')
+    for name, rows in lists.items():
+        header = "# Segments csv\n# num_ytids=1\n# YTID, start_seconds, end_seconds, positive_labels\n"
+        (tmp_path / f"{name}.csv").write_text(header + "\n".join(rows) + "\n")
+    lists_and_clips = ("--task", tmp_path / "train.csv", "--test", tmp_path / "eval.csv", "--audio-root", clips)
+    done = bench("finetune", *lists_and_clips, "--freeze", "all", "--json")
+    (result,) = done.envelope["results"]
+    assert result["setting"]["metric"] == "mAP"
+    (run,) = result["runs"]
+    assert (run["train_clips"], sum(count for _, count in run["groups"])) == (20, 12)
+    assert set(run["average_precision"]) == {"/m/low", "/m/mid", "/m/high", "/m/top", "/m/even"}
+    assert result["score"]["value"] > 0.5
+    with_recipe = bench("finetune", *lists_and_clips, "--recipe", "audiomae-audioset20k", "--dry-run", "--json")
+    assert with_recipe.envelope["results"][0]["recipe"]["loss"] == "binary"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -78,6 +103,7 @@ def test_a_task_brings_its_recipe(bench: Bench, tmp_path: Path) -> None:
         (["--fraction", "0"], 2, "0<x<=1"),
         (["--fraction", "1.5"], 2, "0<x<=1"),
         (["--label-separator", "q"], 0, ""),
+        (["--test", "esc50"], 2, "joins your own data alone"),
         (["--task", "esk50"], 2, "did you mean 'esc50'?"),
         (["--task", "esc50"], 3, "no ESC-50-master/meta/esc50.csv"),
     ],

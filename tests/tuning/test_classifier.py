@@ -263,6 +263,19 @@ def others() -> dict[str, Callable[[Any], AudioModel]]:
     return {
         "maskspec": maskspec,
         "m2d": lambda module: module.M2D(module.Sizes(608, 16, 16, "16k"), 64, 2),
+        "mae-ast": lambda module: module.MAEAST(
+            module.Config(
+                ast_kernel_size_time=16,
+                ast_kernel_size_chan=16,
+                ast_kernel_stride_time=16,
+                ast_kernel_stride_chan=16,
+                encoder_layers=2,
+                encoder_embed_dim=64,
+                encoder_ffn_embed_dim=128,
+                encoder_attention_heads=2,
+                enc_sine_pos=True,
+            )
+        ),
         "beats": lambda module: module.BEATs(
             module.Config(
                 input_patch_size=16,
@@ -279,7 +292,7 @@ def others() -> dict[str, Callable[[Any], AudioModel]]:
     }
 
 
-@pytest.mark.parametrize("name", ["maskspec", "m2d", "beats"])
+@pytest.mark.parametrize("name", ["maskspec", "m2d", "beats", "mae-ast"])
 def test_the_other_families_are_trained_as_far_as_their_adapters_allow(name: str, frames: Frames) -> None:
     import sys
 

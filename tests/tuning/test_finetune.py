@@ -293,3 +293,13 @@ def test_an_estimate_counts_steps(model: AudioModel, tones: Path) -> None:
     assert steps == 2 * 6 * (48 // 16)
     assert seconds is not None
     assert seconds > 0
+
+
+def test_changed_sounds_are_refused(model: AudioModel, tones: Path, tmp_path: Path) -> None:
+    for path in tones.parent.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    recipe = TINY.model_copy(update={"epochs": 1})
+    work(model, tmp_path / "tones.csv", recipe, folds=2, folder=tmp_path / "out").result()
+    soundfile.write(tmp_path / "low-03.wav", np.zeros(RATE // 3), RATE)
+    with pytest.raises(UsageError, match="another sounds"):
+        work(model, tmp_path / "tones.csv", recipe, folds=2, folder=tmp_path / "out").result()

@@ -15,7 +15,7 @@ from uamix_bench import registry
 from uamix_bench.card import TaskCard
 from uamix_bench.errors import BadInputError, UsageError
 from uamix_bench.task import Task, TaskData, load_task
-from uamix_bench.tuning.splits import plan, subset, supervised
+from uamix_bench.tuning.splits import joined, plan, subset, supervised
 
 TASKS = ("esc50", "fsdkaggle2018", "nsynth", "speech-commands", "voxceleb1")
 Miniature = Callable[[str], TaskData]
@@ -137,6 +137,14 @@ def test_a_split_column_is_understood() -> None:
     assert [part.tolist() for part in made.folds[0][1:]] == [[0, 1], [2], [3]]
     folds = plan(own([("a", "1", "fold1"), ("b", "2", "fold2"), ("a", "3", "fold2"), ("b", "4", "fold3")])).folds
     assert [fold.test.tolist() for fold in folds] == [[0], [1, 2], [3]]
+
+
+def test_one_list_trains_and_another_is_tested() -> None:
+    train, test = own([("a", "1", ""), ("b", "2", "x")]), own([("a", "1", "train"), ("b", "4", "")])
+    both = joined(train, test)
+    assert both.clips["clip"].tolist() == ["test/0000.wav", "test/0001.wav", "train/0000.wav", "train/0001.wav"]
+    assert [part.tolist() for part in plan(both).folds[0][1:]] == [[2, 3], [], [0, 1]]
+    assert both.card.version == both.clips_sha256[:12] != joined(train, train).card.version
 
 
 def test_several_classes_of_a_clip() -> None:

@@ -167,9 +167,9 @@ def command(
     places: dict[str, Any] = {"audio_root": audio_root, "clip_seconds": clip_seconds, "allow_partial": allow_partial}
     tasks = [_load(name_or_path, data_dir, places) for name_or_path in names]
     if test is not None:
-        from uamix_bench.tuning.splits import tested_on
+        from uamix_bench.tuning.splits import joined
 
-        tasks = [tested_on(tasks[0], _load(test, data_dir, places))]
+        tasks = [joined(tasks[0], _load(test, data_dir, places))]
     if label_separator is None and any(map(_is_audioset, names)):
         label_separator = ","
     if label_separator is None and any(data.clips["label"].str.contains(";").any() for data in tasks):
@@ -209,12 +209,13 @@ def command(
                     if dry_run:
                         planned.append(_plan(work))
                         continue
-                    what = f"{len(work.runs)} run{'s' * (len(work.runs) > 1)} of recipe '{work.recipe.name}' on {data.name}"
-                    progress.say(f"{what}; checkpoints in {work.place}")
+                    runs = f"{len(work.runs)} run{'s' * (len(work.runs) > 1)}"
+                    progress.say(f"{runs} of recipe '{work.recipe.name}' on {data.name}; checkpoints in {work.place}")
                     result = work.result()
                 results.append(result)
                 items.append(result.model_dump(mode="json"))
-                progress.say(f"wrote {store.write(result)}")
+                how = "reused" if store.path(result).exists() else "wrote"
+                progress.say(f"{how} {store.write(result)}")
     if dry_run:
         items += planned
         if not session.json:

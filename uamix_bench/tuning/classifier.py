@@ -262,7 +262,7 @@ class FineTuning(Stage):
         module: Encoder and head.
         recipe: The hyper-parameters.
         frames: The training clips.
-        targets: (n, C) float32 classes of them.
+        targets: (n, C) bool classes of them.
         feed: Turns them into what the model sees.
         device: Where it trains.
     """
@@ -298,8 +298,8 @@ class FineTuning(Stage):
         loss = loss_of(logits, targets, self.recipe)
         if batch.step % _LOG_EVERY:
             return loss, {}
-        right = logits.argmax(dim=1) == targets.argmax(dim=1)
-        return loss, {"accuracy": float(right.float().mean())}
+        best = targets.gather(1, logits.argmax(dim=1, keepdim=True))  # its share of the clip: 1, or less of a mixture
+        return loss, {"accuracy": float((best > 0).float().mean())}
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The (B, T, F) input and (B, C) targets of a step: turned, mixed, masked, normalised, with noise."""
@@ -310,7 +310,7 @@ class FineTuning(Stage):
         values, own = self.feed.windows(self.frames, clips, turn)
         if recipe.roll:
             values = torch.where(own, values + gain[0], values)
-        targets = self.targets[torch.from_numpy(clips)]
+        targets = self.targets[torch.from_numpy(clips)].float()
         if recipe.mixup:
             lam = torch.from_numpy(
                 np.where(draw.random(size) < recipe.mixup, draw.beta(_MIXTURE, _MIXTURE, size), 1.0)
@@ -320,7 +320,7 @@ class FineTuning(Stage):
             other, there = self.feed.windows(self.frames, partner, other_turn)
             other = (other + gain[1] if recipe.roll else other).masked_fill(~there, -math.inf)
             values = torch.where(own, mix_power(values, other, lam), values)
-            targets = lam[:, None] * targets + (1 - lam[:, None]) * self.targets[torch.from_numpy(partner)]
+            targets = lam[:, None] * targets + (1 - lam[:, None]) * self.targets[torch.from_numpy(partner)].float()
         values = mask_out(values, draw.random((4, size)), recipe.mask_frames, recipe.mask_mel)
         view = self.feed.normalise(values.to(self.device))
         if recipe.noise:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from uamix_bench import audio, files
+from uamix_bench.cache import file_digests
 from uamix_bench.card import ModelIdentity
 from uamix_bench.embedding import embed
 from uamix_bench.errors import BadInputError, BenchError, Stopped
@@ -203,7 +204,8 @@ class Finetuning:
         view = torch.zeros(size, length, bins.shape[2], device=self.model.device)
         for _ in range(2):  # the first one warms up
             started = time.perf_counter()
-            module(view).sum().backward()
+            with torch.autocast(view.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+                module(view).sum().backward()
             module.zero_grad()
             step_s = time.perf_counter() - started
         tested = sum(len(run.fold.test) for run in self.runs)
@@ -223,14 +225,15 @@ class Finetuning:
     def _outcome(self, run: Run) -> Outcome:
         """Reads the outcome of a run that is done, or does it."""
         path = self.place / f"{run.name}.npz"
-        if kept := read_outcome(path, self.identity, self.progress):
+        identity = {**self.identity, "sounds": self._sounds_sha256}
+        if kept := read_outcome(path, identity, self.progress):
             return kept
         if self.stop():
             raise Stopped(run.name, "stopped before it began", "the same command continues")
         started = time.perf_counter()
         outcome = self._probe(run) if self.freeze == "all" else self._finetune(run)
         outcome.facts["seconds"] = time.perf_counter() - started
-        outcome.write(path, self.identity)
+        outcome.write(path, identity)
         shutil.rmtree(self.place / run.name, ignore_errors=True)  # checkpoints, of no use once the run is whole
         return outcome
 
@@ -254,15 +257,14 @@ class Finetuning:
         recipe = self.recipe_of(run, len(train))
         module = self.classifier(recipe)
         own = replace(frames, first=frames.first[train], count=frames.count[train], recordings=np.arange(len(train)))
-        targets = torch.from_numpy(self.plan.labels.targets[self._table_rows[train]].astype(np.float32))
+        targets = torch.from_numpy(self.plan.labels.targets[self._table_rows[train]])
         feed = inputs(self.model, recipe, self.length)
         device = self.model.device
         stage = FineTuning(module, recipe, own, targets, feed, device)
         stage.name = f"fine-tuning {run.name}"
         checkpoints = self.place / run.name
-        unchanged = {
-            what: value for what, value in self.identity.items() if what != "recipe"
-        }  # it brings the run's own
+        unchanged = {**self.identity, "sounds": self._sounds_sha256}
+        del unchanged["recipe"]  # the run has its own
         training = Training(recipe, [stage], own, checkpoints, unchanged, self.progress, self.stop)
         training.run()
         found = scores(module, frames, test, feed, device, self.progress)
@@ -313,6 +315,14 @@ class Finetuning:
     @cached_property
     def _needed(self) -> Ints:
         return np.unique(np.concatenate([part for fold in self.plan.folds for part in (fold.train, fold.test)]))
+
+    @cached_property
+    def _sounds_sha256(self) -> str:
+        """Of the files of all clips that are needed."""
+        rows = self.data.clips.iloc[self._needed]
+        self.data.task.materialise(rows, self.progress)
+        digests = file_digests(rows["path"].tolist(), progress=self.progress).digests
+        return files.digest([digest.hex() for digest in digests])
 
     @cached_property
     def _frames(self) -> tuple[Frames, Ints]:

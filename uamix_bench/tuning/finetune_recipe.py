@@ -23,7 +23,7 @@ class FinetuneRecipe(Recipe):
     """
 
     kind: Literal["finetune"] = "finetune"
-    data: str = Field(default="", description="the task that it is given to, which results name")
+    data: str = Field(default="", description="left empty: results name the task")
     frames: tuple[int, ...] = Field(
         default=(), max_length=1, description="clips are cut or zero-padded to this; empty: the longest clip's patches"
     )

@@ -56,7 +56,7 @@ def supervised(data: TaskData) -> TaskData:
     return replace(data, clips=data.task.supervised(data.root, data.clips))
 
 
-def tested_on(data: TaskData, test: TaskData) -> TaskData:
+def joined(data: TaskData, test: TaskData) -> TaskData:
     """One task of two: all clips of `data` train, those of `test` are tested; ids say which with a first folder.
 
     Its clips, and so its digest and version, are those of both; its name is that of `data`.
@@ -68,8 +68,8 @@ def tested_on(data: TaskData, test: TaskData) -> TaskData:
     card = data.card.model_copy(update={"supervised": Supervised(train=("train",), test=("test",))})
     table = pd.concat(parts).sort_values("clip", ignore_index=True)
     lacks = "; ".join(part.partial for part in (data, test) if part.partial)
-    joined = replace(data, card=card, clips=table, partial=lacks)
-    return replace(joined, card=card.model_copy(update={"version": joined.clips_sha256[:12]}))
+    both = replace(data, card=card, clips=table, partial=lacks)
+    return replace(both, card=card.model_copy(update={"version": both.clips_sha256[:12]}))
 
 
 def plan(data: TaskData, *, folds: int = FOLDS, seed: int = 0, separator: str | None = None) -> Plan:
@@ -145,7 +145,8 @@ def subset(train: Ints, targets: Mask, fraction: float | None, seed: int) -> Int
     shuffled = generator.permutation(np.sort(train))
     own = targets[shuffled]
     count = own.sum(axis=0)
-    rarest = np.where(own, count, len(train) + 1).argmin(axis=1)
+    by_count = np.argsort(count, kind="stable")
+    rarest = by_count[own[:, by_count].argmax(axis=1)]
     place = pd.Series(rarest).groupby(rarest).cumcount().to_numpy()
     order = shuffled[np.argsort((place + 1) / np.maximum(count[rarest], 1), kind="stable")]
     first = np.unique([int(np.argmax(targets[order, c])) for c in np.flatnonzero(count)])
@@ -180,7 +181,7 @@ def _named_splits(column: pd.Series[str]) -> Supervised | None:
     if len(names) > 1 and all(map(_FOLD.fullmatch, names)):
         return Supervised(folds=tuple(names))
     parts = {part: tuple(n for n in names if n.lower() in known) for part, known in _NAMES.items()}
-    return Supervised(**parts) if parts["train"] and parts["test"] else None
+    return Supervised.model_validate(parts) if parts["train"] and parts["test"] else None
 
 
 def _rows(data: TaskData, names: tuple[str, ...]) -> Ints:
