@@ -66,6 +66,7 @@ def forest(
     description: str,
     reference: float | None = None,
     marks: Sequence[int] | None = None,
+    share_x: bool = False,
 ) -> Figure:
     """A forest plot: values with their intervals, one row a label, one panel a name.
 
@@ -77,9 +78,10 @@ def forest(
         description: What the figure shows, in words.
         reference: Where a vertical line is drawn, such as 0 for differences.
         marks: (n,) which series' colour a row takes; default all the first.
+        share_x: Whether all panels have one scale.
     """
     rows, look = len(labels), marks or [0] * len(labels)
-    with _canvas(_WIDTH, 74 + 24 * rows, len(panels), sharey=True) as (canvas, axes):
+    with _canvas(_WIDTH, 74 + 24 * rows, len(panels), sharex=share_x, sharey=True) as (canvas, axes):
         for ax, (name, (values, halves)) in zip(axes, panels.items(), strict=True):
             value, half = np.asarray(values, np.float64), np.nan_to_num(np.asarray(halves, np.float64))
             for kind in sorted(set(look)):
@@ -126,7 +128,7 @@ def curves(
     """
     labels = list(dict.fromkeys(series.label for lines in panels.values() for series in lines))
     columns = 2 if len(panels) in (2, 4) else min(len(panels), 3)
-    legend = 22 * -(-len(labels) // 4)
+    legend = 22 * -(-len(labels) // _legend_columns(labels))
     with _canvas(_WIDTH, 280 * -(-len(panels) // columns) + legend, len(panels), columns) as (canvas, axes):
         handles = {}
         for ax, (name, lines) in zip(axes, panels.items(), strict=True):
@@ -225,7 +227,7 @@ def points(
         description: What the figure shows, in words.
     """
     of = np.asarray(class_of)
-    with _canvas(_WIDTH, 420 + 22 * -(-len(names) // 4), len(panels)) as (canvas, axes):
+    with _canvas(_WIDTH, 420 + 22 * -(-len(names) // _legend_columns(names)), len(panels)) as (canvas, axes):
         for ax, (name, xy) in zip(axes, panels.items(), strict=True):
             handles = [
                 ax.plot(*xy[of == c].T, _MARKERS[c % 8], color=SERIES[c % 8], ms=5, alpha=0.85, ls="")[0]
@@ -296,19 +298,22 @@ def bars(
     return Figure(title, _svg(canvas, title, description), description, table)
 
 
-def matrix(title: str, labels: Sequence[str], counts: Numbers, *, description: str) -> Figure:
-    """A confusion matrix: rows are true classes, columns predicted ones, the shade is the share of the row.
+def matrix(
+    title: str, labels: Sequence[str], counts: Numbers, *, description: str, of: Numbers | None = None
+) -> Figure:
+    """A confusion matrix: rows are true classes, columns predicted ones, the shade is a share.
 
     Args:
         title: The caption.
         labels: (C,) names of the classes.
         counts: (C, C) how often.
         description: What the figure shows, in words.
+        of: (C, C) of how many; default the sum of the row.
     """
     from matplotlib.patches import Rectangle
 
     count = np.asarray(counts, np.float64)
-    share = count / np.maximum(count.sum(axis=1, keepdims=True), 1)
+    share = count / np.maximum(count.sum(axis=1, keepdims=True) if of is None else np.asarray(of, np.float64), 1)
     size = len(labels)
     side = min(_WIDTH, 220 + 34 * size)
     with _canvas(side, side) as (canvas, (ax,)):
@@ -323,7 +328,11 @@ def matrix(title: str, labels: Sequence[str], counts: Numbers, *, description: s
         ax.set_xticks(range(size), map(clean, labels), rotation=90)
         ax.set_yticks(range(size), map(clean, labels))
         ax.tick_params(length=0)
-    rows = [(label, *(f"{value:g}" for value in count[at])) for at, label in enumerate(labels)]
+    named = [
+        [f"{value:g}" if of is None else f"{100 * part:.1f}" for value, part in zip(*row, strict=True)]
+        for row in zip(count, share, strict=True)
+    ]
+    rows = [(label, *cells) for label, cells in zip(labels, named, strict=True)]
     return Figure(
         title, _svg(canvas, title, description), description, Table(("", *(f"{label}>" for label in labels)), rows)
     )
@@ -388,7 +397,14 @@ def _logarithmic(ax: Axes) -> None:
 
 
 def _legend(canvas: Canvas, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    canvas.legend(handles, list(map(clean, labels)), loc="outside lower center", ncols=min(4, len(labels)))
+    columns = _legend_columns(labels)
+    canvas.legend(handles, list(map(clean, labels)), loc="outside lower center", ncols=columns)
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    """How many labels fit side by side, at most four."""
+    widest = 60 + 7 * max(map(len, labels), default=0)  # units of the SVG: the handle, and the letters
+    return max(1, min(4, len(labels), _WIDTH // widest))
 
 
 def _name_points(ax: Axes, labels: Sequence[str], x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:

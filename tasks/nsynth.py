@@ -53,6 +53,14 @@ class NSynth(Official):
                     missing.append(clip)
         return whole(self, root, rows, missing)
 
+    def supervised(self, root: Path, table: pd.DataFrame) -> pd.DataFrame:
+        """Label ``instrument_family_str``, which an instrument's name begins with, and group the instrument.
+
+        The name is ``{family}_{source}_{number}``, to be read from the right: one family is ``synth_lead``.
+        """
+        instrument = table["label"]
+        return table.assign(label=instrument.str.rsplit("_", n=2).str[0], group=instrument)
+
     def locate(self, data_dir: Path) -> Path:
         """Finds the root by any of the three splits, so that a copy that lacks one is found and its clips counted."""
         for place in (data_dir / self.card.name, data_dir):

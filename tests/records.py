@@ -9,11 +9,14 @@ import numpy as np
 
 from uamix_bench.card import ModelIdentity
 from uamix_bench.episodes import EpisodeSet, Integers, Protocol
+from uamix_bench.finetune_record import FinetuneCost, FinetuneResult, FinetuneRun, FinetuneScore, FinetuneSetting
 from uamix_bench.health import Health
+from uamix_bench.metrics import clustered_interval
 from uamix_bench.provenance import collect
 from uamix_bench.record import Cost, Skipped, Status, TaskIdentity
 from uamix_bench.results import Episodes, Result, Score
 from uamix_bench.training_records import DataIdentity, TrainingRecord
+from uamix_bench.tuning.finetune_recipe import PROBE
 from uamix_bench.tuning.recipe import TUNE
 
 
@@ -74,6 +77,50 @@ def training(**changes: Any) -> TrainingRecord:
         "provenance": collect(),
     }
     return TrainingRecord.create(**(parts | changes))
+
+
+def finetuned(**changes: Any) -> FinetuneResult:
+    """A linear probe of two folds: three groups of two clips in each."""
+    runs = tuple(
+        FinetuneRun(
+            fold=f"fold{number}",
+            seed=0,
+            train_clips=6,
+            strength=0.01,
+            test_sha256=str(number) * 64,
+            groups=tuple((3 * number + group, 2) for group in range(3)),
+            correct=correct,
+            per_class={"a": (correct[:3].count("1"), 3), "b": (correct[3:].count("1"), 3)},
+        )
+        for number, correct in enumerate(("110100", "111101"))
+    )
+    ours = few_shot()
+    parts: dict[str, Any] = {
+        "status": Status(complete=True),
+        "model": ours.model,
+        "task": ours.task,
+        "setting": FinetuneSetting(
+            method="linear-probe",
+            recipe=PROBE.model_dump(mode="json"),
+            recipe_sha256=PROBE.sha256,
+            frozen_blocks=None,
+            trained_parameters=10,
+            frames=None,
+            fraction=None,
+            split="2 folds",
+            metric="accuracy",
+        ),
+        "runs": runs,
+        "score": FinetuneScore(
+            value=(3 / 6 + 5 / 6) / 2,
+            ci95=clustered_interval([run.tested() for run in runs]).half_width,
+            interval="t(G - 1) x cluster-robust standard error over G groups",
+            seeds_std=None,
+        ),
+        "cost": FinetuneCost(seconds=1.5, peak_memory_mb=None),
+        "provenance": collect(),
+    }
+    return FinetuneResult.create(**(parts | changes))
 
 
 def scored(protocol: Protocol, episodes: EpisodeSet, correct: Integers, hits: Integers, **changes: Any) -> Result:

@@ -17,7 +17,7 @@ from uamix_bench.errors import BadInputError
 from uamix_bench.record import Cost, Status
 from uamix_bench.store import ResultStore, load_record, schema
 
-from .records import few_shot, training
+from .records import few_shot, finetuned, training
 
 SCHEMA = Path(__file__).parent.parent / "reports" / "schema" / "result.v1.json"
 
@@ -133,7 +133,7 @@ def test_the_published_schema_is_that_of_the_models() -> None:
 def test_another_reader_agrees_with_the_schema(tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
     validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
-    for record in (few_shot(), training()):
+    for record in (few_shot(), training(), finetuned()):
         document = json.loads(store.write(record).read_bytes())
         validator.validate(document)
         for change in ({"extra": 1}, {"id": "x"}, {"schema_version": 2}, {"kind": "other"}, {"provenance": None}):

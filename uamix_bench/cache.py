@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import struct
 import time
@@ -295,6 +296,17 @@ class EmbeddingCache:
         if not path.exists():
             with contextlib.suppress(MachineError):  # `put` meets the same trouble and tells it
                 files.write_json(path, asdict(self.model))
+
+
+def kept_models() -> list[ModelKey]:
+    """The models with embeddings under ``UAMIX_BENCH_HOME/embeddings``; a folder that says no owner is left out."""
+    keys = []
+    for path in sorted((files.home() / "embeddings").glob("*/model.json")):
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            key = ModelKey(**json.loads(path.read_bytes()))
+            if key.fingerprint.startswith(path.parent.name):
+                keys.append(key)
+    return keys
 
 
 class FileDigests(NamedTuple):

@@ -114,6 +114,26 @@ class ModelIdentity(BaseModel):
     licence: Text = ""
 
 
+class Supervised(BaseModel):
+    """How a data set is split where a model is trained on its labels: in training and test clips, or in folds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: tuple[str, ...] = Field(default=(), description="splits that train")
+    validation: tuple[str, ...] = Field(default=(), description="splits that choose; they neither train nor test")
+    test: tuple[str, ...] = ()
+    folds: tuple[str, ...] = Field(default=(), description="splits of which each is tested once, by the others")
+    label: str = Field(default="", description="what is predicted, where it is not the few-shot label")
+    group: str = Field(default="", description="what the interval is clustered by, where it is not the few-shot group")
+    recipe: str = Field(default="", description="the fine-tuning recipe that is taken by default")
+
+    @model_validator(mode="after")
+    def _says_how(self) -> Supervised:
+        if bool(self.folds) == bool(self.train and self.test):
+            raise ValueError("name either the splits train and test, or the folds")
+        return self
+
+
 class TaskCard(Card):
     """A labelled data set, as a few-shot task."""
 
@@ -127,6 +147,7 @@ class TaskCard(Card):
     folder: str = Field(default="", description="what the official archives unpack to")
     holds: tuple[str, ...] = Field(default=(), description="files and folders, below the root, of a whole copy")
     metaaudio: tuple[str, ...] | None = Field(default=None, description="the test classes of MetaAudio's split")
+    supervised: Supervised | None = Field(default=None, description="its splits for fine-tuning; None is folds drawn")
     classes: int | None = None
     clips: int | None = None
     home: str = ""

@@ -37,10 +37,12 @@ class Score(NamedTuple):
     Attributes:
         correct: (E,) int64, per episode, of N * Q.
         hits: (E, N) int64, per class slot, of Q.
+        chosen: (E, N, Q) the class slot that each query was given, in the smallest unsigned type that holds N.
     """
 
     correct: Integers
     hits: Integers
+    chosen: npt.NDArray[np.unsignedinteger[Any]]
 
 
 def nearest_centroid(embeddings: Floats, support: Integers, query: Integers) -> Score:
@@ -187,6 +189,7 @@ def _linear(
     query_rows = query.reshape(episodes, -1)
     slots = np.arange(ways)[:, None]
     hits = np.empty((episodes, ways), np.int64)
+    chosen = np.empty((episodes, ways, queries), np.min_scalar_type(ways))
     for start in range(0, episodes, step):
         now = slice(start, min(start + step, episodes))
         batch = now.stop - start
@@ -196,9 +199,10 @@ def _linear(
         weights, bias = fit(shot_buffer[:batch])
         scores = query_buffer[:batch] @ weights.transpose(0, 2, 1)
         scores += bias[:, None]
-        chosen = vote(scores) if vote else _best(scores, _ROUNDING * unit) // (weights.shape[1] // ways)
-        hits[now] = (chosen.reshape(batch, ways, queries) == slots).sum(axis=2)
-    return Score(hits.sum(axis=1), hits)
+        best = vote(scores) if vote else _best(scores, _ROUNDING * unit) // (weights.shape[1] // ways)
+        chosen[now] = best.reshape(batch, ways, queries)
+        hits[now] = (chosen[now] == slots).sum(axis=2)
+    return Score(hits.sum(axis=1), hits, chosen)
 
 
 def _softmax_regression(features: Doubles, targets: Doubles, penalty: float) -> Doubles:

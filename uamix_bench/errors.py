@@ -45,6 +45,12 @@ class MachineError(BenchError):
     exit_code = 4
 
 
+class Stopped(BenchError):
+    """Long work was asked to stop, and what it did is kept: the same command continues it (exit code 130 or 143)."""
+
+    exit_code = 130
+
+
 class RegressionFound(BenchError):
     """A comparison ended with a regression beyond the margin (exit code 5)."""
 

@@ -6,7 +6,6 @@ process at a time work on a name (a dead one's lock is gone). Resuming and pinni
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +13,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -22,7 +21,16 @@ from urllib.parse import urlsplit
 from uamix_bench.archive import clashes, move_over, need_space, unpack
 from uamix_bench.card import RemoteFile
 from uamix_bench.errors import BadInputError, MachineError, UsageError
-from uamix_bench.files import file_sha256, machine_error, make_folder, sweep, unreadable, write_atomic, write_json
+from uamix_bench.files import (
+    file_sha256,
+    locked,
+    machine_error,
+    make_folder,
+    sweep,
+    unreadable,
+    write_atomic,
+    write_json,
+)
 from uamix_bench.progress import SILENT, Progress
 
 CHECKSUMS = "checksums.json"
@@ -69,7 +77,7 @@ def download(
             reason = "is not here, and cannot be downloaded " + ("offline" if file.url else "by a program")
             raise BadInputError(target, reason, _by_hand(file))
         make_folder(folder)
-        with _locked(folder / f".{file.name}.lock", progress):
+        with locked(folder / f".{file.name}.lock", progress.say):
             if not target.exists():  # another process may have brought it while this one waited
                 _bring(file, target, progress, attempts)
                 return target
@@ -170,7 +178,7 @@ def extract(
     sha256 = file_sha256(archive)
     target = target.resolve()
     make_folder(target.parent)
-    with _locked(target.parent / f".{target.name}.lock", progress):
+    with locked(target.parent / f".{target.name}.lock", progress.say):
         for leftover in (*target.parent.glob(f"{target.name}.tmp-*"), *target.glob(f"{target.name}.tmp-*")):
             shutil.rmtree(leftover, ignore_errors=True)  # its owner is dead: we hold the lock
         done = extracted(target)
@@ -412,7 +420,7 @@ def _pin(target: Path, sha256: str, progress: Progress) -> None:
     path = target.with_name(CHECKSUMS)
     if _pins(target.parent).get(target.name) == sha256:
         return
-    with _locked(target.with_name(f".{CHECKSUMS}.lock"), progress):
+    with locked(target.with_name(f".{CHECKSUMS}.lock"), progress.say):
         write_json(path, _read_json(path) | {target.name: {"sha256": sha256}})
 
 
@@ -429,23 +437,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise BadInputError(path, "is not the JSON that was written there", "remove it")
     return document
-
-
-@contextlib.contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
-    """Lets one process (and thread) at a time pass; the others say so and wait."""
-    import filelock
-
-    lock = filelock.FileLock(path)
-    try:
-        try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            progress.say(f"waiting for another process that holds {path}")
-            lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise machine_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -279,7 +279,7 @@ class _Cell:
         """Classifies the queries and fills the record."""
         started = time.perf_counter()
         protocol, episodes = self.protocol, self.episodes
-        correct, hits = CLASSIFIERS[protocol.classifier](pool.vectors(self.rows), *episodes.compact())
+        correct, hits, _ = CLASSIFIERS[protocol.classifier](pool.vectors(self.rows), *episodes.compact())
         episodes_s = self.draw_s + time.perf_counter() - started
 
         accuracies = correct / (protocol.n_way * protocol.n_query)

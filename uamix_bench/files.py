@@ -9,7 +9,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -66,7 +66,7 @@ def check_writable(folder: Path) -> None:
     write_atomic(folder / f"{_TEMPORARY}probe-{uuid.uuid4().hex}", b"\0" * 4096).unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None], durable: bool = True) -> Path:
+def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], None], durable: bool = True) -> Path:
     """Writes a file so that its name holds either the old content or the whole new one, whatever happens meanwhile.
 
     The bytes go to a temporary file in the same folder, are flushed to the disk, and take the name in one step.
@@ -107,6 +107,30 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None], durabl
 def write_json(path: Path, document: Any) -> Path:
     """Writes `document` as indented strict JSON (no NaN), atomically."""
     return write_atomic(path, (json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Lets one process (and thread) at a time pass; the others say so and wait. A dead one's lock is gone.
+
+    Raises:
+        MachineError: The lock cannot be made.
+    """
+    import filelock
+
+    lock = filelock.FileLock(path)
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            say(f"waiting for another process that holds {path}")
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise machine_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sweep(folder: Path, older_than_s: float = 86_400.0) -> None:

@@ -1,11 +1,12 @@
-"""A user's own data as a clip table: a folder with one sub-folder a class, or a CSV; and reading any CSV."""
+"""A user's own data as a clip table: folders of sounds, lists, AudioSet's own list; and reading any CSV."""
 
 from __future__ import annotations
 
 import csv
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -39,13 +40,102 @@ def class_folders(root: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def clip_list(path: Path, root: Path) -> pd.DataFrame:
+def sounds(root: Path) -> pd.DataFrame:
+    """Lists every sound anywhere below a folder; the first sub-folder, where there is one, is taken for the label.
+
+    Returns:
+        As :func:`class_folders`.
+
+    Raises:
+        BadInputError: There is no sound.
+    """
+    rows = []
+    for path in root.rglob("*"):
+        parts = path.relative_to(root).parts
+        hidden = any(part.startswith(".") for part in parts)
+        if path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file():
+            clip = composed("/".join(parts))
+            rows.append((clip, str(path), composed(parts[0]) if len(parts) > 1 else "", clip, ""))
+    if not rows:
+        raise BadInputError(root, "no sound in it", f"sounds end in {', '.join(sorted(AUDIO_SUFFIXES))}")
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def path_list(path: Path, root: Path) -> pd.DataFrame:
+    """Reads a text file of paths, one a line; empty lines and lines that begin with ``#`` are passed over.
+
+    Args:
+        path: The list.
+        root: As for :func:`clip_list`.
+
+    Returns:
+        The clip table, without labels; every clip is its own group.
+
+    Raises:
+        BadInputError: It is no such list, a file does not exist, or a clip is listed twice.
+    """
+    lines = enumerate(_text(path).splitlines(), start=1)
+    named = {number: line.strip() for number, line in lines if line.strip() and not line.startswith("#")}
+    if not named:
+        raise BadInputError(path, "lists no clip", "give one path a line")
+    return _listed(path, root, pd.DataFrame({"path": list(named.values())}, list(named)))
+
+
+def is_audioset_list(path: Path) -> bool:
+    """Whether a CSV is one of AudioSet's own, which begin with comments."""
+    with suppress(OSError), path.open("rb") as file:
+        return b"YTID" in file.read(1_000).partition(b"\n# YTID")[1]
+    return False
+
+
+def audioset_list(path: Path, root: Path) -> tuple[pd.DataFrame, int]:
+    """Reads AudioSet's own CSV (``# YTID, start_seconds, end_seconds, positive_labels``) and finds its clips.
+
+    A clip's file lies anywhere below `root` and is named by its YTID, with or without a ``Y`` before it, alone or with
+    ``_START`` or ``_START_END`` after it, in seconds or milliseconds: the names that the usual download tools give.
+
+    Returns:
+        The clip table of what is there (label: the positive labels; group: the YTID), and how many the list names.
+
+    Raises:
+        BadInputError: It is no such list, or none of its clips is there.
+    """
+    lines = [line for line in _text(path).splitlines() if line.strip() and not line.startswith("#")]
+    places = {file.stem: file for file in sorted(root.rglob("*")) if file.suffix.lower() in AUDIO_SUFFIXES}
+    rows = []
+    for number, row in enumerate(csv.reader(lines, skipinitialspace=True), start=1):
+        try:
+            video, start_s, end_s, labels = row[0], float(row[1]), float(row[2]), row[3]
+        except (IndexError, ValueError) as error:
+            raise BadInputError(path, f"row {number} is not YTID, start, end, labels", "download it again") from error
+        file = next((places[stem] for stem in _audioset_stems(video, start_s, end_s) if stem in places), None)
+        if file is not None:
+            rows.append((composed(file.relative_to(root).as_posix()), str(file), labels, video, ""))
+    if not rows:
+        reason = f"holds none of the {len(lines):,} clips of {path.name}"
+        raise BadInputError(root, reason, "name their folder with --audio-root; files are named YTID.wav or the like")
+    return pd.DataFrame(rows, columns=list(COLUMNS)), len(lines)
+
+
+def _audioset_stems(video: str, start_s: float, end_s: float) -> Iterator[str]:
+    """The names that download tools give to a clip, without the suffix."""
+    for name in (video, f"Y{video}"):
+        yield name
+        for form in ("{:.0f}", "{:.1f}", "{:.3f}"):
+            yield f"{name}_{form.format(start_s)}"
+            yield f"{name}_{form.format(start_s)}_{form.format(end_s)}"
+        yield f"{name}_{1000 * start_s:.0f}"
+        yield f"{name}_{1000 * start_s:.0f}_{1000 * end_s:.0f}"
+
+
+def clip_list(path: Path, root: Path, labelled: bool = True) -> pd.DataFrame:
     """Reads a CSV with columns ``path,label[,group,split]``.
 
     Args:
         path: The CSV.
         root: What its paths are relative to. A path may be absolute, but a clip's id never is: it is relative to
             `root` or, where clips lie outside of it, to the folder that they all share.
+        labelled: Whether every clip needs a label.
 
     Returns:
         The clip table; a clip without a group is its own.
@@ -53,9 +143,14 @@ def clip_list(path: Path, root: Path) -> pd.DataFrame:
     Raises:
         BadInputError: It is no such list, a file does not exist, or a clip is listed twice.
     """
-    table = read_csv(path, ("path", "label"))
+    needed = ("path", "label") if labelled else ("path",)
+    return _listed(path, root, read_csv(path, needed), needed)
+
+
+def _listed(path: Path, root: Path, table: pd.DataFrame, needed: Sequence[str] = ("path",)) -> pd.DataFrame:
+    """Makes the clip table of the list `path`, whose lines are the index of `table`."""
     table = table.reindex(columns=["path", "label", "group", "split"], fill_value="")
-    for column in ("path", "label"):
+    for column in needed:
         empty = table.index[table[column] == ""]
         if len(empty):
             raise BadInputError(path, f"line {empty[0]} has no {column}", "fill it or delete the line")
@@ -119,6 +214,15 @@ def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     if not rows:
         raise BadInputError(path, "lists no clip", "give one line per clip")
     return pd.DataFrame([dict(zip(header, row, strict=True)) for _, row in rows], [line for line, _ in rows])
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except UnicodeDecodeError as error:
+        raise BadInputError(path, f"is not text ({error})", "save it as UTF-8") from error
 
 
 def composed(name: str) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,7 +17,7 @@ from uamix_bench.card import Sha256 as Sha256
 from uamix_bench.card import Text as Text
 from uamix_bench.errors import BadInputError
 
-_LARGEST_FILE = 8 * 2**20  # bytes; 10,000 episodes over 1,000 classes take 0.1 MB
+_ROUNDING = 1e-9  # sums in another order, on another machine
 _LONGEST_NAME = 200  # characters of a stranger's field, as an error shows it
 _REMEDY = "restore the original file, or delete it and run again what wrote it"
 
@@ -89,10 +89,13 @@ class Record(Part):
         schema_version: Of the file's form.
         kind: Tells the kinds apart; each fixes its own.
         id: SHA-256 (hex) of the canonical JSON of `content`.
+        largest_bytes: Above which a file of the kind is refused.
 
     Raises:
         pydantic.ValidationError: A field is wrong, or the parts disagree: what can be recomputed is.
     """
+
+    largest_bytes: ClassVar[int] = 8 * 2**20  # 10,000 episodes over 1,000 classes take 0.1 MB
 
     schema_version: Literal[1] = 1
     kind: str
@@ -149,7 +152,7 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
         BadInputError: Not such a record, not strict JSON (NaN, repeated keys, too long or deep), or its parts disagree.
         MachineError: The file cannot be read.
     """
-    text, document = read_json(path)
+    text, document = read_json(path, max(kind.largest_bytes for kind in kinds.values()))
     if not isinstance(document, dict):
         raise BadInputError(path, "is not a JSON object", _REMEDY)
     version = document.get("schema_version")
@@ -159,6 +162,8 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
     if not isinstance(kind, str) or kind not in kinds:
         reason = f"is of the kind {kind[:40]!a}" if isinstance(kind, str) else "says no kind of record"
         raise BadInputError(path, reason, f"here are read: {', '.join(kinds)}")
+    if len(text) > kinds[kind].largest_bytes:
+        raise _too_large(path, kinds[kind].largest_bytes)
     try:
         return kinds[kind].model_validate_json(text, strict=True)
     except ValidationError as error:
@@ -168,6 +173,20 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
         raise BadInputError(path, f"{field}: {reason}" if field else reason, _REMEDY) from error
 
 
+def agrees(field: str, stated: float | None, expected: float | None) -> None:
+    """Holds a stated number against the one that follows from the other parts.
+
+    Raises:
+        ValueError: They differ by more than rounding, or one of them is null.
+    """
+    if stated is None or expected is None:
+        same = stated == expected
+    else:
+        same = math.isclose(stated, expected, abs_tol=_ROUNDING)
+    if not same:
+        raise ValueError(f"{field} is {stated}, but the parts give {expected}")
+
+
 def record_text(record: Record) -> str:
     """Strict JSON with one line for each part of the record."""
     parts = record.model_dump(mode="json").items()
@@ -175,7 +194,7 @@ def record_text(record: Record) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def read_json(path: Path, largest: int = _LARGEST_FILE) -> tuple[str, Any]:
+def read_json(path: Path, largest: int) -> tuple[str, Any]:
     """Reads a file of strict JSON: no NaN, no number beyond a float's range, no repeated key, UTF-8.
 
     Args:
@@ -195,7 +214,7 @@ def read_json(path: Path, largest: int = _LARGEST_FILE) -> tuple[str, Any]:
     except OSError as error:
         raise files.unreadable(path, error) from error
     if len(content) > largest:
-        raise BadInputError(path, f"is larger than {largest // 2**20} MB", "this is no record of the bench")
+        raise _too_large(path, largest)
     try:
         text = content.decode("utf-8")
         return text, json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
@@ -203,6 +222,10 @@ def read_json(path: Path, largest: int = _LARGEST_FILE) -> tuple[str, Any]:
         raise BadInputError(path, "is nested too deeply", _REMEDY) from error
     except ValueError as error:  # JSON, UTF-8, a number of thousands of digits
         raise BadInputError(path, f"is not strict JSON ({error})", _REMEDY) from error
+
+
+def _too_large(path: Path, largest_bytes: int) -> BadInputError:
+    return BadInputError(path, f"is larger than {largest_bytes // 2**20} MB", "this is no record of the bench")
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -38,7 +38,7 @@ class Redraw:
 
         The digest of what is drawn need not be the one that the result states: that is the caller's to ask.
         """
-        table = self._table(result)
+        table = self.table(result)
         if isinstance(table, str):
             return table
         protocol = result.protocol
@@ -57,7 +57,7 @@ class Redraw:
         drawn = (self(result) for result in results)
         return {episodes.digest: episodes for episodes in drawn if isinstance(episodes, EpisodeSet)}
 
-    def _table(self, result: Result) -> TaskData | str:
+    def table(self, result: Result) -> TaskData | str:
         """The clip table of a result, or why there is none."""
         where = [data for data in self._own if data.name == result.task.name]
         if not where:

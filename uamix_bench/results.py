@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +23,9 @@ from uamix_bench.record import (
     Status,
     TaskIdentity,
     Text,
+    agrees,
 )
 from uamix_bench.statistics import conventional_interval
-
-_ROUNDING = 1e-9  # sums in another order, on another machine
 
 
 class Episodes(Part):
@@ -129,8 +127,8 @@ class Result(Record):
             reason = any(note.startswith(f"{interval}: ") for note in self.status.notes)
             if getattr(self.score, interval) is None and not reason:
                 raise ValueError(f"score.{interval} is null, and no note says why")
-        _agrees("accuracy", self.score.accuracy, float(self.accuracies().mean()))
-        _agrees("ci95", self.score.ci95, conventional_interval(self.accuracies()).half_width)
+        agrees("score.accuracy", self.score.accuracy, float(self.accuracies().mean()))
+        agrees("score.ci95", self.score.ci95, conventional_interval(self.accuracies()).half_width)
 
 
 def place(model: ModelIdentity, task: TaskIdentity, protocol: Protocol) -> str:
@@ -141,12 +139,3 @@ def place(model: ModelIdentity, task: TaskIdentity, protocol: Protocol) -> str:
 def load_result(path: Path) -> Result:
     """Reads a few-shot result's file: :func:`uamix_bench.record.load` of this kind alone."""
     return record.load(path, {"fewshot": Result})
-
-
-def _agrees(field: str, stated: float | None, expected: float | None) -> None:
-    if stated is None or expected is None:
-        same = stated == expected
-    else:
-        same = math.isclose(stated, expected, abs_tol=_ROUNDING)
-    if not same:
-        raise ValueError(f"score.{field} is {stated}, but the episodes give {expected}")

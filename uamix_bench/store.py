@@ -13,13 +13,15 @@ from uamix_bench import files, results
 from uamix_bench.card import ModelIdentity
 from uamix_bench.episodes import Protocol
 from uamix_bench.errors import BadInputError
+from uamix_bench.finetune_record import FinetuneResult
 from uamix_bench.record import Record, TaskIdentity, load, record_text
 from uamix_bench.results import Result, load_result
-from uamix_bench.training_records import TrainingRecord
+from uamix_bench.training_records import AblationRecord, TrainingRecord
 
 # Every kind of record, by its name in the files.
 KINDS: dict[str, type[Record]] = {
-    get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in (Result, TrainingRecord)
+    get_args(kind.model_fields["kind"].annotation)[0]: kind
+    for kind in (Result, TrainingRecord, AblationRecord, FinetuneResult)
 }
 
 

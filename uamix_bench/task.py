@@ -79,6 +79,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def supervised(self, root: Path, table: pd.DataFrame) -> pd.DataFrame:
+        """The clip table as fine-tuning takes it: `table`, unless its labels or groups are others than in episodes."""
+        return table
+
     def edition(self, root: Path) -> TaskCard:
         """The card of the copy in `root`: a miniature has its own number of clips and a version of its own.
 
@@ -237,6 +241,7 @@ def load_task(
     clip_seconds: float | None = None,
     splits: tuple[str, ...] | None = None,
     allow_partial: bool = False,
+    labelled: bool = True,
 ) -> TaskData:
     """Loads a task's clip table; no sound is read.
 
@@ -249,6 +254,8 @@ def load_task(
         splits: The splits to keep instead of the card's.
         allow_partial: Whether to go on with what is there of an incomplete copy; `TaskData.partial` then says what
             is missing, and no result on it is complete.
+        labelled: Whether a path's clips need labels. If not, a folder may hold sounds anywhere, a CSV needs no label,
+            and a text list of paths or AudioSet's own CSV will do.
 
     Raises:
         UsageError: Unknown task or split.
@@ -256,7 +263,7 @@ def load_task(
     """
     task: Task
     if is_path(name) and ".py:" not in name:
-        task, root = _own(Path(name), Path(audio_root) if audio_root else None)
+        task, root = _own(Path(name), Path(audio_root) if audio_root else None, labelled)
     else:
         reader = registry.from_file(name, "--task") if ".py:" in name else registry.find_task(name).load()
         if not (isinstance(reader, type) and issubclass(reader, Task)):
@@ -322,15 +329,29 @@ class Own(Task):
         return self._read(root)
 
 
-def _own(path: Path, audio_root: Path | None) -> tuple[Own, Path]:
+def _own(path: Path, audio_root: Path | None, labelled: bool) -> tuple[Own, Path]:
     if path.is_dir():
-        return Own(path.resolve().name, own_data.class_folders), path
+        return Own(path.resolve().name, own_data.class_folders if labelled else own_data.sounds), path
     if not path.exists():
-        raise BadInputError(path, "no such file or folder", "check the path of --task")
-    if path.suffix.lower() != ".csv":
+        raise BadInputError(path, "no such file or folder", "check the path")
+    root = audio_root or path.parent
+    if not labelled and own_data.is_audioset_list(path):
+        return Own(path.stem, partial(_audioset, path)), root
+    if path.suffix.lower() == ".csv":
+        return Own(path.stem, partial(own_data.clip_list, path, labelled=labelled)), root
+    if labelled:
         remedy = "give a folder with one sub-folder per class, or a CSV"
         raise BadInputError(path, "is neither a folder nor a .csv file", remedy)
-    return Own(path.stem, partial(own_data.clip_list, path)), audio_root or path.parent
+    return Own(path.stem, partial(own_data.path_list, path)), root
+
+
+def _audioset(path: Path, root: Path) -> pd.DataFrame:
+    """Reads AudioSet's own list, of which no copy is whole: videos vanish."""
+    table, listed = own_data.audioset_list(path, root)
+    if len(table) < listed:
+        reason = f"holds {len(table):,} of the {listed:,} clips of {path.name}"
+        raise IncompleteError(root, reason, "fetch the others", table)
+    return table
 
 
 def _checked(table: pd.DataFrame, source: object) -> pd.DataFrame:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+
+from uamix_bench.store import load_record
+from uamix_bench.training_records import TrainingRecord
+from uamix_bench.vit import AudioViT, ViTShape, initialise
 
 SMALL = [
     *("--set", "width=64", "--set", "depth=2", "--set", "heads=1", "--set", "decoder_width=24", "--set", "batch=8"),
@@ -38,6 +45,15 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One UAMIX_BENCH_HOME for all of these tests, so that the sounds are decoded once."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UAMIX_BENCH_HOME", str(folder))
+        yield folder
+
+
 def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "uamix_bench", *map(str, arguments)]
 
@@ -56,6 +72,17 @@ def pretrained(sounds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file in AudioMAE's official form: torch.save, a ``model`` dictionary, MAE's key names; one block, 64 wide."""
+    encoder = AudioViT(ViTShape(width=64, depth=2, heads=1))
+    initialise(encoder, torch.Generator().manual_seed(0))
+    state = {name.removeprefix("stem."): value for name, value in encoder.state_dict().items()}
+    path = tmp_path_factory.mktemp("official") / "pretrained.pth"
+    torch.save({"model": state}, path)
+    return path
+
+
 def test_a_dry_run_says_the_recipe_and_writes_nothing(tmp_path: Path) -> None:
     done = run(
         "tune",
@@ -72,14 +99,52 @@ def test_a_dry_run_says_the_recipe_and_writes_nothing(tmp_path: Path) -> None:
     )
     document = json.loads(done.stdout)
     assert document["command"] == "tune"
-    recipe = document["items"][0]["recipe"]
+    (plan,) = document["items"]
+    recipe = plan["recipe"]
     assert (recipe["mix"], recipe["alpha"], recipe["views"]["stretch"]) == ("mixup", 0.5, 0)
+    assert plan["views"] == "own"
+    assert plan["steps"] == {"stage 1: head": 156, "stage 2: tuning": 780}  # of 20,000 clips in batches of 128
+    assert plan["data"]["clips"] == 20_000
+    assert "Beta" in plan["sources"]["alpha"]
     assert not (tmp_path / "x").exists()
+
+
+def test_a_dry_run_counts_what_the_data_holds(sounds: Path, tmp_path: Path, official: Path) -> None:
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    listed = [str(path) for path in sorted(sounds.rglob("*.wav"))]
+    (tmp_path / "list.txt").write_text("\n".join(["# mine", *listed, "broken.wav"]))
+    arguments = ["--set", "batch=8", "--set", "queue=16", "--set", "views=mtslvr", "--dry-run", "--json"]
+    done = run("tune", "--recipe", "paper", "--init", official, "--data", tmp_path / "list.txt", *arguments)
+    (plan,) = json.loads(done.stdout)["items"]
+    assert plan["data"]["clips"] == plan["data"]["recordings"] == 33
+    assert plan["data"]["unreadable"] == 1
+    expected = 2 * sum(6_000 + 700 * number for number in range(16)) / 16_000 / 3_600
+    assert plan["data"]["hours"] == pytest.approx(expected, abs=5e-4)
+    assert plan["views"] == "mtslvr"
+    assert plan["steps"]["stage 2: tuning"] == 20 * 4
+    heads = (64 + 2048 + 256) * 2048 + 2 * (2048 + 2048 + 256) + 2 * 256 * 4096 + 2 * 4096
+    assert plan["trained_parameters"]["stage 1: head"] == heads
+
+
+def test_a_bare_path_is_an_audiomae_file(sounds: Path, official: Path, tmp_path: Path) -> None:
+    changes = [*HEADS, "--set", "epochs=1", "--set", "micro_batch=4", "--set", "views=crop"]
+    run("tune", "--init", official, "--data", sounds / "a", "--out", tmp_path, *changes)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["parent_sha256"] == hashlib.sha256(official.read_bytes()).hexdigest()
+    record = load_record(tmp_path / "training.json")
+    assert isinstance(record, TrainingRecord)
+    assert record.weights_sha256 == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    assert record.recipe_sha256 == metadata["recipe_sha256"]
+    assert [stage.name for stage in record.cost] == ["stage 1: head", "stage 2: tuning"]
+    assert str(tmp_path.parent) not in (tmp_path / "training.json").read_text()
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--set", "views=mtslvt"], "did you mean 'mtslvr'?"),
+        (["--set", "micro_batch=6"], "divides the batch"),
         (["--recipe", "tony"], "did you mean 'tiny'?"),
         (["--set", "alfa=1"], "did you mean 'alpha'?"),
         (["--set", "alpha=-1"], "greater than 0"),

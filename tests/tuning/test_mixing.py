@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
-from uamix_bench.tuning.mixing import Boxes, boxes, mix, partners, round_half_up, virtual_labels
-from uamix_bench.tuning.recipe import MIXINGS
+from uamix_bench.tuning.mixing import Boxes, boxes, mix, partners, round_half_up, together, virtual_labels
+from uamix_bench.tuning.recipe import MIXINGS, Mixing
 
 sizes = st.tuples(st.integers(1, 70), st.integers(1, 40), st.sampled_from([2, 4, 6]))
 
@@ -115,3 +116,48 @@ def test_partners_are_mutual_and_never_oneself(pairs: int) -> None:
         partner = partners(2 * pairs, kind)
         assert (partner[partner] == index).all()
         assert (partner != index).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes, st.integers(0, 2**32), st.sampled_from(["t-cutmix", "tf-cutmix"]))
+def test_a_clipped_box_ends_where_the_spectrogram_does(size: tuple[int, int, int], seed: int, kind: Mixing) -> None:
+    frames, bins, batch = size
+    u = np.random.default_rng(seed).random((3, batch))
+    box, inside = (boxes(kind, *u, frames, bins, place) for place in ("clipped", "inside"))
+    assert (box.start + box.width <= frames).all()
+    assert (box.low + box.height <= bins).all()
+    assert (box.width <= inside.width).all()
+    np.testing.assert_allclose(box.lam, 1 - box.width * box.height / (frames * bins), atol=1e-12)
+
+
+def test_clipping_makes_the_cut_a_third_at_alpha_one() -> None:
+    u = np.random.default_rng(0).random((3, 400_000))
+    for place, mean in (("inside", 0.5), ("clipped", 1 / 3)):
+        box = boxes("t-cutmix", *u, 1024, 128, place)
+        assert (1 - box.lam).mean() == pytest.approx(mean, abs=2e-3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 8), st.integers(0, 2**32), st.sampled_from(["t-cutmix", "tf-cutmix"]))
+def test_snapped_boxes_are_made_of_whole_patches(columns: int, seed: int, kind: Mixing) -> None:
+    u = np.random.default_rng(seed).random((3, 6))
+    box = boxes(kind, *u, 16 * columns, 128, snap=16)
+    for edge in (box.start, box.width, box.low, box.height):
+        assert (edge % 16 == 0).all()
+    np.testing.assert_allclose(box.lam, 1 - box.width * box.height / (16 * columns * 128), atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 32), st.sampled_from(["neighbour", "flip"]))
+def test_any_even_slice_of_the_rows_put_together_holds_whole_pairs(pairs: int, kind: str) -> None:
+    partner = partners(2 * pairs, kind)
+    order = together(partner)
+    assert sorted(order) == list(range(2 * pairs))
+    assert (partner[order[::2]] == order[1::2]).all()
+
+
+def test_permutations_are_drawn_uniformly() -> None:
+    u = np.random.default_rng(0).random((6_000, 3))
+    counts = np.unique([partners(3, "permutation", row) for row in u], axis=0, return_counts=True)[1]
+    assert len(counts) == 6
+    assert chisquare(counts).pvalue > 1e-3

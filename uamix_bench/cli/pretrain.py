@@ -20,6 +20,7 @@ def command(
     data_dir: Path | None,
     audio_root: Path | None,
     out: Path | None,
+    workers: int | None,
     seed: int | None,
     changes: tuple[str, ...],
     dry_run: bool,
@@ -34,4 +35,4 @@ def command(
     from uamix_bench.tuning.recipe import PRETRAIN, PretrainRecipe
 
     chosen = training.change(training.find(PRETRAIN, recipe, PretrainRecipe), {"data": data, "seed": seed}, changes)
-    training.carry_out(session, "pretrain", chosen, None, data_dir, audio_root, out, device, quiet, dry_run)
+    training.carry_out(session, "pretrain", chosen, None, data_dir, audio_root, out, workers, device, quiet, dry_run)

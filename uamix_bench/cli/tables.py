@@ -85,6 +85,13 @@ def count(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
 
 
+def duration(seconds: float) -> str:
+    """A time that is only roughly known, in the largest unit that suits it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:,.1f} h"
+
+
 def _words(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {_words(part)}" for name, part in value.items() if part not in (None, "", []))

@@ -13,7 +13,8 @@ import click
 
 from uamix_bench.cli import options
 from uamix_bench.cli.errors import Session
-from uamix_bench.errors import UsageError, nearest
+from uamix_bench.errors import BenchError, Stopped, UsageError, nearest
+from uamix_bench.progress import Progress
 
 AnyCallback = TypeVar("AnyCallback", bound=Callable[..., Any])
 
@@ -28,15 +29,16 @@ def common(function: AnyCallback) -> AnyCallback:
             click.option(
                 "--data",
                 metavar="DATA",
-                help="TASK[:SPLIT], a folder of class folders, or a CSV; default the recipe's.",
+                help="TASK[:SPLIT], a folder of sounds, a CSV (AudioSet's too) or a text list; default the recipe's.",
             ),
             click.option("--data-dir", metavar="DIR", callback=options.to_path, help="Folder of the data sets."),
             click.option(
                 "--audio-root",
                 metavar="DIR",
                 callback=options.to_path,
-                help="What a CSV's paths are relative to.",
+                help="What a list's paths are relative to; the folder of AudioSet's clips.",
             ),
+            click.option("--workers", type=click.IntRange(min=1), help="Processes that decode; default one a core."),
             click.option("--out", metavar="DIR", callback=options.to_path, help="Folder for checkpoints and weights."),
             click.option("--seed", type=click.IntRange(min=0), help="Seed of every random draw."),
             click.option(
@@ -44,9 +46,9 @@ def common(function: AnyCallback) -> AnyCallback:
                 "changes",
                 multiple=True,
                 metavar="FIELD=VALUE",
-                help="Change any field of the recipe.",
+                help="Change any field of the recipe: alpha=0.5, views=mtslvr, views.stretch=0.",
             ),
-            click.option("--dry-run", is_flag=True, help="Print the recipe and stop."),
+            click.option("--dry-run", is_flag=True, help="Print the recipe, what it would train, and stop."),
             options.device,
             options.config,
             options.quiet,
@@ -68,30 +70,15 @@ def change(recipe: Any, changes: dict[str, Any], texts: tuple[str, ...]) -> Any:
     Raises:
         UsageError: An unknown field or a value that does not fit; the line says which.
     """
-    import json
+    from uamix_bench.tuning.fields import changed, find_field, read_value
 
-    from pydantic import ValidationError
-
-    document = recipe.model_dump(mode="json")
-    document.update({field: value for field, value in changes.items() if value is not None})
+    fields = {field: value for field, value in changes.items() if value is not None}
     for text in texts:
         path, separator, value_text = text.partition("=")
-        *parents, field = path.split(".")
-        place = document
-        for parent in parents:
-            place = place.get(parent, {}) if isinstance(place, dict) else {}
-        if not separator or field not in place:
-            raise UsageError(f"--set {text}", "no such field of the recipe", nearest(field, list(place or document)))
-        try:
-            place[field] = json.loads(value_text)
-        except json.JSONDecodeError:
-            place[field] = value_text
-    try:
-        return type(recipe).model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "recipe"
-        raise UsageError(name, first["msg"].removeprefix("Value error, "), "correct the recipe") from error
+        if not separator:
+            raise UsageError(f"--set {text}", "has no value", "give FIELD=VALUE")
+        fields[find_field(recipe, path, "--set")] = read_value(value_text)
+    return changed(recipe, fields)
 
 
 def find(recipes: dict[str, Any], name: str, kind: type[Any]) -> Any:
@@ -119,8 +106,6 @@ def stoppable() -> Iterator[Callable[[], bool]]:
     Yields:
         The function that a training asks whether to stop.
     """
-    from uamix_bench.tuning.loop import Stopped
-
     asked = threading.Event()
     received: list[int] = []
     previous: dict[int, Any] = {}
@@ -135,7 +120,7 @@ def stoppable() -> Iterator[Callable[[], bool]]:
     try:
         yield asked.is_set
     except Stopped as stopped:
-        stopped.exit_code = 128 + received[0]
+        stopped.exit_code = 128 + (received[0] if received else signal.SIGTERM)  # perhaps another process's
         raise
     finally:
         for number, handler in previous.items():
@@ -150,35 +135,95 @@ def carry_out(
     data_dir: Path | None,
     audio_root: Path | None,
     out: Path | None,
+    workers: int | None,
     device: str,
     quiet: bool,
     dry_run: bool,
 ) -> None:
     """Runs a training, or says what it would do, and prints where the weights are."""
     from uamix_bench.cli.progress import TerminalProgress
-    from uamix_bench.files import digest, home
+    from uamix_bench.tuning.recipe import training_folder
 
     items = session.begin(kind)
-    name = digest({"recipe": recipe.sha256, "init": init, "data": recipe.data})[:12]
-    folder = out or home() / "training" / f"{kind}-{recipe.name}-{name}"
-    progress = TerminalProgress(quiet)
+    folder = out or training_folder(recipe, init)
     if dry_run:
-        items.append({"recipe": recipe.model_dump(mode="json"), "init": init, "out": str(folder)})
+        plan = _plan(recipe, init, data_dir, audio_root, TerminalProgress(quiet))
+        items.append({**plan, "init": init, "out": str(folder)})
         if not session.json:
             click.echo(recipe.model_dump_json(indent=2))
-            progress.say(f"would write to {folder}")
+            for line in _plan_lines(plan):
+                TerminalProgress(quiet).say(line)
+            TerminalProgress(quiet).say(f"would write to {folder}")
         return
-    from uamix_bench.tuning import run
-    from uamix_bench.tuning.data import find_data
+    from uamix_bench.tuning import distributed, run
+    from uamix_bench.tuning.sounds import find_data, shareable
 
-    data = find_data(recipe.data, data_dir, audio_root)
-    with stoppable() as stop:
-        if init is None:
-            weights = run.pretrain(recipe, data, folder, device=device, progress=progress, stop=stop)
-        else:
-            weights = run.tune(recipe, data, init, folder, device=device, progress=progress, stop=stop)
+    try:
+        with distributed.joined(), stoppable() as stop:
+            leads = distributed.rank() == 0
+            progress = TerminalProgress(quiet or not leads)
+            data = find_data(recipe.data, data_dir, audio_root)
+            recipe = shareable(recipe, data)
+            options: dict[str, Any] = {"device": device, "workers": workers, "progress": progress, "stop": stop}
+            if init is None:
+                weights = run.pretrain(recipe, data, folder, **options)
+            else:
+                weights = run.tune(recipe, data, init, folder, **options)
+    except distributed.Told as told:
+        session.items = None
+        raise click.exceptions.Exit(told.exit_code) from told
+    if not leads:
+        session.items = None
+        return
     items.append({"weights": str(weights), "recipe_sha256": recipe.sha256})
     if not session.json:
         click.echo(weights)
     architecture = "audiomae" if init is None else "uamix"
     progress.say(f"evaluate it: uamix-bench fewshot --model {architecture}={weights}")
+
+
+def _plan(
+    recipe: Any, init: str | None, data_dir: Path | None, audio_root: Path | None, progress: Progress
+) -> dict[str, Any]:
+    """What a training would do, as plain data; ``steps`` and ``data`` are None where the data is not there."""
+    from uamix_bench.tuning import plan
+    from uamix_bench.tuning.run import initial_model
+    from uamix_bench.tuning.sounds import find_data
+
+    if init is None:
+        stages = plan.pretraining_on_paper(recipe)
+    else:
+        stages = plan.tuning_on_paper(recipe, initial_model(init).encoder.shape)
+    document: dict[str, Any] = {
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_sha256": recipe.sha256,
+        "views": recipe.views.preset,
+        "sources": {name: field.description for name, field in type(recipe).model_fields.items() if field.description},
+        "trained_parameters": plan.trained_parameters(stages),
+        "steps": None,
+        "data": None,
+        "notes": [],
+    }
+    try:
+        data = find_data(recipe.data, data_dir, audio_root)
+        document["data"] = plan.holdings(data)
+        document["steps"] = plan.steps(stages, recipe, data)
+    except BenchError as error:
+        document["notes"].append(str(error))
+        progress.say(f"the data: {error}")
+    return document
+
+
+def _plan_lines(plan: dict[str, Any]) -> Iterator[str]:
+    """What a training would do, for a reader."""
+    held = plan["data"]
+    if held:
+        hours = "generated on first use" if held["hours"] is None else f"{held['hours']:,.2f} hours"
+        yield f"{held['name']}: {held['clips']:,} clips of {held['recordings']:,} recordings, {hours}"
+        if held["unreadable"]:
+            yield f"{held['unreadable']:,} of them cannot be read and would be skipped"
+        if held["partial"]:
+            yield held["partial"]
+    for stage, count in plan["trained_parameters"].items():
+        steps = f"{plan['steps'][stage]:,} steps, " if plan["steps"] else ""
+        yield f"{stage}: {steps}{count:,} trained parameters"

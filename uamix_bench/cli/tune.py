@@ -16,7 +16,7 @@ from uamix_bench.cli.errors import Session
     default="audiomae-tiny",
     show_default=True,
     metavar="MODEL",
-    help="Pretrained encoder: audiomae=PATH, audiomae-tiny.",
+    help="Pretrained encoder: audiomae=PATH (or the path alone), audiomae-tiny.",
 )
 @click.option(
     "--mix",
@@ -34,6 +34,7 @@ def command(
     data_dir: Path | None,
     audio_root: Path | None,
     out: Path | None,
+    workers: int | None,
     seed: int | None,
     changes: tuple[str, ...],
     dry_run: bool,
@@ -43,10 +44,11 @@ def command(
     """Tune a pretrained AudioMAE encoder with nearest-neighbour contrast on unsupervised mixtures.
 
     Stage 1 trains the head on the frozen encoder, stage 2 the upper half and the head on mixtures. `tune --recipe tiny
-    --mix t-cutmix` makes the bundled uamix-tiny. A run that was stopped or killed continues when the same command is
-    given again.
+    --mix t-cutmix` makes the bundled uamix-tiny; `--recipe paper --init pretrained.pth --data AUDIO` is the paper's
+    scale. A run that was stopped or killed continues when the same command is given again. Several processes, on one or
+    more machines that share --out: `torchrun --nproc-per-node 2 -m uamix_bench tune ...`.
     """
     from uamix_bench.tuning.recipe import TUNE, TuneRecipe
 
     chosen = training.change(training.find(TUNE, recipe, TuneRecipe), {"data": data, "seed": seed, "mix": mix}, changes)
-    training.carry_out(session, "tune", chosen, init, data_dir, audio_root, out, device, quiet, dry_run)
+    training.carry_out(session, "tune", chosen, init, data_dir, audio_root, out, workers, device, quiet, dry_run)

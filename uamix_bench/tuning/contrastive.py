@@ -6,6 +6,7 @@ The paper (ICASSP 2024, section 3) with MAE-CT's recipe where it is silent; DESI
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uamix_bench.errors import UsageError
+from uamix_bench.tuning import distributed
 from uamix_bench.tuning.data import Frames, Ints, batches, random
 from uamix_bench.tuning.loop import Batch, Stage, decayed_groups
-from uamix_bench.tuning.mixing import boxes, mix, partners, virtual_labels
+from uamix_bench.tuning.mixing import boxes, mix, partners, together, virtual_labels
 from uamix_bench.tuning.nnclr import (
     Queue,
     contrastive_loss,
@@ -25,7 +28,8 @@ from uamix_bench.tuning.nnclr import (
     projector,
     update_average,
 )
-from uamix_bench.tuning.recipe import TuneRecipe
+from uamix_bench.tuning.recipe import Mixing, TuneRecipe
+from uamix_bench.tuning.throughput import block_operations, stem_operations
 from uamix_bench.tuning.views import DRAWS, Spectrograms
 from uamix_bench.vit import AudioViT
 
@@ -67,7 +71,7 @@ class Network(nn.Module):
 
 
 class _Contrastive(Stage):
-    """What the two stages share.
+    """What the two stages share: everything but who is trained, what is mixed, and who writes the queue.
 
     Args:
         module: The network.
@@ -76,30 +80,136 @@ class _Contrastive(Stage):
         spectrograms: Makes the model's input from frames.
     """
 
+    mix: Mixing
+    tuned: bool  # whether the upper half of the encoder is trained
+    writer: nn.Module  # of the queue, and of the projections that are looked up in it
+
     def __init__(self, module: Network, recipe: TuneRecipe, frames: Frames, spectrograms: Spectrograms) -> None:
         self.module: Network = module
         self.recipe, self.frames, self.spectrograms = recipe, frames, spectrograms
 
-    def views(self, batch: Batch) -> list[Tensor]:
-        """The two augmented views of a batch, each (B, T, F), of one length drawn for the step."""
+    def inputs(self, batch: Batch) -> list[Tensor]:
+        """The two augmented views of this process's clips, each (b, T, F), of one length drawn for the step."""
+        return self.views(batch, _SIDES)
+
+    def views(self, batch: Batch, sides: Sequence[int]) -> list[Tensor]:
+        """The augmented views of some sides: (b, T, F) each, in the order of this process's rows."""
+        rows = self.rows(batch)[distributed.rank()].flatten()
         length = int(random(self.recipe.seed, batch.stage, batch.step, len(_SIDES)).choice(self.recipe.frames))
         views = []
-        for side in _SIDES:
+        for side in sides:
             draw = random(self.recipe.seed, batch.stage, batch.step, side)
             draws = draw.random((len(batch.clips), DRAWS))
-            views.append(self.spectrograms(self.frames, batch.clips, draws, length, draw))
+            seed = int(draw.integers(1 << 62))
+            views.append(self.spectrograms(self.frames, batch.clips[rows], draws[rows], length, seed + rows))
         return views
 
-    def neighbours(self, clean: list[Tensor], batch: Batch) -> list[Tensor]:
-        """Looks up a key for each clean projection of each side; then side 0's projections enter the queue."""
+    def rows(self, batch: Batch) -> list[Ints]:
+        """For each process the (micro-batches, m) rows of the batch that it works on, partners together.
+
+        Raises:
+            UsageError: The processes cannot have equal shares, or partners cross them.
+        """
+        size, micro = len(batch.clips), self.recipe.micro_batch
+        if distributed.world() == 1 and micro in (None, size):
+            return [np.arange(size)[None]]
+        if self.recipe.partner == "permutation":
+            raise UsageError("partner permutation", "crosses processes", "take neighbour or flip")
+        return distributed.shares(together(partners(size, self.recipe.partner)), micro)
+
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a batch that is one micro-batch."""
+        ((loss, figures),) = self.parts(batch)
+        return loss, figures
+
+    def parts(self, batch: Batch) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """Both directions of each micro-batch, one view mixed, against the keys of the whole batch."""
+        views = self.inputs(batch) if batch.inputs is None else batch.inputs
+        rows = self.rows(batch)[distributed.rank()]
+        micro = [slice(first, first + rows.shape[1]) for first in range(0, rows.size, rows.shape[1])]
+        # Unmixed views need one pass of the encoder for keys and predictions, unless its graph must not outlive a part.
+        shared = self.mix == "none" and (len(micro) == 1 or not self.tuned)
+        clean = [[self.features(view[part], self.tuned and shared) for part in micro] for view in views]
+        projections = [self.project(parts, batch) for parts in clean]
+        keys = self.keys(projections, batch)
+        figures = self.figures(batch, projections[0], torch.cat(clean[0]).detach().float())
+        for number, part in enumerate(micro):
+            anchors, labels = [], []
+            for side, view in zip(_SIDES, views, strict=True):
+                mixed, label = self.mixture(view[part], batch, rows[number], side)
+                anchors.append(clean[side][number] if shared else self.features(mixed, self.tuned))
+                labels.append(label)
+            loss = self.loss(anchors, keys, labels)
+            if self.recipe.plain_weight and self.mix != "none":
+                plain = [self.features(view[part], self.tuned) for view in views]
+                unmixed = self.one_hot(rows[number], len(batch.clips))
+                loss = loss + self.recipe.plain_weight * self.loss(plain, keys, [unmixed, unmixed])
+            yield loss / len(micro), figures
+
+    def features(self, view: Tensor, tuned: bool) -> Tensor:
+        """f, in the recipe's precision: (m, T, F) -> (m, D)."""
+        with self.autocast():
+            return self.module.features(view, tuned)
+
+    @torch.no_grad()
+    def project(self, features: list[Tensor], batch: Batch) -> Tensor:
+        """u: the writer's normalised projections of this process's clean features, then of everybody's.
+
+        Args:
+            features: (m, D) of each micro-batch.
+            batch: The global batch.
+
+        Returns:
+            (B, d) float32, in the order of the batch, the same in every process.
+        """
+        with self.autocast():
+            own = torch.cat([F.normalize(self.writer(part.detach()).float(), dim=1) for part in features])
+        place = np.argsort(np.concatenate([rows.flatten() for rows in self.rows(batch)]))
+        return distributed.gather(own)[torch.from_numpy(place).to(own.device)]
+
+    @torch.no_grad()
+    def write(self, batch: Batch) -> None:
+        """Writes the clean projections of side 0 into the queue."""
+        (view,) = self.views(batch, _SIDES[:1])
+        features = [self.features(part, tuned=False) for part in view.chunk(len(self.rows(batch)[0]))]
+        self.module.queue.push(self.project(features, batch), self.recordings(batch.clips))
+
+    def loss(self, anchors: list[Tensor], keys: list[Tensor], labels: list[Tensor]) -> Tensor:
+        """The mean loss of both directions: each side's anchors (m, D) against the other side's keys (B, d)."""
+        with self.autocast():
+            predictions = [self.module.predictor(self.module.projector(anchor)) for anchor in anchors]
+        losses = [
+            contrastive_loss(predictions[side], keys[1 - side], labels[side], self.recipe.temperature)
+            for side in _SIDES
+        ]
+        return torch.stack(losses).mean()
+
+    def keys(self, projections: list[Tensor], batch: Batch) -> list[Tensor]:
+        """The keys of the whole batch, (B, d) a side, for its (B, d) projections; then side 0's enter the queue."""
         recordings = self.recordings(batch.clips)
         queue, top_k = self.module.queue, self.recipe.top_k
         draws = random(self.recipe.seed, batch.stage, batch.step, len(_SIDES) + 1).random(
             (len(_SIDES), len(batch.clips))
         )
-        keys = [queue.neighbours(u, recordings, top_k, draw) for u, draw in zip(clean, draws, strict=True)]
-        queue.push(clean[0], recordings)
+        keys = projections
+        if self.recipe.keys == "neighbours":
+            keys = [queue.neighbours(u, recordings, top_k, draw) for u, draw in zip(projections, draws, strict=True)]
+        queue.push(projections[0], recordings)
         return keys
+
+    def operations(self) -> float:
+        """Multiplications and additions of the encoder for one clip of a step, backward twice forward; no head's."""
+        shape, depth = self.module.encoder.shape, self.module.encoder.shape.depth
+        length = int(np.mean(self.recipe.frames))
+        frozen = self.module.frozen if self.tuned else depth
+        block = block_operations(shape, length)
+        clean = stem_operations(shape, length) + depth * block
+        with_gradient = clean + 2 * (depth - frozen) * block
+        shared = self.mix == "none" and (not self.tuned or self.recipe.micro_batch is None)
+        passes = [with_gradient] if shared else [clean, with_gradient]
+        if self.recipe.plain_weight and self.mix != "none":
+            passes.append(with_gradient)
+        return len(_SIDES) * sum(passes)
 
     def recordings(self, clips: Ints) -> Tensor:
         """The (B,) recording of each clip, on the device."""
@@ -110,32 +220,83 @@ class _Contrastive(Stage):
         device = self.module.queue.entries.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
 
-    def figures(self, batch: Batch, clean: Tensor, features: Tensor) -> dict[str, float]:
-        """Every few steps: effective rank of features and projections, and mean cosine between different clips."""
+    def figures(self, batch: Batch, projections: Tensor, features: Tensor) -> dict[str, float]:
+        """Every few steps: effective rank of features and projections, and mean cosine between different clips.
+
+        Args:
+            batch: The global batch.
+            projections: (B, d) of all processes.
+            features: (b, D) of this one.
+        """
         if batch.step % _LOG_EVERY:
             return {}
-        cosine = (clean @ clean.T).fill_diagonal_(0).sum() / (len(clean) * (len(clean) - 1))
+        features = distributed.gather(features)
+        size = len(projections)
+        cosine = (projections @ projections.T).fill_diagonal_(0).sum() / (size * (size - 1))
         return {
             "rank": effective_rank(features - features.mean(0)),
-            "projection_rank": effective_rank(clean),
+            "projection_rank": effective_rank(projections),
             "cosine": float(cosine),
         }
+
+    def partners(self, batch: Batch, side: int) -> Ints:
+        """Each row's partner, (B,)."""
+        u = random(self.recipe.seed, batch.stage, batch.step, 2 * len(_SIDES) + 2 + side).random(len(batch.clips))
+        return partners(len(batch.clips), self.recipe.partner, u)
+
+    def mixture(self, view: Tensor, batch: Batch, rows: Ints, side: int) -> tuple[Tensor, Tensor]:
+        """Mixes rows of one side's views with their partners.
+
+        Args:
+            view: (m, T, F) views of `rows`.
+            batch: The global batch.
+            rows: (m,) of the batch, each with its partner among them.
+            side: Of the views.
+
+        Returns:
+            (m, T, F) and the virtual labels (m, B).
+        """
+        recipe, size = self.recipe, len(batch.clips)
+        if self.mix == "none":
+            return view, self.one_hot(rows, size)
+        u = random(recipe.seed, batch.stage, batch.step, len(_SIDES) + 2 + side).random((3, size))
+        lam = scipy.special.betaincinv(
+            recipe.alpha, recipe.alpha, u[0] if recipe.lambda_per == "sample" else np.repeat(u[0, :1], size)
+        )
+        lam = np.maximum(lam, 1 - lam) if recipe.lambda_max else lam
+        partner = self.partners(batch, side)
+        box = boxes(self.mix, lam, u[1], u[2], view.shape[1], view.shape[2], recipe.box, recipe.snap)
+        labels = virtual_labels(partner, box.lam)[rows].to(view.device)
+        place = np.argsort(rows)
+        nearby = place[np.searchsorted(rows, partner[rows], sorter=place)]
+        return mix(self.mix, view, nearby, box.of(rows)), labels
+
+    def one_hot(self, rows: Ints, size: int) -> Tensor:
+        """The labels of unmixed rows, (m, size)."""
+        return torch.eye(size, device=self.module.queue.entries.device)[rows]
 
 
 class HeadStage(_Contrastive):
     """Stage 1: f frozen, g and h trained with NNCLR, nothing mixed; g itself writes the queue."""
 
     name = "stage 1: head"
+    mix = "none"
+    tuned = False
 
     @property
     def epochs(self) -> int:  # type: ignore[override]
         """Passes over the data."""
         return self.recipe.head_epochs
 
+    @property
+    def writer(self) -> nn.Module:  # type: ignore[override]
+        """g."""
+        return self.module.projector
+
     @torch.no_grad()
     def begin(self) -> None:
         """Fills the queue with projections of clean views."""
-        fill_queue(self, self.module.projector)
+        fill_queue(self)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """g and h."""
@@ -144,37 +305,34 @@ class HeadStage(_Contrastive):
         heads = [*self.module.projector.parameters(), *self.module.predictor.parameters()]
         return decayed_groups(heads, self.recipe.head_learning_rate, self.recipe.head_weight_decay)
 
-    def step(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Both directions of plain NNCLR."""
-        with self.autocast():
-            features = [self.module.features(view, tuned=False) for view in self.views(batch)]
-            projections = [self.module.projector(feature) for feature in features]
-            predictions = [self.module.predictor(projection) for projection in projections]
-        clean = [F.normalize(projection.detach().float(), dim=1) for projection in projections]
-        keys = self.neighbours(clean, batch)
-        labels = torch.eye(len(clean[0]), device=clean[0].device)
-        losses = [
-            contrastive_loss(predictions[side], keys[1 - side], labels, self.recipe.temperature) for side in _SIDES
-        ]
-        return torch.stack(losses).mean(), self.figures(batch, clean[0], features[0].float())
-
 
 class TuneStage(_Contrastive):
     """Stage 2: upper half, final norm, g and h trained on mixtures; g' looks up and writes the queue."""
 
     name = "stage 2: tuning"
+    tuned = True
+
+    @property
+    def mix(self) -> Mixing:  # type: ignore[override]
+        """The recipe's."""
+        return self.recipe.mix
 
     @property
     def epochs(self) -> int:  # type: ignore[override]
         """Passes over the data."""
         return self.recipe.epochs
 
+    @property
+    def writer(self) -> nn.Module:  # type: ignore[override]
+        """g'."""
+        return self.module.average
+
     @torch.no_grad()
     def begin(self) -> None:
         """Copies g to g'; fills the queue where stage 1 was left out."""
         self.module.average.load_state_dict(self.module.projector.state_dict())
         if not int(self.module.queue.written):
-            fill_queue(self, self.module.average)
+            fill_queue(self)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Upper blocks with layer-wise decay, final norm, g and h."""
@@ -193,46 +351,12 @@ class TuneStage(_Contrastive):
         heads = [*module.projector.parameters(), *module.predictor.parameters()]
         return groups + decayed_groups(heads, recipe.head_learning_rate, recipe.head_weight_decay)
 
-    def step(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Both directions: one view mixed, the other clean."""
-        module, recipe = self.module, self.recipe
-        views = self.views(batch)
-        with self.autocast():
-            mixed, labels = zip(
-                *(self.mixture(view, batch, side) for side, view in zip(_SIDES, views, strict=True)),
-                strict=True,
-            )
-            anchors = [module.features(view, tuned=True) for view in mixed]
-            predictions = [module.predictor(module.projector(anchor)) for anchor in anchors]
-            with torch.no_grad():
-                if recipe.mix == "none":
-                    features = [anchor.detach() for anchor in anchors]
-                else:
-                    features = [module.features(view, tuned=False) for view in views]
-                clean = [F.normalize(module.average(feature).float(), dim=1) for feature in features]
-        keys = self.neighbours(clean, batch)
-        losses = [
-            contrastive_loss(predictions[side], keys[1 - side], labels[side], recipe.temperature) for side in _SIDES
-        ]
-        return torch.stack(losses).mean(), self.figures(batch, clean[0], features[0].float())
-
     def after_step(self) -> None:
         """Moves g' towards g."""
         update_average(self.module.average, self.module.projector, self.recipe.ema)
 
-    def mixture(self, view: Tensor, batch: Batch, side: int) -> tuple[Tensor, Tensor]:
-        """Mixes one side's views with their partners; returns (B, T, F) and the virtual labels (B, B)."""
-        recipe, size = self.recipe, len(view)
-        u = random(recipe.seed, batch.stage, batch.step, len(_SIDES) + 2 + side).random((3, size))
-        lam = scipy.special.betaincinv(
-            recipe.alpha, recipe.alpha, u[0] if recipe.lambda_per == "sample" else np.repeat(u[0, :1], size)
-        )
-        partner = partners(size, recipe.partner)
-        box = boxes(recipe.mix, lam, u[1], u[2], view.shape[1], view.shape[2])
-        return mix(recipe.mix, view, partner, box), virtual_labels(partner, box.lam).to(view.device)
 
-
-def fill_queue(stage: _Contrastive, writer: nn.Module) -> None:
+def fill_queue(stage: _Contrastive) -> None:
     """Writes |Q| projections of clean views, so that no lookup ever meets an empty or a random entry."""
     recipe, queue = stage.recipe, stage.module.queue
     stage.module.train()
@@ -240,10 +364,7 @@ def fill_queue(stage: _Contrastive, writer: nn.Module) -> None:
     needed, epoch, step = len(queue.entries), 0, 0
     while int(queue.written) < needed:
         for clips in batches(stage.frames.recordings, recipe.batch, recipe.seed, _FILL, epoch):
-            batch = Batch(_FILL, step, clips)
-            with stage.autocast():
-                projection = writer(stage.module.features(stage.views(batch)[0], tuned=False))
-            queue.push(F.normalize(projection.float(), dim=1), stage.recordings(clips))
+            stage.write(Batch(_FILL, step, clips))
             step += 1
             if int(queue.written) >= needed:
                 return

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from uamix_bench.audio import read
+from uamix_bench import files
+from uamix_bench.cache import file_digests
 from uamix_bench.errors import BadInputError, UsageError
 from uamix_bench.progress import SILENT, Progress
-from uamix_bench.task import TaskData, is_path, load_task
+from uamix_bench.task import TaskData
+from uamix_bench.tuning.decoding import Fbank, Sounds, decode
 
-Fbank = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Ints = npt.NDArray[np.int64]
-_DECODED_AT_ONCE = 64  # clips
+_NAMED = 10  # skipped clips that are said one by one
 
 
 @dataclass(frozen=True)
@@ -27,12 +25,14 @@ class Frames:
     """The log-mel frames of a data set, one clip after the other.
 
     Attributes:
-        values: (N, F) float16, nepers of power; half precision resolves 0.01 of a neper at the quietest bins.
+        values: (N, F) float16, nepers of power; half precision resolves 0.01 of a neper at the quietest bins. Mapped
+            from a file: what is not looked at is not in memory.
         first: (n,) row of each clip's first frame.
         count: (n,) frames of each clip.
         recordings: (n,) number of the recording that each clip comes from.
-        sha256: Of the clip table: what a resumed training must find unchanged.
+        sha256: Of the clip table.
         skipped: (clip, reason) of each clip that could not be read.
+        sounds_sha256: Of the clips' files; with `sha256` what a resumed training must find unchanged.
     """
 
     values: npt.NDArray[np.float16]
@@ -41,80 +41,62 @@ class Frames:
     recordings: Ints
     sha256: str
     skipped: tuple[tuple[str, str], ...] = ()
+    sounds_sha256: str = ""
 
     def __len__(self) -> int:
         return len(self.first)
 
 
-def find_data(name: str, data_dir: Path | None = None, audio_root: Path | None = None) -> TaskData:
-    """Resolves a recipe's data: ``TASK[:SPLIT]``, a folder, or a CSV.
-
-    Raises:
-        UsageError: Unknown task or split.
-        BadInputError: The data is missing or not what it claims.
-    """
-    if is_path(name):
-        return load_task(name, audio_root=audio_root)
-    task, _, split = name.partition(":")
-    try:
-        return load_task(task, data_dir, splits=(split,) if split else None)
-    except UsageError as error:
-        raise UsageError(f"--data {name}", error.reason, "give a folder, a CSV, or TASK[:SPLIT]") from error
-
-
-def load_frames(data: TaskData, fbank: Fbank, sample_rate: int, progress: Progress = SILENT) -> Frames:
+def load_frames(
+    data: TaskData,
+    fbank: Fbank,
+    sample_rate: int,
+    progress: Progress = SILENT,
+    *,
+    workers: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Frames:
     """Decodes every clip of `data`, cut to the card's clip length, into log-mel frames.
 
-    A clip that cannot be read is skipped and named.
+    They are kept under ``UAMIX_BENCH_HOME/frames`` by the contents of the files and the front end, so that nothing is
+    decoded twice. A clip that cannot be read is skipped and named.
 
     Args:
         data: The clips.
         fbank: (B, S) float32 waveforms and (B,) lengths -> (B, T, F) frames and (B,) counts.
         sample_rate: That `fbank` takes, in Hz.
         progress: Is told of every clip.
+        workers: Processes that decode; None for one a core, or none beside this one where there is little to do.
+        stop: Asked now and then; True raises Stopped, and the next call continues.
 
     Raises:
         BadInputError: No clip can be read.
+        MachineError: The disk is full, the folder cannot be written, or a worker died.
+        Stopped: `stop` said so.
     """
     data.task.materialise(data.clips, progress)
-    parts: list[npt.NDArray[np.float16]] = []
-    kept: list[int] = []
-    skipped: list[tuple[str, str]] = []
     clips, paths = data.clips["clip"].astype(str).tolist(), data.clips["path"].astype(str).tolist()
-    with progress.bar("decoding", len(clips)) as advance:
-        for begin in range(0, len(clips), _DECODED_AT_ONCE):
-            waves = []
-            for row in range(begin, min(begin + _DECODED_AT_ONCE, len(clips))):
-                try:
-                    waves.append(read(Path(paths[row]), sample_rate, max_seconds=data.card.clip_seconds).samples)
-                    kept.append(row)
-                except BadInputError as error:
-                    skipped.append((clips[row], error.reason))
-                advance(1, f"{len(skipped)} skipped" if skipped else "")
-            parts.extend(_frames(waves, fbank))
-    if not parts:
+    digested = file_digests(paths, progress=progress)
+    sounds = Sounds(paths, digested.digests, fbank, sample_rate, data.card.clip_seconds)
+    decoded = decode(sounds, workers, progress, stop)
+    kept = np.flatnonzero(decoded.counts)
+    if not len(kept):
         raise BadInputError(data.root, "no clip can be read", "run 'uamix-bench tasks verify' on it")
-    count = np.array([len(part) for part in parts], np.int64)
+    count = decoded.counts[kept]
+    skipped = tuple((clips[index], decoded.reasons[index]) for index in sorted(decoded.reasons))
+    for clip, reason in skipped[:_NAMED]:
+        progress.say(f"skipped {clip}: {reason}")
+    if len(skipped) > _NAMED:
+        progress.say(f"skipped {len(skipped) - _NAMED} more of {len(clips)} clips")
     return Frames(
-        values=np.concatenate(parts),
+        values=decoded.values,
         first=np.cumsum(count) - count,
         count=count,
         recordings=np.unique(data.clips["group"].to_numpy(str)[kept], return_inverse=True)[1].astype(np.int64),
         sha256=data.clips_sha256,
-        skipped=tuple(skipped),
+        skipped=skipped,
+        sounds_sha256=files.digest([digest.hex() for digest in digested.digests]),
     )
-
-
-def _frames(waves: list[npt.NDArray[np.float32]], fbank: Fbank) -> Iterator[npt.NDArray[np.float16]]:
-    if not waves:
-        return
-    lengths = torch.tensor([len(wave) for wave in waves])
-    batch = torch.zeros(len(waves), int(lengths.max()))
-    for row, wave in zip(batch, waves, strict=True):
-        row[: len(wave)] = torch.from_numpy(wave)
-    frames, counts = fbank(batch, lengths)
-    for clip, count in zip(frames, counts.tolist(), strict=True):
-        yield clip[:count].to(torch.float16).numpy()
 
 
 def random(seed: int, stage: int, step: int, view: int) -> np.random.Generator:
@@ -141,7 +123,9 @@ def batches(recordings: Ints, batch: int, seed: int, stage: int, epoch: int) -> 
     """
     available = len(np.unique(recordings))
     if available < batch:
-        raise UsageError(f"batch {batch}", f"the data holds only {available} recordings", "choose a smaller --batch")
+        raise UsageError(
+            f"batch {batch}", f"the data holds only {available} recordings", "choose a smaller batch: --set batch=N"
+        )
     shuffled = random(seed, stage, epoch, view=1 << 32).permutation(len(recordings))
     if available == len(recordings):
         return shuffled[: len(shuffled) // batch * batch].reshape(-1, batch)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from uamix_bench import files
-from uamix_bench.errors import BenchError, MachineError, UsageError
+from uamix_bench.errors import MachineError, Stopped
 from uamix_bench.progress import SILENT, Progress
+from uamix_bench.tuning import distributed
+from uamix_bench.tuning.checkpoints import Checkpoints
 from uamix_bench.tuning.data import Frames, Ints, batches
 from uamix_bench.tuning.recipe import Recipe
 
@@ -25,11 +28,16 @@ _POINTS = 200  # of the history that goes into the weights file
 
 
 class Batch(NamedTuple):
-    """What a step works on: its number in the stage, and the (B,) rows of its clips."""
+    """What a step works on.
+
+    `step` is its number in the stage, `clips` the (B,) rows of the global batch's clips, `inputs` what the stage made
+    of them ahead of the step.
+    """
 
     stage: int
     step: int
     clips: Ints
+    inputs: Any = None
 
 
 class Stage(ABC):
@@ -52,18 +60,54 @@ class Stage(ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Returns AdamW's groups, each with ``params``, ``lr`` (the peak) and ``weight_decay``."""
 
+    def inputs(self, batch: Batch) -> Any:
+        """Makes what a step needs of the data: in another thread, while the step before runs; draws by `batch` alone.
+
+        The default makes nothing.
+        """
+        return None
+
     @abstractmethod
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Returns the loss (a scalar with gradient) and figures to log."""
+        """Returns the loss (a scalar with gradient, the mean over this process's clips) and figures to log."""
+
+    def parts(self, batch: Batch) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """Yields the loss in parts that add up to it, each with a graph of its own, and the figures with the last.
+
+        The loop goes backward through one part before it asks for the next. The default is the whole step.
+        """
+        yield self.step(batch)
 
     def after_step(self) -> None:  # noqa: B027 - most stages need none
         """Runs after the optimiser's step (moving averages)."""
 
+    def operations(self) -> float | None:
+        """Multiplications and additions for one clip of a step, or None where nobody counted them."""
+        return None
 
-class Stopped(BenchError):
-    """The training was asked to stop, and its state is saved: the same command continues it."""
 
-    exit_code = 130
+@dataclass
+class Pace:
+    """How fast a stage's steps go in this process, since it began or was resumed.
+
+    Attributes:
+        name: The stage.
+        clips: That were trained on, by all processes.
+        seconds: That the steps took.
+        waiting_s: Of them, how long the model waited for its inputs.
+        operations: For one clip of a step, where they are known.
+    """
+
+    name: str
+    operations: float | None = None
+    clips: int = 0
+    seconds: float = 0.0
+    waiting_s: float = 0.0
+
+    @property
+    def clips_s(self) -> float:
+        """Clips per second."""
+        return self.clips / max(self.seconds, 1e-9)
 
 
 @dataclass
@@ -75,19 +119,28 @@ class Training:
         stages: Run one after the other.
         frames: The data.
         folder: Where checkpoints go.
-        identity: What a resumed run must find unchanged, by name (recipe, data, parent, ...).
+        identity: What a resumed run must find unchanged beside the recipe: plain data by name (data, parent, ...).
         progress: Is told of every step.
-        stop: Asked after every step; True saves a checkpoint and raises :class:`Stopped`.
+        stop: Asked after every step; True, in any process, saves a checkpoint and raises :class:`Stopped`.
+        before: A training of the first stages alone, on the same modules, that others share; None trains them here.
+        history: Of the logged steps.
+        paces: Of the stages that ran in this process.
     """
 
     recipe: Recipe
     stages: Sequence[Stage]
     frames: Frames
     folder: Path
-    identity: dict[str, str]
+    identity: dict[str, Any]
     progress: Progress = SILENT
     stop: Callable[[], bool] = lambda: False
+    before: Training | None = None
     history: list[dict[str, float]] = field(default_factory=list)
+    paces: list[Pace] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        recipe = self.recipe.model_dump(mode="json")
+        self._checkpoints = Checkpoints(self.folder, {"recipe": recipe, **self.identity})
 
     def run(self) -> list[dict[str, float]]:
         """Trains to the end, from the newest checkpoint where there is one.
@@ -96,103 +149,96 @@ class Training:
             The history: one entry per logged step, with ``stage``, ``step``, ``loss``, ``lr`` and the stage's figures.
 
         Raises:
-            UsageError: The folder holds another training; the line names the difference.
-            MachineError: The loss is not finite, or the disk is full; the last good checkpoint is kept.
+            UsageError: The folder holds another training; the line names every difference.
+            MachineError: The loss is not finite, the disk is full, or another process is lost; the last good
+                checkpoint is kept.
             Stopped: `stop` said so.
         """
-        saved = self._newest()
+        saved = self._checkpoints.newest(self.progress)
+        at = f"{saved['stage']}-{saved['step']}" if saved else "none"
+        distributed.agree({"training": files.digest(self._checkpoints.identity), "checkpoint": at})
         start_stage = int(saved["stage"]) if saved else 0
         self.history = list(saved["history"]) if saved else []
         if saved:
             self.stages[start_stage].module.load_state_dict(saved["module"])
             self.progress.say(f"continuing from {self.stages[start_stage].name}, step {saved['step']}")
+        elif self.before is not None:
+            self.history = list(self.before.run())
+            start_stage = len(self.before.stages)
         for number, stage in enumerate(self.stages):
-            if number < start_stage:
-                continue
-            self._run_stage(number, stage, saved if saved and number == start_stage else None)
+            if number >= start_stage and stage.epochs:
+                self._run_stage(number, stage, saved if saved and number == start_stage else None)
         return self.history
 
     def _run_stage(self, number: int, stage: Stage, saved: dict[str, Any] | None) -> None:
-        if not stage.epochs:
-            return
         recordings, size, seed = self.frames.recordings, self.recipe.batch, self.recipe.seed
         order = np.concatenate([batches(recordings, size, seed, number, epoch) for epoch in range(stage.epochs)])
         total = len(order)
         optimizer = torch.optim.AdamW(stage.parameter_groups(), lr=0.0, betas=self.recipe.betas)
         peaks = [group["lr"] for group in optimizer.param_groups]
-        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         done = 0
         if saved:
             optimizer.load_state_dict(saved["optimizer"])
             done = int(saved["step"])
         else:
             stage.begin()
-        with self.progress.bar(stage.name, total, "steps") as advance:
+        pace = Pace(stage.name, stage.operations())
+        self.paces.append(pace)
+        with (
+            self.progress.bar(stage.name, total, "steps") as advance,
+            closing(_ahead(stage, number, order, done, pace)) as ahead,
+        ):
             advance(done, "")
-            started = time.monotonic()
-            for step in range(done, total):
-                rate = schedule(step, total, self.recipe.warmup)
+            begun = time.monotonic()
+            for batch in ahead:
+                rate = schedule(batch.step, total, self.recipe.warmup, self.recipe.floor)
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * rate
-                loss, figures = stage.step(Batch(number, step, order[step]))
-                if not math.isfinite(loss.item()):
-                    raise MachineError(
-                        f"{stage.name}, step {step}",
-                        f"the loss is {loss.item()}",
-                        f"the last good checkpoint is in {self.folder}; lower the learning rate",
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                if self.recipe.clip_gradient:
-                    nn.utils.clip_grad_norm_(trained, self.recipe.clip_gradient)
-                optimizer.step()
-                stage.after_step()
-                entry = {"stage": number, "step": step, "loss": loss.item(), "lr": rate, **figures}
-                if figures or step == total - 1:
-                    self.history.append(entry)
-                clips_s = (step + 1 - done) * self.recipe.batch / (time.monotonic() - started)
-                advance(1, _note(self.history[-1] if self.history else entry, loss.item(), clips_s))
-                last = step == total - 1
-                if last or (step + 1) % self.recipe.checkpoint_every == 0 or self.stop():
-                    self._save(number, step + 1, stage, optimizer)
-                if self.stop() and not (last and number == len(self.stages) - 1):
-                    raise Stopped(stage.name, f"stopped after step {step + 1} of {total}", "the same command continues")
+                loss, figures, stop = self._step(stage, batch, optimizer)
+                pace.clips += size
+                pace.seconds = time.monotonic() - begun
+                last = batch.step == total - 1
+                if figures or last:
+                    self.history.append({"stage": number, "step": batch.step, "loss": loss, "lr": rate, **figures})
+                advance(1, _note(self.history, loss, pace))
+                if last or stop or (batch.step + 1) % self.recipe.checkpoint_every == 0:
+                    self._save(number, batch.step + 1, stage, optimizer)
+                if stop and not (last and number == len(self.stages) - 1):
+                    reason = f"stopped after step {batch.step + 1} of {total}"
+                    raise Stopped(stage.name, reason, "the same command continues")
+
+    def _step(
+        self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer
+    ) -> tuple[float, dict[str, float], bool]:
+        """Moves the weights; returns the loss of all processes, the figures, and whether one of them is to stop."""
+        optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        figures: dict[str, float] = {}
+        for loss, figures in stage.parts(batch):  # noqa: B007 - those of the last part stay
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        shared = torch.tensor([total, float(self.stop())], dtype=torch.float64, device=loss.device)
+        total, stop = distributed.mean(shared).tolist()
+        if not math.isfinite(total):
+            raise MachineError(
+                f"{stage.name}, step {batch.step}",
+                f"the loss is {total}",
+                f"the last good checkpoint is in {self.folder}; lower the learning rate",
+            )
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        distributed.average_gradients(trained)
+        if self.recipe.clip_gradient:
+            nn.utils.clip_grad_norm_(trained, self.recipe.clip_gradient)
+        optimizer.step()
+        stage.after_step()
+        return total, figures, stop > 0
 
     def _save(self, number: int, step: int, stage: Stage, optimizer: torch.optim.Optimizer) -> None:
-        state = {
-            "identity": self.identity,
-            "stage": number,
-            "step": step,
-            "module": stage.module.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "history": self.history,
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        files.write_atomic(self.folder / f"{number}-{step:08d}.pt", buffer.getvalue())
-        for old in self._checkpoints()[:-2]:
-            old.unlink(missing_ok=True)
-
-    def _checkpoints(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]-????????.pt"))
-
-    def _newest(self) -> dict[str, Any] | None:
-        """Reads the newest whole checkpoint."""
-        for path in reversed(self._checkpoints()):
-            try:
-                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:  # torch raises many kinds for a damaged file
-                self.progress.say(f"{path.name} is damaged ({type(error).__name__}); trying the one before")
-                continue
-            for what, value in self.identity.items():
-                if state["identity"].get(what) != value:
-                    raise UsageError(
-                        self.folder,
-                        f"holds a training with another {what} ({state['identity'].get(what)}, now {value})",
-                        "choose another --out, or delete the folder",
-                    )
-            return state
-        return None
+        """Rank 0 writes a checkpoint; nobody goes on, or ends, before it is whole."""
+        if distributed.rank() == 0:
+            state = {"module": stage.module.state_dict(), "optimizer": optimizer.state_dict(), "history": self.history}
+            self._checkpoints.save(number, step, state)
+        distributed.barrier()
 
     def thinned_history(self) -> list[dict[str, float]]:
         """At most some 200 entries, evenly spread, rounded: what goes into the weights file."""
@@ -200,12 +246,13 @@ class Training:
         return [{key: round(value, 5) for key, value in entry.items()} for entry in self.history[::stride]]
 
 
-def schedule(step: int, total: int, warmup: float) -> float:
-    """The share of the peak learning rate at a step: linear warm-up over `warmup` of the steps, then a cosine to 0."""
+def schedule(step: int, total: int, warmup: float, floor: float = 0.0) -> float:
+    """The share of the peak learning rate at a step: linear over `warmup` of the steps, then a cosine to `floor`."""
     rising = warmup * total
     if step < rising:
         return (step + 1) / (rising + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+    falling = 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+    return floor + (1 - floor) * falling
 
 
 def decayed_groups(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -220,6 +267,26 @@ def decayed_groups(parameters: Sequence[nn.Parameter], lr: float, weight_decay: 
     return [group for group in groups if group["params"]]
 
 
-def _note(entry: dict[str, float], loss: float, clips_s: float) -> str:
-    rank = f"  rank {entry['rank']:.1f}" if "rank" in entry else ""
-    return f"loss {loss:.4f}{rank}  {clips_s:.0f} clips/s"
+def _ahead(stage: Stage, number: int, order: Ints, done: int, pace: Pace) -> Generator[Batch, None, None]:
+    """Yields the batches from step `done` on; a thread makes the inputs of the next while the model has one."""
+
+    def make(step: int) -> Batch:
+        batch = Batch(number, step, order[step])
+        return batch._replace(inputs=stage.inputs(batch))
+
+    if done == len(order):
+        return
+    with ThreadPoolExecutor(1, "inputs") as pool:
+        coming = pool.submit(make, done)
+        for step in range(done, len(order)):
+            begun = time.monotonic()
+            batch = coming.result()
+            pace.waiting_s += time.monotonic() - begun
+            if step + 1 < len(order):
+                coming = pool.submit(make, step + 1)
+            yield batch
+
+
+def _note(history: list[dict[str, float]], loss: float, pace: Pace) -> str:
+    rank = f"  rank {history[-1]['rank']:.1f}" if history and "rank" in history[-1] else ""
+    return f"loss {loss:.4f}{rank}  {pace.clips_s:.0f} clips/s"

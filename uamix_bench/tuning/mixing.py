@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from uamix_bench.tuning.recipe import Mixing
+from uamix_bench.tuning.recipe import Mixing, Partner
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -28,13 +28,26 @@ class Boxes(NamedTuple):
     height: Ints
     lam: Floats
 
+    def of(self, rows: Ints) -> Boxes:
+        """Those of some rows."""
+        return Boxes(self.start[rows], self.width[rows], self.low[rows], self.height[rows], self.lam[rows])
+
 
 def round_half_up(value: Floats) -> Ints:
     """floor(v + 1/2) in float64: the one rounding rule of the mixtures (DESIGN.md, uaMix-MAE)."""
     return np.floor(value + 0.5).astype(np.int64)
 
 
-def boxes(kind: Mixing, lam: Floats, u_time: Floats, u_mel: Floats, frames: int, mel_bins: int) -> Boxes:
+def boxes(
+    kind: Mixing,
+    lam: Floats,
+    u_time: Floats,
+    u_mel: Floats,
+    frames: int,
+    mel_bins: int,
+    place: Literal["inside", "clipped"] = "inside",
+    snap: int = 1,
+) -> Boxes:
     """Turns drawn mixing coefficients into boxes and the coefficients they really leave.
 
     t-cutmix (paper, Eq. 2 and 3): w = r(T (1 - lambda)) frames over all bins, start uniform in 0..T-w, then
@@ -48,25 +61,49 @@ def boxes(kind: Mixing, lam: Floats, u_time: Floats, u_mel: Floats, frames: int,
         u_mel: (B,) uniforms in [0, 1) for the boxes' starts in frequency (tf-cutmix only).
         frames: T of the spectrogram.
         mel_bins: F of the spectrogram.
+        place: ``inside``: the start is uniform where the whole box fits; ``clipped``: it is uniform over the whole
+            axis, and what would reach past the end is cut off (CutMix's rule, one-sided).
+        snap: Boxes begin and end at multiples of this many frames and bins, which divides both axes.
     """
     zeros = np.zeros(len(lam), np.int64)
     if kind == "none":
         return Boxes(zeros, zeros, zeros, zeros, np.ones(len(lam)))
     if kind == "mixup":
         return Boxes(zeros, zeros, zeros, zeros, lam.astype(np.float64))
+    columns, rows = frames // snap, mel_bins // snap
     if kind == "t-cutmix":
-        width, height = round_half_up(frames * (1 - lam)), np.full(len(lam), mel_bins)
+        width, height = round_half_up(columns * (1 - lam)), np.full(len(lam), rows)
     else:
-        width, height = round_half_up(frames * np.sqrt(1 - lam)), round_half_up(mel_bins * np.sqrt(1 - lam))
-    start = np.floor(u_time * (frames - width + 1)).astype(np.int64)
-    low = np.floor(u_mel * (mel_bins - height + 1)).astype(np.int64)
-    return Boxes(start, width, low, height, 1 - width * height / (frames * mel_bins))
+        width, height = round_half_up(columns * np.sqrt(1 - lam)), round_half_up(rows * np.sqrt(1 - lam))
+    if place == "inside":
+        start = np.floor(u_time * (columns - width + 1)).astype(np.int64)
+        low = np.floor(u_mel * (rows - height + 1)).astype(np.int64)
+    else:
+        start = np.floor(u_time * columns).astype(np.int64)
+        low = np.where(height == rows, 0, np.floor(u_mel * rows).astype(np.int64))
+        width, height = np.minimum(width, columns - start), np.minimum(height, rows - low)
+    left = 1 - width * height / (columns * rows)
+    return Boxes(start * snap, width * snap, low * snap, height * snap, left)
 
 
-def partners(batch: int, kind: str = "neighbour") -> Ints:
-    """Returns each sample's partner, (B,) int64: j = i xor 1, or the reversed batch (``flip``)."""
+def partners(batch: int, kind: Partner = "neighbour", u: Floats | None = None) -> Ints:
+    """Returns each sample's partner, (B,) int64.
+
+    Args:
+        batch: B.
+        kind: ``neighbour``: j = i xor 1; ``flip``: the reversed batch; ``permutation``: that of `u`.
+        u: (B,) uniforms in [0, 1), whose order is the permutation.
+    """
     index = np.arange(batch)
+    if kind == "permutation":
+        assert u is not None
+        return np.argsort(u, kind="stable")
     return index ^ 1 if kind == "neighbour" else index[::-1].copy()
+
+
+def together(partner: Ints) -> Ints:
+    """Orders the (B,) rows so that each stands beside its mutual partner: any even slice holds whole pairs."""
+    return np.argsort(np.minimum(np.arange(len(partner)), partner), kind="stable")
 
 
 def mix(kind: Mixing, spectrogram: Tensor, partner: Ints, box: Boxes) -> Tensor:

@@ -11,14 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uamix_bench.tuning.distributed import BatchNorm
+
 
 def projector(width: int, sizes: tuple[int, int, int]) -> nn.Sequential:
     """Three linear layers without biases, BatchNorm after each, ReLU between (MAE-CT): (B, width) -> (B, sizes[-1])."""
     first, second, last = sizes
     return nn.Sequential(
-        *(nn.Linear(width, first, bias=False), nn.BatchNorm1d(first), nn.ReLU()),
-        *(nn.Linear(first, second, bias=False), nn.BatchNorm1d(second), nn.ReLU()),
-        *(nn.Linear(second, last, bias=False), nn.BatchNorm1d(last)),
+        *(nn.Linear(width, first, bias=False), BatchNorm(first), nn.ReLU()),
+        *(nn.Linear(first, second, bias=False), BatchNorm(second), nn.ReLU()),
+        *(nn.Linear(second, last, bias=False), BatchNorm(last)),
     )
 
 
@@ -26,7 +28,7 @@ def predictor(width: int, hidden: int) -> nn.Sequential:
     """Linear, BatchNorm, ReLU, linear, without biases (MAE-CT): (B, width) -> (B, width)."""
     return nn.Sequential(
         nn.Linear(width, hidden, bias=False),
-        nn.BatchNorm1d(hidden),
+        BatchNorm(hidden),
         nn.ReLU(),
         nn.Linear(hidden, width, bias=False),
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock
 from torch import Tensor, nn
 
+from uamix_bench.tuning import distributed
 from uamix_bench.tuning.data import Frames, random
 from uamix_bench.tuning.loop import Batch, Stage, decayed_groups
 from uamix_bench.tuning.nnclr import effective_rank
@@ -140,15 +142,23 @@ class Pretraining(Stage):
         """One learning rate for everything."""
         return decayed_groups(list(self.module.parameters()), self.recipe.learning_rate, self.recipe.weight_decay)
 
-    def step(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """One masked reconstruction."""
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """This process's views (b, T, F), and the (b, L) uniforms that order their patches."""
+        (share,) = distributed.shares(np.arange(len(batch.clips)), None)[distributed.rank()]
         draw = random(self.recipe.seed, batch.stage, batch.step, 0)
         frames = int(draw.choice(self.recipe.frames))
-        view = self.spectrograms(self.frames, batch.clips, draw.random((len(batch.clips), DRAWS)), frames, draw)
+        draws = draw.random((len(batch.clips), DRAWS))
+        seed = int(draw.integers(1 << 62))
+        view = self.spectrograms(self.frames, batch.clips[share], draws[share], frames, seed + share)
         length = frames // self.module.encoder.shape.patch_frames * self.module.encoder.shape.rows
-        order = torch.from_numpy(draw.random((len(batch.clips), length)))
+        order = torch.from_numpy(draw.random((len(batch.clips), length))[share])
+        return view, order.to(view.device)
+
+    def step(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """One masked reconstruction."""
+        view, order = self.inputs(batch) if batch.inputs is None else batch.inputs
         with torch.autocast(view.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-            loss, pooled = self.module(view, order.to(view.device))
+            loss, pooled = self.module(view, order)
         figures = {"rank": effective_rank(pooled.detach())} if batch.step % _LOG_EVERY == 0 else {}
         return loss, figures
 

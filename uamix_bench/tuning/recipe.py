@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from uamix_bench.files import digest
+from uamix_bench.errors import nearest
+from uamix_bench.files import digest, home
 
 Mixing = Literal["none", "mixup", "t-cutmix", "tf-cutmix"]
+Partner = Literal["neighbour", "flip", "permutation"]
+HEAD_ALONE = "head"  # the name of a recipe of stage 1 alone
 MIXINGS: tuple[Mixing, ...] = ("none", "mixup", "t-cutmix", "tf-cutmix")
 
 
@@ -16,14 +20,17 @@ class Views(BaseModel):
     """The augmentations that make a view, all on the log-mel spectrogram (tuning/views.py says how).
 
     The paper names the kinds (pitch and time shift, time mask and stretch, fade, noise, random crop) and no strength;
-    these are the project's own. Probabilities are per view, shifts in mel bins, levels in dB, ranges are symmetric.
+    the defaults are the project's own. Probabilities are per view, shifts in mel bins, levels in dB, ranges are
+    symmetric. A name from `VIEWS` stands for all of its strengths.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     stretch: float = Field(default=0.2, ge=0, lt=1, description="speed is drawn log-uniformly from 1/(1+s) to 1+s")
     mel_shift: float = Field(default=3.0, ge=0, description="largest shift of the mel axis, in bins")
     mel_shift_p: float = Field(default=0.5, ge=0, le=1)
+    pitch: float = Field(default=0.0, ge=0, description="largest scaling of all frequencies, in semitones")
+    pitch_p: float = Field(default=0.0, ge=0, le=1)
     gain_db: float = Field(default=6.0, ge=0)
     tilt_db: float = Field(default=3.0, ge=0, description="largest swing of a smooth random equaliser curve")
     noise_p: float = Field(default=0.5, ge=0, le=1)
@@ -36,6 +43,51 @@ class Views(BaseModel):
     mel_mask_p: float = Field(default=0.3, ge=0, le=1)
     mel_mask: int = Field(default=12, ge=0, description="largest masked band, in mel bins")
 
+    @property
+    def preset(self) -> str:
+        """The name of the preset that these strengths are, or ``own``."""
+        return next((name for name, views in VIEWS.items() if views == self), "own")
+
+
+_CROP = Views().model_copy(
+    update=dict.fromkeys(
+        "mel_shift mel_shift_p gain_db tilt_db noise_p low_pass_p fade_p time_mask_p mel_mask_p".split(), 0.0
+    )
+)
+
+VIEWS: dict[str, Views] = {
+    "project": Views(),
+    "pretrain": Views(noise_p=0.25, fade_p=0.0, time_mask_p=0.0, mel_mask_p=0.0),
+    # MAE-CT's views are random resized crops: a random, stretched window and nothing else.
+    "crop": _CROP,
+    # MT-SLVR (Heggan et al., aug_params.yaml) as far as log-mel frames can follow it. There 1 to 7 of 7 augmentations
+    # of the waveform are drawn, so each has 4 chances in 7; here each is drawn by itself with that chance, and its two
+    # noises are one. Stretching is log-uniform up to x 1.5 (there uniform from x 0.5), pitch moves formants as there.
+    "mtslvr": _CROP.model_copy(
+        update={
+            "stretch": 0.5,
+            "pitch": 15.0,
+            "pitch_p": 4 / 7,
+            "fade_p": 4 / 7,
+            "noise_p": 1 - (3 / 7) ** 2,
+            "noise_snr_db": (3.0, 30.0),
+            "time_mask_p": 4 / 7,
+            "time_mask": 0.125,
+        }
+    ),
+}
+
+
+def _named_views(value: object) -> object:
+    if isinstance(value, str):
+        if value not in VIEWS:
+            raise ValueError(f"no preset '{value}' of views; {nearest(value, list(VIEWS))}")
+        return VIEWS[value]
+    return value
+
+
+NamedViews = Annotated[Views, BeforeValidator(_named_views)]
+
 
 class Recipe(BaseModel):
     """What every training has in common.
@@ -44,11 +96,11 @@ class Recipe(BaseModel):
     peak values, reached after the warm-up share of the steps and followed by a cosine to zero.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     seed: int = Field(default=0, ge=0)
-    data: str = Field(default="synthetic:train", description="TASK[:SPLIT], a folder, or a CSV")
+    data: str = Field(default="synthetic:train", description="TASK[:SPLIT], a folder, a CSV or a text list")
     batch: int = Field(ge=2)
     frames: tuple[int, ...]
     weight_decay: float = Field(ge=0)
@@ -64,6 +116,11 @@ class Recipe(BaseModel):
         """SHA-256 of the recipe's canonical JSON."""
         return digest(self.model_dump(mode="json"))
 
+    @property
+    def floor(self) -> float:
+        """The share of the peak learning rate that the cosine falls to."""
+        return 0.0
+
 
 class PretrainRecipe(Recipe):
     """Masked-autoencoder pre-training: AudioMAE's objective (method.md section 9 gives the official values)."""
@@ -78,15 +135,7 @@ class PretrainRecipe(Recipe):
     mask_ratio: float = Field(default=0.8, gt=0, lt=1)
     epochs: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
-    views: Views = Views(
-        stretch=0.2,
-        mel_shift_p=0.5,
-        noise_p=0.25,
-        low_pass_p=0.2,
-        fade_p=0.0,
-        time_mask_p=0.0,
-        mel_mask_p=0.0,
-    )
+    views: NamedViews = VIEWS["pretrain"]
 
     @model_validator(mode="after")
     def _heads_that_the_weights_imply(self) -> PretrainRecipe:
@@ -104,29 +153,86 @@ class PretrainRecipe(Recipe):
 
 
 class TuneRecipe(Recipe):
-    """uaMix-MAE's two stages. Defaults of silent numbers follow MAE-CT base16 (method.md section 3.2)."""
+    """uaMix-MAE's two stages.
+
+    Where the paper is silent, a field says which choice was made and whose it is; the other choices are values of the
+    same field. Numbers without another source are MAE-CT base16's (Lehner et al., yamls of its stages 2 and 3).
+    """
 
     kind: Literal["tune"] = "tune"
-    mix: Mixing = "t-cutmix"
-    alpha: float = Field(default=1.0, gt=0, description="lambda ~ Beta(alpha, alpha)")
-    lambda_per: Literal["sample", "batch"] = "sample"
-    partner: Literal["neighbour", "flip"] = Field(default="neighbour", description="j = i xor 1, or the reversed batch")
-    temperature: float = Field(default=0.15, gt=0)
-    top_k: int = Field(default=20, ge=1)
-    queue: int = Field(default=65_536, ge=1)
-    projector: tuple[int, int, int] = (2048, 2048, 256)
-    predictor: int = 4096
-    ema: float = Field(default=0.99, ge=0, lt=1, description="of the projector that writes the queue, in stage 2")
-    frozen: float = Field(
-        default=0.5, ge=0, le=1, description="share of the blocks that stays frozen, from the stem up"
+    mix: Mixing = Field(default="t-cutmix", description="t-cutmix is the paper's; the others are its ablations")
+    alpha: float = Field(
+        default=1.0, gt=0, description="lambda ~ Beta(alpha, alpha); unknown: CutMix, Un-Mix and i-Mix have 1, IDMM 0.5"
     )
-    head_epochs: int = Field(ge=0, description="stage 1: the encoder is frozen, the head is trained, nothing is mixed")
-    epochs: int = Field(ge=0, description="stage 2: the upper blocks and the head are trained")
-    head_learning_rate: float = Field(gt=0)
-    learning_rate: float = Field(gt=0, description="of the final norm; block b of L gets decay ** (L - b)")
-    layer_decay: float = Field(default=0.65, gt=0, le=1)
-    head_weight_decay: float = Field(default=1e-5, ge=0)
-    views: Views = Views()
+    lambda_per: Literal["sample", "batch"] = Field(
+        default="sample", description="who shares a draw; the paper's Figure 1 shows boxes that differ within a pair"
+    )
+    lambda_max: bool = Field(
+        default=False,
+        description="max(lambda, 1 - lambda), as IDMM and i-Mix have it, instead of the paper's plain Beta",
+    )
+    partner: Partner = Field(
+        default="neighbour",
+        description="j = i xor 1 (the project's: both mixtures of a pair are in the batch, as in Figure 1), the "
+        "reversed batch (Un-Mix), or a random permutation (CutMix)",
+    )
+    box: Literal["inside", "clipped"] = Field(
+        default="inside",
+        description="the box starts where it fits (the project's: its share is exact), or anywhere and is clipped at "
+        "the end (CutMix's rule)",
+    )
+    snap: Literal[1, 16] = Field(default=1, description="boxes fall on any frame, or on the encoder's patches of 16")
+    keys: Literal["neighbours", "views"] = Field(
+        default="neighbours",
+        description="what a mixture is compared with: neighbours of the clean views (the paper's Eq. 1), or the clean "
+        "views themselves (Eq. 4 read literally). Neighbours of the mixture would give it no gradient",
+    )
+    plain_weight: float = Field(
+        default=0.0, ge=0, description="weight of the unmixed loss beside the mixed one; Un-Mix adds it with 1"
+    )
+    temperature: float = Field(default=0.15, gt=0, description="MAE-CT base16")
+    top_k: int = Field(default=20, ge=1, description="MAE-CT base16, stage 3; its stage 2 takes the nearest alone")
+    queue: int = Field(default=65_536, ge=1, description="MAE-CT base16, for ImageNet's 1.3 million images")
+    projector: tuple[int, int, int] = Field(default=(2048, 2048, 256), description="MAE-CT base16")
+    predictor: int = Field(default=4096, ge=1, description="MAE-CT base16")
+    ema: float = Field(
+        default=0.99, ge=0, lt=1, description="of the projector that writes the queue in stage 2 (MAE-CT base16)"
+    )
+    frozen: float = Field(
+        default=0.5, ge=0, le=1, description="share of the blocks that stays frozen, from the stem up (the paper)"
+    )
+    head_epochs: int = Field(
+        ge=0, description="stage 1: the encoder is frozen, the head is trained, nothing is mixed; MAE-CT has 20"
+    )
+    epochs: int = Field(ge=0, description="stage 2: the upper blocks and the head are trained; MAE-CT has 20")
+    head_learning_rate: float = Field(gt=0, description="MAE-CT: 1e-4 x 2 views x batch / 256")
+    learning_rate: float = Field(
+        gt=0, description="of the final norm; block b of L gets decay ** (L - b); MAE-CT: 1e-4 x 2 views x batch / 256"
+    )
+    layer_decay: float = Field(default=0.65, gt=0, le=1, description="MAE-CT base16")
+    head_weight_decay: float = Field(default=1e-5, ge=0, description="MAE-CT base16")
+    micro_batch: int | None = Field(
+        default=None,
+        ge=2,
+        description="clips that are in the network at once; gradients add up to the batch's. All keys come first; "
+        "BatchNorm sees a micro-batch at a time",
+    )
+    views: NamedViews = Field(default=Views(), description="strengths, or a preset: project, crop, mtslvr")
+
+    def head_only(self) -> TuneRecipe:
+        """The recipe of stage 1 alone: what belongs to stage 2 is set to fixed values.
+
+        So all recipes with the same stage 1 share its digest, and a field that nobody thought of keeps them apart.
+        """
+        idle = {name: TuneRecipe.model_fields[name].default for name in _STAGE_2_WITH_DEFAULTS}
+        return self.model_copy(
+            update={**idle, "name": HEAD_ALONE, "epochs": 0, "learning_rate": 1.0, "weight_decay": 0.0}
+        )
+
+    def effective(self) -> TuneRecipe:
+        """The recipe with what its mixing never looks at set to the default: equal ones train equally."""
+        idle = {name: TuneRecipe.model_fields[name].default for name in _IDLE.get(self.mix, ())}
+        return self.model_copy(update=idle)
 
     @model_validator(mode="after")
     def _whole_batches(self) -> TuneRecipe:
@@ -137,6 +243,34 @@ class TuneRecipe(Recipe):
         if self.top_k > self.queue:
             raise ValueError("top_k: cannot exceed the queue")
         return self
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> TuneRecipe:
+        if self.micro_batch and (self.batch % self.micro_batch or self.micro_batch % 2):
+            raise ValueError("micro_batch: is even, as partners come in pairs, and divides the batch")
+        if self.partner == "permutation" and self.micro_batch not in (None, self.batch):
+            raise ValueError("partner: a permutation crosses micro-batches; take neighbour or flip")
+        if any(frames % self.snap for frames in self.frames):
+            raise ValueError("frames: must be multiples of snap")
+        return self
+
+
+# Fields of the mixing alone, and what else stage 1 never looks at.
+_BOX = ("box", "snap")
+_MIXTURE = ("alpha", "lambda_per", "lambda_max", "plain_weight", *_BOX)
+_STAGE_2_WITH_DEFAULTS = ("mix", "ema", "frozen", "layer_decay", "save_dtype", *_MIXTURE)
+_IDLE: dict[str, tuple[str, ...]] = {"none": _MIXTURE, "mixup": _BOX}
+
+
+def training_folder(recipe: Recipe, init: str | None) -> Path:
+    """Where a training is kept unless the user says otherwise: under ``UAMIX_BENCH_HOME``, by the digest of what it is.
+
+    Args:
+        recipe: The hyper-parameters, with the sounds as given.
+        init: The pretrained model, as given; None from scratch.
+    """
+    name = digest({"recipe": recipe.sha256, "init": init, "data": recipe.data})[:12]
+    return home() / "training" / f"{getattr(recipe, 'kind', 'training')}-{recipe.name}-{name}"
 
 
 PRETRAIN: dict[str, PretrainRecipe] = {

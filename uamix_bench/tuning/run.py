@@ -13,20 +13,26 @@ from torch import Tensor
 from uamix_bench import registry
 from uamix_bench.checkpoint import write_safetensors
 from uamix_bench.errors import UsageError
-from uamix_bench.files import check_writable
+from uamix_bench.files import check_writable, file_sha256, write_atomic
 from uamix_bench.model import AudioModel, load_model
 from uamix_bench.progress import SILENT, Progress
-from uamix_bench.provenance import git_state, package_version
-from uamix_bench.task import TaskData
+from uamix_bench.provenance import collect
+from uamix_bench.record import Provenance, Skipped, record_text
+from uamix_bench.task import TaskData, is_path
+from uamix_bench.training_records import DataIdentity, StageCost, TrainingRecord
+from uamix_bench.tuning import distributed
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import Frames, load_frames
-from uamix_bench.tuning.loop import Stage, Training
+from uamix_bench.tuning.loop import Pace, Stage, Training
 from uamix_bench.tuning.pretrain import Pretraining
 from uamix_bench.tuning.recipe import PretrainRecipe, Recipe, TuneRecipe
+from uamix_bench.tuning.sounds import shareable
+from uamix_bench.tuning.throughput import matrix_rate
 from uamix_bench.tuning.views import Spectrograms
 from uamix_bench.vit import ViTShape
 
 WEIGHTS = "model.safetensors"
+RECORD = "training.json"
 
 
 def pretrain(
@@ -35,6 +41,7 @@ def pretrain(
     folder: Path,
     *,
     device: str = "auto",
+    workers: int | None = None,
     progress: Progress = SILENT,
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:
@@ -43,8 +50,10 @@ def pretrain(
     Args:
         recipe: The hyper-parameters.
         data: The clips.
-        folder: Holds the checkpoints, and at the end ``model.safetensors``; a run that was killed continues from it.
+        folder: Holds the checkpoints, and at the end ``model.safetensors`` and its record, ``training.json``; a run
+            that was killed continues from it.
         device: As for load_model.
+        workers: Processes that decode; see :func:`~uamix_bench.tuning.data.load_frames`.
         progress: Is told of every step.
         stop: See :class:`~uamix_bench.tuning.loop.Training`.
 
@@ -55,10 +64,9 @@ def pretrain(
         BenchError: See :meth:`~uamix_bench.tuning.loop.Training.run`.
     """
     check_writable(folder)
-    adapter = registry.find_model("audiomae")[0].load()
-    model = adapter(ViTShape(width=recipe.width, depth=recipe.depth, heads=recipe.heads))
-    progress.say(_begins(recipe, data, folder))
-    frames = load_frames(data, model.fbank, model.sample_rate, progress)
+    recipe = shareable(recipe, data)
+    model = new_model(recipe)
+    frames = _decoded(recipe, data, folder, model, workers, progress, stop)
     stage = Pretraining(model.encoder, recipe, frames, _spectrograms(model, recipe, device))
     return _train(recipe, [stage], model, frames, data, folder, None, progress, stop)
 
@@ -69,7 +77,9 @@ def tune(
     init: str,
     folder: Path,
     *,
+    head: Path | None = None,
     device: str = "auto",
+    workers: int | None = None,
     progress: Progress = SILENT,
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:
@@ -78,9 +88,13 @@ def tune(
     Args:
         recipe: The hyper-parameters.
         data: The clips.
-        init: The pretrained model, as load_model takes it: ``audiomae-tiny``, ``audiomae=PATH``.
+        init: The pretrained model, as load_model takes it (``audiomae-tiny``, ``audiomae=PATH``), or the path of an
+            AudioMAE file.
         folder: As in :func:`pretrain`.
+        head: Folder of stage 1 alone, trained there once for all recipes that share it (`TuneRecipe.head_only`), with
+            the weights that stage 1 within `folder` gives, bit for bit; None trains it in `folder`.
         device: As for load_model.
+        workers: Processes that decode; see :func:`~uamix_bench.tuning.data.load_frames`.
         progress: Is told of every step.
         stop: See :class:`~uamix_bench.tuning.loop.Training`.
 
@@ -92,30 +106,65 @@ def tune(
         BenchError: See :meth:`~uamix_bench.tuning.loop.Training.run`.
     """
     check_writable(folder)
-    model: Any = load_model(init, device="cpu")
+    recipe = shareable(recipe, data)
+    model = initial_model(init)
+    frames = _decoded(recipe, data, folder, model, workers, progress, stop)
+    stages = tuning_stages(model, recipe, frames, _spectrograms(model, recipe, device))
+    parent = model.metadata["sha256"]
+    before = None
+    if head is not None:
+        identity = _identity(data, frames, parent)
+        before = Training(recipe.head_only(), stages[:1], frames, head / "checkpoints", identity, progress, stop)
+    return _train(recipe, stages, model, frames, data, folder, parent, progress, stop, before)
+
+
+def new_model(recipe: PretrainRecipe) -> Any:
+    """An AudioMAE of the recipe's size, with no weights yet."""
+    adapter = registry.find_model("audiomae")[0].load()
+    return adapter(ViTShape(width=recipe.width, depth=recipe.depth, heads=recipe.heads))
+
+
+def initial_model(init: str) -> Any:
+    """Loads what a tuning begins from; see :func:`tune`.
+
+    Raises:
+        UsageError: The model is not a vision transformer that can be tuned.
+        BadInputError: The file is missing, damaged or another model's.
+    """
+    named = init if "=" in init or not is_path(init) else f"audiomae={init}"
+    model: Any = load_model(named, device="cpu")
     if not hasattr(model, "encoder") or not hasattr(model, "normalise"):
-        raise UsageError(
-            f"--init {init}",
-            "cannot be tuned",
-            "give audiomae=PATH, audiomae-tiny or another AudioMAE encoder",
-        )
-    progress.say(_begins(recipe, data, folder))
-    frames = load_frames(data, model.fbank, model.sample_rate, progress)
+        remedy = "give audiomae=PATH, audiomae-tiny or another AudioMAE encoder"
+        raise UsageError(f"--init {init}", "cannot be tuned", remedy)
+    return model
+
+
+def tuning_stages(model: Any, recipe: TuneRecipe, frames: Frames, spectrograms: Spectrograms) -> list[Stage]:
+    """The two stages, on one network around the model's encoder."""
     network = Network(model.encoder, recipe)
-    common = (network, recipe, frames, _spectrograms(model, recipe, device))
-    stages: list[Stage] = [HeadStage(*common), TuneStage(*common)]
-    return _train(recipe, stages, model, frames, data, folder, model.metadata["sha256"], progress, stop)
+    return [stage(network, recipe, frames, spectrograms) for stage in (HeadStage, TuneStage)]
 
 
-def _begins(recipe: Recipe, data: TaskData, folder: Path) -> str:
-    return (
-        f"recipe '{recipe.name}' on {len(data.clips):,} clips of {data.name}; checkpoints in {folder / 'checkpoints'}"
-    )
+def _decoded(
+    recipe: Recipe,
+    data: TaskData,
+    folder: Path,
+    model: Any,
+    workers: int | None,
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> Frames:
+    """Says what is about to happen; one process of a machine decodes, the others wait."""
+    checkpoints = folder / "checkpoints"
+    progress.say(f"recipe '{recipe.name}' on {len(data.clips):,} clips of {data.name}; checkpoints in {checkpoints}")
+    if data.partial:
+        progress.say(f"{data.name}: {data.partial}")
+    with distributed.leader_first():
+        return load_frames(data, model.fbank, model.sample_rate, progress, workers=workers, stop=stop)
 
 
 def _spectrograms(model: Any, recipe: PretrainRecipe | TuneRecipe, device: str) -> Spectrograms:
-    chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    return Spectrograms(model.normalise, model.fbank.mel_hz, recipe.views, chosen)
+    return Spectrograms(model.normalise, model.fbank.mel_hz, recipe.views, distributed.device(device))
 
 
 def _train(
@@ -128,17 +177,63 @@ def _train(
     parent: str | None,
     progress: Progress,
     stop: Callable[[], bool],
+    before: Training | None = None,
 ) -> Path:
-    """Runs the stages and writes the encoder with all that says how it was made."""
-    device = stages[0].spectrograms.device  # type: ignore[attr-defined]
+    """Runs the stages; rank 0 writes the encoder and the record, with all that says how they were made."""
+    device: torch.device = stages[0].spectrograms.device  # type: ignore[attr-defined]
     for stage in stages:
         stage.module.to(device)
-    revision = _revision()  # of the code that trains, which the tree may have left behind by the end
-    identity = {"recipe": recipe.sha256, "data": frames.sha256, "parent": parent or "none"}
-    training = Training(recipe, stages, frames, folder / "checkpoints", identity, progress, stop)
+    provenance = collect(str(device))  # of the code that trains, which the tree may have left behind by the end
+    identity = _identity(data, frames, parent)
+    training = Training(recipe, stages, frames, folder / "checkpoints", identity, progress, stop, before)
     training.run()
+    if distributed.rank() == 0:
+        _write_weights(training, model, data, folder, parent, provenance)
+        cost = [_cost(pace, device) for pace in training.paces]
+        record = TrainingRecord.create(
+            recipe=recipe.model_dump(mode="json"),
+            recipe_sha256=recipe.sha256,
+            data=DataIdentity(name=data.name, version=data.card.version, sha256=frames.sha256),
+            parent_sha256=parent,
+            weights_sha256=file_sha256(folder / WEIGHTS),
+            train_seed=recipe.seed,
+            history=tuple(training.history),
+            skipped=tuple(Skipped(clip=clip, reason=reason) for clip, reason in frames.skipped),
+            partial=data.partial,
+            cost=tuple(cost),
+            provenance=provenance,
+        )
+        write_atomic(folder / RECORD, record_text(record).encode())
+        for stage_cost in cost:
+            share = stage_cost.matrix_share
+            of_rate = "" if share is None else f", {share:.0%} of the GPU's bfloat16 matrix rate"
+            progress.say(f"{stage_cost.name}: {stage_cost.clips_s:.0f} clips/s{of_rate}")
+        progress.say(f"weights: {folder / WEIGHTS}")
+    distributed.barrier()
+    return folder / WEIGHTS
+
+
+def _identity(data: TaskData, frames: Frames, parent: str | None) -> dict[str, Any]:
+    """What a training must find unchanged beside its recipe when it is resumed."""
+    return {
+        "data": {
+            "name": data.name,
+            "clips": len(data.clips),
+            "clip_table": frames.sha256,
+            "files": frames.sounds_sha256,
+            "clip_seconds": data.card.clip_seconds,
+        },
+        "parent": parent,
+    }
+
+
+def _write_weights(
+    training: Training, model: AudioModel, data: TaskData, folder: Path, parent: str | None, provenance: Provenance
+) -> None:
+    recipe, frames = training.recipe, training.frames
     dtype = torch.float16 if recipe.save_dtype == "float16" else torch.float32
     tensors: dict[str, Tensor] = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
+    revision = provenance.git_revision or "unknown"
     metadata = {
         "format": "uamix-bench/1",
         "kind": str(getattr(recipe, "kind", "")),
@@ -147,19 +242,25 @@ def _train(
         "train_seed": str(recipe.seed),
         "data": f"{data.name}@{data.card.version}",
         "data_sha256": frames.sha256,
-        "skipped": str(len(frames.skipped)),
+        "skipped": json.dumps([clip for clip, _ in frames.skipped]),
         "history": json.dumps(training.thinned_history()),
-        "package": package_version(),
-        "git_revision": revision,
+        "package": provenance.package,
+        "git_revision": f"{revision}+changes" if provenance.git_dirty else revision,
     }
     if parent:
         metadata["parent_sha256"] = parent
     write_safetensors(folder / WEIGHTS, tensors, metadata)
-    progress.say(f"weights: {folder / WEIGHTS}")
-    return folder / WEIGHTS
 
 
-def _revision() -> str:
-    """The source's git revision, marked where the tree differs from it; ``unknown`` outside a checkout."""
-    revision, dirty = git_state()
-    return f"{revision}{'+changes' if dirty else ''}" if revision else "unknown"
+def _cost(pace: Pace, device: torch.device) -> StageCost:
+    share = None
+    if device.type == "cuda" and pace.operations:
+        share = pace.operations * pace.clips_s / (matrix_rate(device) * distributed.world())
+    return StageCost(
+        name=pace.name,
+        clips=pace.clips,
+        seconds=pace.seconds,
+        waiting_s=pace.waiting_s,
+        clips_s=pace.clips_s,
+        matrix_share=share,
+    )

@@ -66,13 +66,14 @@ def crop(
 def augment(window: Tensor, draws: npt.NDArray[np.float64], noise: Tensor, mel_hz: Tensor, views: Views) -> Tensor:
     """Makes a view of each window.
 
-    In this order: mel shift, smooth equaliser, fades, additive noise, band limit (40 nepers an octave), gain, masks.
-    Nothing falls below the front end's own floor.
+    In this order: mel shift, pitch, smooth equaliser, fades, additive noise, band limit (40 nepers an octave), gain,
+    masks. Nothing falls below the front end's own floor.
 
     Args:
         window: (B, T, F) float32 log-mel power in nepers.
         draws: (B, DRAWS) uniforms in [0, 1).
-        noise: (B, T, F) log of unit-mean exponential variates: white noise's log-mel fluctuation.
+        noise: (B, T, F) log of unit-mean exponential variates: white noise's log-mel fluctuation. Rows that are not
+            `noisy` are not looked at.
         mel_hz: (F,) centre frequency of the bins, Hz.
         views: Strengths.
 
@@ -94,7 +95,11 @@ def augment(window: Tensor, draws: npt.NDArray[np.float64], noise: Tensor, mel_h
     time = torch.arange(frames).to(window)[None, :, None] / frames
     mel = torch.arange(bins).to(window)[None, None, :] / bins
 
-    view = _shift_mel(window, happens("mel_shift_p", views.mel_shift_p) * signed("mel_shift") * views.mel_shift)
+    view = _move_mel(window, happens("mel_shift_p", views.mel_shift_p) * signed("mel_shift") * views.mel_shift)
+    if views.pitch_p and views.pitch:
+        semitones = happens("mel_shift_p", views.pitch_p) * signed("mel_shift") * views.pitch
+        source_hz = mel_hz * torch.exp2(-semitones / 12)  # (B, 1, F)
+        view = _move_mel(view, (_mel(mel_hz) - _mel(source_hz)) / (_mel(mel_hz[1]) - _mel(mel_hz[0])))
     curve = sum(signed(f"tilt{k}") * torch.cos(math.pi * k * mel) for k in (1, 2, 3, 4)) / 2
     view = view + views.tilt_db * NEPERS_PER_DB * curve
 
@@ -107,8 +112,8 @@ def augment(window: Tensor, draws: npt.NDArray[np.float64], noise: Tensor, mel_h
     snr = (low_db + u["noise_snr"] * (high_db - low_db)) * NEPERS_PER_DB
     level = torch.logsumexp(window.flatten(1), dim=1)[:, None, None] - math.log(frames * bins) - snr
     slope = signed("noise_slope") * 2 * torch.log(mel + 1 / 8)  # from rising to falling spectra
-    noisy = torch.logaddexp(view, level + slope + noise)
-    view = torch.where(happens("noise_p", views.noise_p) > 0, noisy, view)
+    louder = torch.logaddexp(view, level + slope + noise)
+    view = torch.where(torch.from_numpy(noisy(draws, views)).to(view.device)[:, None, None], louder, view)
 
     low_hz, high_hz = views.low_pass_hz
     cutoff = low_hz + u["low_pass_hz"] * (high_hz - low_hz)
@@ -126,14 +131,24 @@ def augment(window: Tensor, draws: npt.NDArray[np.float64], noise: Tensor, mel_h
     return torch.where(hidden, SILENCE, view).clamp_min(SILENCE)
 
 
+def noisy(draws: npt.NDArray[np.float64], views: Views) -> npt.NDArray[np.bool_]:
+    """Which of the (B, DRAWS) drawn views get additive noise."""
+    return draws[:, _DRAWS.index("noise_p")] < views.noise_p
+
+
 def _span(axis: Tensor, width: Tensor, start: Tensor) -> Tensor:
     """True on an interval of `width` (share of the axis) that lies wholly on the axis."""
     begin = start * (1 - width)
     return (axis >= begin) & (axis < begin + width)
 
 
-def _shift_mel(window: Tensor, shift: Tensor) -> Tensor:
-    """Moves each window along the mel axis by a fractional number of bins, repeating the edge."""
+def _mel(hz: Tensor) -> Tensor:
+    """Kaldi's mel scale, on which the bins stand evenly (mel-computations.h)."""
+    return 1127 * torch.log1p(hz / 700)
+
+
+def _move_mel(window: Tensor, shift: Tensor) -> Tensor:
+    """Moves each window up the mel axis by a fractional number of bins, (B, 1, 1) or (B, 1, F), repeating the edge."""
     bins = window.shape[-1]
     position = (torch.arange(bins).to(window) - shift).clamp(0, bins - 1)  # (B, 1, F)
     low = position.floor().clamp_max(bins - 2)
@@ -163,7 +178,7 @@ class Spectrograms:
         clips: npt.NDArray[np.int64],
         draws: npt.NDArray[np.float64],
         length: int,
-        draw: np.random.Generator,
+        noise_seeds: npt.NDArray[np.int64],
     ) -> Tensor:
         """Returns a normalised view of each clip.
 
@@ -172,7 +187,7 @@ class Spectrograms:
             clips: (B,) rows of the clips.
             draws: (B, DRAWS) uniforms.
             length: T of the views.
-            draw: Gives the seed of the noise.
+            noise_seeds: (B,) seeds of the clips' noise.
 
         Returns:
             (B, length, F) float32 on the device.
@@ -180,6 +195,8 @@ class Spectrograms:
         window = crop(frames.values, frames.first[clips], frames.count[clips], draws, length, self.views).to(
             self.device
         )
-        generator = torch.Generator().manual_seed(int(draw.integers(1 << 62)))
-        noise = torch.empty(window.shape).exponential_(generator=generator).log_().to(self.device)
+        noise = torch.zeros_like(window)
+        generator = torch.Generator(self.device)
+        for row in np.flatnonzero(noisy(draws, self.views)):
+            noise[row].exponential_(generator=generator.manual_seed(int(noise_seeds[row]))).log_()
         return self.normalise(augment(window, draws, noise, self.mel_hz.to(self.device), self.views))

@@ -1,0 +1,353 @@
+"""The report of an ablation: differences to the reference, seeds apart from episodes, curves, the paper's Table 3."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from uamix_bench.reports import figures
+from uamix_bench.reports.figures import Series
+from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Prose, Section, Table, percent, render
+from uamix_bench.reports.published import published
+
+from uamix_bench.deltas import Delta, deltas
+from uamix_bench.errors import UsageError
+from uamix_bench.training_records import AblationRecord, Arm
+
+_SIGNIFICANCE = 0.05
+_CURVES = {"loss": "loss", "rank": "effective rank of the embeddings"}
+
+
+def ablation(records: Iterable[Any], *, title: str = "") -> Page:
+    """Renders one ablation.
+
+    Args:
+        records: Of any kind, one of them an ablation.
+        title: Default one that names the data it was tuned on.
+
+    Raises:
+        UsageError: There is no ablation among the records, or more than one.
+    """
+    found = [record for record in records if isinstance(record, AblationRecord)]
+    if len(found) != 1:
+        raise UsageError("ablation", f"{len(found)} ablations among the records", "give the ablation.json of one")
+    record, differences = found[0], deltas(found[0])
+    first = [delta for delta in differences if _cell(delta) == _cell(differences[0])]
+    return render(
+        title or f"Ablation of uaMix-MAE's tuning on {record.arms[0].training.data.name}",
+        [
+            Prose(_verdict(first)),
+            Section("Differences", list(_differences(record, first)), id="differences"),
+            *_sweep(record, differences),
+            Section("Training", [_training(record)], id="training"),
+            Section("What the paper reports", list(_published()), id="published"),
+            Section("How to read it", [Prose(_limits(record, first))], id="limits"),
+            Section("What was run", list(_run(record)), id="run"),
+        ],
+        lead=_lead(record, first),
+        footer="Made by uamix-bench. All but the published figures can be recomputed from ablation.json.",
+    )
+
+
+def _lead(record: AblationRecord, first: Sequence[Delta]) -> str:
+    labels = len({arm.label for arm in record.arms})
+    protocol = record.arms[0].results[0].protocol
+    tasks = list(dict.fromkeys(delta.task for delta in first))
+    seeds = len(record.seeds)
+    return (
+        f"{labels} variants tuned from {record.init}, {'one seed' if seeds == 1 else f'{seeds} seeds'} each, and "
+        f"evaluated on the same {protocol.episodes:,} episodes of {', '.join(tasks)}: {protocol.n_way}-way "
+        f"{protocol.k_shot}-shot, {protocol.n_query} queries a class, {protocol.classifier}."
+    )
+
+
+def _verdict(first: Sequence[Delta]) -> str:
+    """What the first cells show, whatever it is."""
+    reference = next(delta.label for delta in first if delta.reference)
+    told: dict[str, list[str]] = {"better": [], "worse": [], "alike": []}
+    several = len({delta.task for delta in first}) > 1
+    for delta in first:
+        if delta.difference is not None:
+            where = f" on {delta.task}" if several else ""
+            told[_look(delta)].append(f"{delta.label}{where} ({_points(delta)})")
+    sentences = [
+        f"Better than {reference}: {', '.join(told['better'])}." if told["better"] else "",
+        f"Worse than {reference}: {', '.join(told['worse'])}." if told["worse"] else "",
+        f"Not told from {reference} on these episodes: {', '.join(told['alike'])}." if told["alike"] else "",
+    ]
+    return " ".join(filter(None, sentences)) or f"Only the reference, {reference}, was evaluated."
+
+
+def _look(delta: Delta) -> str:
+    if delta.p is None or delta.p >= _SIGNIFICANCE or not delta.difference:
+        return "alike"
+    return "better" if delta.difference > 0 else "worse"
+
+
+def _points(delta: Delta) -> str:
+    half = "" if delta.difference_half is None else f" ± {100 * delta.difference_half:.1f}"
+    return f"{100 * (delta.difference or 0.0):+.1f}{half} points"
+
+
+def _differences(record: AblationRecord, first: Sequence[Delta]) -> Iterator[Block]:
+    yield _table(record, first, "Accuracy in per cent, and the difference to the reference in points")
+    compared = [delta for delta in first if delta.difference is not None]
+    if not compared:
+        return
+    labels = list(dict.fromkeys(delta.label for delta in compared))
+    panels = {}
+    for task in dict.fromkeys(delta.task for delta in compared):
+        at = {delta.label: delta for delta in compared if delta.task == task}
+        panels[task] = (
+            [100 * (at[label].difference or 0.0) for label in labels],
+            [_nan(at[label].difference_half) for label in labels],
+        )
+    reference = next(delta.label for delta in first if delta.reference)
+    words = "; ".join(f"{delta.label} on {delta.task} {_points(delta)}" for delta in compared)
+    yield figures.forest(
+        f"Difference to {reference}",
+        labels,
+        panels,
+        x_label="points, with the paired 95% interval of these clips and these trainings",
+        description=f"One row a variant, a line at no difference. {words}.",
+        reference=0.0,
+    )
+
+
+def _table(record: AblationRecord, shown: Sequence[Delta], title: str) -> Table:
+    seeds = len(record.seeds) > 1
+    tasks = len({delta.task for delta in shown}) > 1
+    cells = len({_cell(delta) for delta in shown}) > 1
+    tested = sum(delta.p is not None for delta in shown)
+    columns = [
+        "variant",
+        *(["task"] if tasks else []),
+        *(["N>", "K>"] if cells else []),
+        "accuracy>",
+        *(["over seeds>"] if seeds else []),
+        "difference>",
+        *(["over seeds>"] if seeds else []),
+        *(["p>"] if tested else []),
+    ]
+    notes = [
+        "± of the accuracy: conventional 95% half-width over episodes. ± of the difference: paired t interval on the "
+        "same episodes. Both speak of these clips and these trainings.",
+        f"Over seeds: standard deviation over the {len(record.seeds)} trainings, apart from the spread over episodes."
+        if seeds
+        else "One training of each variant: what another seed would give is not known from it.",
+        f"p: paired t test{f', Holm over these {tested} differences' if tested > 1 else ''}." if tested else "",
+    ]
+    rows = [tuple(_row(delta, tasks, cells, seeds, bool(tested))) for delta in shown]
+    return Table(columns, rows, title, "\n\n".join(filter(None, notes)))
+
+
+def _row(delta: Delta, tasks: bool, cells: bool, seeds: bool, tested: bool) -> Iterator[Cell | str]:
+    yield Cell(delta.label, "reference" if delta.reference else "")
+    if tasks:
+        yield delta.task
+    if cells:
+        yield from (Cell(str(number), sort=float(number)) for number in _cell(delta))
+    yield percent(delta.accuracy, delta.half_width)
+    if seeds:
+        yield _spread(delta.seed_spread)
+    if delta.difference is None:
+        yield Cell("", sort=0.0)
+    else:
+        half = "" if delta.difference_half is None else f"± {100 * delta.difference_half:.1f}"
+        look = _look(delta)
+        yield Cell(f"{100 * delta.difference:+.1f}", half, sort=delta.difference, mark="" if look == "alike" else look)
+    if seeds:
+        yield _spread(delta.difference_spread)
+    if tested:
+        yield Cell("" if delta.p is None else _p(delta.p), sort=delta.p)
+
+
+def _sweep(record: AblationRecord, differences: Sequence[Delta]) -> Iterator[Section]:
+    """Curves over N and over K, where the grid has them."""
+    ways, shots = ([*dict.fromkeys(numbers)] for numbers in zip(*map(_cell, differences), strict=True))
+    if len(ways) * len(shots) == 1:
+        return
+    blocks: list[Block] = [
+        Prose(
+            "Figures 4 and 5 of the paper vary the ways N and the shots K, and do not say which: this grid is assumed. "
+            "These cells explore, and are not tested: the declared tests are those above."
+        )
+    ]
+    for task in dict.fromkeys(delta.task for delta in differences):
+        here = [delta for delta in differences if delta.task == task]
+        if len(shots) > 1:
+            blocks.append(_curves(here, task, "K", "N", shots, ways, 1))
+        if len(ways) > 1:
+            blocks.append(_curves(here, task, "N", "K", ways, shots, 0))
+    table = _table(record, [delta._replace(p=None) for delta in differences], "Every cell")
+    yield Section("Ways and shots", [*blocks, Section("Every cell", [table], look="folded")], id="sweep")
+
+
+def _curves(
+    here: Sequence[Delta], task: str, along: str, fixed: str, x: Sequence[int], panels: Sequence[int], axis: int
+) -> Figure:
+    lines: dict[str, list[Series]] = {}
+    for at in panels:
+        lines[f"{fixed} = {at}"] = [
+            Series(
+                label,
+                [_cell(delta)[axis] for delta in own],
+                [100 * delta.accuracy for delta in own],
+            )
+            for label in dict.fromkeys(delta.label for delta in here)
+            if (own := [delta for delta in here if delta.label == label and _cell(delta)[1 - axis] == at])
+        ]
+    return figures.curves(
+        f"Accuracy over {along} on {task}",
+        lines,
+        x_label=f"{along}, {'shots' if along == 'K' else 'ways'}",
+        y_label="accuracy, %",
+        description=f"A panel for every {fixed}, a line for every variant; intervals stand in the table of every cell.",
+        x_ticks=x,
+        log_x=True,
+    )
+
+
+def _training(record: AblationRecord) -> Figure:
+    """Loss and effective rank over the steps of stage 2, of the first seed."""
+    arms = [arm for arm in record.arms if arm.training.train_seed == record.seeds[0]]
+    panels = {
+        words: [line for arm in arms if (line := _history(arm, name)) is not None] for name, words in _CURVES.items()
+    }
+    return figures.curves(
+        "Stage 2 of the first seed",
+        {words: lines for words, lines in panels.items() if lines} or {"loss": [Series("none", [], [])]},
+        x_label="step",
+        y_label="",
+        description="Losses of different mixings are not comparable: the labels of mixtures have an entropy of their "
+        "own, below which no loss falls. A rank that falls to a few is collapse.",
+    )
+
+
+def _history(arm: Arm, name: str) -> Series | None:
+    last = max((entry["stage"] for entry in arm.training.history), default=0.0)
+    points = [
+        (entry["step"], entry[name]) for entry in arm.training.history if entry["stage"] == last and name in entry
+    ]
+    return Series(arm.label, *np.array(points).T) if points else None
+
+
+def _published() -> Iterator[Block]:
+    papers = published()
+    yield Prose(
+        "Published figures, of ViT-B tuned on AudioSet-20K, stand here to be read beside the measured ones; they are "
+        "another model on other sounds, and nothing above is compared with them."
+    )
+    yield papers.show(papers.table("uamix-table-3"))
+
+
+def _limits(record: AblationRecord, first: Sequence[Delta]) -> str:
+    protocol = record.arms[0].results[0].protocol
+    smallest = [delta.difference_half for delta in first if delta.difference_half is not None]
+    texts = [
+        f"The intervals of differences speak of the draw of {protocol.episodes:,} episodes from these clips. More "
+        "episodes make them as narrow as one likes; they say nothing of new clips, new classes or other data sets."
+        + (f" Here they are about ± {100 * float(np.median(smallest)):.1f} points wide." if smallest else ""),
+        "A training is one draw too."
+        + (
+            f" The spread over {len(record.seeds)} seeds is shown apart; a difference smaller than it is not a finding."
+            if len(record.seeds) > 1
+            else " With one seed there is no measure of that spread, and a small difference may be the seed's."
+        ),
+        "All arms of a seed share data order, views and initial heads, and differ in what is named alone. Each was "
+        "trained with the recipe's own learning rates: a variant may do better with others.",
+    ]
+    revisions = {arm.training.provenance.git_revision for arm in record.arms}
+    if len(revisions) > 1:
+        texts.append(f"The arms were trained by {len(revisions)} revisions of the code, which may differ in more.")
+    return "\n\n".join(texts)
+
+
+def _run(record: AblationRecord) -> Iterator[Block]:
+    first = record.arms[0].training
+    provenance = record.provenance
+    yield Facts(
+        {
+            "tuned from": f"{record.init} ({(first.parent_sha256 or '')[:12]})",
+            "tuned on": f"{first.data.name}@{first.data.version} (clips {first.data.sha256[:12]})",
+            "recipe": str(first.recipe.get("name", "")),
+            "seeds": ", ".join(map(str, record.seeds)),
+            "package": provenance.package,
+            "revision": _revision(provenance.git_revision, provenance.git_dirty),
+            "trained on": ", ".join(dict.fromkeys(arm.training.provenance.device for arm in record.arms)),
+            "evaluated on": provenance.device,
+        }
+    )
+    yield Code(provenance.command, "The command")
+    if record.set_aside:
+        yield Table(
+            ("variant", "seed>", "reason"),
+            [(arm.label, str(arm.seed), arm.reason) for arm in record.set_aside],
+            "Set aside: these failed, and are in no table",
+        )
+    yield Table(
+        ("variant", "seed>", "recipe", "weights", "revision", "minutes>"),
+        [
+            (
+                Cell(arm.label, "reference" if arm.reference else ""),
+                str(arm.training.train_seed),
+                arm.training.recipe_sha256[:12],
+                arm.training.weights_sha256[:12],
+                _revision(arm.training.provenance.git_revision, arm.training.provenance.git_dirty),
+                _minutes(arm),
+            )
+            for arm in record.arms
+        ],
+        "The arms",
+        "Digests of recipe and weights. Minutes: of the steps, in the process that finished the training; stage 1 is "
+        "shared and not in them.",
+    )
+    fields = _flat(first.recipe)
+    varied = {name for arm in record.arms for name in arm.varied}
+    yield Section(
+        "The reference's recipe",
+        [
+            Table(
+                ("field", "value"),
+                [(Cell(name, "varied" if name in varied else ""), value) for name, value in fields.items()],
+            )
+        ],
+        look="folded",
+    )
+
+
+def _minutes(arm: Arm) -> Cell:
+    seconds = sum(cost.seconds for cost in arm.training.cost)
+    return Cell(f"{seconds / 60:.1f}", sort=seconds) if seconds else Cell("")
+
+
+def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in recipe.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value if isinstance(value, str) else json.dumps(value)
+    return found
+
+
+def _revision(revision: str | None, dirty: bool | None) -> str:
+    return f"{(revision or 'unknown')[:12]}{' with changes' if dirty else ''}"
+
+
+def _cell(delta: Delta) -> tuple[int, int]:
+    return delta.n_way, delta.k_shot
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else 100 * value
+
+
+def _spread(value: float | None) -> Cell:
+    return Cell("") if value is None else Cell(f"{100 * value:.1f}", sort=value)
+
+
+def _p(value: float) -> str:
+    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")

@@ -1,0 +1,337 @@
+"""Few-shot results: accuracies with their intervals, curves, episodes, classes, confusions, clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from uamix_bench.reports import clusters, figures
+from uamix_bench.reports.board import Board, Column, Setting, Standing, board
+from uamix_bench.reports.page import Block, Cell, Figure, Page, Prose, Row, Section, Table, count, percent, render
+from uamix_bench.reports.result_card import drawer, drawer_id
+
+from uamix_bench.episodes import PAPER
+from uamix_bench.errors import BenchError, UsageError
+from uamix_bench.ranking import POWER, SIGNIFICANCE
+from uamix_bench.redraw import Redraw
+from uamix_bench.replay import Replay, replay
+from uamix_bench.results import Result
+
+_MOST_CLASSES = 60  # that a matrix or a forest can show
+_EXTREME_CLASSES = 20  # hardest and easiest, where there are more
+_PAIRS = 15  # of classes, most often confused
+_MOST_MODELS = 4  # side by side
+_POPULATIONS = {"ci95": "these clips", "ci95_clips": "new clips", "ci95_classes": "new classes too"}
+
+
+def report(
+    records: Iterable[Any],
+    *,
+    data_dir: Path | None = None,
+    own: Sequence[str] = (),
+    tsne: Sequence[str] | None = None,
+) -> Page:
+    """Renders few-shot results.
+
+    Args:
+        records: Of any kind; those of few-shot evaluations are shown.
+        data_dir: Where data sets are, for confusion matrices; default ``UAMIX_BENCH_HOME/data``.
+        own: A user's own data that results are of.
+        tsne: The classes of a t-SNE; see :func:`uamix_bench.reports.clusters.choose`. None for no t-SNE.
+
+    Raises:
+        UsageError: There is no few-shot result among the records, or no t-SNE can be made of them.
+    """
+    results = [record for record in records if isinstance(record, Result)]
+    if not results:
+        raise UsageError("report", "no few-shot result among the records", "run 'uamix-bench fewshot' first")
+    table = board(results)
+    main, redraw = table.main(), Redraw(data_dir, own)
+    replays = {column.label: _replays(main, column, redraw) for column in main.columns}
+    blocks = [
+        Section("Accuracy", list(accuracy(table))),
+        *differences(table.settings),
+        *curves(table),
+        Section(f"Episodes, {main.title}", [_episodes(main, column) for column in main.columns if _held(main, column)]),
+        *(
+            Section(f"Classes of {column.label}, {main.title}", list(_classes(main, column, replays[column.label])))
+            for column in main.columns
+        ),
+    ]
+    if tsne:
+        blocks += [Section("Clusters", list(_clusters(replays, tsne)))]
+    blocks.append(Section("Results", result_drawers(table)))
+    return render("Few-shot results", blocks, lead=_lead(table), footer="Made by uamix-bench from its result files.")
+
+
+def _lead(table: Board) -> str:
+    models, tasks = count(len(table.entrants), "model"), count(len(table.tasks), "task")
+    return f"{models}, {tasks}, {count(len(table.settings), 'setting')}: accuracy of N-way K-shot episodes in per cent."
+
+
+def result_drawers(table: Board) -> list[Block]:
+    """What is known of each result, opened by the links of its scores."""
+    labels = {entrant.identity: entrant.label for entrant in table.entrants}
+    return [drawer(result, labels[result.model]) for result in table.results]
+
+
+# --- scores
+
+
+def accuracy(table: Board) -> Iterator[Block]:
+    """A table for each task and way of drawing and scoring, with ways and shots as columns; then wider intervals."""
+    for remarks in dict.fromkeys(setting.remarks for setting in table.settings):
+        settings = [setting for setting in table.settings if setting.remarks == remarks]
+        protocol = settings[0].protocol
+        words = f"{protocol.episodes:,} episodes, {protocol.n_query} queries a class, {protocol.classifier}"
+        for label in dict.fromkeys(column.label for setting in settings for column in setting.columns):
+            held = [setting for setting in settings if any(column.label == label for column in setting.columns)]
+            rows = [(name, *(_score(setting, name, label) for setting in held)) for name in _names(held, label)]
+            titles = [f"{setting.protocol.n_way}-way {setting.protocol.k_shot}-shot>" for setting in held]
+            yield Table(("model", *titles), rows, f"{label}: {words}, seed {protocol.seed}")
+    yield Prose(
+        "± half-width of the conventional 95% interval, 1.96 x population std / sqrt(episodes): it speaks of the draw "
+        "of episodes from these clips. Bold: the best of a task at a setting. Underlined: cannot be told from it "
+        f"(paired t on the same episodes at {SIGNIFICANCE:.0%}, Holm over the pairs of the setting)."
+    )
+    if wide := _wider(table):
+        yield wide
+
+
+def _names(settings: Sequence[Setting], label: str) -> list[str]:
+    """The models that have results of a task, those that stand apart last."""
+    rows = [row.entrant.label for setting in settings for row in setting.standings if label in row.results]
+    apart = [entrant.label for setting in settings for entrant, results in setting.apart if label in results]
+    return list(dict.fromkeys([*rows, *apart]))
+
+
+def _score(setting: Setting, name: str, label: str) -> Cell:
+    for row in setting.standings:
+        if row.entrant.label == name and label in row.results:
+            result = row.results[label]
+            mark = "best" if result.id in setting.ranking.best else "tie" if result.id in setting.ranking.alike else ""
+            return percent(result.score.accuracy, result.score.ci95, mark=mark, href=f"#{drawer_id(result)}")
+    for entrant, results in setting.apart:
+        if entrant.label == name and label in results:
+            score, link = results[label].score, f"#{drawer_id(results[label])}"
+            return percent(score.accuracy, score.ci95, mark="faint", note="partial, not ranked", href=link)
+    return Cell("")
+
+
+def _wider(table: Board) -> Table | None:
+    """The half-widths that speak of more than these clips, where a result has one."""
+    rows = []
+    for setting, label, row, result in _cells(table.settings):
+        given = [getattr(result.score, name) for name in _POPULATIONS]
+        if any(half is not None for half in given[1:]):
+            shown = ["" if half is None else f"± {100 * half:.2f}" for half in given]
+            rows.append((row.entrant.label, label, setting.title, *shown))
+    if not rows:
+        return None
+    return Table(
+        ("model", "task", "setting", *(f"{words}>" for words in _POPULATIONS.values())),
+        rows,
+        "95% half-widths in points, by what they speak of",
+        "A claim about a model on sounds beyond these clips needs the wider ones.",
+    )
+
+
+def _cells(settings: Iterable[Setting]) -> Iterator[tuple[Setting, str, Standing, Result]]:
+    """Every complete result, with where it stands."""
+    for setting in settings:
+        for column in setting.columns:
+            for row in setting.standings:
+                if column.label in row.results:
+                    yield setting, column.label, row, row.results[column.label]
+
+
+def differences(settings: Iterable[Setting]) -> Iterator[Section]:
+    """All pairs of models on the same episodes; nothing where there is no pair."""
+    rows: list[Row] = []
+    for setting in settings:
+        of = {result.id: (row.entrant.label, label) for _, label, row, result in _cells([setting])}
+        for found in setting.ranking.differences:
+            (name, label), (other, _) = of[found.result.id], of[found.reference.id]
+            points = 100 * found.difference
+            if name > other:  # a pair stands in one order throughout
+                name, other, points = other, name, -points
+            mark = "" if found.p_holm >= SIGNIFICANCE else "better" if points > 0 else "worse"
+            less = Cell(f"{points:+.2f}", f"± {100 * found.half_width:.2f}", points, mark)
+            p = Cell("< 0.001" if found.p_holm < 0.001 else f"{found.p_holm:.3f}", sort=found.p_holm)
+            rows.append((f"{name} less {other}", label, setting.title, less, p, f"{100 * found.smallest:.2f}"))
+    if rows:
+        note = (
+            "Points ± half-width of the 95% t interval of the paired differences, which speaks of these clips. p: "
+            "two-sided, Holm over the pairs of a setting. Detectable: the true difference that one such test would "
+            f"have found with a probability of {POWER:g}."
+        )
+        columns = ("models", "task", "setting", "points>", "p>", "detectable>")
+        yield Section("Differences on the same episodes", [Table(columns, rows, note=note)], look="folded")
+
+
+# --- figures
+
+
+def curves(table: Board) -> Iterator[Section]:
+    """Accuracy over shots and ways, where there are several: at the paper's 5 ways and 1 shot, the others folded."""
+    first: list[Block] = []
+    others: list[Block] = []
+    for remarks in dict.fromkeys(setting.remarks for setting in table.settings):
+        alike = [setting for setting in table.settings if setting.remarks == remarks]
+        for axis, fixed in (("k_shot", "n_way"), ("n_way", "k_shot")):
+            drawn = _curves(alike, axis, fixed)
+            usual = getattr(PAPER, fixed) if getattr(PAPER, fixed) in drawn else next(iter(drawn), None)
+            first += [figure for value, figure in drawn.items() if value == usual]
+            others += [figure for value, figure in drawn.items() if value != usual]
+    if others:
+        first.append(Section("At other shots and ways", others, look="folded"))
+    if first:
+        yield Section("Over shots and ways", first)
+
+
+def _curves(settings: Sequence[Setting], axis: str, fixed: str) -> dict[int, Figure]:
+    """Accuracy over one of ways and shots, at each value of the other where it has several."""
+    words = {"k_shot": "shots", "n_way": "ways"}
+    drawn = {}
+    for value in sorted({getattr(setting.protocol, fixed) for setting in settings}):
+        along = [setting for setting in settings if getattr(setting.protocol, fixed) == value]
+        ticks = sorted({getattr(setting.protocol, axis) for setting in along})
+        if len(ticks) < 2:
+            continue
+        panels: dict[str, dict[str, list[tuple[int, Result]]]] = {}
+        for setting, label, row, result in _cells(along):
+            lines = panels.setdefault(label, {})
+            lines.setdefault(row.entrant.label, []).append((getattr(setting.protocol, axis), result))
+        where = f"{value} {words[fixed]}".removesuffix("s" * (value == 1))
+        drawn[value] = figures.curves(
+            f"Accuracy over {words[axis]}, {where}",
+            {label: [_series(*line) for line in sorted(lines.items())] for label, lines in panels.items()},
+            x_label=words[axis],
+            y_label="accuracy in %",
+            description=f"Accuracy with its 95% band over {words[axis]} at {where}: one panel a task, a line a model.",
+            x_ticks=ticks,
+            log_x=axis == "k_shot",
+        )
+    return drawn
+
+
+def _series(name: str, points: Sequence[tuple[int, Result]]) -> figures.Series:
+    along = sorted(points, key=lambda point: point[0])
+    halves = [100 * result.score.ci95 if result.score.ci95 is not None else np.nan for _, result in along]
+    return figures.Series(name, [x for x, _ in along], [100 * result.score.accuracy for _, result in along], halves)
+
+
+def _held(setting: Setting, column: Column) -> dict[str, Result]:
+    """The complete results of a column by model, best first."""
+    found = {row.entrant.label: row.results[column.label] for row in setting.standings if column.label in row.results}
+    return dict(sorted(found.items(), key=lambda item: -item[1].score.accuracy))
+
+
+def _episodes(setting: Setting, column: Column) -> Figure:
+    """How the accuracies of single episodes spread."""
+    held = dict(list(_held(setting, column).items())[:_MOST_MODELS])
+    asked = setting.protocol.n_way * setting.protocol.n_query
+    step = -(-asked // 25)  # of queries: an accuracy lies inside a bin, never on an edge
+    spread = "; ".join(f"{name}: {100 * result.accuracies().std():.1f} points" for name, result in held.items())
+    return figures.histogram(
+        f"Accuracy of single episodes of {column.label}",
+        {name: 100 * result.accuracies() for name, result in held.items()},
+        x_label="accuracy in %",
+        bins=100 * (np.arange(0, asked + step + 1, step) - 0.5) / asked,
+        description=f"How many episodes reach which accuracy. Standard deviation over episodes: {spread}.",
+    )
+
+
+# --- classes
+
+
+def _replays(setting: Setting, column: Column, redraw: Redraw) -> dict[str, Replay | BenchError]:
+    """The episodes of each model again, or why they cannot be had."""
+    found: dict[str, Replay | BenchError] = {}
+    for name, result in _held(setting, column).items():
+        try:
+            found[name] = replay(result, redraw)
+        except BenchError as error:
+            found[name] = error
+    return found
+
+
+def _classes(setting: Setting, column: Column, replays: Mapping[str, Replay | BenchError]) -> Iterator[Block]:
+    held = dict(list(_held(setting, column).items())[:_MOST_MODELS])
+    if not held:
+        yield Prose("No complete result.")
+        return
+    yield _by_class(held)
+    left_out = []
+    for name, found in replays.items():
+        if isinstance(found, Replay):
+            yield from _confusion(name, found)
+        else:
+            left_out.append(str(found))
+    if left_out:
+        yield Prose(f"No confusion matrix: {'; '.join(dict.fromkeys(left_out))}.")
+
+
+def _by_class(held: Mapping[str, Result]) -> Figure:
+    """Accuracy by class, the hardest on average first; of many classes the hardest and the easiest."""
+    rates = {
+        name: {label: hit / asked for label, (hit, asked) in result.per_class.items() if asked}
+        for name, result in held.items()
+    }
+    labels = list(dict.fromkeys(label for by_class in rates.values() for label in by_class))
+    labels.sort(key=lambda label: np.mean([by_class[label] for by_class in rates.values() if label in by_class]))
+    of = f"{len(labels)} classes"
+    if len(labels) > _MOST_CLASSES:
+        labels = [*labels[:_EXTREME_CLASSES], *labels[-_EXTREME_CLASSES:]]
+        of = f"the {_EXTREME_CLASSES} hardest and the {_EXTREME_CLASSES} easiest of {of}"
+    none = [np.nan] * len(labels)
+    return figures.forest(
+        f"Accuracy by class, {of}",
+        labels,
+        {name: ([100 * rate.get(label, np.nan) for label in labels], none) for name, rate in rates.items()},
+        x_label="accuracy in %",
+        share_x=True,
+        description=f"Share of a class's queries that were given to it, one row a class, the hardest first: "
+        f"{labels[0]} is the hardest, {labels[-1]} the easiest.",
+    )
+
+
+def _confusion(name: str, found: Replay) -> Iterator[Block]:
+    counts, of = found.confusion()
+    labels = found.episodes.class_names
+    shares = counts / np.maximum(of, 1)
+    wrong = np.where(np.eye(len(labels), dtype=bool), -1.0, shares)
+    worst = np.column_stack(np.unravel_index(np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS], wrong.shape))
+    pairs = [(int(true), int(given)) for true, given in worst if wrong[true, given] > 0]
+    words = "; ".join(f"{labels[true]} for {labels[given]}" for true, given in pairs[:3])
+    about = "Cells are shares of the queries of the row's class, in episodes where the column's class was a choice."
+    if len(labels) <= _MOST_CLASSES:
+        description = f"{about} Most often {name} takes {words}." if pairs else about
+        yield figures.matrix(f"What {name} takes for what, %", labels, counts, of=of, description=description)
+    rows = [
+        (
+            labels[true],
+            labels[given],
+            percent(float(shares[true, given])),
+            f"{counts[true, given]:,} of {of[true, given]:,}",
+        )
+        for true, given in pairs
+    ]
+    columns = ("class", "taken for", "% of queries>", "queries>")
+    yield Table(columns, rows, f"Most often confused by {name}", about)
+
+
+def _clusters(replays: Mapping[str, Mapping[str, Replay | BenchError]], wanted: Sequence[str]) -> Iterator[Block]:
+    """A t-SNE of the first two models on each task; an error where there is none at all."""
+    reasons = []
+    for label, models in replays.items():
+        whole = {name: found for name, found in models.items() if isinstance(found, Replay)}
+        reasons += [str(found) for found in models.values() if not isinstance(found, Replay)]
+        if whole:
+            yield from clusters.blocks(dict(list(whole.items())[:2]), wanted)
+        else:
+            yield Prose(f"{label}: no embeddings to show.")
+    if not any(isinstance(found, Replay) for models in replays.values() for found in models.values()):
+        raise UsageError("--tsne", f"no embeddings are at hand ({reasons[0] if reasons else 'no result'})", "")

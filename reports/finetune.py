@@ -1,0 +1,212 @@
+"""Fine-tunings and linear probes: scores with their intervals, folds, label fractions, classes, training curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from uamix_bench.reports import figures, provenance
+from uamix_bench.reports.board import task_label
+from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Row, Section, Table, percent, render
+from uamix_bench.reports.published import published
+
+from uamix_bench.errors import UsageError
+from uamix_bench.finetune_record import FinetuneResult
+
+_MOST_CLASSES = 60
+_MOST_MODELS = 4  # side by side
+
+
+def report(records: Iterable[Any]) -> Page:
+    """Renders fine-tunings.
+
+    Args:
+        records: Of any kind; those of fine-tunings and linear probes are shown.
+
+    Raises:
+        UsageError: There is none among them.
+    """
+    found = list({record.id: record for record in records if isinstance(record, FinetuneResult)}.values())
+    if not found:
+        raise UsageError("report", "no fine-tuning among the records", "run 'uamix-bench finetune' first")
+    labels = _labels(found)
+    by_task: dict[str, list[FinetuneResult]] = {}
+    for one in found:
+        by_task.setdefault(task_label(one.task.name, one.task.version), []).append(one)
+    blocks: list[Block] = [
+        Section(task, [_scores(of_task, labels), *_fractions(task, of_task), *_classes(of_task, labels)])
+        for task, of_task in by_task.items()
+    ]
+    blocks += [*_published({one.task.name for one in found})]
+    drawn = [figure for one in found if (figure := _training(one, labels[one.id]))]
+    if drawn:
+        blocks.append(Section("Trainings", drawn))
+    blocks.append(Section("Records", [_record(one, labels[one.id]) for one in found], look="folded"))
+    return render(
+        "Fine-tuning and linear probes",
+        blocks,
+        lead="The last epoch of every run, on clips that it never saw.",
+        footer="Made by uamix-bench from its records.",
+    )
+
+
+def _labels(records: Sequence[FinetuneResult]) -> dict[str, str]:
+    """What each record is called, by id: model, method and fraction, and what else tells it from others on its task."""
+    made = {}
+    for one in records:
+        share = "" if one.setting.fraction is None else f", {100 * one.setting.fraction:g}% of labels"
+        frozen = f", {one.setting.frozen_blocks} blocks frozen" if one.setting.frozen_blocks else ""
+        made[one.id] = f"{one.model.name}, {one.setting.method}{frozen}{share}"
+    names = [(one.task.name, made[one.id]) for one in records]
+    return {
+        one.id: made[one.id] + (f" ({one.id[:6]})" if names.count((one.task.name, made[one.id])) > 1 else "")
+        for one in records
+    }
+
+
+def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
+    rows: list[Row] = []
+    seeds = any(one.score.seeds_std is not None for one in records)
+    for one in sorted(records, key=lambda one: -one.score.value):
+        setting, score = one.setting, one.score
+        metric = "" if setting.metric == "accuracy" else setting.metric
+        partial = "" if one.status.complete else "partial, not ranked"
+        rows.append(
+            (
+                labels[one.id],
+                percent(score.value, score.ci95, mark="" if one.status.complete else "faint", note=metric or partial),
+                *(("" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}",) if seeds else ()),
+                ", ".join(f"{100 * run.value():.1f}" for run in one.runs),
+                f"{len(one.runs)}",
+                Cell(f"{setting.trained_parameters:,}", sort=setting.trained_parameters),
+                setting.split,
+            )
+        )
+    columns = (
+        "what",
+        "score %>",
+        *(("over seeds>",) if seeds else ()),
+        "by run",
+        "runs>",
+        "trained parameters>",
+        "split",
+    )
+    intervals = " or ".join(dict.fromkeys(one.score.interval for one in records))
+    return Table(
+        columns,
+        rows,
+        "Mean over runs",
+        f"± half-width of the 95% interval ({intervals}): it speaks of new recordings, speakers or videos under the "
+        "same training clips." + " Over seeds: standard deviation of the mean over folds, apart from that." * seeds,
+    )
+
+
+def _fractions(task: str, records: Sequence[FinetuneResult]) -> Iterator[Figure]:
+    """Score over the share of labels, where a model has several."""
+    lines: dict[str, dict[float, FinetuneResult]] = {}
+    for one in records:
+        lines.setdefault(f"{one.model.name}, {one.setting.method}", {})[one.setting.fraction or 1.0] = one
+    several = {name: sorted(points.items()) for name, points in lines.items() if len(points) > 1}
+    if several:
+        yield figures.curves(
+            f"{task} with few labels",
+            {
+                "": [
+                    figures.Series(
+                        name,
+                        [100 * share for share, _ in points],
+                        [100 * one.score.value for _, one in points],
+                        [np.nan if one.score.ci95 is None else 100 * one.score.ci95 for _, one in points],
+                    )
+                    for name, points in several.items()
+                ]
+            },
+            x_label="% of the training clips",
+            y_label="score in %",
+            description="Score with its 95% band over the share of training clips that were used.",
+            log_x=True,
+        )
+
+
+def _classes(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Iterator[Figure]:
+    """Accuracy by class over all runs; under mAP the average precision."""
+    shown = sorted(records, key=lambda one: -one.score.value)[:_MOST_MODELS]
+    rates = {labels[one.id]: _by_class(one) for one in shown}
+    names = sorted(
+        {name for by_class in rates.values() for name in by_class},
+        key=lambda name: float(np.mean([by_class[name] for by_class in rates.values() if name in by_class])),
+    )
+    of = f"{len(names)} classes"
+    if len(names) > _MOST_CLASSES:
+        half = _MOST_CLASSES // 2
+        names, of = [*names[:half], *names[-half:]], f"the {half} hardest and {half} easiest of {of}"
+    none = [np.nan] * len(names)
+    metric = "average precision" if shown[0].setting.metric == "mAP" else "accuracy"
+    yield figures.forest(
+        f"{metric.capitalize()} by class, {of}",
+        names,
+        {label: ([100 * by_class.get(name, np.nan) for name in names], none) for label, by_class in rates.items()},
+        x_label=f"{metric} in %",
+        share_x=True,
+        description=f"One row a class, over all runs: {names[0]} is the hardest, {names[-1]} the easiest.",
+    )
+
+
+def _by_class(one: FinetuneResult) -> dict[str, float]:
+    if one.setting.metric == "mAP":
+        values: dict[str, list[float]] = {}
+        for run in one.runs:
+            for name, precision in run.average_precision.items():
+                values.setdefault(name, []).append(precision)
+        return {name: float(np.mean(found)) for name, found in values.items()}
+    counts: dict[str, tuple[int, int]] = {}
+    for run in one.runs:
+        for name, (right, asked) in run.per_class.items():
+            before = counts.get(name, (0, 0))
+            counts[name] = before[0] + right, before[1] + asked
+    return {name: right / asked for name, (right, asked) in counts.items() if asked}
+
+
+def _published(tasks: set[str]) -> Iterator[Section]:
+    """What others published on one of the tasks."""
+    tables = [table for table in published().tables if table.kind != "few-shot"]
+    here = [table for table in tables if any(tasks & set(row.accuracy) for row in table.rows)]
+    if here:
+        yield Section("Published, not measured here", [published().show(table) for table in here], look="folded")
+
+
+def _training(one: FinetuneResult, label: str) -> Figure | None:
+    """The loss of every run over its steps."""
+    lines = []
+    for run in one.runs:
+        points = [(entry["step"], entry["loss"]) for entry in run.history if {"step", "loss"} <= set(entry)]
+        if points:
+            lines.append(figures.Series(f"{run.fold}, seed {run.seed}", *zip(*points, strict=True)))
+    if not lines:
+        return None
+    return figures.curves(
+        f"{label} on {task_label(one.task.name, one.task.version)}",
+        {"": lines},
+        x_label="step",
+        y_label="training loss",
+        description=f"Training loss over steps, one line a run; the last are "
+        f"{', '.join(f'{np.asarray(line.y)[-1]:.3g}' for line in lines)}.",
+    )
+
+
+def _record(one: FinetuneResult, label: str) -> Section:
+    recipe = "; ".join(f"{name} {value}" for name, value in one.setting.recipe.items() if value not in (None, "", []))
+    facts = {
+        "id": one.id,
+        "status": "complete" if one.status.complete else "partial, not ranked",
+        "notes": "; ".join(one.status.notes),
+        "weights": one.model.weights_sha256,
+        "adapter": f"{one.model.adapter_version}, pooling {one.model.pooling}, {one.model.dtype}",
+        "recipe": recipe,
+        "clips": f"{one.task.clips:,} in {one.task.classes:,} classes; table {one.task.clips_sha256[:16]}",
+        "time": f"{one.cost.seconds:,.0f} s",
+        **provenance.facts(one.provenance),
+    }
+    where = f"{label} on {task_label(one.task.name, one.task.version)}"
+    return Section(where, [Facts(facts), Code(one.provenance.command, "Command")], look="folded")

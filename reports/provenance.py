@@ -1,0 +1,11 @@
+"""Where a record comes from, in words that all reports share."""
+
+from __future__ import annotations
+
+from uamix_bench.record import Provenance
+
+
+def facts(run: Provenance) -> dict[str, str]:
+    """Device, time and versions of a run, by name; its command stands apart, to be copied."""
+    revision = (run.git_revision or "unknown")[:12] + " with changes" * bool(run.git_dirty)
+    return {"device": run.device, "started": run.started_at, "package": f"{run.package}, revision {revision}"}

@@ -1,0 +1,240 @@
+"""The paper's tables and figures beside ours: its number, ours, the difference, and whether the intervals agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from uamix_bench.reports import clusters
+from uamix_bench.reports.board import board
+from uamix_bench.reports.fewshot import accuracy, curves, differences, result_drawers
+from uamix_bench.reports.page import Block, Cell, Page, Prose, Row, Section, Table, percent, render
+from uamix_bench.reports.published import published
+from uamix_bench.reports.result_card import drawer_id
+
+from uamix_bench import registry
+from uamix_bench.episodes import PAPER
+from uamix_bench.errors import BenchError
+from uamix_bench.finetune_record import FinetuneResult
+from uamix_bench.redraw import Redraw
+from uamix_bench.replay import Replay, replay
+from uamix_bench.reproduce import Plan, not_comparable
+from uamix_bench.results import Result
+from uamix_bench.targets import ARMS, Target, architecture
+
+_AGREE = (
+    "Intervals agree where 0 lies in the 95% interval of the difference, whose half-width is the root of the sum of "
+    "both squares: the two draws of episodes are independent. Both intervals speak of the draw alone, so one pair in "
+    "twenty would not agree even if nothing differed. What is not comparable is shown and not judged."
+)
+_MISSING = Cell("missing", mark="faint")
+
+
+class Outcome(NamedTuple):
+    """A number of the paper beside ours; all in per cent.
+
+    Attributes:
+        paper: Its accuracy and half-width; None where none is published.
+        ours: Likewise; None where it is missing.
+        why_not: Why the two are not compared; empty where they are.
+        href: Of what is known of ours.
+    """
+
+    paper: tuple[float, float] | None
+    ours: tuple[float, float | None] | None
+    why_not: str = ""
+    href: str = ""
+
+    @property
+    def difference(self) -> tuple[float, float] | None:
+        """Ours less the paper's, and the half-width of its 95% interval; None where they are not compared."""
+        if self.paper is None or self.ours is None or self.ours[1] is None or self.why_not:
+            return None
+        return self.ours[0] - self.paper[0], math.hypot(self.ours[1], self.paper[1])
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the intervals agree; None where the numbers are not compared."""
+        if self.difference is None:
+            return None
+        distance, half_width = self.difference
+        return abs(distance) <= half_width
+
+
+def report(
+    records: Iterable[Any], *, plans: Sequence[Plan], set_aside: Sequence[str] = (), data_dir: Path | None = None
+) -> Page:
+    """Renders targets.
+
+    Args:
+        records: What the jobs of the plans gave.
+        plans: Of the targets, in the order in which they are shown.
+        set_aside: One line for each thing that could not be done.
+        data_dir: Where data sets are, for a t-SNE; default ``UAMIX_BENCH_HOME/data``.
+    """
+    found = list(records)
+    results = [record for record in found if isinstance(record, Result)]
+    blocks: list[Block] = [
+        Section(plan.target.title, _blocks(plan, found, data_dir), id=plan.target.id) for plan in plans
+    ]
+    if len(plans) == 1:
+        blocks = _blocks(plans[0], found, data_dir)
+    if set_aside:
+        blocks.append(Section("Set aside", [Prose("\n\n".join(set_aside))]))
+    if results:
+        blocks.append(Section("Our results", result_drawers(board(results))))
+    source = published().sources["uamix"]
+    title = plans[0].target.title if len(plans) == 1 else "The paper's tables and figures"
+    return render(
+        title,
+        blocks,
+        lead=f"{source.title}, beside what was measured here.",
+        footer="Made by uamix-bench. The paper's numbers are its authors'; ours follow from the result files.",
+    )
+
+
+def outcomes(plan: Plan, results: Iterable[Result]) -> dict[tuple[str, str], Outcome]:
+    """The numbers of a table with published values, by model and task."""
+    cards = {name: plugin.card for name, plugin in registry.models().items()}
+    usual = (PAPER.n_way, PAPER.k_shot)
+    ordered = sorted(results, key=lambda one: (one.protocol.n_way, one.protocol.k_shot) == usual)  # it wins, if there
+    ours = {(one.model.name, one.task.name): one for one in ordered if _belongs(plan, one)}
+    paper = _published(plan.target)
+    found = {}
+    for model in plan.target.models:
+        for task in plan.target.tasks:
+            result = ours.get((model, task))
+            measured, why_not, href = None, "", ""
+            if result is not None:
+                half = result.score.ci95
+                measured = (100 * result.score.accuracy, None if half is None else 100 * half)
+                why_not = not_comparable(result, cards[architecture(model)], plan.settings)
+                href = f"#{drawer_id(result)}"
+            found[model, task] = Outcome(paper.get((model, task)), measured, why_not, href)
+    return found
+
+
+def _belongs(plan: Plan, result: Result) -> bool:
+    cell = (result.protocol.n_way, result.protocol.k_shot)
+    return cell in plan.cells and result.model.name in plan.target.models and result.task.name in plan.target.tasks
+
+
+def _published(target: Target) -> dict[tuple[str, str], tuple[float, float]]:
+    """Accuracy and half-width in per cent, by our name of the model and task."""
+    if not target.published:
+        return {}
+    by_mixing = {mixing: name for name, mixing in ARMS.items()}
+    found = {}
+    for row in published().table(target.published).rows:
+        name = by_mixing.get(row.mixing, row.model) if row.mixing else row.model
+        for task, values in row.accuracy.items():
+            if len(values) == 2:
+                found[name, task] = (values[0], values[1])
+    return found
+
+
+# --- one target
+
+
+def _blocks(plan: Plan, records: Sequence[Any], data_dir: Path | None) -> list[Block]:
+    results = [record for record in records if isinstance(record, Result) and _belongs(plan, record)]
+    blocks: list[Block] = []
+    if plan.miniatures:
+        names = ", ".join(plan.miniatures)
+        blocks.append(
+            Prose(f"Miniatures stand in for {names}: nothing measured on them can be held against the paper.")
+        )
+    if plan.target.published:
+        blocks += _beside(plan, results)
+    elif plan.target.kind == "few-shot":
+        blocks.append(Prose("The figure's values are not published as numbers: ours stand alone."))
+    if plan.target.kind == "few-shot" and results:
+        table = board(results)
+        blocks += [*accuracy(table)] if not plan.target.published else []
+        blocks += [*differences(table.settings), *curves(table)]
+    if plan.target.kind == "fine-tuning":
+        blocks += _finetuned(plan, [record for record in records if isinstance(record, FinetuneResult)])
+    if plan.target.kind == "clusters":
+        blocks += _clusters(plan, results, data_dir)
+    if plan.missing:
+        rows = [(need.subject, _some(need.needed_by), need.remedy) for need in plan.missing]
+        blocks.append(Table(("missing", "needed by", "how to get it"), rows, "Missing"))
+    blocks.append(Prose("\n\n".join(f"Assumed: {line}" for line in plan.target.assumed)))
+    return blocks
+
+
+def _some(names: Sequence[str], shown: int = 3) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _beside(plan: Plan, results: Sequence[Result]) -> Iterator[Block]:
+    found = outcomes(plan, results)
+    lacks = {(job.model, job.task): job.lacks for job in plan.jobs}
+    judged = [one.agrees for one in found.values() if one.agrees is not None]
+    measured = sum(one.ours is not None for one in found.values())
+    yield Prose(
+        f"{measured} of {len(found)} cells are measured here, {len(judged)} can be compared, {sum(judged)} agree."
+        if measured
+        else f"None of {len(found)} cells is measured here yet."
+    )
+    columns = ("model", "paper>", "ours>", "difference>", "intervals")
+    for task in plan.target.tasks:
+        rows = [(model, *_row(found[model, task], lacks.get((model, task), ()))) for model in plan.target.models]
+        yield Table(columns, rows, f"{task}: accuracy in per cent ± half-width of the 95% interval")
+    yield Prose(_AGREE)
+    slips = published().source_of(table := published().table(plan.target.published), table.rows[0]).slips
+    told = [slip for slip in slips if f"Table {plan.target.id.removeprefix('table')}" in slip]
+    if told:
+        yield Prose("\n\n".join(told))
+
+
+def _row(outcome: Outcome, lacks: Sequence[str]) -> Row:
+    paper = Cell("not given", mark="faint")
+    if outcome.paper is not None:
+        paper = Cell(f"{outcome.paper[0]:.1f}", f"± {outcome.paper[1]:.1f}", outcome.paper[0])
+    if outcome.ours is None:
+        why = f"no {', no '.join(lacks)}" if lacks else "not run, or set aside"
+        return paper, _MISSING, "", Cell(why, mark="faint")
+    value, half = outcome.ours
+    ours = percent(
+        value / 100, None if half is None else half / 100, mark="faint" if outcome.why_not else "", href=outcome.href
+    )
+    if outcome.difference is None:
+        return paper, ours, "", Cell(f"not comparable: {outcome.why_not}" if outcome.why_not else "", mark="faint")
+    distance, width = outcome.difference
+    apart = "" if outcome.agrees else "better" if distance > 0 else "worse"
+    said = "agree" if outcome.agrees else "ours is higher" if distance > 0 else "ours is lower"
+    return paper, ours, Cell(f"{distance:+.1f}", f"± {width:.1f}", distance), Cell(said, mark=apart)
+
+
+def _finetuned(plan: Plan, results: Sequence[FinetuneResult]) -> Iterator[Block]:
+    known: Mapping[tuple[str, str], FinetuneResult] = {(one.model.name, one.task.name): one for one in results}
+    rows = []
+    for model in plan.target.models:
+        cells = [
+            percent(one.score.value, one.score.ci95) if (one := known.get((model, task))) else _MISSING
+            for task in plan.target.tasks
+        ]
+        rows.append((model, *cells))
+    note = "± half-width of the 95% interval for new recordings, speakers or videos, clustered by them."
+    yield Table(("model", *(f"{task}>" for task in plan.target.tasks)), rows, "Ours, accuracy in per cent", note)
+    yield Prose("The values of the paper's Table 4 are not known here. What others published of the same kind:")
+    yield published().show(published().table("fine-tuned"))
+
+
+def _clusters(plan: Plan, results: Sequence[Result], data_dir: Path | None) -> Iterator[Block]:
+    whole: dict[str, Replay] = {}
+    redraw = Redraw(data_dir)
+    for result in sorted(results, key=lambda one: plan.target.models.index(one.model.name)):
+        try:
+            whole[result.model.name] = replay(result, redraw)
+        except BenchError as error:
+            yield Prose(f"{error}.")
+    if whole:
+        yield from clusters.blocks(whole)
+    missing = [model for model in plan.target.models if model not in whole]
+    if missing:
+        yield Prose(f"Missing: {', '.join(missing)}.")

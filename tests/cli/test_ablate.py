@@ -1,0 +1,290 @@
+"""`ablate` as a user runs it: a whole grid on a toy encoder, killed, continued, wrong, and what it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from uamix_bench.ablation import Ablation, plan
+from uamix_bench.deltas import deltas
+from uamix_bench.errors import BadInputError
+from uamix_bench.files import file_sha256
+from uamix_bench.store import load_record
+from uamix_bench.training_records import AblationRecord
+from uamix_bench.tuning.fields import changed
+from uamix_bench.tuning.many import computing_with
+from uamix_bench.tuning.recipe import PRETRAIN, TUNE
+
+from .conftest import Bench
+
+TOY = {"width": 64, "depth": 2, "heads": 1, "decoder_width": 24, "decoder_depth": 1, "decoder_heads": 1}
+SMALL = {"batch": 8, "queue": 16, "top_k": 3, "projector": [16, 16, 8], "predictor": 16, "frames": [16], "epochs": 2}
+CELLS = ("--n", "3", "--k", "1", "--q", "3", "--episodes", "30")
+
+
+@pytest.fixture(scope="module")
+def encoder(sounds: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A pre-trained encoder of two blocks."""
+    from uamix_bench.tuning.run import pretrain
+    from uamix_bench.tuning.sounds import find_data
+
+    folder = tmp_path_factory.mktemp("encoder")
+    recipe = changed(PRETRAIN["tiny"], {**TOY, "batch": 8, "frames": [64], "epochs": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UAMIX_BENCH_HOME", str(folder / "home"))
+        yield pretrain(recipe, find_data(str(sounds)), folder / "out", device="cpu")
+
+
+@pytest.fixture
+def arguments(encoder: Path, sounds: Path, tmp_path: Path) -> list[str]:
+    """A small ablation's, without the grid."""
+    fields = [part for name, value in SMALL.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    places = ("--init", f"audiomae={encoder}", "--data", sounds, "--task", sounds, "--out", tmp_path / "report")
+    return ["ablate", *map(str, places), *fields, *CELLS, "--device", "cpu"]
+
+
+def weights(home: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in (home / "training").glob("*/model.safetensors")}
+
+
+def test_a_whole_ablation(bench: Bench, bench_home: Path, arguments: list[str], tmp_path: Path) -> None:
+    grid = ("--mix", "none,mixup", "--vary", "alpha=0.5,1", "--seeds", "2", "--n", "2,3", "--jobs", "1")
+    done = bench(*arguments, *grid)
+    assert done.code == 0, done.err
+    assert "arms: tuning takes about" in done.err.splitlines()[0]
+    assert "a few steps measured here" in done.err.splitlines()[0]
+    record = load_record(tmp_path / "report" / "ablation.json")
+    assert isinstance(record, AblationRecord)
+    labels = ["t-cutmix alpha=1.0", "none", "mixup alpha=0.5", "mixup alpha=1.0"]
+    assert [(arm.label, arm.training.train_seed) for arm in record.arms] == [(x, s) for s in (0, 1) for x in labels]
+    assert record.assumed
+    assert "/" not in record.init
+
+    # by hand, from the counts of correct queries alone
+    raw = json.loads((tmp_path / "report" / "ablation.json").read_bytes())
+    right = np.array([[cell["episodes"]["correct"] for cell in arm["results"]] for arm in raw["arms"]])
+    right = right.reshape(2, 4, 2, 30) / np.array([2, 3])[:, None] / 3  # seeds, arms, cells, episodes
+    for delta in deltas(record):
+        arm, cell = labels.index(delta.label), delta.n_way - 2
+        assert delta.accuracy == pytest.approx(right[:, arm, cell].mean())
+        assert delta.seed_spread == pytest.approx(np.std(right[:, arm, cell].mean(1), ddof=1))
+        if not delta.reference:
+            difference = right[:, arm, cell] - right[:, 0, cell]
+            assert delta.difference == pytest.approx(difference.mean())
+            assert delta.difference_spread == pytest.approx(np.std(difference.mean(1), ddof=1))
+        assert (delta.p is None) == (delta.reference or delta.n_way == 3)
+
+    kept = weights(bench_home)
+    assert len(kept) == 8 + 2  # and the two heads
+    again = bench(*arguments, *grid, "--json")
+    assert "8 arms: all are tuned" in again.err
+    assert weights(bench_home) == kept
+    rows = again.envelope["items"]
+    assert [row["label"] for row in rows] == labels * 2
+    repeated = load_record(tmp_path / "report" / "ablation.json")
+    assert repeated.id == record.id
+
+    page, markdown = ((tmp_path / "report" / name).read_text() for name in ("report.html", "report.md"))
+    for words in ("this grid is assumed", "Over seeds", "Table 3", "66.3", "Stage 2 of the first seed", "Holm"):
+        assert words in page
+        assert words in markdown
+    assert str(tmp_path) not in page + markdown + json.dumps(raw)
+
+
+def test_an_arm_is_what_tune_makes_of_its_recipe(bench: Bench, arguments: list[str], tmp_path: Path) -> None:
+    done = bench(*arguments, "--jobs", "1", "--mix", "mixup")
+    assert done.code == 0, done.err
+    tune = [
+        "tune",
+        *arguments[1:5],
+        *arguments[9:-10],
+        "--mix",
+        "mixup",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "alone",
+    ]
+    alone = bench(*tune)
+    assert alone.code == 0, alone.err
+    record = load_record(tmp_path / "report" / "ablation.json")
+    assert isinstance(record, AblationRecord)
+    sha256 = record.arms[1].training.weights_sha256
+    assert file_sha256(tmp_path / "alone" / "model.safetensors") == sha256
+    assert load_record(tmp_path / "alone" / "training.json").history == record.arms[1].training.history
+
+
+def test_an_arm_is_kept_where_tune_keeps_it(bench: Bench) -> None:
+    tiny = TUNE["tiny"]
+    job = Ablation(plan(tiny, ["mixup"]), "audiomae-tiny", tiny.data).job(plan(tiny, ["mixup"])[1])
+    found = bench("tune", "--mix", "mixup", "--dry-run", "--json").envelope["items"][0]
+    assert (found["out"], found["recipe_sha256"]) == (str(job.folder), job.recipe.sha256)
+
+
+def test_a_dry_run_lists_the_arms_and_writes_nothing(bench: Bench, bench_home: Path, arguments: list[str]) -> None:
+    done = bench(*arguments, "--vary", "topk=1,2", "--dry-run", "--json")
+    assert done.code == 0, done.err
+    items = done.envelope["items"]
+    arms = ["t-cutmix top_k=3", "t-cutmix top_k=1", "t-cutmix top_k=2"]
+    assert [item["label"] for item in items] == ["stage 1, seed 0"] * 3 + arms  # neighbours matter in stage 1 too
+    assert all(item["seconds"] > 0 and item["steps_left"] > 0 for item in items)
+    assert done.envelope["forecast"]["seconds"] > 0
+    assert not (bench_home / "training").exists()
+    assert not Path(arguments[arguments.index("--out") + 1]).exists()
+
+
+def test_where_earlier_runs_tell_the_time_a_dry_run_imports_no_torch(
+    bench: Bench, bench_home: Path, arguments: list[str]
+) -> None:
+    assert bench(*arguments, "--mix", "t-cutmix", "--jobs", "1").code == 0
+    wanted = [*arguments, "--mix", "tf-cutmix", "--jobs", "1", "--dry-run", "--json"]
+    code = f"import sys; from uamix_bench.cli import main; main({wanted!r}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    envelope, loaded = done.stdout.splitlines()
+    assert loaded == "False"
+    document = json.loads(envelope)
+    assert document["forecast"]["source"] == "earlier runs"
+    assert {item["label"]: item["finished"] for item in document["items"]}["t-cutmix"]
+    assert document["forecast"]["seconds"] > 0
+
+
+def start(arguments: list[str], *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "uamix_bench", *arguments, *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(pattern: str, folder: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not any(folder.glob(pattern)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert any(folder.glob(pattern))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_killed_grid_continues_to_the_same_weights(
+    bench: Bench, bench_home: Path, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # sums of several threads come in another order
+    arguments += ["--mix", "mixup", "--set", "epochs=6", "--set", "checkpoint_every=2"]
+    process = start([*arguments, "--jobs", "2"])
+    wait_for("training/tune-tiny-*/checkpoints/1-*.pt", bench_home)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(weights(bench_home)) < 3
+    time.sleep(1)  # orphaned arms notice, and stop after their step
+    with computing_with(1):
+        assert bench(*arguments, "--jobs", "1").code == 0
+        continued = weights(bench_home)
+        monkeypatch.setenv("UAMIX_BENCH_HOME", str(tmp_path / "other"))
+        assert bench(*arguments, "--jobs", "1").code == 0
+    assert weights(tmp_path / "other") == continued
+    assert len(continued) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_sigterm_saves_every_arm_and_says_how_to_go_on(bench_home: Path, arguments: list[str], jobs: str) -> None:
+    process = start([*arguments, "--set", "epochs=2000", "--set", "checkpoint_every=100000", "--jobs", jobs])
+    wait_for("training/tune-head-*/model.safetensors", bench_home)
+    time.sleep(0.5)
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+
+
+def test_an_arm_that_fails_is_set_aside_only_where_that_is_asked(
+    bench: Bench, arguments: list[str], tmp_path: Path
+) -> None:
+    grid = ("--vary", "lr=1e30", "--jobs", "1")
+    failed = bench(*arguments, *grid)
+    assert failed.code in (3, 4), failed.err
+    assert not (tmp_path / "report").exists() or not any((tmp_path / "report").iterdir())
+    done = bench(*arguments, *grid, "--keep-going")
+    assert done.code == 6, done.err
+    record = load_record(tmp_path / "report" / "ablation.json")
+    assert isinstance(record, AblationRecord)
+    assert [arm.label for arm in record.set_aside] == ["t-cutmix learning_rate=1e+30"]
+    assert "set aside: t-cutmix learning_rate=1e+30" in done.out
+    assert "Set aside" in (tmp_path / "report" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        (["--vary", "alfa=1"], 2, "did you mean 'alpha'?"),
+        (["--vary", "topk"], 2, "as in topk=1,5,20"),
+        (["--vary", "topk=a"], 2, "valid integer"),
+        (["--set", "alpha=Infinity"], 2, "alpha"),
+        (["--mix", "cutmix"], 2, "'cutmix' is not one of"),
+        (["--recipe", "tony"], 2, "did you mean 'tiny'?"),
+        (["--task", "esc5"], 2, "did you mean 'esc50'?"),
+        (["--n", "9"], 2, "--n 4"),
+        (["--init", "logmel"], 2, "cannot be tuned"),
+        (["--init", "audiomae=missing.pth"], 3, "missing.pth"),
+        (["--data", "nowhere/"], 3, "nowhere"),
+        (["--set", "batch=64"], 2, "batch"),
+    ],
+)
+def test_mistakes_are_one_line(bench: Bench, arguments: list[str], more: list[str], code: int, words: str) -> None:
+    done = bench(*arguments, *more, "--quiet")
+    assert done.code == code
+    assert words in done.error
+
+
+@pytest.fixture
+def record(bench: Bench, arguments: list[str], tmp_path: Path) -> dict[str, Any]:
+    assert bench(*arguments, "--jobs", "1", "--quiet").code == 0
+    document: dict[str, Any] = json.loads((tmp_path / "report" / "ablation.json").read_bytes())
+    return document
+
+
+def test_a_record_whose_parts_disagree_is_refused(record: dict[str, Any], tmp_path: Path) -> None:
+    def change(document: dict[str, Any], *path: Any, value: Any) -> dict[str, Any]:
+        copy: dict[str, Any] = json.loads(json.dumps(document))
+        place: Any = copy
+        for part in path[:-1]:
+            place = place[part]
+        place[path[-1]] = value
+        return copy
+
+    cases = [
+        (change(record, "arms", 1, "reference", value=True), "one reference"),
+        (change(record, "arms", value=record["arms"][1:]), "one reference"),
+        (change(record, "arms", value=[]), "no arms"),
+        (change(record, "arms", 1, value=record["arms"][0]), "twice"),
+        (change(record, "arms", 1, "varied", value={}), "differs from the reference in mix"),
+        (change(record, "arms", 1, "varied", "mix", value="none"), "not what its recipe has"),
+        (change(record, "arms", 1, "results", value=[]), "other episodes"),
+        (change(record, "arms", 1, "results", value=record["arms"][0]["results"]), "not of its weights"),
+        (change(record, "init", value="another"), "the id is not that"),
+    ]
+    for document, words in cases:
+        path = tmp_path / "changed.json"
+        path.write_text(json.dumps(document))
+        with pytest.raises(BadInputError, match=words):
+            load_record(path)
+
+
+def test_hostile_text_is_harmless_in_the_report(record: dict[str, Any]) -> None:
+    from uamix_bench.registry import find_report
+
+    told = AblationRecord.model_validate(record)
+    hostile = "<script>alert(1)</script> | **x** [y](javascript:z)"
+    arms = tuple(arm.model_copy(update={"label": f"{hostile} {arm.label}"}) for arm in told.arms)
+    forged = AblationRecord.create(init=hostile, assumed=False, arms=arms, provenance=told.provenance)
+    page = find_report("ablation")([forged])
+    assert "<script>alert" not in page.html
+    assert "<script>alert" not in page.markdown
+    assert "[y](javascript" not in page.markdown

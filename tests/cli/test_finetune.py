@@ -1,0 +1,135 @@
+"""`finetune` as a user runs it: plans, tables, JSON, mistakes, being stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import Bench
+
+SMALL = ("--set", "frames=[16]", "--set", "batch=8", "--set", "checkpoint_every=2", "--folds", "2")
+
+
+def test_a_probe_prints_its_score_and_keeps_the_record(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    done = bench("finetune", "--task", sounds, "--freeze", "all", "--folds", "2", "-o", tmp_path)
+    assert done.code == 0, done.err
+    assert "linear probe" in done.out
+    assert "2 folds drawn here" in done.out
+    (path,) = tmp_path.rglob("probe-*.json")
+    record = json.loads(path.read_text())
+    value, half = (100 * record["score"][field] for field in ("value", "ci95"))
+    assert f"{value:.2f} ± {half:.2f}" in done.out
+    again = bench("finetune", "--task", sounds, "--freeze", "all", "--folds", "2", "-o", tmp_path, "--json")
+    assert again.envelope["results"] == [
+        {**record, **{key: again.envelope["results"][0][key] for key in ("cost", "provenance")}}
+    ]
+    assert [path] == list(tmp_path.rglob("probe-*.json"))
+
+
+def test_shares_give_one_result_each(bench: Bench, sounds: Path) -> None:
+    done = bench("finetune", "--task", sounds, "--freeze", "all", "--fraction", "0.25,1", "--folds", "2", "--json")
+    results = done.envelope["results"]
+    assert [result["setting"]["fraction"] for result in results] == [0.25, 1.0]
+    assert [len(result["runs"]) for result in results] == [6, 6]  # two folds, three seeds
+    clips = [{run["train_clips"] for run in result["runs"]} for result in results]
+    assert clips == [{4}, {16}]
+
+
+def test_a_dry_run_plans_and_writes_nothing(bench: Bench, sounds: Path, bench_home: Path) -> None:
+    done = bench("finetune", "--task", sounds, *SMALL, "--set", "epochs=3", "--dry-run", "--json")
+    (plan,) = done.envelope["results"]
+    assert (plan["steps"], [run["train_clips"] for run in plan["runs"]]) == (2 * 3 * 2, [16, 16])
+    assert plan["estimated_s"] > 0
+    assert not (bench_home / "training").exists()
+    assert not (bench_home / "results").exists()
+    table = bench("finetune", "--task", sounds, *SMALL, "--dry-run")
+    assert "steps" in table.out
+
+
+def test_a_task_brings_its_recipe(bench: Bench, tmp_path: Path) -> None:
+    bench("tasks", "miniature", "esc50", tmp_path / "esc50")
+    from uamix_bench import registry
+
+    if not (tmp_path / "esc50").exists():
+        registry.find_task("esc50").load()().miniature(tmp_path / "esc50", classes=3, clips_per_class=10)
+    done = bench("finetune", "--task", "esc50", "--data-dir", tmp_path / "esc50", "--dry-run", "--json")
+    (plan,) = done.envelope["results"]
+    assert plan["recipe"]["name"] == "audiomae-esc50"
+    assert [run["fold"] for run in plan["runs"]] == [f"fold{number}" for number in range(1, 6)]
+
+
+def test_audiosets_own_lists_are_scored_by_map(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    lists: dict[str, list[str]] = {"train": [], "eval": []}
+    for label in ("low", "mid", "high", "top"):
+        for index in range(8):
+            name = f"{label}{index:08d}"
+            (clips / f"Y{name}.wav").write_bytes((sounds / label / f"{index}.wav").read_bytes())
+            classes = f"/m/{label},/m/even" if index % 2 else f"/m/{label}"
+            lists["train" if index < 5 else "eval"].append(f'{name}, 0.000, 10.000, "{classes}"')
+    for name, rows in lists.items():
+        header = "# Segments csv\n# num_ytids=1\n# YTID, start_seconds, end_seconds, positive_labels\n"
+        (tmp_path / f"{name}.csv").write_text(header + "\n".join(rows) + "\n")
+    lists_and_clips = ("--task", tmp_path / "train.csv", "--test", tmp_path / "eval.csv", "--audio-root", clips)
+    done = bench("finetune", *lists_and_clips, "--freeze", "all", "--json")
+    (result,) = done.envelope["results"]
+    assert result["setting"]["metric"] == "mAP"
+    (run,) = result["runs"]
+    assert (run["train_clips"], sum(count for _, count in run["groups"])) == (20, 12)
+    assert set(run["average_precision"]) == {"/m/low", "/m/mid", "/m/high", "/m/top", "/m/even"}
+    assert result["score"]["value"] > 0.5
+    with_recipe = bench("finetune", *lists_and_clips, "--recipe", "audiomae-audioset20k", "--dry-run", "--json")
+    assert with_recipe.envelope["results"][0]["recipe"]["loss"] == "binary"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--recipe", "tinny"], 2, "did you mean 'tiny'?"),
+        (["--set", "epoch=1"], 2, "did you mean 'epochs'?"),
+        (["--set", "loss=binary"], 2, "set smoothing=0 under the binary loss"),
+        (["--freeze", "most"], 2, "neither a number of blocks nor all"),
+        (["--freeze", "6"], 0, ""),
+        (["--freeze", "7"], 2, "the model has 6 blocks"),
+        (["--model", "logmel"], 2, "--freeze all for a linear probe"),
+        (["--fraction", "0"], 2, "0<x<=1"),
+        (["--fraction", "1.5"], 2, "0<x<=1"),
+        (["--label-separator", "q"], 0, ""),
+        (["--test", "esc50"], 2, "joins your own data alone"),
+        (["--task", "esk50"], 2, "did you mean 'esc50'?"),
+        (["--task", "esc50"], 3, "no ESC-50-master/meta/esc50.csv"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], code: int, words: str, bench: Bench, sounds: Path) -> None:
+    done = bench("finetune", "--task", sounds, *SMALL, *arguments, "--dry-run", "--quiet")
+    assert done.code == code, done.err
+    assert not code or words in done.error
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_sigterm_saves_and_the_same_command_continues(sounds: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "UAMIX_BENCH_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    arguments = ["finetune", "--task", sounds, *SMALL, "--set", "epochs=40", "--out", tmp_path / "out", "--json"]
+    command = [sys.executable, "-m", "uamix_bench", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").rglob("*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    assert json.loads(out)["error"]["exit_code"] == 143
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "continuing from fine-tuning fold1-seed0, step" in done.stderr
+    assert len(json.loads(done.stdout)["results"][0]["runs"]) == 2

@@ -1,0 +1,97 @@
+"""report from the command line: from kept results to pages, with confusions and t-SNE from the cache, without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from uamix_bench.tasks.miniature import make
+
+from uamix_bench import files
+from uamix_bench.store import ResultStore
+
+from ..records import training
+from .conftest import SMALL, Bench
+
+
+@pytest.fixture
+def results(bench: Bench, tmp_path: Path) -> Path:
+    """Results of two floors on four classes of ESC-50, whose embeddings are cached."""
+    make("esc50", tmp_path / "data" / "esc50", classes=4, clips_per_class=6, seconds=0.1)
+    done = bench("fewshot", "-m", "logmel,random", "-t", "esc50", "--data-dir", tmp_path / "data", *SMALL)
+    assert done.code == 0, done.err
+    return files.home() / "results"
+
+
+def test_results_become_a_page_with_confusions_and_clusters(bench: Bench, results: Path, tmp_path: Path) -> None:
+    more = ("--data-dir", tmp_path / "data", "--tsne", "dog,cow,pig", "-o", tmp_path / "out")
+    done = bench("report", results, *more)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [str(tmp_path / "out" / name) for name in ("fewshot.html", "fewshot.md")]
+    page = (tmp_path / "out" / "fewshot.md").read_text(encoding="utf-8")
+    for words in (
+        "What logmel takes for what",
+        "Most often confused by random",
+        "3 classes of esc50 by t-SNE",
+        "silhouette",
+    ):
+        assert words in page
+    assert "No confusion matrix" not in page
+    again = tmp_path / "again"
+    assert bench("report", *results.rglob("*.json"), *more[:-1], again).code == 0
+    assert (again / "fewshot.html").read_bytes() == (tmp_path / "out" / "fewshot.html").read_bytes()
+
+
+def test_no_torch_is_imported(results: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from uamix_bench.cli import main; code = main(sys.argv[1:]);"
+        "assert not {'torch', 'timm'} & set(sys.modules), 'heavy'; sys.exit(code)"
+    )
+    asked = ["report", str(results), "--data-dir", str(tmp_path / "data"), "--tsne", "default", "-o", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "What logmel takes for what" in (tmp_path / "fewshot.md").read_text(encoding="utf-8")
+
+
+def test_each_kind_gets_a_page_and_what_is_no_record_is_set_aside(bench: Bench, results: Path, tmp_path: Path) -> None:
+    store = ResultStore()
+    store.write(training())
+    (results / "recipe.json").write_text("{}")
+    refused = bench("report", results, "-o", tmp_path / "out")
+    assert refused.code == 3
+    assert "recipe.json: says no kind of record" in refused.error
+    assert not (tmp_path / "out").exists()
+    done = bench("report", results, "-o", tmp_path / "out", "--keep-going", "--json")
+    assert done.code == 6
+    assert [(item["kind"], item["records"]) for item in done.envelope["items"]] == [("fewshot", 2), ("training", 1)]
+    assert (tmp_path / "out" / "training.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["nowhere.json"], 3, "nowhere.json: no such file"),
+        (["."], 3, ".: there is no record; name what 'uamix-bench fewshot' wrote"),
+        ([], 2, "Missing argument"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = bench("report", *words)
+    assert done.code == code
+    assert line in done.error
+
+
+def test_a_class_that_is_not_there_and_a_kind_without_embeddings(bench: Bench, results: Path, tmp_path: Path) -> None:
+    done = bench("report", results, "--data-dir", tmp_path / "data", "--tsne", "dog,pigg")
+    assert done.code == 2
+    assert "--tsne pigg: is no class of esc50; did you mean 'pig'?" in done.error
+    path = ResultStore(tmp_path / "trainings").write(training())
+    assert bench("report", path, "--tsne", "default").code == 2
+    path.write_text(json.dumps({"kind": "unheard"}))
+    assert "is of the kind 'unheard'" in bench("report", path).error

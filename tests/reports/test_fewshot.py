@@ -1,0 +1,116 @@
+"""The report of few-shot results: what it says is what the records hold, in both forms, whatever they are called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from uamix_bench.reports import clusters
+from uamix_bench.reports.fewshot import report
+
+from uamix_bench.episodes import Protocol
+from uamix_bench.errors import UsageError
+from uamix_bench.results import Result
+
+from .records import grid, result
+
+
+@pytest.fixture(autouse=True)
+def _empty_home(bench_home: Any) -> None:
+    """No data set is here, so no confusion matrix can be had."""
+
+
+def test_every_accuracy_and_difference_is_there_in_both_forms() -> None:
+    results = grid(tasks=2, ways=(5, 10), shots=(1, 5), models=3)
+    page = report(results)
+    for one in results:
+        assert f"{100 * one.score.accuracy:.1f} ± {100 * (one.score.ci95 or 0):.1f}" in page.markdown
+        assert f">{100 * one.score.accuracy:.1f}" in page.html
+    for words in ("Accuracy over shots, 5 ways", "Accuracy over ways, 1 shot", "Accuracy over shots, 10 ways"):
+        assert words in page.html
+        assert words in page.markdown
+    assert page.markdown.count("| audiomae less uamix |") == 2 * 4
+    best = max((one for one in results if one.task.name == "esc50" and one.protocol.k_shot == 5), key=by_accuracy)
+    assert f"**{100 * best.score.accuracy:.1f} ±" in page.markdown
+
+
+def by_accuracy(one: Result) -> float:
+    return one.score.accuracy
+
+
+def test_what_is_missing_is_said_in_one_line() -> None:
+    page = report([result("a"), result("b")])
+    assert page.markdown.count("No confusion matrix: ") == 1
+    assert "no ESC-50-master/meta/esc50.csv in " in page.markdown
+    assert "over shots" not in page.markdown.lower()
+    with pytest.raises(UsageError, match="--tsne: no embeddings are at hand"):
+        report([result("a")], tsne=["default"])
+    with pytest.raises(UsageError, match="no few-shot result"):
+        report([])
+
+
+def test_partial_results_are_shown_apart_and_never_best() -> None:
+    page = report([result("whole", 0.4), result("part", 0.9, complete=False, notes=("--limit: a part",))])
+    assert "partial, not ranked" in page.markdown
+    assert "less" not in page.markdown.partition("## Results")[0]
+
+
+def test_the_wide_intervals_are_shown_with_what_they_speak_of() -> None:
+    one = result("a")
+    score = one.score.model_copy(update={"ci95_clips": 0.0213, "ci95_classes": 0.0357})
+    parts = {name: value for name, value in one if name not in ("schema_version", "kind", "id")}
+    page = report([Result.create(**parts | {"score": score})])
+    assert "new clips | new classes too" in page.markdown
+    assert "± 2.13 | ± 3.57" in page.markdown
+
+
+def test_classes_of_any_number_and_name_are_shown() -> None:
+    labels = tuple(f"<b>{number} | *" for number in range(90))
+    page = report([result("a", task="local/own", labels=labels, protocol=Protocol(episodes=300))])
+    assert "the 20 hardest and the 20 easiest of 90 classes" in page.markdown
+    assert "<b>" not in page.html
+    assert "local/own is someone&#39;s own data" in page.html
+
+
+# --- clusters
+
+
+def test_measures_are_those_of_a_plain_loop() -> None:
+    generator = np.random.default_rng(1)
+    class_of = np.repeat(np.arange(3), 8)
+    group_of = np.arange(24) // 2
+    vectors = (generator.normal(size=(24, 5)) + 1.5 * class_of[:, None] + 100).astype(np.float32)
+    found = clusters.measure(vectors, class_of, group_of)
+    distances = cdist(vectors, vectors)
+    widths, pure = [], []
+    for at in range(24):
+        means = [distances[at, (class_of == c) & (np.arange(24) != at)].mean() for c in range(3)]
+        own = means.pop(int(class_of[at]))
+        widths.append((min(means) - own) / max(own, *means[:0], min(means)))
+        others = np.flatnonzero(group_of != group_of[at])
+        pure.append(class_of[others[distances[at, others].argmin()]] == class_of[at])
+    assert found.silhouette == pytest.approx(np.mean(widths), abs=1e-6)
+    assert found.purity == pytest.approx(np.mean(pure))
+
+
+def test_places_are_the_same_each_time_and_keep_far_classes_apart() -> None:
+    vectors = np.random.default_rng(2).normal(size=(40, 6)).astype(np.float32)
+    vectors[20:] += 30
+    placed = clusters.place(vectors)
+    assert np.array_equal(placed, clusters.place(vectors))
+    near = cdist(placed, placed)
+    np.fill_diagonal(near, np.inf)
+    assert (near.argmin(axis=1) // 20 == np.arange(40) // 20).all()
+
+
+def test_the_default_classes_are_the_paper_s_where_they_are() -> None:
+    of_esc50 = [*clusters.PAPER_CLASSES["esc50"], "zebra"]
+    assert clusters.choose("esc50", of_esc50)[:4] == ["sea_waves", "wind", "siren", "rain"]
+    assert clusters.choose("esc50", list("jihgfedcba")) == list("abcdefgh")
+    assert clusters.choose("x", list("abc"), ["c", "a", "c"]) == ["c", "a"]
+    with pytest.raises(UsageError, match="is no class of x; did you mean 'wind'"):
+        clusters.choose("x", ["wind", "rain"], ["win"])
+    with pytest.raises(UsageError, match="name two or more"):
+        clusters.choose("x", ["wind", "rain"], ["wind"])

@@ -1,0 +1,87 @@
+"""The reports' pages in headless Chromium: nothing asked of the network, no error, readable by all, on any width."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from uamix_bench.reports import clusters, fewshot, figures, finetune, reproduce, training
+from uamix_bench.reports.page import Page, render
+
+from uamix_bench.episodes import Protocol
+
+from .conftest import HOSTILE
+from .records import grid, result
+from .test_finetune import tuned
+from .test_reproduce import made, planned
+from .test_training import training as trained
+
+SERIOUS = ("serious", "critical")
+
+
+def drawn() -> Page:
+    """The figures that need embeddings, of random ones."""
+    cloud = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32)
+    of, counts = np.full((8, 8), 9), np.arange(64).reshape(8, 8) % 9
+    names = list(HOSTILE)
+    panels = {HOSTILE[0]: clusters.place(cloud), "b": clusters.place(cloud + 1)}
+    return render(
+        "figures",
+        [
+            figures.points("points", panels, np.repeat(np.arange(8), 3).tolist(), names, description="points"),
+            figures.matrix("matrix", names, counts, of=of, description="matrix"),
+        ],
+    )
+
+
+PAGES = {
+    "fewshot": lambda: fewshot.report(
+        [
+            *grid(tasks=1, ways=(5,), shots=(1, 5), models=2),
+            result(task="local/own", protocol=Protocol(n_way=8), labels=HOSTILE, notes=HOSTILE[:3], licence=HOSTILE[1]),
+            result(complete=False, command=" ".join(HOSTILE)),
+        ]
+    ),
+    "finetune": lambda: finetune.report([tuned(0.4, fraction=0.1), tuned(0.8, seeds=2)]),
+    "training": lambda: training.report([trained(), trained("none")]),
+    "reproduce": lambda: reproduce.report([made("audiomae", 0.6), made("uamix", 0.7)], plans=[planned("table2")]),
+    "figures": drawn,
+}
+
+
+@pytest.fixture(params=PAGES)
+def page(request: pytest.FixtureRequest, browser: Any, tmp_path: Path, bench_home: Path) -> Any:
+    """The browser with a page open, everything folded in it opened."""
+    (tmp_path / "page.html").write_text(PAGES[request.param]().html, encoding="utf-8")
+    browser.get("about:blank")
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(f"file://{tmp_path / 'page.html'}")
+    browser.execute_script("for (const one of document.querySelectorAll('details')) one.open = true")
+    return browser
+
+
+def test_a_page_needs_nothing_else_and_fits_a_phone(page: Any) -> None:
+    assert [entry["message"] for entry in page.get_log("browser")] == []
+    asked = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    addresses = {one["params"]["request"]["url"] for one in asked if one["method"] == "Network.requestWillBeSent"}
+    assert {address.partition(":")[0] for address in addresses} == {"file"}
+    assert page.execute_script("return window.owned") is None
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    width = page.execute_script("return document.documentElement.scrollWidth")
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert width == 390
+
+
+def test_axe_finds_nothing_serious(page: Any) -> None:
+    axe = pytest.importorskip("axe_core_python.selenium").Axe()
+    for theme, options in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+        page.execute_script(f"document.documentElement.dataset.theme = '{theme}'")
+        found = axe.run(page, options=options)
+        assert found["passes"]
+        worst = [(one["id"], one["nodes"][0]["html"][:200]) for one in found["violations"] if one["impact"] in SERIOUS]
+        assert worst == []

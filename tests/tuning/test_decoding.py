@@ -1,0 +1,203 @@
+"""Frames on the disk: decoded once, by whichever process, continued after a kill, damage found, nothing broken kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from uamix_bench.errors import BadInputError, MachineError, Stopped
+from uamix_bench.frontend import KaldiFbank
+from uamix_bench.progress import Progress
+from uamix_bench.tuning import decoding
+from uamix_bench.tuning.data import Frames, find_data, load_frames
+
+FBANK = KaldiFbank(16_000, window="hanning")
+
+
+class Heard(Progress):
+    """Keeps the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """150 short sounds, more than two blocks; the third is broken."""
+    rng = np.random.default_rng(0)
+    made = tmp_path / "sounds"
+    (made / "deep" / "er").mkdir(parents=True)
+    for number in range(150):
+        place = made / ("deep/er" if number % 2 else "")
+        soundfile.write(place / f"{number:03d}.wav", rng.normal(0, 0.1, 1_600 + 40 * number), 16_000)
+    (made / "002.wav").write_bytes((made / "002.wav").read_bytes()[:2_000])
+    return made
+
+
+def load(folder: Path, **options: object) -> Frames:
+    return load_frames(find_data(str(folder)), FBANK, 16_000, **options)  # type: ignore[arg-type]
+
+
+def store(home: Path) -> Path:
+    (found,) = (home / "frames").iterdir()
+    return found
+
+
+def same(one: Frames, other: Frames) -> bool:
+    arrays = ("values", "first", "count", "recordings")
+    return one.skipped == other.skipped and all(np.array_equal(getattr(one, a), getattr(other, a)) for a in arrays)
+
+
+def test_frames_are_those_of_the_front_end_and_broken_clips_are_named(folder: Path, bench_home: Path) -> None:
+    heard = Heard()
+    frames = load(folder, progress=heard)
+    assert len(frames) == 149
+    ((clip, reason),) = frames.skipped
+    assert clip == "002.wav"
+    assert "truncated" in reason
+    assert heard.lines == [f"skipped 002.wav: {reason}"]
+    wave, _ = soundfile.read(folder / "003.wav" if (folder / "003.wav").exists() else folder / "deep/er/003.wav")
+    values, _ = FBANK(torch.from_numpy(wave).float()[None], torch.tensor([len(wave)]))
+    clips = [clip for clip in find_data(str(folder)).clips["clip"] if clip != "002.wav"]
+    row = clips.index("deep/er/003.wav")
+    mine = frames.values[frames.first[row] : frames.first[row] + frames.count[row]]
+    np.testing.assert_allclose(mine.astype(np.float32), values[0].numpy(), atol=0.01)
+
+
+def test_a_second_time_nothing_is_decoded_and_the_file_is_mapped(
+    folder: Path, bench_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load(folder)
+    monkeypatch.setattr(decoding, "read", lambda *_, **__: pytest.fail("decoded twice"))
+    again = load(folder)
+    assert same(first, again)
+    assert isinstance(again.values.base, np.memmap)
+
+
+def test_workers_give_the_same_bits(folder: Path, bench_home: Path, tmp_path: Path) -> None:
+    alone = load(folder, workers=1)
+    written = (store(bench_home) / "values").read_bytes()
+    (store(bench_home) / "journal").unlink()
+    assert same(alone, load(folder, workers=2))
+    assert (store(bench_home) / "values").read_bytes() == written
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_decoding_that_is_stopped_continues(stop_after: int, folder: Path, bench_home: Path) -> None:
+    asked = iter(range(1, 9))
+    with pytest.raises(Stopped, match=f"stopped after {64 * stop_after} of 150 clips"):
+        load(folder, stop=lambda: next(asked) >= stop_after)
+    begun = (store(bench_home) / "values").read_bytes()
+    frames = load(folder)
+    whole = (store(bench_home) / "values").read_bytes()
+    assert whole.startswith(begun)
+    assert len(whole) > len(begun)
+    assert len(frames) == 149
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_decoding_that_is_killed_continues_to_the_same_frames(folder: Path, bench_home: Path) -> None:
+    whole = load(folder)
+    for path in store(bench_home).iterdir():
+        path.unlink()
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        child = os.fork()
+        if not child:
+            torch.set_num_threads(1)
+            load(folder)
+            os._exit(0)
+        time.sleep(float(rng.uniform(0.01, 0.25)))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert same(whole, load(folder))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda values, journal: values.write_bytes(values.read_bytes()[:-1_000]),
+        lambda values, journal: values.write_bytes(b"\0" + values.read_bytes()[1:]),
+        lambda values, journal: values.unlink(),
+        lambda values, journal: journal.write_bytes(journal.read_bytes()[:-30]),
+        lambda values, journal: journal.write_bytes(b"[]\n" + journal.read_bytes()),
+        lambda values, journal: journal.write_bytes(journal.read_bytes() * 2),
+        lambda values, journal: journal.unlink(),
+    ],
+    ids=["cut values", "flipped value", "no values", "torn line", "foreign line", "line too many", "no journal"],
+)
+def test_damage_is_decoded_anew(damage: object, folder: Path, bench_home: Path) -> None:
+    whole = load(folder)
+    damage(store(bench_home) / "values", store(bench_home) / "journal")  # type: ignore[operator]
+    assert same(whole, load(folder))
+
+
+def test_another_sound_or_front_end_is_other_frames(folder: Path, bench_home: Path) -> None:
+    first = load(folder)
+    soundfile.write(folder / "000.wav", np.zeros(2_000), 16_000)
+    changed = load(folder)
+    assert changed.sha256 == first.sha256  # the table is the same
+    assert changed.sounds_sha256 != first.sounds_sha256
+    load_frames(find_data(str(folder)), KaldiFbank(16_000, window="povey"), 16_000)
+    assert len(list((bench_home / "frames").iterdir())) == 3
+
+
+def test_a_front_end_without_a_name_is_kept_nowhere(folder: Path, bench_home: Path) -> None:
+    data = find_data(str(folder))
+    frames = load_frames(data, lambda waves, lengths: FBANK(waves, lengths), 16_000)
+    assert not (bench_home / "frames").exists()
+    assert same(frames, load(folder))
+
+
+def test_no_sound_that_can_be_read_is_an_error(bench_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.wav").write_bytes(b"RIFFnothing")
+    with pytest.raises(BadInputError, match="no clip can be read"):
+        load(tmp_path / "a")
+
+
+def test_a_worker_that_dies_is_said_and_loses_nothing(
+    folder: Path, bench_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load(folder)
+    (store(bench_home) / "journal").unlink()
+    with pytest.raises(MachineError, match="killed or crashed"):
+        load_frames(find_data(str(folder)), _Deadly(16_000), 16_000, workers=2)
+    assert same(whole, load(folder))
+
+
+class _Deadly(KaldiFbank):
+    """Ends its process."""
+
+    def __call__(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        os._exit(3)
+
+
+def test_the_journal_says_what_was_skipped(folder: Path, bench_home: Path) -> None:
+    load(folder)
+    lines = [json.loads(line) for line in (store(bench_home) / "journal").read_text().splitlines()]
+    assert [len(line["count"]) for line in lines] == [64, 64, 22]
+    assert sum(len(line["skipped"]) for line in lines) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="a small file system needs root")
+def test_a_full_disk_is_one_line_and_keeps_what_was_decoded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_disk: Path
+) -> None:
+    monkeypatch.setenv("UAMIX_BENCH_HOME", str(small_disk))
+    with pytest.raises(MachineError, match="no space left"):
+        load(folder)
+    assert list(small_disk.glob("frames/*/journal"))
+    monkeypatch.setenv("UAMIX_BENCH_HOME", str(tmp_path / "roomy"))
+    assert len(load(folder)) == 149

@@ -1,0 +1,324 @@
+"""``uamix-bench ablate``: a grid of recipes, tuned, evaluated on the same episodes, and compared with the paper's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uamix_bench.cli import options, selection, training
+from uamix_bench.cli.errors import Session
+from uamix_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from uamix_bench.ablation import Ablation
+    from uamix_bench.deltas import Delta
+    from uamix_bench.episodes import Protocol
+    from uamix_bench.task import TaskData
+    from uamix_bench.training_records import AblationRecord
+    from uamix_bench.tuning.forecast import Forecast
+    from uamix_bench.tuning.many import Job
+
+_COUNT = click.IntRange(1, 2**31 - 1)
+_COUNTS = options.CommaList(_COUNT, "N[,N...]")
+_MIXINGS = click.Choice(["none", "mixup", "t-cutmix", "tf-cutmix"])
+
+
+@click.command("ablate")
+@click.option(
+    "--mix",
+    multiple=True,
+    type=options.CommaList(_MIXINGS, "MIX[,...]"),
+    callback=options.merged,
+    help="none, mixup, t-cutmix, tf-cutmix; default tf-cutmix, or t-cutmix alone where --vary is given.",
+)
+@click.option(
+    "--vary",
+    multiple=True,
+    metavar="FIELD=V[,V...]",
+    help="Vary a field of the recipe, as in topk=1,5,20; repeated, every combination.",
+)
+@click.option(
+    "--seeds", type=click.IntRange(1, 1_000), default=1, show_default=True, help="Trainings of each, seeds 0.."
+)
+@click.option("--recipe", default="tiny", show_default=True, help="Name of a recipe, or a JSON file of one.")
+@click.option(
+    "--init", default="audiomae-tiny", show_default=True, metavar="MODEL", help="Pretrained encoder; as tune."
+)
+@click.option("--data", metavar="DATA", help="Sounds to tune on, as in tune; default the recipe's.")
+@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change a field of the recipe for all.")
+@click.option(
+    "-t",
+    "--task",
+    multiple=True,
+    type=options.CommaList(metavar="NAME[,...]"),
+    callback=options.merged,
+    default=["synthetic"],
+    show_default=True,
+    help="Tasks to evaluate on: names, globs, all, a folder, a CSV.",
+)
+@click.option("--n", "--way", type=_COUNTS, default="5", show_default=True, help="Classes of an episode.")
+@click.option("--k", "--shot", type=_COUNTS, default="1", show_default=True, help="Supports of each class.")
+@click.option("--q", "--query", type=_COUNT, help="Queries of each class; default 15, the paper's.")
+@click.option("--episodes", type=_COUNT, help="How many; default 600, the paper's.")
+@click.option("--data-dir", metavar="DIR", callback=options.to_path, help="Folder of the data sets.")
+@click.option("--audio-root", metavar="DIR", callback=options.to_path, help="What a CSV's paths are relative to.")
+@click.option("--jobs", type=click.IntRange(1, 64), help="Trainings at once; default 2 on a processor, 1 with a GPU.")
+@click.option("--batch-size", type=_COUNT, default=16, show_default=True, help="Of the evaluation.")
+@click.option("--keep-going", is_flag=True, help="Set arms that fail aside; exit code 6.")
+@click.option("--out", metavar="DIR", callback=options.to_path, default="uamix-report", show_default=True)
+@click.option("--dry-run", is_flag=True, help="List the arms and how long they will take, and stop.")
+@options.device
+@options.config
+@options.quiet
+@options.json_output
+@click.pass_obj
+def command(
+    session: Session,
+    /,
+    mix: tuple[Any, ...],
+    vary: tuple[str, ...],
+    seeds: int,
+    recipe: str,
+    init: str,
+    data: str | None,
+    changes: tuple[str, ...],
+    task: tuple[str, ...],
+    n: tuple[int, ...],
+    k: tuple[int, ...],
+    q: int | None,
+    episodes: int | None,
+    data_dir: Path | None,
+    audio_root: Path | None,
+    jobs: int | None,
+    batch_size: int,
+    keep_going: bool,
+    out: Path,
+    dry_run: bool,
+    device: str,
+    quiet: bool,
+) -> int:
+    """Tune variants of a recipe from the same weights and compare them on the same episodes.
+
+    Without options: tf-cutmix against the paper's t-cutmix, from audiomae-tiny with the tiny recipe, on the bundled
+    synthetic sounds. The table shows every arm's difference to the recipe's own setting with t-cutmix; report.html,
+    report.md and ablation.json, which holds every episode, go to --out. Every arm is kept under the digest of its
+    recipe: what is there is reused, and the same command continues what was stopped or killed.
+    """
+    items = session.begin("ablate")
+    from uamix_bench import ablation as library
+    from uamix_bench.cli.progress import TerminalProgress
+    from uamix_bench.files import check_writable, home
+    from uamix_bench.task import load_task
+    from uamix_bench.tuning.recipe import TUNE, TuneRecipe
+    from uamix_bench.tuning.sounds import find_data, shareable
+
+    progress = TerminalProgress(quiet)
+    base = training.change(training.find(TUNE, recipe, TuneRecipe), {"data": data}, changes)
+    sounds = find_data(base.data, data_dir, audio_root)
+    arms = library.plan(shareable(base, sounds), mix, _varied(vary), range(seeds) if seeds > 1 else (base.seed,))
+    protocols = [_protocol(ways, shots, q, episodes) for ways in n for shots in k]
+    named = [name for given in task for name in selection.tasks("*" if given == "all" else given)]
+    tasks = [load_task(name, data_dir, audio_root=audio_root) for name in dict.fromkeys(named)]
+    clips = _clips_drawn(tasks, protocols)  # too few classes or clips show now, and not after the training
+    workers = min(jobs or (1 if _may_have_gpu(device) else 2), len(arms))
+    places = (init, base.data, data_dir, audio_root, device)
+    ablation = library.Ablation(arms, *places, workers, _threads(workers))
+    if not dry_run:
+        for folder in (out, home() / "training"):
+            check_writable(folder)
+    work = [*ablation.heads(), *map(ablation.job, arms)]
+    forecast = ablation.forecast()
+    progress.say(_announcement(ablation, forecast, clips))
+    if dry_run:
+        items += _plan_items(ablation, work, forecast)
+        session.facts["forecast"] = {"seconds": forecast.total, "source": forecast.source, "jobs": workers}
+        if not session.json:
+            _show_plan(items)
+        return 0
+    with training.stoppable() as stop:
+        failed = ablation.tune(keep_going=keep_going, progress=progress, stop=stop)
+    record = ablation.evaluate(
+        tasks, protocols, failed, keep_going=keep_going, batch_size=batch_size, progress=progress
+    )
+    files = _write(record, out)
+    from uamix_bench.deltas import deltas
+
+    found = deltas(record)
+    items += [delta._asdict() for delta in found]
+    session.facts["set_aside"] = [arm.model_dump(mode="json") for arm in record.set_aside]
+    session.facts["files"] = list(map(str, files))
+    if not session.json:
+        _show(record, found)
+    for path in files:
+        progress.say(f"wrote {path}")
+    return 6 if record.set_aside else 0
+
+
+def _varied(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of --vary by field."""
+    from uamix_bench.tuning.fields import read_values
+
+    varied: dict[str, list[Any]] = {}
+    for text in texts:
+        name, separator, values = text.partition("=")
+        if not separator or not values.strip(", "):
+            raise UsageError(f"--vary {text}", "has no value", "give FIELD=VALUE[,VALUE...], as in topk=1,5,20")
+        varied.setdefault(name, []).extend(read_values(values))
+    return varied
+
+
+def _protocol(n_way: int, k_shot: int, q: int | None, episodes: int | None) -> Protocol:
+    """The cell of a grid, all else as the paper has it."""
+    fields = {"n_way": n_way, "k_shot": k_shot, "seed": 0, "classifier": "nearest-centroid", "group_disjoint": False}
+    return selection.protocol(protocol="paper", q=q, episodes=episodes, own_classes=False, **fields)
+
+
+def _clips_drawn(tasks: Sequence[TaskData], protocols: Sequence[Protocol]) -> int:
+    """How many clips each arm embeds.
+
+    Raises:
+        UsageError: Too few classes or clips for a protocol.
+    """
+    import numpy as np
+
+    from uamix_bench.fewshot import draw_episodes
+
+    drawn = [[draw_episodes(task, protocol).clips for protocol in protocols] for task in tasks]
+    return sum(len(np.unique(np.concatenate(rows))) for rows in drawn)
+
+
+def _threads(workers: int) -> int | None:
+    """An equal share of the cores for each of several trainings; None leaves it to torch, or to OMP_NUM_THREADS."""
+    if workers == 1 or "OMP_NUM_THREADS" in os.environ:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // workers)
+
+
+def _may_have_gpu(device: str) -> bool:
+    """Whether trainings would share a GPU; found out without torch."""
+    return Path("/dev/nvidiactl").exists() if device == "auto" else device.partition(":")[0] != "cpu"
+
+
+def _announcement(ablation: Ablation, forecast: Forecast, clips: int) -> str:
+    at_once = f", {ablation.workers} at once" if ablation.workers > 1 else ""
+    time = f"tuning takes about {_duration(forecast.total)}{at_once} ({forecast.source})"
+    return f"{len(ablation.arms)} arms: {time if forecast.total else 'all are tuned'}; then each embeds {clips:,} clips"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
+
+
+def _plan_items(ablation: Ablation, work: Sequence[Job], forecast: Forecast) -> list[dict[str, Any]]:
+    """The trainings as plain data: stage 1 alone, which arms share, then the arms."""
+    from uamix_bench.ablation import is_finished
+    from uamix_bench.tuning.many import remaining
+
+    arms = {ablation.job(arm).folder: arm for arm in ablation.arms}
+    return [
+        {
+            "label": job.label,
+            "arm": job.folder in arms,
+            "reference": job.folder in arms and arms[job.folder].reference,
+            "seed": job.recipe.seed,
+            "recipe_sha256": job.recipe.sha256,
+            "recipe": job.recipe.model_dump(mode="json"),
+            "folder": str(job.folder),
+            "finished": is_finished(job),
+            "steps_left": 0 if is_finished(job) else sum(remaining(job).values()),
+            "seconds": seconds,
+        }
+        for job, seconds in zip(work, forecast.seconds, strict=True)
+    ]
+
+
+def _show_plan(items: Sequence[dict[str, Any]]) -> None:
+    from uamix_bench.cli.tables import Table, count, show
+
+    table = Table("training", "seed>", "recipe", "steps left>", "time>", "")
+    for item in items:
+        note = (
+            "there" if item["finished"] else "reference" if item["reference"] else "shared" if not item["arm"] else ""
+        )
+        time = "" if item["finished"] else _duration(item["seconds"])
+        steps = "" if item["finished"] else count(item["steps_left"])
+        table.add(item["label"], str(item["seed"]), item["recipe_sha256"][:12], steps, time, note)
+    show(table)
+
+
+def _write(record: AblationRecord, out: Path) -> list[Path]:
+    """Writes the record and its report."""
+    from uamix_bench.files import write_atomic
+    from uamix_bench.record import record_text
+    from uamix_bench.registry import find_report
+
+    page = find_report("ablation")([record])
+    content = {"report.html": page.html, "report.md": page.markdown, "ablation.json": record_text(record), **page.files}
+    return [write_atomic(out / name, text.encode()) for name, text in content.items()]
+
+
+def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
+    """Prints every arm's accuracy and its difference to the reference."""
+    from uamix_bench.cli.tables import Table, show
+
+    many_tasks = len({delta.task for delta in found}) > 1
+    sweep = len({(delta.n_way, delta.k_shot) for delta in found}) > 1
+    seeds = len(record.seeds) > 1
+    tested = any(delta.p is not None for delta in found)
+    table = Table(
+        "arm",
+        *(("task",) if many_tasks else ()),
+        *(("n>", "k>") if sweep else ()),
+        "accuracy %>",
+        *(("seeds>",) if seeds else ()),
+        "points>",
+        *(("seeds>",) if seeds else ()),
+        *(("p>",) if tested else ()),
+    )
+    for delta in found:
+        table.add(
+            delta.label,
+            *((delta.task,) if many_tasks else ()),
+            *((str(delta.n_way), str(delta.k_shot)) if sweep else ()),
+            _per_cent(delta.accuracy, delta.half_width, ""),
+            *((_spread(delta.seed_spread),) if seeds else ()),
+            "reference" if delta.difference is None else _per_cent(delta.difference, delta.difference_half, "+"),
+            *((_spread(delta.difference_spread),) if seeds else ()),
+            *((_p(delta.p),) if tested else ()),
+        )
+    first = record.arms[0].results[0].protocol
+    setting = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
+    where = "" if many_tasks else f"{found[0].task}, "
+    show(table, f"{where}{setting}{first.n_query} queries a class, {first.episodes:,} episodes, {first.classifier}")
+    reference = next(delta.label for delta in found if delta.reference)
+    print(f"points: difference to {reference} on the same episodes, 95% interval of these clips and trainings")
+    if seeds:
+        print(f"seeds: standard deviation over {len(record.seeds)} trainings, apart from the spread over episodes")
+    elif found:
+        print("one training of each: another seed may differ by more than the interval; --seeds 3 shows by how much")
+    if tested:
+        family = sum(delta.p is not None for delta in found)
+        print("p: paired t" + (f", Holm over the {family} differences of the first cell" if family > 1 else ""))
+    for arm in record.set_aside:
+        print(f"set aside: {arm.label}, seed {arm.seed}: {arm.reason}")
+
+
+def _per_cent(value: float, half_width: float | None, sign: str) -> str:
+    return f"{100 * value:{sign}.2f}" + ("" if half_width is None else f" ± {100 * half_width:.2f}")
+
+
+def _spread(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")

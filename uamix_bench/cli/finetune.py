@@ -1,0 +1,345 @@
+"""``uamix-bench finetune``: supervised fine-tuning and linear probes, each kept in a record of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uamix_bench.cli import options, selection, training
+from uamix_bench.cli.errors import Session
+from uamix_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from uamix_bench.finetune_record import FinetuneResult
+    from uamix_bench.task import TaskData
+    from uamix_bench.tuning.finetune import Finetuning
+    from uamix_bench.tuning.finetune_recipe import FinetuneRecipe, ProbeRecipe
+
+_NAMES = options.CommaList(metavar="NAME[,...]")
+_SHARES = options.CommaList(click.FloatRange(min=0, max=1, min_open=True), "SHARE[,...]")
+_SEEDS_OF_FRACTIONS = 3
+
+
+class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
+    name = "freeze"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A number of blocks, or ``all``."""
+        if value == "all" or isinstance(value, int):
+            return value
+        if not str(value).isdecimal():
+            self.fail(f"'{value}' is neither a number of blocks nor all", param, ctx)
+        return int(value)
+
+
+@click.command("finetune")
+@click.option(
+    "-m",
+    "--model",
+    multiple=True,
+    type=_NAMES,
+    callback=options.merged,
+    default=["uamix"],
+    show_default=True,
+    help="Encoder to start from: a model, bundled weights, NAME=PATH or FILE.py:CLASS; lists, globs, repeatable.",
+)
+@click.option(
+    "-t",
+    "--task",
+    multiple=True,
+    type=_NAMES,
+    callback=options.merged,
+    default=["synthetic"],
+    show_default=True,
+    help="Task, a folder with one sub-folder a class, a CSV (path,label[,group,split]), or FILE.py:CLASS; as --model.",
+)
+@click.option(
+    "--freeze",
+    type=_Freeze(),
+    metavar="N|all",
+    default=0,
+    show_default=True,
+    help="Lower blocks that stay as they are; all: a linear probe on embeddings.",
+)
+@click.option(
+    "--fraction",
+    multiple=True,
+    type=_SHARES,
+    callback=options.merged,
+    help="Shares of the training clips, at least one of each class: one result each, over three seeds.",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    default=5,
+    show_default=True,
+    help="Folds that keep groups whole, where the data bring no splits.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), help="Trainings of each fold; default 1, with --fraction 3.")
+@click.option(
+    "--label-separator", metavar="TEXT", help="Clips have several classes, with this between them: scored by mAP."
+)
+@click.option("--recipe", help="Name of a recipe, or a JSON file of one; default the task's, else tiny.")
+@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change any field of the recipe.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of every random draw; further seeds count up from it.")
+@click.option("--checkpoint", metavar="PATH", callback=options.to_path, help="Weights of the one --model.")
+@click.option("--name", metavar="LABEL", help="What results call the one --model.")
+@click.option("--data-dir", metavar="DIR", callback=options.to_path, help="Folder of the data sets.")
+@click.option("--audio-root", metavar="DIR", callback=options.to_path, help="What a CSV's paths are relative to.")
+@click.option("--test", metavar="DATA", help="Test on this list or folder, and train on all of the one --task.")
+@click.option("--clip-seconds", type=click.FloatRange(min=0, min_open=True), help="Crop length; default the task's.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that decode; default one a core.")
+@click.option("--allow-partial", is_flag=True, help="Use an incomplete data set; never ranked, exit code 6.")
+@click.option("--keep-going", is_flag=True, help="Set broken clips aside; the result is partial, exit code 6.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    callback=options.to_path,
+    help="Folder for checkpoints and scores; default below UAMIX_BENCH_HOME/training.",
+)
+@click.option(
+    "-o", "--output", metavar="DIR", callback=options.to_path, help="Results folder; default UAMIX_BENCH_HOME/results."
+)
+@click.option("--dry-run", is_flag=True, help="Show runs, steps and estimated time; train nothing.")
+@options.device
+@options.config
+@options.quiet
+@options.json_output
+@click.pass_obj
+def command(
+    session: Session,
+    /,
+    model: tuple[str, ...],
+    task: tuple[str, ...],
+    freeze: Any,
+    fraction: tuple[float, ...],
+    folds: int,
+    seeds: int | None,
+    label_separator: str | None,
+    recipe: str | None,
+    changes: tuple[str, ...],
+    seed: int | None,
+    checkpoint: Path | None,
+    name: str | None,
+    data_dir: Path | None,
+    audio_root: Path | None,
+    test: str | None,
+    clip_seconds: float | None,
+    workers: int | None,
+    allow_partial: bool,
+    keep_going: bool,
+    out: Path | None,
+    output: Path | None,
+    dry_run: bool,
+    device: str,
+    quiet: bool,
+) -> int:
+    """Fine-tune an encoder on a task's labels, or probe it with a linear classifier.
+
+    `finetune --model uamix --task esc50` follows AudioMAE's recipe over ESC-50's five folds; `--freeze all` trains a
+    linear probe. The last epoch is scored, with an interval clustered by recording, speaker or video. A run that was
+    stopped or killed continues when the same command is given again.
+    """
+    items = session.begin("finetune", "results")
+    models = [name_or_path for given in model for name_or_path in selection.models(given, checkpoint)]
+    if len(models) > 1 and (checkpoint or name):
+        option = "--checkpoint" if checkpoint else "--name"
+        remedy = "run them one by one, or use NAME=PATH"
+        raise UsageError(option, f"belongs to one model, and {len(models)} are given", remedy)
+    selection.check_label(name)
+
+    from uamix_bench.cli.progress import TerminalProgress
+    from uamix_bench.store import ResultStore
+    from uamix_bench.task import is_path
+
+    progress = TerminalProgress(quiet)
+    store = ResultStore(output)
+    if not dry_run:
+        store.check_writable()
+    names = list(dict.fromkeys(name for given in task for name in selection.tasks(given)))
+    if test is not None and (len(names) > 1 or not is_path(names[0]) or not is_path(test)):
+        remedy = "give one folder or list with --task, and one here"
+        raise UsageError(f"--test {test}", "joins your own data alone", remedy)
+    places: dict[str, Any] = {"audio_root": audio_root, "clip_seconds": clip_seconds, "allow_partial": allow_partial}
+    tasks = [_load(name_or_path, data_dir, places) for name_or_path in names]
+    if test is not None:
+        from uamix_bench.tuning.splits import joined
+
+        tasks = [joined(tasks[0], _load(test, data_dir, places))]
+    if label_separator is None and any(map(_is_audioset, names)):
+        label_separator = ","
+    if label_separator is None and any(data.clips["label"].str.contains(";").any() for data in tasks):
+        progress.say("labels hold ';': where clips have several classes, give --label-separator ';'")
+    chosen = [_recipe(recipe, data, freeze == "all", seed, changes) for data in tasks]
+
+    from uamix_bench.model import load_model
+    from uamix_bench.tuning.finetune import Finetuning
+
+    if line := selection.demonstration(models, checkpoint):
+        progress.say(line)
+    shares = fraction or (None,)
+    alone = len(models) * len(tasks) * len(shares) == 1
+    results: list[FinetuneResult] = []
+    planned: list[dict[str, Any]] = []
+    for name_or_path in models:
+        encoder = load_model(name_or_path, checkpoint, device=device, label=name)
+        for data, of_task in zip(tasks, chosen, strict=True):
+            for share in shares:
+                with training.stoppable() if freeze != "all" and not dry_run else nullcontext(lambda: False) as stop:
+                    work = Finetuning(
+                        encoder,
+                        data,
+                        of_task,
+                        freeze=freeze,
+                        fraction=share,
+                        folds=folds,
+                        seeds=seeds or (_SEEDS_OF_FRACTIONS if share else 1),
+                        separator=label_separator,
+                        workers=workers,
+                        keep_going=keep_going,
+                        progress=progress,
+                        stop=stop,
+                    )
+                    if out is not None:
+                        work.folder = out if alone else out / work.place.name
+                    if dry_run:
+                        planned.append(_plan(work))
+                        continue
+                    runs = f"{len(work.runs)} run{'s' * (len(work.runs) > 1)}"
+                    progress.say(f"{runs} of recipe '{work.recipe.name}' on {data.name}; checkpoints in {work.place}")
+                    result = work.result()
+                results.append(result)
+                items.append(result.model_dump(mode="json"))
+                how = "reused" if store.path(result).exists() else "wrote"
+                progress.say(f"{how} {store.write(result)}")
+    if dry_run:
+        items += planned
+        if not session.json:
+            _show_plans(planned)
+        return 0
+    if not session.json:
+        _show(results)
+    return 6 if any(not result.status.complete for result in results) else 0
+
+
+def _is_audioset(name: str) -> bool:
+    from uamix_bench.own_data import is_audioset_list
+
+    return name.endswith(".csv") and is_audioset_list(Path(name))
+
+
+def _load(name: str, data_dir: Path | None, places: dict[str, Any]) -> TaskData:
+    """Loads a task, a folder or a list; AudioSet's own lists hold their labels without saying so in a header."""
+    from uamix_bench.task import load_task
+
+    return load_task(name, data_dir, labelled=not _is_audioset(name), **places)
+
+
+def _recipe(
+    name: str | None, data: TaskData, probe: bool, seed: int | None, changes: tuple[str, ...]
+) -> FinetuneRecipe | ProbeRecipe:
+    """The recipe that is named, else the task's own, else ``tiny``; with its changes."""
+    from uamix_bench.tuning.finetune_recipe import FINETUNE, PROBE, FinetuneRecipe, ProbeRecipe
+
+    known: dict[str, Any] = {PROBE.name: PROBE} if probe else dict(FINETUNE)
+    own = data.card.supervised.recipe if data.card.supervised else ""
+    default = PROBE.name if probe else own or "tiny"
+    found = training.find(known, name or default, ProbeRecipe if probe else FinetuneRecipe)
+    changed: FinetuneRecipe | ProbeRecipe = training.change(found, {"seed": seed}, changes)
+    return changed
+
+
+def _plan(work: Finetuning) -> dict[str, Any]:
+    """What would be done, as plain data."""
+    assert work.model.identity is not None
+    steps, seconds = work.estimate()
+    return {
+        "model": work.model.identity.name,
+        "task": f"{work.data.name}@{work.data.card.version}",
+        "split": work.plan.scheme,
+        "fraction": work.fraction,
+        "classes": len(work.plan.labels.classes),
+        "runs": [
+            {
+                "fold": run.fold.name,
+                "seed": run.seed,
+                "train_clips": len(work.train_rows(run)),
+                "test_clips": len(run.fold.test),
+            }
+            for run in work.runs
+        ],
+        "steps": steps,
+        "estimated_s": None if seconds is None else round(seconds, 1),
+        "recipe": work.recipe.model_dump(mode="json"),
+        "folder": str(work.place),
+    }
+
+
+def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
+    """Prints what would be done."""
+    from uamix_bench.cli.tables import Table, count, show
+
+    table = Table("model", "task", "recipe", "share>", "runs>", "train clips>", "test clips>", "steps>", "time>")
+    for plan in plans:
+        clips = [run["train_clips"] for run in plan["runs"]]
+        table.add(
+            plan["model"],
+            plan["task"],
+            plan["recipe"]["name"],
+            _share(plan["fraction"]),
+            count(len(plan["runs"])),
+            count(max(clips)),
+            count(sum(run["test_clips"] for run in plan["runs"])),
+            count(plan["steps"]) if plan["steps"] else "",
+            "" if plan["estimated_s"] is None else _duration(plan["estimated_s"]),
+        )
+    show(table, "time: estimated from one small batch, without decoding")
+
+
+def _show(results: Sequence[FinetuneResult]) -> None:
+    """Prints the scores."""
+    from uamix_bench.cli.tables import Table, count, show
+
+    table = Table(
+        "model", "task", "split", "trained", "share>", "metric", "%>", "runs>", "seeds ±>", wrapped=("split",)
+    )
+    notes = []
+    for result in results:
+        setting, score = result.setting, result.score
+        half = "" if score.ci95 is None else f" ± {100 * score.ci95:.2f}"
+        table.add(
+            result.model.name,
+            result.task.name,
+            setting.split,
+            _trained(result),
+            _share(setting.fraction),
+            setting.metric,
+            f"{100 * score.value:.2f}{half}" + ("" if result.status.complete else "*"),
+            count(len(result.runs)),
+            "" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}",
+        )
+        notes += [f"{result.model.name} on {result.task.name}: {note}" for note in result.status.notes]
+        if not result.status.complete:
+            notes.append(f"* {result.model.name} on {result.task.name}: partial, not comparable")
+    show(table, "last epoch; ± is the 95% interval for new groups (recordings, speakers, videos)")
+    for note in dict.fromkeys(notes):
+        print(note)
+
+
+def _trained(result: FinetuneResult) -> str:
+    blocks = result.setting.frozen_blocks
+    return "linear probe" if blocks is None else f"all but {blocks} blocks" if blocks else "all"
+
+
+def _share(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:g}%"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"

@@ -1,0 +1,26 @@
+"""What a rendered page becomes on the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from uamix_bench.files import write_atomic
+
+if TYPE_CHECKING:
+    from uamix_bench.registry import RenderedPage
+
+
+def write_page(page: RenderedPage, folder: Path, name: str) -> tuple[Path, Path]:
+    """Writes a page as ``<name>.html`` and ``<name>.md``, with the files that it links to beside them.
+
+    Returns:
+        The paths of the two.
+
+    Raises:
+        MachineError: The folder cannot be written.
+    """
+    for path, text in page.files.items():
+        write_atomic(folder / path, text.encode())
+    html = write_atomic(folder / f"{name}.html", page.html.encode())
+    return html, write_atomic(folder / f"{name}.md", page.markdown.encode())

@@ -1,0 +1,87 @@
+"""``uamix-bench report``: records of any kind as pages, HTML and Markdown with the same content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uamix_bench.cli import options, selection
+from uamix_bench.cli.errors import Session
+from uamix_bench.errors import BadInputError, UsageError
+
+if TYPE_CHECKING:
+    from uamix_bench.record import Record
+
+FOLDER = Path("uamix-report")  # in the working folder
+
+
+@click.command("report")
+@click.argument("records", nargs=-1, required=True, metavar="FILE|DIR...")
+@click.option(
+    "-t",
+    "--task",
+    "own",
+    multiple=True,
+    type=options.CommaList(metavar="DIR|FILE.csv"),
+    callback=options.merged,
+    help="A user's own data that results are of, for their confusion matrices; as fewshot's.",
+)
+@click.option("--data-dir", metavar="DIR", callback=options.to_path, help="Folder of the data sets; as fewshot's.")
+@click.option(
+    "--tsne",
+    metavar="CLASSES",
+    type=options.CommaList(metavar="CLASS,..."),
+    help="Also a t-SNE of these classes for two models; 'default': the paper's, or the first eight.",
+)
+@click.option("--keep-going", is_flag=True, help="Set files that are no records aside, exit code 6.")
+@click.option("-o", "--output", metavar="DIR", callback=options.to_path, help=f"Where to write; default ./{FOLDER}.")
+@options.quiet
+@options.json_output
+@click.pass_obj
+def command(
+    session: Session,
+    records: tuple[str, ...],
+    own: tuple[str, ...],
+    data_dir: Path | None,
+    tsne: tuple[str, ...] | None,
+    keep_going: bool,
+    output: Path | None,
+    quiet: bool,
+) -> int:
+    """Render result and training files, or folders of them, as one page a kind: KIND.html and KIND.md.
+
+    Confusion matrices come from the cached embeddings of the results' own clips: they need the data, but no model.
+    """
+    items = session.begin("report")
+    from uamix_bench import registry
+    from uamix_bench.cli.pages import write_page
+    from uamix_bench.cli.progress import TerminalProgress
+    from uamix_bench.store import read_all
+
+    progress, paths = TerminalProgress(quiet), [Path(name).expanduser() for name in records]
+    found = read_all(paths)
+    for error in found.bad:
+        if not keep_going:
+            raise error
+        progress.say(f"set aside: {error}")
+    kinds: dict[str, dict[str, Record]] = {}  # each record once, by its id
+    for _, record in sorted(found.records, key=lambda item: item[1].kind):
+        kinds.setdefault(record.kind, {})[record.id] = record
+    if not kinds:
+        raise BadInputError(", ".join(records), "there is no record", "name what 'uamix-bench fewshot' wrote")
+    if tsne and "fewshot" not in kinds:
+        raise UsageError("--tsne", "shows the embeddings of few-shot results, and none is given", "leave it away")
+    tasks = [name for given in own for name in selection.tasks(given)]
+    more: dict[str, dict[str, Any]] = {"fewshot": {"data_dir": data_dir, "own": tasks, "tsne": tsne}}
+    pages = {
+        kind: registry.find_report(kind)(list(of_kind.values()), **more.get(kind, {}))
+        for kind, of_kind in kinds.items()
+    }
+    for kind, page in pages.items():
+        html, markdown = write_page(page, output or FOLDER, kind)
+        items.append({"kind": kind, "records": len(kinds[kind]), "html": str(html), "markdown": str(markdown)})
+        if not session.json:
+            click.echo(f"{html}\n{markdown}")
+    return 6 if found.bad else 0

@@ -1,0 +1,219 @@
+"""``uamix-bench reproduce``: the paper's tables and figures, as far as what is here allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from uamix_bench.cli import options
+from uamix_bench.cli.errors import Session
+from uamix_bench.errors import BadInputError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from uamix_bench.reproduce import Plan
+
+FOLDER = Path("uamix-report")  # in the working folder
+_COUNT = click.IntRange(min=1)
+_COUNTS = options.CommaList(_COUNT, "N[,N...]")
+
+
+@click.command("reproduce")
+@click.argument("target", metavar="table2|table3|table4|fig3|fig4|fig5|fig6|all")
+@click.option("--data-dir", metavar="DIR", callback=options.to_path, help="Folder of the data sets.")
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Weights of a model; default what 'models fetch' left. Tuned ones: uamix, uamix-none, -mixup, -tf-cutmix.",
+)
+@click.option("--tuning-data", metavar="DATA", help="Sounds to tune on, AudioSet-20K in the paper; as tune --data.")
+@click.option(
+    "--recipe",
+    type=click.Choice(["paper", "tiny"]),
+    default="paper",
+    show_default=True,
+    help="Of tuning and fine-tuning; tiny for trials, not comparable.",
+)
+@click.option("--n", "--way", "ways", type=_COUNTS, help="Classes of an episode; default the target's.")
+@click.option("--k", "--shot", "shots", type=_COUNTS, help="Supports of each class; default the target's.")
+@click.option("--q", "--query", "queries", type=_COUNT, help="Queries of each class; default 15.")
+@click.option("--episodes", type=_COUNT, help="How many; default 600.")
+@click.option(
+    "--input",
+    type=click.Choice(["native", "official"]),
+    default="native",
+    show_default=True,
+    help="A clip's own length, or padded to that of pre-training.",
+)
+@options.device
+@click.option("--batch-size", type=_COUNT, default=16, show_default=True)
+@click.option(
+    "--results", metavar="DIR", callback=options.to_path, help="Results folder; default UAMIX_BENCH_HOME/results."
+)
+@click.option(
+    "-o", "--output", metavar="DIR", callback=options.to_path, help=f"Folder of the report; default ./{FOLDER}."
+)
+@click.option("--dry-run", is_flag=True, help="List jobs, what is missing, and an estimate; run nothing.")
+@options.config
+@options.quiet
+@options.json_output
+@click.pass_obj
+def command(
+    session: Session,
+    /,
+    target: str,
+    data_dir: Path | None,
+    checkpoints: tuple[str, ...],
+    tuning_data: str | None,
+    recipe: Literal["paper", "tiny"],
+    ways: tuple[int, ...] | None,
+    shots: tuple[int, ...] | None,
+    queries: int | None,
+    episodes: int | None,
+    input: Literal["native", "official"],
+    device: str,
+    batch_size: int,
+    results: Path | None,
+    output: Path | None,
+    dry_run: bool,
+    quiet: bool,
+) -> int:
+    """Run what the paper's tables and figures need, and show its numbers beside ours.
+
+    What is missing is listed with the line that gets it, and shown as missing. What was run before is kept and reused:
+    the same command continues what was stopped. Exit code 6 where something is missing or was set aside.
+    """
+    items = session.begin("reproduce")
+    from uamix_bench import files, registry
+    from uamix_bench.cli.progress import TerminalProgress
+    from uamix_bench.episodes import PAPER
+    from uamix_bench.reproduce import find_here, plan
+    from uamix_bench.store import ResultStore
+    from uamix_bench.targets import Settings, find_targets
+
+    progress = TerminalProgress(quiet)
+    targets = find_targets(target)
+    changes = {"n_query": queries, "episodes": episodes}
+    protocol = PAPER.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    settings = Settings(ways or (), shots or (), protocol, recipe, input)
+    models = {name: plugin.card for name, plugin in registry.models().items()}
+    tasks = {name: plugin.card for name, plugin in registry.tasks().items()}
+    store, folder = ResultStore(results), data_dir or files.home() / "data"
+    here = find_here(
+        targets,
+        models,
+        tasks,
+        data_dir=data_dir,
+        given=_given(checkpoints),
+        sounds=tuning_data or "",
+        settings=settings,
+        store=store,
+    )
+    plans = [plan(one, models, tasks, here, settings) for one in targets]
+    short = any(made.missing for made in plans)
+    if dry_run:
+        _show(session, items, plans)
+        return 6 if short else 0
+
+    store.check_writable()
+    files.check_writable(output or FOLDER)
+    from uamix_bench.cli.pages import write_page
+    from uamix_bench.cli.training import stoppable
+    from uamix_bench.jobs import Work
+
+    work = Work(here, settings, store, folder, device, batch_size, progress, stoppable)
+    records = work.carry_out(plans)
+    page = registry.find_report("reproduce")(records, plans=plans, set_aside=work.set_aside, data_dir=folder)
+    written = write_page(page, output or FOLDER, f"reproduce-{target}")
+    items += [record.model_dump(mode="json") for record in records]
+    session.facts |= {"missing": _missing(plans), "set_aside": work.set_aside, "files": list(map(str, written))}
+    if not session.json:
+        click.echo("\n".join(map(str, written)))
+    for line in _missing_lines(plans):
+        progress.say(line)
+    return 6 if short or work.set_aside else 0
+
+
+def _given(checkpoints: Sequence[str]) -> dict[str, Path]:
+    """The values of --checkpoint.
+
+    Raises:
+        UsageError: One names no model of any target.
+        BadInputError: Its file is not there.
+    """
+    from uamix_bench.targets import TARGETS
+
+    known = list(dict.fromkeys(model for target in TARGETS.values() for model in target.models))
+    given = {}
+    for text in checkpoints:
+        name, _, path = text.partition("=")
+        if name not in known or not path:
+            raise UsageError(f"--checkpoint {text}", "is not NAME=PATH of a model here", nearest(name, known))
+        given[name] = Path(path).expanduser()
+        if not given[name].exists():
+            raise BadInputError(given[name], "no such file", "check --checkpoint")
+    return given
+
+
+def _missing(plans: Sequence[Plan]) -> list[dict[str, Any]]:
+    """What is missing for the plans, each thing once, with all that waits for it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for made in plans:
+        for need in made.missing:
+            found.setdefault((need.subject, need.remedy), []).extend(f"{made.target.id}: {by}" for by in need.needed_by)
+    return [{"subject": subject, "remedy": remedy, "needed_by": by} for (subject, remedy), by in sorted(found.items())]
+
+
+def _missing_lines(plans: Sequence[Plan]) -> list[str]:
+    return [f"missing: {need['subject']}; {need['remedy']}" for need in _missing(plans)]
+
+
+def _show(session: Session, items: list[Any], plans: Sequence[Plan]) -> None:
+    """Lists the jobs, and per target and model what is ready and about how long it takes; then what is missing."""
+    from uamix_bench.reproduce import matrix_rate
+
+    rate = matrix_rate()
+    for made in plans:
+        for job in made.jobs:
+            seconds = job.flops() / rate if not job.lacks else None
+            items.append({"target": made.target.id, **asdict(job), "seconds": seconds})
+    session.facts |= {
+        "missing": _missing(plans),
+        "assumed": {made.target.id: made.target.assumed for made in plans},
+        "matrix_rate_flops_per_s": rate,
+    }
+    if session.json:
+        return
+    from uamix_bench.cli.tables import Table, count, duration, show
+
+    table = Table("target", "job", "model", "ready", "settings>", "kept>", "clips to embed>", "time>")
+    for made in plans:
+        for kind, model in dict.fromkeys((job.kind, job.model) for job in made.jobs):
+            jobs = [job for job in made.jobs if (job.kind, job.model) == (kind, model)]
+            ready = [job for job in jobs if not job.lacks]
+            clips, flops = sum(job.clips for job in ready), sum(job.flops() for job in ready)
+            table.add(
+                made.target.id,
+                kind,
+                model,
+                f"{len(ready)} of {len(jobs)}" if len(jobs) > 1 else "yes" if ready else "no",
+                count(len(jobs[0].cells)) if jobs[0].cells else "",
+                count(sum(job.kept for job in jobs)) if jobs[0].cells else "",
+                count(clips) if clips else "",
+                duration(flops / rate) if clips else "",
+            )
+    show(table)
+    click.echo(
+        "time: embedding on this processor at the rate of its matrix products, a lower bound; tunings and fine-tunings "
+        "are estimated by 'ablate --dry-run' and 'finetune --dry-run'"
+    )
+    for line in dict.fromkeys(line for made in plans for line in made.target.assumed):
+        names = ", ".join(made.target.id for made in plans if line in made.target.assumed)
+        click.echo(f"assumed for {names}: {line}")
+    for line in _missing_lines(plans):
+        click.echo(line)

@@ -1,0 +1,91 @@
+"""Checkpoints of a training: written atomically, the last two kept, refused where the training is another."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uamix_bench import files
+from uamix_bench.errors import UsageError
+from uamix_bench.progress import Progress
+
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one training.
+
+    Args:
+        folder: Theirs alone.
+        identity: Plain data by name (recipe, data, parent): what must be unchanged for a training to continue.
+    """
+
+    folder: Path
+    identity: dict[str, Any]
+
+    def save(self, stage: int, step: int, state: dict[str, Any]) -> None:
+        """Writes what continues at a step of a stage, and removes all but the last two.
+
+        Raises:
+            MachineError: The disk is full; the ones before are kept.
+        """
+        buffer = io.BytesIO()
+        torch.save({**state, "identity": self.identity, "stage": stage, "step": step}, buffer)
+        files.write_atomic(self.folder / f"{stage}-{step:08d}.pt", buffer.getbuffer())
+        for old in self._paths()[:-_KEPT]:
+            old.unlink(missing_ok=True)
+
+    def newest(self, progress: Progress) -> dict[str, Any] | None:
+        """Reads the newest whole one: what was saved, with ``stage`` and ``step``; None where there is none.
+
+        Raises:
+            UsageError: It belongs to another training; the line names every difference.
+        """
+        for path in reversed(self._paths()):
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    if damaged := archive.testzip():  # torch reads flipped bytes without a word
+                        raise zipfile.BadZipFile(damaged)
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:  # torch raises many kinds for a damaged file
+                progress.say(f"{path.name} is damaged ({type(error).__name__}); trying the one before")
+                continue
+            refuse_other(self.folder, state["identity"], self.identity)
+            return state
+        return None
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]-????????.pt"))
+
+
+def refuse_other(folder: Path, saved: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Makes sure that what a folder holds belongs to this training.
+
+    Raises:
+        UsageError: It does not; the line names every difference.
+    """
+    for what, now in identity.items():
+        if saved.get(what) != now:
+            changed = ", ".join(differences(saved.get(what), now))
+            reason = f"holds a training with another {what} ({changed})"
+            raise UsageError(folder, reason, "choose another --out, or delete the folder")
+
+
+def differences(then: Any, now: Any, name: str = "") -> list[str]:
+    """Names what differs between two documents of plain data: ``views.stretch was 0.2, is 0.1``."""
+    if not (isinstance(then, dict) and isinstance(now, dict)):
+        return [f"{f'{name} ' if name else ''}was {_shown(then)}, is {_shown(now)}"]
+    fields = [field for field in {**then, **now} if then.get(field) != now.get(field)]
+    prefix = f"{name}." if name else ""
+    return [line for field in fields for line in differences(then.get(field), now.get(field), prefix + field)]
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,262 @@
+"""The log-mel frames of many sounds, decoded once by worker processes into a file that is mapped, not read.
+
+A folder below ``UAMIX_BENCH_HOME/frames``, named by what it holds, has two files that only grow: ``values`` (float16
+frames, one clip after the other) and ``journal`` (one JSON line a block of clips: their counts, what was skipped, and
+the CRC-32 of the block's values). A block counts once its line is whole and its values agree with it. So a run that is
+killed continues with the next block, a finished file is one whose journal names every clip, and damage is decoded anew.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from uamix_bench import files
+from uamix_bench.audio import read
+from uamix_bench.errors import BadInputError, MachineError, Stopped
+from uamix_bench.progress import Progress
+
+Halves = npt.NDArray[np.float16]
+Ints = npt.NDArray[np.int64]
+Fbank = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+_VERSION = 1  # raised whenever the same sound gives other frames
+_BLOCK = 64  # clips decoded at once: what a killed run loses
+_WORTH_WORKERS = 512  # clips: fewer are done before the workers have imported torch
+_MOST_WORKERS = 16
+_NOTHING = np.zeros((0, 1), np.float16)
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """What is to be decoded.
+
+    Args:
+        paths: The n files.
+        digests: SHA-256 of their bytes; zeros where a file cannot be read.
+        fbank: (B, S) float32 waveforms and (B,) lengths -> (B, T, F) frames and (B,) counts. Only of a dataclass, whose
+            `repr` tells it from every other front end, are the frames kept.
+        sample_rate: That `fbank` takes, in Hz.
+        max_seconds: Of each file.
+    """
+
+    paths: Sequence[str]
+    digests: Sequence[bytes]
+    fbank: Fbank
+    sample_rate: int
+    max_seconds: float
+
+    @property
+    def key(self) -> str:
+        """SHA-256 (hex) over all that the frames depend on."""
+        rule = [_VERSION, _BLOCK, repr(self.fbank), self.sample_rate, float(self.max_seconds)]
+        return files.digest([*rule, *(digest.hex() for digest in self.digests)])
+
+
+class Decoded(NamedTuple):
+    """(N, F) mapped frames of all clips, the (n,) frames of each (0 where it was skipped), and why by clip."""
+
+    values: Halves
+    counts: Ints
+    reasons: dict[int, str]
+
+
+class _Block(NamedTuple):
+    """The frames of a block of clips; `skipped` says why by the clip's place in the block."""
+
+    values: Halves
+    counts: list[int]
+    skipped: dict[int, str]
+
+
+def decode(sounds: Sounds, workers: int | None, progress: Progress, stop: Callable[[], bool]) -> Decoded:
+    """Decodes what was not decoded before, and maps the frames of all.
+
+    Args:
+        sounds: What to decode.
+        workers: Processes; None for one a core.
+        progress: Is told of every block.
+        stop: Asked after every block.
+
+    Raises:
+        MachineError: The disk is full, the folder cannot be written, or a worker died; what was decoded is kept.
+        Stopped: `stop` said so; what was decoded is kept.
+    """
+    total = len(sounds.paths)
+    if not is_dataclass(sounds.fbank):
+        with progress.bar("decoding", total) as advance:
+            blocks = [block for block in _blocks(sounds, 0, 1) if advance(len(block.counts), "") is None]
+        values = [block.values for block in blocks if len(block.values)]
+        return _decoded(
+            np.concatenate(values) if values else _NOTHING,
+            [block.counts for block in blocks],
+            [block.skipped for block in blocks],
+        )
+    folder = files.make_folder(files.home() / "frames" / sounds.key[:32])
+    bins: int = sounds.fbank.num_mel_bins
+    with files.locked(folder / "lock", progress.say):
+        journal = _whole(folder, total, bins)
+        done = sum(len(entry["count"]) for entry in journal)
+        if done < total:
+            journal += _continue(folder, sounds, done, workers, progress, stop)
+    size = sum(sum(entry["count"]) for entry in journal)
+    mapped = np.memmap(folder / "values", np.float16, "r", shape=(size, bins)) if size else _NOTHING
+    return _decoded(
+        mapped.view(np.ndarray),
+        [entry["count"] for entry in journal],
+        [{int(place): reason for place, reason in entry["skipped"].items()} for entry in journal],
+    )
+
+
+def _decoded(values: Halves, counts: list[list[int]], skipped: list[dict[int, str]]) -> Decoded:
+    reasons = {
+        number * _BLOCK + place: reason for number, of_block in enumerate(skipped) for place, reason in of_block.items()
+    }
+    return Decoded(values, np.array([count for block in counts for count in block], np.int64), reasons)
+
+
+def _continue(
+    folder: Path, sounds: Sounds, done: int, workers: int | None, progress: Progress, stop: Callable[[], bool]
+) -> list[dict[str, Any]]:
+    """Appends the blocks from clip `done` on, and returns their lines of the journal."""
+    total, added, skipped = len(sounds.paths), [], 0
+    try:
+        with (
+            (folder / "values").open("ab") as values,
+            (folder / "journal").open("ab") as journal,
+            progress.bar("decoding", total) as advance,
+            closing(_blocks(sounds, done, workers)) as blocks,
+        ):
+            advance(done, "")
+            for block in blocks:
+                content = block.values.tobytes()
+                entry = {"count": block.counts, "skipped": block.skipped, "crc": zlib.crc32(content)}
+                for file, part in ((values, content), (journal, json.dumps(entry).encode() + b"\n")):
+                    file.write(part)
+                    file.flush()
+                added.append(json.loads(json.dumps(entry)))
+                done += len(block.counts)
+                skipped += len(block.skipped)
+                advance(len(block.counts), f"{skipped} skipped" if skipped else "")
+                if done < total and stop():
+                    raise Stopped("decoding", f"stopped after {done} of {total} clips", "the same command continues")
+            for file in (values, journal):
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise files.machine_error(folder, error) from error
+    except BrokenProcessPool as error:
+        reason = "a process that decodes was killed or crashed"
+        raise MachineError(folder, reason, "the same command continues; --workers 1 decodes in this process") from error
+    return added
+
+
+def _whole(folder: Path, total: int, bins: int) -> list[dict[str, Any]]:
+    """Reads the journal as far as it and the values agree, and cuts both files off there."""
+    entries: list[dict[str, Any]] = []
+    lines_end = values_end = clips = 0
+    try:
+        with (folder / "journal").open("rb") as journal, (folder / "values").open("rb") as values:
+            for line in journal:
+                try:
+                    entry = json.loads(line)
+                    content = values.read(2 * bins * sum(entry["count"]))
+                    agrees = line.endswith(b"\n") and zlib.crc32(content) == entry["crc"]
+                except (ValueError, KeyError, TypeError):
+                    break
+                if not agrees or clips + len(entry["count"]) > total:
+                    break
+                entries.append(entry)
+                clips += len(entry["count"])
+                lines_end, values_end = lines_end + len(line), values.tell()
+    except FileNotFoundError:
+        pass
+    try:
+        for name, end in (("journal", lines_end), ("values", values_end)):
+            path = folder / name
+            if path.exists() and path.stat().st_size != end:
+                os.truncate(path, end)
+    except OSError as error:
+        raise files.machine_error(folder, error) from error
+    return entries
+
+
+def _blocks(sounds: Sounds, done: int, workers: int | None) -> Generator[_Block, None, None]:
+    """Decodes block after block from clip `done` on, in this process or ahead in others."""
+    first = range(done, len(sounds.paths), _BLOCK)
+    jobs = [
+        (list(sounds.paths[begin : begin + _BLOCK]), sounds.sample_rate, sounds.max_seconds, sounds.fbank)
+        for begin in first
+    ]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = workers or (min(cores, _MOST_WORKERS) if len(sounds.paths) - done >= _WORTH_WORKERS else 1)
+    if count == 1:
+        yield from (_decode(*job) for job in jobs)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, spawn, initializer=_begin_worker)
+    ahead: deque[Future[_Block]] = deque()
+    try:
+        for job in jobs:
+            ahead.append(pool.submit(_decode, *job))
+            if len(ahead) > 2 * count:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """One thread; an interrupt is the parent's to handle, and a parent that was killed leaves no orphan behind."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _decode(paths: list[str], sample_rate: int, max_seconds: float, fbank: Fbank) -> _Block:
+    waves: list[npt.NDArray[np.float32]] = []
+    skipped: dict[int, str] = {}
+    for place, path in enumerate(paths):
+        try:
+            waves.append(read(Path(path), sample_rate, max_seconds=max_seconds).samples)
+        except BadInputError as error:
+            skipped[place] = error.reason
+    heard = _frames(waves, fbank)
+    clips = iter(heard)
+    count = [0 if place in skipped else len(next(clips)) for place in range(len(paths))]
+    return _Block(np.concatenate(heard) if heard else _NOTHING, count, skipped)
+
+
+def _frames(waves: list[npt.NDArray[np.float32]], fbank: Fbank) -> list[Halves]:
+    if not waves:
+        return []
+    lengths = torch.tensor([len(wave) for wave in waves])
+    batch = torch.zeros(len(waves), int(lengths.max()))
+    for row, wave in zip(batch, waves, strict=True):
+        row[: len(wave)] = torch.from_numpy(wave)
+    frames, counts = fbank(batch, lengths)
+    return [clip[:count].to(torch.float16).numpy() for clip, count in zip(frames, counts.tolist(), strict=True)]

@@ -1,0 +1,299 @@
+"""Several processes that train as one: what torchrun starts, and what they share (DESIGN.md, uaMix-MAE, point 8).
+
+Gradients are averaged by one all-reduce after the backward passes. torch's DistributedDataParallel would overlap it
+with them, but it hooks into one forward call of one module, and a step here has several: frozen and tuned, mixed and
+clean, a micro-batch at a time. BatchNorm's sums are an all-reduce of our own, as torch's SyncBatchNorm refuses CPU
+tensors. In a process that runs alone every function here is the identity.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from uamix_bench.errors import BenchError, MachineError, Stopped, UsageError
+
+Ints = npt.NDArray[np.int64]
+
+_PATIENCE = timedelta(minutes=5)  # for another process at the same step; one that hangs longer is lost
+_LEADER_WORKS = timedelta(days=30)  # decoding a data set for the first time
+_REAPED_S = 5.0  # within which a process that died has left the table of processes
+_AGAIN = "the same command continues from the last checkpoint (torchrun --max-restarts does so by itself)"
+
+
+class Told(BenchError):
+    """Another process has told the user why the job ends; this one ends without a word, with the exit code given."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process", "has told why the job ends")
+        self.exit_code = exit_code
+
+
+class LostPeer(MachineError):
+    """A collective failed: another process is gone or hangs."""
+
+
+def rank() -> int:
+    """The number of this process, 0 for one that runs alone."""
+    return dist.get_rank() if _joined() else 0
+
+
+def world() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if _joined() else 1
+
+
+def device(name: str) -> torch.device:
+    """The torch device for a --device value; several processes on one machine get a GPU each."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and _joined():
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return torch.device(name)
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Joins the processes that torchrun started, for as long as the block lasts.
+
+    Raises:
+        MachineError: What ended the job here, or which process was lost; its subject begins with the rank.
+        Told: As above, after another process has said it.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    options: dict[str, Any] = {"timeout": _PATIENCE}
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # The launcher's own store outlives its workers, and after a restart still has the addresses of the dead ones.
+        options |= {"store": _store(), "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", **options)
+    try:
+        peers: list[Any] = [None] * world()
+        dist.all_gather_object(peers, (socket.gethostname(), os.getpid()))
+        try:
+            yield
+        except Exception as error:
+            raise _verdict(error, peers) from error
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def leader_first() -> Iterator[None]:
+    """Lets one process of each machine through the block first; the others follow when it is done."""
+    if world() == 1:
+        yield
+        return
+    follows = os.environ.get("LOCAL_RANK", "0") != "0"
+    group = dist.new_group(backend="gloo", timeout=_LEADER_WORKS)
+    if follows:
+        _call(dist.barrier, group=group)
+    yield
+    if not follows:
+        _call(dist.barrier, group=group)
+
+
+def barrier() -> None:
+    """Waits until every process is here."""
+    if world() > 1:
+        _call(dist.barrier)
+
+
+def agree(facts: dict[str, str]) -> None:
+    """Makes sure that all processes are about to do the same.
+
+    Raises:
+        MachineError: One has another value than rank 0 has; the line names both.
+    """
+    if world() == 1:
+        return
+    everyone: list[Any] = [None] * world()
+    _call(dist.all_gather_object, everyone, facts)
+    for number, theirs in enumerate(everyone):
+        for what, value in theirs.items():
+            if value != everyone[0][what]:
+                reason = f"has another {what} than rank 0 ({value}, not {everyone[0][what]})"
+                raise MachineError(f"rank {number}", reason, "give all machines the same package, files and folder")
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Joins the (b, ...) tensors of all processes in the order of their ranks, without gradient: (W b, ...)."""
+    if world() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world())]
+    _call(dist.all_gather, parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean over processes, without gradient, of a tensor that each has."""
+    if world() == 1:
+        return values
+    values = values.detach().clone()
+    _call(dist.all_reduce, values)
+    return values / world()
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replaces every gradient by its mean over processes."""
+    if world() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = mean(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, part in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def shares(order: Ints, micro_batch: int | None) -> list[Ints]:
+    """Deals the rows of a global batch out to processes and micro-batches.
+
+    Args:
+        order: (B,) rows, so ordered that what must stay together stands together.
+        micro_batch: Rows, of all processes together, that are in the network at once; None for all.
+
+    Returns:
+        For each process its (micro-batches, rows) rows: whatever the number of processes, a micro-batch is the same.
+
+    Raises:
+        UsageError: The processes cannot have equal, even shares.
+    """
+    size, processes = micro_batch or len(order), world()
+    if size % (2 * processes) and processes > 1:
+        remedy = f"choose a multiple of {2 * processes}"
+        raise UsageError(
+            f"{'micro_batch' if micro_batch else 'batch'} {size}", f"no even share for {processes}", remedy
+        )
+    dealt = order.reshape(-1, processes, size // processes)
+    return [dealt[:, number] for number in range(processes)]
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """BatchNorm over the rows of all processes: (b, C) -> (b, C), always on batch statistics when training."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Normalises with the mean and the biased variance of all processes' rows, and moves the running ones."""
+        if world() == 1 or not self.training:
+            normalised: Tensor = super().forward(rows)
+            return normalised
+        values = rows if rows.dtype == torch.float64 else rows.float()
+        sums = torch.stack([values.sum(0, dtype=torch.float64), values.double().square().sum(0)])
+        count = len(rows) * world()
+        average, square = _Sum.apply(sums) / count  # type: ignore[no-untyped-call]
+        variance = (square - average.square()).clamp_min(0)
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.running_mean.lerp_(average.to(self.running_mean), self.momentum or 0.0)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), self.momentum or 0.0)
+            self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt().to(values)
+        shifted: Tensor = (values - average.to(values)) * scale + self.bias
+        return shifted.to(rows.dtype)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        _call(dist.all_reduce, total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        _call(dist.all_reduce, total)
+        return total
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _call(collective: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    try:
+        collective(*arguments, **options)
+    except RuntimeError as error:
+        raise LostPeer(f"rank {rank()}", f"lost another process ({str(error).splitlines()[0]})", _AGAIN) from error
+
+
+def _verdict(error: Exception, peers: list[tuple[str, int]]) -> BenchError:
+    """Turns what ended the job here into what the user reads; the first process to come speaks for all."""
+    if isinstance(error, LostPeer):
+        gone = _find_gone(peers)
+        if gone is not None:
+            host, pid = peers[gone]
+            error = MachineError(f"rank {gone}", f"is gone (process {pid} on {host} was killed or crashed)", _AGAIN)
+    elif isinstance(error, BenchError) and not isinstance(error, Stopped):
+        named = BenchError(f"rank {rank()}: {error.subject}", error.reason, error.remedy)
+        named.exit_code = error.exit_code
+        error = named
+    elif not isinstance(error, BenchError):
+        error = MachineError(f"rank {rank()}", f"{type(error).__name__}: {error}", _AGAIN)
+    return error if _speaks() else Told(error.exit_code)
+
+
+def _find_gone(peers: list[tuple[str, int]]) -> int | None:
+    """The rank of a process on this machine that is no more, or None where there is none, or one has spoken."""
+    deadline = time.monotonic() + _REAPED_S
+    while time.monotonic() < deadline and not _said():
+        for number, (host, pid) in enumerate(peers):
+            if host == socket.gethostname() and _is_gone(pid):
+                return number
+        time.sleep(0.05)
+    return None
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    with suppress(OSError):  # one that died and was not reaped yet; on Linux only, elsewhere the reaping is awaited
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return False
+
+
+def _speaks() -> bool:
+    """Whether this process is the first that wants to tell why the job ends."""
+    store = _store()
+    return store is None or bool(store.add("told", 1) == 1)
+
+
+def _said() -> bool:
+    store = _store()
+    return store is not None and bool(store.add("told", 0) > 0)
+
+
+def _store() -> Any:
+    """The key-value store of the launcher, with keys of this attempt's own; None where it is gone with a worker."""
+    try:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            address, port, is_master=False, timeout=_PATIENCE, wait_for_workers=False
+        )
+    except (KeyError, RuntimeError):
+        return None
+    return dist.PrefixStore(  # type: ignore[attr-defined]
+        f"uamix-bench/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
+    )

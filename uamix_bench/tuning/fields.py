@@ -1,0 +1,90 @@
+"""A recipe's fields by name: changed one at a time from text or data, with the nearest name for a wrong one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import ValidationError
+
+from uamix_bench.errors import UsageError, nearest
+from uamix_bench.tuning.recipe import Recipe
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+_SHORT = {"lr": "learning_rate", "tau": "temperature", "wd": "weight_decay"}
+
+
+def find_field(recipe: Recipe, path: str, option: str) -> str:
+    """Returns a field's own name: ``topk`` is ``top_k``, ``lr`` ``learning_rate``; ``views.stretch`` is inside views.
+
+    Args:
+        recipe: Whose field.
+        path: As a user spells it; case, hyphens and underscores do not count.
+        option: Whose value it is, for the error.
+
+    Raises:
+        UsageError: There is no such field; the line suggests the nearest.
+    """
+    place: Any = recipe.model_dump(mode="json")
+    found = []
+    for part in path.split("."):
+        known = {_plain(name): name for name in place} if isinstance(place, dict) else {}
+        name = known.get(_plain(_SHORT.get(part, part)))
+        if name is None:
+            whole = list(known.values()) or list(type(recipe).model_fields)
+            raise UsageError(f"{option} {path}", "no such field of the recipe", nearest(part, whole))
+        found.append(name)
+        place = place[name]
+    return ".".join(found)
+
+
+def changed(recipe: AnyRecipe, fields: Mapping[str, Any]) -> AnyRecipe:
+    """Returns the recipe with fields changed, validated.
+
+    Args:
+        recipe: A recipe.
+        fields: Values by the fields' own names, as :func:`find_field` gives them.
+
+    Raises:
+        UsageError: A value does not fit; the line names the field.
+    """
+    document = recipe.model_dump(mode="json")
+    for path, value in fields.items():
+        *parents, name = path.split(".")
+        place = document
+        for parent in parents:
+            place = place[parent]
+        place[name] = value
+    try:
+        return type(recipe).model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "recipe"
+        raise UsageError(name, first["msg"].removeprefix("Value error, "), "correct the recipe") from error
+
+
+def read_value(text: str) -> Any:
+    """A value as given on a command line: JSON (without NaN and Infinity), or else the text itself."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except ValueError:
+        return text
+
+
+def read_values(text: str) -> list[Any]:
+    """Several values with commas between them, each as in :func:`read_value`: ``1,5``, ``[48,64],[80]``, ``a,b``."""
+    try:
+        values: list[Any] = json.loads(f"[{text}]", parse_constant=_refuse)
+    except ValueError:
+        values = [read_value(part.strip()) for part in text.split(",")]
+    return values
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)

@@ -1,0 +1,141 @@
+"""How long tunings will take: from earlier ones that are kept, or from a few steps of the real thing."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from uamix_bench.errors import BadInputError
+from uamix_bench.progress import Progress
+from uamix_bench.record import load
+from uamix_bench.training_records import TrainingRecord
+from uamix_bench.tuning.many import HEAD, Job, computing_with, remaining
+from uamix_bench.tuning.recipe import TuneRecipe
+from uamix_bench.tuning.sounds import find_data
+
+RECORD = "training.json"  # beside the weights
+_STEPS = 4  # that are measured, the first of them to warm up
+_NEVER = 2**31
+
+# Fields that change what a step computes, and not how long it takes.
+_FREE = {
+    *("name", "seed", "data", "views", "epochs", "head_epochs", "warmup", "betas", "clip_gradient"),
+    *("weight_decay", "head_weight_decay", "learning_rate", "head_learning_rate", "layer_decay", "ema"),
+    *("mix", "alpha", "lambda_per", "lambda_max", "box", "snap", "partner", "keys", "temperature", "top_k"),
+    *("save_dtype", "checkpoint_every"),
+}
+
+Rates = dict[str, float]  # seconds a step, by stage
+
+
+class Forecast(NamedTuple):
+    """What tunings will take, without decoding and evaluation.
+
+    Attributes:
+        seconds: Of each job, by itself.
+        total: Of all, several at once.
+        source: Where the figures come from, in words.
+    """
+
+    seconds: tuple[float, ...]
+    total: float
+    source: str
+
+
+def forecast(
+    jobs: Sequence[Job],
+    workers: int,
+    is_finished: Callable[[Job], bool],
+    measure: Callable[[Job], Rates] | None = None,
+) -> Forecast:
+    """Estimates how long jobs will take, those that were begun from where they are.
+
+    Args:
+        jobs: In the order in which they are carried out.
+        workers: How many at once.
+        is_finished: Whether a job is done.
+        measure: Measures what no earlier run tells; default :func:`measured`.
+    """
+    known: dict[Any, float] = {}
+    for job in jobs:
+        known |= {_shape(job.recipe, stage): rate for stage, rate in _earlier(job).items()}
+    sources = {"earlier runs"} if known else set()
+    took = []
+    for job in jobs:
+        left = {} if is_finished(job) else remaining(job)
+        for stage, steps in left.items():
+            if steps and _shape(job.recipe, stage) not in known:
+                sources.add("a few steps measured here")
+                known |= {_shape(job.recipe, found): rate for found, rate in (measure or measured)(job).items()}
+        took.append(sum(steps * known.get(_shape(job.recipe, stage), 0.0) for stage, steps in left.items()))
+    total = max(sum(took) / max(1, min(workers, sum(map(bool, took)))), max(took, default=0.0))
+    return Forecast(tuple(took), total, " and ".join(sorted(sources)) or "nothing is left to tune")
+
+
+def measured(job: Job) -> Rates:
+    """Seconds of a step of each stage, on a few batches of the job's own sounds; nothing is kept."""
+    from uamix_bench.tuning import distributed
+    from uamix_bench.tuning.data import load_frames
+    from uamix_bench.tuning.loop import Training
+    from uamix_bench.tuning.run import initial_model, tuning_stages
+    from uamix_bench.tuning.views import Spectrograms
+
+    recipe, data = job.recipe, find_data(job.data, job.data_dir, job.audio_root)
+    some = data.clips.drop_duplicates("group")
+    some = some.iloc[:: max(1, len(some) // (_STEPS * recipe.batch))][: _STEPS * recipe.batch]
+    mean = sum(recipe.frames) / len(recipe.frames)
+    usual = min(recipe.frames, key=lambda frames: abs(frames - mean))
+    short = {"epochs": 1, "head_epochs": 1, "queue": recipe.batch, "frames": (usual,), "checkpoint_every": _NEVER}
+    recipe = recipe.model_copy(update={**short, "top_k": min(recipe.top_k, recipe.batch)})
+    clock = _Clock()
+    with computing_with(job.threads), tempfile.TemporaryDirectory(prefix="uamix-bench-") as folder:
+        model = initial_model(job.init)
+        sample = dataclasses.replace(data, clips=some.reset_index(drop=True))
+        # A front end that is no dataclass: its frames are not kept.
+        frames = load_frames(sample, lambda *waves: model.fbank(*waves), model.sample_rate, workers=1)
+        spectrograms = Spectrograms(model.normalise, model.fbank.mel_hz, recipe.views, distributed.device(job.device))
+        stages = tuning_stages(model, recipe, frames, spectrograms)
+        stages[0].module.to(spectrograms.device)
+        Training(recipe, stages, frames, Path(folder), {}, clock).run()
+    return clock.rates
+
+
+class _Clock(Progress):
+    """Measures the seconds of a step, the first of each stage left out."""
+
+    def __init__(self) -> None:
+        self.rates: Rates = {}
+
+    @contextmanager
+    def bar(self, what: str, total: int, unit: str = "clips") -> Iterator[Callable[[int, str], None]]:
+        """See :meth:`Progress.bar`."""
+        ends: list[float] = []
+
+        def advance(count: int, note: str = "") -> None:
+            if unit == "steps" and note:
+                ends.append(time.perf_counter())
+                if len(ends) > 1:
+                    self.rates[what] = (ends[-1] - ends[0]) / (len(ends) - 1)
+
+        yield advance
+
+
+def _earlier(job: Job) -> Rates:
+    """Seconds of a step of each stage, as a finished training in the job's folder took."""
+    try:
+        record = load(job.folder / RECORD, {"training": TrainingRecord})
+    except BadInputError:
+        return {}
+    return {cost.name: job.recipe.batch / cost.clips_s for cost in record.cost if cost.clips_s}
+
+
+def _shape(recipe: TuneRecipe, stage: str) -> Any:
+    """What a step's time depends on: a recipe's sizes, and whether its clean views need passes of their own."""
+    alone = recipe.head_only() if stage == HEAD else recipe
+    sizes = {name: str(value) for name, value in alone.model_dump(mode="json").items() if name not in _FREE}
+    return (stage, alone.mix == "none" and stage != HEAD, *sizes.items())

@@ -1,0 +1,33 @@
+"""What a recipe's ``data`` names. Free of torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from uamix_bench.errors import UsageError
+from uamix_bench.task import TaskData, is_path, load_task
+from uamix_bench.tuning.recipe import Recipe
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+
+def find_data(name: str, data_dir: Path | None = None, audio_root: Path | None = None) -> TaskData:
+    """Resolves a recipe's data: ``TASK[:SPLIT]``, or a path as load_task takes it where no labels are needed.
+
+    Raises:
+        UsageError: Unknown task or split.
+        BadInputError: The data is missing or not what it claims.
+    """
+    if is_path(name):
+        return load_task(name, audio_root=audio_root, allow_partial=True, labelled=False)
+    task, _, split = name.partition(":")
+    try:
+        return load_task(task, data_dir, splits=(split,) if split else None)
+    except UsageError as error:
+        raise UsageError(f"--data {name}", error.reason, "give a folder, a list, or TASK[:SPLIT]") from error
+
+
+def shareable(recipe: AnyRecipe, data: TaskData) -> AnyRecipe:
+    """The recipe with the data's name in place of a path, which neither weights nor records may hold."""
+    return recipe.model_copy(update={"data": data.name}) if is_path(recipe.data) else recipe

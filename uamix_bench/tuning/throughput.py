@@ -1,0 +1,43 @@
+"""How much of a device a training uses: the operations it asks for by the rate of plain matrix products there."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from uamix_bench.vit import ViTShape
+
+_PRODUCTS = 10
+
+
+def stem_operations(shape: ViTShape, frames: int) -> float:
+    """Multiplications and additions that embed the patches of one clip of `frames` frames."""
+    return 2.0 * _patches(shape, frames) * shape.width * shape.patch_frames * shape.patch_mel
+
+
+def block_operations(shape: ViTShape, frames: int) -> float:
+    """Those of one block, forward: 24 L D^2 for its linear layers and 4 L^2 D for the attention, with L tokens."""
+    tokens = 1 + _patches(shape, frames)
+    return 24.0 * tokens * shape.width**2 + 4.0 * tokens**2 * shape.width
+
+
+def matrix_rate(device: torch.device, size: int = 8192) -> float:
+    """Operations per second of bfloat16 products of two square matrices on `device`: what a step is measured by."""
+    left, right = torch.randn(2, size, size, device=device).bfloat16()
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    left @ right  # the first one chooses the kernel
+    wait()
+    begun = time.perf_counter()
+    for _ in range(_PRODUCTS):
+        left @ right
+    wait()
+    return _PRODUCTS * 2.0 * size**3 / (time.perf_counter() - begun)
+
+
+def _patches(shape: ViTShape, frames: int) -> int:
+    return frames // shape.patch_frames * shape.rows
