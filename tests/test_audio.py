@@ -13,7 +13,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from uamix_bench.audio import AudioInfo, Samples, loop, probe, read, resample
+from uamix_bench.audio import AudioInfo, Samples, loop, probe, read, resample, segments
 from uamix_bench.errors import BadInputError
 
 FORMATS = {
@@ -320,3 +320,48 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path: Path, kind: str
         return
     assert len(samples) > 0
     assert np.isfinite(samples).all()
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("rate", [8_000, 44_100])
+@pytest.mark.parametrize(("seconds", "count"), [(0.3, 1), (1.0, 1), (1.45, 1), (1.55, 2), (4.0, 4), (4.4, 4), (4.6, 5)])
+def test_segments_are_what_read_gives_at_their_offsets(
+    tmp_path: Path, kind: str, rate: int, seconds: float, count: int
+) -> None:
+    path = tmp_path / "sound"
+    write(path, tone(200, rate, seconds) + 0.1 * noise(round(seconds * rate)), rate, kind)
+    found = list(segments(path, 8_000, 1.0))
+    assert len(found) == count  # a remainder of half a second or more is one, a shorter one is left out
+    for index, part in enumerate(found):
+        assert np.array_equal(part, read(path, 8_000, max_seconds=1.0, offset=index).samples)
+    if rate == 8_000 and kind in ("wav", "flac"):
+        whole = read(path, 8_000).samples
+        assert np.array_equal(np.concatenate(found), whole[: len(np.concatenate(found))])
+        assert len(whole) - sum(map(len, found)) < 4_000
+
+
+def test_half_a_segment_is_one(tmp_path: Path) -> None:
+    for frames, count in ((150, 2), (149, 1), (1, 1), (99, 1), (250, 3), (249, 2)):
+        write(tmp_path / "x.wav", noise(frames), 1_000)
+        assert len(list(segments(tmp_path / "x.wav", 1_000, 0.1))) == count
+
+
+def test_segments_hold_no_long_file_in_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    write(tmp_path / "long.wav", noise(8_000 * 600), 8_000)  # ten minutes: 19 MB as float32
+    tracemalloc.start()
+    try:
+        assert sum(map(len, segments(tmp_path / "long.wav", 16_000, 10.0))) == 16_000 * 600
+        assert tracemalloc.get_traced_memory()[1] < 4e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_damaged_end_is_found_after_the_segments_before_it(tmp_path: Path) -> None:
+    content = write(tmp_path / "x.flac", noise(40_000), 8_000, "flac")
+    (tmp_path / "x.flac").write_bytes(content[: len(content) * 3 // 4])
+    found = segments(tmp_path / "x.flac", 8_000, 1.0)
+    assert len([next(found) for _ in range(2)]) == 2
+    with pytest.raises(BadInputError, match=r"truncated|damaged"):
+        list(found)

@@ -189,8 +189,8 @@ def test_a_sound_that_changes_is_embedded_again(sounds: list[Path]) -> None:
 
 @pytest.mark.usefixtures("bench_home")
 def test_silence_is_known_with_and_without_the_cache(tmp_path: Path) -> None:
-    paths = [sound(tmp_path / "noise.wav", 0.2, 0)]
-    for name, level in (("zero", 0.0), ("constant", 0.25)):
+    paths = [sound(tmp_path / "a noise.wav", 0.2, 0)]
+    for name, level in (("b zero", 0.0), ("c constant", 0.25)):
         paths.append(tmp_path / f"{name}.wav")
         soundfile.write(paths[-1], np.full(2_000, level), RATE)
     for embedded in (3, 0):
@@ -438,3 +438,72 @@ def test_code_typed_at_a_prompt_is_not_cached(sounds: list[Path], bench_home: Pa
         assert done.embedded_clips == 5
         assert "not in a file" in done.warnings[0]
     assert not list(bench_home.rglob("*.shard"))
+
+
+# --- the mean over segments
+
+
+def by_segment(path: Path, seconds: float = 1.5) -> np.ndarray:
+    """The fake model's embedding of every segment by hand: whole ones, and a remainder of half of one or more."""
+    wave, size = soundfile.read(path, dtype="float64")[0], round(seconds * RATE)
+    parts = [wave[start : start + size] for start in range(0, len(wave), size)]
+    if len(parts) > 1 and 2 * len(parts[-1]) < size:
+        parts.pop()
+    return np.mean([[part.mean(), (part**2).mean(), part[0]] for part in parts], axis=0)
+
+
+@pytest.mark.usefixtures("bench_home")
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_segments_are_averaged_as_by_hand(tmp_path: Path, batch_size: int) -> None:
+    lengths_s = [0.4, 1.5, 2.2, 2.3, 3.0, 5.9, 16.4, 1.4, 31.0, 4.5]
+    paths = [sound(tmp_path / f"{index}.wav", seconds, index) for index, seconds in enumerate(lengths_s)]
+    rows, model = np.array([3, 0, 6, 1, 2, 4, 5, 9, 8, 7, 3]), Moments()
+    done = embed(model, task(paths), rows, batch_size=batch_size, segments="mean")
+    np.testing.assert_allclose(done.vectors, [by_segment(paths[row]) for row in rows], atol=1e-6)
+    assert done.embedded_clips == len(paths)
+    assert model.clips == sum([1, 1, 1, 2, 2, 4, 11, 1, 21, 3])  # segments of each length
+    assert max(map(len, model.batches)) <= batch_size
+    again = embed(model, task(paths), rows, segments="mean")
+    assert again.embedded_clips == 0
+    assert np.array_equal(again.vectors, done.vectors)
+    first = embed(model, task(paths), rows)  # never from the other rule's cache
+    np.testing.assert_allclose(first.vectors, expected([paths[row] for row in rows]), atol=1e-6)
+    assert first.embedded_clips == len(paths)
+    assert not set(first.keys) & set(done.keys)
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_a_real_encoder_averages_segments_as_by_hand(tmp_path: Path) -> None:
+    model = load_model("uamix-tiny")
+    data = task([sound(tmp_path / f"{index}.wav", seconds, index) for index, seconds in enumerate((0.5, 3.1, 4.0))])
+    done = embed(model, data, np.arange(3), segments="mean")
+    for row, count in enumerate((1, 2, 3)):
+        path = Path(data.clips["path"][row])
+        parts = [
+            audio.read(path, model.sample_rate, max_seconds=1.5, offset=1.5 * index).samples for index in range(count)
+        ]
+        alone = np.concatenate([model.embed([part], model.sample_rate) for part in parts]).mean(axis=0)
+        np.testing.assert_allclose(done.vectors[row], alone, atol=1e-5 * np.abs(alone).max())
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_a_clip_whose_later_segments_are_broken_is_set_aside(tmp_path: Path) -> None:
+    paths = [sound(tmp_path / f"{index}.flac", 30.0, index) for index in range(3)]
+    paths[1].write_bytes(paths[1].read_bytes()[: paths[1].stat().st_size * 3 // 4])
+    rows = np.arange(3)
+    with pytest.raises(BadInputError, match=r"1\.flac.*--keep-going"):
+        embed(Moments(), task(paths), rows, segments="mean")
+    done = embed(Moments(), task(paths), rows, segments="mean", keep_going=True)
+    assert done.valid.tolist() == [True, False, True]
+    np.testing.assert_allclose(done.vectors[[0, 2]], [by_segment(paths[row]) for row in (0, 2)], atol=1e-6)
+    assert [clip for clip, _ in done.skipped] == ["1.flac"]
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_silence_is_the_whole_clips(tmp_path: Path) -> None:
+    for name, starts in (("late.wav", 4.0), ("never.wav", 99.0)):
+        wave = 0.1 * (np.arange(round(6.0 * RATE)) > starts * RATE) * np.sin(np.arange(round(6.0 * RATE)))
+        soundfile.write(tmp_path / name, wave, RATE)
+    paths = [tmp_path / "late.wav", tmp_path / "never.wav"]
+    assert embed(Moments(), task(paths), np.arange(2)).silent.tolist() == [True, True]
+    assert embed(Moments(), task(paths), np.arange(2), segments="mean").silent.tolist() == [False, True]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tracemalloc
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from uamix_bench.clip_order import sort_clips
 from uamix_bench.episodes import PAPER, EpisodeSet, Protocol, draw
 from uamix_bench.errors import UsageError
 
@@ -204,6 +206,19 @@ def test_what_every_draw_keeps(table: Table, protocol: Protocol, data: st.DataOb
     assert np.array_equal(whole.clips[query], whole.query)
 
 
+@given(
+    st.lists(st.tuples(st.text(max_size=3), st.sampled_from("abc"), st.sampled_from("xyz")), unique_by=lambda r: r[0])
+)
+def test_a_table_that_comes_sorted_is_sorted_alike(rows: list[tuple[str, str, str]]) -> None:
+    clips, labels, groups = ([row[column] for row in sorted(rows)] for column in range(3))
+    plain, told = sort_clips(clips, labels, groups), sort_clips(clips, labels, groups, ordered=True)
+    assert told.rows.tolist() == plain.rows.tolist()
+    assert [told.ids[row] for row in told.rows] == [row[0] for row in sorted(rows, key=lambda row: (row[1], row[0]))]
+    assert [told.class_names[code] for code in told.class_of] == labels
+    assert [sorted(set(groups))[code] for code in told.group_of] == groups
+    assert told.grouped == (len(set(groups)) < len(groups))
+
+
 @settings(max_examples=40, deadline=None)
 @given(tables, protocols)
 def test_fewer_shots_are_a_prefix(table: Table, protocol: Protocol) -> None:
@@ -343,19 +358,36 @@ def test_protocol_is_data_that_round_trips() -> None:
 SCALE = {"nsynth": (1_006, 305_979), "voxceleb1": (1_251, 153_516)}
 
 
-@pytest.mark.parametrize("name", SCALE)
-def test_scale(name: str) -> None:
+def of_real_size(name: str) -> Table:
     classes, clips = SCALE[name]
-    table = Table([clips // classes + (c < clips % classes) for c in range(classes)])
-    tracemalloc.start()
-    try:
-        episodes = table.draw(PAPER, episodes=10_000)
-        assert len(episodes.digest) == 64
-        assert len(episodes.clips) > 0.8 * clips
-        assert tracemalloc.get_traced_memory()[1] < 1 << 30
-    finally:
-        tracemalloc.stop()
-    alone = table.draw(PAPER, episodes=1, first=9_999)
-    assert np.array_equal(alone.drawn[0], episodes.drawn[-1])
-    if name == "nsynth":
-        assert len(table.draw(PAPER).clips) / clips == pytest.approx(0.14, abs=0.01)
+    return Table([clips // classes + (c < clips % classes) for c in range(classes)])
+
+
+@pytest.mark.parametrize("name", SCALE)
+def test_ten_thousand_episodes_of_real_size(name: str) -> None:
+    """Within 1 GiB, the interpreter, numpy and the columns of the table included."""
+    classes, clips = SCALE[name]
+    code = (
+        "import resource, sys\n"
+        "from uamix_bench.episodes import PAPER, draw\n"
+        f"sizes = [{clips // classes} + (c < {clips % classes}) for c in range({classes})]\n"
+        "rows = [(c, i) for c, size in enumerate(sizes) for i in range(size)]\n"
+        "clips, labels, groups = zip(*((f'c{c}/{i}.wav', f'c{c}', f'g{c}-{i // 2}') for c, i in rows))\n"
+        "found = draw(PAPER, task='test', version='1', clips=clips, labels=labels, groups=groups, episodes=10_000)\n"
+        "print(found.digest, len(found.clips), found.shared_group_share, found.drawn[-1].tolist())\n"
+        "unit = 1 if sys.platform == 'darwin' else 1_024\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found, peak = done.stdout.splitlines()
+    assert int(peak) < 1 << 30
+    digest, drawn, share, last = found.split(maxsplit=3)
+    assert len(digest) == 64
+    assert int(drawn) > 0.8 * clips
+    assert float(share) == pytest.approx(1 / (clips / classes - 1), rel=0.2)  # the other of a pair is the support
+    alone = of_real_size(name).draw(PAPER, episodes=1, first=9_999)
+    assert alone.drawn[0].tolist() == json.loads(last)
+
+
+def test_six_hundred_episodes_draw_a_seventh_of_nsynth() -> None:
+    assert len(of_real_size("nsynth").draw(PAPER).clips) / 305_979 == pytest.approx(0.14, abs=0.01)

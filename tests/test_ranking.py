@@ -9,66 +9,37 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from uamix_bench.card import ModelIdentity
 from uamix_bench.episodes import EpisodeSet, Protocol, draw
-from uamix_bench.health import Health
-from uamix_bench.provenance import collect
 from uamix_bench.ranking import cells, rank, wider
-from uamix_bench.results import Cost, Episodes, Result, Score, Status, TaskIdentity
+from uamix_bench.results import Result, Score
 from uamix_bench.statistics import ci95_clips
 
-PROVENANCE = collect()
+from .records import few_shot
 
 
-def result(name: str, correct: np.ndarray, task: str = "t", digest: str = "2" * 64, **changes: Any) -> Result:
+def result(
+    name: str,
+    correct: np.ndarray,
+    task: str = "t",
+    digest: str = "2" * 64,
+    dtype: str = "float32",
+    clip_seconds: float = 2.0,
+    **changes: Any,
+) -> Result:
     """A result of 2-way episodes with 10 queries a class, `correct` of 20 each."""
-    accuracies = correct / 20
-    hits, total = int(correct.sum()), 10 * len(correct)
+    plain, accuracies = few_shot(), correct / 20
+    right, total = int(correct.sum()), 10 * len(correct)
     parts: dict[str, Any] = {
-        "status": Status(complete=True, notes=("ci95_clips: few", "ci95_classes: few")),
-        "model": ModelIdentity(
-            name=name,
-            adapter_version="m/1",
-            weights_sha256=None,
-            parameters=1,
-            embedding_dim=4,
-            input="native",
-            pooling="mean",
-            dtype=changes.pop("dtype", "float32"),
-        ),
-        "task": TaskIdentity(
-            name=task,
-            version="1",
-            clips_sha256="1" * 64,
-            classes=12,
-            clips=480,
-            clip_seconds=changes.pop("clip_seconds", 2.0),
-        ),
+        "model": plain.model.model_copy(update={"name": name, "dtype": dtype}),
+        "task": plain.task.model_copy(update={"name": task, "clip_seconds": clip_seconds}),
         "protocol": Protocol(n_way=2, n_query=10, episodes=len(correct)),
-        "episodes": Episodes(
-            algorithm="philox-1",
-            digest=digest,
-            correct=tuple(correct.tolist()),
-            classes_left_out=0,
-            shared_group_share=None,
-        ),
-        "per_class": {"a": (min(hits, total), total), "b": (max(0, hits - total), total)},
+        "episodes": plain.episodes.model_copy(update={"digest": digest, "correct": tuple(correct.tolist())}),
+        "per_class": {"a": (min(right, total), total), "b": (max(0, right - total), total)},
         "score": Score(
             accuracy=float(accuracies.mean()), ci95=float(1.96 * accuracies.std() / np.sqrt(len(accuracies)))
         ),
-        "health": Health(
-            verdict="green",
-            clips=480,
-            non_finite=0,
-            silent=0,
-            duplicate_share=0.0,
-            effective_rank=9.0,
-            norms=(1.0, 2.0, 3.0),
-        ),
-        "cost": Cost(embedded_clips=480, embed_s=1.0, episodes_s=0.1, peak_memory_mb=None),
-        "provenance": PROVENANCE,
     }
-    return Result.create(**(parts | changes))
+    return few_shot(**(parts | changes))
 
 
 def hits(rate: float, seed: int, episodes: int = 200) -> np.ndarray:

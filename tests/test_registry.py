@@ -240,3 +240,22 @@ def test_bundled_weights_say_how_they_were_made(name: str) -> None:
     assert (identity.name, identity.licence) == (name, weights.licence)
     assert identity.pretrained_on == weights.pretrained_on
     assert identity.recipe_sha256 == metadata["recipe_sha256"]
+
+
+# --- reports
+
+
+def test_a_strangers_report_is_found_and_ours_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stranger_report.py").write_text("def sketch(records, **options):\n    return (records, options)\n")
+    info = tmp_path / "stranger_report-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger_report\nVersion: 1.0\n")
+    points = "[uamix_bench.reports]\nsketch = stranger_report:sketch\nbroken = stranger_report:nothing\n"
+    (info / "entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert list(registry.reports()) == sorted(registry.reports())
+    assert registry.find_report("sketch")([], width=1) == ([], {"width": 1})
+    with pytest.raises(BadInputError, match="stranger_report:nothing: fails to import"):
+        registry.find_report("broken")
+    with pytest.raises(UsageError, match=r"skech: no such report; did you mean 'sketch'\?"):
+        registry.find_report("skech")

@@ -149,6 +149,7 @@ def test_what_was_tampered_with_is_refused_by_name(stored: Path, path: str, valu
         (lambda text: "[]", "not a JSON object"),
         (lambda text: text.replace('"fewshot"', '"future"'), "of the kind 'future'"),
         (lambda text: text + " " * 2**23, "larger than 8 MB"),
+        (lambda text: text.replace('"schema_version": 1', '"schema_version": 2'), "install a newer uamix-bench"),
     ],
 )
 def test_what_is_not_strict_json_is_refused(stored: Path, change: Any, words: str) -> None:

@@ -8,6 +8,7 @@ import os
 import random
 import unicodedata
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -290,6 +291,23 @@ def test_splits_choose_clips_and_leave_the_version(tmp_path: Path) -> None:
     own(tmp_path, "path,label\na.wav,cat\n")
     with pytest.raises(UsageError, match="no such split; known: none"):
         load_task(path, splits=("test",))
+
+
+def test_a_clip_table_is_sorted(tmp_path: Path) -> None:
+    data = load_task(str(touch(tmp_path / "x", ["a/1.wav", "a/2.wav", "b/1.wav"])))
+    assert data.sorted_clips.rows.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="sorted by clip"):
+        replace(data, clips=data.clips.iloc[::-1])
+
+
+def test_most_queries_is_what_the_smallest_class_has_beside_its_supports(tmp_path: Path) -> None:
+    names = [f"{label}/{index}.wav" for label, count in (("a", 9), ("b", 4), ("c", 3)) for index in range(count)]
+    data = load_task(str(touch(tmp_path / "x", names)))
+    assert [data.most_queries(k, 15) for k in (1, 2)] == [2, 1]
+    assert data.only(["a", "b"]).most_queries(1, 15) == 3
+    assert data.only(["a"]).most_queries(1, 5) == 5
+    with pytest.raises(UsageError, match="c has 3, b has 4; use a smaller --k"):
+        data.most_queries(4, 15)
 
 
 def test_the_clip_length_is_the_users(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from uamix_bench.compare import compare as compare
     from uamix_bench.episodes import PAPER as PAPER
     from uamix_bench.episodes import Protocol as Protocol
     from uamix_bench.fewshot import fewshot as fewshot
@@ -18,12 +19,13 @@ _HOME = {
     "Protocol": "episodes",
     "fewshot": "fewshot",
     "AudioModel": "model",
+    "compare": "compare",
     "load_model": "model",
     "Result": "results",
     "Task": "task",
     "load_task": "task",
 }
-__all__ = ["PAPER", "AudioModel", "Protocol", "Result", "Task", "fewshot", "load_model", "load_task"]
+__all__ = ["PAPER", "AudioModel", "Protocol", "Result", "Task", "compare", "fewshot", "load_model", "load_task"]
 
 
 def __getattr__(name: str) -> object:

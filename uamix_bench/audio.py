@@ -90,22 +90,49 @@ def read(path: Path, sample_rate: int | None, *, max_seconds: float | None = Non
         MachineError: The file cannot be opened.
     """
     with _opened(path) as (file, info):
-        source, target = info.sample_rate, sample_rate or info.sample_rate
-        first, stop = round(offset * target), info.frames
-        if first >= max(1, stop * target // source):
+        target = sample_rate or info.sample_rate
+        first = round(offset * target)
+        if first >= max(1, info.frames * target // info.sample_rate):
             reason = f"lasts {info.duration_s:.3f} s and holds nothing at {offset:g} s"
             raise BadInputError(path, reason, "choose an earlier offset")
         length = None if max_seconds is None else max(1, round(max_seconds * target))
-        # In the file's own samples: the part, the filter's reach beyond it, back to where the grids meet.
-        reach = 0.0 if source == target else _FILTER_REACH * max(1.0, source / target)
-        grid = source // math.gcd(source, target)
-        start = max(0, int(first * source / target - reach)) // grid * grid
-        if length is not None:
-            stop = min(stop, math.ceil((first + length) * source / target + reach))
+        start, stop, begin = _span(info, target, first, length)
         samples = _decode(path, file, start, stop - start)
-    begin = first - start * target // source
-    part = resample(samples, source, target)[begin:][:length]
+    part = resample(samples, info.sample_rate, target)[begin:][:length]
     return Waveform(np.ascontiguousarray(part), target)
+
+
+def segments(path: Path, sample_rate: int, seconds: float) -> Iterator[Samples]:
+    """Decodes a file segment by segment, of which one at a time is held in memory.
+
+    Segments follow one another from the beginning, each as long as asked for. What remains at the end is one more if
+    it lasts at least half as long, and is left out if not; a file shorter than one segment is one.
+
+    Args:
+        path: The file.
+        sample_rate: To resample to, in Hz.
+        seconds: Length of a segment.
+
+    Yields:
+        (S,) float32, what `read` gives at that offset.
+
+    Raises:
+        BadInputError: As `read`, also after some segments.
+        MachineError: The file cannot be opened.
+    """
+    with _opened(path) as (file, info):
+        length = max(1, round(seconds * sample_rate))
+        total = info.frames * sample_rate // info.sample_rate
+        held, held_from = np.zeros(0, np.float32), 0
+        for index in range(max(1, (2 * total + length) // (2 * length))):
+            start, stop, begin = _span(info, sample_rate, index * length, length)
+            decoded = held_from + len(held)  # neighbours share the filter's reach
+            held, held_from = held[start - held_from :], start
+            held = np.concatenate([held, *_decode_blocks(path, file, decoded, stop - decoded)])
+            if start + len(held) < stop:
+                raise _ends_early(path, file, start + len(held))
+            part = resample(held, info.sample_rate, sample_rate)[begin:][:length]
+            yield np.ascontiguousarray(part)
 
 
 def resample(samples: Samples, from_rate: int, to_rate: int) -> Samples:
@@ -222,6 +249,22 @@ def _check_header(path: Path, info: AudioInfo) -> None:
         raise BadInputError(path, f"claims {claim} ({limits})", _REENCODE)
 
 
+def _span(info: AudioInfo, target: int, first: int, length: int | None) -> tuple[int, int, int]:
+    """What to decode for `length` samples of rate `target` from `first` on: the part, and the filter's reach beyond it.
+
+    Returns:
+        The first frame of the file, where the two grids of samples meet, the last but one, and where the part begins
+        in what is resampled from there on.
+    """
+    source, stop = info.sample_rate, info.frames
+    reach = 0.0 if source == target else _FILTER_REACH * max(1.0, source / target)
+    grid = source // math.gcd(source, target)
+    start = max(0, int(first * source / target - reach)) // grid * grid
+    if length is not None:
+        stop = min(stop, math.ceil((first + length) * source / target + reach))
+    return start, stop, first - start * target // source
+
+
 def _decode(path: Path, file: soundfile.SoundFile, start: int, frames: int) -> Samples:
     """Decodes `frames` from `start` on, mixed down; memory follows what a file holds, not what it claims."""
     if file.format in ("OGG", "MP3"):  # where seeking is inexact
@@ -231,7 +274,7 @@ def _decode(path: Path, file: soundfile.SoundFile, start: int, frames: int) -> S
     blocks = _decode_blocks(path, file, start, frames)
     found = sum(map(len, blocks))
     if found < frames:
-        raise _truncated(path, f"its header claims {file.frames} frames, decoding ends after {start + found}")
+        raise _ends_early(path, file, start + found)
     return np.concatenate(blocks)
 
 
@@ -260,6 +303,10 @@ def _check_samples(path: Path, block: Samples, start: int) -> None:
         raise BadInputError(path, f"sample {start + index} is {what}", "repair the file, or leave it out")
     reason = f"reaches {peak:g} times full scale at sample {start + int(np.abs(block).max(axis=1).argmax())}"
     raise BadInputError(path, reason, "scale the samples to [-1, 1]")
+
+
+def _ends_early(path: Path, file: soundfile.SoundFile, frame: int) -> BadInputError:
+    return _truncated(path, f"its header claims {file.frames} frames, decoding ends after {frame}")
 
 
 def _truncated(path: Path, how: str) -> BadInputError:

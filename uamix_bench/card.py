@@ -9,18 +9,17 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from uamix_bench.errors import BadInputError
+from uamix_bench.text import LONGEST, UNFIT_PATTERN
 
 Input = Literal["native", "official"]
+Segments = Literal["first", "mean"]  # what of a clip longer than the task's clip length is heard
 
 # Names become folders: every part between slashes begins with a letter or digit, so none is "..", hidden or empty.
 _PART = r"[A-Za-z0-9][A-Za-z0-9._+\- ]*"
 NAME_PATTERN = rf"^{_PART}(/{_PART})*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
 
-# What no text of a record may hold: controls, and what is not seen but changes how its neighbours are read (marks and
-# overrides of direction, zero-width spaces). The joiners U+200C and U+200D, which Persian and Hindi spell with, may.
-UNFIT_PATTERN = r"[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
-Text = Annotated[str, Field(pattern=rf"^[^{UNFIT_PATTERN[1:-1]}]*$", max_length=2_000)]
+Text = Annotated[str, Field(pattern=rf"^[^{UNFIT_PATTERN[1:-1]}]*$", max_length=LONGEST)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 

@@ -9,10 +9,11 @@ import sys
 import time
 import zlib
 from collections import defaultdict, deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ import torch
 
 from uamix_bench import audio
 from uamix_bench.cache import EmbeddingCache, ModelKey, clip_keys, file_digests
+from uamix_bench.card import Segments
 from uamix_bench.errors import BadInputError, BenchError
 from uamix_bench.model import AudioModel
 from uamix_bench.progress import SILENT, Progress
@@ -32,7 +34,8 @@ Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 _SILENT = 1e-4  # of full scale: three steps of 16 bits
-_AHEAD = 64  # clips decoded before the encoder asks for them
+_AHEAD = 64  # segments decoded before the encoder asks for them
+_TOGETHER = 4  # of them of one clip
 _HELD = 32 << 20  # samples that wait for a full batch of their length: 128 MiB
 _KEPT_EVERY = 512  # clips ...
 _KEPT_EVERY_S = 10.0  # ... or seconds, whichever comes first: what a killed run loses
@@ -76,11 +79,15 @@ def embed(
     rows: Integers,
     *,
     batch_size: int = 16,
+    segments: Segments = "first",
     cache: bool = True,
     keep_going: bool = False,
     progress: Progress = SILENT,
 ) -> Embeddings:
     """Embeds clips of a task.
+
+    A clip longer than the task's clip length is cut to it or, with `segments` "mean", is heard in segments of that
+    length (:func:`uamix_bench.audio.segments` says what becomes of the remainder), whose embeddings are averaged.
 
     Clips are decoded ahead of the encoder in threads, and only clips of one length in tokens share a batch, so
     that nothing is padded. What is new goes to the cache every few hundred clips.
@@ -89,7 +96,8 @@ def embed(
         model: From :func:`uamix_bench.load_model`.
         data: The task.
         rows: (n,) int64 rows of its clip table, in any order, repeated or not.
-        batch_size: Clips in a batch, at most. A clip gets in any batch what it gets alone, to about 1e-5.
+        batch_size: Clips or segments in a batch, at most. One gets in any batch what it gets alone, to about 1e-5.
+        segments: Whether the first segment of a clip stands for it, or the mean over all.
         cache: Whether to look embeddings up under ``UAMIX_BENCH_HOME/embeddings`` and keep new ones there.
         keep_going: Whether to skip broken clips; otherwise one error lists them all.
         progress: Shows how far it is.
@@ -102,7 +110,7 @@ def embed(
     data.task.materialise(table, progress)
     paths: list[str] = table["path"].tolist()
     digested = file_digests(paths, memo=cache, progress=progress)
-    keys = clip_keys(digested.digests, data.card.clip_seconds)
+    keys = clip_keys(digested.digests, data.card.clip_seconds, segments)
     row_of: dict[bytes, int] = {}  # where each distinct clip's row stands; unreadable files share an unused key
     place = np.array([row_of.setdefault(key, len(row_of)) for key in keys], np.int64)
     distinct = np.zeros(len(row_of), np.int64)
@@ -119,15 +127,20 @@ def embed(
         sources = [paths[distinct[row]] for row in todo]
         give_up = bool(digested.failed) and not keep_going
         with progress.bar("embedding", len(todo)) as advance:
-            waves = _decode(sources, model.sample_rate, data.card.clip_seconds)
-            with closing(waves), closing(run):
-                for row, wave in zip(todo, waves, strict=True):
-                    if isinstance(wave, BenchError):
-                        broken[row] = wave
-                        advance(1, "")
-                        give_up = not keep_going  # and list the other broken ones
-                    elif not give_up:
-                        advance(run.add(row, wave), "")
+            clips_heard = _decode(sources, model.sample_rate, data.card.clip_seconds, segments)
+            with closing(clips_heard), closing(run):
+                for row, heard in zip(todo, clips_heard, strict=True):
+                    for wave in heard:
+                        if isinstance(wave, BenchError):
+                            broken[row] = wave
+                            run.drop(row)
+                            advance(1, "")
+                            give_up = not keep_going  # and list the other broken ones
+                            break
+                        if not give_up:
+                            advance(run.add(row, wave), "")
+                    if not give_up and row not in broken:
+                        advance(run.end(row), "")
                 if not give_up:
                     advance(run.finish(), "")
     failures = dict(digested.failed)
@@ -167,6 +180,27 @@ def model_key(model: AudioModel) -> ModelKey:
     )
 
 
+@dataclass
+class _Clip:
+    """What the segments of a clip gave so far: the sum of their embeddings, (D,) float64, and their largest swing."""
+
+    total: npt.NDArray[np.float64] | float = 0.0
+    swing: float = 0.0
+    segments: int = 0
+    waiting: int = 0
+    ended: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return self.ended and not self.waiting
+
+    def take(self, vector: Floats, swing: float) -> None:
+        self.total = self.total + vector.astype(np.float64)
+        self.swing = max(self.swing, swing)
+        self.segments += 1
+        self.waiting -= 1
+
+
 class _Run:
     """The rows of one call: what the cache had, what the model gave, what waits for a batch or for the cache."""
 
@@ -181,13 +215,15 @@ class _Run:
         else:
             self.done = np.zeros(len(keys), np.bool_)
             self.rows = np.zeros((len(keys), model.embedding_dim + 1), np.float32)
+        self._clips: defaultdict[int, _Clip] = defaultdict(_Clip)  # begun, and not done
         self._waiting: defaultdict[int, list[tuple[int, Floats]]] = defaultdict(list)
         self._held = 0
         self._unkept: list[int] = []
         self._kept_at = time.monotonic()
 
     def add(self, row: int, wave: Floats) -> int:
-        """Takes a waveform; returns how many clips were embedded meanwhile."""
+        """Takes a segment of a clip; returns how many clips were done meanwhile."""
+        self._clips[row].waiting += 1
         columns = self.model.token_columns(len(wave))
         self._waiting[columns].append((row, wave))
         self._held += len(wave)
@@ -197,8 +233,17 @@ class _Run:
             return self._embed(max(self._waiting, key=lambda columns: len(self._waiting[columns])))
         return 0
 
+    def end(self, row: int) -> int:
+        """Notes that a clip has no more segments; returns how many clips are done by that, it or none."""
+        self._clips[row].ended = True
+        return self._settle([row])
+
+    def drop(self, row: int) -> None:
+        """Gives up a clip, whatever of it is embedded or waits."""
+        self._clips.pop(row, None)
+
     def finish(self) -> int:
-        """Embeds what waits; returns how many clips that were."""
+        """Embeds what waits; returns how many clips were done."""
         return sum(self._embed(columns) for columns in sorted(self._waiting))
 
     def close(self) -> None:
@@ -215,37 +260,60 @@ class _Run:
         if vectors.shape != (len(rows), self.model.embedding_dim):
             due = f"has shape {vectors.shape} where {(len(rows), self.model.embedding_dim)} is due"
             raise BadInputError(f"embed of {self.model.card.name}", due, "correct its pool() or embedding_dim")
-        at = list(rows)
-        self.rows[at, :-1] = vectors
-        self.rows[at, -1] = [np.ptp(wave) / 2 for wave in waves]
-        self.done[at] = True
-        self.embedded += len(at)
-        self._unkept += at
+        for row, vector, wave in zip(rows, vectors, waves, strict=True):
+            if row in self._clips:
+                self._clips[row].take(vector, float(np.ptp(wave)) / 2)
+        return self._settle(dict.fromkeys(rows))
+
+    def _settle(self, rows: Iterable[int]) -> int:
+        """Fills the rows of those clips whose segments are all embedded; returns how many."""
+        done = [row for row in rows if row in self._clips and self._clips[row].whole]
+        for row in done:
+            clip = self._clips.pop(row)
+            self.rows[row, :-1] = clip.total / clip.segments
+            self.rows[row, -1] = clip.swing
+        self.done[done] = True
+        self.embedded += len(done)
+        self._unkept += done
         if len(self._unkept) >= _KEPT_EVERY or time.monotonic() - self._kept_at > _KEPT_EVERY_S:
             self.close()
-        return len(at)
+        return len(done)
 
 
-def _decode(paths: Sequence[str], sample_rate: int, max_seconds: float) -> Generator[Floats | BenchError, None, None]:
-    """Decodes clips in order, some ahead in threads, so that the encoder does not wait."""
+def _decode(
+    paths: Sequence[str], sample_rate: int, seconds: float, segments: Segments
+) -> Generator[Iterable[Floats | BenchError], None, None]:
+    """Decodes clips in order, some ahead in threads, so that the encoder does not wait.
 
-    def read(path: str) -> Floats | BenchError:
-        try:
-            return audio.read(Path(path), sample_rate, max_seconds=max_seconds).samples
-        except BenchError as error:
-            return error
+    Of a long clip only the first segments are decoded ahead, and the others as they are asked for.
+    """
+
+    def begin(path: str) -> Iterable[Floats | BenchError]:
+        rest = _listen(Path(path), sample_rate, seconds, segments)
+        return chain(list(islice(rest, _TOGETHER)), rest)
 
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
-    ahead: deque[Future[Floats | BenchError]] = deque()
+    ahead: deque[Future[Iterable[Floats | BenchError]]] = deque()
     try:
         for path in paths:
-            ahead.append(pool.submit(read, path))
-            if len(ahead) > _AHEAD:
+            ahead.append(pool.submit(begin, path))
+            if len(ahead) > (_AHEAD if segments == "first" else _AHEAD // _TOGETHER):
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _listen(path: Path, sample_rate: int, seconds: float, segments: Segments) -> Iterator[Floats | BenchError]:
+    """Yields what a model hears of a file and, where it is broken, the error."""
+    try:
+        if segments == "first":
+            yield audio.read(path, sample_rate, max_seconds=seconds).samples
+        else:
+            yield from audio.segments(path, sample_rate, seconds)
+    except BenchError as error:
+        yield error
 
 
 def _all_broken(errors: Sequence[BenchError], asked: int) -> BadInputError:

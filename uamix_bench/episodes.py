@@ -29,15 +29,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from uamix_bench import files
-from uamix_bench.card import Count, Text
+from uamix_bench.card import Count, Segments, Text
 from uamix_bench.classifiers import CLASSIFIERS
+from uamix_bench.clip_order import SortedClips, sort_clips
 from uamix_bench.errors import UsageError, nearest
 
 ALGORITHM = "philox-1"
@@ -69,7 +70,7 @@ class Protocol(BaseModel):
     seed: Count = 0
     classifier: str = "nearest-centroid"
     group_disjoint: bool = False
-    segments: Literal["first", "mean"] = "first"
+    segments: Segments = "first"
 
     @field_validator("classifier")
     @classmethod
@@ -96,10 +97,8 @@ class EpisodeSet:
         query: (E, N, Q) int64, rows of the clip table, in the order drawn.
         class_names: The C classes with enough clips, sorted.
         classes_left_out: How many classes have fewer than k_shot + n_query clips.
-        ids: The n clip ids of the table, in the caller's order.
         class_of: (n,) int64, each clip's index in `class_names`, -1 where its class is left out.
-        group_of: (n,) int64, each clip's group (sorted, numbered from 0); None where every clip is a group of
-            its own.
+        table: The clip table.
     """
 
     classes: Integers
@@ -107,9 +106,18 @@ class EpisodeSet:
     query: Integers
     class_names: tuple[str, ...]
     classes_left_out: int
-    ids: Sequence[str]
     class_of: Integers
-    group_of: Integers | None
+    table: SortedClips
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The n clip ids of the table, in the caller's order."""
+        return self.table.ids
+
+    @property
+    def group_of(self) -> Integers | None:
+        """(n,) int64: each clip's group (sorted, numbered from 0); None where every clip is a group of its own."""
+        return self.table.group_of if self.table.grouped else None
 
     @cached_property
     def drawn(self) -> Integers:
@@ -149,43 +157,6 @@ class EpisodeSet:
         row = np.zeros(len(self.ids), dtype=np.int64)
         row[self.clips] = np.arange(len(self.clips))
         return row[self.support], row[self.query]
-
-
-@dataclass(frozen=True, eq=False)
-class SortedClips:
-    """A clip table of n rows with the order that draws go by.
-
-    Attributes:
-        ids: The n clip ids, in the caller's order.
-        class_names: All classes, sorted.
-        class_of: (n,) int64, each clip's index in `class_names`.
-        group_of: (n,) int64, each clip's group (sorted, numbered from 0).
-        rows: (n,) int64, the rows by class, then by clip id.
-    """
-
-    ids: Sequence[str]
-    class_names: list[str]
-    class_of: Integers
-    group_of: Integers
-    rows: Integers
-
-
-def sort_clips(clips: Sequence[str], labels: Sequence[str], groups: Sequence[str] | None = None) -> SortedClips:
-    """Sorts a clip table once, for any number of draws.
-
-    Args:
-        clips: (n,) distinct clip ids; their order changes the row numbers and nothing else.
-        labels: (n,) class names.
-        groups: (n,) what must not stand on both sides of an episode; None where that is the clip itself.
-    """
-    class_names, class_of = _codes(labels)
-    by_id = np.fromiter(sorted(range(len(clips)), key=clips.__getitem__), np.int64, len(clips))
-    if groups is None:
-        group_of = np.empty_like(by_id)
-        group_of[by_id] = np.arange(len(by_id))
-    else:
-        group_of = _codes(groups)[1]
-    return SortedClips(clips, class_names, class_of, group_of, by_id[np.argsort(class_of[by_id], kind="stable")])
 
 
 def draw(
@@ -242,7 +213,7 @@ def draw_sorted(
         chosen = classes[start : start + step]
         words = [_words(key, _CLIPS + p, (first + start) * n, chosen.size) for p in range(q + k)]
         if protocol.group_disjoint:
-            queries, supports = _disjoint(protocol, key, first + start, chosen, pools, words)
+            queries, supports = _disjoint(protocol, key, first + start, chosen, pools, table.group_of, words)
         else:
             drawn = pools.starts[chosen].ravel() + _ranks(words, pools.sizes[chosen].ravel())
             queries, supports = drawn[:q], drawn[q:]
@@ -254,9 +225,8 @@ def draw_sorted(
         query=query,
         class_names=pools.names,
         classes_left_out=len(table.class_names) - len(pools.names),
-        ids=table.ids,
         class_of=class_of,
-        group_of=table.group_of if pools.groups < len(table.ids) else None,
+        table=table,
     )
 
 
@@ -293,22 +263,31 @@ def _ranks(words: Sequence[Words] | Words, pool: Integers) -> npt.NDArray[np.int
     sizes = np.broadcast_to(pool, shape)
     ranks = np.empty(shape, np.int32)
     taken = np.empty(shape, np.int32)  # the ranks so far, ascending
+    spare = np.empty(shape[1], np.int32)
     for j, word in enumerate(words):
         rank = ranks[j]
         rank[:] = ((word >> np.uint64(32)) * (sizes[j] - j).astype(np.uint64)) >> np.uint64(32)
         for earlier in taken[:j]:
             rank += rank >= earlier
+        if j + 1 == len(words):
+            break
         moving = rank.copy()
         for place in taken[:j]:
-            larger = np.maximum(place, moving)
+            np.maximum(place, moving, out=spare)
             np.minimum(place, moving, out=place)
-            moving = larger
+            moving, spare = spare, moving
         taken[j] = moving
     return ranks
 
 
 def _disjoint(
-    protocol: Protocol, key: int, first: int, classes: Integers, pools: _Pools, words: list[Words]
+    protocol: Protocol,
+    key: int,
+    first: int,
+    classes: Integers,
+    pools: _Pools,
+    group_of: Integers,
+    words: list[Words],
 ) -> tuple[Integers, Integers]:
     """Draws with no group on both sides, for M class slots.
 
@@ -316,8 +295,9 @@ def _disjoint(
         Queries (Q, M) and supports (K, M), as indices of `pools.rows`.
     """
     orders, sides = [], []
+    groups = int(group_of.max()) + 1
     for episode, chosen in enumerate(classes, start=first):
-        order, side = _part_groups(protocol, key, episode, chosen, pools)
+        order, side = _part_groups(protocol, key, episode, chosen, pools, group_of, groups)
         orders += order
         sides.append(side)
     pool, side = np.concatenate(orders), np.concatenate(sides, axis=1)
@@ -329,7 +309,13 @@ def _disjoint(
 
 
 def _part_groups(
-    protocol: Protocol, key: int, episode: int, classes: Integers, pools: _Pools
+    protocol: Protocol,
+    key: int,
+    episode: int,
+    classes: Integers,
+    pools: _Pools,
+    group_of: Integers,
+    groups: int,
 ) -> tuple[list[Integers], Integers]:
     """Orders the clips of an episode's classes by the words of their groups.
 
@@ -339,9 +325,9 @@ def _part_groups(
     """
     k, q = protocol.k_shot, protocol.n_query
     runs = [np.arange(pools.starts[c], pools.starts[c] + pools.sizes[c]) for c in classes]
-    members = [pools.group_of[run] for run in runs]
+    members = [group_of[pools.rows[run]] for run in runs]
     for attempt in range(_REDRAWS):
-        words = _words(key + attempt, _GROUPS, episode * pools.groups, pools.groups)
+        words = _words(key + attempt, _GROUPS, episode * groups, groups)
         orders = [np.argsort(words[member], kind="stable") for member in members]
         ordered = [words[member[order]] for member, order in zip(members, orders, strict=True)]
         last = np.max([word[:k] for word in ordered], axis=0)  # (K,) the word that ends each shortest prefix
@@ -356,13 +342,6 @@ def _part_groups(
     )
 
 
-def _codes(values: Sequence[str]) -> tuple[list[str], Integers]:
-    """Returns the distinct values, sorted, and (n,) int64 the index of each value among them."""
-    names = sorted(set(values))
-    number = {name: code for code, name in enumerate(names)}
-    return names, np.fromiter(map(number.__getitem__, values), np.int64, len(values))
-
-
 @dataclass(frozen=True)
 class _Pools:
     """The classes with enough clips, as runs of one list sorted by class name and clip id."""
@@ -371,8 +350,6 @@ class _Pools:
     sizes: Integers  # (C,)
     starts: Integers  # (C,) where each class begins in `rows`
     rows: Integers  # rows of the clip table
-    group_of: Integers  # the group of each of `rows`
-    groups: int  # in the whole table
 
 
 def _eligible(protocol: Protocol, task: str, table: SortedClips) -> tuple[_Pools, Integers]:
@@ -381,17 +358,17 @@ def _eligible(protocol: Protocol, task: str, table: SortedClips) -> tuple[_Pools
     kept = np.flatnonzero(sizes >= protocol.k_shot + protocol.n_query)
     if len(kept) < protocol.n_way:
         raise _too_few(protocol, task, table.class_names, sizes, len(kept))
-    number = np.full(len(sizes), -1)
-    number[kept] = np.arange(len(kept))
-    class_of = number[table.class_of]
-    rows = table.rows[class_of[table.rows] >= 0]
+    class_of, rows = table.class_of, table.rows
+    if len(kept) < len(sizes):
+        number = np.full(len(sizes), -1)
+        number[kept] = np.arange(len(kept))
+        class_of = number[class_of]
+        rows = rows[class_of[rows] >= 0]
     pools = _Pools(
         names=tuple(table.class_names[c] for c in kept),
         sizes=sizes[kept],
         starts=np.cumsum(sizes[kept]) - sizes[kept],
         rows=rows,
-        group_of=table.group_of[rows],
-        groups=int(table.group_of.max()) + 1,
     )
     return pools, class_of
 
@@ -406,4 +383,5 @@ def _too_few(protocol: Protocol, task: str, names: list[str], sizes: Integers, k
     if len(names) < n:
         return UsageError(task, reason, f"use --n {len(names)}" if len(names) > 1 else "add classes")
     largest = int(np.sort(sizes)[-n]) - k  # the n-th largest class must hold k + q
-    return UsageError(task, reason, f"use --q {largest} or less" if largest > 0 else "use a smaller --k or --n")
+    auto = ", or --q auto" if sizes.min() > k else ""
+    return UsageError(task, reason, f"use --q {largest} or less{auto}" if largest > 0 else "use a smaller --k or --n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uamix_bench.text import visible
+
 
 class BenchError(Exception):
     """An expected failure, shown to the user as the single line ``subject: reason; remedy``.
@@ -19,7 +21,7 @@ class BenchError(Exception):
         self.reason = reason
         self.remedy = remedy
         line = f"{self.subject}: {reason}" + (f"; {remedy}" if remedy else "")
-        super().__init__(" ".join(line.split()))
+        super().__init__(visible(" ".join(line.split())))
 
     def __reduce__(self) -> tuple[type[BenchError], tuple[str, str, str]]:
         return type(self), (self.subject, self.reason, self.remedy)

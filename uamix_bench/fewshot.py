@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from uamix_bench import health
+from uamix_bench.card import Segments
 from uamix_bench.classifiers import CLASSIFIERS
-from uamix_bench.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol, draw
+from uamix_bench.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol, draw_sorted
 from uamix_bench.errors import BadInputError, UsageError
+from uamix_bench.namesake import make_callable
 from uamix_bench.progress import SILENT, Progress
 from uamix_bench.provenance import collect, peak_memory_mb, scrub
 from uamix_bench.record import Cost, Provenance, Skipped, Status, TaskIdentity
@@ -88,18 +88,25 @@ def fewshot(model: AudioModel, task: TaskData, protocol: Protocol = PAPER, **opt
 def fewshot_grid(
     model: AudioModel, task: TaskData, protocols: Sequence[Protocol], **options: Unpack[Options]
 ) -> list[Result]:
-    """Evaluates several protocols on one embedding pass; each result has the id that :func:`fewshot` gives it alone."""
+    """Evaluates several protocols on one embedding pass for each of their two rules of segments.
+
+    Each result has the id that :func:`fewshot` gives it alone.
+    """
     if model.identity is None:
         raise ValueError("the model has no identity: load it with load_model")
     provenance = collect(str(model.device))
     task = limited(task, options.get("limit"))
     cells = [_Cell(task, protocol) for protocol in protocols]
-    pool = _Pool(model, task, options)
-    while pool.embed(np.concatenate([cell.rows for cell in cells])):
-        for cell in cells:
-            cell.leave_out(pool.broken)
-    sanity = pool.check(f"{model.identity.name} on {task.name}", options.get("allow_unhealthy", False))
-    return [cell.result(pool, sanity, provenance) for cell in cells]
+    results: dict[int, Result] = {}
+    for segments in dict.fromkeys(protocol.segments for protocol in protocols):
+        sharing = {at: cell for at, cell in enumerate(cells) if cell.protocol.segments == segments}
+        pool = _Pool(model, task, segments, options)
+        while pool.embed(np.concatenate([cell.rows for cell in sharing.values()])):
+            for cell in sharing.values():
+                cell.leave_out(pool.broken)
+        sanity = pool.check(f"{model.identity.name} on {task.name}", options.get("allow_unhealthy", False))
+        results |= {at: cell.result(pool, sanity, provenance) for at, cell in sharing.items()}
+    return [results[at] for at in range(len(cells))]
 
 
 def fewshot_kept(
@@ -157,14 +164,12 @@ def fewshot_kept(
 
 
 def draw_episodes(task: TaskData, protocol: Protocol) -> EpisodeSet:
-    """Draws a protocol's episodes from a task's clip table; see :func:`uamix_bench.episodes.draw`.
+    """Draws a protocol's episodes from a task's clip table; see :func:`uamix_bench.episodes.draw_sorted`.
 
     Raises:
         UsageError: Too few classes or clips for the protocol.
     """
-    table = task.clips
-    clips, labels, groups = (table[column].tolist() for column in ("clip", "label", "group"))
-    return draw(protocol, task=task.name, version=task.card.version, clips=clips, labels=labels, groups=groups)
+    return draw_sorted(protocol, task.sorted_clips, task=task.name, version=task.card.version)
 
 
 def limited(task: TaskData, clips_per_class: int | None) -> TaskData:
@@ -190,8 +195,8 @@ def task_identity(task: TaskData) -> TaskIdentity:
 class _Pool:
     """The embeddings that the cells of a grid share, by row of the full clip table."""
 
-    def __init__(self, model: AudioModel, task: TaskData, options: Options) -> None:
-        self.model, self.task, self.options = model, task, options
+    def __init__(self, model: AudioModel, task: TaskData, segments: Segments, options: Options) -> None:
+        self.model, self.task, self.segments, self.options = model, task, segments, options
         self.broken: dict[int, Skipped] = {}
         self.embedded, self.seconds = 0, 0.0
         self._place = np.full(len(task.clips), -1)  # where a row's embedding stands
@@ -213,6 +218,7 @@ class _Pool:
             self.task,
             new,
             batch_size=self.options.get("batch_size", 16),
+            segments=self.segments,
             cache=self.options.get("cache", True),
             keep_going=self.options.get("keep_going", False),
             progress=progress,
@@ -337,11 +343,4 @@ def _per_class(episodes: EpisodeSet, hits: npt.NDArray[np.int64], n_query: int) 
     return {name: (int(hit), drawn * n_query) for name, hit, drawn in rows if drawn}
 
 
-class _Callable(ModuleType):
-    """Importing a module puts it in its package under its name, where the public function of that name should be."""
-
-    def __call__(self, *arguments: Any, **options: Any) -> Result:
-        return fewshot(*arguments, **options)
-
-
-sys.modules[__name__].__class__ = _Callable
+make_callable(__name__)

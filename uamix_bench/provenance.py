@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from uamix_bench.card import UNFIT_PATTERN
 from uamix_bench.record import Provenance
+from uamix_bench.text import fit
 
 PACKAGES = (
     "torch",
@@ -28,8 +28,6 @@ PACKAGES = (
     "pydantic",
 )
 _SOURCE = Path(__file__).resolve().parent.parent
-_UNFIT = re.compile(rf"{UNFIT_PATTERN}|[\ud800-\udfff]")
-_LONGEST = 2_000  # characters, as `Text` has it
 _PATH = re.compile(r"(?:(?<=[\s=,:'\"(])|^)(?:~|\.\.|[A-Za-z]:)?[/\\][^\s,'\")]*")
 
 
@@ -46,7 +44,7 @@ def collect(device: str = "cpu") -> Provenance:
         git_dirty=dirty,
         packages=package_versions(),
         python=platform.python_version(),
-        device=_fit(device_name(device)),
+        device=fit(device_name(device)),
         platform=f"{platform.system()} {platform.machine()}",
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command(sys.argv),
@@ -98,17 +96,12 @@ def peak_memory_mb(device: str = "cpu") -> float | None:
 
 def command(argv: list[str]) -> str:
     """The command line with only the base names of what lies outside the working folder."""
-    return shlex.join([Path(argv[0]).name, *map(scrub, argv[1:])])[:_LONGEST]
+    return fit(shlex.join([Path(argv[0]).name, *map(scrub, argv[1:])]))
 
 
 def scrub(text: str) -> str:
     """Makes a text fit for a record: paths within the working folder relative to it, any other cut to its base name."""
-    return _fit(_PATH.sub(lambda found: _shorten(found[0]), text))
-
-
-def _fit(text: str) -> str:
-    """Escapes what no record may hold, as in ``\\x1b``, and cuts what is longer than any may be."""
-    return _UNFIT.sub(lambda found: ascii(found[0])[1:-1], text)[:_LONGEST]
+    return fit(_PATH.sub(lambda found: _shorten(found[0]), text))
 
 
 def _shorten(path: str) -> str:

@@ -59,6 +59,13 @@ class Ranking(NamedTuple):
     alike: frozenset[str]
     differences: tuple[Difference, ...]
 
+    def to_first(self) -> list[Difference]:
+        """Of each cell, the differences to its first result."""
+        first: dict[str, Result] = {}
+        for found in self.differences:
+            first.setdefault(found.result.id, found.reference)
+        return [found for found in self.differences if first[found.result.id] is found.reference]
+
     def facts(self) -> dict[str, Any]:
         """The same as plain data, as ``comparison`` in an envelope of ``--json`` has it; results by their ids."""
         return {

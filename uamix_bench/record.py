@@ -18,6 +18,7 @@ from uamix_bench.card import Text as Text
 from uamix_bench.errors import BadInputError
 
 _LARGEST_FILE = 8 * 2**20  # bytes; 10,000 episodes over 1,000 classes take 0.1 MB
+_LONGEST_NAME = 200  # characters of a stranger's field, as an error shows it
 _REMEDY = "restore the original file, or delete it and run again what wrote it"
 
 Seconds = Annotated[float, Field(ge=0)]
@@ -148,9 +149,12 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
         BadInputError: Not such a record, not strict JSON (NaN, repeated keys, too long or deep), or its parts disagree.
         MachineError: The file cannot be read.
     """
-    text, document = _strict_json(path)
+    text, document = read_json(path)
     if not isinstance(document, dict):
         raise BadInputError(path, "is not a JSON object", _REMEDY)
+    version = document.get("schema_version")
+    if isinstance(version, int) and not isinstance(version, bool) and version > 1:
+        raise BadInputError(path, "was written by a newer release, in another form", "install a newer uamix-bench")
     kind = document.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
         reason = f"is of the kind {kind[:40]!a}" if isinstance(kind, str) else "says no kind of record"
@@ -159,7 +163,7 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
         return kinds[kind].model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))
+        field = ".".join(map(str, first["loc"]))[:_LONGEST_NAME]
         reason = first["msg"].removeprefix("Value error, ")
         raise BadInputError(path, f"{field}: {reason}" if field else reason, _REMEDY) from error
 
@@ -171,15 +175,27 @@ def record_text(record: Record) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _strict_json(path: Path) -> tuple[str, Any]:
-    """Returns the text of a file, and the document in it, once it is known to be strict JSON of a sane size."""
+def read_json(path: Path, largest: int = _LARGEST_FILE) -> tuple[str, Any]:
+    """Reads a file of strict JSON: no NaN, no number beyond a float's range, no repeated key, UTF-8.
+
+    Args:
+        path: The file.
+        largest: Bytes.
+
+    Returns:
+        Its text, and the document in it.
+
+    Raises:
+        BadInputError: It is no such file.
+        MachineError: It cannot be read.
+    """
     try:
         with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
+            content = file.read(largest + 1)
     except OSError as error:
         raise files.unreadable(path, error) from error
-    if len(content) > _LARGEST_FILE:
-        raise BadInputError(path, f"is larger than {_LARGEST_FILE // 2**20} MB", "this is no record of the bench")
+    if len(content) > largest:
+        raise BadInputError(path, f"is larger than {largest // 2**20} MB", "this is no record of the bench")
     try:
         text = content.decode("utf-8")
         return text, json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)

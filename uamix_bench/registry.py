@@ -1,21 +1,34 @@
-"""Models and tasks by name: entry points and the cards beside them. Listing never imports a plugin."""
+"""Models, tasks and reports by name: entry points, and the cards beside them. Listing never imports a plugin."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from uamix_bench.card import ModelCard, TaskCard, Weights, read_card
 from uamix_bench.errors import BadInputError, UsageError, nearest
 
 AnyCard = TypeVar("AnyCard", ModelCard, TaskCard)
+
+
+class RenderedPage(Protocol):
+    """What a report gives: a title, one self-contained HTML file, the same as Markdown, and the files beside them."""
+
+    title: str
+    html: str
+    markdown: str
+    files: Mapping[str, str]
+
+
+Report: TypeAlias = Callable[..., RenderedPage]  # (records, **options)
 
 
 @dataclass(frozen=True)
@@ -33,11 +46,7 @@ class Plugin(Generic[AnyCard]):
         Raises:
             BadInputError: The plugin fails to import; the line names it and the cause.
         """
-        try:
-            return self.entry_point.load()
-        except Exception as error:  # whatever a stranger's module raises
-            reason = f"{type(error).__name__}: {error}"
-            raise BadInputError(self.entry_point.value, f"fails to import ({reason})", "repair the plugin") from error
+        return _load(self.entry_point)
 
 
 def models() -> dict[str, Plugin[ModelCard]]:
@@ -48,6 +57,28 @@ def models() -> dict[str, Plugin[ModelCard]]:
 def tasks() -> dict[str, Plugin[TaskCard]]:
     """The registered tasks by name, from their cards alone."""
     return _plugins("uamix_bench.tasks", TaskCard)
+
+
+def reports() -> dict[str, EntryPoint]:
+    """The registered reports by name; they have no cards."""
+    found: dict[str, EntryPoint] = {}
+    for point in sorted(entry_points(group="uamix_bench.reports"), key=_by_name_own_first):
+        found.setdefault(point.name, point)
+    return found
+
+
+def find_report(kind: str) -> Report:
+    """Imports the report of a kind: a callable that takes records, and options of its own by name.
+
+    Raises:
+        UsageError: No package announces one; the line suggests the nearest.
+        BadInputError: It fails to import.
+    """
+    known = reports()
+    if kind not in known:
+        raise UsageError(kind, "no such report", nearest(kind, list(known)))
+    report: Report = _load(known[kind])
+    return report
 
 
 def bundled_weights() -> dict[str, tuple[Plugin[ModelCard], Weights]]:
@@ -111,6 +142,14 @@ def from_file(reference: str, option: str) -> Any:
     if not hasattr(module, name):
         raise BadInputError(path, f"defines no '{name}'", nearest(name, [n for n in vars(module) if n[0] != "_"]))
     return getattr(module, name)
+
+
+def _load(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except Exception as error:  # whatever a stranger's module raises
+        reason = f"{type(error).__name__}: {error}"
+        raise BadInputError(point.value, f"fails to import ({reason})", "repair the plugin") from error
 
 
 def _plugins(group: str, kind: type[AnyCard]) -> dict[str, Plugin[AnyCard]]:

@@ -302,6 +302,52 @@ def smallest_difference(first: npt.ArrayLike, second: npt.ArrayLike, power: floa
     return quantiles * float(difference.std(ddof=1)) / math.sqrt(len(difference))
 
 
+def exceeds_p(drop: float, error: float, margin: float = 0.0, freedom: float = math.inf) -> float:
+    """One-sided p of the hypothesis that a quantity fell by no more than `margin`.
+
+    Below 0.05 the one-sided 95% interval of the drop excludes the margin.
+
+    Args:
+        drop: By how much it fell, as estimated.
+        error: The standard error of that, above 0.
+        margin: What it may fall by.
+        freedom: Degrees of freedom of `error`; infinite for the normal distribution.
+    """
+    from scipy.special import ndtr, stdtr
+
+    statistic = (margin - drop) / error
+    return float(ndtr(statistic) if math.isinf(freedom) else stdtr(freedom, statistic))
+
+
+def smallest_drop(
+    error: float, margin: float = 0.0, freedom: float = math.inf, level: float = 0.05, power: float = 0.8
+) -> float:
+    """The smallest true drop that `exceeds_p` puts below `level` with probability `power`: margin + (z + z') error.
+
+    Args:
+        error: The standard error, above 0.
+        margin: As there.
+        freedom: As there.
+        level: Of the one-sided test.
+        power: Probability of finding it.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    if math.isinf(freedom):
+        return margin + float(ndtri(1 - level) + ndtri(power)) * error
+    return margin + float(stdtrit(freedom, 1 - level) + stdtrit(freedom, power)) * error
+
+
+def power_of(drop: float, error: float, margin: float = 0.0, freedom: float = math.inf, level: float = 0.05) -> float:
+    """The probability that a true drop of this size is found; the inverse of `smallest_drop`."""
+    from scipy.special import ndtr, ndtri, stdtr, stdtrit
+
+    excess = (drop - margin) / error
+    if math.isinf(freedom):
+        return float(ndtr(excess - float(ndtri(1 - level))))
+    return float(stdtr(freedom, excess - float(stdtrit(freedom, 1 - level))))
+
+
 def _differences(first: npt.ArrayLike, second: npt.ArrayLike) -> Doubles:
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if a.shape != b.shape or a.ndim != 1 or len(a) < 2:

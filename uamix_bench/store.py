@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, Any, NamedTuple, Union, get_args
 
 from uamix_bench import files, results
 from uamix_bench.card import ModelIdentity
@@ -25,6 +26,38 @@ KINDS: dict[str, type[Record]] = {
 def load_record(path: Path) -> Record:
     """Reads a record of any kind: :func:`uamix_bench.record.load`."""
     return load(path, KINDS)
+
+
+class Found(NamedTuple):
+    """What files hold: the records with their paths, and what is wrong with the others."""
+
+    records: tuple[tuple[Path, Record], ...]
+    bad: tuple[BadInputError, ...]
+
+
+def read_all(paths: Iterable[Path]) -> Found:
+    """Reads files, and all ``.json`` files in folders and below, each once, in the order of their names.
+
+    Raises:
+        MachineError: A file cannot be read.
+    """
+    names = (sorted(path.rglob("*.json")) if path.is_dir() else [path] for path in paths)
+    records, bad = [], []
+    for path in dict.fromkeys(chain.from_iterable(names)):
+        try:
+            records.append((path, load_record(path)))
+        except BadInputError as error:
+            bad.append(error)
+    return Found(tuple(records), tuple(bad))
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of the files: what any record keeps to, but for what only arithmetic can tell."""
+    from pydantic import Field, TypeAdapter
+
+    kinds: Any = Annotated[Union[tuple(KINDS.values())], Field(discriminator="kind")]  # noqa: UP007
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A record of uamix-bench"}
+    return head | TypeAdapter(kinds).json_schema()
 
 
 class ResultStore:

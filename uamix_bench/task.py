@@ -14,16 +14,16 @@ from typing import Any, ClassVar, NamedTuple
 import pandas as pd
 
 from uamix_bench import own_data, registry
-from uamix_bench.card import UNFIT_PATTERN, TaskCard
+from uamix_bench.card import TaskCard
+from uamix_bench.clip_order import SortedClips, sort_clips
 from uamix_bench.errors import BadInputError, UsageError, nearest
 from uamix_bench.files import home
 from uamix_bench.progress import SILENT, Progress
+from uamix_bench.text import UNFIT
 
 COLUMNS = own_data.COLUMNS
 OWN_CLIP_SECONDS = 10.0
 MINIATURE = "MINIATURE"  # a file in the root of a generated stand-in, which begins with its number of clips
-
-_UNFIT = re.compile(rf"{UNFIT_PATTERN}|[\ud800-\udfff]")  # surrogates stand for bytes of a name that are not UTF-8
 
 
 class IncompleteError(BadInputError):
@@ -145,6 +145,9 @@ class TaskData:
     """A data set that is there: its reader, its root, and its clip table, sorted by clip.
 
     `partial` says what an incomplete copy lacks, and is empty for a whole one.
+
+    Raises:
+        ValueError: The table is not sorted.
     """
 
     task: Task
@@ -152,6 +155,10 @@ class TaskData:
     root: Path
     clips: pd.DataFrame
     partial: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.clips["clip"].is_monotonic_increasing:  # episodes and digests go by this order
+            raise ValueError("the clip table of a task is sorted by clip")
 
     @property
     def name(self) -> str:
@@ -162,6 +169,11 @@ class TaskData:
     def clips_sha256(self) -> str:
         """SHA-256 over (clip, label, group, split) of every row, in order: what episodes and labels depend on."""
         return table_sha256(self.clips)
+
+    @cached_property
+    def sorted_clips(self) -> SortedClips:
+        """The clip table in the order that draws go by, made once for all of them."""
+        return sort_clips(*(self.clips[column].tolist() for column in ("clip", "label", "group")), ordered=True)
 
     def split(self, *names: str) -> TaskData:
         """The same task, with only the clips of these splits.
@@ -198,6 +210,20 @@ class TaskData:
             reason = "the test classes that MetaAudio's split gives it are not known here"
             raise UsageError(f"--protocol metaaudio --task {self.name}", reason, "list them in a file: --classes FILE")
         return self.only(self.card.metaaudio)
+
+    def most_queries(self, k_shot: int, at_most: int) -> int:
+        """The most queries a class, up to `at_most`, for which every class has clips beside its `k_shot` supports.
+
+        Raises:
+            UsageError: A class has no clip left for a query; the line names it.
+        """
+        sizes = self.clips["label"].value_counts()
+        most = min(at_most, int(sizes.min()) - k_shot)
+        if most < 1:
+            short = ", ".join(f"{label} has {size}" for label, size in sizes[sizes <= k_shot].sort_values()[:4].items())
+            reason = f"--q auto leaves no class out, and with {k_shot} supports these have no query: {short}"
+            raise UsageError(self.name, reason, "use a smaller --k, a number for --q, or choose --classes")
+        return most
 
     def _where(self, chosen: pd.Series[bool]) -> TaskData:
         return replace(self, clips=self.clips[chosen].reset_index(drop=True))
@@ -329,7 +355,7 @@ def _checked(table: pd.DataFrame, source: object) -> pd.DataFrame:
     if sorted(table.columns) != sorted(COLUMNS):
         raise BadInputError(source, f"its clip table has the columns {', '.join(table.columns)}", f"want {COLUMNS}")
     for column in ("clip", "label", "group", "split"):
-        unfit = next((name for name in table[column].unique() if _UNFIT.search(name)), None)
+        unfit = next((name for name in table[column].unique() if UNFIT.search(name)), None)
         if unfit is not None:
             raise BadInputError(
                 source, f"{column} {unfit!a} holds a control, invisible or undecodable character", "rename it"

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import soundfile
 
 from uamix_bench.classifiers import CLASSIFIERS
 from uamix_bench.cli import fewshot as fewshot_command
-from uamix_bench.fewshot import draw_episodes, fewshot
+from uamix_bench.fewshot import draw_episodes, fewshot, fewshot_grid
 from uamix_bench.model import load_model
 from uamix_bench.results import Result, load_result
 from uamix_bench.store import ResultStore
@@ -43,7 +44,7 @@ def test_json_is_one_envelope_of_results(bench: Bench, sounds: Path) -> None:
     done = bench(*FEWSHOT, "-t", sounds, "--json")
     assert done.code == 0
     envelope = done.envelope
-    assert list(envelope) == ["schema_version", "command", "results", "error"]
+    assert list(envelope) == ["schema_version", "command", "results", "comparison", "error"]
     assert (envelope["schema_version"], envelope["command"], envelope["error"]) == (1, "fewshot", None)
     result = Result.model_validate_json(json.dumps(envelope["results"][0]), strict=True)
     assert [result] == [stored for _, stored in ResultStore()]
@@ -82,6 +83,53 @@ def test_a_sweep_shares_one_pass_and_equals_its_cells(bench: Bench, sounds: Path
     )
     assert alone.envelope["results"][0]["id"] == ids[4, 3]
     assert alone.envelope["results"][0]["cost"]["embedded_clips"] == 0
+
+
+def test_q_auto_is_what_the_smallest_class_allows_for_all_shots(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "few"
+    shutil.copytree(sounds, folder)
+    (folder / "low" / "0.wav").unlink()  # 7 clips, where the others have 8
+    run = partial(bench, "fewshot", "-m", "logmel", "-t", folder, "--n", "2", "--episodes", "20")
+    auto = run("--k", "1,3", "--q", "auto", "--json")
+    assert auto.err.splitlines()[0] == "local/few: 4 queries a class (--q auto)"
+    protocols = [result["protocol"] for result in auto.envelope["results"]]
+    assert [(p["k_shot"], p["n_query"], p["name"]) for p in protocols] == [(1, 4, "custom"), (3, 4, "custom")]
+    assert all(result["episodes"]["classes_left_out"] == 0 for result in auto.envelope["results"])
+    same = run("--k", "3", "--q", "4", "--json")
+    assert same.envelope["results"][0]["id"] == auto.envelope["results"][1]["id"]
+    enough = run(
+        "--protocol", "metaaudio", "--classes", listed(tmp_path, "low", "mid"), "--q", "auto", "--dry-run", "--json"
+    )
+    assert enough.envelope["items"][0]["protocol"]["n_query"] == 1  # no more than the protocol's
+    limited = run("--k", "2", "--q", "auto", "--limit", "5", "--dry-run", "--json")
+    assert limited.envelope["items"][0]["protocol"]["n_query"] == 3
+    none = run("--k", "7", "--q", "auto")
+    assert none.code == 2
+    assert "have no query: low has 7; use a smaller --k" in none.error
+    refused = run("--q", "15")
+    assert refused.code == 2
+    assert "low has 7" in refused.error
+    assert "use --q 7 or less, or --q auto" in refused.error
+    assert bench("fewshot", "-m", "logmel", "-t", folder, "--q", "some").code == 2
+
+
+def listed(folder: Path, *names: str) -> Path:
+    (folder / "classes.txt").write_text("\n".join(names))
+    return folder / "classes.txt"
+
+
+def test_segments_are_averaged_recorded_and_never_mixed_up(bench: Bench, sounds: Path) -> None:
+    run = partial(bench, *FEWSHOT, "-t", sounds, "--clip-seconds", "0.1", "--json")  # clips of 0.25 s: three segments
+    first, mean = (run("--segments", rule).envelope["results"][0] for rule in ("first", "mean"))
+    assert (first["protocol"]["segments"], mean["protocol"]["segments"]) == ("first", "mean")
+    assert first["episodes"]["digest"] == mean["episodes"]["digest"]
+    assert first["episodes"]["correct"] != mean["episodes"]["correct"]
+    assert mean["cost"]["embedded_clips"] == first["cost"]["embedded_clips"] == 32
+    model, data = load_model("logmel"), load_task(str(sounds), clip_seconds=0.1)
+    cells = [Result.model_validate(result).protocol for result in (first, mean, first)]
+    together = fewshot_grid(model, data, cells)
+    assert [result.id for result in together] == [first["id"], mean["id"], first["id"]]
+    assert "mean of all segments" in bench(*FEWSHOT, "-t", sounds, "--segments", "mean").out
 
 
 def test_a_csv_is_a_task(bench: Bench, sounds: Path, tmp_path: Path) -> None:

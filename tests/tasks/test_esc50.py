@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from uamix_bench.tasks.miniature import make
 
+from uamix_bench import audio
+from uamix_bench.episodes import Protocol
 from uamix_bench.errors import BadInputError
+from uamix_bench.fewshot import draw_episodes, fewshot_grid
+from uamix_bench.model import load_model
 from uamix_bench.task import TaskData, load_task
 
 CSV = "ESC-50-master/meta/esc50.csv"
@@ -102,3 +108,46 @@ def test_the_full_miniature_has_the_fifty_classes(tmp_path: Path) -> None:
     assert labels > set(
         "airplane church_bells cow crow dog engine glass_breaking sneezing thunderstorm vacuum_cleaner".split()
     )
+
+
+def test_the_shared_share_counts_recordings_that_span_two_classes(tmp_path: Path) -> None:
+    root = make("esc50", tmp_path, classes=8, clips_per_class=6, seconds=0.01)
+    data, protocol = load_task("esc50", root), Protocol(n_way=5, k_shot=2, n_query=3, episodes=300)
+    with (root / "ESC-50-master/meta/esc50.csv").open() as file:
+        recording = {f"ESC-50-master/audio/{row['filename']}": row["src_file"] for row in csv.DictReader(file)}
+    clips, episodes = data.clips["clip"].tolist(), draw_episodes(data, protocol)
+    shared, of_another_class = 0, 0
+    for support, query in zip(episodes.support, episodes.query, strict=True):
+        for slot, rows in enumerate(query):
+            by_slot = [{recording[clips[row]] for row in rows} for rows in support]
+            for row in rows:
+                held = [other for other, recordings in enumerate(by_slot) if recording[clips[row]] in recordings]
+                shared += bool(held)
+                of_another_class += bool(held) and slot not in held
+    assert of_another_class > 0  # hen and rooster
+    assert episodes.shared_group_share == shared / (300 * 5 * 3)
+    apart = draw_episodes(data, protocol.model_copy(update={"group_disjoint": True}))
+    assert apart.shared_group_share == 0.0
+
+
+def test_a_grid_embeds_each_drawn_clip_once(tmp_path: Path, bench_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load_task("esc50", make("esc50", tmp_path, clips_per_class=13, seconds=0.02))
+    grid = [Protocol(n_way=n, k_shot=k, n_query=3, episodes=4) for n in (5, 10, 20) for k in (1, 5, 10)]
+    drawn = set().union(*(draw_episodes(data, protocol).clips.tolist() for protocol in grid))
+    decoded: list[Path] = []
+    read = audio.read
+
+    def counted(path: Path, *arguments: Any, **options: Any) -> audio.Waveform:
+        decoded.append(path)
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(audio, "read", counted)
+    results = fewshot_grid(load_model("logmel"), data, grid)
+    assert sorted(map(str, decoded)) == sorted(data.clips["path"][row] for row in drawn)
+    assert {result.cost.embedded_clips for result in results} == {len(drawn)}
+    assert len(drawn) < len(data.clips)
+    curves = [draw_episodes(data, protocol) for protocol in grid]
+    for row in range(0, 9, 3):  # for one n: the same classes and queries, supports that grow
+        one, five, ten = curves[row : row + 3]
+        assert (one.query == ten.query).all()
+        assert (five.support == ten.support[:, :, :5]).all()

@@ -12,10 +12,13 @@ from uamix_bench.errors import UsageError, nearest
 # The names of modules here, each with an object `command`; in words, so that --help imports none of them.
 COMMANDS = {
     "fewshot": "Evaluate models on few-shot tasks.",
+    "compare": "Compare two sets of results; fail on a regression.",
+    "results": "List, show, verify or export results.",
     "tune": "Tune a pretrained encoder by uaMix-MAE's contrast on mixtures.",
     "pretrain": "Pre-train a masked autoencoder on sounds.",
     "models": "List, show, check or convert models.",
     "tasks": "List the tasks, show one, check or prepare its data.",
+    "leaderboard": "Build a static leaderboard from result files.",
     "env": "Print what a bug report needs.",
 }
 

@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import click
@@ -41,6 +41,7 @@ class Session:
         command: The command's name.
         key: What the envelope calls the items.
         items: What the command found, as plain data; None where it did not come to run.
+        facts: What it found of all items together, by the name that the envelope gives it.
     """
 
     json: bool = False
@@ -48,6 +49,7 @@ class Session:
     command: str | None = None
     key: str = "items"
     items: list[Any] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def begin(self, command: str, key: str = "items") -> list[Any]:
         """Opens the list that the envelope will show."""
@@ -119,7 +121,8 @@ def _describe(error: BaseException) -> tuple[int, dict[str, Any]]:
 
 
 def _envelope(session: Session, failure: dict[str, Any] | None) -> str:
-    envelope = {"schema_version": 1, "command": session.command, session.key: session.items or [], "error": failure}
+    found = {session.key: session.items or [], **session.facts}
+    envelope = {"schema_version": 1, "command": session.command, **found, "error": failure}
     return json.dumps(envelope, allow_nan=False, ensure_ascii=False)
 
 

@@ -54,7 +54,12 @@ _NAMES = options.CommaList(metavar="NAME[,...]")
 @click.option("--classes", metavar="FILE", callback=options.to_path, help="Only these classes of the task, one a line.")
 @click.option("--n", "--way", type=_COUNTS, default="5", show_default=True, help="Classes of an episode.")
 @click.option("--k", "--shot", type=_COUNTS, default="1", show_default=True, help="Supports of each class.")
-@click.option("--q", "--query", type=_COUNT, help="Queries of each class; default the protocol's.")
+@click.option(
+    "--q",
+    "--query",
+    type=options.CountOrAuto(),
+    help="Queries of each class; default the protocol's. auto: as many of them as the smallest class has clips for.",
+)
 @click.option("--episodes", type=_COUNT, help="How many; default the protocol's.")
 @click.option("--seed", type=click.IntRange(0, 2**53 - 1), default=0, show_default=True, help="Of the episodes.")
 @click.option(
@@ -78,6 +83,13 @@ _NAMES = options.CommaList(metavar="NAME[,...]")
 @click.option("--data-dir", metavar="DIR", callback=options.to_path, help="Folder of the data sets.")
 @click.option("--audio-root", metavar="DIR", callback=options.to_path, help="What a CSV's paths are relative to.")
 @click.option("--clip-seconds", type=click.FloatRange(min=0, min_open=True), help="Crop length; default the task's.")
+@click.option(
+    "--segments",
+    type=click.Choice(["first", "mean"]),
+    default="first",
+    show_default=True,
+    help="What stands for a longer clip: its first segment of that length, or the mean over all of them.",
+)
 @options.device
 @click.option(
     "--dtype",
@@ -116,6 +128,7 @@ def command(
     classes: Path | None,
     n: tuple[int, ...],
     k: tuple[int, ...],
+    q: int | Literal["auto"] | None,
     checkpoint: Path | None,
     name: str | None,
     pooling: str | None,
@@ -151,14 +164,16 @@ def command(
         raise UsageError(option, f"belongs to one model, and {len(models)} are given", remedy)
     selection.check_label(name)
     chosen = selection.classes(classes) if classes else None
-    protocols = [
-        selection.protocol(protocol=protocol, own_classes=chosen is not None, n_way=ways, k_shot=shots, **setting)
-        for ways in n
-        for shots in k
-    ]
+
+    def grid(queries: int | None) -> list[Protocol]:
+        fixed = {**setting, "protocol": protocol, "q": queries, "own_classes": chosen is not None}
+        return [selection.protocol(n_way=ways, k_shot=shots, **fixed) for ways in n for shots in k]
+
+    cells = grid(None if q == "auto" else q)
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.fewshot import draw_episodes, fewshot_kept, limited
+    from uamix_bench.ranking import rank
     from uamix_bench.store import ResultStore
     from uamix_bench.task import load_task
 
@@ -173,14 +188,22 @@ def command(
         tasks = [data.only(chosen) for data in tasks]
     elif protocol == "metaaudio":
         tasks = [data.metaaudio() for data in tasks]
-    draws = [[draw_episodes(limited(data, limit), protocol) for protocol in protocols] for data in tasks]
+    progress = TerminalProgress(quiet)
+    grids = [cells] * len(tasks)
+    if q == "auto":  # one q for all shots, so that they share their queries
+        fitting = [limited(data, limit).most_queries(max(k), cells[0].n_query) for data in tasks]
+        for data, queries in zip(tasks, fitting, strict=True):
+            progress.say(f"{data.name}: {queries} {'queries' if queries > 1 else 'query'} a class (--q auto)")
+        grids = [grid(queries) for queries in fitting]
+    draws = [
+        [draw_episodes(limited(data, limit), cell) for cell in cells] for data, cells in zip(tasks, grids, strict=True)
+    ]
     if dry_run:
-        _show_plan(session, models, tasks, protocols, draws)
+        _show_plan(session, models, tasks, grids, draws)
         return 0
 
     from uamix_bench.model import load_model
 
-    progress = TerminalProgress(quiet)
     if line := selection.demonstration(models, checkpoint):
         progress.say(line)
     results: list[Result] = []
@@ -188,12 +211,12 @@ def command(
         encoder = load_model(
             name_or_path, checkpoint, device=device, input=input, pooling=pooling, dtype=dtype, label=name
         )
-        for data in tasks:
+        for data, cells in zip(tasks, grids, strict=True):
             for kept in fewshot_kept(
                 store,
                 encoder,
                 data,
-                protocols,
+                cells,
                 overwrite,
                 batch_size=batch_size,
                 cache=not no_cache,
@@ -205,10 +228,12 @@ def command(
                 results.append(kept.result)
                 items.append(kept.result.model_dump(mode="json"))
                 progress.say(f"{kept.how} {kept.path}")
+    ranking = rank(results, {episodes.digest: episodes for sets in draws for episodes in sets})
+    session.facts["comparison"] = ranking.facts()
     if not session.json:
-        from uamix_bench.cli.tables import show_results
+        from uamix_bench.cli.scores import show_results
 
-        show_results(results)
+        show_results(results, ranking)
     return 6 if any(result.status.skipped for result in results) or any(data.partial for data in tasks) else 0
 
 
@@ -217,13 +242,13 @@ def _show_plan(
     /,
     models: Sequence[str],
     tasks: Sequence[TaskData],
-    protocols: Sequence[Protocol],
+    grids: Sequence[Sequence[Protocol]],
     draws: Sequence[Sequence[EpisodeSet]],
 ) -> None:
     """Shows the cells that would be evaluated, and how many clips each would embed."""
     items = session.begin("fewshot")
     for name_or_path in models:
-        for data, sets in zip(tasks, draws, strict=True):
+        for data, protocols, sets in zip(tasks, grids, draws, strict=True):
             for protocol, episodes in zip(protocols, sets, strict=True):
                 items.append(
                     {
@@ -237,6 +262,6 @@ def _show_plan(
                     }
                 )
     if not session.json:
-        from uamix_bench.cli.tables import show_plan
+        from uamix_bench.cli.scores import show_plan
 
         show_plan(items)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -40,6 +40,25 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since cli
         if not all(part != "" for part in parts) or not parts:
             self.fail("an empty name or number", param, ctx)
         return tuple(self.item.convert(part, param, ctx) for part in parts)
+
+
+class CountOrAuto(click.ParamType):  # type: ignore[type-arg]  # as above
+    """A number from 1 on, or the word auto."""
+
+    name = "count"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """What the help calls the value."""
+        return "INTEGER|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["auto"]:
+        """Reads the word or the number."""
+        if value == "auto":
+            return "auto"
+        try:
+            return int(click.IntRange(1, 2**31 - 1).convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{value!r} is neither a number from 1 on nor 'auto'", param, ctx)
 
 
 def merged(_: click.Context, __: click.Parameter, values: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:

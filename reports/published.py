@@ -1,0 +1,125 @@
+"""Published figures as data: reports/published.toml, read, and shown as tables that nobody takes for measured ones."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from uamix_bench.reports.page import Cell, Table
+
+PerCent = Annotated[float, Field(ge=0, le=100)]
+
+RECALLED = "‡"  # follows a value that was written down from memory
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Part):
+    """Where figures were published. `cards` names the models whose cards hold its BibTeX entries."""
+
+    title: str
+    url: str = ""
+    cards: tuple[str, ...]
+    slips: tuple[str, ...] = ()
+
+
+class PublishedRow(_Part):
+    """A published row.
+
+    Attributes:
+        label: What the source calls it.
+        model: The model here that it is about; empty where there is none.
+        source: Where it differs from the table's.
+        trained: How many parameters were trained, as published.
+        mixing: Of the tuning, where the table compares them.
+        accuracy: By task, in per cent: the accuracy, and the half-width of its 95% interval where one is published.
+        recalled: The tasks whose values were written down from memory and not read again in the source.
+        note: What a reader must know.
+    """
+
+    label: str
+    model: str = ""
+    source: str = ""
+    trained: str = ""
+    mixing: str = ""
+    accuracy: Mapping[str, tuple[PerCent] | tuple[PerCent, PerCent]]
+    recalled: tuple[str, ...] = ()
+    note: str = ""
+
+    def cell(self, task: str) -> Cell:
+        """The cell of a task: empty where nothing is published, marked where the value is only recalled."""
+        if task not in self.accuracy:
+            return Cell("")
+        value, *half = self.accuracy[task]
+        minor = [f"± {width}" for width in half] + [RECALLED] * (task in self.recalled)
+        return Cell(f"{value}", " ".join(minor), sort=value / 100)
+
+
+class PublishedTable(_Part):
+    """A table of a paper or page."""
+
+    id: str
+    title: str
+    kind: Literal["few-shot", "fine-tuned", "linear probe"]
+    n_way: int | None = None
+    k_shot: int | None = None
+    source: str = ""
+    note: str = ""
+    rows: tuple[PublishedRow, ...]
+
+
+class Published(_Part):
+    """All of reports/published.toml."""
+
+    sources: Mapping[str, Source]
+    tables: tuple[PublishedTable, ...]
+
+    @model_validator(mode="after")
+    def _names_its_sources(self) -> Published:
+        for table in self.tables:
+            for row in table.rows:
+                if (row.source or table.source) not in self.sources:
+                    raise ValueError(f"{table.id}, {row.label}: no such source")
+                if not set(row.recalled) <= set(row.accuracy):
+                    raise ValueError(f"{table.id}, {row.label}: recalled values that it does not have")
+        return self
+
+    def table(self, id: str) -> PublishedTable:
+        """The table of an id, such as ``uamix-table-2``."""
+        return next(table for table in self.tables if table.id == id)
+
+    def source_of(self, table: PublishedTable, row: PublishedRow) -> Source:
+        """Where a row was published."""
+        return self.sources[row.source or table.source]
+
+    def show(self, table: PublishedTable) -> Table:
+        """A table of the page, with remarks, and the source of every row or of all."""
+        tasks = list(dict.fromkeys(task for row in table.rows for task in row.accuracy))
+        sources = [self.source_of(table, row) for row in table.rows]
+        trained, many = any(row.trained for row in table.rows), len(set(map(id, sources))) > 1
+        columns = ["published as", *(["trained>"] if trained else []), *(f"{task}>" for task in tasks)]
+        rows = [
+            (
+                Cell(row.label, note=row.note),
+                *((row.trained,) if trained else ()),
+                *map(row.cell, tasks),
+                *((Cell(source.title, mark="faint", href=source.url),) if many else ()),
+            )
+            for row, source in zip(table.rows, sources, strict=True)
+        ]
+        notes = [table.note, "" if many else f"Source: {sources[0].title}"]
+        if any(row.recalled for row in table.rows):
+            notes.append(f"{RECALLED} recalled from the literature, not read again in the source")
+        return Table([*columns, *(["source"] if many else [])], rows, table.title, "\n\n".join(filter(None, notes)))
+
+
+@cache
+def published() -> Published:
+    """Reads reports/published.toml."""
+    return Published.model_validate(tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")))

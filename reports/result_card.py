@@ -1,0 +1,106 @@
+"""One result of the leaderboard: where it comes from, and the command that repeats it."""
+
+from __future__ import annotations
+
+import shlex
+
+from uamix_bench.reports.board import task_label, why_apart
+from uamix_bench.reports.page import Code, Facts, Section, count
+
+from uamix_bench import registry
+from uamix_bench.results import Result
+
+_INTERVALS = {"ci95": "these clips", "ci95_clips": "new clips of these classes", "ci95_classes": "new classes too"}
+
+
+def drawer_id(result: Result) -> str:
+    """The id of a result's drawer on the page."""
+    return f"r-{result.id[:16]}"
+
+
+def drawer(result: Result, label: str) -> Section:
+    """A drawer with the provenance of a result; `label` is what the leaderboard calls its model."""
+    task, protocol = result.task, result.protocol
+    title = f"{label} on {task_label(task.name, task.version)}, {protocol.n_way}-way {protocol.k_shot}-shot"
+    facts = {**_outcome(result), **_evaluated(result), **_run(result), "result": result.id}
+    command = Code(repeat_command(result), "To repeat it")
+    return Section(title, [Facts(facts), command], id=drawer_id(result), look="drawer")
+
+
+def _outcome(result: Result) -> dict[str, object]:
+    score, status, health = result.score, result.status, result.health
+    facts: dict[str, object] = {"accuracy": f"{100 * score.accuracy:.2f}%"}
+    for name, of in _INTERVALS.items():
+        half = getattr(score, name)
+        reason = next((note.partition(": ")[2] for note in status.notes if note.startswith(f"{name}: ")), "")
+        facts[f"95%, {of}"] = f"not given: {reason}" if half is None else f"± {100 * half:.2f}"
+    other = [note for note in status.notes if note.partition(": ")[0] not in _INTERVALS]
+    return {
+        **facts,
+        "status": "complete" if status.complete else f"not ranked: {why_apart(result)}",
+        "notes": "; ".join(other),
+        "embeddings": ": ".join(filter(None, [health.verdict, "; ".join(health.notes)])),
+    }
+
+
+def _evaluated(result: Result) -> dict[str, object]:
+    model, task, protocol, episodes = result.model, result.task, result.protocol, result.episodes
+    left_out, shared = episodes.classes_left_out, episodes.shared_group_share
+    drawn = [
+        f"{protocol.name}: {count(protocol.episodes, 'episode')}",
+        f"{count(protocol.n_query, 'query', 'queries')} a class",
+        protocol.classifier,
+        f"seed {protocol.seed}",
+        "group-disjoint" if protocol.group_disjoint else "",
+    ]
+    return {
+        "weights": f"SHA-256 {model.weights_sha256}" if model.weights_sha256 else "none",
+        "adapter": f"{model.adapter_version}, input {model.input}, pooling {model.pooling}, {model.dtype}",
+        "recipe": model.recipe_sha256,
+        "licence": model.licence,
+        "pre-trained on": ", ".join(model.pretrained_on) or "nothing",
+        "clips": f"{task.clips:,} in {count(task.classes, 'class', 'classes')}, cut at {task.clip_seconds:g} s; "
+        f"table {task.clips_sha256[:16]}",
+        "protocol": ", ".join(filter(None, drawn)),
+        "episodes": f"{episodes.algorithm}, digest {episodes.digest[:16]}"
+        + (f", {count(left_out, 'class', 'classes')} left out" if left_out else ""),
+        "queries of a support's group": None if shared is None else f"{shared:.1%}",
+    }
+
+
+def _run(result: Result) -> dict[str, object]:
+    run, cost = result.provenance, result.cost
+    revision = f" at {run.git_revision[:12]}{' with changes' if run.git_dirty else ''}" if run.git_revision else ""
+    packages = ", ".join(f"{name} {version}" for name, version in run.packages.items())
+    return {
+        "cost": f"{cost.embedded_clips:,} clips embedded in {cost.embed_s:,.1f} s, episodes {cost.episodes_s:.2f} s",
+        "device": f"{run.device}, {run.platform}",
+        "software": f"uamix-bench {run.package}{revision}, Python {run.python}, {packages}",
+        "started": run.started_at,
+        "command": run.command,
+    }
+
+
+def repeat_command(result: Result) -> str:
+    """The command line that evaluates a result's cell again, every word of it quoted for a shell.
+
+    A user's own weights and data are no part of a record: a placeholder says where they go.
+    """
+    model, task, protocol = result.model, result.task, result.protocol
+    registered = registry.models().get(model.name)
+    name = model.name
+    if registered is None and name not in registry.bundled_weights():
+        name = f"ARCHITECTURE=WEIGHTS --name {shlex.quote(name)}"
+    elif registered is not None and registered.card.needs_weights:
+        name = f"{shlex.quote(name)}=WEIGHTS"
+    data = "FOLDER_OR_CSV" if task.name.startswith("local/") else shlex.quote(task.name)
+    words = [
+        f"uamix-bench fewshot --model {name} --task {data}",
+        *(["--protocol metaaudio"] if protocol.name.startswith("metaaudio") else []),
+        *(["--classes FILE"] if protocol.name.endswith("-classes") else []),
+        f"--n {protocol.n_way} --k {protocol.k_shot} --q {protocol.n_query}",
+        f"--episodes {protocol.episodes} --seed {protocol.seed} --classifier {shlex.quote(protocol.classifier)}",
+        *(["--group-disjoint"] if protocol.group_disjoint else []),
+        f"--input {model.input} --pooling {shlex.quote(model.pooling)} --dtype {shlex.quote(model.dtype)}",
+    ]
+    return " \\\n  ".join(words)

@@ -1,0 +1,245 @@
+"""One setting of the leaderboard: its table, its figures, and the table to be copied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from uamix_bench.reports import figures
+from uamix_bench.reports.board import Column, Entrant, Setting, Standing, why_apart
+from uamix_bench.reports.class_page import class_file
+from uamix_bench.reports.latex import booktabs
+from uamix_bench.reports.page import Block, Cell, Code, Figure, Row, Section, Table, count, markdown, percent
+from uamix_bench.reports.published import Published, PublishedRow, PublishedTable
+from uamix_bench.reports.result_card import drawer_id
+
+from uamix_bench import registry
+from uamix_bench.results import Result
+
+_OVERLAP = "†"
+
+
+def setting_section(setting: Setting, papers: Published) -> Section:
+    """A setting with all that belongs to it; its ``data-`` attributes are what templates/leaderboard.js chooses by."""
+    shown = _score_table(setting, papers)
+    data = {"way": str(setting.protocol.n_way), "shot": str(setting.protocol.k_shot), "remarks": setting.remarks}
+    blocks: list[Block] = [shown]
+    if setting.standings:
+        blocks += [_forest(setting), *_against_cost(setting)]
+    blocks.append(Section("Copy this table", list(_copies(setting, shown)), look="folded"))
+    return Section(setting.title, blocks, id=setting.id, data=data)
+
+
+def _score_table(setting: Setting, papers: Published) -> Table:
+    several = len(setting.columns) > 1
+    columns = [
+        "model",
+        "rank>",
+        *(["mean>"] if several else []),
+        *(
+            Cell(f"{column.label}>", note=f"{column.classes:,} classes", href=class_file(setting, column))
+            for column in setting.columns
+        ),
+        "parameters>",
+        "clips/s>",
+        "pre-trained on",
+    ]
+    tests = len(setting.ranking.differences)
+    notes = [
+        "Each accuracy opens what it comes from. ± is the half-width of the conventional 95% interval, of these clips.",
+        "Bold: the best of a column. Underlined: cannot be told from it (paired t on the same episodes, 5%, Holm over "
+        f"the {count(tests, 'pair')} of this table). Rank: the places a model may have, by its mean."
+        if tests
+        else "",
+    ]
+    if any(_overlaps(row.entrant, column) for row in setting.standings for column in setting.columns):
+        notes.append(f"{_OVERLAP} The model was pre-trained on data of this task.")
+    groups = {}
+    if setting.apart:
+        rows = [_row(setting, Standing(entrant, row), several) for entrant, row in setting.apart]
+        groups["Partial or limited, never ranked"] = rows
+    for known, rows in _published_here(setting, papers):
+        heading = f"Published, not measured here: {known.title.partition(':')[0]}"
+        groups[heading] = [_published_row(setting, row, several) for row in rows]
+    rows = [_row(setting, standing, several) for standing in setting.standings]
+    caption = f"Accuracy in per cent: {_protocol_words(setting)}"
+    return Table(columns, rows, caption, "\n\n".join(filter(None, notes)), groups)
+
+
+def _protocol_words(setting: Setting) -> str:
+    protocol = setting.protocol
+    words = [
+        f"{protocol.episodes:,} episodes of {protocol.n_way} classes",
+        f"{count(protocol.k_shot, 'support')} and {count(protocol.n_query, 'query', 'queries')} a class",
+        protocol.classifier.replace("-", " "),
+        f"seed {protocol.seed}",
+    ]
+    words += ["group-disjoint"] * protocol.group_disjoint + ["mean of all segments"] * (protocol.segments == "mean")
+    return ", ".join(words)
+
+
+def _row(setting: Setting, standing: Standing, several: bool) -> Row:
+    entrant = standing.entrant
+    if standing.ranks is None:
+        rank, mean = Cell(""), Cell("", note=f"{len(standing.results)} of {len(setting.columns)} tasks, not ranked")
+        if len(standing.results) == len(setting.columns):
+            mean = Cell("", note="not ranked")
+    else:
+        low, high = standing.ranks
+        rank = Cell(f"{low}" if low == high else f"{low} to {high}", sort=-(low + high) / 2)
+        mean = percent(standing.mean, standing.half_width)
+    speed = entrant.speed
+    return (
+        Cell(entrant.label),
+        rank,
+        *((mean,) if several else ()),
+        *(_score(setting, entrant, column, standing.results.get(column.label)) for column in setting.columns),
+        Cell(_millions(entrant.identity.parameters), sort=entrant.identity.parameters),
+        Cell("") if speed is None else Cell(_rate(speed.clips_per_s), sort=speed.clips_per_s),
+        Cell(", ".join(entrant.identity.pretrained_on) or "nothing", mark="faint"),
+    )
+
+
+def _score(setting: Setting, entrant: Entrant, column: Column, result: Result | None) -> Cell:
+    if result is None:
+        return Cell("")
+    best, alike = result.id in setting.ranking.best, result.id in setting.ranking.alike
+    cell = percent(
+        result.score.accuracy,
+        result.score.ci95,
+        mark="best" if best else "tie" if alike else "",
+        href=f"#{drawer_id(result)}",
+        note="" if result.status.complete else why_apart(result),
+    )
+    if _overlaps(entrant, column):
+        cell = Cell(cell.text, f"{cell.minor} {_OVERLAP}", cell.sort, cell.mark, cell.href, cell.note)
+    return cell
+
+
+def _published_here(setting: Setting, papers: Published) -> Iterator[tuple[PublishedTable, list[PublishedRow]]]:
+    """The rows published for these ways and shots on one of these tasks; of equal ones the first."""
+    tasks = {column.name for column in setting.columns}
+    seen = set()
+    for table in papers.tables:
+        if setting.remarks or (table.n_way, table.k_shot) != (setting.protocol.n_way, setting.protocol.k_shot):
+            continue
+        rows = []
+        for row in table.rows:
+            said = (row.model, tuple(sorted((task, values[0]) for task, values in row.accuracy.items())))
+            if tasks & set(row.accuracy) and said not in seen:
+                seen.add(said)
+                rows.append(row)
+        if rows:
+            yield table, rows
+
+
+def _published_row(setting: Setting, row: PublishedRow, several: bool) -> Row:
+    return (
+        Cell(row.label),
+        "",
+        *(("",) if several else ()),
+        *(row.cell(column.name) for column in setting.columns),
+        Cell(f"{row.trained} trained" if row.trained else ""),
+        "",
+        "",
+    )
+
+
+def _overlaps(entrant: Entrant, column: Column) -> bool:
+    """Whether a data set that the model learned from is named after the task, or is it."""
+    names = {column.name}
+    if plugin := registry.tasks().get(column.name):
+        names |= {*plugin.card.aliases, plugin.card.title.split(":")[0]}
+    spelt = "|".join("[^a-z0-9]*".join(re.findall(r"[a-z]+|\d+", name.lower())) for name in names)
+    pattern = re.compile(rf"(?<![a-z0-9])({spelt})(?![a-z0-9])")
+    return any(pattern.search(one.lower()) for one in entrant.identity.pretrained_on)
+
+
+def _forest(setting: Setting) -> Figure:
+    rows = setting.standings
+    panels = {}
+    for column in setting.columns:
+        scores = [row.results[column.label].score if column.label in row.results else None for row in rows]
+        panels[column.label] = (
+            [100 * score.accuracy if score else np.nan for score in scores],
+            [100 * score.ci95 if score and score.ci95 is not None else np.nan for score in scores],
+        )
+    return figures.forest(
+        f"Accuracy and its 95% interval, {setting.title}",
+        [row.entrant.label for row in rows],
+        panels,
+        x_label="accuracy in %",
+        description=f"Accuracies with their 95% intervals at {setting.title}, one row a model, one panel a task. "
+        + _best_words(setting),
+    )
+
+
+def _best_words(setting: Setting) -> str:
+    words = []
+    for column in setting.columns:
+        held = [
+            (row.results[column.label].score.accuracy, row.entrant.label)
+            for row in setting.standings
+            if column.label in row.results
+        ]
+        if held:
+            accuracy, label = max(held)
+            words.append(f"On {column.label} the highest is {label} with {100 * accuracy:.1f}%.")
+    return " ".join(words)
+
+
+def _against_cost(setting: Setting) -> Iterator[Figure]:
+    """Accuracy against speed, of the models that are ranked and were timed."""
+    timed = [row for row in setting.standings if row.mean is not None and row.entrant.speed is not None]
+    if len(timed) < 2:
+        return
+    speeds = [row.entrant.speed for row in timed if row.entrant.speed]
+    devices = sorted({speed.device for speed in speeds})
+    named = {device: f" ({at})" for at, device in enumerate(devices, 1)} if len(devices) > 1 else {}
+    where = "; ".join(f"{mark.strip()} {device}" for device, mark in named.items()) or devices[0]
+    what = "mean accuracy in %" if len(setting.columns) > 1 else "accuracy in %"
+    yield figures.scatter(
+        f"Accuracy against cost, {setting.title}",
+        [row.entrant.label + named.get(speed.device, "") for row, speed in zip(timed, speeds, strict=True)],
+        [speed.clips_per_s for speed in speeds],
+        [100 * (row.mean or 0.0) for row in timed],
+        half=[100 * row.half_width if row.half_width is not None else np.nan for row in timed],
+        x_label="clips embedded per second",
+        y_label=what,
+        description=f"{what.capitalize()} over embedding speed; further right is faster. Timed on {where}.",
+        log_x=True,
+    )
+
+
+def _copies(setting: Setting, table: Table) -> Iterator[Code]:
+    yield Code(markdown([table]), "Markdown")
+    yield Code(booktabs(table), "LaTeX (booktabs)")
+    yield Code("\n\n".join(_citations(setting)), "BibTeX")
+
+
+def _citations(setting: Setting) -> list[str]:
+    """The entries of the cards of the models and tasks of a table, each once."""
+    cards = [_model_card(row.entrant.identity.name) for row in setting.standings]
+    cards += [
+        registry.tasks()[column.name].card if column.name in registry.tasks() else None for column in setting.columns
+    ]
+    cards.append(registry.models()["uamix"].card if "uamix" in registry.models() else None)
+    return list(dict.fromkeys(card.citation.strip() for card in cards if card is not None and card.citation))
+
+
+def _model_card(name: str) -> Any:
+    """The card of a registered model or of bundled weights; None for a name that is a user's own."""
+    if name in registry.models():
+        return registry.models()[name].card
+    plugin = registry.bundled_weights().get(name)
+    return plugin[0].card if plugin else None
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f}M" if parameters else "0"
+
+
+def _rate(clips_per_s: float) -> str:
+    return f"{clips_per_s:,.0f}" if clips_per_s >= 10 else f"{clips_per_s:.1f}"

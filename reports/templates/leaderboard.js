@@ -1,0 +1,40 @@
+"use strict";
+// One setting at a time, chosen by way, shot and what else tells protocols apart; without a script all stand below each other.
+(() => {
+  const board = document.getElementById("settings");
+  const settings = [...board.querySelectorAll(":scope > section")];
+  if (settings.length < 2) return;
+  const tools = document.createElement("div");
+  tools.className = "tools choose";
+  const chosen = {};
+  const said = { way: "Ways", shot: "Shots", remarks: "Protocol" };
+  const selects = Object.keys(said).map((name) => {
+    const values = [...new Set(settings.map((setting) => setting.dataset[name]))];
+    const order = name === "remarks" ? values : values.sort((a, b) => a - b);
+    const select = document.createElement("select");
+    select.name = name;
+    for (const value of order) select.add(new Option(value || "the paper's", value));
+    const label = document.createElement("label");
+    label.append(`${said[name]} `, select);
+    label.hidden = values.length < 2;
+    tools.append(label);
+    select.value = settings[0].dataset[name];
+    select.addEventListener("change", () => show(name));
+    return select;
+  });
+  const fits = (setting, names) => names.every((name) => setting.dataset[name] === chosen[name]);
+  const show = (changed) => {
+    for (const select of selects) chosen[select.name] = select.value;
+    const names = selects.map((select) => select.name);
+    // Where the three together do not exist, what was just chosen holds and the others give way.
+    const kept = [changed, ...names.filter((name) => name !== changed)];
+    let setting;
+    for (let many = kept.length; !setting; many -= 1) setting = settings.find((one) => fits(one, kept.slice(0, many)));
+    for (const select of selects) select.value = setting.dataset[select.name];
+    for (const one of settings) one.hidden = one !== setting;
+  };
+  board.querySelector("h2").after(tools);
+  const linked = settings.find((setting) => `#${setting.id}` === location.hash);
+  if (linked) for (const select of selects) select.value = linked.dataset[select.name];
+  show("way");
+})();

@@ -1,0 +1,122 @@
+"""What fewshot says of its results together: the best, intervals for new data, differences; on stdout and as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from uamix_bench.cli.scores import show_results
+from uamix_bench.ranking import Ranking, rank
+from uamix_bench.results import Episodes, Result
+from uamix_bench.store import ResultStore
+
+from .conftest import SMALL, Bench
+
+
+@pytest.fixture
+def results(bench: Bench, sounds: Path) -> list[Result]:
+    bench("fewshot", "-m", "logmel,random", "-t", sounds, *SMALL)
+    return [result for _, result in ResultStore()]
+
+
+def with_score(result: Result, **fields: float | None) -> Result:
+    return result.model_copy(update={"score": result.score.model_copy(update=fields)})
+
+
+def printed(capsys: pytest.CaptureFixture[str], results: list[Result], ranking: Ranking | None = None) -> str:
+    capsys.readouterr()
+    show_results(results, ranking or rank(results))
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    return out
+
+
+def test_the_best_is_marked_and_json_has_the_same_facts(bench: Bench, sounds: Path) -> None:
+    arguments = ("fewshot", "-m", "logmel,random,logmel", "-t", sounds, *SMALL)
+    table, envelope = bench(*arguments).out, bench(*arguments, "--json").envelope
+    first, second = (Result.model_validate(result, strict=False) for result in envelope["results"])
+    comparison = envelope["comparison"]
+    better = max((first, second), key=lambda result: result.score.accuracy)
+    assert comparison["best"] == [better.id]
+    (found,) = comparison["differences"]
+    test = stats.ttest_rel(second.accuracies(), first.accuracies())
+    assert (found["result"], found["reference"]) == (second.id, first.id)
+    assert found["p"] == found["p_holm"] == pytest.approx(test.pvalue)
+    assert found["difference"] == pytest.approx(second.score.accuracy - first.score.accuracy)
+    assert (found["ci95_clips"], found["ci95_clips_reason"]) == (None, "needs 10,000 episodes, has 40")
+    alike = [] if test.pvalue < 0.05 else [min((first, second), key=lambda result: result.score.accuracy).id]
+    assert comparison["not_distinguishable_from_best"] == alike
+    assert [line.split()[0] for line in table.splitlines() if " best " in line] == [better.model.name]
+    assert ("≈ cannot be told from the best" in table) == bool(alike)
+    assert "--episodes 10000 adds intervals" in table
+    alone = bench("fewshot", "-m", "logmel", "-t", sounds, *SMALL)
+    assert " best" not in alone.out
+    assert "Difference" not in alone.out
+
+
+def test_intervals_for_new_data_stand_beside_the_conventional(
+    results: list[Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = results[0].score.ci95
+    assert half is not None
+    out = printed(capsys, [with_score(results[0], ci95_clips=2.5 * half, ci95_classes=1.5 * half), results[1]])
+    (row,) = [line for line in out.splitlines() if "(2.5x)" in line]
+    assert row.split()[2:] == ["±", f"{100 * half:.2f}", "±", f"{250 * half:.2f}", "(2.5x)", "±", f"{150 * half:.2f}"]
+    assert "more than twice as wide" in out
+    out = printed(capsys, [with_score(result, ci95_clips=1.5 * half) for result in results])
+    assert "x)" not in out
+    assert "new classes" in out
+
+
+def test_reasons_that_more_episodes_do_not_mend_are_printed(
+    results: list[Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = ("ci95_clips: a class has 4 groups, and 8 are needed", "ci95_classes: needs 4,000 episodes, has 40")
+    status = results[0].status.model_copy(update={"notes": notes})
+    out = printed(capsys, [results[0].model_copy(update={"status": status})])
+    assert "no interval for new clips: a class has 4 groups, and 8 are needed" in out
+    assert "no interval for new classes" not in out
+    assert "--episodes 10000" in out
+    elsewhere = results[1].model_copy(update={"task": results[1].task.model_copy(update={"name": "local/more"})})
+    both = printed(capsys, [results[0].model_copy(update={"status": status}), elsewhere], rank([]))
+    assert "no interval for new clips on local/tones: a class has 4 groups" in both
+
+
+def test_the_share_of_queries_that_share_a_group_is_told(
+    results: list[Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sharing(share: float | None) -> list[Result]:
+        return [result.model_copy(update={"episodes": shared(result, share)}) for result in results]
+
+    def shared(result: Result, share: float | None) -> Episodes:
+        return result.episodes.model_copy(update={"shared_group_share": share})
+
+    words = " ".join(printed(capsys, [*sharing(0.019), *sharing(0.154)], rank([])).split())
+    assert "share their group with a support clip: local/tones 1.9 to 15.4% (--group-disjoint)" in words
+    assert "local/tones 8.7% (--group-disjoint)" in " ".join(printed(capsys, sharing(0.087)).split())
+    assert "share their group" not in printed(capsys, [*sharing(0.0), *sharing(None)], rank([]))
+
+
+def test_no_certainty_from_episodes_that_are_all_alike(
+    bench: Bench, sounds: Path, results: list[Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = bench("fewshot", "-m", "logmel", "-t", sounds, *SMALL[:-2], "--episodes", "1")
+    (one,) = [result for _, result in ResultStore() if result.protocol.episodes == 1]
+    wilson = stats.binomtest(one.episodes.correct[0], 12).proportion_ci(method="wilson")
+    assert f"{100 * wilson.low:.1f} to {100 * wilson.high:.1f} by Wilson's 95% bounds for 12 trials" in done.out
+    perfect = with_score(results[0], accuracy=1.0, ci95=0.0)
+    wilson = stats.binomtest(40, 40).proportion_ci(method="wilson")
+    assert f"{100 * wilson.low:.1f} to 100.0 by Wilson's" in printed(capsys, [perfect], rank([]))
+
+
+def test_a_sweep_fits_a_narrow_terminal(
+    bench: Bench, sounds: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench("fewshot", "-m", "logmel,random", "-t", sounds, "--n", "2,3", "--q", "4", "--episodes", "20")
+    results = [result for _, result in ResultStore()]
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")  # plain text
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert "…" not in printed(capsys, results)

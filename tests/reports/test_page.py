@@ -1,0 +1,215 @@
+"""Page and figures: one content in two forms, hostile text harmless in both, nothing that leaves the file."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from uamix_bench.reports import figures
+from uamix_bench.reports.page import (
+    Block,
+    Cell,
+    Code,
+    Facts,
+    Figure,
+    Page,
+    Prose,
+    Section,
+    Table,
+    clean,
+    environment,
+    percent,
+    render,
+)
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "javascript:alert(1)",
+    "</td></tr></table><h1>owned",
+    "]]></style><style>*{display:none}",
+    "{{ 7 * 7 }} {% raw %}",
+    "evil | 99.9 |\n| best | 100.0",
+    "[click](http://evil.example) ![x](http://evil.example/x.png)",
+    "https://evil.example www.evil.example @everyone #1",
+    "# heading\n\n---\n\n- item\n1. one",
+    "```\nout of the fence",
+    "**bold** _under_ ~~gone~~ `code` <b>",
+    "$\\frac{1}{0}$ $x_1$",
+    "&lt;b&gt; &#60;",
+    "\u202edlrow\u202c \u2066x\u2069 zero\u200bwidth",
+    "nul\x00 bell\x07 esc\x1b[31m",
+    "=cmd|' /C calc'!A0",
+    "|",
+    "\\|\\",
+    "===",
+    "+ plus",
+    "1. number",
+    "\ue000-title",
+]
+VOID = {"meta", "input", "br"}
+
+
+class Tags(HTMLParser):
+    """The tags and attributes of a page, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.text: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def content(word: str) -> list[Block]:
+    """Every kind of block, with `word` wherever text from outside may stand."""
+    table = Table(
+        ("", "value>"),
+        [(word, Cell("1", word, note=word)), ("b", percent(0.5, 0.01))],
+        word,
+        word,
+        {word: [(word, "2")]},
+    )
+    drawing = figures.curves(
+        word, {word: [figures.Series(word, [1, 2], [3, 4])]}, x_label=word, y_label=word, description=word
+    )
+    return [
+        Section(
+            word,
+            [Prose(word), Facts({word: word}), Code(word, word), table, drawing, Section("x", [], data={"x": word})],
+        )
+    ]
+
+
+@cache
+def page(word: str) -> Page:
+    word = word.replace("\n\n", "\n")  # a blank line begins a paragraph
+    return render(word, content(word), lead=word, footer=word)
+
+
+def markdown(text: str) -> list[Token]:
+    return MarkdownIt("gfm-like", {"linkify": False}).parse(text)
+
+
+@pytest.mark.parametrize("word", HOSTILE)
+def test_hostile_text_adds_no_tag_attribute_or_address(word: str) -> None:
+    plain, hostile = Tags(page("word").html), Tags(page(word).html)
+    assert hostile.tags == plain.tags
+    assert [(tag, name) for tag, name, _ in hostile.attributes] == [(tag, name) for tag, name, _ in plain.attributes]
+    addresses = [value for _, name, value in hostile.attributes if name in ("href", "src")]
+    assert all(value and value.startswith("#") for value in addresses)
+    assert not re.search("[\x00-\x08\u202a-\u202e\u2066-\u2069\u200b\ue000]", page(word).html)
+
+
+@pytest.mark.parametrize("word", HOSTILE)
+def test_hostile_text_forges_no_markdown(word: str) -> None:
+    def shape(text: str) -> list[str]:
+        inline = [part.type for token in markdown(text) for part in token.children or () if part.type != "text_special"]
+        return [token.type for token in markdown(text)] + sorted(set(inline))
+
+    assert shape(page(word).markdown) == shape(page("word").markdown)
+    said = [token.content for token in markdown(page(word).markdown) if token.type == "inline"]
+    shown = MarkdownIt().renderInline(said[0])
+    assert "".join(Tags(shown).text) == clean(word)
+
+
+def test_both_forms_say_the_same() -> None:
+    made = page("same")
+    words = set("".join(Tags(made.html.partition("<main")[2]).text).split())
+    missing = {word for word in re.findall(r"[A-Za-z]+|\d+\.\d", made.markdown) if word not in " ".join(words)}
+    assert missing == set()
+
+
+def test_a_page_needs_nothing_from_outside() -> None:
+    html = page("x").html
+    policy = re.search(r'Policy" content="([^"]*)"', html)
+    assert policy is not None
+    assert policy[1].startswith("default-src &#39;none&#39;; style-src &#39;sha256-")
+    assert "unsafe" not in policy[1]
+    assert not re.search(r'(src|href)="(?!#)', html)
+    assert " style=" not in html
+    assert not re.search(r"https?://(?!www\.w3\.org/)", html)
+    ids = [value for _, name, value in Tags(html).attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_rendering_is_deterministic() -> None:
+    assert page("x") == page("x")
+
+
+def test_ids_and_addresses_are_checked() -> None:
+    with pytest.raises(ValueError, match="two sections have the id 'a'"):
+        render("x", [Section("a", [], id="a"), Section("a", [], id="a")])
+    for address in ("javascript:alert(1)", "http://x", "//x", "a b", "/etc", '#"', "../x"):
+        with pytest.raises(ValueError, match="neither an id"):
+            Cell("x", href=address)
+    with pytest.raises(ValueError, match="1 cells under 2 headings in 'T'"):
+        Table(("a", "b"), [("x",)], "T")
+
+
+def test_the_environment_escapes_and_is_strict() -> None:
+    made = environment()
+    assert made.from_string("{{ x }}").render(x="<\u202e>") == "&lt;\ufffd&gt;"
+    with pytest.raises(Exception, match="'nothing' is undefined"):
+        made.from_string("{{ nothing }}").render()
+
+
+X = np.arange(4.0)
+CLOUD = np.random.default_rng(0).normal(size=(6, 2))
+PANELS = {"p": ([1, 2], [0.5, np.nan]), "q": ([np.nan, 1], [1, 1])}
+LINES = {"": [figures.Series("a", X, X, X), figures.Series("b", X, X)]}
+AXES = {"x_label": "v", "y_label": "w", "description": "D"}
+DRAWN: dict[str, Figure] = {
+    "forest": figures.forest("T", ["a", "b"], PANELS, x_label="v", description="D", reference=0),
+    "curves": figures.curves("T", LINES, **AXES, x_ticks=[1, 2], log_x=True),
+    "scatter": figures.scatter("T", list("abcd"), X + 1, X, half=X, **AXES, log_x=True),
+    "points": figures.points("T", {"m": CLOUD}, [0, 0, 1, 1, 2, 2], list("abc"), description="D"),
+    "histogram": figures.histogram("T", {"a": X, "b": X + 1}, x_label="v", description="D"),
+    "bars": figures.bars("T", list("abcd"), X, half=X, x_label="v", description="D"),
+    "matrix": figures.matrix("T", list("abcd"), np.eye(4) * 5 + 1, description="D"),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_is_in_the_pages_colours_and_has_words(name: str) -> None:
+    svg = DRAWN[name].svg
+    colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', svg)) - {"none"}
+    assert colours
+    assert all(colour.startswith("var(--") for colour in colours), colours
+    assert not re.search(r"style=|<style|<metadata|font-family|matplotlib|<image", svg)
+    assert 'role="img"' in svg
+    assert "<title id=" in svg
+    assert ">T</title>" in svg
+    assert ">D</desc>" in svg
+    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg))
+    assert {one or other for one, other in used} <= set(re.findall(r' id="([^"]+)"', svg))
+
+
+def test_a_figures_variables_are_the_style_sheets() -> None:
+    from uamix_bench.reports.page import TEMPLATES
+
+    style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
+    for colour, variable in figures._VARIABLES.items():
+        assert f"--{variable}: light-dark({colour}, " in style
+
+
+def test_a_figures_numbers_are_its_table() -> None:
+    table: Any = DRAWN["forest"].data
+    assert [[cell if isinstance(cell, str) else (cell.text, cell.minor) for cell in row] for row in table.rows] == [
+        ["a", ("1", "± 0.5"), ("", "")],
+        ["b", ("2", ""), ("1", "± 1")],
+    ]

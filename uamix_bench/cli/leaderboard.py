@@ -1,0 +1,75 @@
+"""``uamix-bench leaderboard``: results as a static site that opens from disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from uamix_bench.cli import options
+from uamix_bench.cli.errors import Session
+
+
+@click.group("leaderboard")
+def command() -> None:
+    """Build a leaderboard from result files."""
+
+
+@command.command("build")
+@click.argument("results", nargs=-1, metavar="[RESULTS]...")
+@click.option("-o", "--out", metavar="SITE", required=True, callback=options.to_path, help="Folder of the site.")
+@click.option(
+    "-t",
+    "--task",
+    multiple=True,
+    type=options.CommaList(metavar="NAME[,...]"),
+    callback=options.merged,
+    help="Only these tasks; means are over them.",
+)
+@click.option("--title", default="Few-shot audio leaderboard", show_default=True, help="Heading of the site.")
+@click.option("--keep-going", is_flag=True, help="Leave out files that are no sound result; exit code 6.")
+@options.quiet
+@options.json_output
+@click.pass_obj
+def build(
+    session: Session,
+    results: tuple[str, ...],
+    out: Path,
+    task: tuple[str, ...],
+    title: str,
+    keep_going: bool,
+    quiet: bool,
+) -> int:
+    """Write a site from RESULTS, files or folders of them; default UAMIX_BENCH_HOME/results.
+
+    SITE/index.html needs no network and no server. Beside it stand the same as Markdown and a page of classes for each
+    task and setting.
+    """
+    items = session.begin("leaderboard build")
+
+    from uamix_bench import files, registry
+    from uamix_bench.cli.progress import TerminalProgress
+    from uamix_bench.errors import UsageError, nearest
+    from uamix_bench.results import Result
+    from uamix_bench.store import read_all
+
+    files.check_writable(files.make_folder(out))
+    found = read_all([Path(given).expanduser() for given in results] or [files.home() / "results"])
+    if found.bad and not keep_going:
+        raise found.bad[0]
+    for error in found.bad:
+        TerminalProgress(quiet).say(f"left out: {error}")
+    evaluated = [record for _, record in found.records if isinstance(record, Result)]
+    named = {result.task.name for result in evaluated}
+    for unknown in set(task) - named:
+        raise UsageError(f"--task {unknown}", "no result is of it", nearest(unknown, sorted(named)))
+    chosen = [result for result in evaluated if not task or result.task.name in task]
+    page = registry.find_report("leaderboard")(chosen, title=title)
+    for name, text in {"index.html": page.html, "index.md": page.markdown, **page.files}.items():
+        files.write_atomic(out / name, text.encode(), durable=False)
+    items.append(
+        {"site": str(out), "page": str(out / "index.html"), "results": len(chosen), "left_out": len(found.bad)}
+    )
+    if not session.json:
+        click.echo(str(out / "index.html"))
+    return 6 if found.bad else 0

@@ -1,0 +1,324 @@
+"""``uamix-bench results``: what is in the results folder, whether it holds together, and its other forms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uamix_bench.cli import options
+from uamix_bench.cli.errors import Session
+from uamix_bench.errors import BadInputError, UsageError
+from uamix_bench.text import visible
+
+if TYPE_CHECKING:
+    from uamix_bench.record import Record
+    from uamix_bench.results import Result
+    from uamix_bench.store import Found
+
+_SHOWN = 5  # classes at either end of a card
+_COUNTS = options.CommaList(click.INT, "N[,N...]")
+_GLOBS = options.CommaList(metavar="GLOB[,...]")
+_PATHS = click.argument("paths", nargs=-1, metavar="[PATH]...", callback=lambda *given: tuple(map(Path, given[2])))
+
+
+def _filters(function: options.AnyCallback) -> options.AnyCallback:
+    """Adds the options that choose results."""
+    for names, kind, words in (
+        (("--k", "--shot"), _COUNTS, "Supports of each class."),
+        (("--n", "--way"), _COUNTS, "Classes of an episode."),
+        (("-t", "--task"), _GLOBS, "Tasks, by name."),
+        (("-m", "--model"), _GLOBS, "Models, by name."),
+    ):
+        option = click.option(
+            *names, multiple=True, type=kind, callback=options.merged, help=f"{words} Lists, repeatable."
+        )
+        function = option(function)
+    return function
+
+
+@click.group("results")
+def command() -> None:
+    """List, show, verify or export results: files, or folders of them; default UAMIX_BENCH_HOME/results."""
+
+
+@command.command("ls")
+@_PATHS
+@_filters
+@options.json_output
+@click.pass_obj
+def ls(session: Session, /, paths: tuple[Path, ...], **chosen: tuple[Any, ...]) -> None:
+    """List results, best first within a task and setting; a damaged file is named and passed over."""
+    items = session.begin("results ls", "results")
+    import warnings
+
+    found = _read(paths)
+    for error in found.bad:
+        warnings.warn(str(error), stacklevel=1)
+    results = _choose(found, **chosen)
+    items += [result.model_dump(mode="json") for result in results]
+    if session.json:
+        return
+    from uamix_bench.cli.tables import Table, count, show
+
+    table = Table("model", "task", "n>", "k>", "episodes>", "accuracy %>", "", "id", wrapped=("model",))
+    for result in results:
+        protocol, half = result.protocol, result.score.ci95
+        table.add(
+            result.model.name,
+            result.task.name if result.task.name.startswith("local/") else f"{result.task.name}@{result.task.version}",
+            str(protocol.n_way),
+            str(protocol.k_shot),
+            count(protocol.episodes),
+            f"{100 * result.score.accuracy:.2f}" + (f" ± {100 * half:.2f}" if half is not None else ""),
+            "" if result.status.complete else "partial",
+            result.id[:12],
+        )
+    show(table)
+    others = [record.kind for _, record in found.records if record.kind != "fewshot"]
+    if others:
+        click.echo(f"and {len(others)} records of other kinds: {', '.join(sorted(set(others)))}", err=True)
+
+
+@command.command("show")
+@click.argument("name", metavar="ID|FILE")
+@click.argument("folder", required=False, metavar="[DIR]", callback=options.to_path)
+@options.json_output
+@click.pass_obj
+def show(session: Session, name: str, folder: Path | None) -> None:
+    """Show one record: a file, or the beginning of an id in DIR (default the results folder)."""
+    items = session.begin("results show", "results")
+    path, record = _one(name, folder)
+    items.append(record.model_dump(mode="json"))
+    if session.json:
+        return
+    from uamix_bench.cli.tables import show_card
+
+    show_card({"file": visible(str(path)), **_card(record)})
+
+
+@command.command("verify")
+@_PATHS
+@click.option(
+    "--data-dir",
+    metavar="DIR",
+    callback=options.to_path,
+    help="Draw the episodes again, from the data sets in this folder.",
+)
+@click.option("-t", "--task", multiple=True, metavar="PATH", help="Likewise from own data: its folder or CSV.")
+@click.option("--audio-root", metavar="DIR", callback=options.to_path, help="What a CSV's paths are relative to.")
+@options.json_output
+@click.pass_obj
+def verify(
+    session: Session, paths: tuple[Path, ...], data_dir: Path | None, task: tuple[str, ...], audio_root: Path | None
+) -> None:
+    """Recompute what can be recomputed: mean, interval, id, sums; with --data-dir episodes and the wider intervals too.
+
+    Exit code 3 where a file's parts disagree, or two files give one evaluation different outcomes; all are listed.
+    """
+    items = session.begin("results verify")
+    from uamix_bench.verify import conflicts
+
+    found = _read(paths)
+    if not (found.records or found.bad):
+        raise BadInputError(", ".join(map(str, paths)) or "results", "holds no file of results", "check the path")
+    problems: dict[str, list[str]] = {}
+    for error in found.bad:
+        problems.setdefault(error.subject, []).append(error.reason)
+    for path, reason in conflicts(found.records):
+        problems.setdefault(str(path), []).append(reason)
+    unchecked: dict[str, str] = {}
+    if data_dir or task:
+        unchecked = _draw_again(found, problems, data_dir, task, audio_root)
+    for name in [*(str(path) for path, _ in found.records), *(error.subject for error in found.bad)]:
+        items.append({"file": name, "problems": problems.get(name, []), "episodes_unchecked": unchecked.get(name)})
+    if not session.json:
+        for name, reasons in problems.items():
+            for reason in reasons:
+                print(visible(f"{name}: {reason}"))
+        for reason in dict.fromkeys(unchecked.values()):
+            times = list(unchecked.values()).count(reason)
+            click.echo(f"episodes of {times} result{'s' * (times != 1)} not drawn again: {reason}", err=True)
+    if problems:
+        raise BadInputError(
+            f"{len(problems)} of {len(items)} files", "do not hold together", "restore the originals, or delete them"
+        )
+    if not session.json:
+        print(f"{len(items)} file{'s' * (len(items) != 1)} hold together")
+
+
+@command.command("export")
+@_PATHS
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "mteb", "eval-results", "model-index", "latex"]),
+    default="csv",
+    show_default=True,
+    help="mteb writes a folder; eval-results and model-index are the Hugging Face Hub's, of one --model.",
+)
+@click.option(
+    "--hub-dataset", multiple=True, metavar="TASK=OWNER/NAME", help="The data set on the Hub that stands for a task."
+)
+@click.option(
+    "-o", "--output", metavar="PATH", callback=options.to_path, help="File, or folder for mteb; default stdout."
+)
+@_filters
+@click.pass_obj
+def export(
+    session: Session,
+    /,
+    paths: tuple[Path, ...],
+    form: str,
+    hub_dataset: tuple[str, ...],
+    output: Path | None,
+    **chosen: tuple[Any, ...],
+) -> None:
+    """Export few-shot results to other forms; a damaged file is refused, and partial results are left out."""
+    session.begin("results export")
+    from uamix_bench import export as exporting
+
+    found = _read(paths)
+    if found.bad:
+        raise found.bad[0]
+    results = [result for result in _choose(found, **chosen) if result.status.complete]
+    if not results:
+        raise UsageError("results", "none is chosen", "see 'uamix-bench results ls'")
+    if form == "mteb":
+        if output is None:
+            raise UsageError("--format mteb", "writes a folder", "name it with -o DIR")
+        _write_folder(output, exporting.to_mteb(results))
+        return
+    datasets = _datasets(hub_dataset)
+    text = {
+        "csv": lambda: exporting.to_csv(results),
+        "latex": lambda: exporting.to_latex(results),
+        "eval-results": lambda: exporting.to_eval_results(results, datasets),
+        "model-index": lambda: exporting.to_model_index(results, datasets),
+    }[form]()
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        _write_folder(output.parent, {output.name: text})
+
+
+@command.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of the files."""
+    from uamix_bench.store import schema as published
+
+    click.echo(json.dumps(published(), indent=2))
+
+
+def _read(paths: Sequence[Path]) -> Found:
+    from uamix_bench.files import home
+    from uamix_bench.store import read_all
+
+    return read_all(paths or [home() / "results"])
+
+
+def _choose(
+    found: Found, model: tuple[str, ...], task: tuple[str, ...], n: tuple[int, ...], k: tuple[int, ...]
+) -> list[Result]:
+    """The few-shot results that the filters let pass, each id once, by task and setting, the best first."""
+    from uamix_bench.results import Result
+
+    def fits(name: str, globs: tuple[str, ...]) -> bool:
+        return not globs or any(fnmatchcase(name, glob) for glob in globs)
+
+    chosen = {
+        record.id: record
+        for _, record in found.records
+        if isinstance(record, Result)
+        and fits(record.model.name, model)
+        and fits(record.task.name, task)
+        and (not n or record.protocol.n_way in n)
+        and (not k or record.protocol.k_shot in k)
+    }
+    return sorted(
+        chosen.values(),
+        key=lambda result: (
+            result.task.name,
+            result.protocol.n_way,
+            result.protocol.k_shot,
+            -result.score.accuracy,
+            result.model.name,
+            result.id,
+        ),
+    )
+
+
+def _one(name: str, folder: Path | None) -> tuple[Path, Record]:
+    """The record of a file, or the one whose id begins so."""
+    from uamix_bench.store import load_record
+
+    if Path(name).suffix == ".json" or Path(name).is_file():
+        return Path(name), load_record(Path(name))
+    found = {record.id: (path, record) for path, record in _read([folder] if folder else []).records}
+    fitting = [identifier for identifier in found if identifier.startswith(name.lower())]
+    if len(fitting) != 1 or len(name) < 4:
+        reason = f"is the beginning of {len(fitting)} ids" if len(name) >= 4 else "is too short for an id"
+        raise UsageError(name, reason, "give four digits or more of one that 'uamix-bench results ls' lists, or a file")
+    return found[fitting[0]]
+
+
+def _card(record: Record) -> dict[str, Any]:
+    """A record's facts in the order of the file; what is long is cut short."""
+    document = record.model_dump(mode="json")
+    facts: dict[str, Any] = {}
+    for name, part in document.items():
+        if name == "score":
+            part = {
+                field: f"{100 * value:.2f}%" if isinstance(value, float) else value for field, value in part.items()
+            }
+        elif name == "per_class":
+            shares = sorted(((hits / max(1, total), label) for label, (hits, total) in part.items()), reverse=True)
+            lines = [f"{label}: {share:.1%}" for share, label in shares]
+            part = lines if len(lines) <= 2 * _SHOWN else [*lines[:_SHOWN], "...", *lines[-_SHOWN:]]
+        elif name == "history":
+            part = f"{len(part):,} entries; the last: {part[-1]}" if part else None
+        if isinstance(part, dict):
+            kept = {field: ", ".join(map(str, v)) if isinstance(v, list) else v for field, v in part.items() if v != []}
+            part = {field: value for field, value in kept.items() if field != "correct"}
+        facts[name] = part
+    return facts
+
+
+def _draw_again(
+    found: Found, problems: dict[str, list[str]], data_dir: Path | None, own: tuple[str, ...], audio_root: Path | None
+) -> dict[str, str]:
+    """Adds what the clip tables say otherwise; returns by file why its episodes could not be drawn."""
+    from uamix_bench.redraw import Redraw
+    from uamix_bench.results import Result
+    from uamix_bench.verify import disagreements
+
+    redraw, unchecked = Redraw(data_dir, own, audio_root), {}
+    for path, record in found.records:
+        if isinstance(record, Result):
+            drawn = redraw(record)
+            if isinstance(drawn, str):
+                unchecked[str(path)] = drawn
+            else:
+                problems.setdefault(str(path), []).extend(disagreements(record, drawn))
+    for name in [name for name, reasons in problems.items() if not reasons]:
+        del problems[name]
+    return unchecked
+
+
+def _datasets(given: tuple[str, ...]) -> dict[str, str]:
+    datasets = dict(text.partition("=")[::2] for text in given)
+    for task, name in datasets.items():
+        if not task or name.count("/") != 1:
+            raise UsageError(f"--hub-dataset {task}={name}", "is not understood", "give TASK=OWNER/NAME")
+    return datasets
+
+
+def _write_folder(folder: Path, texts: dict[str, str]) -> None:
+    from uamix_bench.files import write_atomic
+
+    for name, text in texts.items():
+        click.echo(f"wrote {write_atomic(folder / name, text.encode())}", err=True)

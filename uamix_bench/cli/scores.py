@@ -1,0 +1,209 @@
+"""Results on stdout: scores with the best marked, how far they can be trusted, and paired differences."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from uamix_bench.cli.tables import Table, count, show
+
+if TYPE_CHECKING:
+    from uamix_bench.ranking import Difference, Ranking
+    from uamix_bench.results import Result
+
+_WIDTH = 80  # columns that a note takes, as the tables do
+_POPULATIONS = {"ci95_clips": "new clips", "ci95_classes": "new classes"}
+_FEW = re.compile(r"needs [\d,]+ episodes")  # the reason that a user can do something about
+
+
+def show_results(results: Sequence[Result], ranking: Ranking) -> None:
+    """Prints the scores, their intervals for new data, and each model's paired difference to the first."""
+    labels = _labels(results)
+    sweep = len({(result.protocol.n_way, result.protocol.k_shot) for result in results}) > 1
+    _show_scores(results, ranking, labels, sweep)
+    _show_intervals(results, labels, sweep)
+    if to_first := ranking.to_first():
+        _show_differences(to_first, len(ranking.differences), labels, sweep)
+
+
+def show_plan(items: Sequence[Mapping[str, Any]]) -> None:
+    """Prints what would be evaluated."""
+    table = Table("model", "task", "n>", "k>", "q>", "episodes>", "clips to embed>", "of>")
+    for item in items:
+        protocol = item["protocol"]
+        numbers = (protocol["n_way"], protocol["k_shot"], protocol["n_query"], protocol["episodes"])
+        table.add(item["model"], item["task"], *map(count, (*numbers, item["clips_drawn"], item["clips"])))
+    show(table)
+
+
+def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[str, str], sweep: bool) -> None:
+    ranked = bool(ranking.best)
+    table = Table(
+        "model",
+        "task",
+        *(("n>", "k>") if sweep else ()),
+        "accuracy %>",
+        *(("",) if ranked else ()),
+        "classes>",
+        "clips>",
+        "clips/s>",
+        "episodes/s>",
+    )
+    for result in results:
+        mark = "best" if result.id in ranking.best else "≈" if result.id in ranking.alike else ""
+        cost = result.cost
+        table.add(
+            labels[result.id],
+            _task(result),
+            *_cell(result, sweep),
+            _per_cent(result.score.accuracy, result.score.ci95) + ("" if result.status.complete else "*"),
+            *((mark,) if ranked else ()),
+            count(result.task.classes),
+            count(result.task.clips),
+            _rate(cost.embedded_clips, cost.embed_s) if cost.embedded_clips else "cached",
+            _rate(result.protocol.episodes, cost.episodes_s),
+        )
+    show(table, _setting(results, sweep))
+    if ranking.alike:
+        _note(f"≈ cannot be told from the best ({_test(len(ranking.differences))})")
+    for result in results:
+        if not result.status.complete:
+            skipped = len(result.status.skipped)
+            what = f"{skipped} broken clip{'s' * (skipped != 1)} left out" if skipped else "a part of the clips"
+            _note(f"* {labels[result.id]} on {_task(result)}: partial ({what}), not comparable")
+    if shares := _shared(results):
+        _note(f"Queries that share their group with a support clip: {', '.join(shares)} (--group-disjoint)")
+    for result in results:
+        if not result.score.ci95:  # one episode, or all alike: 1.96 x std / sqrt(n) says nothing, or certainty
+            _note(f"{labels[result.id]} on {_task(result)}: {_bounds(result)}")
+
+
+def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep: bool) -> None:
+    """The three half-widths side by side where there are three, else what they need."""
+    from uamix_bench.ranking import wider
+
+    given = [result for result in results if any(getattr(result.score, name) is not None for name in _POPULATIONS)]
+    if given:
+        table = Table("model", "task", *(("n>", "k>") if sweep else ()), "these clips>", "new clips>", "new classes>")
+        for result in given:
+            times = wider(result)
+            cells = [f"± {100 * (result.score.ci95 or 0):.2f}"]
+            for name in _POPULATIONS:
+                half = getattr(result.score, name)
+                cells.append("" if half is None else f"± {100 * half:.2f}")
+                cells[-1] += f" ({times[name]:.1f}x)" if name in times else ""
+            table.add(labels[result.id], _task(result), *_cell(result, sweep), *cells)
+        print()
+        show(table, "95% half-widths for another draw from these clips, new clips, new classes too")
+        if any(map(wider, given)):
+            _note("(x) more than twice as wide as the conventional interval: claims about a model need these")
+    lacking: dict[tuple[str, str], dict[str, None]] = {}  # what has no interval and why, and the tasks where
+    for result in results:
+        for name, _, reason in (note.partition(": ") for note in result.status.notes):
+            if name in _POPULATIONS:
+                lacking.setdefault((name, reason), {})[_task(result)] = None
+    if any(_FEW.match(reason) for _, reason in lacking):
+        _note("± speaks of these clips; --episodes 10000 adds intervals for new clips and classes, differences too")
+    several = len({_task(result) for result in results}) > 1
+    for (name, reason), tasks in lacking.items():
+        if not _FEW.match(reason):
+            where = f" on {', '.join(tasks)}" if several else ""
+            _note(f"no interval for {_POPULATIONS[name]}{where}: {reason}")
+
+
+def _show_differences(pairs: Sequence[Difference], family: int, labels: Mapping[str, str], sweep: bool) -> None:
+    clips = any(found.clips.half_width is not None for found in pairs)
+    more = ("new clips>",) if clips else ()
+    table = Table("model", "task", *(("n>", "k>") if sweep else ()), "points>", *more, "p>", "detectable>")
+    for found in pairs:
+        half = found.clips.half_width
+        table.add(
+            labels[found.result.id],
+            _task(found.result),
+            *_cell(found.result, sweep),
+            f"{100 * found.difference:+.2f} ± {100 * found.half_width:.2f}",
+            *(("" if half is None else f"± {100 * half:.2f}",) if clips else ()),
+            "< .001" if found.p_holm < 0.001 else f"{found.p_holm:.3f}".removeprefix("0"),
+            f"{100 * found.smallest:.2f}",
+        )
+    references = list(dict.fromkeys(labels[found.reference.id] for found in pairs))
+    print()
+    show(table, f"Difference to {' or '.join(references)} on the same episodes (95%, of these clips)")
+    _note(f"p: {_test(family)}; detectable: found with a probability of 0.8")
+
+
+def _test(family: int) -> str:
+    return "paired t" + (f", Holm over all {family} pairs" if family > 1 else "")
+
+
+def _note(text: str) -> None:
+    print(textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False))
+
+
+def _setting(results: Sequence[Result], sweep: bool) -> str:
+    first = results[0].protocol
+    words = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
+    queries = _several({result.protocol.n_query for result in results})
+    words += f"{queries} {'query' if queries == '1' else 'queries'} a class, "
+    words += f"{first.episodes:,} episode{'s' * (first.episodes > 1)}, {first.classifier}"
+    words += f", seed {first.seed}" if first.seed else ""
+    words += ", group-disjoint" if first.group_disjoint else ""
+    words += ", mean of all segments" if first.segments == "mean" else ""
+    return words + ("" if first.name in ("paper", "custom") else f", {first.name}")
+
+
+def _several(numbers: Iterable[int]) -> str:
+    return " or ".join(map(str, sorted(numbers)))
+
+
+def _shared(results: Sequence[Result]) -> list[str]:
+    """Each task whose episodes do not keep all groups apart, with the share of queries that this touches."""
+    shares: dict[str, list[float]] = {}
+    for result in results:
+        if result.episodes.shared_group_share:
+            shares.setdefault(_task(result), []).append(100 * result.episodes.shared_group_share)
+    ends = {task: dict.fromkeys(f"{share:.1f}" for share in (min(found), max(found))) for task, found in shares.items()}
+    return [f"{task} {' to '.join(numbers)}%" for task, numbers in ends.items()]
+
+
+def _bounds(result: Result) -> str:
+    """Wilson's bounds where the conventional interval has none, or none of any width."""
+    from uamix_bench.statistics import wilson_interval
+
+    episodes = result.protocol.episodes
+    trials = episodes if episodes > 1 else result.protocol.n_way * result.protocol.n_query
+    low, high = wilson_interval(round(result.score.accuracy * trials), trials)
+    return f"{100 * low:.1f} to {100 * high:.1f} by Wilson's 95% bounds for {trials:,} trials"
+
+
+def _labels(results: Sequence[Result]) -> dict[str, str]:
+    """What to call each result's model: its name, and a part of its weights' fingerprint where two share the name."""
+    weights: dict[str, set[str | None]] = {}
+    for result in results:
+        weights.setdefault(result.model.name, set()).add(result.model.weights_sha256)
+    return {
+        result.id: result.model.name
+        + (f" {(result.model.weights_sha256 or '')[:6]}" if len(weights[result.model.name]) > 1 else "")
+        for result in results
+    }
+
+
+def _task(result: Result) -> str:
+    """Name and version; of a user's own data the name alone, as its version is a hash."""
+    name = result.task.name
+    return name if name.startswith("local/") else f"{name}@{result.task.version}"
+
+
+def _cell(result: Result, sweep: bool) -> tuple[str, ...]:
+    return (str(result.protocol.n_way), str(result.protocol.k_shot)) if sweep else ()
+
+
+def _per_cent(value: float, half_width: float | None) -> str:
+    return f"{100 * value:.2f}" + (f" ± {100 * half_width:.2f}" if half_width is not None else "")
+
+
+def _rate(number: int, seconds: float) -> str:
+    rate = number / max(seconds, 1e-9)
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"

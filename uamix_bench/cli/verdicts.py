@@ -1,0 +1,77 @@
+"""The verdicts of a comparison on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from uamix_bench.cli.tables import Table, show
+
+if TYPE_CHECKING:
+    from uamix_bench.compare import Comparison, Pair
+    from uamix_bench.timings import Timing
+
+
+def show_verdicts(comparison: Comparison | None, timings: Sequence[Timing]) -> None:
+    """Prints one table of accuracy and one of speed, with what a reader must know of them."""
+    if comparison:
+        _show_accuracy(comparison)
+    if comparison and timings:
+        print()
+    if timings:
+        _show_speed(timings)
+
+
+def _show_accuracy(comparison: Comparison) -> None:
+    table = Table(
+        "model", "task", "n>", "k>", "base %>", "head %>", "points>", "smallest>", "verdict", wrapped=("verdict",)
+    )
+    for pair in comparison.pairs:
+        found, protocol = pair.evidence, pair.base.protocol
+        table.add(
+            pair.base.model.name,
+            pair.base.task.name,
+            str(protocol.n_way),
+            str(protocol.k_shot),
+            f"{100 * pair.base.score.accuracy:.2f}",
+            f"{100 * pair.head.score.accuracy:.2f}" if pair.head else "",
+            f"{100 * found.difference:+.2f} ± {100 * found.half_width:.2f}" if found else "",
+            f"{100 * found.smallest:.2f}" if found and found.smallest is not None else "",
+            _verdict(pair),
+        )
+    show(table)
+    evidence = [pair.evidence for pair in comparison.pairs if pair.evidence]
+    if evidence:
+        print("points: head less base, 95% interval; smallest: the drop that would have been found with 80%")
+    if any(one.population == "new clips" for one in evidence):
+        print("new clips: the interval allows for the choice of the clips")
+    if reasons := {one.why: None for one in evidence if one.population == "these clips"}:
+        print(f"these clips: true of this very data set only ({'; '.join(reasons)})")
+    for result in comparison.added:
+        print(f"only in HEAD: {result.model.name} on {result.task.name}@{result.task.version}")
+
+
+def _verdict(pair: Pair) -> str:
+    words = f"{pair.verdict} ({pair.evidence.population})" if pair.evidence else f"{pair.verdict}: {pair.reason}"
+    return f"FAILS, {words}" if pair.failed else words
+
+
+def _show_speed(timings: Sequence[Timing]) -> None:
+    table = Table(
+        "benchmark", "base ms>", "head ms>", "median>", "mean>", "rounds>", "verdict", wrapped=("benchmark", "verdict")
+    )
+    for timing in timings:
+        head = timing.head
+        table.add(
+            timing.name,
+            f"{1e3 * timing.base.median:.4g}",
+            f"{1e3 * head.median:.4g}" if head else "",
+            f"{timing.change:+.1%}" if timing.change is not None else "",
+            f"± {timing.half_width:.1%}" if timing.half_width is not None else "",
+            f"{timing.base.rounds}, {head.rounds}" if head else str(timing.base.rounds),
+            f"FAILS {', '.join(timing.failed)}"
+            if timing.failed
+            else ": ".join(filter(None, (timing.verdict, timing.reason))),
+        )
+    show(table)
+    print("mean: 95% interval within these two runs; another run on the same machine can differ by more")

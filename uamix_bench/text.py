@@ -1,0 +1,23 @@
+"""Text from outside: which characters no record may hold, and how they are shown."""
+
+from __future__ import annotations
+
+import re
+
+# Controls, what XML cannot hold, and what is not seen but changes how its neighbours are read (marks and overrides of
+# direction, zero-width spaces). The joiners U+200C and U+200D, which Persian and Hindi spell with, may stay.
+UNFIT_PATTERN = (
+    r"[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff]"
+)
+UNFIT = re.compile(rf"{UNFIT_PATTERN}|[\ud800-\udfff]")  # surrogates stand for bytes of a name that are not UTF-8
+LONGEST = 2_000  # characters
+
+
+def visible(text: str) -> str:
+    """The same text with such characters escaped, as in ``\\x1b``."""
+    return UNFIT.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def fit(text: str) -> str:
+    """Makes any text fit for a record: `visible`, and cut where it is too long."""
+    return visible(text)[:LONGEST]
