@@ -27,17 +27,11 @@ def class_folders(root: Path) -> pd.DataFrame:
     Raises:
         BadInputError: There is no sound.
     """
-    rows = []
-    for path in root.glob("*/**/*"):
-        parts = path.relative_to(root).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file():
-            clip = composed("/".join(parts))
-            rows.append((clip, str(path), composed(parts[0]), clip, ""))
-    if not rows:
+    table = _below(root, "*/**/*")
+    if table.empty:
         remedy = "give a folder with one sub-folder per class, or a CSV"
         raise BadInputError(root, "no sound in any sub-folder", remedy)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return table
 
 
 def sounds(root: Path) -> pd.DataFrame:
@@ -49,15 +43,21 @@ def sounds(root: Path) -> pd.DataFrame:
     Raises:
         BadInputError: There is no sound.
     """
+    table = _below(root, "**/*")
+    if table.empty:
+        raise BadInputError(root, "no sound in it", f"sounds end in {', '.join(sorted(AUDIO_SUFFIXES))}")
+    return table
+
+
+def _below(root: Path, pattern: str) -> pd.DataFrame:
+    """The clip table of the sounds that a pattern finds, but for hidden ones."""
     rows = []
-    for path in root.rglob("*"):
+    for path in root.glob(pattern):
         parts = path.relative_to(root).parts
         hidden = any(part.startswith(".") for part in parts)
         if path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file():
             clip = composed("/".join(parts))
             rows.append((clip, str(path), composed(parts[0]) if len(parts) > 1 else "", clip, ""))
-    if not rows:
-        raise BadInputError(root, "no sound in it", f"sounds end in {', '.join(sorted(AUDIO_SUFFIXES))}")
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

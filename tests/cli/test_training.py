@@ -113,7 +113,7 @@ def test_a_dry_run_counts_what_the_data_holds(sounds: Path, tmp_path: Path, offi
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     listed = [str(path) for path in sorted(sounds.rglob("*.wav"))]
     (tmp_path / "list.txt").write_text("\n".join(["# mine", *listed, "broken.wav"]))
-    arguments = ["--set", "batch=8", "--set", "queue=16", "--set", "views=mtslvr", "--dry-run", "--json"]
+    arguments = ["--set", "batch=8", "--set", "queue=32", "--set", "views=mtslvr", "--dry-run", "--json"]
     done = run("tune", "--recipe", "paper", "--init", official, "--data", tmp_path / "list.txt", *arguments)
     (plan,) = json.loads(done.stdout)["items"]
     assert plan["data"]["clips"] == plan["data"]["recordings"] == 33

@@ -69,7 +69,10 @@ def test_tf_cutmix_leaves_exactly_the_share_it_says(size: tuple[int, int, int], 
     own, foreign = torch.zeros(batch, frames, bins), 1.0
     own[1::2] = foreign  # partners differ everywhere, so what was replaced can be counted
     box = draw_boxes("tf-cutmix", frames, bins, batch, seed)
-    changed = (mix("tf-cutmix", own, partners(batch), box) != own).sum(dim=(1, 2)).numpy()
+    replaced = mix("tf-cutmix", own, partners(batch), box) != own
+    changed = replaced.sum(dim=(1, 2)).numpy()
+    over_all_bins = (replaced.all(dim=2) == replaced.any(dim=2)).all(dim=1).numpy()
+    assert (over_all_bins == ((box.height == bins) | (box.width * box.height == 0))).all()
     assert changed.tolist() == (box.width * box.height).tolist()
     np.testing.assert_allclose(1 - changed / (frames * bins), box.lam, atol=1e-12)
     drawn = np.random.default_rng(seed).random((3, batch))[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import Frames, batches, random
 from uamix_bench.tuning.loop import Batch, Stage, Training, schedule
 from uamix_bench.tuning.pretrain import Pretraining, normalised_patches
-from uamix_bench.tuning.recipe import MIXINGS, PretrainRecipe, TuneRecipe
+from uamix_bench.tuning.recipe import MIXINGS, TUNE, VIEWS, PretrainRecipe, Recipe, TuneRecipe
 from uamix_bench.tuning.views import DRAWS, Spectrograms, Views, augment, crop
 from uamix_bench.vit import AudioViT
 
@@ -142,7 +143,6 @@ def test_learning_rates_decay_from_the_last_block_down(
 
 
 def test_the_paper_recipe_trains_fifty_million_parameters() -> None:
-    from uamix_bench.tuning.recipe import TUNE
     from uamix_bench.vit import ViTShape
 
     with torch.device("meta"):
@@ -287,3 +287,56 @@ def test_added_noise_has_the_drawn_signal_to_noise_ratio() -> None:
     noise = torch.empty(1, 400, 128).exponential_(generator=torch.Generator().manual_seed(0)).log_()
     view = augment(window, draws, noise, MEL_HZ, loud)
     assert view.exp().mean().item() == pytest.approx(1.1, abs=0.005)
+
+
+@pytest.mark.parametrize("semitones", [-9.0, -2.5, 4.0, 12.0])
+def test_a_pitch_shift_moves_a_tone_by_so_many_semitones(semitones: float) -> None:
+    still = dict.fromkeys(("stretch", "mel_shift", "gain_db", "tilt_db", "noise_p", "low_pass_p", "fade_p"), 0)
+    views = Views(**still, time_mask_p=0, mel_mask_p=0, pitch=abs(semitones), pitch_p=1)
+    tone = 70  # a bin around 2 kHz
+    window = torch.full((1, 4, 128), -9.0)
+    window[:, :, tone] = 0.0
+    draws = np.full((1, DRAWS), 0.9999 if semitones > 0 else 0.0)  # the ends of the range
+    view = augment(window, draws, torch.zeros(1, 4, 128), MEL_HZ, views)
+    weight = (view[0, 0] + 9.0).double()
+    heard_mel = float((1127 * torch.log1p(MEL_HZ.double() / 700) * weight).sum() / weight.sum())
+    expected_mel = 1127 * np.log1p(MEL_HZ[tone].item() * 2 ** (semitones / 12) / 700)
+    assert heard_mel == pytest.approx(expected_mel, abs=15)  # half a bin
+
+
+def test_noise_depends_on_the_clip_s_own_seed_alone(frames: Frames) -> None:
+    loud = Spectrograms(lambda x: x, MEL_HZ, Views(noise_p=1.0), torch.device("cpu"))
+    rows = np.arange(6)
+    draws, seeds = np.random.default_rng(0).random((6, DRAWS)), np.arange(100, 106)
+    whole = loud(frames, rows, draws, 32, seeds)
+    part = loud(frames, rows[2:5], draws[2:5], 32, seeds[2:5])
+    torch.testing.assert_close(part, whole[2:5], rtol=0, atol=1e-5)
+
+
+def test_every_choice_that_the_paper_leaves_open_says_whose_it_is() -> None:
+    own = set(TuneRecipe.model_fields) - set(Recipe.model_fields) - {"kind"}
+    assert [name for name in own if not TuneRecipe.model_fields[name].description] == []
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_preset_of_views_is_named_in_the_recipe(name: str) -> None:
+    recipe = TuneRecipe.model_validate({**TUNE["tiny"].model_dump(), "views": name})
+    assert recipe.views == VIEWS[name]
+    assert recipe.views.preset == name
+    assert recipe.views.model_copy(update={"stretch": 0.123}).preset == "own"
+
+
+def test_the_model_s_wait_for_its_data_is_counted(
+    encoder: AudioViT, pretrain_recipe: PretrainRecipe, frames: Frames, spectrograms: Spectrograms, tmp_path: Path
+) -> None:
+    class Slow(Pretraining):
+        def inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+            time.sleep(0.3 if batch.step < 2 else 0)
+            return super().inputs(batch)
+
+    stage = Slow(encoder, pretrain_recipe, frames, spectrograms)
+    training = Training(pretrain_recipe, [stage], frames, tmp_path, {})
+    training.run()
+    (pace,) = training.paces
+    assert 0.3 <= pace.waiting_s <= pace.seconds
+    assert pace.clips == 8 * (training.history[-1]["step"] + 1)

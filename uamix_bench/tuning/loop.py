@@ -288,4 +288,4 @@ def _ahead(stage: Stage, number: int, order: Ints, done: int, pace: Pace) -> Gen
 
 def _note(history: list[dict[str, float]], loss: float, pace: Pace) -> str:
     rank = f"  rank {history[-1]['rank']:.1f}" if history and "rank" in history[-1] else ""
-    return f"loss {loss:.4f}{rank}  {pace.clips_s:.0f} clips/s"
+    return f"loss {loss:.4f}{rank}  {pace.clips_s:.3g} clips/s"

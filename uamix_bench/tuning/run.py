@@ -207,7 +207,7 @@ def _train(
         for stage_cost in cost:
             share = stage_cost.matrix_share
             of_rate = "" if share is None else f", {share:.0%} of the GPU's bfloat16 matrix rate"
-            progress.say(f"{stage_cost.name}: {stage_cost.clips_s:.0f} clips/s{of_rate}")
+            progress.say(f"{stage_cost.name}: {stage_cost.clips_s:.3g} clips/s{of_rate}")
         progress.say(f"weights: {folder / WEIGHTS}")
     distributed.barrier()
     return folder / WEIGHTS
