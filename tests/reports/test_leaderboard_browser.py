@@ -157,6 +157,7 @@ def test_no_page_scrolls_sideways_on_a_phone(page: Any, site: Path) -> None:
     page.find_element(CSS, "#settings > section:not([hidden]) td a").click()
     box = page.find_element(CSS, "dialog").rect
     assert (box["x"], box["width"]) == (0, 390)
+    assert page.execute_script("return document.querySelector('dialog').scrollWidth") <= 390
 
 
 def test_hostile_words_stay_words(page: Any, site: Path) -> None:
