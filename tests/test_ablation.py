@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from uamix_bench.ablation import Ablation, plan
 from uamix_bench.errors import UsageError
 from uamix_bench.tuning.fields import changed, find_field, read_values
-from uamix_bench.tuning.recipe import MIXINGS, TUNE, Mixing
+from uamix_bench.tuning.recipe import MIXINGS, TUNE, VIEWS, Mixing
 
 TINY = TUNE["tiny"]
 SIZES: dict[str, st.SearchStrategy[list[Any]]] = {
@@ -109,6 +109,11 @@ def test_fields_that_cannot_be_varied_are_named(vary: dict[str, list[Any]], word
 )
 def test_fields_have_short_names(given: str, name: str) -> None:
     assert find_field(TINY, given, "--vary") == name
+
+
+def test_a_preset_may_be_changed_in_part() -> None:
+    views = changed(TINY, {"views.stretch": 0.1, "views": "mtslvr"}).views
+    assert (views.stretch, views.pitch) == (0.1, VIEWS["mtslvr"].pitch)
 
 
 @pytest.mark.parametrize(

@@ -204,8 +204,9 @@ class Ablation:
         data.task.materialise(data.clips, progress)  # here, rather than in several workers
         wanted = {job.head for job in todo if not has_begun(job)}
         heads = [job for job in self.heads() if job.folder in wanted and not is_finished(job)]
-        many.tune_all(heads, min(self.workers, len(heads)), progress=progress, stop=stop)
-        return many.tune_all(todo, min(self.workers, len(todo)), keep_going=keep_going, progress=progress, stop=stop)
+        options: dict[str, Any] = {"keep_going": keep_going, "progress": progress, "stop": stop}
+        many.tune_all(heads, min(self.workers, len(heads)), **options)  # one that fails, fails in its arms
+        return many.tune_all(todo, min(self.workers, len(todo)), **options)
 
     def evaluate(
         self,
@@ -246,7 +247,7 @@ class Ablation:
         for arm in self.arms:
             if arm.reference and (found := errors.get(self.job(arm).folder)):
                 raise BadInputError(
-                    self.job(arm).label, f"the reference failed ({found})", "the others have no measure"
+                    self.job(arm).label, f"the reference failed ({found})", "without it nothing can be compared"
                 )
         return AblationRecord.create(
             init=scrub(self.init),
@@ -288,8 +289,8 @@ class Ablation:
 
 
 def is_finished(job: Job) -> bool:
-    """Whether a job's folder holds the weights of exactly its recipe; they are written whole or not at all."""
-    return _metadata(job).get("recipe_sha256") == job.recipe.sha256
+    """Whether a job's folder holds the weights of exactly its recipe and, written after them, their record."""
+    return _metadata(job).get("recipe_sha256") == job.recipe.sha256 and (job.folder / RECORD).is_file()
 
 
 def has_begun(job: Job) -> bool:

@@ -50,13 +50,19 @@ def changed(recipe: AnyRecipe, fields: Mapping[str, Any]) -> AnyRecipe:
     Raises:
         UsageError: A value does not fit; the line names the field.
     """
+    whole = {path: value for path, value in fields.items() if "." not in path}
+    recipe = _validated(recipe, recipe.model_dump(mode="json") | whole)  # a preset of views is a dictionary from here
     document = recipe.model_dump(mode="json")
-    for path, value in fields.items():
+    for path in fields.keys() - whole.keys():
         *parents, name = path.split(".")
         place = document
         for parent in parents:
             place = place[parent]
-        place[name] = value
+        place[name] = fields[path]
+    return _validated(recipe, document)
+
+
+def _validated(recipe: AnyRecipe, document: dict[str, Any]) -> AnyRecipe:
     try:
         return type(recipe).model_validate(document)
     except ValidationError as error:

@@ -74,7 +74,7 @@ def tune_all(
         BenchError: The first failure; those that run beside it are stopped with their state saved.
     """
     failed: dict[Path, BenchError] = {}
-    if workers == 1:
+    if workers <= 1:
         for number, job in enumerate(jobs, 1):
             progress.say(f"{job.label} ({number} of {len(jobs)})")
             try:
