@@ -82,6 +82,12 @@ def test_one_group_has_no_interval() -> None:
     assert clustered_interval([Scored(np.zeros(9, np.int64), np.ones(9))]).reason == "all test clips are of one group"
 
 
+@pytest.mark.parametrize(("value", "word"), [(1.0, "right"), (0.0, "wrong")])
+def test_a_perfect_score_has_no_interval(value: float, word: str) -> None:
+    run = Scored(np.arange(9), np.full(9, value))
+    assert clustered_interval([run]) == (None, f"every test clip is {word}, so there is no spread")
+
+
 def test_average_precision_by_hand() -> None:
     scores, targets = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, True, False])
     assert average_precision(scores, targets)[0] == pytest.approx((1 / 1 + 2 / 3) / 2)

@@ -52,6 +52,8 @@ def clustered_interval(runs: Sequence[Scored]) -> Interval:
     count = int(place.max()) + 1
     if count < 2:
         return Interval(None, "all test clips are of one group")
+    if values.min() == values.max():
+        return Interval(None, f"every test clip is {'right' if values[0] else 'wrong'}, so there is no spread")
     from scipy.special import stdtrit
 
     influence = np.bincount(place, weights * (values - weights @ values))
