@@ -17,7 +17,8 @@ from uamix_bench.errors import BadInputError, MachineError, Stopped
 from uamix_bench.frontend import KaldiFbank
 from uamix_bench.progress import Progress
 from uamix_bench.tuning import decoding
-from uamix_bench.tuning.data import Frames, find_data, load_frames
+from uamix_bench.tuning.data import Frames, load_frames
+from uamix_bench.tuning.sounds import find_data
 
 FBANK = KaldiFbank(16_000, window="hanning")
 
