@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 
 from uamix_bench import cache as cache_module
 from uamix_bench import files
-from uamix_bench.cache import EmbeddingCache, ModelKey, ShardStore, clip_keys, file_digests
+from uamix_bench import shards as shards_module
+from uamix_bench.cache import EmbeddingCache, ModelKey, clip_keys, file_digests
+from uamix_bench.shards import ShardStore
 
 MODEL = ModelKey("Tiny", "tiny/1", "a" * 64, "b" * 64, None, "native", "mean", "float32", 16_000, 4)
 OWNER = "ab" * 32
@@ -95,7 +97,7 @@ def test_small_shards_are_merged() -> None:
 
 @pytest.mark.usefixtures("bench_home", "quick")
 def test_a_merge_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "_LARGEST", 4_000)
+    monkeypatch.setattr(shards_module, "_LARGEST", 4_000)
     cache = EmbeddingCache(MODEL)
     for start in range(0, 600, 3):
         put(cache, list(range(start, start + 3)))
@@ -226,7 +228,7 @@ def test_a_strangers_file_is_never_opened(tmp_path: Path, monkeypatch: pytest.Mo
     put(cache, ["a"])
     array = io.BytesIO()
     np.save(array, np.array([Bomb()], object), allow_pickle=True)
-    header = cache_module._HEADER.pack(cache_module._MAGIC, bytes.fromhex(MODEL.fingerprint), 2**40, 20, bytes(32))
+    header = shards_module._HEADER.pack(shards_module._MAGIC, bytes.fromhex(MODEL.fingerprint), 2**40, 20, bytes(32))
     planted = [pickle.dumps(Bomb()), array.getvalue(), b"", b"<!doctype html>", os.urandom(5_000), header]
     for index, content in enumerate(planted):
         (cache.folder / f"{index}.shard").write_bytes(content)
@@ -322,7 +324,7 @@ def killed_at(fatal: int, work: Callable[[], None], patched: tuple[tuple[object,
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.usefixtures("quick")
 def test_killed_at_every_call(bench_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "_FAN", 4)
+    monkeypatch.setattr(shards_module, "_FAN", 4)
     old, new = [1, 2], ["x", "y", "z"]
     for name in old:
         put(EmbeddingCache(MODEL), [name])
