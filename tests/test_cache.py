@@ -10,6 +10,7 @@ import itertools
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -146,21 +147,14 @@ def test_any_other_model_misses(field: str) -> None:
     put(EmbeddingCache(MODEL), ["a"])
     value = getattr(MODEL, field)
     other = value + 1 if isinstance(value, int) else (value or "") + "x"
-    changed = dataclasses.replace(MODEL, **{field: other})
-    cache = EmbeddingCache(changed)
+    cache = EmbeddingCache(dataclasses.replace(MODEL, **{field: other}))
     assert cache.folder != EmbeddingCache(MODEL).folder
-    found, _ = cache.get([key("a")])
-    assert not found.any()
-
-
-@pytest.mark.usefixtures("bench_home")
-def test_a_shard_in_another_models_folder_is_a_miss() -> None:
-    mine, other = EmbeddingCache(MODEL), EmbeddingCache(dataclasses.replace(MODEL, pooling="cls"))
-    put(other, ["a"])
-    mine.folder.mkdir()
-    shards(other)[0].rename(mine.folder / shards(other)[0].name)
-    assert not hits(mine, ["a"])
-    assert "another model's" in mine.warnings[0]
+    assert not cache.get([key("a")])[0].any()
+    shutil.copytree(EmbeddingCache(MODEL).folder, cache.folder)  # stale: the folder's name says what is not so
+    assert not cache.get([key("a")])[0].any()
+    (line,) = cache.warnings
+    assert "another model's" in line
+    assert not shards(cache)
 
 
 def flip(path: Path, position: int) -> None:
@@ -250,6 +244,26 @@ def test_rows_that_are_not_finite_are_not_kept() -> None:
     cache._store.put([key(3)], rows[:1].view(np.uint8))  # as a stranger could
     assert not cache.get([key(3)])[0].any()
     assert len(cache.warnings) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_disk_that_fills_up(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UAMIX_BENCH_HOME", str(small_disk))
+    model = dataclasses.replace(MODEL, embedding_dim=1_023)
+    cache, names = EmbeddingCache(model), iter(range(1_000))
+    kept: list[bytes] = []
+    while not cache.warnings:
+        block = [key(next(names)) for _ in range(8)]
+        cache.put(block, np.stack([row(one, 1_024) for one in block]))
+        kept += [] if cache.warnings else block
+    (line,) = cache.warnings
+    assert re.search(r"no space left on the disk; .*goes on.*\([\d,]{6,} bytes needed, [\d,]+ free\)", line)
+    assert len(kept) > 30
+    assert not list(cache.folder.glob(".tmp-*"))
+    for reader in (cache, EmbeddingCache(model)):
+        found, rows = reader.get([*kept, *block])
+        assert found.tolist() == [True] * len(kept) + [False] * len(block)
+        np.testing.assert_array_equal(rows[: len(kept)], [row(one, 1_024) for one in kept])
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])

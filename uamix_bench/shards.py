@@ -18,7 +18,6 @@ import hashlib
 import os
 import shutil
 import struct
-import time
 import zlib
 from collections.abc import Sequence
 from io import FileIO
@@ -43,7 +42,6 @@ _HEADER = struct.Struct("<8s32sQQ32s")
 _INDEX = 36  # bytes in a key and its check
 _FAN = 16  # shards of a size that are merged at once, and the ratio of one size to the next
 _LARGEST = 64 << 20  # bytes that a merge may make: what it holds in memory, and what pruning takes at once
-_USE_S = 3_600.0  # resolution of the time of last use
 
 
 class _Damaged(Exception):
@@ -110,7 +108,7 @@ class ShardStore:
                 except OSError as error:
                     self._damaged(shard.path, error.strerror or str(error))
                     continue
-                self._used(shard.path)
+                files.note_use(shard.path)
                 targets = pending[hits][good]
                 found[targets] = True
                 rows[targets] = read[good]
@@ -206,11 +204,6 @@ class ShardStore:
         line = f"{path}: {reason}; left out of the cache and computed again"
         if line not in self.warnings:
             self.warnings.append(line)
-
-    def _used(self, path: Path) -> None:
-        with contextlib.suppress(OSError):
-            if abs(time.time() - path.stat().st_mtime) > _USE_S:
-                os.utime(path)
 
 
 def count_rows(path: Path) -> int:
