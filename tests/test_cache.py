@@ -92,7 +92,7 @@ def test_small_shards_are_merged() -> None:
     for start in range(0, 1_200, 3):
         put(cache, list(range(start, start + 3)))
     assert len(shards(cache)) <= 45  # at most 15 of each of three sizes
-    assert sum(path.stat().st_size for path in shards(cache)) < 1_200 * 56 + 45 * 88 + 1  # nothing twice
+    assert sum(path.stat().st_size for path in shards(cache)) < 1_200 * (8 + 36 + 20) + 45 * 88 + 1  # nothing twice
     assert hits(EmbeddingCache(MODEL), list(range(1_200))) == list(range(1_200))
 
 
@@ -157,6 +157,21 @@ def test_any_other_model_misses(field: str) -> None:
     assert not shards(cache)
 
 
+@pytest.mark.usefixtures("bench_home")
+def test_keys_that_begin_alike_are_told_apart() -> None:
+    cache = EmbeddingCache(MODEL)
+    one, other, third = (b"eight by" + bytes([number]) * 24 for number in (1, 2, 0))
+    cache.put([one, other], np.stack([row(one), row(other)]))
+    for keys in ([one, other, third], [third, other, one], [other], [third]):
+        found, rows = cache.get(keys)
+        assert found[keys.index(third)] == False if third in keys else True  # noqa: E712
+        for key_, here, got in zip(keys, found, rows, strict=True):
+            np.testing.assert_array_equal(got, row(key_) if here else np.zeros(5))
+    cache.put([other], row(other)[None])  # the one that was a miss
+    assert cache.get([one, other, third])[0].tolist() == [True, True, False]
+    assert not cache.warnings
+
+
 def flip(path: Path, position: int) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 0x10
@@ -176,7 +191,7 @@ def test_every_flipped_byte_is_found() -> None:
         flip(path, position)
         damaged = EmbeddingCache(MODEL)
         found = hits(damaged, ["a", "b", "c"])
-        assert len(found) == (2 if position >= 88 + 3 * 36 else 0), position  # a row, or the index over all rows
+        assert len(found) == (2 if position >= 88 + 3 * 8 else 0), position  # an entry, or the index of all
         assert len(damaged.warnings) == 1, position
         again = EmbeddingCache(MODEL)  # it was told once, and what was whole is still here
         assert hits(again, ["a", "b", "c"]) == found
@@ -205,7 +220,7 @@ def test_a_shard_truncated_after_it_was_opened() -> None:
     put(cache, ["a", "b", "c"])
     (path,) = shards(cache)
     assert not hits(cache, ["d"])  # opens it
-    os.truncate(path, path.stat().st_size - 21)  # into the second row
+    os.truncate(path, path.stat().st_size - 57)  # into the second of three entries of 56 bytes
     assert hits(cache, ["a", "b", "c"]) == sorted("abc", key=key)[:1]
     assert len(cache.warnings) == 1
 

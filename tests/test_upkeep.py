@@ -228,7 +228,7 @@ def test_verify_names_every_bad_shard_and_changes_nothing(bench_home: Path) -> N
     before = everything(bench_home)
     assert dict(upkeep.verify(upkeep.holdings())) == {
         cut: "is truncated",
-        row: "1 of 2 rows are damaged",
+        row: "1 of 2 entries are damaged",
         index: "has a damaged index",
         stale: "is another model's",
         planted: "is not a shard",

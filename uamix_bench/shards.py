@@ -2,13 +2,15 @@
 
 A folder holds shards. A shard is written once, atomically, under a name made of its content::
 
-    header | keys (n, 32), ascending | checks (n, 4) | rows (n, w)
-    header = magic, owner (32 bytes), n, w, SHA-256 over all of this, the keys and the checks
+    header | index (n, 8), ascending | entries (n, 36 + w)
+    header = magic, owner (32 bytes), n, w, SHA-256 over all of this and the index
+    entry = CRC-32 of what follows, key (32 bytes), row (w bytes)
 
-Opening a shard reads header, keys and checks; rows that are not asked for are never read. A check is the CRC-32
-of its row. So every byte is covered: what is truncated, flipped or foreign is a miss and a warning, and the
-shard is written anew without it. Small shards are merged as they gather; a reader whose shard was merged away
-looks again. A shard's modification time tells, to the hour, when it was last of use.
+Keys are digests, so the first 8 bytes of each, the index, tell where an entry stands (two keys that share them cost
+one of them a miss). Opening a shard reads header and index; entries that are not asked for are never read. Every byte
+is covered: what is truncated, flipped or foreign is a miss and a warning, and the shard is written anew without it.
+Small shards are merged as they gather; a reader whose shard was merged away looks again. A shard's modification time
+tells, to the hour, when it was last of use.
 """
 
 from __future__ import annotations
@@ -32,14 +34,14 @@ from uamix_bench.errors import MachineError
 
 Bytes = npt.NDArray[np.uint8]
 Keys = npt.NDArray[np.bytes_]  # (n,) S32: 32-byte digests
-Checks = npt.NDArray[np.uint32]
+Prefixes = npt.NDArray[np.uint64]  # (n,) the first 8 bytes of keys, as big-endian numbers
 Mask = npt.NDArray[np.bool_]
 
 SUFFIX = ".shard"
 
-_MAGIC = b"uamix-s1"
+_MAGIC = b"uamix-s2"
 _HEADER = struct.Struct("<8s32sQQ32s")
-_INDEX = 36  # bytes in a key and its check
+_ENTRY = 36  # bytes of an entry before its row
 _FAN = 16  # shards of a size that are merged at once, and the ratio of one size to the next
 _LARGEST = 64 << 20  # bytes that a merge may make: what it holds in memory, and what pruning takes at once
 
@@ -53,19 +55,20 @@ class _Shard(NamedTuple):
     size: int
     owner: bytes
     width: int
-    keys: Keys
-    checks: Checks
+    index: Prefixes
 
-    def rows(self, at: npt.NDArray[np.intp]) -> tuple[Bytes, Mask]:
-        """Reads the rows `at` (k,), ascending: (k, w) uint8, and (k,) which of them agree with their checks."""
-        rows = np.zeros((len(at), self.width), np.uint8)
+    def read(self, at: npt.NDArray[np.intp]) -> tuple[Keys, Bytes, Mask]:
+        """Reads the entries `at` (k,), ascending: keys (k,), rows (k, w), and (k,) which of them are whole."""
+        entries = np.zeros((len(at), _ENTRY + self.width), np.uint8)
         starts = np.flatnonzero(np.diff(at, prepend=-2) != 1)  # runs of neighbours are read in one go
-        origin = _HEADER.size + _INDEX * len(self.keys)
+        origin = _HEADER.size + self.index.nbytes
         with self.path.open("rb", buffering=0) as file:
             for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(at)], strict=True):
-                file.seek(origin + int(at[start]) * self.width)
-                _fill(file, rows[start:stop].reshape(-1).data)
-        return rows, _checks(rows) == self.checks[at]
+                file.seek(origin + int(at[start]) * entries.shape[1])
+                _fill(file, entries[start:stop].reshape(-1).data)
+        keys = np.ascontiguousarray(entries[:, 4:_ENTRY]).view("S32").reshape(-1)
+        whole = np.ascontiguousarray(entries[:, :4]).view("<u4").reshape(-1) == _checks(entries[:, 4:])
+        return keys, entries[:, _ENTRY:], whole
 
 
 class ShardStore:
@@ -91,17 +94,17 @@ class ShardStore:
         wanted = np.asarray(keys, "S32")
         found = np.zeros(len(wanted), np.bool_)
         rows = np.zeros((len(wanted), self._width), np.uint8)
-        pending = np.argsort(wanted)  # in the shards' own order, so that searches and reads go forward
+        pending = np.argsort(_prefixes(wanted))  # in the shards' own order, so that searches and reads go forward
         for _ in range(10):
             vanished = False
             for shard in self._open_all():
                 if not len(pending):
                     return found, rows
-                hits, at = _match(shard.keys, wanted[pending])
+                hits, at = _match(shard.index, _prefixes(wanted[pending]))
                 if not len(at):
                     continue
                 try:
-                    read, good = shard.rows(at)
+                    theirs, read, whole = shard.read(at)
                 except FileNotFoundError:  # merged by another process: what it held is in a newer shard
                     vanished = True
                     continue
@@ -109,11 +112,12 @@ class ShardStore:
                     self._damaged(shard.path, error.strerror or str(error))
                     continue
                 files.note_use(shard.path)
+                good = whole & (theirs == wanted[pending[hits]])
                 targets = pending[hits][good]
                 found[targets] = True
                 rows[targets] = read[good]
                 pending = pending[~found[pending]]
-                if not good.all():
+                if not whole.all():
                     self._rewrite([shard])
             if not vanished:
                 break
@@ -153,12 +157,15 @@ class ShardStore:
     def _write(self, keys: Keys, rows: Bytes) -> str | None:
         """Writes one shard and returns its name, or None where the folder cannot be written."""
         keys, first = np.unique(keys, return_index=True)
-        rows = np.ascontiguousarray(rows[first])
-        index = keys.tobytes() + _checks(rows).tobytes()
+        entries = np.empty((len(keys), _ENTRY + self._width), np.uint8)
+        entries[:, 4:_ENTRY] = keys.view(np.uint8).reshape(-1, 32)
+        entries[:, _ENTRY:] = rows[first]
+        entries[:, :4] = _checks(entries[:, 4:]).view(np.uint8).reshape(-1, 4)
+        index = _prefixes(keys).astype(">u8").tobytes()
         head = _HEADER.pack(_MAGIC, self._owner, len(keys), self._width, bytes(32))[:-32]
         seal = hashlib.sha256(head + index).digest()
         name = seal.hex()[:32] + SUFFIX
-        parts = [head, seal, index, rows.data]
+        parts = [head, seal, index, entries.data]
         for retry in (True, False):
             try:
                 files.write_atomic(self.folder / name, lambda file: file.writelines(parts))
@@ -167,7 +174,7 @@ class ShardStore:
                 if retry and isinstance(error.__cause__, FileNotFoundError):
                     continue  # pruned to the last shard, folder and all, between making the folder and the file
                 self._writable = False
-                room = _room(self.folder, sum(map(len, parts[:3])) + rows.nbytes)
+                room = _room(self.folder, _HEADER.size + len(index) + entries.nbytes)
                 self.warnings.append(f"{error}; the run goes on without keeping embeddings{room}")
                 break
         return None
@@ -187,14 +194,14 @@ class ShardStore:
     def _rewrite(self, shards: list[_Shard]) -> None:
         """Replaces shards by one of their good rows. A kill in between leaves rows twice, which does no harm."""
         try:
-            read = [(shard.keys, *shard.rows(np.arange(len(shard.keys)))) for shard in shards]
+            read = [shard.read(np.arange(len(shard.index))) for shard in shards]
         except OSError:
             return  # another process is at it
-        for shard, (_, _, good) in zip(shards, read, strict=True):
-            if not good.all():
-                self._damaged(shard.path, f"{int((~good).sum())} of {len(good)} rows are damaged")
-        keys = np.concatenate([keys[good] for keys, _, good in read])
-        written = self._write(keys, np.concatenate([rows[good] for _, rows, good in read])) if len(keys) else ""
+        for shard, (_, _, whole) in zip(shards, read, strict=True):
+            if not whole.all():
+                self._damaged(shard.path, _loss(int((~whole).sum()), len(whole)))
+        keys = np.concatenate([keys[whole] for keys, _, whole in read])
+        written = self._write(keys, np.concatenate([rows[whole] for _, rows, whole in read])) if len(keys) else ""
         for shard in shards:
             if written is not None and shard.path.name != written:
                 with contextlib.suppress(OSError):
@@ -233,27 +240,30 @@ def find_damage(path: Path, owner: str) -> str | None:
         return str(error)
     if not shard.owner.hex().startswith(owner):
         return "is another model's"
-    count = len(shard.keys)
-    step = max(1, _LARGEST // max(1, shard.width))
-    bad = sum(int((~shard.rows(np.arange(at, min(at + step, count)))[1]).sum()) for at in range(0, count, step))
-    return f"{bad} of {count} rows are damaged" if bad else None
+    count = len(shard.index)
+    step = max(1, _LARGEST // (_ENTRY + shard.width))
+    bad = sum(int((~shard.read(np.arange(at, min(at + step, count)))[2]).sum()) for at in range(0, count, step))
+    return _loss(bad, count) if bad else None
+
+
+def _loss(bad: int, count: int) -> str:
+    return f"{bad} of {count} entries are damaged"
 
 
 def _open(path: Path) -> _Shard:
-    """Reads and checks a shard's header, keys and checks."""
+    """Reads and checks a shard's header and index."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(_HEADER.size)
         if len(head) < _HEADER.size or head[:8] != _MAGIC:
             raise _Damaged("is not a shard")
         _, owner, count, width, seal = _HEADER.unpack(head)
-        if size != _HEADER.size + count * (_INDEX + width):
+        if size != _HEADER.size + count * (8 + _ENTRY + width):
             raise _Damaged("is truncated")
-        index = file.read(_INDEX * count)
+        index = file.read(8 * count)
     if hashlib.sha256(head[:-32] + index).digest() != seal:
         raise _Damaged("has a damaged index")
-    keys = np.frombuffer(index, "S32", count)
-    return _Shard(path, size, owner, width, keys, np.frombuffer(index, "<u4", count, 32 * count))
+    return _Shard(path, size, owner, width, np.frombuffer(index, ">u8", count).astype(np.uint64))
 
 
 def _room(folder: Path, needed: int) -> str:
@@ -264,7 +274,12 @@ def _room(folder: Path, needed: int) -> str:
         return ""
 
 
-def _match(known: Keys, wanted: Keys) -> tuple[Mask, npt.NDArray[np.intp]]:
+def _prefixes(keys: Keys) -> Prefixes:
+    """The first 8 bytes of (n,) keys, as numbers in the keys' own order: (n,)."""
+    return np.ascontiguousarray(keys).view(">u8").reshape(-1, 4)[:, 0].astype(np.uint64)
+
+
+def _match(known: Prefixes, wanted: Prefixes) -> tuple[Mask, npt.NDArray[np.intp]]:
     """Which of `wanted` (m,), ascending, are in `known` (n,), ascending; and where, for those that are."""
     if not len(known):
         return np.zeros(len(wanted), np.bool_), np.zeros(0, np.intp)
@@ -273,8 +288,8 @@ def _match(known: Keys, wanted: Keys) -> tuple[Mask, npt.NDArray[np.intp]]:
     return hits, at[hits]
 
 
-def _checks(rows: Bytes) -> Checks:
-    """CRC-32 of each of (n, w) `rows`; (n,) uint32."""
+def _checks(rows: Bytes) -> npt.NDArray[np.uint32]:
+    """CRC-32 of each of (n, w) `rows`; (n,) uint32, little-endian."""
     return np.fromiter((zlib.crc32(row) for row in rows), "<u4", len(rows))
 
 
