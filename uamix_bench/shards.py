@@ -55,13 +55,13 @@ class _Shard(NamedTuple):
     size: int
     owner: bytes
     width: int
-    index: Prefixes
+    prefixes: Prefixes
 
     def read(self, at: npt.NDArray[np.intp]) -> tuple[Keys, Bytes, Mask]:
         """Reads the entries `at` (k,), ascending: keys (k,), rows (k, w), and (k,) which of them are whole."""
         entries = np.zeros((len(at), _ENTRY + self.width), np.uint8)
         starts = np.flatnonzero(np.diff(at, prepend=-2) != 1)  # runs of neighbours are read in one go
-        origin = _HEADER.size + self.index.nbytes
+        origin = _HEADER.size + self.prefixes.nbytes
         with self.path.open("rb", buffering=0) as file:
             for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(at)], strict=True):
                 file.seek(origin + int(at[start]) * entries.shape[1])
@@ -100,7 +100,7 @@ class ShardStore:
             for shard in self._open_all():
                 if not len(pending):
                     return found, rows
-                hits, at = _match(shard.index, _prefixes(wanted[pending]))
+                hits, at = _match(shard.prefixes, _prefixes(wanted[pending]))
                 if not len(at):
                     continue
                 try:
@@ -165,7 +165,7 @@ class ShardStore:
         head = _HEADER.pack(_MAGIC, self._owner, len(keys), self._width, bytes(32))[:-32]
         seal = hashlib.sha256(head + index).digest()
         name = seal.hex()[:32] + SUFFIX
-        parts = [head, seal, index, entries.data]
+        parts: list[bytes | memoryview] = [head, seal, index, entries.data]
         for retry in (True, False):
             try:
                 files.write_atomic(self.folder / name, lambda file: file.writelines(parts))
@@ -194,7 +194,7 @@ class ShardStore:
     def _rewrite(self, shards: list[_Shard]) -> None:
         """Replaces shards by one of their good rows. A kill in between leaves rows twice, which does no harm."""
         try:
-            read = [shard.read(np.arange(len(shard.index))) for shard in shards]
+            read = [shard.read(np.arange(len(shard.prefixes))) for shard in shards]
         except OSError:
             return  # another process is at it
         for shard, (_, _, whole) in zip(shards, read, strict=True):
@@ -240,7 +240,7 @@ def find_damage(path: Path, owner: str) -> str | None:
         return str(error)
     if not shard.owner.hex().startswith(owner):
         return "is another model's"
-    count = len(shard.index)
+    count = len(shard.prefixes)
     step = max(1, _LARGEST // (_ENTRY + shard.width))
     bad = sum(int((~shard.read(np.arange(at, min(at + step, count)))[2]).sum()) for at in range(0, count, step))
     return _loss(bad, count) if bad else None
