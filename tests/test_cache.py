@@ -164,7 +164,7 @@ def test_keys_that_begin_alike_are_told_apart() -> None:
     cache.put([one, other], np.stack([row(one), row(other)]))
     for keys in ([one, other, third], [third, other, one], [other], [third]):
         found, rows = cache.get(keys)
-        assert found[keys.index(third)] == False if third in keys else True  # noqa: E712
+        assert third not in keys or not found[keys.index(third)]
         for key_, here, got in zip(keys, found, rows, strict=True):
             np.testing.assert_array_equal(got, row(key_) if here else np.zeros(5))
     cache.put([other], row(other)[None])  # the one that was a miss

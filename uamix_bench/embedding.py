@@ -104,6 +104,7 @@ def embed(
 
     Raises:
         BadInputError: Clips are broken, or the model's embeddings have another shape than it says.
+        UsageError: UAMIX_BENCH_CACHE_SIZE is no size.
     """
     started = time.perf_counter()
     table = data.clips.iloc[rows]
