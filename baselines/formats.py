@@ -45,8 +45,9 @@ def owner(tensors: Mapping[str, Tensor]) -> str | None:
     (mel, frames), count = patch.shape[2:], positions.shape[1] - 1
     if (mel, frames) == (16, 16) and count in _POSITIONS:
         return _POSITIONS[count]
-    rows, rest = divmod(_M2D_MEL_BINS, mel)
-    return "m2d" if rows and not rest and count > 0 and count % rows == 0 else None
+    if not mel or _M2D_MEL_BINS % mel or count <= 0 or count % (_M2D_MEL_BINS // mel):
+        return None
+    return "m2d"
 
 
 def _encoder_tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor | None:

@@ -336,7 +336,7 @@ def test_what_is_a_path(name: str, known: bool) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "line"),
     [
-        ("esc5", UsageError, "--task esc5: no such task; name a folder or CSV by its path; did you mean 'esc50'"),
+        ("esc5", UsageError, "--task esc5: no such task; did you mean 'esc50'? (a folder or CSV goes by its path)"),
         ("./absent", BadInputError, "absent: no such file or folder; check the path"),
         ("absent.csv", BadInputError, "absent.csv: no such file or folder"),
         ("readme.txt", BadInputError, "readme.txt: is neither a folder nor a .csv file"),

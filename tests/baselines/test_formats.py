@@ -63,8 +63,9 @@ def test_every_size_of_m2d_is_known(tensors: dict[str, Tensor], tmp_path: Path) 
         {"weight": torch.ones(2)},
         {**m2d((16, 16), 196), "patch_embed.proj.weight": torch.ones(64, 3, 16, 16)},
         m2d((16, 16), 8 * 101),
+        {**m2d((16, 16), 190), "patch_embed.proj.weight": torch.ones(64, 1, 0, 16)},
     ],
-    ids=["no transformer", "of images", "101 columns"],
+    ids=["no transformer", "of images", "101 columns", "no patch"],
 )
 def test_what_is_of_none_is_not_given_a_name(tensors: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "other.pth")
