@@ -19,10 +19,11 @@ from uamix_bench.frontend import KaldiFbank
 from uamix_bench.model import AudioModel
 from uamix_bench.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys
 
+from .formats import refuse_others
+
 # AudioSet's statistics: dataset.py and main_pretrain.py of the official code; the spread is doubled when dividing.
 MEAN, STD = -4.2677393, 4.5689974
 FRAMES = 1024  # target_length of pre-training
-OTHERS = {496: "maskspec", 190: "m2d", 310: "m2d"}  # number of positions of the family's other models
 
 
 class AudioMAE(AudioModel):
@@ -123,17 +124,11 @@ class AudioMAE(AudioModel):
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> AudioMAE:
-        """Builds the model of a file; width and depth follow from its tensors.
-
-        Positions must be AudioMAE's 64 columns of 8 rows: other models of the family have the same key names, and are
-        told by theirs.
-        """
+        """Builds the model of a file; width and depth follow from its tensors."""
         checkpoint = read_checkpoint(path)
-        tensors = encoder_keys(checkpoint.tensors)
         what = "AudioMAE"
-        positions = tensors.get("encoder.stem.pos_embed")
-        if positions is not None and positions.ndim == 3 and (other := OTHERS.get(positions.shape[1] - 1)):
-            raise BadInputError(path, f"is a checkpoint of {other}, not of {what}", f"give it as {other}=PATH")
+        refuse_others(checkpoint, "audiomae", what)
+        tensors = encoder_keys(checkpoint.tensors)
         width = tensors["encoder.stem.cls_token"].numel() if "encoder.stem.cls_token" in tensors else ViTShape.width
         heads, rest = divmod(width, HEAD_DIM)
         if rest or not heads:

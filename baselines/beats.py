@@ -22,6 +22,8 @@ from uamix_bench.errors import BadInputError
 from uamix_bench.frontend import KaldiFbank
 from uamix_bench.model import AudioModel
 
+from .formats import refuse_others
+
 # BEATs.py, preprocess: the filterbank is taken of a waveform at the scale of 16-bit integers (in [-1, 1], quiet bins
 # would meet the filterbank's floor), and the spread is doubled when dividing.
 SCALE = 2.0**15
@@ -236,6 +238,7 @@ class BEATs(AudioModel):
     def from_checkpoint(cls, path: Path) -> BEATs:
         """Builds the model of a file, as its cfg says."""
         checkpoint = read_checkpoint(path)
+        refuse_others(checkpoint, "beats", "BEATs")
         if any(key.startswith("quantize") for key in checkpoint.tensors):  # Tokenizers.py: quantize, quantize_layer
             raise BadInputError(path, "this is a BEATs tokenizer, not a BEATs model", "name a BEATs_iter*.pt file")
         if not any(key.endswith("patch_embedding.weight") for key in checkpoint.tensors):

@@ -23,6 +23,8 @@ from uamix_bench.frontend import LogMel
 from uamix_bench.model import AudioModel
 from uamix_bench.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, find_shape
 
+from .formats import refuse_others
+
 MEL_BINS = 80
 EPS = torch.finfo(torch.float32).eps  # added to a mel energy before the logarithm
 FRONT_ENDS = {
@@ -32,7 +34,6 @@ FRONT_ENDS = {
 NORM_STATS = (-7.1, 4.2)  # mean and spread of AudioSet, of the files of 2022, which hold none
 PREFIXES = ("module.ar.runtime.backbone.", "backbone.", "")  # fine-tuned in EVAR; a whole runtime; an encoder
 FIELD = re.compile(r"80x(?P<frames>\d{1,5})p(?P<mel>\d{1,2})x(?P<width>\d{1,4})(p(?P<rate>[^p]*)(p.*)?)?")
-OTHERS = {(16, 16, 512): "audiomae", (16, 16, 496): "maskspec"}  # patch and number of positions
 
 
 class Sizes(NamedTuple):
@@ -172,10 +173,9 @@ class M2D(AudioModel):
             BadInputError: The file is not one of M2D's, or neither its folder's name nor its own says the sizes.
         """
         checkpoint = read_checkpoint(path)
+        refuse_others(checkpoint, "m2d", "M2D")
         tensors = encoder_keys(without_prefix(checkpoint.tensors), beside="norm_stats")
         found = find_shape(tensors, path=path, what="M2D", name="m2d")
-        if other := OTHERS.get((*found.patch, found.positions)):
-            raise BadInputError(path, f"is a checkpoint of {other}, not of M2D", f"give it as {other}=PATH")
         sizes = read_sizes(checkpoint)
         with torch.device("meta"):
             model = cls(sizes, found.width, found.depth)

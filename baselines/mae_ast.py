@@ -22,6 +22,8 @@ from uamix_bench.errors import BadInputError
 from uamix_bench.frontend import KaldiFbank
 from uamix_bench.model import AudioModel
 
+from .formats import refuse_others
+
 MEL_BINS = 128
 EPSILON = 1e-5  # of nn.BatchNorm2d, which mae_ast.py leaves at its default
 SPREAD = 0.5  # mae_ast.py, forward: batch norm to a standard deviation of one half
@@ -186,6 +188,7 @@ class MAEAST(AudioModel):
     def from_checkpoint(cls, path: Path) -> MAEAST:
         """Builds the model of a file, as its cfg says."""
         checkpoint = read_checkpoint(path)
+        refuse_others(checkpoint, "mae-ast", "MAE-AST")
         if not checkpoint.tensors.keys() & {"enc_sine_pos_embed.pe", "stem.positions"}:
             raise BadInputError(path, "holds no enc_sine_pos_embed.pe, so it is no checkpoint of MAE-AST", _SEE)
         cfg: Any = checkpoint.extras.get("cfg")

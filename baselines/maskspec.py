@@ -26,6 +26,8 @@ from uamix_bench.frontend import LogMel
 from uamix_bench.model import AudioModel
 from uamix_bench.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, find_shape
 
+from .formats import refuse_others
+
 # AugmentMelSTFT in models_mae.py: at test time too, filters end half the augmentation's range below Nyquist.
 LOG_MEL = LogMel(32_000, 1_024, 800, 320, 128, 0.0, 15_000.0, 1e-5, periodic=False, mel="kaldi", pre_emphasis=0.97)
 SHIFT, SCALE = 4.5, 5.0  # its "fast normalization"
@@ -33,7 +35,6 @@ SAMPLES = 320_000  # 10 s, to which the authors cut and pad
 FRAMES = 1_000
 STATISTICS = "mean_std_128.npy"
 PATCH, COLUMNS = 16, 62
-OTHERS = {512: "audiomae", 190: "m2d", 310: "m2d"}  # positions in files with patches of this size
 
 
 class MaskSpec(AudioModel):
@@ -124,12 +125,11 @@ class MaskSpec(AudioModel):
             BadInputError: The file is not one of MaskSpec's ViTs, or the statistics beside it are damaged.
         """
         checkpoint = read_checkpoint(path)
+        refuse_others(checkpoint, "maskspec", "MaskSpec")
         tensors = encoder_keys(checkpoint.tensors)
         if any("relative_position_bias_table" in key for key in tensors):
             raise BadInputError(path, "is a Swin transformer, which is not supported", "give MaskSpec's ViT")
         found = find_shape(tensors, path=path, what="MaskSpec", name="maskspec")
-        if found.patch[1] == PATCH and (other := OTHERS.get(found.positions)):
-            raise BadInputError(path, f"is a checkpoint of {other}, not of MaskSpec", f"give it as {other}=PATH")
         norm = "encoder.norm.weight" in tensors or "fc_norm.weight" not in tensors
         with torch.device("meta"):
             model = cls(found.width, found.depth, norm)

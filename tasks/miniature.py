@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from uamix_bench import registry
 from uamix_bench.errors import UsageError, nearest
 from uamix_bench.files import make_folder, write_atomic
 from uamix_bench.task import MINIATURE
@@ -89,8 +90,9 @@ def make(
         soundfile.write(folder / path, samples, layout.sample_rate, subtype="PCM_16")
     for path, text in layout.texts.items():
         write_atomic(folder / path, text.encode())
-    mark = f"{len(layout.sounds)} generated clips in the layout of {name}: a stand-in for tests, not the data set\n"
-    write_atomic(folder / MINIATURE, mark.encode())
+    mark = f"{len(layout.sounds)} generated clips in the layout of {name}: a stand-in for tests, not the data set"
+    made = [entry for entry in registry.find_task(name).card.holds if (folder / entry).exists()]
+    write_atomic(folder / MINIATURE, _lines([mark, *made]).encode())
     return folder
 
 

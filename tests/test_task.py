@@ -336,7 +336,7 @@ def test_what_is_a_path(name: str, known: bool) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "line"),
     [
-        ("esc5", UsageError, "--task esc5: no such task; did you mean 'esc50'?, or the path of a folder or CSV"),
+        ("esc5", UsageError, "--task esc5: no such task; did you mean 'esc50'? (a folder or CSV goes by its path)"),
         ("./absent", BadInputError, "absent: no such file or folder; check the path"),
         ("absent.csv", BadInputError, "absent.csv: no such file or folder"),
         ("readme.txt", BadInputError, "readme.txt: is neither a folder nor a .csv file"),
@@ -413,11 +413,15 @@ def test_a_readers_mistakes_are_named(
 
 
 def test_verify_lists_problems(tmp_path: Path) -> None:
-    touch(tmp_path, ["bad.wav"])
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
     soundfile.write(tmp_path / "good.wav", [0.0] * 100, 16_000)
     data = load_task(listed(tmp_path, "path,label\nbad.wav,x\ngood.wav,y\n"))
     assert data.task.verify(data.root) == []
     assert [problem.subject for problem in data.task.verify(data.root, deep=True)] == [str(tmp_path / "bad.wav")]
+    (tmp_path / "bad.wav").write_bytes(b"")
+    for deep in (False, True):
+        (problem,) = data.task.verify(data.root, deep)
+        assert problem[:2] == (str(tmp_path / "bad.wav"), "is empty (0 bytes)")
     (tmp_path / "good.wav").unlink()
     (problem,) = data.task.verify(data.root)
     assert problem.subject == str(tmp_path / "good.wav")

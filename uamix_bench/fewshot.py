@@ -172,6 +172,27 @@ def draw_episodes(task: TaskData, protocol: Protocol) -> EpisodeSet:
     return draw_sorted(protocol, task.sorted_clips, task=task.name, version=task.card.version)
 
 
+def most_queries(task: TaskData, protocols: Sequence[Protocol]) -> int:
+    """The most queries a class, up to what the protocols ask, that all of them can draw: shots share their queries.
+
+    No class is left out; where episodes are group-disjoint, the groups that their supports leave have to hold as many.
+
+    Raises:
+        UsageError: There is no such number.
+    """
+    most = task.most_queries(max(one.k_shot for one in protocols), max(one.n_query for one in protocols))
+    if not any(one.group_disjoint for one in protocols):
+        return most
+    for queries in range(most, 0, -1):
+        try:
+            for one in protocols:
+                draw_episodes(task, one.model_copy(update={"n_query": queries}))
+            return queries
+        except UsageError as error:
+            refusal = error
+    raise refusal
+
+
 def limited(task: TaskData, clips_per_class: int | None) -> TaskData:
     """The same task with only the first clips, by id, of each class."""
     if clips_per_class is None:

@@ -21,7 +21,7 @@ class Copy(NamedTuple):
     task: str
     state: Literal["here", "partial", "absent", "miniature", "generated"]
     root: Path
-    missing: tuple[str, ...]  # of the card's `holds`, below `root`; a miniature holds what it was made with
+    missing: tuple[str, ...]  # of the card's `holds`, below `root`; of a miniature, those it was made with
     archives: tuple[str, ...]  # in `archive_folder`, those that are still being downloaded too
 
 
@@ -47,12 +47,14 @@ def look(card: TaskCard, data_dir: Path) -> Copy:
         return Copy(card.name, "generated", data_dir / card.name, (), archives)
     copies = []
     for root in (data_dir / card.name, data_dir):
-        missing = tuple(name for name in card.holds if not (root / name).exists())
+        mark = root / MINIATURE
+        holds = mark.read_text(encoding="utf-8", errors="replace").splitlines()[1:] if mark.is_file() else card.holds
+        missing = tuple(name for name in holds if not (root / name).exists())
         state: Literal["here", "partial", "absent", "miniature"] = "partial" if missing else "here"
-        if len(missing) == len(card.holds):
+        if mark.is_file():
+            state = "miniature"
+        elif len(missing) == len(holds):
             state = "absent"
-        elif (root / MINIATURE).is_file():
-            missing, state = (), "miniature"
         copies.append(Copy(card.name, state, root, missing, archives))
     return next((copy for copy in copies if copy.state != "absent"), copies[0])
 

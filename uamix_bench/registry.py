@@ -114,7 +114,7 @@ def find_task(name: str) -> Plugin[TaskCard]:
     aliases = {alias: plugin for plugin in known.values() for alias in plugin.card.aliases}
     found = known.get(name) or aliases.get(name)
     if found is None:
-        remedy = nearest(name, [*known, *aliases]) + ", or the path of a folder or CSV"
+        remedy = f"{nearest(name, [*known, *aliases])} (a folder or CSV goes by its path)"
         raise UsageError(f"--task {name}", "no such task", remedy)
     return found
 

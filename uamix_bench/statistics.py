@@ -1,7 +1,7 @@
 """Intervals and tests over episodes; each says which population it speaks of.
 
 - These clips only (the sampler's error, which more episodes make as small as one likes):
-  `conventional_interval`, `paired`.
+  `conventional_interval`, `paired_t`, `sign_flip_p`.
 - These classes, new clips: `ci95_clips`. New classes too: `ci95_classes`.
 
 A half-width that cannot be given is None with its reason, never NaN. Accuracies are fractions.
@@ -53,24 +53,6 @@ class PairedT(NamedTuple):
     half_width: float
     t: float | None
     p: float | None
-
-
-class Paired(NamedTuple):
-    """Two models on the same episodes, first minus second; speaks of these clips only.
-
-    Attributes:
-        difference: Mean of the differences.
-        half_width: Of the 95% t interval of the difference.
-        t: The statistic; None where all differences are equal.
-        p: Two-sided p of `t`; None where there is none.
-        p_flip: Two-sided p of the sign-flip permutation test of the mean.
-    """
-
-    difference: float
-    half_width: float
-    t: float | None
-    p: float | None
-    p_flip: float
 
 
 def conventional_interval(values: npt.ArrayLike) -> Interval:
@@ -208,25 +190,15 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def paired(first: npt.ArrayLike, second: npt.ArrayLike, seed: int = 0) -> Paired:
-    """Compares two models on the same episodes.
+def paired_t(first: npt.ArrayLike, second: npt.ArrayLike) -> PairedT:
+    """Compares two models on the same episodes by Student's t; `sign_flip_p`, of the differences, assumes less.
 
     Args:
         first: (T,) accuracies of one model.
         second: (T,) accuracies of the other, in the same order.
-        seed: Of the sign flips, where they are sampled.
 
     Raises:
         ValueError: Fewer than two episodes, or different numbers of them.
-    """
-    return Paired(*paired_t(first, second), sign_flip_p(_differences(first, second), seed))
-
-
-def paired_t(first: npt.ArrayLike, second: npt.ArrayLike) -> PairedT:
-    """The same without the sign flips, which take 10,000 times as long.
-
-    Raises:
-        ValueError: As `paired`.
     """
     difference = _differences(first, second)
     count, mean, spread = len(difference), float(difference.mean()), float(difference.std(ddof=1))

@@ -192,12 +192,10 @@ def encoder_keys(tensors: Mapping[str, Tensor], beside: str = "fc_norm.") -> dic
 
 
 class FoundShape(NamedTuple):
-    """What a file's tensors say of its encoder: D, blocks, the patch as (rows, columns) of its image, positions."""
+    """What a file's tensors say of its encoder: D and blocks."""
 
     width: int
     depth: int
-    patch: tuple[int, int]
-    positions: int
 
 
 def find_shape(tensors: Mapping[str, Tensor], *, path: Path, what: str, name: str) -> FoundShape:
@@ -223,7 +221,7 @@ def find_shape(tensors: Mapping[str, Tensor], *, path: Path, what: str, name: st
     depth = len({key.split(".")[2] for key in tensors if key.startswith("encoder.blocks.")})
     if len(patch) == ViTShape.width:  # published with one depth: a file without its last block is not whole
         depth = max(depth, ViTShape.depth)
-    return FoundShape(len(patch), depth, (patch.shape[2], patch.shape[3]), positions.shape[1] - 1)
+    return FoundShape(len(patch), depth)
 
 
 def sincos_table(width: int, columns: int, rows: int) -> Tensor:

@@ -254,8 +254,8 @@ def test_what_lacks_tensors_is_refused(tmp_path: Path) -> None:
     [
         ("audiomae/audiomae_small.pth", "is a checkpoint of audiomae"),
         ("maskspec/maskspec_small.pth", "is a checkpoint of maskspec"),
-        ("beats/beats_small.pt", "no checkpoint of M2D"),
-        ("mae_ast/mae_ast_small.pt", "no checkpoint of M2D"),
+        ("beats/beats_small.pt", "is a checkpoint of beats"),
+        ("mae_ast/mae_ast_small.pt", "is a checkpoint of mae-ast"),
     ],
 )
 def test_other_models_are_named(test_data: Path, file: str, reason: str) -> None:

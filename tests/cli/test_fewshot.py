@@ -85,6 +85,25 @@ def test_a_sweep_shares_one_pass_and_equals_its_cells(bench: Bench, sounds: Path
     assert alone.envelope["results"][0]["cost"]["embedded_clips"] == 0
 
 
+def test_q_auto_heeds_groups(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    """Classes of two recordings, each cut in four: one is for the supports, and the other's four are asked."""
+    clips = [(path, path.parent.name, int(path.stem) // 4) for path in sorted(sounds.glob("*/*.wav"))]
+    rows = [f"{path},{label},{label}{group}" for path, label, group in clips]
+    (tmp_path / "cut.csv").write_text("\n".join(["path,label,group", *rows]))
+    run = partial(bench, "fewshot", "-m", "logmel", "-t", tmp_path / "cut.csv", "--n", "2", "--episodes", "40")
+    apart = ("--k", "1,2", "--group-disjoint")
+    auto = run(*apart, "--q", "auto", "--json")
+    assert auto.code == 0
+    assert [result["protocol"]["n_query"] for result in auto.envelope["results"]] == [4, 4]
+    assert "local/cut: 4 queries a class (--q auto)" in auto.err
+    more = run(*apart, "--q", "5")
+    assert more.code == 2
+    assert "random orders of its groups left fewer than" in more.error
+    none = run("--k", "7", "--group-disjoint", "--q", "auto")
+    assert none.code == 2
+    assert "random orders of its groups left fewer than 1 queries" in none.error
+
+
 def test_q_auto_is_what_the_smallest_class_allows_for_all_shots(bench: Bench, sounds: Path, tmp_path: Path) -> None:
     folder = tmp_path / "few"
     shutil.copytree(sounds, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -127,6 +128,7 @@ def test_verify_says_where_it_looked(bench: Bench, bench_home: Path) -> None:
 
 def test_status_names_what_is_missing(bench: Bench, tmp_path: Path) -> None:
     make("esc50", tmp_path / "esc50", classes=2, clips_per_class=1, seconds=0.01)
+    words = make("speech-commands", tmp_path / "speech-commands", classes=3, seconds=0.01)
     nsynth = make("nsynth", tmp_path / "nsynth", classes=3, seconds=0.01)
     (nsynth / "nsynth-train/examples.json").unlink()
     (nsynth / "MINIATURE").unlink()
@@ -142,18 +144,27 @@ def test_status_names_what_is_missing(bench: Bench, tmp_path: Path) -> None:
         "esc50": "miniature",
         "fsdkaggle2018": "absent",
         "nsynth": "partial",
-        "speech-commands": "absent",
+        "speech-commands": "miniature",
         "synthetic": "generated",
         "voxceleb1": "partial",
     }
+    assert items["esc50"]["missing"] == items["speech-commands"]["missing"] == []
     assert items["nsynth"]["missing"] == ["nsynth-train/examples.json"]
     assert items["voxceleb1"]["missing"] == ["iden_split.txt"]
     assert items["fsdkaggle2018"]["archives"] == ["FSDKaggle2018.audio_train.zip.part", "FSDKaggle2018.meta.zip"]
     shown = bench("tasks", "status", "--data-dir", tmp_path)
     assert all(name in shown.out for name in items)
-    (tmp_path / "esc50/MINIATURE").unlink()
-    here = bench("tasks", "status", "--data-dir", tmp_path / "esc50", "--json").envelope["items"][0]
-    assert (here["state"], here["root"], here["missing"]) == ("here", str(tmp_path / "esc50"), [])
+    shutil.rmtree(words / "bird")
+    (tmp_path / "esc50/ESC-50-master/meta/esc50.csv").unlink()
+    broken = bench("tasks", "status", "--data-dir", tmp_path, "--json").envelope["items"]
+    assert [(item["state"], item["missing"]) for item in broken if item["task"] in ("esc50", "speech-commands")] == [
+        ("miniature", ["ESC-50-master/meta/esc50.csv"]),
+        ("miniature", ["bird"]),
+    ]
+    make("esc50", tmp_path / "whole/esc50", classes=2, clips_per_class=1, seconds=0.01)
+    (tmp_path / "whole/esc50/MINIATURE").unlink()
+    here = bench("tasks", "status", "--data-dir", tmp_path / "whole/esc50", "--json").envelope["items"][0]
+    assert (here["state"], here["root"], here["missing"]) == ("here", str(tmp_path / "whole/esc50"), [])
 
 
 @pytest.mark.parametrize("name", ["esc50", "fsdkaggle2018", "nsynth", "speech-commands", "voxceleb1"])

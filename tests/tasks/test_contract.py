@@ -113,6 +113,11 @@ def test_a_part_of_a_copy_is_refused(name: str, copies: dict[str, Path], tmp_pat
     clip.write_bytes(clip.read_bytes()[:-100])
     assert task.verify(root) == []
     assert [problem.subject for problem in task.verify(root, deep=True)] == [str(clip)]
+    clip.write_bytes(b"")
+    for deep in (False, True):
+        found = [problem.subject for problem in task.verify(root, deep)]
+        assert found == [str(root) if name == "fsdkaggle2018" else str(clip)]
+    soundfile.write(clip, [0.0] * 800, 16_000)
     (root / MINIATURE).unlink()
     with pytest.raises(BadInputError, match=f"48 of {PLUGINS[name].card.clips:,} clips"):
         task.clips(root)

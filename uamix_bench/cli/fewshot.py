@@ -58,7 +58,7 @@ _NAMES = options.CommaList(metavar="NAME[,...]")
     "--q",
     "--query",
     type=options.CountOrAuto(),
-    help="Queries of each class; default the protocol's. auto: as many of them as the smallest class has clips for.",
+    help="Queries of each class; default the protocol's. auto: as many of them as every class has clips for.",
 )
 @click.option("--episodes", type=_COUNT, help="How many; default the protocol's.")
 @click.option("--seed", type=click.IntRange(0, 2**53 - 1), default=0, show_default=True, help="Of the episodes.")
@@ -172,7 +172,7 @@ def command(
     cells = grid(None if q == "auto" else q)
 
     from uamix_bench.cli.progress import TerminalProgress
-    from uamix_bench.fewshot import draw_episodes, fewshot_kept, limited
+    from uamix_bench.fewshot import draw_episodes, fewshot_kept, limited, most_queries
     from uamix_bench.ranking import rank
     from uamix_bench.store import ResultStore
     from uamix_bench.task import load_task
@@ -191,7 +191,7 @@ def command(
     progress = TerminalProgress(quiet)
     grids = [cells] * len(tasks)
     if q == "auto":  # one q for all shots, so that they share their queries
-        fitting = [limited(data, limit).most_queries(max(k), cells[0].n_query) for data in tasks]
+        fitting = [most_queries(limited(data, limit), cells) for data in tasks]
         for data, queries in zip(tasks, fitting, strict=True):
             progress.say(f"{data.name}: {queries} {'queries' if queries > 1 else 'query'} a class (--q auto)")
         grids = [grid(queries) for queries in fitting]

@@ -107,7 +107,7 @@ def status(session: Session, data_dir: Path | None) -> None:
 @json_output
 @click.pass_obj
 def verify(session: Session, name: str, deep: bool, data_dir: Path | None, quiet: bool) -> None:
-    """Count the clips of a data set; exit code 3 where it is not whole.
+    """Count the clips of a data set and find empty ones; exit code 3 where it is not whole.
 
     With --deep every file is decoded, and the bad ones are named.
     """

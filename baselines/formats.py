@@ -1,0 +1,55 @@
+"""The official formats told apart, by names and shapes of tensors: whose a checkpoint is that was given to another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from uamix_bench.checkpoint import Checkpoint
+from uamix_bench.errors import BadInputError
+
+_BEATS = "patch_embedding.weight"
+_MAE_AST = ("enc_sine_pos_embed.pe", "stem.positions")
+# MAE's family shares its names, and is told by positions and patch: 64 columns of 8 rows, 62 of 8, and M2D's, whose
+# patches divide 80 mel bins.
+_POSITIONS = {64 * 8: "audiomae", 62 * 8: "maskspec"}
+_M2D_MEL_BINS = 80
+
+
+def refuse_others(checkpoint: Checkpoint, name: str, what: str) -> None:
+    """Refuses a checkpoint of another model; one that is nobody's passes, for the adapter to say what it lacks.
+
+    Args:
+        checkpoint: Official, or converted by us.
+        name: The name on the command line of the model that was asked for.
+        what: The same for the error line (``AudioMAE``).
+
+    Raises:
+        BadInputError: It is another model's; the line says how to give it.
+    """
+    other = owner(checkpoint.tensors)
+    if other not in (None, name):
+        raise BadInputError(checkpoint.path, f"is a checkpoint of {other}, not of {what}", f"give it as {other}=PATH")
+
+
+def owner(tensors: Mapping[str, Tensor]) -> str | None:
+    """Returns the name on the command line of the model that such tensors belong to, or None."""
+    if any(key.endswith(_BEATS) for key in tensors):
+        return "beats"
+    if any(key in tensors for key in _MAE_AST):
+        return "mae-ast"
+    patch, positions = (_encoder_tensor(tensors, name) for name in ("patch_embed.proj.weight", "pos_embed"))
+    if patch is None or patch.ndim != 4 or patch.shape[1] != 1 or positions is None or positions.ndim != 3:
+        return None
+    (mel, frames), count = patch.shape[2:], positions.shape[1] - 1
+    if (mel, frames) == (16, 16) and count in _POSITIONS:
+        return _POSITIONS[count]
+    if not mel or _M2D_MEL_BINS % mel or count <= 0 or count % (_M2D_MEL_BINS // mel):
+        return None
+    return "m2d"
+
+
+def _encoder_tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor | None:
+    """Finds a tensor of the encoder under any prefix (a wrapper's, or ours)."""
+    return next((value for key, value in tensors.items() if f".{key}".endswith(f".{name}")), None)
