@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from uamix_bench import registry
-from uamix_bench.checkpoint import fingerprint, write_safetensors
+from uamix_bench.checkpoint import fingerprint, read_checkpoint, write_safetensors
 from uamix_bench.errors import BadInputError, UsageError
 from uamix_bench.model import AudioModel
 
@@ -100,6 +100,7 @@ def owner(path: Path) -> str:
         UsageError: Several do.
         BadInputError: None does, or the file is damaged or unsafe.
     """
+    read_checkpoint(path)  # an unsafe file is refused before any adapter, a stranger's among them, opens it
     takers, refusals = [], []
     for name, plugin in registry.models().items():
         if not plugin.card.needs_weights:

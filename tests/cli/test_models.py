@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,6 +100,31 @@ def test_the_model_is_found_by_its_file(bench: Bench, test_data: Path, tmp_path:
     assert other.code == 3
     assert "no model takes it" in other.error
     assert not (tmp_path / "other.safetensors").exists()
+
+
+class Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_an_unsafe_file_is_refused_before_a_strangers_adapter_opens_it(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Careless:
+        @staticmethod
+        def from_checkpoint(path: Path) -> object:
+            return torch.load(path, weights_only=False)
+
+    careless = SimpleNamespace(card=SimpleNamespace(needs_weights=True), load=lambda: Careless)
+    monkeypatch.setattr("uamix_bench.registry.models", lambda: {"careless": careless})
+    torch.save({"model": Trap(tmp_path / "sprung")}, tmp_path / "trap.pth")
+    done = bench("models", "convert", tmp_path / "trap.pth")
+    assert done.code == 3
+    assert "mkdir" in done.error
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_float16_halves_the_file_and_says_what_it_changes(bench: Bench, test_data: Path, tmp_path: Path) -> None:
