@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from uamix_bench.deltas import Delta, deltas
+from uamix_bench.errors import UsageError
 from uamix_bench.reports import figures
 from uamix_bench.reports.figures import Series
 from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Prose, Section, Table, percent, render
 from uamix_bench.reports.published import published
-
-from uamix_bench.deltas import Delta, deltas
-from uamix_bench.errors import UsageError
 from uamix_bench.training_records import AblationRecord, Arm
 
 _SIGNIFICANCE = 0.05

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from uamix_bench.reports.page import count, slug
 
 from uamix_bench import files
 from uamix_bench.card import ModelIdentity
 from uamix_bench.episodes import PAPER, Protocol
 from uamix_bench.ranking import SIGNIFICANCE, Ranking, rank
+from uamix_bench.reports.page import count, slug
 from uamix_bench.results import Result
 from uamix_bench.statistics import Z95, holm
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from uamix_bench.reports import clusters, figures
-from uamix_bench.reports.board import Board, Column, Setting, Standing, board
-from uamix_bench.reports.page import Block, Cell, Figure, Page, Prose, Row, Section, Table, count, percent, render
-from uamix_bench.reports.result_card import drawer, drawer_id
 
 from uamix_bench.episodes import PAPER
 from uamix_bench.errors import BenchError, UsageError
 from uamix_bench.ranking import POWER, SIGNIFICANCE
 from uamix_bench.redraw import Redraw
 from uamix_bench.replay import Replay, replay
+from uamix_bench.reports import clusters, figures
+from uamix_bench.reports.board import Board, Column, Setting, Standing, board
+from uamix_bench.reports.page import Block, Cell, Figure, Page, Prose, Row, Section, Table, count, percent, render
+from uamix_bench.reports.result_card import drawer, drawer_id
 from uamix_bench.results import Result
 
 _MOST_CLASSES = 60  # that a matrix or a forest can show

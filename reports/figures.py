@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
 from uamix_bench.reports.page import FIGURE_ID, Cell, Figure, Table, clean
 
 if TYPE_CHECKING:

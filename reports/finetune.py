@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from uamix_bench.errors import UsageError
+from uamix_bench.finetune_record import FinetuneResult
 from uamix_bench.reports import figures, provenance
 from uamix_bench.reports.board import task_label
 from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Row, Section, Table, percent, render
 from uamix_bench.reports.published import published
-
-from uamix_bench.errors import UsageError
-from uamix_bench.finetune_record import FinetuneResult
 
 _MOST_CLASSES = 60
 _MOST_MODELS = 4  # side by side

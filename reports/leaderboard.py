@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from uamix_bench.errors import UsageError
 from uamix_bench.reports import figures
 from uamix_bench.reports.board import Board, Setting, board
 from uamix_bench.reports.class_page import class_file, class_page
@@ -12,8 +13,6 @@ from uamix_bench.reports.page import Block, Cell, Facts, Figure, Page, Prose, Se
 from uamix_bench.reports.published import Published, published
 from uamix_bench.reports.result_card import drawer, drawer_id
 from uamix_bench.reports.score_table import setting_section
-
-from uamix_bench.errors import UsageError
 from uamix_bench.results import Result
 
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from uamix_bench.tasks.miniature import make
 
 from uamix_bench import files
 from uamix_bench.store import ResultStore
+from uamix_bench.tasks.miniature import make
 
 from ..records import training
 from .conftest import SMALL, Bench

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from uamix_bench.tasks.miniature import make
 
 from uamix_bench import registry
 from uamix_bench.targets import TASKS
+from uamix_bench.tasks.miniature import make
 
 from .conftest import Bench
 

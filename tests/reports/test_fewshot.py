@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
-from uamix_bench.reports import clusters
-from uamix_bench.reports.fewshot import report
 
 from uamix_bench.episodes import Protocol
 from uamix_bench.errors import UsageError
+from uamix_bench.reports import clusters
+from uamix_bench.reports.fewshot import report
 from uamix_bench.results import Result
 
 from .records import grid, result

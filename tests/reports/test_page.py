@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+
 from uamix_bench.reports import figures
 from uamix_bench.reports.page import (
     Block,

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from uamix_bench.reports.reproduce import Outcome, outcomes, report
 
 from uamix_bench import registry
 from uamix_bench.episodes import PAPER, Protocol
 from uamix_bench.prepare import Copy
+from uamix_bench.reports.reproduce import Outcome, outcomes, report
 from uamix_bench.reproduce import Here, Plan, plan
 from uamix_bench.results import Result
 from uamix_bench.targets import ARMS, TARGETS, Settings
