@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from uamix_bench.episodes import PAPER
 from uamix_bench.errors import BenchError, UsageError
 from uamix_bench.ranking import POWER, SIGNIFICANCE
 from uamix_bench.redraw import Redraw
 from uamix_bench.replay import Replay, replay
 from uamix_bench.reports import clusters, figures
 from uamix_bench.reports.board import Board, Column, Setting, Standing, board
+from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.page import Block, Cell, Figure, Page, Prose, Row, Section, Table, count, percent, render
 from uamix_bench.reports.result_card import drawer, drawer_id
 from uamix_bench.results import Result
@@ -53,7 +53,7 @@ def report(
     blocks = [
         Section("Accuracy", list(accuracy(table))),
         *differences(table.settings),
-        *curves(table),
+        *over_ways_and_shots(table),
         Section(f"Episodes, {main.title}", [_episodes(main, column) for column in main.columns if _held(main, column)]),
         *(
             Section(f"Classes of {column.label}, {main.title}", list(_classes(main, column, replays[column.label])))
@@ -174,53 +174,14 @@ def differences(settings: Iterable[Setting]) -> Iterator[Section]:
 # --- figures
 
 
-def curves(table: Board) -> Iterator[Section]:
-    """Accuracy over shots and ways, where there are several: at the paper's 5 ways and 1 shot, the others folded."""
-    first: list[Block] = []
-    others: list[Block] = []
-    for remarks in dict.fromkeys(setting.remarks for setting in table.settings):
-        alike = [setting for setting in table.settings if setting.remarks == remarks]
-        for axis, fixed in (("k_shot", "n_way"), ("n_way", "k_shot")):
-            drawn = _curves(alike, axis, fixed)
-            usual = getattr(PAPER, fixed) if getattr(PAPER, fixed) in drawn else next(iter(drawn), None)
-            first += [figure for value, figure in drawn.items() if value == usual]
-            others += [figure for value, figure in drawn.items() if value != usual]
+def over_ways_and_shots(table: Board) -> Iterator[Section]:
+    """Accuracy over shots and ways, where there are several; all but the first figure of each are folded."""
+    drawn, others = accuracy_curves(table.settings)
+    blocks: list[Block] = [*drawn]
     if others:
-        first.append(Section("At other shots and ways", others, look="folded"))
-    if first:
-        yield Section("Over shots and ways", first)
-
-
-def _curves(settings: Sequence[Setting], axis: str, fixed: str) -> dict[int, Figure]:
-    """Accuracy over one of ways and shots, at each value of the other where it has several."""
-    words = {"k_shot": "shots", "n_way": "ways"}
-    drawn = {}
-    for value in sorted({getattr(setting.protocol, fixed) for setting in settings}):
-        along = [setting for setting in settings if getattr(setting.protocol, fixed) == value]
-        ticks = sorted({getattr(setting.protocol, axis) for setting in along})
-        if len(ticks) < 2:
-            continue
-        panels: dict[str, dict[str, list[tuple[int, Result]]]] = {}
-        for setting, label, row, result in _cells(along):
-            lines = panels.setdefault(label, {})
-            lines.setdefault(row.entrant.label, []).append((getattr(setting.protocol, axis), result))
-        where = f"{value} {words[fixed]}".removesuffix("s" * (value == 1))
-        drawn[value] = figures.curves(
-            f"Accuracy over {words[axis]}, {where}",
-            {label: [_series(*line) for line in sorted(lines.items())] for label, lines in panels.items()},
-            x_label=words[axis],
-            y_label="accuracy in %",
-            description=f"Accuracy with its 95% band over {words[axis]} at {where}: one panel a task, a line a model.",
-            x_ticks=ticks,
-            log_x=axis == "k_shot",
-        )
-    return drawn
-
-
-def _series(name: str, points: Sequence[tuple[int, Result]]) -> figures.Series:
-    along = sorted(points, key=lambda point: point[0])
-    halves = [100 * result.score.ci95 if result.score.ci95 is not None else np.nan for _, result in along]
-    return figures.Series(name, [x for x, _ in along], [100 * result.score.accuracy for _, result in along], halves)
+        blocks.append(Section("At other shots and ways", others, look="folded"))
+    if blocks:
+        yield Section("Over shots and ways", blocks)
 
 
 def _held(setting: Setting, column: Column) -> dict[str, Result]:
