@@ -109,8 +109,8 @@ def show(session: Session, name: str, folder: Path | None) -> None:
     callback=options.to_path,
     help="Draw the episodes again, from the data sets in this folder.",
 )
-@click.option("-t", "--task", multiple=True, metavar="PATH", help="Likewise from own data: its folder or CSV.")
-@click.option("--audio-root", metavar="DIR", callback=options.to_path, help="What a CSV's paths are relative to.")
+@options.own_task
+@options.audio_root
 @options.json_output
 @click.pass_obj
 def verify(
