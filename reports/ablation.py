@@ -14,6 +14,7 @@ from uamix_bench.reports import figures
 from uamix_bench.reports.figures import Series
 from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Prose, Section, Table, percent, render
 from uamix_bench.reports.published import published
+from uamix_bench.text import p_value
 from uamix_bench.training_records import AblationRecord, Arm
 
 _SIGNIFICANCE = 0.05
@@ -161,7 +162,7 @@ def _row(delta: Delta, tasks: bool, cells: bool, seeds: bool, tested: bool) -> I
     if seeds:
         yield _spread(delta.difference_spread)
     if tested:
-        yield Cell("" if delta.p is None else _p(delta.p), sort=delta.p)
+        yield Cell("" if delta.p is None else p_value(delta.p), sort=delta.p)
 
 
 def _sweep(record: AblationRecord, differences: Sequence[Delta]) -> Iterator[Section]:
@@ -271,7 +272,7 @@ def _run(record: AblationRecord) -> Iterator[Block]:
     yield Facts(
         {
             "tuned from": f"{record.init} ({(first.parent_sha256 or '')[:12]})",
-            "tuned on": f"{first.data.name}@{first.data.version} (clips {first.data.sha256[:12]})",
+            "tuned on": f"{first.data.label} (clips {first.data.sha256[:12]})",
             "recipe": str(first.recipe.get("name", "")),
             "seeds": ", ".join(map(str, record.seeds)),
             "package": provenance.package,
@@ -347,7 +348,3 @@ def _nan(value: float | None) -> float:
 
 def _spread(value: float | None) -> Cell:
     return Cell("") if value is None else Cell(f"{100 * value:.1f}", sort=value)
-
-
-def _p(value: float) -> str:
-    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")

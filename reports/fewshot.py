@@ -18,6 +18,7 @@ from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.page import Block, Cell, Figure, Page, Prose, Row, Section, Table, count, percent, render
 from uamix_bench.reports.result_card import drawer, drawer_id
 from uamix_bench.results import Result
+from uamix_bench.text import p_value
 
 _MOST_CLASSES = 60  # that a matrix or a forest can show
 _EXTREME_CLASSES = 20  # hardest and easiest, where there are more
@@ -159,7 +160,7 @@ def differences(settings: Iterable[Setting]) -> Iterator[Section]:
                 name, other, points = other, name, -points
             mark = "" if found.p_holm >= SIGNIFICANCE else "better" if points > 0 else "worse"
             less = Cell(f"{points:+.2f}", f"± {100 * found.half_width:.2f}", points, mark)
-            p = Cell("< 0.001" if found.p_holm < 0.001 else f"{found.p_holm:.3f}", sort=found.p_holm)
+            p = Cell(p_value(found.p_holm), sort=found.p_holm)
             rows.append((f"{name} less {other}", label, setting.title, less, p, f"{100 * found.smallest:.2f}"))
     if rows:
         note = (

@@ -89,7 +89,7 @@ def _row(pair: Pair) -> list[Cell | str]:
     remark = pair.reason or "; ".join(pair.notes)
     return [
         pair.base.model.name,
-        f"{pair.base.task.name}@{pair.base.task.version}",
+        pair.base.task.label,
         setting(pair.base),
         percent(pair.base.score.accuracy),
         percent(pair.head.score.accuracy if pair.head else None),

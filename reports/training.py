@@ -73,7 +73,7 @@ def _overview(records: Sequence[TrainingRecord], labels: Sequence[str]) -> Table
         rows.append(
             (
                 label,
-                f"{record.data.name}@{record.data.version}",
+                record.data.label,
                 f"{len({entry.get('stage', 0) for entry in record.history})}",
                 f"{int(_steps(record)[-1]) + 1:,}" if record.history else "",
                 f"{last['loss']:.4f}" if "loss" in last else "",

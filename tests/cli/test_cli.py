@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -83,6 +84,30 @@ def test_help_states_the_exit_codes_and_every_command(bench: Bench) -> None:
         assert name in done.out
         assert isinstance(cli.cli.get_command(click.Context(cli.cli), name), click.Command)
         assert bench(name, "--help").code == 0
+
+
+def _commands(group: click.Group, context: click.Context) -> Iterator[click.Command]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from _commands(command, context)
+        else:
+            yield command
+
+
+def test_an_option_has_the_same_names_everywhere() -> None:
+    names: dict[str, set[tuple[str, ...]]] = {}
+    for command in _commands(cli.cli, click.Context(cli.cli)):
+        options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+        if command.name not in ("export", "schema"):  # what these print is a form of its own
+            assert {"--json", "--verbose"} <= {name for option in options for name in option.opts}, command.name
+        for option in options:
+            assert option.help or option.is_flag, (command.name, option.opts)
+            for name in option.opts:
+                names.setdefault(name, set()).add(tuple(sorted({*option.opts} - {"--out"})))
+    for name, spelt in names.items():
+        assert len(spelt - {()}) == 1 or name == "--out", (name, spelt)
 
 
 @pytest.mark.parametrize(

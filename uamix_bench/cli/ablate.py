@@ -250,7 +250,8 @@ def _write(record: AblationRecord, out: Path) -> list[Path]:
 
 def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
     """Prints every arm's accuracy and its difference to the reference."""
-    from uamix_bench.cli.tables import Table, show
+    from uamix_bench.cli.tables import Table, per_cent, show
+    from uamix_bench.text import p_value
 
     many_tasks = len({delta.task for delta in found}) > 1
     sweep = len({(delta.n_way, delta.k_shot) for delta in found}) > 1
@@ -271,11 +272,11 @@ def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
             delta.label,
             *((delta.task,) if many_tasks else ()),
             *((str(delta.n_way), str(delta.k_shot)) if sweep else ()),
-            _per_cent(delta.accuracy, delta.half_width, ""),
+            per_cent(delta.accuracy, delta.half_width),
             *((_spread(delta.seed_spread),) if seeds else ()),
-            "reference" if delta.difference is None else _per_cent(delta.difference, delta.difference_half, "+"),
+            "reference" if delta.difference is None else per_cent(delta.difference, delta.difference_half, "+"),
             *((_spread(delta.difference_spread),) if seeds else ()),
-            *((_p(delta.p),) if tested else ()),
+            *(("" if delta.p is None else p_value(delta.p),) if tested else ()),
         )
     first = record.arms[0].results[0].protocol
     setting = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
@@ -294,15 +295,5 @@ def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
         print(f"set aside: {arm.label}, seed {arm.seed}: {arm.reason}")
 
 
-def _per_cent(value: float, half_width: float | None, sign: str) -> str:
-    return f"{100 * value:{sign}.2f}" + ("" if half_width is None else f" ± {100 * half_width:.2f}")
-
-
 def _spread(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f}"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return ""
-    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")

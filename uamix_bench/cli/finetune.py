@@ -64,9 +64,7 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
 @click.option(
     "--label-separator", metavar="TEXT", help="Clips have several classes, with this between them: scored by mAP."
 )
-@click.option(
-    "--recipe", metavar="NAME", help="Name of a recipe, or a JSON file; default the task's, else tiny."
-)
+@click.option("--recipe", metavar="NAME", help="Name of a recipe, or a JSON file; default the task's, else tiny.")
 @click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change any field of the recipe.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of every random draw; further seeds count up from it.")
 @options.checkpoint
@@ -257,6 +255,7 @@ def _plan(work: Finetuning) -> dict[str, Any]:
 
 def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
     """Prints what would be done."""
+    from uamix_bench.cli.listing import share
     from uamix_bench.cli.tables import Table, count, duration, show
 
     table = Table("model", "task", "recipe", "share>", "runs>", "train clips>", "test clips>", "steps>", "time>")
@@ -266,7 +265,7 @@ def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
             plan["model"],
             plan["task"],
             plan["recipe"]["name"],
-            _share(plan["fraction"]),
+            share(plan["fraction"]),
             count(len(plan["runs"])),
             count(max(clips)),
             count(sum(run["test_clips"] for run in plan["runs"])),
@@ -278,7 +277,8 @@ def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
 
 def _show(results: Sequence[FinetuneResult]) -> None:
     """Prints the scores."""
-    from uamix_bench.cli.tables import Table, count, show
+    from uamix_bench.cli.listing import share, what_was_trained
+    from uamix_bench.cli.tables import Table, count, per_cent, show
 
     table = Table(
         "model", "task", "split", "trained", "share>", "metric", "%>", "runs>", "seeds ±>", wrapped=("split",)
@@ -286,30 +286,20 @@ def _show(results: Sequence[FinetuneResult]) -> None:
     notes = []
     for result in results:
         setting, score = result.setting, result.score
-        half = "" if score.ci95 is None else f" ± {100 * score.ci95:.2f}"
         table.add(
             result.model.name,
-            result.task.name,
+            result.task.label,
             setting.split,
-            _trained(result),
-            _share(setting.fraction),
+            what_was_trained(result),
+            share(setting.fraction),
             setting.metric,
-            f"{100 * score.value:.2f}{half}" + ("" if result.status.complete else "*"),
+            per_cent(score.value, score.ci95) + ("" if result.status.complete else "*"),
             count(len(result.runs)),
             "" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}",
         )
-        notes += [f"{result.model.name} on {result.task.name}: {note}" for note in result.status.notes]
+        notes += [f"{result.model.name} on {result.task.label}: {note}" for note in result.status.notes]
         if not result.status.complete:
-            notes.append(f"* {result.model.name} on {result.task.name}: partial, not comparable")
+            notes.append(f"* {result.model.name} on {result.task.label}: partial, not comparable")
     show(table, "last epoch; ± is the 95% interval for new groups (recordings, speakers, videos)")
     for note in dict.fromkeys(notes):
         print(note)
-
-
-def _trained(result: FinetuneResult) -> str:
-    blocks = result.setting.frozen_blocks
-    return "linear probe" if blocks is None else f"all but {blocks} blocks" if blocks else "all"
-
-
-def _share(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:g}%"
