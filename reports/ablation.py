@@ -172,16 +172,16 @@ def _sweep(record: AblationRecord, differences: Sequence[Delta]) -> Iterator[Sec
         return
     blocks: list[Block] = [
         Prose(
-            "Figures 4 and 5 of the paper vary the ways N and the shots K, and do not say which: this grid is assumed. "
+            "Figures 4 and 5 of the paper vary ways and shots, and do not say which: this grid is assumed. "
             "These cells explore, and are not tested: the declared tests are those above."
         )
     ]
     for task in dict.fromkeys(delta.task for delta in differences):
         here = [delta for delta in differences if delta.task == task]
         if len(shots) > 1:
-            blocks.append(_curves(here, task, "K", "N", shots, ways, 1))
+            blocks.append(_curves(here, task, "shots", "way", shots, ways, 1))
         if len(ways) > 1:
-            blocks.append(_curves(here, task, "N", "K", ways, shots, 0))
+            blocks.append(_curves(here, task, "ways", "shot", ways, shots, 0))
     table = _table(record, [delta._replace(p=None) for delta in differences], "Every cell")
     yield Section("Ways and shots", [*blocks, Section("Every cell", [table], look="folded")], id="sweep")
 
@@ -191,7 +191,7 @@ def _curves(
 ) -> Figure:
     lines: dict[str, list[Series]] = {}
     for at in panels:
-        lines[f"{fixed} = {at}"] = [
+        lines[f"{at}-{fixed}"] = [
             Series(
                 label,
                 [_cell(delta)[axis] for delta in own],
@@ -203,11 +203,11 @@ def _curves(
     return figures.curves(
         f"Accuracy over {along} on {task}",
         lines,
-        x_label=f"{along}, {'shots' if along == 'K' else 'ways'}",
-        y_label="accuracy, %",
+        x_label=along,
+        y_label="accuracy in %",
         description=f"A panel for every {fixed}, a line for every variant; intervals stand in the table of every cell.",
         x_ticks=x,
-        log_x=True,
+        log_x=along == "shots",
     )
 
 
