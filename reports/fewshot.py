@@ -286,14 +286,25 @@ def _confusion(name: str, found: Replay) -> Iterator[Block]:
 
 
 def _clusters(replays: Mapping[str, Mapping[str, Replay | BenchError]], wanted: Sequence[str]) -> Iterator[Block]:
-    """A t-SNE of the first two models on each task; an error where there is none at all."""
-    reasons = []
+    """A t-SNE of the first two models on each task that has the classes; an error where there is none at all."""
+    unfit: list[UsageError] = []  # tasks without these classes
+    lacking: list[BenchError] = []  # why there are no embeddings
+    shown = False
     for label, models in replays.items():
         whole = {name: found for name, found in models.items() if isinstance(found, Replay)}
-        reasons += [str(found) for found in models.values() if not isinstance(found, Replay)]
-        if whole:
-            yield from clusters.blocks(dict(list(whole.items())[:2]), wanted)
-        else:
+        if not whole:
+            lacking += [found for found in models.values() if not isinstance(found, Replay)]
             yield Prose(f"{label}: no embeddings to show.")
-    if not any(isinstance(found, Replay) for models in replays.values() for found in models.values()):
-        raise UsageError("--tsne", f"no embeddings are at hand ({reasons[0] if reasons else 'no result'})", "")
+            continue
+        try:
+            blocks = list(clusters.blocks(dict(list(whole.items())[:2]), wanted))
+        except UsageError as error:  # another task may have them
+            unfit.append(error)
+            yield Prose(f"{label}: {error.subject.removeprefix('--tsne ')} {error.reason}.")
+        else:
+            shown = True
+            yield from blocks
+    if not shown and unfit:
+        raise unfit[0]
+    if not shown:
+        raise UsageError("--tsne", f"no embeddings are at hand ({lacking[0] if lacking else 'no result'})", "")

@@ -161,6 +161,14 @@ def test_unknown_commands_suggest(bench: Bench) -> None:
     assert "did you mean 'esc50'?" in bench("tasks", "info", "esc5").error
 
 
+def test_a_folder_without_a_slash_is_pointed_at(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_sounds").mkdir()
+    done = bench("fewshot", "--task", "my_sounds")
+    assert done.code == 2
+    assert "no such task; for what lies here give ./my_sounds" in done.error
+
+
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     environment = {**os.environ, "UAMIX_BENCH_HOME": str(tmp_path)}
     done = subprocess.run(

@@ -45,6 +45,18 @@ def test_results_become_a_page_with_confusions_and_clusters(bench: Bench, result
     assert (again / "fewshot.html").read_bytes() == (tmp_path / "out" / "fewshot.html").read_bytes()
 
 
+def test_classes_that_only_one_of_two_tasks_has_are_shown_of_that_one(
+    bench: Bench, results: Path, sounds: Path, tmp_path: Path
+) -> None:
+    assert bench("fewshot", "-m", "logmel,random", "-t", sounds, *SMALL).code == 0
+    more = ("--data-dir", tmp_path / "data", "--task", sounds, "-o", tmp_path / "out")
+    assert bench("report", results, *more, "--tsne", "dog,cow").code == 0
+    page = (tmp_path / "out" / "fewshot.md").read_text(encoding="utf-8")
+    assert "2 classes of esc50 by t-SNE" in page
+    assert f"dog is no class of local/{sounds.name}" in page
+    assert bench("report", results, *more, "--tsne", "dog,absent").code == 2
+
+
 def test_no_torch_is_imported(results: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from uamix_bench.cli import main; code = main(sys.argv[1:]);"

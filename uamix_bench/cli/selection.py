@@ -84,7 +84,12 @@ def tasks(given: str) -> list[str]:
         return [given]
     if given == "all" or _is_glob(given):
         return _matching("*" if given == "all" else given, list(registry.tasks()), "--task")
-    return [registry.find_task(given).name]
+    try:
+        return [registry.find_task(given).name]
+    except UsageError as error:
+        if not Path(given).exists():
+            raise
+        raise UsageError(error.subject, error.reason, f"for what lies here give ./{given}") from error
 
 
 def check_label(label: str | None) -> None:

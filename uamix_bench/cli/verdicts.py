@@ -39,6 +39,8 @@ def _show_accuracy(comparison: Comparison) -> None:
             f"{100 * found.smallest:.2f}" if found and found.smallest is not None else "",
             _verdict(pair),
         )
+    from uamix_bench.compare import setting
+
     show(table)
     evidence = [pair.evidence for pair in comparison.pairs if pair.evidence]
     if evidence:
@@ -48,7 +50,7 @@ def _show_accuracy(comparison: Comparison) -> None:
     if reasons := {one.why: None for one in evidence if one.population == "these clips"}:
         print(f"these clips: true of this very data set only ({'; '.join(reasons)})")
     for result in comparison.added:
-        print(f"only in HEAD: {result.model.name} on {result.task.label}")
+        print(f"only in HEAD: {result.model.name} on {result.task.label}, {setting(result)}")
 
 
 def _verdict(pair: Pair) -> str:
