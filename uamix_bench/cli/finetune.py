@@ -123,7 +123,7 @@ def command(
     linear probe. The last epoch is scored, with an interval clustered by recording, speaker or video. A run that was
     stopped or killed continues when the same command is given again.
     """
-    items = session.begin("finetune", "results")
+    items = session.begin("finetune", "items" if dry_run else "results")
     models = selection.chosen_models(model, checkpoint, name)
 
     from uamix_bench.cli.progress import TerminalProgress
