@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from uamix_bench.deltas import Delta, deltas
+from uamix_bench.errors import UsageError
 from uamix_bench.reports import figures
 from uamix_bench.reports.figures import Series
 from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Prose, Section, Table, percent, render
 from uamix_bench.reports.published import published
-
-from uamix_bench.deltas import Delta, deltas
-from uamix_bench.errors import UsageError
+from uamix_bench.text import p_value
 from uamix_bench.training_records import AblationRecord, Arm
 
 _SIGNIFICANCE = 0.05
@@ -161,7 +162,7 @@ def _row(delta: Delta, tasks: bool, cells: bool, seeds: bool, tested: bool) -> I
     if seeds:
         yield _spread(delta.difference_spread)
     if tested:
-        yield Cell("" if delta.p is None else _p(delta.p), sort=delta.p)
+        yield Cell("" if delta.p is None else p_value(delta.p), sort=delta.p)
 
 
 def _sweep(record: AblationRecord, differences: Sequence[Delta]) -> Iterator[Section]:
@@ -171,16 +172,16 @@ def _sweep(record: AblationRecord, differences: Sequence[Delta]) -> Iterator[Sec
         return
     blocks: list[Block] = [
         Prose(
-            "Figures 4 and 5 of the paper vary the ways N and the shots K, and do not say which: this grid is assumed. "
+            "Figures 4 and 5 of the paper vary ways and shots, and do not say which: this grid is assumed. "
             "These cells explore, and are not tested: the declared tests are those above."
         )
     ]
     for task in dict.fromkeys(delta.task for delta in differences):
         here = [delta for delta in differences if delta.task == task]
         if len(shots) > 1:
-            blocks.append(_curves(here, task, "K", "N", shots, ways, 1))
+            blocks.append(_curves(here, task, "shots", "way", shots, ways, 1))
         if len(ways) > 1:
-            blocks.append(_curves(here, task, "N", "K", ways, shots, 0))
+            blocks.append(_curves(here, task, "ways", "shot", ways, shots, 0))
     table = _table(record, [delta._replace(p=None) for delta in differences], "Every cell")
     yield Section("Ways and shots", [*blocks, Section("Every cell", [table], look="folded")], id="sweep")
 
@@ -190,7 +191,7 @@ def _curves(
 ) -> Figure:
     lines: dict[str, list[Series]] = {}
     for at in panels:
-        lines[f"{fixed} = {at}"] = [
+        lines[f"{at}-{fixed}"] = [
             Series(
                 label,
                 [_cell(delta)[axis] for delta in own],
@@ -202,11 +203,11 @@ def _curves(
     return figures.curves(
         f"Accuracy over {along} on {task}",
         lines,
-        x_label=f"{along}, {'shots' if along == 'K' else 'ways'}",
-        y_label="accuracy, %",
+        x_label=along,
+        y_label="accuracy in %",
         description=f"A panel for every {fixed}, a line for every variant; intervals stand in the table of every cell.",
         x_ticks=x,
-        log_x=True,
+        log_x=along == "shots",
     )
 
 
@@ -271,7 +272,7 @@ def _run(record: AblationRecord) -> Iterator[Block]:
     yield Facts(
         {
             "tuned from": f"{record.init} ({(first.parent_sha256 or '')[:12]})",
-            "tuned on": f"{first.data.name}@{first.data.version} (clips {first.data.sha256[:12]})",
+            "tuned on": f"{first.data.label} (clips {first.data.sha256[:12]})",
             "recipe": str(first.recipe.get("name", "")),
             "seeds": ", ".join(map(str, record.seeds)),
             "package": provenance.package,
@@ -347,7 +348,3 @@ def _nan(value: float | None) -> float:
 
 def _spread(value: float | None) -> Cell:
     return Cell("") if value is None else Cell(f"{100 * value:.1f}", sort=value)
-
-
-def _p(value: float) -> str:
-    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")

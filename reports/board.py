@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from uamix_bench.reports.page import count, slug
 
 from uamix_bench import files
 from uamix_bench.card import ModelIdentity
 from uamix_bench.episodes import PAPER, Protocol
 from uamix_bench.ranking import SIGNIFICANCE, Ranking, rank
+from uamix_bench.record import task_label
+from uamix_bench.reports.page import count, slug
 from uamix_bench.results import Result
 from uamix_bench.statistics import Z95, holm
 
@@ -154,11 +155,6 @@ def board(results: Iterable[Result]) -> Board:
         settings.append(made)
     tasks = sorted({result.task.name for result in kept})
     return Board(settings, sorted(entrants.values(), key=lambda e: e.label), kept, len(unique) - len(kept), tasks)
-
-
-def task_label(name: str, version: str) -> str:
-    """Name and version; of a user's own data the name alone, as its version is a hash."""
-    return name if name.startswith("local/") else f"{name}@{version}"
 
 
 def why_apart(result: Result) -> str:

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from uamix_bench.reports import clusters, figures
-from uamix_bench.reports.board import Board, Column, Setting, Standing, board
-from uamix_bench.reports.page import Block, Cell, Figure, Page, Prose, Row, Section, Table, count, percent, render
-from uamix_bench.reports.result_card import drawer, drawer_id
 
-from uamix_bench.episodes import PAPER
 from uamix_bench.errors import BenchError, UsageError
 from uamix_bench.ranking import POWER, SIGNIFICANCE
 from uamix_bench.redraw import Redraw
 from uamix_bench.replay import Replay, replay
+from uamix_bench.reports import clusters, figures
+from uamix_bench.reports.board import Board, Column, Setting, Standing, board
+from uamix_bench.reports.curves import accuracy_curves
+from uamix_bench.reports.page import Block, Cell, Figure, Page, Prose, Row, Section, Table, count, percent, render
+from uamix_bench.reports.result_card import drawer, drawer_id
 from uamix_bench.results import Result
+from uamix_bench.text import p_value
 
 _MOST_CLASSES = 60  # that a matrix or a forest can show
 _EXTREME_CLASSES = 20  # hardest and easiest, where there are more
@@ -53,7 +54,7 @@ def report(
     blocks = [
         Section("Accuracy", list(accuracy(table))),
         *differences(table.settings),
-        *curves(table),
+        *over_ways_and_shots(table),
         Section(f"Episodes, {main.title}", [_episodes(main, column) for column in main.columns if _held(main, column)]),
         *(
             Section(f"Classes of {column.label}, {main.title}", list(_classes(main, column, replays[column.label])))
@@ -159,7 +160,7 @@ def differences(settings: Iterable[Setting]) -> Iterator[Section]:
                 name, other, points = other, name, -points
             mark = "" if found.p_holm >= SIGNIFICANCE else "better" if points > 0 else "worse"
             less = Cell(f"{points:+.2f}", f"± {100 * found.half_width:.2f}", points, mark)
-            p = Cell("< 0.001" if found.p_holm < 0.001 else f"{found.p_holm:.3f}", sort=found.p_holm)
+            p = Cell(p_value(found.p_holm), sort=found.p_holm)
             rows.append((f"{name} less {other}", label, setting.title, less, p, f"{100 * found.smallest:.2f}"))
     if rows:
         note = (
@@ -174,53 +175,14 @@ def differences(settings: Iterable[Setting]) -> Iterator[Section]:
 # --- figures
 
 
-def curves(table: Board) -> Iterator[Section]:
-    """Accuracy over shots and ways, where there are several: at the paper's 5 ways and 1 shot, the others folded."""
-    first: list[Block] = []
-    others: list[Block] = []
-    for remarks in dict.fromkeys(setting.remarks for setting in table.settings):
-        alike = [setting for setting in table.settings if setting.remarks == remarks]
-        for axis, fixed in (("k_shot", "n_way"), ("n_way", "k_shot")):
-            drawn = _curves(alike, axis, fixed)
-            usual = getattr(PAPER, fixed) if getattr(PAPER, fixed) in drawn else next(iter(drawn), None)
-            first += [figure for value, figure in drawn.items() if value == usual]
-            others += [figure for value, figure in drawn.items() if value != usual]
+def over_ways_and_shots(table: Board) -> Iterator[Section]:
+    """Accuracy over shots and ways, where there are several; all but the first figure of each are folded."""
+    drawn, others = accuracy_curves(table.settings)
+    blocks: list[Block] = [*drawn]
     if others:
-        first.append(Section("At other shots and ways", others, look="folded"))
-    if first:
-        yield Section("Over shots and ways", first)
-
-
-def _curves(settings: Sequence[Setting], axis: str, fixed: str) -> dict[int, Figure]:
-    """Accuracy over one of ways and shots, at each value of the other where it has several."""
-    words = {"k_shot": "shots", "n_way": "ways"}
-    drawn = {}
-    for value in sorted({getattr(setting.protocol, fixed) for setting in settings}):
-        along = [setting for setting in settings if getattr(setting.protocol, fixed) == value]
-        ticks = sorted({getattr(setting.protocol, axis) for setting in along})
-        if len(ticks) < 2:
-            continue
-        panels: dict[str, dict[str, list[tuple[int, Result]]]] = {}
-        for setting, label, row, result in _cells(along):
-            lines = panels.setdefault(label, {})
-            lines.setdefault(row.entrant.label, []).append((getattr(setting.protocol, axis), result))
-        where = f"{value} {words[fixed]}".removesuffix("s" * (value == 1))
-        drawn[value] = figures.curves(
-            f"Accuracy over {words[axis]}, {where}",
-            {label: [_series(*line) for line in sorted(lines.items())] for label, lines in panels.items()},
-            x_label=words[axis],
-            y_label="accuracy in %",
-            description=f"Accuracy with its 95% band over {words[axis]} at {where}: one panel a task, a line a model.",
-            x_ticks=ticks,
-            log_x=axis == "k_shot",
-        )
-    return drawn
-
-
-def _series(name: str, points: Sequence[tuple[int, Result]]) -> figures.Series:
-    along = sorted(points, key=lambda point: point[0])
-    halves = [100 * result.score.ci95 if result.score.ci95 is not None else np.nan for _, result in along]
-    return figures.Series(name, [x for x, _ in along], [100 * result.score.accuracy for _, result in along], halves)
+        blocks.append(Section("At other shots and ways", others, look="folded"))
+    if blocks:
+        yield Section("Over shots and ways", blocks)
 
 
 def _held(setting: Setting, column: Column) -> dict[str, Result]:
@@ -324,14 +286,25 @@ def _confusion(name: str, found: Replay) -> Iterator[Block]:
 
 
 def _clusters(replays: Mapping[str, Mapping[str, Replay | BenchError]], wanted: Sequence[str]) -> Iterator[Block]:
-    """A t-SNE of the first two models on each task; an error where there is none at all."""
-    reasons = []
+    """A t-SNE of the first two models on each task that has the classes; an error where there is none at all."""
+    unfit: list[UsageError] = []  # tasks without these classes
+    lacking: list[BenchError] = []  # why there are no embeddings
+    shown = False
     for label, models in replays.items():
         whole = {name: found for name, found in models.items() if isinstance(found, Replay)}
-        reasons += [str(found) for found in models.values() if not isinstance(found, Replay)]
-        if whole:
-            yield from clusters.blocks(dict(list(whole.items())[:2]), wanted)
-        else:
+        if not whole:
+            lacking += [found for found in models.values() if not isinstance(found, Replay)]
             yield Prose(f"{label}: no embeddings to show.")
-    if not any(isinstance(found, Replay) for models in replays.values() for found in models.values()):
-        raise UsageError("--tsne", f"no embeddings are at hand ({reasons[0] if reasons else 'no result'})", "")
+            continue
+        try:
+            blocks = list(clusters.blocks(dict(list(whole.items())[:2]), wanted))
+        except UsageError as error:  # another task may have them
+            unfit.append(error)
+            yield Prose(f"{label}: {error.subject.removeprefix('--tsne ')} {error.reason}.")
+        else:
+            shown = True
+            yield from blocks
+    if not shown and unfit:
+        raise unfit[0]
+    if not shown:
+        raise UsageError("--tsne", f"no embeddings are at hand ({lacking[0] if lacking else 'no result'})", "")

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from uamix_bench.reports import figures, provenance
-from uamix_bench.reports.board import task_label
-from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Row, Section, Table, percent, render
-from uamix_bench.reports.published import published
 
 from uamix_bench.errors import UsageError
 from uamix_bench.finetune_record import FinetuneResult
+from uamix_bench.reports import figures, provenance
+from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Row, Section, Table, percent, render
+from uamix_bench.reports.published import published
 
 _MOST_CLASSES = 60
 _MOST_MODELS = 4  # side by side
@@ -33,7 +32,7 @@ def report(records: Iterable[Any]) -> Page:
     labels = _labels(found)
     by_task: dict[str, list[FinetuneResult]] = {}
     for one in found:
-        by_task.setdefault(task_label(one.task.name, one.task.version), []).append(one)
+        by_task.setdefault(one.task.label, []).append(one)
     blocks: list[Block] = [
         Section(task, [_scores(of_task, labels), *_fractions(task, of_task), *_classes(of_task, labels)])
         for task, of_task in by_task.items()
@@ -186,7 +185,7 @@ def _training(one: FinetuneResult, label: str) -> Figure | None:
     if not lines:
         return None
     return figures.curves(
-        f"{label} on {task_label(one.task.name, one.task.version)}",
+        f"{label} on {one.task.label}",
         {"": lines},
         x_label="step",
         y_label="training loss",
@@ -208,5 +207,5 @@ def _record(one: FinetuneResult, label: str) -> Section:
         "time": f"{one.cost.seconds:,.0f} s",
         **provenance.facts(one.provenance),
     }
-    where = f"{label} on {task_label(one.task.name, one.task.version)}"
+    where = f"{label} on {one.task.label}"
     return Section(where, [Facts(facts), Code(one.provenance.command, "Command")], look="folded")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from uamix_bench.reports import figures
+from uamix_bench.errors import UsageError
 from uamix_bench.reports.board import Board, Setting, board
 from uamix_bench.reports.class_page import class_file, class_page
-from uamix_bench.reports.page import Block, Cell, Facts, Figure, Page, Prose, Section, Table, count, percent, render
+from uamix_bench.reports.curves import accuracy_curves
+from uamix_bench.reports.page import Block, Cell, Facts, Page, Prose, Section, Table, count, percent, render
 from uamix_bench.reports.published import Published, published
 from uamix_bench.reports.result_card import drawer, drawer_id
 from uamix_bench.reports.score_table import setting_section
-
-from uamix_bench.errors import UsageError
 from uamix_bench.results import Result
 
 
@@ -71,58 +70,10 @@ def _main_first(table: Board) -> list[Setting]:
 
 
 def _more(table: Board) -> Iterator[Section]:
-    blocks: list[Block] = []
-    for remarks in dict.fromkeys(setting.remarks for setting in table.settings):
-        alike = [setting for setting in table.settings if setting.remarks == remarks]
-        for axis, fixed in (("k_shot", "n_way"), ("n_way", "k_shot")):
-            if drawn := _curves(alike, axis, fixed, remarks):
-                blocks.append(drawn)
-    if blocks:
-        yield Section("Against shots and ways", blocks, id="curves")
+    if drawn := accuracy_curves(table.settings)[0]:
+        yield Section("Over shots and ways", drawn, id="curves")
     if len(table.settings) > 1:
         yield Section("All settings in one table", [_wide(table)], id="all-settings", look="folded")
-
-
-def _curves(settings: Sequence[Setting], axis: str, fixed: str, remarks: str) -> Figure | None:
-    """Accuracy over ways or shots, at the value of the other with most points, the paper's where several have."""
-    lines: dict[int, list[Setting]] = {}
-    for setting in settings:
-        lines.setdefault(getattr(setting.protocol, fixed), []).append(setting)
-    usual = {"n_way": 5, "k_shot": 1}[fixed]
-    value, along = max(lines.items(), key=lambda item: (len(item[1]), item[0] == usual, -item[0]))
-    if len(along) < 2:
-        return None
-    along = sorted(along, key=lambda setting: getattr(setting.protocol, axis))
-    panels: dict[str, list[figures.Series]] = {}
-    labels = dict.fromkeys(column.label for setting in along for column in setting.columns)
-    entrants = dict.fromkeys(row.entrant.label for row in along[0].standings)
-    entrants |= dict.fromkeys(row.entrant.label for setting in along for row in setting.standings)
-    for label in labels:
-        for entrant in entrants:
-            points = [
-                (getattr(setting.protocol, axis), row.results[label].score)
-                for setting in along
-                for row in setting.standings
-                if row.entrant.label == entrant and label in row.results
-            ]
-            if points:
-                x, scores = zip(*points, strict=True)
-                half = [100 * (score.ci95 or 0.0) for score in scores]
-                panels.setdefault(label, []).append(
-                    figures.Series(entrant, x, [100 * s.accuracy for s in scores], half)
-                )
-    words = {"k_shot": "shots", "n_way": "ways"}[axis]
-    where = f"{value}-way" if fixed == "n_way" else f"{value}-shot"
-    where += f", {remarks}" if remarks else ""
-    return figures.curves(
-        f"Accuracy against {words}, {where}",
-        panels,
-        x_label=words,
-        y_label="accuracy in %",
-        description=f"Accuracy with its 95% band over {words} at {where}, one panel a task, one line a model.",
-        x_ticks=sorted({getattr(setting.protocol, axis) for setting in along}),
-        log_x=axis == "k_shot",
-    )
 
 
 def _wide(table: Board) -> Table:

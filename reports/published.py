@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
 from uamix_bench.reports.page import Cell, Table
 
 PerCent = Annotated[float, Field(ge=0, le=100)]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from uamix_bench.reports.page import Block, Cell, Mark, Page, Prose, Table, percent, render
-
 from uamix_bench.compare import Comparison, Pair, setting
+from uamix_bench.reports.page import Block, Cell, Mark, Page, Prose, Table, percent, render
 from uamix_bench.timings import Timing
 
 _MARKS: dict[str, Mark] = {"better": "better", "faster": "better", "worse": "worse", "slower": "worse"}
@@ -90,7 +89,7 @@ def _row(pair: Pair) -> list[Cell | str]:
     remark = pair.reason or "; ".join(pair.notes)
     return [
         pair.base.model.name,
-        f"{pair.base.task.name}@{pair.base.task.version}",
+        pair.base.task.label,
         setting(pair.base),
         percent(pair.base.score.accuracy),
         percent(pair.head.score.accuracy if pair.head else None),

@@ -7,19 +7,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uamix_bench.reports import clusters
-from uamix_bench.reports.board import board
-from uamix_bench.reports.fewshot import accuracy, curves, differences, result_drawers
-from uamix_bench.reports.page import Block, Cell, Page, Prose, Row, Section, Table, percent, render
-from uamix_bench.reports.published import published
-from uamix_bench.reports.result_card import drawer_id
-
 from uamix_bench import registry
 from uamix_bench.episodes import PAPER
 from uamix_bench.errors import BenchError
 from uamix_bench.finetune_record import FinetuneResult
 from uamix_bench.redraw import Redraw
 from uamix_bench.replay import Replay, replay
+from uamix_bench.reports import clusters
+from uamix_bench.reports.board import board
+from uamix_bench.reports.fewshot import accuracy, differences, over_ways_and_shots, result_drawers
+from uamix_bench.reports.page import Block, Cell, Page, Prose, Row, Section, Table, percent, render
+from uamix_bench.reports.published import published
+from uamix_bench.reports.result_card import drawer_id
 from uamix_bench.reproduce import Plan, not_comparable
 from uamix_bench.results import Result
 from uamix_bench.targets import ARMS, Target, architecture
@@ -153,7 +152,7 @@ def _blocks(plan: Plan, records: Sequence[Any], data_dir: Path | None) -> list[B
     if plan.target.kind == "few-shot" and results:
         table = board(results)
         blocks += [*accuracy(table)] if not plan.target.published else []
-        blocks += [*differences(table.settings), *curves(table)]
+        blocks += [*differences(table.settings), *over_ways_and_shots(table)]
     if plan.target.kind == "fine-tuning":
         blocks += _finetuned(plan, [record for record in records if isinstance(record, FinetuneResult)])
     if plan.target.kind == "clusters":

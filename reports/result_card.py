@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 
-from uamix_bench.reports.board import task_label, why_apart
-from uamix_bench.reports.page import Code, Facts, Section, count
-
 from uamix_bench import registry
+from uamix_bench.reports.board import why_apart
+from uamix_bench.reports.page import Code, Facts, Section, count
 from uamix_bench.results import Result
 
 _INTERVALS = {"ci95": "these clips", "ci95_clips": "new clips of these classes", "ci95_classes": "new classes too"}
@@ -21,7 +20,7 @@ def drawer_id(result: Result) -> str:
 def drawer(result: Result, label: str) -> Section:
     """A drawer with the provenance of a result; `label` is what the leaderboard calls its model."""
     task, protocol = result.task, result.protocol
-    title = f"{label} on {task_label(task.name, task.version)}, {protocol.n_way}-way {protocol.k_shot}-shot"
+    title = f"{label} on {task.label}, {protocol.n_way}-way {protocol.k_shot}-shot"
     facts = {**_outcome(result), **_evaluated(result), **_run(result), "result": result.id}
     command = Code(repeat_command(result), "To repeat it")
     return Section(title, [Facts(facts), command], id=drawer_id(result), look="drawer")

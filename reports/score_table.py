@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+from uamix_bench import registry
 from uamix_bench.reports import figures
 from uamix_bench.reports.board import Column, Entrant, Setting, Standing, why_apart
 from uamix_bench.reports.class_page import class_file
@@ -14,8 +16,6 @@ from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.page import Block, Cell, Code, Figure, Row, Section, Table, count, markdown, percent
 from uamix_bench.reports.published import Published, PublishedRow, PublishedTable
 from uamix_bench.reports.result_card import drawer_id
-
-from uamix_bench import registry
 from uamix_bench.results import Result
 
 _OVERLAP = "†"

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from uamix_bench.reports import figures, provenance
-from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Section, Table, render
 
 from uamix_bench.errors import UsageError
+from uamix_bench.reports import figures, provenance
+from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Section, Table, render
 from uamix_bench.training_records import TrainingRecord
 
 # What a training logs, besides stage and step. The rate is a share of the peak, as its schedule gives it.
@@ -73,7 +73,7 @@ def _overview(records: Sequence[TrainingRecord], labels: Sequence[str]) -> Table
         rows.append(
             (
                 label,
-                f"{record.data.name}@{record.data.version}",
+                record.data.label,
                 f"{len({entry.get('stage', 0) for entry in record.history})}",
                 f"{int(_steps(record)[-1]) + 1:,}" if record.history else "",
                 f"{last['loss']:.4f}" if "loss" in last else "",

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import soundfile
 from scipy.spatial.distance import cdist
-from uamix_bench.tasks.miniature import make
 
 from uamix_bench import files
 from uamix_bench.episodes import Protocol
@@ -21,6 +20,7 @@ from uamix_bench.redraw import Redraw
 from uamix_bench.replay import replay
 from uamix_bench.results import Result
 from uamix_bench.task import load_task
+from uamix_bench.tasks.miniature import make
 
 SMALL = Protocol(name="small", n_way=3, k_shot=2, n_query=2, episodes=50)
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from uamix_bench.results import Result as Result
     from uamix_bench.task import Task as Task
     from uamix_bench.task import load_task as load_task
+    from uamix_bench.tuning.finetune import finetune as finetune
+    from uamix_bench.tuning.run import tune as tune
 
 _HOME = {
     "PAPER": "episodes",
@@ -24,8 +26,22 @@ _HOME = {
     "Result": "results",
     "Task": "task",
     "load_task": "task",
+    "finetune": "tuning.finetune",
+    "tune": "tuning.run",
 }
-__all__ = ["PAPER", "AudioModel", "Protocol", "Result", "Task", "compare", "fewshot", "load_model", "load_task"]
+__all__ = [
+    "PAPER",
+    "AudioModel",
+    "Protocol",
+    "Result",
+    "Task",
+    "compare",
+    "fewshot",
+    "finetune",
+    "load_model",
+    "load_task",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -84,7 +84,7 @@ class Pair:
     @property
     def label(self) -> str:
         """Model, task and setting in words."""
-        return f"{self.base.model.name} on {self.base.task.name}@{self.base.task.version}, {setting(self.base)}"
+        return f"{self.base.model.name} on {self.base.task.label}, {setting(self.base)}"
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def _delta(cell: int, arms: Mapping[int, Arm], reference: Mapping[int, Arm], lab
     return Delta(
         label=label,
         reference=is_reference,
-        task=result.task.name if result.task.name.startswith("local/") else f"{result.task.name}@{result.task.version}",
+        task=result.task.label,
         n_way=result.protocol.n_way,
         k_shot=result.protocol.k_shot,
         seeds=len(own),

@@ -110,7 +110,7 @@ def to_latex(results: Sequence[Result]) -> str:
 
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for result in results:
-        column = (latex(f"{result.task.name}@{result.task.version}"), _setting(result))
+        column = (latex(result.task.label), _setting(result))
         row = cells.setdefault(column, {})
         if result.model.name in row:
             reason = f"two results of {result.model.name}, {_setting(result)}, would share a cell"

@@ -48,6 +48,11 @@ class Status(Part):
     notes: tuple[Text, ...] = ()
 
 
+def task_label(name: str, version: str) -> str:
+    """What tables call a task: name and version; of a user's own data the name alone, as its version is a hash."""
+    return name if name.startswith("local/") else f"{name}@{version}"
+
+
 class TaskIdentity(Part):
     """The clip table that the episodes were drawn from."""
 
@@ -57,6 +62,11 @@ class TaskIdentity(Part):
     classes: Count
     clips: Count
     clip_seconds: float = Field(gt=0)
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return task_label(self.name, self.version)
 
 
 class Cost(Part):

@@ -1,4 +1,4 @@
-"""Text from outside: which characters no record may hold, and how they are shown."""
+"""Text for people: which characters from outside no record may hold, how they are shown, and how a p value is."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def visible(text: str) -> str:
 def fit(text: str) -> str:
     """Makes any text fit for a record: `visible`, and cut where it is too long."""
     return visible(text)[:LONGEST]
+
+
+def p_value(p: float) -> str:
+    """A p value to three digits, without the zero that all of them begin with."""
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")

@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue
 
 from uamix_bench import files
 from uamix_bench.card import Name
-from uamix_bench.record import Count, Part, Provenance, Record, Seconds, Sha256, Skipped, Text, Version
+from uamix_bench.record import Count, Part, Provenance, Record, Seconds, Sha256, Skipped, Text, Version, task_label
 from uamix_bench.results import Result
 
 
@@ -18,6 +18,11 @@ class DataIdentity(Part):
     name: Name
     version: Version
     sha256: Sha256
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return task_label(self.name, self.version)
 
 
 class StageCost(Part):

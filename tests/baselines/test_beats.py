@@ -15,9 +15,9 @@ import torch
 import torchaudio
 from torch import Tensor
 from torchaudio.compliance import kaldi
-from uamix_bench.baselines.beats import BEATs, Config, encoder_keys
 
 from uamix_bench import load_model
+from uamix_bench.baselines.beats import BEATs, Config, encoder_keys
 from uamix_bench.checkpoint import write_safetensors
 from uamix_bench.errors import BadInputError
 

@@ -15,8 +15,8 @@ import timm
 import torch
 import torchaudio
 from torch import Tensor
-from uamix_bench.baselines.m2d import M2D, Sizes, read_sizes
 
+from uamix_bench.baselines.m2d import M2D, Sizes, read_sizes
 from uamix_bench.checkpoint import Checkpoint, write_safetensors
 from uamix_bench.errors import BadInputError
 from uamix_bench.model import AudioModel, load_model

@@ -16,9 +16,9 @@ import torchaudio
 from torch import Tensor
 from torch.nn import functional
 from torchaudio.compliance import kaldi
-from uamix_bench.baselines.mae_ast import MAEAST, Config, encoder_keys
 
 from uamix_bench import load_model
+from uamix_bench.baselines.mae_ast import MAEAST, Config, encoder_keys
 from uamix_bench.checkpoint import write_safetensors
 from uamix_bench.errors import BadInputError
 

@@ -19,9 +19,9 @@ import torch
 import torchaudio
 from torch import Tensor
 from torchaudio.compliance import kaldi
-from uamix_bench.baselines.maskspec import STATISTICS, MaskSpec, audioset_statistics, read_statistics
 
 from uamix_bench.audio import resample
+from uamix_bench.baselines.maskspec import STATISTICS, MaskSpec, audioset_statistics, read_statistics
 from uamix_bench.checkpoint import read_checkpoint, write_safetensors
 from uamix_bench.errors import BadInputError
 from uamix_bench.model import AudioModel, load_model

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import pytest
 import torch
 from safetensors.torch import save_file
-from uamix_bench.baselines.audiomae import AudioMAE
 
 from uamix_bench import cache, checkpoint, files
+from uamix_bench.baselines.audiomae import AudioMAE
 from uamix_bench.convert import convert
 from uamix_bench.vit import ViTShape, initialise
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -88,6 +89,30 @@ def test_help_states_the_exit_codes_and_every_command(bench: Bench) -> None:
         assert bench(name, "--help").code == 0
 
 
+def _commands(group: click.Group, context: click.Context) -> Iterator[click.Command]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from _commands(command, context)
+        else:
+            yield command
+
+
+def test_an_option_has_the_same_names_everywhere() -> None:
+    names: dict[str, set[tuple[str, ...]]] = {}
+    for command in _commands(cli.cli, click.Context(cli.cli)):
+        options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+        if command.name not in ("export", "schema"):  # what these print is a form of its own
+            assert {"--json", "--verbose"} <= {name for option in options for name in option.opts}, command.name
+        for option in options:
+            assert option.help or option.is_flag, (command.name, option.opts)
+            for name in option.opts:
+                names.setdefault(name, set()).add(tuple(sorted({*option.opts} - {"--out"})))
+    for name, spelt in names.items():
+        assert len(spelt - {()}) == 1 or name == "--out", (name, spelt)
+
+
 @pytest.mark.parametrize(
     ("raised", "code"),
     [
@@ -137,6 +162,14 @@ def test_unknown_commands_suggest(bench: Bench) -> None:
     assert "did you mean 'fewshot'?" in done.error
     assert bench("models", "info", "uamx").code == 2
     assert "did you mean 'esc50'?" in bench("tasks", "info", "esc5").error
+
+
+def test_a_folder_without_a_slash_is_pointed_at(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_sounds").mkdir()
+    done = bench("fewshot", "--task", "my_sounds")
+    assert done.code == 2
+    assert "no such task; for what lies here give ./my_sounds" in done.error
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:

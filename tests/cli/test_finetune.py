@@ -44,7 +44,7 @@ def test_shares_give_one_result_each(bench: Bench, sounds: Path) -> None:
 
 def test_a_dry_run_plans_and_writes_nothing(bench: Bench, sounds: Path, bench_home: Path) -> None:
     done = bench("finetune", "--task", sounds, *SMALL, "--set", "epochs=3", "--dry-run", "--json")
-    (plan,) = done.envelope["results"]
+    (plan,) = done.envelope["items"]
     assert (plan["steps"], [run["train_clips"] for run in plan["runs"]]) == (2 * 3 * 2, [16, 16])
     assert plan["estimated_s"] > 0
     assert not (bench_home / "training").exists()
@@ -60,7 +60,7 @@ def test_a_task_brings_its_recipe(bench: Bench, tmp_path: Path) -> None:
     if not (tmp_path / "esc50").exists():
         registry.find_task("esc50").load()().miniature(tmp_path / "esc50", classes=3, clips_per_class=10)
     done = bench("finetune", "--task", "esc50", "--data-dir", tmp_path / "esc50", "--dry-run", "--json")
-    (plan,) = done.envelope["results"]
+    (plan,) = done.envelope["items"]
     assert plan["recipe"]["name"] == "audiomae-esc50"
     assert [run["fold"] for run in plan["runs"]] == [f"fold{number}" for number in range(1, 6)]
 
@@ -87,7 +87,7 @@ def test_audiosets_own_lists_are_scored_by_map(bench: Bench, sounds: Path, tmp_p
     assert set(run["average_precision"]) == {"/m/low", "/m/mid", "/m/high", "/m/top", "/m/even"}
     assert result["score"]["value"] > 0.5
     with_recipe = bench("finetune", *lists_and_clips, "--recipe", "audiomae-audioset20k", "--dry-run", "--json")
-    assert with_recipe.envelope["results"][0]["recipe"]["loss"] == "binary"
+    assert with_recipe.envelope["items"][0]["recipe"]["loss"] == "binary"
 
 
 @pytest.mark.parametrize(

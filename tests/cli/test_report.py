@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from uamix_bench.tasks.miniature import make
 
 from uamix_bench import files
 from uamix_bench.store import ResultStore
+from uamix_bench.tasks.miniature import make
 
 from ..records import training
 from .conftest import SMALL, Bench
@@ -43,6 +43,18 @@ def test_results_become_a_page_with_confusions_and_clusters(bench: Bench, result
     again = tmp_path / "again"
     assert bench("report", *results.rglob("*.json"), *more[:-1], again).code == 0
     assert (again / "fewshot.html").read_bytes() == (tmp_path / "out" / "fewshot.html").read_bytes()
+
+
+def test_classes_that_only_one_of_two_tasks_has_are_shown_of_that_one(
+    bench: Bench, results: Path, sounds: Path, tmp_path: Path
+) -> None:
+    assert bench("fewshot", "-m", "logmel,random", "-t", sounds, *SMALL).code == 0
+    more = ("--data-dir", tmp_path / "data", "--task", sounds, "-o", tmp_path / "out")
+    assert bench("report", results, *more, "--tsne", "dog,cow").code == 0
+    page = (tmp_path / "out" / "fewshot.md").read_text(encoding="utf-8")
+    assert "2 classes of esc50 by t-SNE" in page
+    assert f"dog is no class of local/{sounds.name}" in page
+    assert bench("report", results, *more, "--tsne", "dog,absent").code == 2
 
 
 def test_no_torch_is_imported(results: Path, tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from uamix_bench.tasks.miniature import make
 
 from uamix_bench import registry
 from uamix_bench.targets import TASKS
+from uamix_bench.tasks.miniature import make
 
 from .conftest import Bench
 
@@ -68,8 +68,8 @@ def test_figure_3_end_to_end_with_cells_that_a_data_set_is_too_small_for(
     assert len(done.envelope["set_aside"]) == 5
     assert all(line.startswith("6-way 1-shot on ") for line in done.envelope["set_aside"])
     page = (tmp_path / "reproduce-fig3.md").read_text(encoding="utf-8")
-    assert "Accuracy over ways, 1 shot" in page
-    assert "Accuracy over shots, 3 ways" in page
+    assert "Accuracy over ways, 1-shot" in page
+    assert "Accuracy over shots, 3-way" in page
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from uamix_bench.results import Result
 from uamix_bench.store import ResultStore, schema
 from uamix_bench.text import UNFIT
 
-from ..records import few_shot, training
+from ..records import few_shot, finetuned, training
 from .conftest import SMALL, Bench
 
 
@@ -32,7 +32,7 @@ def folder(bench_home: Path) -> Path:
 
 def names(bench: Bench, *arguments: object) -> list[tuple[str, int]]:
     results = bench("results", "ls", "--json", *arguments).envelope["results"]
-    return [(result["model"]["name"], result["protocol"]["k_shot"]) for result in results]
+    return [(one["model"]["name"], one["protocol"]["k_shot"]) for one in results if one["kind"] == "fewshot"]
 
 
 def test_ls_lists_and_filters(bench: Bench, folder: Path) -> None:
@@ -42,7 +42,26 @@ def test_ls_lists_and_filters(bench: Bench, folder: Path) -> None:
     assert names(bench, "--n", "3") == []
     done = bench("results", "ls")
     assert few_shot().id[:12] in done.out
-    assert "1 records of other kinds: training" in done.err
+
+
+def test_ls_lists_every_kind(bench: Bench, folder: Path) -> None:
+    probe = finetuned()
+    ResultStore(folder).write(probe)
+
+    def kinds(*arguments: object) -> list[str]:
+        return [record["kind"] for record in bench("results", "ls", "--json", *arguments).envelope["results"]]
+
+    assert kinds() == ["fewshot"] * 3 + ["finetune", "training"]
+    assert kinds("-m", "m") == ["fewshot"] * 2 + ["finetune"]
+    assert kinds("-t", "local/*") == ["training"]
+    assert kinds("--k", "1") == ["fewshot"] * 2
+    done = bench("results", "ls")
+    assert done.err == ""
+    for title in ("few-shot results", "fine-tunings and linear probes", "trainings"):
+        assert title in done.out.splitlines()
+    assert "66.67 ± " in next(line for line in done.out.splitlines() if probe.id[:12] in line)
+    assert "2.500" in next(line for line in done.out.splitlines() if training().id[:12] in line)
+    assert "few-shot results" not in bench("results", "ls", "--k", "1").out
 
 
 def test_a_damaged_file_is_named_and_passed_over(bench: Bench, folder: Path) -> None:

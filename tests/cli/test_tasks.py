@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from uamix_bench.tasks.miniature import make
 
 from uamix_bench import registry
 from uamix_bench.card import RemoteFile
+from uamix_bench.tasks.miniature import make
 
 from .conftest import Bench
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
-from uamix_bench.reports import clusters
-from uamix_bench.reports.fewshot import report
 
 from uamix_bench.episodes import Protocol
 from uamix_bench.errors import UsageError
+from uamix_bench.reports import clusters
+from uamix_bench.reports.fewshot import report
 from uamix_bench.results import Result
 
 from .records import grid, result
@@ -28,7 +28,7 @@ def test_every_accuracy_and_difference_is_there_in_both_forms() -> None:
     for one in results:
         assert f"{100 * one.score.accuracy:.1f} ± {100 * (one.score.ci95 or 0):.1f}" in page.markdown
         assert f">{100 * one.score.accuracy:.1f}" in page.html
-    for words in ("Accuracy over shots, 5 ways", "Accuracy over ways, 1 shot", "Accuracy over shots, 10 ways"):
+    for words in ("Accuracy over shots, 5-way", "Accuracy over ways, 1-shot", "Accuracy over shots, 10-way"):
         assert words in page.html
         assert words in page.markdown
     assert page.markdown.count("| audiomae less uamix |") == 2 * 4

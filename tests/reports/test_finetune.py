@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from uamix_bench.reports.finetune import report
 
 from uamix_bench import files
 from uamix_bench.errors import UsageError
@@ -21,6 +20,7 @@ from uamix_bench.finetune_record import (
 from uamix_bench.metrics import clustered_interval
 from uamix_bench.provenance import collect
 from uamix_bench.record import Status
+from uamix_bench.reports.finetune import report
 from uamix_bench.tuning.finetune_recipe import FINETUNE
 
 from .records import result

@@ -13,15 +13,15 @@ from typing import Any
 import click
 import pytest
 from markdown_it import MarkdownIt
-from uamix_bench.reports.latex import booktabs, escape
-from uamix_bench.reports.leaderboard import leaderboard
-from uamix_bench.reports.page import Cell, Table
-from uamix_bench.reports.result_card import repeat_command
 
 from uamix_bench import registry
 from uamix_bench.cli import cli, main
 from uamix_bench.cli.errors import Session
 from uamix_bench.episodes import METAAUDIO, Protocol
+from uamix_bench.reports.latex import booktabs, escape
+from uamix_bench.reports.leaderboard import leaderboard
+from uamix_bench.reports.page import Cell, Table
+from uamix_bench.reports.result_card import repeat_command
 from uamix_bench.store import ResultStore
 
 FEW = Protocol(episodes=40)
@@ -50,6 +50,22 @@ def test_rows_in_markdown_are_the_results(site: Path) -> None:
     assert [row[0] for row in limited[1:]] == ["beats"]
     assert [row[0] for row in published[1:]] == ["MAE-AST", "MaskSpec", "BEATs", "M2D", "AudioMAE", "uaMix-MAE"]
     assert [row[0] for row in mixing[1:]] == ["No mixing", "MixUp + LS"]
+
+
+def test_the_report_of_the_same_results_says_the_same(site: Path, store: Path, records: Any) -> None:
+    from uamix_bench.reports.fewshot import report
+    from uamix_bench.store import read_all
+
+    index = (site / "index.md").read_text()
+    page = report([record for _, record in read_all([store]).records]).markdown
+    for words in ("Accuracy over shots, 5-way", "Accuracy over ways, 1-shot"):
+        drawn = [text.split(words)[1].partition("#")[0].strip() for text in (index, page)]
+        assert drawn[0] == drawn[1]
+    for document in map(json.loads, (path.read_text() for path in store.rglob("5w1s-*.json"))):
+        if document["status"]["complete"]:
+            score = f"{100 * document['score']['accuracy']:.1f} ± {100 * document['score']['ci95']:.1f}"
+            assert score in index
+            assert score in page
 
 
 def test_accuracies_are_those_of_the_files(site: Path, store: Path) -> None:

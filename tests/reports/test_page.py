@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from uamix_bench.reports import figures
+
+from uamix_bench.reports import drawing, figures
 from uamix_bench.reports.page import (
     Block,
     Cell,
@@ -203,7 +204,7 @@ def test_a_figures_variables_are_the_style_sheets() -> None:
     from uamix_bench.reports.page import TEMPLATES
 
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
-    for colour, variable in figures._VARIABLES.items():
+    for colour, variable in drawing.VARIABLES.items():
         assert f"--{variable}: light-dark({colour}, " in style
 
 

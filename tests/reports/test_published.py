@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from uamix_bench.reports.published import published
 
 from uamix_bench import registry
+from uamix_bench.reports.published import published
 
 COLUMNS = ("esc50", "voxceleb1", "nsynth", "speech-commands", "fsdkaggle2018")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from uamix_bench.reports.reproduce import Outcome, outcomes, report
 
 from uamix_bench import registry
 from uamix_bench.episodes import PAPER, Protocol
 from uamix_bench.prepare import Copy
+from uamix_bench.reports.reproduce import Outcome, outcomes, report
 from uamix_bench.reproduce import Here, Plan, plan
 from uamix_bench.results import Result
 from uamix_bench.targets import ARMS, TARGETS, Settings
@@ -118,7 +118,7 @@ def test_figures_draw_ours_alone_and_several_targets_share_a_page() -> None:
     cells = [made("audiomae", 0.5, protocol=PAPER.model_copy(update={"n_way": n, "k_shot": k})) for n, k in CELLS]
     cells += [made("uamix", 0.7, protocol=one.protocol) for one in cells]
     page = report(cells, plans=[planned("fig3"), planned("fig5"), planned("table4"), planned("fig6")])
-    assert page.markdown.count("Accuracy over shots, 5 ways") == 2  # of fig3, and of fig5 with uamix alone
+    assert page.markdown.count("Accuracy over shots, 5-way") == 2  # of fig3, and of fig5 with uamix alone
     assert "values are not published as numbers" in page.markdown
     assert page.html.count("<h1") == 1
     assert "MAE-AST, patch" in page.markdown  # published fine-tunings beside the missing Table 4

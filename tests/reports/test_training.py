@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from uamix_bench.reports.training import report
 
 from uamix_bench.errors import UsageError
 from uamix_bench.provenance import collect
 from uamix_bench.record import Skipped
+from uamix_bench.reports.training import report
 from uamix_bench.training_records import DataIdentity, TrainingRecord
 from uamix_bench.tuning.recipe import TUNE
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from uamix_bench.tasks.miniature import make
 
 from uamix_bench import audio
 from uamix_bench.episodes import Protocol
@@ -16,6 +15,7 @@ from uamix_bench.errors import BadInputError
 from uamix_bench.fewshot import draw_episodes, fewshot_grid
 from uamix_bench.model import load_model
 from uamix_bench.task import TaskData, load_task
+from uamix_bench.tasks.miniature import make
 
 CSV = "ESC-50-master/meta/esc50.csv"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from uamix_bench.tasks import synthesis
 from uamix_bench.tasks.synthesis import FAMILIES, SoundClass, classes, encode_wav, render
 from uamix_bench.tasks.synthesis_signal import Draw, fft_size, filtered, impulses

@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from uamix_bench import registry
+from uamix_bench import finetune, registry
 from uamix_bench.checkpoint import write_safetensors
 from uamix_bench.embedding import embed
 from uamix_bench.errors import BadInputError, Stopped, UsageError
@@ -280,7 +280,7 @@ def test_leaks_are_told(model: AudioModel, tones: Path, tmp_path: Path) -> None:
     split = [f"{line},{('train', 'test')[index // 2 % 2]}" for index, line in enumerate(lines[1:])]
     (tmp_path / "split.csv").write_text("\n".join([f"{lines[0]},split", *split]) + "\n")
     data = load_task(str(tmp_path / "split.csv"), audio_root=tones.parent)
-    result = Finetuning(model, data, PROBE.model_copy(update={"strengths": (0.01,)}), freeze="all").result()
+    result = finetune(model, data, PROBE.model_copy(update={"strengths": (0.01,)}))
     shared = [note for note in result.status.notes if "share a group" in note]
     groups = data.clips["group"][data.clips["split"] == "train"]
     expected = data.clips["group"][data.clips["split"] == "test"].isin(groups).sum()

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from uamix_bench.tuning.forecast import Forecast
     from uamix_bench.tuning.many import Job
 
-_COUNT = click.IntRange(1, 2**31 - 1)
-_COUNTS = options.CommaList(_COUNT, "N[,N...]")
 _MIXINGS = click.Choice(["none", "mixup", "t-cutmix", "tf-cutmix"])
 
 
@@ -44,32 +42,23 @@ _MIXINGS = click.Choice(["none", "mixup", "t-cutmix", "tf-cutmix"])
 @click.option(
     "--seeds", type=click.IntRange(1, 1_000), default=1, show_default=True, help="Trainings of each, seeds 0.."
 )
-@click.option("--recipe", default="tiny", show_default=True, help="Name of a recipe, or a JSON file of one.")
+@options.recipe
 @click.option(
     "--init", default="audiomae-tiny", show_default=True, metavar="MODEL", help="Pretrained encoder; as tune."
 )
 @click.option("--data", metavar="DATA", help="Sounds to tune on, as in tune; default the recipe's.")
 @click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change a field of the recipe for all.")
-@click.option(
-    "-t",
-    "--task",
-    multiple=True,
-    type=options.CommaList(metavar="NAME[,...]"),
-    callback=options.merged,
-    default=["synthetic"],
-    show_default=True,
-    help="Tasks to evaluate on: names, globs, all, a folder, a CSV.",
-)
-@click.option("--n", "--way", type=_COUNTS, default="5", show_default=True, help="Classes of an episode.")
-@click.option("--k", "--shot", type=_COUNTS, default="1", show_default=True, help="Supports of each class.")
-@click.option("--q", "--query", type=_COUNT, help="Queries of each class; default 15, the paper's.")
-@click.option("--episodes", type=_COUNT, help="How many; default 600, the paper's.")
-@click.option("--data-dir", metavar="DIR", callback=options.to_path, help="Folder of the data sets.")
-@click.option("--audio-root", metavar="DIR", callback=options.to_path, help="What a CSV's paths are relative to.")
+@options.task
+@options.way
+@options.shot
+@click.option("--q", "--query", type=options.COUNT, help="Queries of each class; default 15, the paper's.")
+@click.option("--episodes", type=options.COUNT, help="How many; default 600, the paper's.")
+@options.data_dir
+@options.audio_root
 @click.option("--jobs", type=click.IntRange(1, 64), help="Trainings at once; default 2 on a processor, 1 with a GPU.")
-@click.option("--batch-size", type=_COUNT, default=16, show_default=True, help="Of the evaluation.")
+@options.batch_size
 @click.option("--keep-going", is_flag=True, help="Set arms that fail aside; exit code 6.")
-@click.option("--out", metavar="DIR", callback=options.to_path, default="uamix-report", show_default=True)
+@options.report_folder
 @click.option("--dry-run", is_flag=True, help="List the arms and how long they will take, and stop.")
 @options.device
 @options.config
@@ -96,7 +85,7 @@ def command(
     jobs: int | None,
     batch_size: int,
     keep_going: bool,
-    out: Path,
+    output: Path,
     dry_run: bool,
     device: str,
     quiet: bool,
@@ -105,7 +94,7 @@ def command(
 
     Without options: tf-cutmix against the paper's t-cutmix, from audiomae-tiny with the tiny recipe, on the bundled
     synthetic sounds. The table shows every arm's difference to the recipe's own setting with t-cutmix; report.html,
-    report.md and ablation.json, which holds every episode, go to --out. Every arm is kept under the digest of its
+    report.md and ablation.json, which holds every episode, go to --output. Every arm is kept under the digest of its
     recipe: what is there is reused, and the same command continues what was stopped or killed.
     """
     items = session.begin("ablate")
@@ -121,14 +110,13 @@ def command(
     sounds = find_data(base.data, data_dir, audio_root)
     arms = library.plan(shareable(base, sounds), mix, _varied(vary), range(seeds) if seeds > 1 else (base.seed,))
     protocols = [_protocol(ways, shots, q, episodes) for ways in n for shots in k]
-    named = [name for given in task for name in selection.tasks("*" if given == "all" else given)]
-    tasks = [load_task(name, data_dir, audio_root=audio_root) for name in dict.fromkeys(named)]
+    tasks = [load_task(name, data_dir, audio_root=audio_root) for name in selection.chosen_tasks(task)]
     clips = _clips_drawn(tasks, protocols)  # too few classes or clips show now, and not after the training
     workers = min(jobs or (1 if _may_have_gpu(device) else 2), len(arms))
     places = (init, base.data, data_dir, audio_root, device)
     ablation = library.Ablation(arms, *places, workers, _threads(workers))
     if not dry_run:
-        for folder in (out, home() / "training"):
+        for folder in (output, home() / "training"):
             check_writable(folder)
     work = [*ablation.heads(), *map(ablation.job, arms)]
     forecast = ablation.forecast()
@@ -144,7 +132,7 @@ def command(
     record = ablation.evaluate(
         tasks, protocols, failed, keep_going=keep_going, batch_size=batch_size, progress=progress
     )
-    files = _write(record, out)
+    files = _write(record, output)
     from uamix_bench.deltas import deltas
 
     found = deltas(record)
@@ -205,15 +193,11 @@ def _may_have_gpu(device: str) -> bool:
 
 
 def _announcement(ablation: Ablation, forecast: Forecast, clips: int) -> str:
+    from uamix_bench.cli.tables import duration
+
     at_once = f", {ablation.workers} at once" if ablation.workers > 1 else ""
-    time = f"tuning takes about {_duration(forecast.total)}{at_once} ({forecast.source})"
+    time = f"tuning takes about {duration(forecast.total)}{at_once} ({forecast.source})"
     return f"{len(ablation.arms)} arms: {time if forecast.total else 'all are tuned'}; then each embeds {clips:,} clips"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
 
 
 def _plan_items(ablation: Ablation, work: Sequence[Job], forecast: Forecast) -> list[dict[str, Any]]:
@@ -240,14 +224,14 @@ def _plan_items(ablation: Ablation, work: Sequence[Job], forecast: Forecast) -> 
 
 
 def _show_plan(items: Sequence[dict[str, Any]]) -> None:
-    from uamix_bench.cli.tables import Table, count, show
+    from uamix_bench.cli.tables import Table, count, duration, show
 
     table = Table("training", "seed>", "recipe", "steps left>", "time>", "")
     for item in items:
         note = (
             "there" if item["finished"] else "reference" if item["reference"] else "shared" if not item["arm"] else ""
         )
-        time = "" if item["finished"] else _duration(item["seconds"])
+        time = "" if item["finished"] else duration(item["seconds"])
         steps = "" if item["finished"] else count(item["steps_left"])
         table.add(item["label"], str(item["seed"]), item["recipe_sha256"][:12], steps, time, note)
     show(table)
@@ -266,7 +250,8 @@ def _write(record: AblationRecord, out: Path) -> list[Path]:
 
 def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
     """Prints every arm's accuracy and its difference to the reference."""
-    from uamix_bench.cli.tables import Table, show
+    from uamix_bench.cli.tables import Table, per_cent, show
+    from uamix_bench.text import p_value
 
     many_tasks = len({delta.task for delta in found}) > 1
     sweep = len({(delta.n_way, delta.k_shot) for delta in found}) > 1
@@ -287,11 +272,11 @@ def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
             delta.label,
             *((delta.task,) if many_tasks else ()),
             *((str(delta.n_way), str(delta.k_shot)) if sweep else ()),
-            _per_cent(delta.accuracy, delta.half_width, ""),
+            per_cent(delta.accuracy, delta.half_width),
             *((_spread(delta.seed_spread),) if seeds else ()),
-            "reference" if delta.difference is None else _per_cent(delta.difference, delta.difference_half, "+"),
+            "reference" if delta.difference is None else per_cent(delta.difference, delta.difference_half, "+"),
             *((_spread(delta.difference_spread),) if seeds else ()),
-            *((_p(delta.p),) if tested else ()),
+            *(("" if delta.p is None else p_value(delta.p),) if tested else ()),
         )
     first = record.arms[0].results[0].protocol
     setting = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
@@ -310,15 +295,5 @@ def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
         print(f"set aside: {arm.label}, seed {arm.seed}: {arm.reason}")
 
 
-def _per_cent(value: float, half_width: float | None, sign: str) -> str:
-    return f"{100 * value:{sign}.2f}" + ("" if half_width is None else f" ± {100 * half_width:.2f}")
-
-
 def _spread(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f}"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return ""
-    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")

@@ -44,7 +44,7 @@ def cases(comparison: Comparison | None, timings: Sequence[Timing]) -> list[Case
             if evidence.smallest is not None:
                 message += f"; the smallest drop found with 80%: {100 * evidence.smallest:.2f} points"
         outcome: Literal["passed", "failed", "error"] = "failed" if pair.failed else "passed" if evidence else "error"
-        group = f"{pair.base.model.name}.{pair.base.task.name}@{pair.base.task.version}"
+        group = f"{pair.base.model.name}.{pair.base.task.label}"
         found.append(Case(group, setting(pair.base), outcome, message))
     for timing in timings:
         known = timing.change is not None

@@ -30,11 +30,9 @@ _NAMED = 3  # pairs that the last line names
     metavar="FIELD:NUMBER%",
     help="Exit 5 on a drop beyond this: accuracy:1pp, accuracy:2%, or a time of pytest-benchmark, min:10%; repeatable.",
 )
-@click.option(
-    "--data-dir", metavar="DIR", callback=options.to_path, help="Folder of the data sets, for their clip tables."
-)
-@click.option("-t", "--task", multiple=True, metavar="PATH", help="Folder or CSV of the own data that results are on.")
-@click.option("--audio-root", metavar="DIR", callback=options.to_path, help="What a CSV's paths are relative to.")
+@options.data_dir
+@options.own_task
+@options.audio_root
 @click.option(
     "--markdown", metavar="FILE", callback=options.to_path, help="Write the report as a comment, to 65,000 bytes."
 )

@@ -10,7 +10,6 @@ import click
 
 from uamix_bench.cli import options, selection
 from uamix_bench.cli.errors import Session
-from uamix_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from uamix_bench.episodes import EpisodeSet, Protocol
@@ -18,32 +17,10 @@ if TYPE_CHECKING:
     from uamix_bench.results import Result
     from uamix_bench.task import TaskData
 
-_COUNT = click.IntRange(1, 2**31 - 1)
-_COUNTS = options.CommaList(_COUNT, "N[,N...]")
-_NAMES = options.CommaList(metavar="NAME[,...]")
-
 
 @click.command("fewshot")
-@click.option(
-    "-m",
-    "--model",
-    multiple=True,
-    type=_NAMES,
-    callback=options.merged,
-    default=["uamix"],
-    show_default=True,
-    help="Model, bundled weights, NAME=PATH of your own weights, or FILE.py:CLASS; lists, globs, repeatable.",
-)
-@click.option(
-    "-t",
-    "--task",
-    multiple=True,
-    type=_NAMES,
-    callback=options.merged,
-    default=["synthetic"],
-    show_default=True,
-    help="Task, a folder with one sub-folder a class, a CSV (path,label[,group,split]), or FILE.py:CLASS; as --model.",
-)
+@options.model
+@options.task
 @click.option(
     "--protocol",
     type=click.Choice(["paper", "metaaudio"]),
@@ -52,15 +29,15 @@ _NAMES = options.CommaList(metavar="NAME[,...]")
     help="paper: all classes, 600 episodes of 15 queries; metaaudio: its test classes, 10,000 of 1. Options win.",
 )
 @click.option("--classes", metavar="FILE", callback=options.to_path, help="Only these classes of the task, one a line.")
-@click.option("--n", "--way", type=_COUNTS, default="5", show_default=True, help="Classes of an episode.")
-@click.option("--k", "--shot", type=_COUNTS, default="1", show_default=True, help="Supports of each class.")
+@options.way
+@options.shot
 @click.option(
     "--q",
     "--query",
     type=options.CountOrAuto(),
     help="Queries of each class; default the protocol's. auto: as many of them as every class has clips for.",
 )
-@click.option("--episodes", type=_COUNT, help="How many; default the protocol's.")
+@click.option("--episodes", type=options.COUNT, help="How many; default the protocol's.")
 @click.option("--seed", type=click.IntRange(0, 2**53 - 1), default=0, show_default=True, help="Of the episodes.")
 @click.option(
     "--classifier",
@@ -70,19 +47,13 @@ _NAMES = options.CommaList(metavar="NAME[,...]")
     help="nearest-centroid, cosine, simpleshot, knn or logistic-regression.",
 )
 @click.option("--group-disjoint", is_flag=True, help="No group (recording, speaker) on both sides of an episode.")
-@click.option("--checkpoint", metavar="PATH", callback=options.to_path, help="Weights of the one --model.")
-@click.option("--name", metavar="LABEL", help="What results call the one --model.")
+@options.checkpoint
+@options.name
 @click.option("--pooling", metavar="NAME", help="How tokens become an embedding; default the model's own.")
-@click.option(
-    "--input",
-    type=click.Choice(["native", "official"]),
-    default="native",
-    show_default=True,
-    help="A clip's own length, or padded to that of pre-training.",
-)
-@click.option("--data-dir", metavar="DIR", callback=options.to_path, help="Folder of the data sets.")
-@click.option("--audio-root", metavar="DIR", callback=options.to_path, help="What a CSV's paths are relative to.")
-@click.option("--clip-seconds", type=click.FloatRange(min=0, min_open=True), help="Crop length; default the task's.")
+@options.input_length
+@options.data_dir
+@options.audio_root
+@options.clip_seconds
 @click.option(
     "--segments",
     type=click.Choice(["first", "mean"]),
@@ -98,7 +69,7 @@ _NAMES = options.CommaList(metavar="NAME[,...]")
     show_default=True,
     help="bf16 changes predictions; recorded, and not paired with float32.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
+@options.batch_size
 @click.option("--limit", type=click.IntRange(min=1), help="First clips of each class only; not comparable.")
 @click.option("--allow-partial", is_flag=True, help="Evaluate an incomplete data set; never ranked, exit code 6.")
 @click.option("--keep-going", is_flag=True, help="Skip broken clips; the result is partial, exit code 6.")
@@ -111,9 +82,7 @@ _NAMES = options.CommaList(metavar="NAME[,...]")
     show_default=True,
     help="A result that is there already: refuse, reuse it, or compute it again and compare.",
 )
-@click.option(
-    "-o", "--output", metavar="DIR", callback=options.to_path, help="Results folder; default UAMIX_BENCH_HOME/results."
-)
+@options.results_folder
 @click.option("--dry-run", is_flag=True, help="Show what would be evaluated; load no model, write nothing.")
 @options.config
 @options.quiet
@@ -157,12 +126,7 @@ def command(
     on one embedding pass.
     """
     items = session.begin("fewshot", "results")
-    models = [name_or_path for given in model for name_or_path in selection.models(given, checkpoint)]
-    if len(models) > 1 and (checkpoint or name):
-        option = "--checkpoint" if checkpoint else "--name"
-        remedy = "run them one by one, or use NAME=PATH"
-        raise UsageError(option, f"belongs to one model, and {len(models)} are given", remedy)
-    selection.check_label(name)
+    models = selection.chosen_models(model, checkpoint, name)
     chosen = selection.classes(classes) if classes else None
 
     def grid(queries: int | None) -> list[Protocol]:
@@ -182,7 +146,7 @@ def command(
         store.check_writable()
     tasks = [
         load_task(name_or_path, data_dir, audio_root=audio_root, clip_seconds=clip_seconds, allow_partial=allow_partial)
-        for name_or_path in dict.fromkeys(name for given in task for name in selection.tasks(given))
+        for name_or_path in selection.chosen_tasks(task)
     ]
     if chosen is not None:
         tasks = [data.only(chosen) for data in tasks]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from uamix_bench.tuning.finetune import Finetuning
     from uamix_bench.tuning.finetune_recipe import FinetuneRecipe, ProbeRecipe
 
-_NAMES = options.CommaList(metavar="NAME[,...]")
 _SHARES = options.CommaList(click.FloatRange(min=0, max=1, min_open=True), "SHARE[,...]")
 _SEEDS_OF_FRACTIONS = 3
 
@@ -37,26 +36,8 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
 
 
 @click.command("finetune")
-@click.option(
-    "-m",
-    "--model",
-    multiple=True,
-    type=_NAMES,
-    callback=options.merged,
-    default=["uamix"],
-    show_default=True,
-    help="Encoder to start from: a model, bundled weights, NAME=PATH or FILE.py:CLASS; lists, globs, repeatable.",
-)
-@click.option(
-    "-t",
-    "--task",
-    multiple=True,
-    type=_NAMES,
-    callback=options.merged,
-    default=["synthetic"],
-    show_default=True,
-    help="Task, a folder with one sub-folder a class, a CSV (path,label[,group,split]), or FILE.py:CLASS; as --model.",
-)
+@options.model
+@options.task
 @click.option(
     "--freeze",
     type=_Freeze(),
@@ -83,15 +64,15 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
 @click.option(
     "--label-separator", metavar="TEXT", help="Clips have several classes, with this between them: scored by mAP."
 )
-@click.option("--recipe", help="Name of a recipe, or a JSON file of one; default the task's, else tiny.")
+@click.option("--recipe", metavar="NAME", help="Name of a recipe, or a JSON file; default the task's, else tiny.")
 @click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change any field of the recipe.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of every random draw; further seeds count up from it.")
-@click.option("--checkpoint", metavar="PATH", callback=options.to_path, help="Weights of the one --model.")
-@click.option("--name", metavar="LABEL", help="What results call the one --model.")
-@click.option("--data-dir", metavar="DIR", callback=options.to_path, help="Folder of the data sets.")
-@click.option("--audio-root", metavar="DIR", callback=options.to_path, help="What a CSV's paths are relative to.")
+@options.checkpoint
+@options.name
+@options.data_dir
+@options.audio_root
 @click.option("--test", metavar="DATA", help="Test on this list or folder, and train on all of the one --task.")
-@click.option("--clip-seconds", type=click.FloatRange(min=0, min_open=True), help="Crop length; default the task's.")
+@options.clip_seconds
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that decode; default one a core.")
 @click.option("--allow-partial", is_flag=True, help="Use an incomplete data set; never ranked, exit code 6.")
 @click.option("--keep-going", is_flag=True, help="Set broken clips aside; the result is partial, exit code 6.")
@@ -101,9 +82,7 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
     callback=options.to_path,
     help="Folder for checkpoints and scores; default below UAMIX_BENCH_HOME/training.",
 )
-@click.option(
-    "-o", "--output", metavar="DIR", callback=options.to_path, help="Results folder; default UAMIX_BENCH_HOME/results."
-)
+@options.results_folder
 @click.option("--dry-run", is_flag=True, help="Show runs, steps and estimated time; train nothing.")
 @options.device
 @options.config
@@ -144,13 +123,8 @@ def command(
     linear probe. The last epoch is scored, with an interval clustered by recording, speaker or video. A run that was
     stopped or killed continues when the same command is given again.
     """
-    items = session.begin("finetune", "results")
-    models = [name_or_path for given in model for name_or_path in selection.models(given, checkpoint)]
-    if len(models) > 1 and (checkpoint or name):
-        option = "--checkpoint" if checkpoint else "--name"
-        remedy = "run them one by one, or use NAME=PATH"
-        raise UsageError(option, f"belongs to one model, and {len(models)} are given", remedy)
-    selection.check_label(name)
+    items = session.begin("finetune", "items" if dry_run else "results")
+    models = selection.chosen_models(model, checkpoint, name)
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.store import ResultStore
@@ -160,7 +134,7 @@ def command(
     store = ResultStore(output)
     if not dry_run:
         store.check_writable()
-    names = list(dict.fromkeys(name for given in task for name in selection.tasks(given)))
+    names = selection.chosen_tasks(task)
     if test is not None and (len(names) > 1 or not is_path(names[0]) or not is_path(test)):
         remedy = "give one folder or list with --task, and one here"
         raise UsageError(f"--test {test}", "joins your own data alone", remedy)
@@ -281,7 +255,8 @@ def _plan(work: Finetuning) -> dict[str, Any]:
 
 def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
     """Prints what would be done."""
-    from uamix_bench.cli.tables import Table, count, show
+    from uamix_bench.cli.listing import share
+    from uamix_bench.cli.tables import Table, count, duration, show
 
     table = Table("model", "task", "recipe", "share>", "runs>", "train clips>", "test clips>", "steps>", "time>")
     for plan in plans:
@@ -290,19 +265,20 @@ def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
             plan["model"],
             plan["task"],
             plan["recipe"]["name"],
-            _share(plan["fraction"]),
+            share(plan["fraction"]),
             count(len(plan["runs"])),
             count(max(clips)),
             count(sum(run["test_clips"] for run in plan["runs"])),
             count(plan["steps"]) if plan["steps"] else "",
-            "" if plan["estimated_s"] is None else _duration(plan["estimated_s"]),
+            "" if plan["estimated_s"] is None else duration(plan["estimated_s"]),
         )
     show(table, "time: estimated from one small batch, without decoding")
 
 
 def _show(results: Sequence[FinetuneResult]) -> None:
     """Prints the scores."""
-    from uamix_bench.cli.tables import Table, count, show
+    from uamix_bench.cli.listing import share, what_was_trained
+    from uamix_bench.cli.tables import Table, count, per_cent, show
 
     table = Table(
         "model", "task", "split", "trained", "share>", "metric", "%>", "runs>", "seeds ±>", wrapped=("split",)
@@ -310,36 +286,20 @@ def _show(results: Sequence[FinetuneResult]) -> None:
     notes = []
     for result in results:
         setting, score = result.setting, result.score
-        half = "" if score.ci95 is None else f" ± {100 * score.ci95:.2f}"
         table.add(
             result.model.name,
-            result.task.name,
+            result.task.label,
             setting.split,
-            _trained(result),
-            _share(setting.fraction),
+            what_was_trained(result),
+            share(setting.fraction),
             setting.metric,
-            f"{100 * score.value:.2f}{half}" + ("" if result.status.complete else "*"),
+            per_cent(score.value, score.ci95) + ("" if result.status.complete else "*"),
             count(len(result.runs)),
             "" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}",
         )
-        notes += [f"{result.model.name} on {result.task.name}: {note}" for note in result.status.notes]
+        notes += [f"{result.model.name} on {result.task.label}: {note}" for note in result.status.notes]
         if not result.status.complete:
-            notes.append(f"* {result.model.name} on {result.task.name}: partial, not comparable")
+            notes.append(f"* {result.model.name} on {result.task.label}: partial, not comparable")
     show(table, "last epoch; ± is the 95% interval for new groups (recordings, speakers, videos)")
     for note in dict.fromkeys(notes):
         print(note)
-
-
-def _trained(result: FinetuneResult) -> str:
-    blocks = result.setting.frozen_blocks
-    return "linear probe" if blocks is None else f"all but {blocks} blocks" if blocks else "all"
-
-
-def _share(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:g}%"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"

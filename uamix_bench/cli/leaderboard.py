@@ -17,7 +17,9 @@ def command() -> None:
 
 @command.command("build")
 @click.argument("results", nargs=-1, metavar="[RESULTS]...")
-@click.option("-o", "--out", metavar="SITE", required=True, callback=options.to_path, help="Folder of the site.")
+@click.option(
+    "-o", "--output", "--out", metavar="SITE", required=True, callback=options.to_path, help="Folder of the site."
+)
 @click.option(
     "-t",
     "--task",
@@ -34,7 +36,7 @@ def command() -> None:
 def build(
     session: Session,
     results: tuple[str, ...],
-    out: Path,
+    output: Path,
     task: tuple[str, ...],
     title: str,
     keep_going: bool,
@@ -53,7 +55,7 @@ def build(
     from uamix_bench.results import Result
     from uamix_bench.store import read_all
 
-    files.check_writable(files.make_folder(out))
+    files.check_writable(files.make_folder(output))
     found = read_all([Path(given).expanduser() for given in results] or [files.home() / "results"])
     if found.bad and not keep_going:
         raise found.bad[0]
@@ -66,10 +68,10 @@ def build(
     chosen = [result for result in evaluated if not task or result.task.name in task]
     page = registry.find_report("leaderboard")(chosen, title=title)
     for name, text in {"index.html": page.html, "index.md": page.markdown, **page.files}.items():
-        files.write_atomic(out / name, text.encode(), durable=False)
+        files.write_atomic(output / name, text.encode(), durable=False)
     items.append(
-        {"site": str(out), "page": str(out / "index.html"), "results": len(chosen), "left_out": len(found.bad)}
+        {"site": str(output), "page": str(output / "index.html"), "results": len(chosen), "left_out": len(found.bad)}
     )
     if not session.json:
-        click.echo(str(out / "index.html"))
+        click.echo(str(output / "index.html"))
     return 6 if found.bad else 0

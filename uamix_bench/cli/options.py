@@ -12,7 +12,7 @@ from uamix_bench.cli.errors import Session
 from uamix_bench.errors import UsageError, nearest
 
 AnyCallback = TypeVar("AnyCallback", bound=Callable[..., Any])
-Decorator = Callable[[AnyCallback], AnyCallback]
+COUNT = click.IntRange(1, 2**31 - 1)
 
 
 class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
@@ -64,6 +64,80 @@ class CountOrAuto(click.ParamType):  # type: ignore[type-arg]  # as above
 def merged(_: click.Context, __: click.Parameter, values: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
     """Joins the lists of a repeated option, each value once, in order."""
     return tuple(dict.fromkeys(value for group in values for value in group))
+
+
+def to_path(_: click.Context, __: click.Parameter, value: str | None) -> Path | None:
+    """A path as given, with ~ for the user's home; whether it must exist is the library's to say."""
+    return None if value is None else Path(value).expanduser()
+
+
+COUNTS = CommaList(COUNT, "N[,N...]")
+_NAMES = CommaList(metavar="NAME[,...]")
+
+# What several commands take under one name, with one meaning.
+model = click.option(
+    "-m",
+    "--model",
+    multiple=True,
+    type=_NAMES,
+    callback=merged,
+    default=["uamix"],
+    show_default=True,
+    help="Model, bundled weights, NAME=PATH of your own weights, or FILE.py:CLASS; lists, globs, repeatable.",
+)
+task = click.option(
+    "-t",
+    "--task",
+    multiple=True,
+    type=_NAMES,
+    callback=merged,
+    default=["synthetic"],
+    show_default=True,
+    help="Task, all, a folder with a sub-folder a class, a CSV (path,label[,group,split]), FILE.py:CLASS; as --model.",
+)
+own_task = click.option(
+    "-t",
+    "--task",
+    multiple=True,
+    type=CommaList(metavar="PATH[,...]"),
+    callback=merged,
+    help="Folder or CSV of the own data that results are on.",
+)
+way = click.option("--n", "--way", type=COUNTS, default="5", show_default=True, help="Classes of an episode.")
+shot = click.option("--k", "--shot", type=COUNTS, default="1", show_default=True, help="Supports of each class.")
+checkpoint = click.option("--checkpoint", metavar="PATH", callback=to_path, help="Weights of the one --model.")
+name = click.option("--name", metavar="LABEL", help="What results call the one --model.")
+input_length = click.option(
+    "--input",
+    type=click.Choice(["native", "official"]),
+    default="native",
+    show_default=True,
+    help="A clip's own length, or padded to that of pre-training.",
+)
+data_dir = click.option(
+    "--data-dir", metavar="DIR", callback=to_path, help="Folder of the data sets; default UAMIX_BENCH_HOME/data."
+)
+audio_root = click.option("--audio-root", metavar="DIR", callback=to_path, help="What a CSV's paths are relative to.")
+clip_seconds = click.option(
+    "--clip-seconds", type=click.FloatRange(min=0, min_open=True), help="Crop length; default the task's."
+)
+batch_size = click.option("--batch-size", type=COUNT, default=16, show_default=True, help="Clips embedded at once.")
+recipe = click.option(
+    "--recipe", default="tiny", show_default=True, metavar="NAME", help="Name of a recipe, or a JSON file of one."
+)
+report_folder = click.option(
+    "-o",
+    "--output",
+    "--out",
+    metavar="DIR",
+    callback=to_path,
+    default="uamix-report",
+    show_default=True,
+    help="Folder of the report.",
+)
+results_folder = click.option(
+    "-o", "--output", metavar="DIR", callback=to_path, help="Results folder; default UAMIX_BENCH_HOME/results."
+)
 
 
 def _remember(field: str) -> Callable[[click.Context, click.Parameter, bool], None]:
@@ -133,8 +207,3 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: str | None) -> No
         listed = isinstance(option, click.Option) and option.multiple and not isinstance(value, list)
         defaults[option.name] = [value] if listed else value
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
-
-
-def to_path(_: click.Context, __: click.Parameter, value: str | None) -> Path | None:
-    """A path as given, with ~ for the user's home; whether it must exist is the library's to say."""
-    return None if value is None else Path(value).expanduser()

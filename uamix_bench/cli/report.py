@@ -14,21 +14,11 @@ from uamix_bench.errors import BadInputError, UsageError
 if TYPE_CHECKING:
     from uamix_bench.record import Record
 
-FOLDER = Path("uamix-report")  # in the working folder
-
 
 @click.command("report")
 @click.argument("records", nargs=-1, required=True, metavar="FILE|DIR...")
-@click.option(
-    "-t",
-    "--task",
-    "own",
-    multiple=True,
-    type=options.CommaList(metavar="DIR|FILE.csv"),
-    callback=options.merged,
-    help="A user's own data that results are of, for their confusion matrices; as fewshot's.",
-)
-@click.option("--data-dir", metavar="DIR", callback=options.to_path, help="Folder of the data sets; as fewshot's.")
+@options.own_task
+@options.data_dir
 @click.option(
     "--tsne",
     metavar="CLASSES",
@@ -36,18 +26,18 @@ FOLDER = Path("uamix-report")  # in the working folder
     help="Also a t-SNE of these classes for two models; 'default': the paper's, or the first eight.",
 )
 @click.option("--keep-going", is_flag=True, help="Set files that are no records aside, exit code 6.")
-@click.option("-o", "--output", metavar="DIR", callback=options.to_path, help=f"Where to write; default ./{FOLDER}.")
+@options.report_folder
 @options.quiet
 @options.json_output
 @click.pass_obj
 def command(
     session: Session,
     records: tuple[str, ...],
-    own: tuple[str, ...],
+    task: tuple[str, ...],
     data_dir: Path | None,
     tsne: tuple[str, ...] | None,
     keep_going: bool,
-    output: Path | None,
+    output: Path,
     quiet: bool,
 ) -> int:
     """Render result and training files, or folders of them, as one page a kind: KIND.html and KIND.md.
@@ -73,14 +63,14 @@ def command(
         raise BadInputError(", ".join(records), "there is no record", "name what 'uamix-bench fewshot' wrote")
     if tsne and "fewshot" not in kinds:
         raise UsageError("--tsne", "shows the embeddings of few-shot results, and none is given", "leave it away")
-    tasks = [name for given in own for name in selection.tasks(given)]
+    tasks = selection.chosen_tasks(task)
     more: dict[str, dict[str, Any]] = {"fewshot": {"data_dir": data_dir, "own": tasks, "tsne": tsne}}
     pages = {
         kind: registry.find_report(kind)(list(of_kind.values()), **more.get(kind, {}))
         for kind, of_kind in kinds.items()
     }
     for kind, page in pages.items():
-        html, markdown = write_page(page, output or FOLDER, kind)
+        html, markdown = write_page(page, output, kind)
         items.append({"kind": kind, "records": len(kinds[kind]), "html": str(html), "markdown": str(markdown)})
         if not session.json:
             click.echo(f"{html}\n{markdown}")

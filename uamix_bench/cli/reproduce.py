@@ -16,14 +16,10 @@ from uamix_bench.errors import BadInputError, UsageError, nearest
 if TYPE_CHECKING:
     from uamix_bench.reproduce import Plan
 
-FOLDER = Path("uamix-report")  # in the working folder
-_COUNT = click.IntRange(min=1)
-_COUNTS = options.CommaList(_COUNT, "N[,N...]")
-
 
 @click.command("reproduce")
 @click.argument("target", metavar="table2|table3|table4|fig3|fig4|fig5|fig6|all")
-@click.option("--data-dir", metavar="DIR", callback=options.to_path, help="Folder of the data sets.")
+@options.data_dir
 @click.option(
     "--checkpoint",
     "checkpoints",
@@ -39,25 +35,17 @@ _COUNTS = options.CommaList(_COUNT, "N[,N...]")
     show_default=True,
     help="Of tuning and fine-tuning; tiny for trials, not comparable.",
 )
-@click.option("--n", "--way", "ways", type=_COUNTS, help="Classes of an episode; default the target's.")
-@click.option("--k", "--shot", "shots", type=_COUNTS, help="Supports of each class; default the target's.")
-@click.option("--q", "--query", "queries", type=_COUNT, help="Queries of each class; default 15.")
-@click.option("--episodes", type=_COUNT, help="How many; default 600.")
-@click.option(
-    "--input",
-    type=click.Choice(["native", "official"]),
-    default="native",
-    show_default=True,
-    help="A clip's own length, or padded to that of pre-training.",
-)
+@click.option("--n", "--way", "ways", type=options.COUNTS, help="Classes of an episode; default the target's.")
+@click.option("--k", "--shot", "shots", type=options.COUNTS, help="Supports of each class; default the target's.")
+@click.option("--q", "--query", "queries", type=options.COUNT, help="Queries of each class; default 15.")
+@click.option("--episodes", type=options.COUNT, help="How many; default 600.")
+@options.input_length
 @options.device
-@click.option("--batch-size", type=_COUNT, default=16, show_default=True)
+@options.batch_size
 @click.option(
     "--results", metavar="DIR", callback=options.to_path, help="Results folder; default UAMIX_BENCH_HOME/results."
 )
-@click.option(
-    "-o", "--output", metavar="DIR", callback=options.to_path, help=f"Folder of the report; default ./{FOLDER}."
-)
+@options.report_folder
 @click.option("--dry-run", is_flag=True, help="List jobs, what is missing, and an estimate; run nothing.")
 @options.config
 @options.quiet
@@ -79,7 +67,7 @@ def command(
     device: str,
     batch_size: int,
     results: Path | None,
-    output: Path | None,
+    output: Path,
     dry_run: bool,
     quiet: bool,
 ) -> int:
@@ -121,7 +109,7 @@ def command(
         return 6 if short else 0
 
     store.check_writable()
-    files.check_writable(output or FOLDER)
+    files.check_writable(output)
     from uamix_bench.cli.pages import write_page
     from uamix_bench.cli.training import stoppable
     from uamix_bench.jobs import Work
@@ -129,7 +117,7 @@ def command(
     work = Work(here, settings, store, folder, device, batch_size, progress, stoppable)
     records = work.carry_out(plans)
     page = registry.find_report("reproduce")(records, plans=plans, set_aside=work.set_aside, data_dir=folder)
-    written = write_page(page, output or FOLDER, f"reproduce-{target}")
+    written = write_page(page, output, f"reproduce-{target}")
     items += [record.model_dump(mode="json") for record in records]
     session.facts |= {"missing": _missing(plans), "set_aside": work.set_aside, "files": list(map(str, written))}
     if not session.json:

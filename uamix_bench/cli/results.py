@@ -52,36 +52,22 @@ def command() -> None:
 @options.json_output
 @click.pass_obj
 def ls(session: Session, /, paths: tuple[Path, ...], **chosen: tuple[Any, ...]) -> None:
-    """List results, best first within a task and setting; a damaged file is named and passed over."""
+    """List results, best first within a task and setting, then fine-tunings, trainings and ablations.
+
+    --n and --k choose few-shot results alone, --model those and fine-tunings. A damaged file is named and passed over.
+    """
     items = session.begin("results ls", "results")
     import warnings
 
     found = _read(paths)
     for error in found.bad:
         warnings.warn(str(error), stacklevel=1)
-    results = _choose(found, **chosen)
-    items += [result.model_dump(mode="json") for result in results]
-    if session.json:
-        return
-    from uamix_bench.cli.tables import Table, count, show
+    records = [*_choose(found, **chosen), *_others(found, **chosen)]
+    items += [record.model_dump(mode="json") for record in records]
+    if not session.json:
+        from uamix_bench.cli.listing import show_records
 
-    table = Table("model", "task", "n>", "k>", "episodes>", "accuracy %>", "", "id", wrapped=("model",))
-    for result in results:
-        protocol, half = result.protocol, result.score.ci95
-        table.add(
-            result.model.name,
-            result.task.name if result.task.name.startswith("local/") else f"{result.task.name}@{result.task.version}",
-            str(protocol.n_way),
-            str(protocol.k_shot),
-            count(protocol.episodes),
-            f"{100 * result.score.accuracy:.2f}" + (f" ± {100 * half:.2f}" if half is not None else ""),
-            "" if result.status.complete else "partial",
-            result.id[:12],
-        )
-    show(table)
-    others = [record.kind for _, record in found.records if record.kind != "fewshot"]
-    if others:
-        click.echo(f"and {len(others)} records of other kinds: {', '.join(sorted(set(others)))}", err=True)
+        show_records(records)
 
 
 @command.command("show")
@@ -109,8 +95,8 @@ def show(session: Session, name: str, folder: Path | None) -> None:
     callback=options.to_path,
     help="Draw the episodes again, from the data sets in this folder.",
 )
-@click.option("-t", "--task", multiple=True, metavar="PATH", help="Likewise from own data: its folder or CSV.")
-@click.option("--audio-root", metavar="DIR", callback=options.to_path, help="What a CSV's paths are relative to.")
+@options.own_task
+@options.audio_root
 @options.json_output
 @click.pass_obj
 def verify(
@@ -227,15 +213,12 @@ def _choose(
     """The few-shot results that the filters let pass, each id once, by task and setting, the best first."""
     from uamix_bench.results import Result
 
-    def fits(name: str, globs: tuple[str, ...]) -> bool:
-        return not globs or any(fnmatchcase(name, glob) for glob in globs)
-
     chosen = {
         record.id: record
         for _, record in found.records
         if isinstance(record, Result)
-        and fits(record.model.name, model)
-        and fits(record.task.name, task)
+        and _fits(record.model.name, model)
+        and _fits(record.task.name, task)
         and (not n or record.protocol.n_way in n)
         and (not k or record.protocol.k_shot in k)
     }
@@ -250,6 +233,32 @@ def _choose(
             result.id,
         ),
     )
+
+
+def _others(
+    found: Found, model: tuple[str, ...], task: tuple[str, ...], n: tuple[int, ...], k: tuple[int, ...]
+) -> list[Record]:
+    """The other records that the filters let pass, each id once, by kind and place."""
+    from uamix_bench.finetune_record import FinetuneResult
+    from uamix_bench.training_records import AblationRecord, TrainingRecord
+
+    def passes(record: Record) -> bool:
+        if n or k:
+            return False
+        if isinstance(record, FinetuneResult):
+            return _fits(record.model.name, model) and _fits(record.task.name, task)
+        if isinstance(record, TrainingRecord):
+            return not model and _fits(record.data.name, task)
+        if isinstance(record, AblationRecord):
+            return not model and any(_fits(result.task.name, task) for result in record.arms[0].results)
+        return False
+
+    chosen = {record.id: record for _, record in found.records if passes(record)}
+    return sorted(chosen.values(), key=lambda record: (record.kind, record.place(), record.id))
+
+
+def _fits(name: str, globs: tuple[str, ...]) -> bool:
+    return not globs or any(fnmatchcase(name, glob) for glob in globs)
 
 
 def _one(name: str, folder: Path | None) -> tuple[Path, Record]:

@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from uamix_bench.cli.tables import Table, count, show
+from uamix_bench.cli.tables import Table, count, per_cent, show
+from uamix_bench.text import p_value
 
 if TYPE_CHECKING:
     from uamix_bench.ranking import Difference, Ranking
@@ -56,9 +57,9 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
         cost = result.cost
         table.add(
             labels[result.id],
-            _task(result),
+            result.task.label,
             *_cell(result, sweep),
-            _per_cent(result.score.accuracy, result.score.ci95) + ("" if result.status.complete else "*"),
+            per_cent(result.score.accuracy, result.score.ci95) + ("" if result.status.complete else "*"),
             *((mark,) if ranked else ()),
             count(result.task.classes),
             count(result.task.clips),
@@ -72,12 +73,12 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
         if not result.status.complete:
             skipped = len(result.status.skipped)
             what = f"{skipped} broken clip{'s' * (skipped != 1)} left out" if skipped else "a part of the clips"
-            _note(f"* {labels[result.id]} on {_task(result)}: partial ({what}), not comparable")
+            _note(f"* {labels[result.id]} on {result.task.label}: partial ({what}), not comparable")
     if shares := _shared(results):
         _note(f"Queries that share their group with a support clip: {', '.join(shares)} (--group-disjoint)")
     for result in results:
         if not result.score.ci95:  # one episode, or all alike: 1.96 x std / sqrt(n) says nothing, or certainty
-            _note(f"{labels[result.id]} on {_task(result)}: {_bounds(result)}")
+            _note(f"{labels[result.id]} on {result.task.label}: {_bounds(result)}")
 
 
 def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep: bool) -> None:
@@ -94,7 +95,7 @@ def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep:
                 half = getattr(result.score, name)
                 cells.append("" if half is None else f"± {100 * half:.2f}")
                 cells[-1] += f" ({times[name]:.1f}x)" if name in times else ""
-            table.add(labels[result.id], _task(result), *_cell(result, sweep), *cells)
+            table.add(labels[result.id], result.task.label, *_cell(result, sweep), *cells)
         print()
         show(table, "95% half-widths for another draw from these clips, new clips, new classes too")
         if any(map(wider, given)):
@@ -103,10 +104,10 @@ def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep:
     for result in results:
         for name, _, reason in (note.partition(": ") for note in result.status.notes):
             if name in _POPULATIONS:
-                lacking.setdefault((name, reason), {})[_task(result)] = None
+                lacking.setdefault((name, reason), {})[result.task.label] = None
     if any(_FEW.match(reason) for _, reason in lacking):
         _note("± speaks of these clips; --episodes 10000 adds intervals for new clips and classes, differences too")
-    several = len({_task(result) for result in results}) > 1
+    several = len({result.task.label for result in results}) > 1
     for (name, reason), tasks in lacking.items():
         if not _FEW.match(reason):
             where = f" on {', '.join(tasks)}" if several else ""
@@ -121,11 +122,11 @@ def _show_differences(pairs: Sequence[Difference], family: int, labels: Mapping[
         half = found.clips.half_width
         table.add(
             labels[found.result.id],
-            _task(found.result),
+            found.result.task.label,
             *_cell(found.result, sweep),
-            f"{100 * found.difference:+.2f} ± {100 * found.half_width:.2f}",
+            per_cent(found.difference, found.half_width, "+"),
             *(("" if half is None else f"± {100 * half:.2f}",) if clips else ()),
-            "< .001" if found.p_holm < 0.001 else f"{found.p_holm:.3f}".removeprefix("0"),
+            p_value(found.p_holm),
             f"{100 * found.smallest:.2f}",
         )
     references = list(dict.fromkeys(labels[found.reference.id] for found in pairs))
@@ -163,7 +164,7 @@ def _shared(results: Sequence[Result]) -> list[str]:
     shares: dict[str, list[float]] = {}
     for result in results:
         if result.episodes.shared_group_share:
-            shares.setdefault(_task(result), []).append(100 * result.episodes.shared_group_share)
+            shares.setdefault(result.task.label, []).append(100 * result.episodes.shared_group_share)
     ends = {task: dict.fromkeys(f"{share:.1f}" for share in (min(found), max(found))) for task, found in shares.items()}
     return [f"{task} {' to '.join(numbers)}%" for task, numbers in ends.items()]
 
@@ -191,18 +192,8 @@ def _labels(results: Sequence[Result]) -> dict[str, str]:
     }
 
 
-def _task(result: Result) -> str:
-    """Name and version; of a user's own data the name alone, as its version is a hash."""
-    name = result.task.name
-    return name if name.startswith("local/") else f"{name}@{result.task.version}"
-
-
 def _cell(result: Result, sweep: bool) -> tuple[str, ...]:
     return (str(result.protocol.n_way), str(result.protocol.k_shot)) if sweep else ()
-
-
-def _per_cent(value: float, half_width: float | None) -> str:
-    return f"{100 * value:.2f}" + (f" ± {100 * half_width:.2f}" if half_width is not None else "")
 
 
 def _rate(number: int, seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,8 +45,33 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     return [f"{name}={path}" if separator else name]
 
 
+def chosen_models(given: Sequence[str], checkpoint: Path | None, label: str | None) -> list[str]:
+    """Expands the values of --model, which --checkpoint and --name belong to.
+
+    Raises:
+        UsageError: No such model, or it needs weights; weights or a label for several; or no label of results.
+        BadInputError: The weights are not there.
+    """
+    found = list(dict.fromkeys(name for one in given for name in models(one, checkpoint)))
+    if len(found) > 1 and (checkpoint or label):
+        option = "--checkpoint" if checkpoint else "--name"
+        remedy = "run them one by one, or use NAME=PATH"
+        raise UsageError(option, f"belongs to one model, and {len(found)} are given", remedy)
+    check_label(label)
+    return found
+
+
+def chosen_tasks(given: Sequence[str]) -> list[str]:
+    """Expands the values of --task, each task once.
+
+    Raises:
+        UsageError: No such task.
+    """
+    return list(dict.fromkeys(name for one in given for name in tasks(one)))
+
+
 def tasks(given: str) -> list[str]:
-    """Expands one value of --task: a name or alias, a glob over names, a path, or ``FILE.py:CLASS``.
+    """Expands one value of --task: a name or alias, ``all``, a glob over names, a path, or ``FILE.py:CLASS``.
 
     Raises:
         UsageError: No such task.
@@ -56,9 +82,14 @@ def tasks(given: str) -> list[str]:
         return [str(Path(given).expanduser())]
     if ".py:" in given or any(mark in given for mark in "./\\"):
         return [given]
-    if _is_glob(given):
-        return _matching(given, list(registry.tasks()), "--task")
-    return [registry.find_task(given).name]
+    if given == "all" or _is_glob(given):
+        return _matching("*" if given == "all" else given, list(registry.tasks()), "--task")
+    try:
+        return [registry.find_task(given).name]
+    except UsageError as error:
+        if not Path(given).exists():
+            raise
+        raise UsageError(error.subject, error.reason, f"for what lies here give ./{given}") from error
 
 
 def check_label(label: str | None) -> None:

@@ -85,6 +85,11 @@ def count(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
 
 
+def per_cent(value: float, half_width: float | None, sign: str = "") -> str:
+    """A share in per cent, with half the width of its interval where there is one."""
+    return f"{100 * value:{sign}.2f}" + ("" if half_width is None else f" ± {100 * half_width:.2f}")
+
+
 def duration(seconds: float) -> str:
     """A time that is only roughly known, in the largest unit that suits it."""
     if seconds < 90:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from uamix_bench.cli import options
 from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output, quiet, to_path
 from uamix_bench.errors import BadInputError
@@ -14,9 +15,6 @@ from uamix_bench.errors import BadInputError
 if TYPE_CHECKING:
     from uamix_bench.task import Task
 
-_DATA_DIR = click.option(
-    "--data-dir", metavar="DIR", callback=to_path, help="Folder of the data sets; default UAMIX_BENCH_HOME/data."
-)
 _SHOWN = 20  # problems on the terminal; --json has all
 
 
@@ -76,7 +74,7 @@ def info(session: Session, name: str) -> None:
 
 
 @command.command("status")
-@_DATA_DIR
+@options.data_dir
 @json_output
 @click.pass_obj
 def status(session: Session, data_dir: Path | None) -> None:
@@ -102,7 +100,7 @@ def status(session: Session, data_dir: Path | None) -> None:
 @command.command("verify")
 @click.argument("name")
 @click.option("--deep", is_flag=True, help="Decode every file, too.")
-@_DATA_DIR
+@options.data_dir
 @quiet
 @json_output
 @click.pass_obj
@@ -135,7 +133,7 @@ def verify(session: Session, name: str, deep: bool, data_dir: Path | None, quiet
 
 @command.command("prepare")
 @click.argument("name")
-@_DATA_DIR
+@options.data_dir
 @click.option("--offline", is_flag=True, help="Only check and unpack what is here.")
 @quiet
 @json_output
@@ -162,8 +160,10 @@ def prepare(session: Session, name: str, data_dir: Path | None, offline: bool, q
 @click.argument("name")
 @click.argument("folder", metavar="DIR", callback=to_path)
 @click.option("--classes", type=click.IntRange(min=1), help="Only the first so many; default all, of hundreds 30.")
-@click.option("--clips-per-class", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option("--seconds", type=click.FloatRange(min=0.01, max=60), default=0.25, show_default=True)
+@click.option("--clips-per-class", type=click.IntRange(min=1), default=4, show_default=True, help="How many.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.01, max=60), default=0.25, show_default=True, help="Length of a clip."
+)
 @json_output
 @click.pass_obj
 def miniature(

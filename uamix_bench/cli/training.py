@@ -23,15 +23,13 @@ def common(function: AnyCallback) -> AnyCallback:
     """Adds the options that every training has."""
     for option in reversed(
         (
-            click.option(
-                "--recipe", default="tiny", show_default=True, help="Name of a recipe, or a JSON file of one."
-            ),
+            options.recipe,
             click.option(
                 "--data",
                 metavar="DATA",
                 help="TASK[:SPLIT], a folder of sounds, a CSV (AudioSet's too) or a text list; default the recipe's.",
             ),
-            click.option("--data-dir", metavar="DIR", callback=options.to_path, help="Folder of the data sets."),
+            options.data_dir,
             click.option(
                 "--audio-root",
                 metavar="DIR",

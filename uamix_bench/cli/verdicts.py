@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from uamix_bench.cli.tables import Table, show
+from uamix_bench.cli.tables import Table, per_cent, show
 
 if TYPE_CHECKING:
     from uamix_bench.compare import Comparison, Pair
@@ -30,15 +30,17 @@ def _show_accuracy(comparison: Comparison) -> None:
         found, protocol = pair.evidence, pair.base.protocol
         table.add(
             pair.base.model.name,
-            pair.base.task.name,
+            pair.base.task.label,
             str(protocol.n_way),
             str(protocol.k_shot),
             f"{100 * pair.base.score.accuracy:.2f}",
             f"{100 * pair.head.score.accuracy:.2f}" if pair.head else "",
-            f"{100 * found.difference:+.2f} ± {100 * found.half_width:.2f}" if found else "",
+            per_cent(found.difference, found.half_width, "+") if found else "",
             f"{100 * found.smallest:.2f}" if found and found.smallest is not None else "",
             _verdict(pair),
         )
+    from uamix_bench.compare import setting
+
     show(table)
     evidence = [pair.evidence for pair in comparison.pairs if pair.evidence]
     if evidence:
@@ -48,7 +50,7 @@ def _show_accuracy(comparison: Comparison) -> None:
     if reasons := {one.why: None for one in evidence if one.population == "these clips"}:
         print(f"these clips: true of this very data set only ({'; '.join(reasons)})")
     for result in comparison.added:
-        print(f"only in HEAD: {result.model.name} on {result.task.name}@{result.task.version}")
+        print(f"only in HEAD: {result.model.name} on {result.task.label}, {setting(result)}")
 
 
 def _verdict(pair: Pair) -> str:

@@ -47,6 +47,25 @@ _FRAMES_S = 100  # a second, of every front end here
 _PATCH = 16  # frames, where a model does not say
 
 
+def finetune(model: AudioModel, data: TaskData, recipe: FinetuneRecipe | ProbeRecipe, **options: Any) -> FinetuneResult:
+    """Fine-tunes a model on a task, or fits a linear probe: `Finetuning`, carried out.
+
+    Args:
+        model: From :func:`uamix_bench.load_model`; it is not changed.
+        data: From :func:`uamix_bench.load_task`.
+        recipe: Of ``FINETUNE`` in `uamix_bench.tuning.finetune_recipe`; its ``PROBE`` makes a linear probe.
+        options: Further arguments of :class:`Finetuning`.
+
+    Raises:
+        UsageError: The model cannot be trained so, or the data has too few classes or groups.
+        BadInputError: A split or clip is missing or broken.
+        Stopped: `stop` said so; what is done is kept.
+    """
+    if isinstance(recipe, ProbeRecipe):
+        options.setdefault("freeze", "all")
+    return Finetuning(model, data, recipe, **options).result()
+
+
 @dataclass
 class Finetuning:
     """A fine-tuning or linear probe of one encoder on one task.

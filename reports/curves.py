@@ -1,0 +1,73 @@
+"""Accuracy over shots and over ways, as in the paper's Figure 3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from uamix_bench.episodes import PAPER
+from uamix_bench.reports import figures
+from uamix_bench.reports.board import Setting
+from uamix_bench.reports.page import Figure
+from uamix_bench.results import Result
+
+_AXES = {"k_shot": "shots", "n_way": "ways"}
+
+
+def accuracy_curves(settings: Sequence[Setting]) -> tuple[list[Figure], list[Figure]]:
+    """Draws accuracy over each of shots and ways, at every value of the other where it has several.
+
+    Args:
+        settings: In their order; only those that differ in ways and shots alone share a figure.
+
+    Returns:
+        For each axis the figure with most points, of equals that at the paper's 5 ways or 1 shot; then all others.
+    """
+    first: list[Figure] = []
+    others: list[Figure] = []
+    for remarks in dict.fromkeys(setting.remarks for setting in settings):
+        alike = [setting for setting in settings if setting.remarks == remarks]
+        for axis, fixed in (("k_shot", "n_way"), ("n_way", "k_shot")):
+            lines: dict[int, list[Setting]] = {}
+            for setting in sorted(alike, key=lambda setting: getattr(setting.protocol, axis)):
+                lines.setdefault(getattr(setting.protocol, fixed), []).append(setting)
+            usual = getattr(PAPER, fixed)
+            order = sorted(lines, key=lambda value: (-len(lines[value]), value != usual, value))
+            drawn = [_figure(lines[value], axis, fixed) for value in order if len(lines[value]) > 1]
+            first += drawn[:1]
+            others += drawn[1:]
+    return first, others
+
+
+def _figure(along: Sequence[Setting], axis: str, fixed: str) -> Figure:
+    """One figure of settings in the order of the axis: a panel a task, a line a model, the best of the first on top."""
+    panels: dict[str, list[figures.Series]] = {}
+    entrants = dict.fromkeys(row.entrant.label for setting in along for row in setting.standings)
+    for label in dict.fromkeys(column.label for setting in along for column in setting.columns):
+        for entrant in entrants:
+            points = [
+                (getattr(setting.protocol, axis), row.results[label])
+                for setting in along
+                for row in setting.standings
+                if row.entrant.label == entrant and label in row.results
+            ]
+            if points:
+                panels.setdefault(label, []).append(_series(entrant, points))
+    value = getattr(along[0].protocol, fixed)
+    where = ", ".join(filter(None, (f"{value}-{_AXES[fixed].removesuffix('s')}", along[0].remarks)))
+    words = _AXES[axis]
+    return figures.curves(
+        f"Accuracy over {words}, {where}",
+        panels,
+        x_label=words,
+        y_label="accuracy in %",
+        description=f"Accuracy with its 95% band over {words} at {where}: one panel a task, a line a model.",
+        x_ticks=sorted({getattr(setting.protocol, axis) for setting in along}),
+        log_x=axis == "k_shot",
+    )
+
+
+def _series(name: str, points: Sequence[tuple[int, Result]]) -> figures.Series:
+    halves = [np.nan if result.score.ci95 is None else 100 * result.score.ci95 for _, result in points]
+    return figures.Series(name, [x for x, _ in points], [100 * result.score.accuracy for _, result in points], halves)

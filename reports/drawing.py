@@ -1,0 +1,201 @@
+"""The drawing board of the figures: matplotlib under the house style, and its SVG made part of a page.
+
+Colours become CSS variables of templates/page.css, so that a figure follows light, dark and print. Text stays text. The
+output depends on nothing but what is drawn: no dates, no random ids.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from uamix_bench.reports.page import FIGURE_ID, clean
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+# The light values of the variables in templates/page.css: what is drawn with, and what a viewer without CSS sees.
+INK, MUTED, LINE, PAPER = "#1d1f23", "#5b6068", "#dcdcd6", "#fdfdfb"
+SERIES = ("#2a63c4", "#bf4a10", "#0f7b5f", "#a3327a", "#857000", "#5b4bc4", "#0e7490", "#6b6f76")
+VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PAPER: "paper"}
+VARIABLES |= {colour: f"series-{number}" for number, colour in enumerate(SERIES, 1)}
+MARKERS = "osD^vPX*"
+DASHES = ("-", "--", "-.", ":")
+WIDTH = 880  # units of the SVG, a CSS pixel each where the page is wide enough
+
+_SVG = "http://www.w3.org/2000/svg"
+_XLINK = "{http://www.w3.org/1999/xlink}href"
+
+
+@contextmanager
+def canvas_of(
+    width: float, height: float, panels: int = 1, columns: int = 0, **share: Any
+) -> Iterator[tuple[Canvas, list[Axes]]]:
+    """A figure of `width` x `height` units and its axes, under the house style; no global state is left behind."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "uamix-bench",
+        "font.family": "sans-serif",
+        "font.size": 12.5,
+        "axes.titlesize": 12.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.labelsize": 12,
+        "axes.labelcolor": MUTED,
+        "axes.edgecolor": MUTED,
+        "axes.facecolor": "none",
+        "figure.facecolor": "none",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "axes.formatter.useoffset": False,
+        "grid.color": LINE,
+        "grid.linewidth": 0.8,
+        "text.color": INK,
+        "text.parse_math": False,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "xtick.labelsize": 11.5,
+        "ytick.labelsize": 11.5,
+        "xtick.major.size": 3,
+        "ytick.major.size": 3,
+        "legend.frameon": False,
+        "legend.fontsize": 12,
+    }
+    with matplotlib.rc_context(style):
+        canvas = Canvas(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
+        columns = columns or panels
+        axes = list(canvas.subplots(-(-panels // columns), columns, squeeze=False, **share).flat)
+        for unused in axes[panels:]:
+            unused.set_visible(False)
+        yield canvas, axes[:panels]
+
+
+def logarithmic(ax: Axes) -> None:
+    """Makes equal ratios of x equal distances, labelled at 1, 2 and 5 times the powers of ten."""
+    from matplotlib.ticker import LogLocator
+
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter("{x:,.4g}")
+    ax.minorticks_off()
+
+
+def draw_legend(canvas: Canvas, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Writes a legend below all panels."""
+    columns = legend_columns(labels)
+    canvas.legend(handles, list(map(clean, labels)), loc="outside lower center", ncols=columns)
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """How many labels fit side by side, at most four."""
+    widest = 60 + 7 * max(map(len, labels), default=0)  # units of the SVG: the handle, and the letters
+    return max(1, min(4, len(labels), WIDTH // widest))
+
+
+def name_points(ax: Axes, labels: Sequence[str], x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
+    """Writes names to the right of points, moved up or down until none lies on another."""
+    line, reach = 15.0, 150.0  # units of the SVG
+    placed: list[tuple[float, float]] = []
+    for at in np.argsort(-y, kind="stable"):
+        across, up = ax.transData.transform((x[at], y[at]))
+        wanted = up
+        while any(abs(across - one) < reach and abs(wanted - other) < line for one, other in placed):
+            wanted -= 1.0
+        placed.append((across, wanted))
+        ax.annotate(
+            clean(labels[at]),
+            (x[at], y[at]),
+            (10, wanted - up),
+            textcoords="offset points",
+            va="center",
+            fontsize="small",
+        )
+
+
+def to_svg(canvas: Canvas, title: str, description: str) -> str:
+    """The figure as one ``<svg>`` element for the inside of a page.
+
+    Style attributes, which the page's policy forbids, become presentation attributes; colours become CSS variables; ids
+    carry a mark that the page replaces; numbers are rounded to a hundredth of a pixel.
+    """
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "uamix-bench", "text.parse_math": False}):
+        canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    tree = ElementTree.fromstring(buffer.getvalue())
+    used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", buffer.getvalue()))
+    for parent in list(tree.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
+                parent.remove(child)
+    for element in tree.iter():
+        _present(element, used)
+    names = [ElementTree.Element(f"{{{_SVG}}}{tag}", id=f"{FIGURE_ID}-{tag}") for tag in ("title", "desc")]
+    names[0].text, names[1].text = clean(title), clean(description)
+    tree[:0] = names
+    tree.attrib = {
+        "viewBox": tree.attrib["viewBox"],
+        "width": tree.attrib["width"].removesuffix("pt"),
+        "height": tree.attrib["height"].removesuffix("pt"),
+        "role": "img",
+        "aria-labelledby": f"{FIGURE_ID}-title {FIGURE_ID}-desc",
+    }
+    ElementTree.register_namespace("", _SVG)
+    text = ElementTree.tostring(tree, encoding="unicode")
+    return re.sub(r"\s*\n\s*", "\n", text)
+
+
+def _present(element: ElementTree.Element, used: set[str]) -> None:
+    """Rewrites the attributes of one element for the inside of a page."""
+    attributes = element.attrib
+    for declaration in attributes.pop("style", "").split(";"):
+        name, _, value = (part.strip() for part in declaration.partition(":"))
+        if name == "font":
+            size = re.search(r"([\d.]+)px", value)
+            attributes["font-size"] = size[1] if size else "12"
+            if re.search(r"\b[5-9]00\b", value):
+                attributes["font-weight"] = "600"
+        elif name and name != "font-family":
+            attributes[name] = value
+    own = attributes.pop("id", "")
+    if own in used:
+        attributes["id"] = f"{FIGURE_ID}-{own}"
+    target = attributes.pop(_XLINK, None)
+    if target:
+        attributes["href"] = f"#{FIGURE_ID}-{target.removeprefix('#')}"
+    for name, value in attributes.items():
+        if name in (
+            "d",
+            "points",
+            "transform",
+            "x",
+            "y",
+            "width",
+            "height",
+            "stroke-width",
+            "font-size",
+            "stroke-dasharray",
+        ):
+            attributes[name] = re.sub(
+                r"-?\d+\.\d+", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value
+            )
+            attributes[name] = " ".join(attributes[name].split())
+        elif name in ("fill", "stroke") and value in VARIABLES:
+            attributes[name] = f"var(--{VARIABLES[value]}, {value})"
+        elif name == "clip-path":
+            attributes[name] = value.replace("url(#", f"url(#{FIGURE_ID}-")

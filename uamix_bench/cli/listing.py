@@ -1,0 +1,104 @@
+"""Records on stdout, one a line: a table for each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from uamix_bench.cli.tables import Table, count, per_cent, show
+from uamix_bench.finetune_record import FinetuneResult
+from uamix_bench.record import Record
+from uamix_bench.results import Result
+from uamix_bench.training_records import AblationRecord, TrainingRecord
+
+
+def show_records(records: Sequence[Record]) -> None:
+    """Prints records in their order, each kind in a table of its own."""
+    tables = (
+        ("few-shot results", _few_shot([one for one in records if isinstance(one, Result)])),
+        ("fine-tunings and linear probes", _finetuned([one for one in records if isinstance(one, FinetuneResult)])),
+        ("trainings", _trained([one for one in records if isinstance(one, TrainingRecord)])),
+        ("ablations", _ablated([one for one in records if isinstance(one, AblationRecord)])),
+    )
+    filled = [(title, table) for title, table in tables if table.row_count]
+    for number, (title, table) in enumerate(filled or tables[:1]):
+        if number:
+            print()
+        show(table, title if len(filled) > 1 else "")
+
+
+def what_was_trained(result: FinetuneResult) -> str:
+    """What of the model a fine-tuning changed, in a few words."""
+    blocks = result.setting.frozen_blocks
+    return "linear probe" if blocks is None else f"all but {blocks} blocks" if blocks else "all"
+
+
+def share(fraction: float | None) -> str:
+    """A share of the training clips; nothing where it is all of them."""
+    return "" if fraction is None else f"{100 * fraction:g}%"
+
+
+def _few_shot(results: Sequence[Result]) -> Table:
+    table = Table("model", "task", "n>", "k>", "episodes>", "accuracy %>", "", "id", wrapped=("model",))
+    for result in results:
+        protocol, score = result.protocol, result.score
+        table.add(
+            result.model.name,
+            result.task.label,
+            str(protocol.n_way),
+            str(protocol.k_shot),
+            count(protocol.episodes),
+            per_cent(score.accuracy, score.ci95),
+            "" if result.status.complete else "partial",
+            result.id[:12],
+        )
+    return table
+
+
+def _finetuned(results: Sequence[FinetuneResult]) -> Table:
+    table = Table("model", "task", "trained", "share>", "metric", "%>", "runs>", "", "id", wrapped=("model",))
+    for result in results:
+        table.add(
+            result.model.name,
+            result.task.label,
+            what_was_trained(result),
+            share(result.setting.fraction),
+            result.setting.metric,
+            per_cent(result.score.value, result.score.ci95),
+            count(len(result.runs)),
+            "" if result.status.complete else "partial",
+            result.id[:12],
+        )
+    return table
+
+
+def _trained(records: Sequence[TrainingRecord]) -> Table:
+    table = Table("data", "recipe", "mixing", "seed>", "loss>", "", "weights", "id", wrapped=("data",))
+    for record in records:
+        losses = [entry["loss"] for entry in record.history if "loss" in entry]
+        table.add(
+            record.data.label,
+            str(record.recipe.get("name", "")),
+            str(record.recipe.get("mix", "")),
+            str(record.train_seed),
+            f"{losses[-1]:.3f}" if losses else "",
+            "partial" if record.partial or record.skipped else "",
+            record.weights_sha256[:12],
+            record.id[:12],
+        )
+    return table
+
+
+def _ablated(records: Sequence[AblationRecord]) -> Table:
+    table = Table("data", "tuned from", "arms>", "seeds>", "set aside>", "tasks", "id", wrapped=("data", "tasks"))
+    for record in records:
+        first = record.arms[0]
+        table.add(
+            first.training.data.label,
+            record.init,
+            count(len({arm.label for arm in record.arms})),
+            count(len(record.seeds)),
+            count(len(record.set_aside)) if record.set_aside else "",
+            ", ".join(dict.fromkeys(result.task.label for result in first.results)),
+            record.id[:12],
+        )
+    return table
