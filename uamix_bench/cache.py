@@ -171,11 +171,16 @@ class ShardStore:
                 break
         return found, rows
 
-    def put(self, keys: Sequence[bytes], rows: Bytes) -> None:
-        """Adds (n, w) uint8 `rows` under (n,) 32-byte `keys`; what is here already under a key stays."""
+    def put(self, keys: Sequence[bytes], rows: Bytes) -> bool:
+        """Adds (n, w) uint8 `rows` under (n,) 32-byte `keys`; what is here already under a key stays.
+
+        Returns:
+            Whether the folder can be written, so that they are kept.
+        """
         if len(keys) and self._writable:
             self._write(np.asarray(keys, "S32"), rows)
             self._merge()
+        return self._writable
 
     def _open_all(self) -> list[_Shard]:
         """The shards there are now, largest first; those seen before are not read again."""
@@ -281,13 +286,18 @@ class EmbeddingCache:
             rows[~finite] = 0
         return found & finite, rows
 
-    def put(self, keys: Sequence[bytes], rows: Floats) -> None:
-        """Adds (n, D + 1) float32 `rows` under (n,) clip keys; rows that are not finite are not kept."""
+    def put(self, keys: Sequence[bytes], rows: Floats) -> bool:
+        """Adds (n, D + 1) float32 `rows` under (n,) clip keys; rows that are not finite are not kept.
+
+        Returns:
+            Whether the folder can be written, so that the others are kept.
+        """
         finite = np.isfinite(rows).all(axis=1)
-        if finite.any():
-            self._describe()
-            kept = np.ascontiguousarray(rows[finite], "<f4")
-            self._store.put([keys[index] for index in np.flatnonzero(finite).tolist()], kept.view(np.uint8))
+        if not finite.any():
+            return True
+        self._describe()
+        kept = np.ascontiguousarray(rows[finite], "<f4")
+        return self._store.put([keys[index] for index in np.flatnonzero(finite).tolist()], kept.view(np.uint8))
 
     def _describe(self) -> None:
         """Says beside the shards, for a person, whose they are."""

@@ -126,23 +126,8 @@ def embed(
     if todo:
         sources = [paths[distinct[row]] for row in todo]
         give_up = bool(digested.failed) and not keep_going
-        with progress.bar("embedding", len(todo)) as advance:
-            clips_heard = _decode(sources, model.sample_rate, data.card.clip_seconds, segments)
-            with closing(clips_heard), closing(run):
-                for row, heard in zip(todo, clips_heard, strict=True):
-                    for wave in heard:
-                        if isinstance(wave, BenchError):
-                            broken[row] = wave
-                            run.drop(row)
-                            advance(1, "")
-                            give_up = not keep_going  # and list the other broken ones
-                            break
-                        if not give_up:
-                            advance(run.add(row, wave), "")
-                    if not give_up and row not in broken:
-                        advance(run.end(row), "")
-                if not give_up:
-                    advance(run.finish(), "")
+        heard = _decode(sources, model.sample_rate, data.card.clip_seconds, segments)
+        broken = _embed_all(run, todo, heard, keep_going, give_up, progress)
     failures = dict(digested.failed)
     if broken:
         failures |= {index: broken[row] for index, row in enumerate(place.tolist()) if row in broken}
@@ -161,6 +146,34 @@ def embed(
         seconds=time.perf_counter() - started,
         warnings=(*warnings, *(run.cache.warnings if run.cache else ())),
     )
+
+
+def embed_files(
+    model: AudioModel,
+    paths: Sequence[str],
+    clip_seconds: float,
+    *,
+    segments: Segments = "first",
+    batch_size: int = 16,
+    progress: Progress = SILENT,
+) -> tuple[Mask, Floats]:
+    """Embeds sound files as :func:`embed` does, without a task and without the cache.
+
+    Args:
+        model: From :func:`uamix_bench.load_model`.
+        paths: The n files.
+        clip_seconds: The crop length.
+        segments: As for `embed`.
+        batch_size: As for `embed`.
+        progress: Shows how far it is.
+
+    Returns:
+        (n,) which could be decoded, and (n, D + 1) float32 rows as the cache keeps them, zero where not.
+    """
+    run = _Run(model, [b""] * len(paths), batch_size, None)
+    heard = _decode(paths, model.sample_rate, clip_seconds, segments)
+    _embed_all(run, range(len(paths)), heard, True, False, progress)
+    return run.done, run.rows
 
 
 def model_key(model: AudioModel) -> ModelKey:
@@ -278,6 +291,37 @@ class _Run:
         if len(self._unkept) >= _KEPT_EVERY or time.monotonic() - self._kept_at > _KEPT_EVERY_S:
             self.close()
         return len(done)
+
+
+def _embed_all(
+    run: _Run,
+    rows: Sequence[int],
+    clips_heard: Generator[Iterable[Floats | BenchError], None, None],
+    keep_going: bool,
+    give_up: bool,
+    progress: Progress,
+) -> dict[int, BenchError]:
+    """Embeds what is heard for `rows` of a run; returns what is wrong with the broken ones.
+
+    To `give_up`, from the start or without `keep_going` at the first broken clip, is only to look for broken ones.
+    """
+    broken: dict[int, BenchError] = {}
+    with progress.bar("embedding", len(rows)) as advance, closing(clips_heard), closing(run):
+        for row, heard in zip(rows, clips_heard, strict=True):
+            for wave in heard:
+                if isinstance(wave, BenchError):
+                    broken[row] = wave
+                    run.drop(row)
+                    advance(1, "")
+                    give_up = not keep_going  # and list the other broken ones
+                    break
+                if not give_up:
+                    advance(run.add(row, wave), "")
+            if not give_up and row not in broken:
+                advance(run.end(row), "")
+        if not give_up:
+            advance(run.finish(), "")
+    return broken
 
 
 def _decode(

@@ -99,6 +99,16 @@ def device(function: AnyCallback) -> AnyCallback:
     return click.option("--device", default="auto", show_default=True, metavar="NAME", help=words)(function)
 
 
+def engine(function: AnyCallback) -> AnyCallback:
+    """Adds --engine and --engine-address."""
+    for name, metavar, default, words in (
+        ("--engine-address", "ADDRESS", None, "Of the Ray cluster; default RAY_ADDRESS, or the one that runs here."),
+        ("--engine", "NAME", "local", "What embeds: local (this process), or the workers of ray or slurm."),
+    ):
+        function = click.option(name, metavar=metavar, default=default, show_default=True, help=words)(function)
+    return function
+
+
 def config(function: AnyCallback) -> AnyCallback:
     """Adds --config: a TOML file of the command's own options, which the command line overrides."""
     return click.option(
