@@ -7,6 +7,7 @@ nothing but the job. So a job whose worker is lost is done again by another one,
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -193,20 +194,34 @@ class Ray(_Cluster):
             raise _not_installed("ray", "Ray") from error
         self._ray = ray
         self._ours = not ray.is_initialized()
-        address = address or os.environ.get("RAY_ADDRESS") or "auto"
         if self._ours:
-            with _own_signals():
-                try:
-                    ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-                except Exception as error:  # each way of being unreachable has a type of its own
-                    where = "on this machine" if address == "auto" else f"at {address}"
-                    reason = f"there is no Ray cluster {where} ({_first_line(error)})"
-                    remedy = "start one with 'ray start --head', or name it with --engine-address or RAY_ADDRESS"
-                    raise MachineError("--engine ray", reason, remedy) from error
+            self._connect(address or os.environ.get("RAY_ADDRESS") or "auto")
         gpu = device.startswith("cuda") or (device == "auto" and bool(ray.cluster_resources().get("GPU")))
         # Ray's own retries are off: ours count, are told of, and are the same for all engines.
         options = {"num_cpus": 1, "num_gpus": int(gpu), "max_retries": 0, "scheduling_strategy": "SPREAD"}
         self._work = ray.remote(**options)(_work)
+
+    def _connect(self, address: str) -> None:
+        """Joins the cluster at an address, and keeps Ray from writing to this program's stdout."""
+        from ray._private import worker
+
+        name, _, port = address.rpartition("://")[2].rpartition(":")
+        if address != "auto" and not (name and port.isdecimal()):
+            raise UsageError(f"--engine-address {address}", "is not the address of a Ray cluster", "give HOST:PORT")
+        # Of a dead node Ray prints the last words to stdout, which belongs to tables and JSON; no option stops it.
+        worker._worker_logs_enabled = False
+        before = signal.getsignal(signal.SIGTERM)  # Ray's leaves no time to tidy up
+        try:
+            if address != "auto":  # Ray itself tries for minutes
+                socket.create_connection((name, int(port)), timeout=10).close()
+            self._ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        except Exception as error:  # each way of being out of reach has a type of its own
+            where = "on this machine" if address == "auto" else f"at {address} ({_gist(error)})"
+            remedy = "start one with 'ray start --head', or name it with --engine-address HOST:PORT or RAY_ADDRESS"
+            raise MachineError("--engine ray", f"there is no Ray cluster {where}", remedy) from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)
 
     def close(self) -> None:
         """Disconnects; the cluster goes on."""
@@ -231,7 +246,7 @@ class Ray(_Cluster):
                 raise MachineError("a worker of Ray", f"lacks a module ({error.cause})", remedy) from error
             raise
         except RayError as error:
-            raise _Lost(_first_line(error)) from error
+            raise _Lost(_gist(error)) from error
         return outcomes
 
     def _cancel(self, handle: Any) -> None:
@@ -256,7 +271,7 @@ class Slurm(_Cluster):
         except RuntimeError as error:
             self._folder.rmdir()
             remedy = "run this where sbatch and srun are on the PATH"
-            raise MachineError("--engine slurm", f"there is no SLURM here ({_first_line(error)})", remedy) from error
+            raise MachineError("--engine slurm", f"there is no SLURM here ({_gist(error)})", remedy) from error
         self._executor.update_parameters(name="uamix-bench", timeout_min=_MINUTES, cpus_per_task=1)
         if device.startswith("cuda"):
             self._executor.update_parameters(gpus_per_node=1)
@@ -348,17 +363,6 @@ def _watched() -> Iterator[Progress]:
         thread.join()
 
 
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keeps the handler of SIGTERM, which Ray would replace by one that leaves no time to tidy up."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
-
-
 def host() -> str:
     """The name of this machine, for messages."""
     return socket.gethostname()
@@ -368,5 +372,6 @@ def _not_installed(extra: str, package: str) -> UsageError:
     return UsageError(f"--engine {extra}", f"{package} is not installed", f"pip install 'uamix-bench[{extra}]'")
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+def _gist(error: BaseException) -> str:
+    """The first sentence of what an error says, or its type."""
+    return re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".") or type(error).__name__

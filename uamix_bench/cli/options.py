@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from uamix_bench.cli.errors import Session
+from uamix_bench.engine import ENGINES
 from uamix_bench.errors import UsageError, nearest
 
 AnyCallback = TypeVar("AnyCallback", bound=Callable[..., Any])
@@ -101,12 +102,11 @@ def device(function: AnyCallback) -> AnyCallback:
 
 def engine(function: AnyCallback) -> AnyCallback:
     """Adds --engine and --engine-address."""
-    for name, metavar, default, words in (
-        ("--engine-address", "ADDRESS", None, "Of the Ray cluster; default RAY_ADDRESS, or the one that runs here."),
-        ("--engine", "NAME", "local", "What embeds: local (this process), or the workers of ray or slurm."),
-    ):
-        function = click.option(name, metavar=metavar, default=default, show_default=True, help=words)(function)
-    return function
+    words = "Of the Ray cluster; default RAY_ADDRESS, or the one that runs on this machine."
+    function = click.option("--engine-address", metavar="HOST:PORT", help=words)(function)
+    words = "What embeds: this process, or the workers of a cluster (docs/engines.md)."
+    names = click.Choice(ENGINES)
+    return click.option("--engine", type=names, default="local", show_default=True, help=words)(function)
 
 
 def config(function: AnyCallback) -> AnyCallback:
