@@ -34,13 +34,14 @@ MODELS = ("logmel", "uamix-tiny")
 
 @pytest.fixture
 def task(tmp_path: Path, bench_home: Path, monkeypatch: pytest.MonkeyPatch) -> TaskData:
-    """Four classes of eight noises of half a second; a shard is four of them."""
+    """Four classes of eight noises of three lengths; a shard is four of them."""
     monkeypatch.setattr(spread, "_CLIPS", 4)
     generator = np.random.default_rng(5)
     for label in "abcd":
         (tmp_path / "noises" / label).mkdir(parents=True)
         for index in range(8):
-            noise = 0.1 * generator.standard_normal(8_000).cumsum() / (3 * (ord(label) - 90))
+            length = (8_000, 12_000, 5_000)[index % 3]
+            noise = 0.1 * generator.standard_normal(length).cumsum() / (3 * (ord(label) - 90))
             soundfile.write(tmp_path / "noises" / label / f"{index}.wav", noise.clip(-0.9, 0.9), 16_000)
     return load_task(str(tmp_path / "noises"))
 
@@ -176,8 +177,8 @@ def no_checkpoint(shard: Shard) -> Shard:
     [
         (older, r"the worker on \S+: has another torch than the caller \(here [\d.]+\S*, there 0\.0\.1\)"),
         (other_weights, r"another weights_sha256 than the caller's \(here [0-9a-f]{16}, there 0123456789abcdef\)"),
-        (other_sound, r"a/1\.wav on \S+: is another file than the caller's \(here [0-9a-f]{16}, there [0-9a-f]{16}\)"),
-        (no_sound, r"a/1\.wav on \S+: no such file; give every machine the same sounds"),
+        (other_sound, r"a/\d\.wav on \S+: is another file than the caller's \(here [0-9a-f]{16}, there [0-9a-f]{16}\)"),
+        (no_sound, r"a/\d\.wav on \S+: no such file; give every machine the same sounds"),
         (no_checkpoint, r"/nowhere/weights\.pt on \S+: no such file"),
     ],
 )
@@ -224,12 +225,28 @@ def test_ray_with_a_node_killed_in_the_middle(
         time.sleep(0.5)
         return embed_shard(job, progress)
     """
+    mine = """
+    import torch
+    from uamix_bench import AudioModel
+
+    class Mine(AudioModel):
+        sample_rate, embedding_dim = 16_000, 5
+
+        def frontend(self, waveforms, lengths):
+            return waveforms.unfold(1, 400, 400), lengths // 400
+
+        def tokens(self, spectrogram, lengths):
+            spectrum = torch.fft.rfft(spectrogram).abs()[..., 1:6].log1p()
+            return spectrum, torch.arange(spectrum.shape[1]) < lengths[:, None]
+    """
+    (tmp_path / "mine.py").write_text(textwrap.dedent(mine))
+    models = ("logmel", f"{tmp_path / 'mine.py'}:Mine")
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "spread_test_jobs.py").write_text(textwrap.dedent(code))
     monkeypatch.syspath_prepend(tmp_path / "modules")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    local = run(None, MODELS, task, tmp_path / "local")
+    local = run(None, models, task, tmp_path / "local")
     monkeypatch.setenv("UAMIX_BENCH_HOME", str(tmp_path / "another"))
     sys.modules.pop("spread_test_jobs", None)
     from spread_test_jobs import slowly  # type: ignore[import-not-found]
@@ -245,7 +262,7 @@ def test_ray_with_a_node_killed_in_the_middle(
         capfd.readouterr()
         killer = Killer(lambda: cluster.remove_node(second, allow_graceful=False))
         with open_engine("ray", cluster.address) as engine:
-            found = run(engine, MODELS, task, tmp_path / "spread", killer)
+            found = run(engine, models, task, tmp_path / "spread", killer)
         told = capfd.readouterr()
     finally:
         cluster.shutdown()

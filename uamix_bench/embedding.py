@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from uamix_bench.task import TaskData
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Item = TypeVar("Item")
 
 _SILENT = 1e-4  # of full scale: three steps of 16 bits
 _AHEAD = 64  # segments decoded before the encoder asks for them
@@ -193,6 +194,39 @@ def model_key(model: AudioModel) -> ModelKey:
     )
 
 
+class Batches(Generic[Item]):
+    """Gathers what has one length in tokens into batches.
+
+    Args:
+        size: Of a batch, at most.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._waiting: defaultdict[int, list[tuple[Item, int]]] = defaultdict(list)  # by columns of tokens
+        self._held = 0
+
+    def add(self, item: Item, samples: int, columns: int) -> list[Item]:
+        """Takes one; returns the batch that is due: a full one, the fullest if too many samples wait, or none."""
+        waiting = self._waiting[columns]
+        waiting.append((item, samples))
+        self._held += samples
+        if len(waiting) == self.size:
+            return self._take(columns)
+        if self._held > _HELD:
+            return self._take(max(self._waiting, key=lambda columns: len(self._waiting[columns])))
+        return []
+
+    def rest(self) -> Iterator[list[Item]]:
+        """The batches of what waits."""
+        return map(self._take, sorted(self._waiting))
+
+    def _take(self, columns: int) -> list[Item]:
+        batch = self._waiting.pop(columns)
+        self._held -= sum(samples for _, samples in batch)
+        return [item for item, _ in batch]
+
+
 @dataclass
 class _Clip:
     """What the segments of a clip gave so far: the sum of their embeddings, (D,) float64, and their largest swing."""
@@ -221,7 +255,6 @@ class _Run:
         self.model = model
         self.keys = keys
         self.cache = cache
-        self.batch_size = batch_size
         self.embedded = 0
         if cache:
             self.done, self.rows = cache.get(keys)
@@ -229,22 +262,15 @@ class _Run:
             self.done = np.zeros(len(keys), np.bool_)
             self.rows = np.zeros((len(keys), model.embedding_dim + 1), np.float32)
         self._clips: defaultdict[int, _Clip] = defaultdict(_Clip)  # begun, and not done
-        self._waiting: defaultdict[int, list[tuple[int, Floats]]] = defaultdict(list)
-        self._held = 0
+        self._batches: Batches[tuple[int, Floats]] = Batches(batch_size)
         self._unkept: list[int] = []
         self._kept_at = time.monotonic()
 
     def add(self, row: int, wave: Floats) -> int:
         """Takes a segment of a clip; returns how many clips were done meanwhile."""
         self._clips[row].waiting += 1
-        columns = self.model.token_columns(len(wave))
-        self._waiting[columns].append((row, wave))
-        self._held += len(wave)
-        if len(self._waiting[columns]) == self.batch_size:
-            return self._embed(columns)
-        if self._held > _HELD:
-            return self._embed(max(self._waiting, key=lambda columns: len(self._waiting[columns])))
-        return 0
+        due = self._batches.add((row, wave), len(wave), self.model.token_columns(len(wave)))
+        return self._embed(due) if due else 0
 
     def end(self, row: int) -> int:
         """Notes that a clip has no more segments; returns how many clips are done by that, it or none."""
@@ -257,7 +283,7 @@ class _Run:
 
     def finish(self) -> int:
         """Embeds what waits; returns how many clips were done."""
-        return sum(self._embed(columns) for columns in sorted(self._waiting))
+        return sum(map(self._embed, self._batches.rest()))
 
     def close(self) -> None:
         """Keeps what is not kept yet, also when the run is cut short."""
@@ -266,9 +292,8 @@ class _Run:
         self._unkept = []
         self._kept_at = time.monotonic()
 
-    def _embed(self, columns: int) -> int:
-        rows, waves = zip(*self._waiting.pop(columns), strict=True)
-        self._held -= sum(map(len, waves))
+    def _embed(self, batch: list[tuple[int, Floats]]) -> int:
+        rows, waves = zip(*batch, strict=True)
         vectors = self.model.embed(waves, self.model.sample_rate)
         if vectors.shape != (len(rows), self.model.embedding_dim):
             due = f"has shape {vectors.shape} where {(len(rows), self.model.embedding_dim)} is due"

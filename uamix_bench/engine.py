@@ -60,7 +60,7 @@ class Engine(ABC):
             function: Does one, and tells how far it is: a job that tells nothing for five minutes is lost. It is called
                 by name on the workers, may be called twice for a job, and must then give the same.
             jobs: What to do.
-            progress: Is told of lost workers.
+            progress: Is told of lost workers, once for each cause.
 
         Yields:
             A job's index and its outcome as they finish, in any order, each index once.
@@ -132,6 +132,7 @@ class _Cluster(Engine):
         """See :meth:`Engine.map`."""
         waiting = deque((bundle, 1) for bundle in self._bundles(len(jobs)))
         running: dict[Any, tuple[range, int]] = {}
+        told: set[str] = set()
         try:
             while waiting or running:
                 room = max(0, _SUBMITTED - len(running))
@@ -148,7 +149,9 @@ class _Cluster(Engine):
                         if tries == _TRIES:
                             remedy = "see the workers' own logs; what was done is kept, and the same command continues"
                             raise MachineError(label, f"its worker was lost {tries} times ({error})", remedy) from error
-                        progress.say(f"{label}: its worker was lost ({error}); another one does it")
+                        if str(error) not in told:  # a dead machine takes many jobs with it
+                            progress.say(f"{label}: its worker was lost ({error}); another one does it")
+                            told.add(str(error))
                         waiting.append((bundle, tries + 1))
                         continue
                     for index, outcome in zip(bundle, outcomes, strict=True):

@@ -221,7 +221,8 @@ def load_model(
         model.pooling = pooling
     model.requires_grad_(False).eval().to(_device(device))
     if isinstance(name, str):
-        model.source = Source(_anywhere(name, bundled), path and os.path.abspath(path), input, model.pooling, dtype)  # noqa: PTH100
+        weights = os.path.abspath(path) if path and not bundled else None  # noqa: PTH100 - no link is followed
+        model.source = Source(_anywhere(name, bundled), weights, input, model.pooling, dtype)
     pretrained_on, licence = _origin(model, bundled)
     try:
         model.identity = ModelIdentity(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -113,7 +114,7 @@ def embed_ahead(
         for column, (data, protocols) in enumerate(tasks):
             there = find_earlier(store, model, data, protocols, overwrite, limit)
             cells = [cell for cell, found in zip(protocols, there, strict=True) if overwrite == "always" or not found]
-            shards = list(_shards(wanted, cache, limited(data, limit), cells, batch_size, progress))
+            shards = list(_shards(model, wanted, cache, limited(data, limit), cells, batch_size, progress))
             jobs += shards
             cell_of += [(row, column)] * len(shards)
 
@@ -172,6 +173,7 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 
 def _shards(
+    model: AudioModel,
     wanted: Wanted,
     cache: EmbeddingCache,
     data: TaskData,
@@ -179,8 +181,10 @@ def _shards(
     batch_size: int,
     progress: Progress,
 ) -> Iterator[Shard]:
-    """Divides what the cache lacks of a cell, in the order and so that clips of one length share the local batches."""
-    size = -(-_CLIPS // batch_size) * batch_size
+    """Divides what the cache lacks of a cell, so that every clip is in the batch that it is in without an engine.
+
+    For a sum in a batch of another size may be rounded otherwise. Clips heard in segments are divided in order.
+    """
     for segments in dict.fromkeys(protocol.segments for protocol in protocols):
         sharing = [protocol for protocol in protocols if protocol.segments == segments]
         rows = np.unique(np.concatenate([draw_episodes(data, protocol).clips for protocol in sharing]))
@@ -193,11 +197,53 @@ def _shards(
             if index not in digested.failed:
                 path_of.setdefault(key, os.path.abspath(paths[index]))  # noqa: PTH100 - half the time of Path.absolute
         done, _ = cache.get(list(path_of))
-        todo = [item for item, known in zip(path_of.items(), done.tolist(), strict=True) if not known]
-        for start in range(0, len(todo), size):
-            keys, chosen = zip(*todo[start : start + size], strict=True)
-            label = f"{wanted.source.name} on {data.name}, clips {start + 1} to {start + len(keys)}"
-            yield Shard(label, wanted, chosen, keys, data.card.clip_seconds, segments, batch_size)
+        todo = [key for key, known in zip(path_of, done.tolist(), strict=True) if not known]
+        columns = _columns(model, [path_of[key] for key in todo], data.card.clip_seconds, segments)
+        for number, keys in enumerate(_gathered(todo, columns, batch_size), 1):
+            chosen = tuple(path_of[key] for key in keys)
+            label = f"{wanted.source.name} on {data.name}, part {number}"
+            yield Shard(label, wanted, chosen, tuple(keys), data.card.clip_seconds, segments, batch_size)
+
+
+def _columns(
+    model: AudioModel, paths: Sequence[str], clip_seconds: float, segments: Segments
+) -> Iterator[tuple[int, int] | None]:
+    """What batches go by, from the headers of files: samples and columns of tokens; None for a broken file."""
+    from uamix_bench import audio
+
+    for path in paths:
+        if segments == "mean":
+            yield 0, 0
+            continue
+        try:
+            samples = audio.samples_read(audio.probe(Path(path)), model.sample_rate, clip_seconds)
+        except BenchError:
+            yield None
+        else:
+            yield samples, model.token_columns(samples)
+
+
+def _gathered(
+    keys: Sequence[bytes], lengths: Iterable[tuple[int, int] | None], batch_size: int
+) -> Iterator[list[bytes]]:
+    """Gathers whole batches, each of which a worker that takes the clips in this order makes anew, into shards."""
+    from uamix_bench.embedding import Batches
+
+    batches: Batches[bytes] = Batches(batch_size)
+    shard: list[bytes] = []
+    for key, length in zip(keys, lengths, strict=True):
+        due = batches.add(key, *length) if length else []
+        shard += due
+        if len(shard) >= _CLIPS or 0 < len(due) < batch_size:  # after one that is not full, others of its length
+            yield shard
+            shard = []
+    for due in batches.rest():
+        shard += due
+        if len(shard) >= _CLIPS:
+            yield shard
+            shard = []
+    if shard:
+        yield shard
 
 
 @lru_cache(maxsize=1)
