@@ -236,7 +236,9 @@ class Ray(_Cluster):
 
     def _wait(self, handles: list[Any]) -> list[Any]:
         done: list[Any] = self._ray.wait(handles, num_returns=len(handles), timeout=0)[0]
-        return done or self._ray.wait(handles, timeout=1)[0]
+        if not done:
+            time.sleep(0.05)  # rather than in Ray, which makes an internal error of SIGTERM
+        return done
 
     def _outcomes(self, handle: Any) -> list[Any]:
         from ray.exceptions import RayError, RayTaskError
