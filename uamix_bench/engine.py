@@ -195,14 +195,14 @@ class Ray(_Cluster):
             import ray
         except ImportError as error:
             raise _not_installed("ray", "Ray") from error
-        self._ray = ray
+        self._ray: Any = ray
         self._ours = not ray.is_initialized()
         if self._ours:
             self._connect(address or os.environ.get("RAY_ADDRESS") or "auto")
-        gpu = device.startswith("cuda") or (device == "auto" and bool(ray.cluster_resources().get("GPU")))
+        gpu = device.startswith("cuda") or (device == "auto" and bool(self._ray.cluster_resources().get("GPU")))
         # Ray's own retries are off: ours count, are told of, and are the same for all engines.
         options = {"num_cpus": 1, "num_gpus": int(gpu), "max_retries": 0, "scheduling_strategy": "SPREAD"}
-        self._work = ray.remote(**options)(_work)
+        self._work = self._ray.remote(**options)(_work)
 
     def _connect(self, address: str) -> None:
         """Joins the cluster at an address, and keeps Ray from writing to this program's stdout."""
