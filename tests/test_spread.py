@@ -216,13 +216,23 @@ def test_ray_with_a_node_killed_in_the_middle(
     pytest.importorskip("ray", reason="ray is not installed (the extra [ray])")
     from ray.cluster_utils import Cluster
 
-    # Workers import this: shards that take a while, so that the killed node is at one.
+    # Workers import this: the second node hangs at its first shard, and the other waits until it does.
     code = """
     import time
+    from pathlib import Path
+    import ray
     from uamix_bench.spread import embed_shard
 
+    HERE = Path(__file__).parent
+
     def slowly(job, progress):
-        time.sleep(0.5)
+        if ray.get_runtime_context().get_node_id() == (HERE / "second").read_text():
+            (HERE / "hangs").touch()
+            time.sleep(120)
+        for _ in range(600):
+            if (HERE / "hangs").exists():
+                break
+            time.sleep(0.1)
         return embed_shard(job, progress)
     """
     mine = """
@@ -259,6 +269,7 @@ def test_ray_with_a_node_killed_in_the_middle(
     )
     try:
         second = cluster.add_node(**node)
+        (tmp_path / "modules" / "second").write_text(second.node_id)
         capfd.readouterr()
         killer = Killer(lambda: cluster.remove_node(second, allow_graceful=False))
         with open_engine("ray", cluster.address) as engine:
