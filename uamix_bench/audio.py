@@ -102,6 +102,12 @@ def read(path: Path, sample_rate: int | None, *, max_seconds: float | None = Non
     return Waveform(np.ascontiguousarray(part), target)
 
 
+def samples_read(info: AudioInfo, sample_rate: int, max_seconds: float) -> int:
+    """How many samples :func:`read` gives of the beginning of a file with this header."""
+    whole = (2 * info.frames * sample_rate + info.sample_rate) // (2 * info.sample_rate)  # soxr rounds halves up
+    return max(1, min(whole, round(max_seconds * sample_rate)))
+
+
 def segments(path: Path, sample_rate: int, seconds: float) -> Iterator[Samples]:
     """Decodes a file segment by segment, of which one at a time is held in memory.
 

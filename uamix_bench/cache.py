@@ -104,13 +104,18 @@ class EmbeddingCache:
             rows[~finite] = 0
         return found & finite, rows
 
-    def put(self, keys: Sequence[bytes], rows: Floats) -> None:
-        """Adds (n, D + 1) float32 `rows` under (n,) clip keys; rows that are not finite are not kept."""
+    def put(self, keys: Sequence[bytes], rows: Floats) -> bool:
+        """Adds (n, D + 1) float32 `rows` under (n,) clip keys; rows that are not finite are not kept.
+
+        Returns:
+            Whether the folder can be written, so that the others are kept.
+        """
         finite = np.isfinite(rows).all(axis=1)
-        if finite.any():
-            self._describe()
-            kept = np.ascontiguousarray(rows[finite], "<f4")
-            self._store.put([keys[index] for index in np.flatnonzero(finite).tolist()], kept.view(np.uint8))
+        if not finite.any():
+            return True
+        self._describe()
+        kept = np.ascontiguousarray(rows[finite], "<f4")
+        return self._store.put([keys[index] for index in np.flatnonzero(finite).tolist()], kept.view(np.uint8))
 
     def _describe(self) -> None:
         """Says beside the shards, for a person, whose they are."""

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from uamix_bench.task import TaskData
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Item = TypeVar("Item")
 
 _SILENT = 1e-4  # of full scale: three steps of 16 bits
 _AHEAD = 64  # segments decoded before the encoder asks for them
@@ -128,23 +129,8 @@ def embed(
     if todo:
         sources = [paths[distinct[row]] for row in todo]
         give_up = bool(digested.failed) and not keep_going
-        with progress.bar("embedding", len(todo)) as advance:
-            clips_heard = _decode(sources, model.sample_rate, data.card.clip_seconds, segments)
-            with closing(clips_heard), closing(run):
-                for row, heard in zip(todo, clips_heard, strict=True):
-                    for wave in heard:
-                        if isinstance(wave, BenchError):
-                            broken[row] = wave
-                            run.drop(row)
-                            advance(1, "")
-                            give_up = not keep_going  # and list the other broken ones
-                            break
-                        if not give_up:
-                            advance(run.add(row, wave), "")
-                    if not give_up and row not in broken:
-                        advance(run.end(row), "")
-                if not give_up:
-                    advance(run.finish(), "")
+        heard = _decode(sources, model.sample_rate, data.card.clip_seconds, segments)
+        broken = _embed_all(run, todo, heard, keep_going, give_up, progress)
     failures = dict(digested.failed)
     if broken:
         failures |= {index: broken[row] for index, row in enumerate(place.tolist()) if row in broken}
@@ -165,6 +151,34 @@ def embed(
     )
 
 
+def embed_files(
+    model: AudioModel,
+    paths: Sequence[str],
+    clip_seconds: float,
+    *,
+    segments: Segments = "first",
+    batch_size: int = 16,
+    progress: Progress = SILENT,
+) -> tuple[Mask, Floats]:
+    """Embeds sound files as :func:`embed` does, without a task and without the cache.
+
+    Args:
+        model: From :func:`uamix_bench.load_model`.
+        paths: The n files.
+        clip_seconds: The crop length.
+        segments: As for `embed`.
+        batch_size: As for `embed`.
+        progress: Shows how far it is.
+
+    Returns:
+        (n,) which could be decoded, and (n, D + 1) float32 rows as the cache keeps them, zero where not.
+    """
+    run = _Run(model, [b""] * len(paths), batch_size, None)
+    heard = _decode(paths, model.sample_rate, clip_seconds, segments)
+    _embed_all(run, range(len(paths)), heard, True, False, progress)
+    return run.done, run.rows
+
+
 def model_key(model: AudioModel) -> ModelKey:
     """Collects all of a model that may change its embeddings, from the model as it is now."""
     identity = model.identity
@@ -180,6 +194,39 @@ def model_key(model: AudioModel) -> ModelKey:
         sample_rate=model.sample_rate,
         embedding_dim=model.embedding_dim,
     )
+
+
+class Batches(Generic[Item]):
+    """Gathers what has one length in tokens into batches.
+
+    Args:
+        size: Of a batch, at most.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._waiting: defaultdict[int, list[tuple[Item, int]]] = defaultdict(list)  # by columns of tokens
+        self._held = 0
+
+    def add(self, item: Item, samples: int, columns: int) -> list[Item]:
+        """Takes one; returns the batch that is due: a full one, the fullest if too many samples wait, or none."""
+        waiting = self._waiting[columns]
+        waiting.append((item, samples))
+        self._held += samples
+        if len(waiting) == self.size:
+            return self._take(columns)
+        if self._held > _HELD:
+            return self._take(max(self._waiting, key=lambda columns: len(self._waiting[columns])))
+        return []
+
+    def rest(self) -> Iterator[list[Item]]:
+        """The batches of what waits."""
+        return map(self._take, sorted(self._waiting))
+
+    def _take(self, columns: int) -> list[Item]:
+        batch = self._waiting.pop(columns)
+        self._held -= sum(samples for _, samples in batch)
+        return [item for item, _ in batch]
 
 
 @dataclass
@@ -207,13 +254,17 @@ class _Run:
     """The rows of one call: what the cache had, what the model gave, what waits for a batch or for the cache."""
 
     def __init__(
-        self, model: AudioModel, keys: list[bytes], batch_size: int, cache: EmbeddingCache | None, limit: int | None
+        self,
+        model: AudioModel,
+        keys: list[bytes],
+        batch_size: int,
+        cache: EmbeddingCache | None,
+        limit: int | None = None,
     ) -> None:
         self.model = model
         self.keys = keys
         self.cache = cache
         self.limit = limit
-        self.batch_size = batch_size
         self.embedded = 0
         if cache:
             self.done, self.rows = cache.get(keys)
@@ -221,22 +272,15 @@ class _Run:
             self.done = np.zeros(len(keys), np.bool_)
             self.rows = np.zeros((len(keys), model.embedding_dim + 1), np.float32)
         self._clips: defaultdict[int, _Clip] = defaultdict(_Clip)  # begun, and not done
-        self._waiting: defaultdict[int, list[tuple[int, Floats]]] = defaultdict(list)
-        self._held = 0
+        self._batches: Batches[tuple[int, Floats]] = Batches(batch_size)
         self._unkept: list[int] = []
         self._kept_at = time.monotonic()
 
     def add(self, row: int, wave: Floats) -> int:
         """Takes a segment of a clip; returns how many clips were done meanwhile."""
         self._clips[row].waiting += 1
-        columns = self.model.token_columns(len(wave))
-        self._waiting[columns].append((row, wave))
-        self._held += len(wave)
-        if len(self._waiting[columns]) == self.batch_size:
-            return self._embed(columns)
-        if self._held > _HELD:
-            return self._embed(max(self._waiting, key=lambda columns: len(self._waiting[columns])))
-        return 0
+        due = self._batches.add((row, wave), len(wave), self.model.token_columns(len(wave)))
+        return self._embed(due) if due else 0
 
     def end(self, row: int) -> int:
         """Notes that a clip has no more segments; returns how many clips are done by that, it or none."""
@@ -249,7 +293,7 @@ class _Run:
 
     def finish(self) -> int:
         """Embeds what waits; returns how many clips were done."""
-        return sum(self._embed(columns) for columns in sorted(self._waiting))
+        return sum(map(self._embed, self._batches.rest()))
 
     def close(self) -> None:
         """Keeps what is not kept yet, also when the run is cut short."""
@@ -261,9 +305,8 @@ class _Run:
         self._unkept = []
         self._kept_at = time.monotonic()
 
-    def _embed(self, columns: int) -> int:
-        rows, waves = zip(*self._waiting.pop(columns), strict=True)
-        self._held -= sum(map(len, waves))
+    def _embed(self, batch: list[tuple[int, Floats]]) -> int:
+        rows, waves = zip(*batch, strict=True)
         vectors = self.model.embed(waves, self.model.sample_rate)
         if vectors.shape != (len(rows), self.model.embedding_dim):
             due = f"has shape {vectors.shape} where {(len(rows), self.model.embedding_dim)} is due"
@@ -286,6 +329,37 @@ class _Run:
         if len(self._unkept) >= _KEPT_EVERY or time.monotonic() - self._kept_at > _KEPT_EVERY_S:
             self.close()
         return len(done)
+
+
+def _embed_all(
+    run: _Run,
+    rows: Sequence[int],
+    clips_heard: Generator[Iterable[Floats | BenchError], None, None],
+    keep_going: bool,
+    give_up: bool,
+    progress: Progress,
+) -> dict[int, BenchError]:
+    """Embeds what is heard for `rows` of a run; returns what is wrong with the broken ones.
+
+    To `give_up`, from the start or without `keep_going` at the first broken clip, is only to look for broken ones.
+    """
+    broken: dict[int, BenchError] = {}
+    with progress.bar("embedding", len(rows)) as advance, closing(clips_heard), closing(run):
+        for row, heard in zip(rows, clips_heard, strict=True):
+            for wave in heard:
+                if isinstance(wave, BenchError):
+                    broken[row] = wave
+                    run.drop(row)
+                    advance(1, "")
+                    give_up = not keep_going  # and list the other broken ones
+                    break
+                if not give_up:
+                    advance(run.add(row, wave), "")
+            if not give_up and row not in broken:
+                advance(run.end(row), "")
+        if not give_up:
+            advance(run.finish(), "")
+    return broken
 
 
 def _decode(

@@ -25,6 +25,7 @@ from uamix_bench.results import Episodes, Result, Score
 from uamix_bench.statistics import ci95_classes, ci95_clips, conventional_interval
 from uamix_bench.store import ResultStore
 from uamix_bench.task import TaskData
+from uamix_bench.text import fit
 
 if TYPE_CHECKING:  # a command checks names, episodes and folders before torch is imported
     from uamix_bench.model import AudioModel
@@ -37,6 +38,20 @@ Overwrite = Literal["never", "missing", "always"]
 _LONGEST_NOTE = 500  # characters
 
 
+class Ahead(NamedTuple):
+    """What the workers of an engine embedded for an evaluation before it began; the embeddings are in the cache.
+
+    Attributes:
+        clips: How many distinct ones.
+        seconds: That they took, added up over the workers.
+        devices: Names of the processors or GPUs that did it.
+    """
+
+    clips: int
+    seconds: float
+    devices: tuple[str, ...]
+
+
 class Options(TypedDict, total=False):
     """How an evaluation is run.
 
@@ -47,6 +62,7 @@ class Options(TypedDict, total=False):
             broken ones they met, so digest and table differ from a full result's, with which it is never paired.
         limit: Only the first so many clips of each class, for a quick look; default None, all.
         allow_unhealthy: Whether to score embeddings that mean nothing all the same; default False.
+        ahead: What was embedded for this evaluation elsewhere, for the record; default None, nothing.
         progress: Shows how far it is; default silent.
     """
 
@@ -55,6 +71,7 @@ class Options(TypedDict, total=False):
     keep_going: bool
     limit: int | None
     allow_unhealthy: bool
+    ahead: Ahead | None
     progress: Progress
 
 
@@ -95,6 +112,8 @@ def fewshot_grid(
     if model.identity is None:
         raise ValueError("the model has no identity: load it with load_model")
     provenance = collect(str(model.device))
+    if ahead := options.get("ahead"):
+        provenance = provenance.model_copy(update={"device": fit(", ".join(ahead.devices))})
     task = limited(task, options.get("limit"))
     cells = [_Cell(task, protocol) for protocol in protocols]
     results: dict[int, Result] = {}
@@ -133,18 +152,7 @@ def fewshot_kept(
         BadInputError: The result that is there differs from the one computed; nothing is overwritten.
         MachineError: The store cannot be written.
     """
-    if model.identity is None:
-        raise ValueError("the model has no identity: load it with load_model")
-    there: list[list[tuple[Path, Result]]] = [[] for _ in protocols]
-    if options.get("limit") is None and not task.partial:
-        identity = task_identity(task)
-        there = [
-            list(store.find(model.identity, identity, protocol, draw_episodes(task, protocol).digest))
-            for protocol in protocols
-        ]
-    if overwrite == "never" and any(there):
-        path = next(found[0][0] for found in there if found)
-        raise UsageError(path, "is there already", "use --overwrite missing to reuse it, or another folder with -o")
+    there = find_earlier(store, model, task, protocols, overwrite, options.get("limit"))
     wanted = [index for index, found in enumerate(there) if overwrite == "always" or not found]
     fresh = fewshot_grid(model, task, [protocols[index] for index in wanted], **options) if wanted else []
     computed = dict(zip(wanted, fresh, strict=True))
@@ -161,6 +169,36 @@ def fewshot_kept(
             raise BadInputError(path, f"the same evaluation now comes out differently ({scores})", remedy)
         kept.append(Kept(result, store.write(result), "confirmed" if found else "wrote"))
     return kept
+
+
+def find_earlier(
+    store: ResultStore,
+    model: AudioModel,
+    task: TaskData,
+    protocols: Sequence[Protocol],
+    overwrite: Overwrite,
+    limit: int | None,
+) -> list[list[tuple[Path, Result]]]:
+    """Finds what a store holds of an evaluation: for each protocol its complete results, with their files.
+
+    Args: as for :func:`fewshot_kept`.
+
+    Raises:
+        UsageError: `overwrite` is never, and a result is there.
+    """
+    if model.identity is None:
+        raise ValueError("the model has no identity: load it with load_model")
+    if limit is not None or task.partial:
+        return [[] for _ in protocols]
+    identity = task_identity(task)
+    there = [
+        list(store.find(model.identity, identity, protocol, draw_episodes(task, protocol).digest))
+        for protocol in protocols
+    ]
+    if overwrite == "never" and any(there):
+        path = next(found[0][0] for found in there if found)
+        raise UsageError(path, "is there already", "use --overwrite missing to reuse it, or another folder with -o")
+    return there
 
 
 def draw_episodes(task: TaskData, protocol: Protocol) -> EpisodeSet:
@@ -219,7 +257,8 @@ class _Pool:
     def __init__(self, model: AudioModel, task: TaskData, segments: Segments, options: Options) -> None:
         self.model, self.task, self.segments, self.options = model, task, segments, options
         self.broken: dict[int, Skipped] = {}
-        self.embedded, self.seconds = 0, 0.0
+        ahead = options.get("ahead")
+        self.embedded, self.seconds = (ahead.clips, ahead.seconds) if ahead else (0, 0.0)
         self._place = np.full(len(task.clips), -1)  # where a row's embedding stands
         self._vectors = np.zeros((0, model.embedding_dim), np.float32)
         self._keys: list[bytes] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -20,6 +21,16 @@ from uamix_bench.errors import BadInputError, MachineError, UsageError, nearest
 Floats = npt.NDArray[np.float32]
 
 
+class Source(NamedTuple):
+    """How a model was loaded, for another process that shall load it too: arguments of `load_model`, paths absolute."""
+
+    name: str
+    checkpoint: str | None
+    input: Input
+    pooling: str
+    dtype: Literal["float32", "bf16"]
+
+
 class AudioModel(nn.Module):
     """A pretrained audio encoder. An adapter subclasses it and says only what differs.
 
@@ -33,6 +44,7 @@ class AudioModel(nn.Module):
             pre-training.
         pooling: The chosen one of `poolings`.
         metadata: What the weights file says of its making; empty for official files.
+        source: How it was loaded; None where not by name.
     """
 
     card: ClassVar[ModelCard]
@@ -69,6 +81,7 @@ class AudioModel(nn.Module):
         self.pooling = self.poolings[0]
         self.identity: ModelIdentity | None = None
         self.metadata: dict[str, str] = {}
+        self.source: Source | None = None
 
     def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Turns (B, S) float32 waveforms in [-1, 1] of (B,) lengths (samples) into (B, T, F) and frame counts (B,)."""
@@ -207,6 +220,9 @@ def load_model(
             )
         model.pooling = pooling
     model.requires_grad_(False).eval().to(_device(device))
+    if isinstance(name, str):
+        weights = os.path.abspath(path) if path and not bundled else None  # noqa: PTH100 - no link is followed
+        model.source = Source(_anywhere(name, bundled), weights, input, model.pooling, dtype)
     pretrained_on, licence = _origin(model, bundled)
     try:
         model.identity = ModelIdentity(
@@ -263,6 +279,15 @@ def _resolve(name: str | type[AudioModel], checkpoint: str | Path | None) -> _Re
     if path is not None or bundled is None:
         return _Resolved(plugin.load(), plugin.name, path)
     return _Resolved(plugin.load(), bundled.id, plugin.folder / bundled.file, bundled)
+
+
+def _anywhere(name: str, bundled: Weights | None) -> str:
+    """A model's name without its weights' path, and with that of its code absolute."""
+    if bundled is not None:
+        return bundled.id
+    name = name.partition("=")[0]
+    code, separator, adapter = name.rpartition(":")
+    return f"{os.path.abspath(code)}:{adapter}" if separator else name  # noqa: PTH100
 
 
 def _origin(model: AudioModel, bundled: Weights | None) -> tuple[tuple[str, ...], str]:

@@ -123,11 +123,16 @@ class ShardStore:
                 break
         return found, rows
 
-    def put(self, keys: Sequence[bytes], rows: Bytes) -> None:
-        """Adds (n, w) uint8 `rows` under (n,) 32-byte `keys`; what is here already under a key stays."""
+    def put(self, keys: Sequence[bytes], rows: Bytes) -> bool:
+        """Adds (n, w) uint8 `rows` under (n,) 32-byte `keys`; what is here already under a key stays.
+
+        Returns:
+            Whether the folder can be written, so that they are kept.
+        """
         if len(keys) and self._writable:
             self._write(np.asarray(keys, "S32"), rows)
             self._merge()
+        return self._writable
 
     def _open_all(self) -> list[_Shard]:
         """The shards there are now, largest first; those seen before are not read again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +11,7 @@ import click
 
 from uamix_bench.cli import options, selection
 from uamix_bench.cli.errors import Session
+from uamix_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from uamix_bench.episodes import EpisodeSet, Protocol
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
     help="A result that is there already: refuse, reuse it, or compute it again and compare.",
 )
 @options.results_folder
+@options.engine
 @click.option("--dry-run", is_flag=True, help="Show what would be evaluated; load no model, write nothing.")
 @options.config
 @options.quiet
@@ -115,6 +118,8 @@ def command(
     no_cache: bool,
     overwrite: Overwrite,
     output: Path | None,
+    engine: str,
+    engine_address: str | None,
     dry_run: bool,
     quiet: bool,
     **setting: Any,
@@ -134,6 +139,8 @@ def command(
         return [selection.protocol(n_way=ways, k_shot=shots, **fixed) for ways in n for shots in k]
 
     cells = grid(None if q == "auto" else q)
+    if engine != "local" and no_cache:
+        raise UsageError("--no-cache", f"the embeddings that --engine {engine} makes are kept there", "leave one away")
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.fewshot import draw_episodes, fewshot_kept, limited, most_queries
@@ -166,16 +173,36 @@ def command(
         _show_plan(session, models, tasks, grids, draws)
         return 0
 
-    from uamix_bench.model import load_model
+    from uamix_bench.engine import open_engine
+    from uamix_bench.fewshot import Ahead
+    from uamix_bench.model import AudioModel, load_model
+    from uamix_bench.spread import embed_ahead
+
+    @lru_cache(maxsize=1)
+    def load(name_or_path: str) -> AudioModel:
+        here = device if engine == "local" else "cpu"  # with an engine, this machine only scores
+        return load_model(name_or_path, checkpoint, device=here, input=input, pooling=pooling, dtype=dtype, label=name)
 
     if line := selection.demonstration(models, checkpoint):
         progress.say(line)
+    ahead: dict[tuple[int, int], Ahead] = {}
+    with open_engine(engine, engine_address, device) as workers:
+        if engine != "local":
+            ahead = embed_ahead(
+                workers,
+                store,
+                map(load, models),
+                list(zip(tasks, grids, strict=True)),
+                device=device,
+                overwrite=overwrite,
+                limit=limit,
+                batch_size=batch_size,
+                progress=progress,
+            )
     results: list[Result] = []
-    for name_or_path in models:
-        encoder = load_model(
-            name_or_path, checkpoint, device=device, input=input, pooling=pooling, dtype=dtype, label=name
-        )
-        for data, cells in zip(tasks, grids, strict=True):
+    for row, name_or_path in enumerate(models):
+        encoder = load(name_or_path)
+        for column, (data, cells) in enumerate(zip(tasks, grids, strict=True)):
             for kept in fewshot_kept(
                 store,
                 encoder,
@@ -187,6 +214,7 @@ def command(
                 keep_going=keep_going,
                 limit=limit,
                 allow_unhealthy=allow_unhealthy,
+                ahead=ahead.get((row, column)),
                 progress=progress,
             ):
                 results.append(kept.result)

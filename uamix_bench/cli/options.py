@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from uamix_bench.cli.errors import Session
+from uamix_bench.engine import ENGINES
 from uamix_bench.errors import UsageError, nearest
 
 AnyCallback = TypeVar("AnyCallback", bound=Callable[..., Any])
@@ -171,6 +172,15 @@ def device(function: AnyCallback) -> AnyCallback:
     """Adds --device."""
     words = "auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."
     return click.option("--device", default="auto", show_default=True, metavar="NAME", help=words)(function)
+
+
+def engine(function: AnyCallback) -> AnyCallback:
+    """Adds --engine and --engine-address."""
+    words = "Of the Ray cluster; default RAY_ADDRESS, or the one that runs on this machine."
+    function = click.option("--engine-address", metavar="HOST:PORT", help=words)(function)
+    words = "What embeds: this process, or the workers of a cluster (docs/engines.md)."
+    names = click.Choice(ENGINES)
+    return click.option("--engine", type=names, default="local", show_default=True, help=words)(function)
 
 
 def config(function: AnyCallback) -> AnyCallback:

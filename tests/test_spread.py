@@ -1,0 +1,285 @@
+"""A grid embedded by workers gives the records that it gives here, whoever dies meanwhile; strangers are refused."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from uamix_bench import spread
+from uamix_bench.cache import EmbeddingCache
+from uamix_bench.embedding import model_key
+from uamix_bench.engine import Engine, Local, open_engine
+from uamix_bench.episodes import Protocol
+from uamix_bench.errors import BadInputError, MachineError, UsageError
+from uamix_bench.fewshot import fewshot_kept
+from uamix_bench.model import AudioModel, load_model
+from uamix_bench.progress import SILENT, Progress
+from uamix_bench.record import Record
+from uamix_bench.spread import Shard, embed_ahead, embed_shard
+from uamix_bench.store import ResultStore
+from uamix_bench.task import TaskData, load_task
+
+PROTOCOLS = [Protocol(name="small", n_way=4, k_shot=k, n_query=4, episodes=30) for k in (1, 3)]
+MODELS = ("logmel", "uamix-tiny")
+
+
+@pytest.fixture
+def task(tmp_path: Path, bench_home: Path, monkeypatch: pytest.MonkeyPatch) -> TaskData:
+    """Four classes of eight noises of three lengths; a shard is four of them."""
+    monkeypatch.setattr(spread, "_CLIPS", 4)
+    generator = np.random.default_rng(5)
+    for label in "abcd":
+        (tmp_path / "noises" / label).mkdir(parents=True)
+        for index in range(8):
+            length = (8_000, 12_000, 5_000)[index % 3]
+            noise = 0.1 * generator.standard_normal(length).cumsum() / (3 * (ord(label) - 90))
+            soundfile.write(tmp_path / "noises" / label / f"{index}.wav", noise.clip(-0.9, 0.9), 16_000)
+    return load_task(str(tmp_path / "noises"))
+
+
+class Counting(Local):
+    """The local engine, whose jobs are counted; it may break off after some."""
+
+    def __init__(self, most: int = 1_000) -> None:
+        self.jobs: list[Shard] = []
+        self.most = most
+
+    def map(self, function: Any, jobs: Sequence[Any], progress: Progress = SILENT) -> Any:
+        with closing(super().map(function, jobs, progress)) as outcomes:
+            for index, outcome in outcomes:
+                if len(self.jobs) == self.most:
+                    raise KeyboardInterrupt
+                self.jobs.append(jobs[index])
+                yield index, outcome
+
+
+def run(
+    engine: Engine | None, models: Sequence[str], task: TaskData, folder: Path, progress: Progress = SILENT
+) -> list[Record]:
+    """Evaluates models on a task, by way of an engine or without one."""
+    store = ResultStore(folder)
+    ahead = {}
+    if engine:
+        with engine:
+            ahead = embed_ahead(
+                engine,
+                store,
+                map(load_model, models),
+                [(task, PROTOCOLS)],
+                device="cpu",
+                batch_size=4,
+                progress=progress,
+            )
+    for row, name in enumerate(models):
+        fewshot_kept(store, load_model(name, device="cpu"), task, PROTOCOLS, batch_size=4, ahead=ahead.get((row, 0)))
+    return [record for _, record in store]
+
+
+def without_cost(records: Sequence[Record]) -> list[str]:
+    return [record.model_dump_json(exclude={"cost", "provenance"}) for record in records]
+
+
+def test_the_records_are_those_of_a_local_run(task: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Counting()
+    spread_out = run(engine, MODELS, task, tmp_path / "spread")
+    monkeypatch.setenv("UAMIX_BENCH_HOME", str(tmp_path / "another"))
+    local = run(None, MODELS, task, tmp_path / "local")
+    assert len(local) == 4
+    assert without_cost(spread_out) == without_cost(local)
+    assert [record.id for record in spread_out] == [record.id for record in local]
+    for one, other in zip(spread_out, local, strict=True):
+        assert one.cost.embedded_clips == other.cost.embedded_clips == 32  # type: ignore[attr-defined]
+        assert one.provenance.device == other.provenance.device  # type: ignore[attr-defined]
+    assert len(engine.jobs) == 16
+    assert len({key for job in engine.jobs for key in job.keys}) == 32
+
+
+def test_a_broken_off_run_continues_and_results_need_nothing(task: TaskData, tmp_path: Path) -> None:
+    first, second, third = Counting(3), Counting(), Counting()
+    with pytest.raises(KeyboardInterrupt):
+        run(first, ["logmel"], task, tmp_path / "results")
+    run(second, ["logmel"], task, tmp_path / "results")
+    assert len(second.jobs) == 8 - 3
+    assert not {key for job in first.jobs for key in job.keys} & {key for job in second.jobs for key in job.keys}
+    EmbeddingCache(model_key(load_model("logmel"))).folder.rename(tmp_path / "pruned")
+    run(third, ["logmel"], task, tmp_path / "results")
+    assert third.jobs == []
+
+
+def test_broken_sounds_are_told_as_without_an_engine(task: TaskData, tmp_path: Path) -> None:
+    sound = Path(task.clips["path"][0])
+    sound.write_bytes(sound.read_bytes()[:500])
+    with pytest.raises(BadInputError, match=r"a/0\.wav: .*leave it out with --keep-going"):
+        run(Local(), ["logmel"], task, tmp_path / "results")
+
+
+def test_a_model_of_this_process_alone_cannot_be_sent(task: TaskData, tmp_path: Path) -> None:
+    class Here(AudioModel):
+        sample_rate, embedding_dim = 16_000, 3
+
+    with pytest.raises(UsageError, match=r"give an engine FILE\.py:CLASS"):
+        embed_ahead(Local(), ResultStore(tmp_path), [load_model(Here)], [(task, PROTOCOLS)])
+
+
+def test_a_cache_that_cannot_be_written_is_said_before_any_work(task: TaskData, bench_home: Path) -> None:
+    bench_home.mkdir(exist_ok=True)
+    (bench_home / "embeddings").write_text("in the way")
+    with pytest.raises(MachineError):
+        run(Counting(0), ["logmel"], task, bench_home / "results")
+
+
+@pytest.fixture
+def shard(task: TaskData, tmp_path: Path) -> Shard:
+    engine = Counting(1)
+    with pytest.raises(KeyboardInterrupt):
+        run(engine, ["uamix-tiny"], task, tmp_path / "results")
+    spread._load.cache_clear()
+    return engine.jobs[0]
+
+
+def older(shard: Shard) -> Shard:
+    versions = tuple((name, "0.0.1" if name == "torch" else version) for name, version in shard.model.versions)
+    return shard._replace(model=shard.model._replace(versions=versions))
+
+
+def other_weights(shard: Shard) -> Shard:
+    return shard._replace(
+        model=shard.model._replace(key=replace(shard.model.key, weights_sha256="0123456789abcdef" * 4))
+    )
+
+
+def other_sound(shard: Shard) -> Shard:
+    soundfile.write(shard.paths[1], np.zeros(8_000), 16_000)
+    return shard
+
+
+def no_sound(shard: Shard) -> Shard:
+    Path(shard.paths[1]).unlink()
+    return shard
+
+
+def no_checkpoint(shard: Shard) -> Shard:
+    source = shard.model.source._replace(name="uamix", checkpoint="/nowhere/weights.pt")
+    return shard._replace(model=shard.model._replace(source=source))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (older, r"the worker on \S+: has another torch than the caller \(here [\d.]+\S*, there 0\.0\.1\)"),
+        (other_weights, r"another weights_sha256 than the caller's \(here [0-9a-f]{16}, there 0123456789abcdef\)"),
+        (other_sound, r"a/\d\.wav on \S+: is another file than the caller's \(here [0-9a-f]{16}, there [0-9a-f]{16}\)"),
+        (no_sound, r"a/\d\.wav on \S+: no such file; give every machine the same sounds"),
+        (no_checkpoint, r"/nowhere/weights\.pt on \S+: no such file"),
+    ],
+)
+def test_a_worker_that_differs_is_refused(change: Callable[[Shard], Shard], words: str, shard: Shard) -> None:
+    with pytest.raises(MachineError, match=words) as caught:
+        embed_shard(change(shard), SILENT)
+    assert caught.value.exit_code == 4
+
+
+class Killer(Progress):
+    """Kills a node when the first shard has come, and keeps what is told."""
+
+    def __init__(self, kill: Callable[[], None]) -> None:
+        self.kill = kill
+        self.shards: list[str] = []
+        self.lines: list[str] = []
+
+    @contextmanager
+    def bar(self, what: str, total: int, unit: str = "clips") -> Iterator[Callable[[int, str], None]]:
+        def advance(count: int, note: str = "") -> None:
+            if " on local/noises" in note:
+                self.shards.append(note)
+                if len(self.shards) == 1:
+                    self.kill()
+
+        yield advance
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_ray_with_a_node_killed_in_the_middle(
+    task: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed (the extra [ray])")
+    from ray.cluster_utils import Cluster
+
+    # Workers import this: the second node hangs at its first shard, and the other waits until it does.
+    code = """
+    import time
+    from pathlib import Path
+    import ray
+    from uamix_bench.spread import embed_shard
+
+    HERE = Path(__file__).parent
+
+    def slowly(job, progress):
+        if ray.get_runtime_context().get_node_id() == (HERE / "second").read_text():
+            (HERE / "hangs").touch()
+            time.sleep(120)
+        for _ in range(600):
+            if (HERE / "hangs").exists():
+                break
+            time.sleep(0.1)
+        return embed_shard(job, progress)
+    """
+    mine = """
+    import torch
+    from uamix_bench import AudioModel
+
+    class Mine(AudioModel):
+        sample_rate, embedding_dim = 16_000, 5
+
+        def frontend(self, waveforms, lengths):
+            return waveforms.unfold(1, 400, 400), lengths // 400
+
+        def tokens(self, spectrogram, lengths):
+            spectrum = torch.fft.rfft(spectrogram).abs()[..., 1:6].log1p()
+            return spectrum, torch.arange(spectrum.shape[1]) < lengths[:, None]
+    """
+    (tmp_path / "mine.py").write_text(textwrap.dedent(mine))
+    models = ("logmel", f"{tmp_path / 'mine.py'}:Mine")
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "spread_test_jobs.py").write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    local = run(None, models, task, tmp_path / "local")
+    monkeypatch.setenv("UAMIX_BENCH_HOME", str(tmp_path / "another"))
+    sys.modules.pop("spread_test_jobs", None)
+    from spread_test_jobs import slowly  # type: ignore[import-not-found]
+
+    monkeypatch.setattr(spread, "embed_shard", slowly)
+    node = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    cluster = Cluster(
+        initialize_head=True, head_node_args={**node, "include_dashboard": False, "_system_config": quick}
+    )
+    try:
+        second = cluster.add_node(**node)
+        (tmp_path / "modules" / "second").write_text(second.node_id)
+        capfd.readouterr()
+        killer = Killer(lambda: cluster.remove_node(second, allow_graceful=False))
+        with open_engine("ray", cluster.address) as engine:
+            found = run(engine, models, task, tmp_path / "spread", killer)
+        told = capfd.readouterr()
+    finally:
+        cluster.shutdown()
+    assert without_cost(found) == without_cost(local)
+    assert [record.id for record in found] == [record.id for record in local]
+    assert len(killer.shards) == len(set(killer.shards)) == 16
+    assert killer.lines
+    assert all("its worker was lost (" in line for line in killer.lines)
+    assert told.out == ""

@@ -1,0 +1,282 @@
+"""The embeddings of an evaluation grid, made by the workers of an engine before the grid is evaluated here.
+
+Workers load a model by its name, read the sounds under the paths that they have here, and send rows back; the rows go
+into this machine's cache. The evaluation that follows is the local one, which finds them there: what an engine does to
+a result is to save time. A worker whose code, weights or sounds are others is refused, for its rows would be too.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from uamix_bench import files
+from uamix_bench.cache import EmbeddingCache, ModelKey, clip_keys, file_digests
+from uamix_bench.card import Segments
+from uamix_bench.engine import Engine, host
+from uamix_bench.episodes import Protocol
+from uamix_bench.errors import BenchError, MachineError, UsageError
+from uamix_bench.fewshot import Ahead, Overwrite, draw_episodes, find_earlier, limited
+from uamix_bench.progress import SILENT, Progress
+from uamix_bench.provenance import device_name, git_state, package_version, package_versions
+from uamix_bench.store import ResultStore
+from uamix_bench.task import TaskData
+
+if TYPE_CHECKING:  # torch is imported where a model is
+    from uamix_bench.model import AudioModel, Source
+
+Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+_CLIPS = 128  # of a job: seconds on a processor with ViT-B, and few enough to be lost
+
+
+class Wanted(NamedTuple):
+    """The model that a worker shall have, and the versions of all that its embeddings may depend on."""
+
+    source: Source
+    device: str
+    key: ModelKey
+    versions: tuple[tuple[str, str], ...]
+
+
+class Shard(NamedTuple):
+    """A job: sound files to embed, with the keys that they have in the cache here."""
+
+    label: str
+    model: Wanted
+    paths: tuple[str, ...]
+    keys: tuple[bytes, ...]
+    clip_seconds: float
+    segments: Segments
+    batch_size: int
+
+
+class Rows(NamedTuple):
+    """What a worker made of n files: (n,) which could be decoded, and (n, D + 1) rows as the cache keeps them."""
+
+    done: Mask
+    rows: Floats
+    seconds: float
+    device: str
+
+
+def embed_ahead(
+    engine: Engine,
+    store: ResultStore,
+    models: Iterable[AudioModel],
+    tasks: Sequence[tuple[TaskData, Sequence[Protocol]]],
+    *,
+    device: str = "auto",
+    overwrite: Overwrite = "missing",
+    limit: int | None = None,
+    batch_size: int = 16,
+    progress: Progress = SILENT,
+) -> dict[tuple[int, int], Ahead]:
+    """Embeds with an engine what the evaluation of a grid will ask for, and keeps it in the cache.
+
+    All cells share one list of jobs, so that no worker waits for the end of a cell. Broken sounds are left to the
+    evaluation, which says what is wrong with them.
+
+    Args:
+        engine: Does the work.
+        store: Cells whose results are there need nothing.
+        models: Each from :func:`uamix_bench.load_model`, by name; one at a time is held.
+        tasks: Each with its protocols.
+        device: The torch device of the workers.
+        overwrite: As for :func:`uamix_bench.fewshot.fewshot_kept`.
+        limit: As for :class:`uamix_bench.fewshot.Options`.
+        batch_size: As for :class:`uamix_bench.fewshot.Options`.
+        progress: Shows how far it is.
+
+    Returns:
+        What was embedded of a cell, by the places of its model and its task in the lists.
+
+    Raises:
+        UsageError: A model was not loaded by name; or a result is there, and `overwrite` is never.
+        MachineError: The cache cannot be written, workers were lost, or one has other versions, weights or sounds.
+    """
+    files.check_writable(files.home() / "embeddings")
+    jobs: list[Shard] = []
+    cell_of: list[tuple[int, int]] = []
+    caches: dict[ModelKey, EmbeddingCache] = {}
+    for row, model in enumerate(models):
+        wanted = _wanted(model, device)
+        cache = caches.setdefault(wanted.key, EmbeddingCache(wanted.key))
+        for column, (data, protocols) in enumerate(tasks):
+            there = find_earlier(store, model, data, protocols, overwrite, limit)
+            cells = [cell for cell, found in zip(protocols, there, strict=True) if overwrite == "always" or not found]
+            shards = list(_shards(model, wanted, cache, limited(data, limit), cells, batch_size, progress))
+            jobs += shards
+            cell_of += [(row, column)] * len(shards)
+
+    ahead: dict[tuple[int, int], Ahead] = {}
+    with progress.bar("embedding", sum(len(job.paths) for job in jobs)) as advance:
+        for index, found in engine.map(embed_shard, jobs, progress):
+            job = jobs[index]
+            cache = caches[job.model.key]
+            keys = [key for key, done in zip(job.keys, found.done, strict=True) if done]
+            if not cache.put(keys, found.rows[found.done]):
+                raise MachineError(cache.folder, cache.warnings[-1], "free space, or choose another UAMIX_BENCH_HOME")
+            before = ahead.get(cell_of[index], Ahead(0, 0.0, ()))
+            devices = tuple(sorted({*before.devices, found.device}))
+            ahead[cell_of[index]] = Ahead(before.clips + len(keys), before.seconds + found.seconds, devices)
+            advance(len(job.paths), job.label)
+    return ahead
+
+
+def embed_shard(job: Shard, progress: Progress) -> Rows:
+    """Does a job on a worker.
+
+    Raises:
+        MachineError: The worker has other versions, weights or sounds than the caller, or lacks them; or it cannot load
+            the model.
+    """
+    from uamix_bench.embedding import embed_files
+
+    model = _load(job.model)
+    started = time.perf_counter()
+    digested = file_digests(job.paths, memo=False, progress=progress)
+    keys = clip_keys(digested.digests, job.clip_seconds, job.segments)
+    for index, (path, here, there) in enumerate(zip(job.paths, keys, job.keys, strict=True)):
+        if here != there:
+            failed = digested.failed.get(index)
+            reason = (
+                failed.reason if failed else f"is another file than the caller's ({_differ(here.hex(), there.hex())})"
+            )
+            raise MachineError(f"{path} on {host()}", reason, "give every machine the same sounds under the same paths")
+    done, rows = embed_files(
+        model, job.paths, job.clip_seconds, segments=job.segments, batch_size=job.batch_size, progress=progress
+    )
+    return Rows(done, rows, time.perf_counter() - started, device_name(str(model.device)))
+
+
+def _wanted(model: AudioModel, device: str) -> Wanted:
+    from uamix_bench.embedding import model_key
+
+    if model.source is None:
+        raise UsageError(model.card.name, "is a class of this process alone", "give an engine FILE.py:CLASS")
+    return Wanted(model.source, device, model_key(model), _versions())
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    ours = {"uamix-bench": package_version(), "uamix-bench's git revision": git_state()[0] or "none"}
+    return tuple({**ours, **package_versions()}.items())
+
+
+def _shards(
+    model: AudioModel,
+    wanted: Wanted,
+    cache: EmbeddingCache,
+    data: TaskData,
+    protocols: Sequence[Protocol],
+    batch_size: int,
+    progress: Progress,
+) -> Iterator[Shard]:
+    """Divides what the cache lacks of a cell, so that every clip is in the batch that it is in without an engine.
+
+    For a sum in a batch of another size may be rounded otherwise. Clips heard in segments are divided in order.
+    """
+    for segments in dict.fromkeys(protocol.segments for protocol in protocols):
+        sharing = [protocol for protocol in protocols if protocol.segments == segments]
+        rows = np.unique(np.concatenate([draw_episodes(data, protocol).clips for protocol in sharing]))
+        table = data.clips.iloc[rows]
+        data.task.materialise(table, progress)
+        paths: list[str] = table["path"].tolist()
+        digested = file_digests(paths, progress=progress)
+        path_of: dict[bytes, str] = {}
+        for index, key in enumerate(clip_keys(digested.digests, data.card.clip_seconds, segments)):
+            if index not in digested.failed:
+                path_of.setdefault(key, os.path.abspath(paths[index]))  # noqa: PTH100 - half the time of Path.absolute
+        done, _ = cache.get(list(path_of))
+        todo = [key for key, known in zip(path_of, done.tolist(), strict=True) if not known]
+        columns = _columns(model, [path_of[key] for key in todo], data.card.clip_seconds, segments)
+        for number, keys in enumerate(_gathered(todo, columns, batch_size), 1):
+            chosen = tuple(path_of[key] for key in keys)
+            label = f"{wanted.source.name} on {data.name}, part {number}"
+            yield Shard(label, wanted, chosen, tuple(keys), data.card.clip_seconds, segments, batch_size)
+
+
+def _columns(
+    model: AudioModel, paths: Sequence[str], clip_seconds: float, segments: Segments
+) -> Iterator[tuple[int, int] | None]:
+    """What batches go by, from the headers of files: samples and columns of tokens; None for a broken file."""
+    from uamix_bench import audio
+
+    for path in paths:
+        if segments == "mean":
+            yield 0, 0
+            continue
+        try:
+            samples = audio.samples_read(audio.probe(Path(path)), model.sample_rate, clip_seconds)
+        except BenchError:
+            yield None
+        else:
+            yield samples, model.token_columns(samples)
+
+
+def _gathered(
+    keys: Sequence[bytes], lengths: Iterable[tuple[int, int] | None], batch_size: int
+) -> Iterator[list[bytes]]:
+    """Gathers whole batches, each of which a worker that takes the clips in this order makes anew, into shards."""
+    from uamix_bench.embedding import Batches
+
+    batches: Batches[bytes] = Batches(batch_size)
+    shard: list[bytes] = []
+    for key, length in zip(keys, lengths, strict=True):
+        due = batches.add(key, *length) if length else []
+        shard += due
+        if len(shard) >= _CLIPS or 0 < len(due) < batch_size:  # after one that is not full, others of its length
+            yield shard
+            shard = []
+    for due in batches.rest():
+        shard += due
+        if len(shard) >= _CLIPS:
+            yield shard
+            shard = []
+    if shard:
+        yield shard
+
+
+@lru_cache(maxsize=1)
+def _load(wanted: Wanted) -> AudioModel:
+    """Loads the caller's model on a worker, which keeps it for its next job."""
+    ours = dict(_versions())
+    for name, version in wanted.versions:
+        if ours.get(name) != version:
+            reason = f"has another {name} than the caller ({_differ(ours.get(name), version)})"
+            raise MachineError(f"the worker on {host()}", reason, "install the same versions on every machine")
+
+    from uamix_bench.embedding import model_key
+    from uamix_bench.model import load_model
+
+    source = wanted.source
+    try:
+        model = load_model(
+            source.name,
+            source.checkpoint,
+            device=wanted.device,
+            input=source.input,
+            pooling=source.pooling,
+            dtype=source.dtype,
+        )
+    except BenchError as error:
+        raise MachineError(f"{error.subject} on {host()}", error.reason, error.remedy) from error
+    here, there = asdict(model_key(model)), asdict(wanted.key)
+    for name in here:
+        if here[name] != there[name]:
+            reason = f"{source.name} has another {name} than the caller's ({_differ(here[name], there[name])})"
+            raise MachineError(f"the worker on {host()}", reason, "give every machine the same weights and code")
+    return model
+
+
+def _differ(here: object, there: object) -> str:
+    return f"here {str(here)[:16]}, there {str(there)[:16]}"
