@@ -500,6 +500,17 @@ def test_truncated_torch_files(tmp_path: Path, zipped: bool) -> None:
         assert length < 30 or line.startswith("truncated"), (length, line)
 
 
+def test_a_name_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    """The flag that says names are UTF-8, set in an entry whose extra field is then taken for one."""
+    path = saved(tmp_path / "m.pth", {"model": weights()})
+    content = bytearray(path.read_bytes())
+    second = content.index(b"PK\x03\x04", 4)
+    content[second + 7] |= 0x08
+    content[second + 30] = 0x80
+    path.write_bytes(content)
+    assert refusal(path).startswith("truncated or damaged")
+
+
 def test_flipped_bytes_are_found_or_harmless(tmp_path: Path) -> None:
     path = saved(tmp_path / "m.pth", {"model": weights()})
     whole = path.read_bytes()

@@ -154,6 +154,21 @@ def digest(document: Any) -> str:
     return hashlib.sha256(canonical_json(document)).hexdigest()
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Reads a TOML file.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not TOML, or not of this world: nested without end, numbers of thousands of digits.
+    """
+    import tomllib
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def file_sha256(path: Path) -> str:
     """Returns the SHA-256 (hex) of a file's bytes.
 

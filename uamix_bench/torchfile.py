@@ -135,7 +135,7 @@ def _check_archive(path: Path) -> None:
             raise BadInputError(path, "holds overlapping entries, which torch.save never writes", AVOID)
         try:
             changed = archive.testzip()  # torch itself takes a flipped byte without a word
-        except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError) as error:
             raise BadInputError(path, f"truncated or damaged ({shown(error)})", AGAIN) from None
     if changed is not None:
         raise BadInputError(path, f"damaged ({shown(changed)} does not match its checksum)", AGAIN)

@@ -328,6 +328,10 @@ def test_config_environment_and_flag_in_that_order(
     unknown = bench("fewshot", "--config", run)
     assert unknown.code == 2
     assert "did you mean 'way'?" in unknown.error
+    run.write_text(f"way = {'[' * 3_000}")
+    endless = bench("fewshot", "--config", run)
+    assert endless.code == 2
+    assert "nested too deeply" in endless.error
 
 
 def test_json_from_the_environment_covers_errors(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

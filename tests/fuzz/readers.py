@@ -175,7 +175,7 @@ def _settings(folder: Path) -> list[bytes]:
     seeds = []
     for name, cfg, state in (
         ("beats", official.beats_cfg(official.TINY), official.beats_state),
-        ("mae-ast", official.mae_ast_cfg(official.TINY), lambda cfg: official.mae_ast_state(cfg["model"])),
+        ("mae-ast", official.mae_ast_cfg(official.TINY)["model"], official.mae_ast_state),
     ):
         write_safetensors(folder / f"{name}.safetensors", state(cfg), {})
         seeds.append(json.dumps(cfg).encode())
