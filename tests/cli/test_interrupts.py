@@ -15,6 +15,8 @@ import torch
 
 from uamix_bench import registry
 from uamix_bench.cli import main
+from uamix_bench.cli.errors import Session, guarded
+from uamix_bench.cli.training import stoppable
 from uamix_bench.files import file_sha256
 
 from .conftest import SMALL
@@ -164,3 +166,15 @@ def test_an_interrupted_command_says_so_and_then_finishes(
         assert again.code == whole.code, again.err
         assert _content(place) == expected
     assert stopped
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_ends_at_once(number: signal.Signals) -> None:
+    def run(_: list[str], __: Session) -> int:
+        with stoppable() as stop:
+            os.kill(os.getpid(), number)
+            assert stop()  # the first one waits for the step
+            os.kill(os.getpid(), number)
+            raise AssertionError("not reached")
+
+    assert guarded(run, []) == 128 + number
