@@ -10,6 +10,7 @@ import itertools
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,9 @@ from hypothesis import strategies as st
 
 from uamix_bench import cache as cache_module
 from uamix_bench import files
-from uamix_bench.cache import EmbeddingCache, ModelKey, ShardStore, clip_keys, file_digests
+from uamix_bench import shards as shards_module
+from uamix_bench.cache import EmbeddingCache, ModelKey, clip_keys, file_digests
+from uamix_bench.shards import ShardStore
 
 MODEL = ModelKey("Tiny", "tiny/1", "a" * 64, "b" * 64, None, "native", "mean", "float32", 16_000, 4)
 OWNER = "ab" * 32
@@ -89,13 +92,13 @@ def test_small_shards_are_merged() -> None:
     for start in range(0, 1_200, 3):
         put(cache, list(range(start, start + 3)))
     assert len(shards(cache)) <= 45  # at most 15 of each of three sizes
-    assert sum(path.stat().st_size for path in shards(cache)) < 1_200 * 56 + 45 * 88 + 1  # nothing twice
+    assert sum(path.stat().st_size for path in shards(cache)) < 1_200 * (8 + 36 + 20) + 45 * 88 + 1  # nothing twice
     assert hits(EmbeddingCache(MODEL), list(range(1_200))) == list(range(1_200))
 
 
 @pytest.mark.usefixtures("bench_home", "quick")
 def test_a_merge_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "_LARGEST", 4_000)
+    monkeypatch.setattr(shards_module, "_LARGEST", 4_000)
     cache = EmbeddingCache(MODEL)
     for start in range(0, 600, 3):
         put(cache, list(range(start, start + 3)))
@@ -144,21 +147,29 @@ def test_any_other_model_misses(field: str) -> None:
     put(EmbeddingCache(MODEL), ["a"])
     value = getattr(MODEL, field)
     other = value + 1 if isinstance(value, int) else (value or "") + "x"
-    changed = dataclasses.replace(MODEL, **{field: other})
-    cache = EmbeddingCache(changed)
+    cache = EmbeddingCache(dataclasses.replace(MODEL, **{field: other}))
     assert cache.folder != EmbeddingCache(MODEL).folder
-    found, _ = cache.get([key("a")])
-    assert not found.any()
+    assert not cache.get([key("a")])[0].any()
+    shutil.copytree(EmbeddingCache(MODEL).folder, cache.folder)  # stale: the folder's name says what is not so
+    assert not cache.get([key("a")])[0].any()
+    (line,) = cache.warnings
+    assert "another model's" in line
+    assert not shards(cache)
 
 
 @pytest.mark.usefixtures("bench_home")
-def test_a_shard_in_another_models_folder_is_a_miss() -> None:
-    mine, other = EmbeddingCache(MODEL), EmbeddingCache(dataclasses.replace(MODEL, pooling="cls"))
-    put(other, ["a"])
-    mine.folder.mkdir()
-    shards(other)[0].rename(mine.folder / shards(other)[0].name)
-    assert not hits(mine, ["a"])
-    assert "another model's" in mine.warnings[0]
+def test_keys_that_begin_alike_are_told_apart() -> None:
+    cache = EmbeddingCache(MODEL)
+    one, other, third = (b"eight by" + bytes([number]) * 24 for number in (1, 2, 0))
+    cache.put([one, other], np.stack([row(one), row(other)]))
+    for keys in ([one, other, third], [third, other, one], [other], [third]):
+        found, rows = cache.get(keys)
+        assert third not in keys or not found[keys.index(third)]
+        for key_, here, got in zip(keys, found, rows, strict=True):
+            np.testing.assert_array_equal(got, row(key_) if here else np.zeros(5))
+    cache.put([other], row(other)[None])  # the one that was a miss
+    assert cache.get([one, other, third])[0].tolist() == [True, True, False]
+    assert not cache.warnings
 
 
 def flip(path: Path, position: int) -> None:
@@ -180,7 +191,7 @@ def test_every_flipped_byte_is_found() -> None:
         flip(path, position)
         damaged = EmbeddingCache(MODEL)
         found = hits(damaged, ["a", "b", "c"])
-        assert len(found) == (2 if position >= 88 + 3 * 36 else 0), position  # a row, or the index over all rows
+        assert len(found) == (2 if position >= 88 + 3 * 8 else 0), position  # an entry, or the index of all
         assert len(damaged.warnings) == 1, position
         again = EmbeddingCache(MODEL)  # it was told once, and what was whole is still here
         assert hits(again, ["a", "b", "c"]) == found
@@ -209,7 +220,7 @@ def test_a_shard_truncated_after_it_was_opened() -> None:
     put(cache, ["a", "b", "c"])
     (path,) = shards(cache)
     assert not hits(cache, ["d"])  # opens it
-    os.truncate(path, path.stat().st_size - 21)  # into the second row
+    os.truncate(path, path.stat().st_size - 57)  # into the second of three entries of 56 bytes
     assert hits(cache, ["a", "b", "c"]) == sorted("abc", key=key)[:1]
     assert len(cache.warnings) == 1
 
@@ -226,7 +237,7 @@ def test_a_strangers_file_is_never_opened(tmp_path: Path, monkeypatch: pytest.Mo
     put(cache, ["a"])
     array = io.BytesIO()
     np.save(array, np.array([Bomb()], object), allow_pickle=True)
-    header = cache_module._HEADER.pack(cache_module._MAGIC, bytes.fromhex(MODEL.fingerprint), 2**40, 20, bytes(32))
+    header = shards_module._HEADER.pack(shards_module._MAGIC, bytes.fromhex(MODEL.fingerprint), 2**40, 20, bytes(32))
     planted = [pickle.dumps(Bomb()), array.getvalue(), b"", b"<!doctype html>", os.urandom(5_000), header]
     for index, content in enumerate(planted):
         (cache.folder / f"{index}.shard").write_bytes(content)
@@ -248,6 +259,26 @@ def test_rows_that_are_not_finite_are_not_kept() -> None:
     cache._store.put([key(3)], rows[:1].view(np.uint8))  # as a stranger could
     assert not cache.get([key(3)])[0].any()
     assert len(cache.warnings) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_disk_that_fills_up(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UAMIX_BENCH_HOME", str(small_disk))
+    model = dataclasses.replace(MODEL, embedding_dim=1_023)
+    cache, names = EmbeddingCache(model), iter(range(1_000))
+    kept: list[bytes] = []
+    while not cache.warnings:
+        block = [key(next(names)) for _ in range(8)]
+        cache.put(block, np.stack([row(one, 1_024) for one in block]))
+        kept += [] if cache.warnings else block
+    (line,) = cache.warnings
+    assert re.search(r"no space left on the disk; .*goes on.*\([\d,]{6,} bytes needed, [\d,]+ free\)", line)
+    assert len(kept) > 30
+    assert not list(cache.folder.glob(".tmp-*"))
+    for reader in (cache, EmbeddingCache(model)):
+        found, rows = reader.get([*kept, *block])
+        assert found.tolist() == [True] * len(kept) + [False] * len(block)
+        np.testing.assert_array_equal(rows[: len(kept)], [row(one, 1_024) for one in kept])
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
@@ -322,7 +353,7 @@ def killed_at(fatal: int, work: Callable[[], None], patched: tuple[tuple[object,
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.usefixtures("quick")
 def test_killed_at_every_call(bench_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "_FAN", 4)
+    monkeypatch.setattr(shards_module, "_FAN", 4)
     old, new = [1, 2], ["x", "y", "z"]
     for name in old:
         put(EmbeddingCache(MODEL), [name])

@@ -1,15 +1,4 @@
-"""The embedding cache: content-addressed, per clip, checksummed, no pickle; several processes need no lock.
-
-A folder holds shards. A shard is written once, atomically, under a name made of its content::
-
-    header | keys (n, 32), ascending | checks (n, 4) | rows (n, w)
-    header = magic, owner (32 bytes), n, w, SHA-256 over all of this, the keys and the checks
-
-Opening a shard reads header, keys and checks; rows that are not asked for are never read. A check is the CRC-32
-of its row. So every byte is covered: what is truncated, flipped or foreign is a miss and a warning, and the
-shard is written anew without it. Small shards are merged as they gather; a reader whose shard was merged away
-looks again. A shard's modification time tells, to the hour, when it was last of use.
-"""
+"""The embedding cache: content-addressed, per clip, of one model a folder; and the digests of files, read once."""
 
 from __future__ import annotations
 
@@ -17,14 +6,11 @@ import contextlib
 import hashlib
 import json
 import os
-import struct
 import time
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from io import FileIO
 from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
@@ -35,21 +21,14 @@ import numpy.typing as npt
 from uamix_bench import files
 from uamix_bench.errors import BadInputError, BenchError, MachineError
 from uamix_bench.progress import SILENT, Progress
+from uamix_bench.shards import ShardStore
 
-Bytes = npt.NDArray[np.uint8]
-Keys = npt.NDArray[np.bytes_]  # (n,) S32: 32-byte digests
-Checks = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
+FILES_OWNER = files.digest("file digests 1")  # of the shards that hold digests of files
+
 _DECODING = 1  # raised whenever audio.read gives other samples for the same file
-_MAGIC = b"uamix-s1"
-_HEADER = struct.Struct("<8s32sQQ32s")
-_INDEX = 36  # bytes in a key and its check
-_SUFFIX = ".shard"
-_FAN = 16  # shards of a size that are merged at once, and the ratio of one size to the next
-_LARGEST = 64 << 20  # bytes that a merge may make: what it holds in memory, and what pruning takes at once
-_USE_S = 3_600.0  # resolution of the time of last use
 # A file changed less than this ago can change again without its times showing it: a tick of the kernel's clock and
 # some, or two seconds on a file system that keeps whole ones.
 _RACY_S, _COARSE_RACY_S = 0.1, 2.0
@@ -98,163 +77,6 @@ def clip_keys(file_digests: Sequence[bytes], clip_seconds: float, segments: str 
     return keys
 
 
-class _Damaged(Exception):
-    """A shard, or part of one, that is not what was written."""
-
-
-class _Shard(NamedTuple):
-    path: Path
-    size: int
-    width: int
-    keys: Keys
-    checks: Checks
-
-    def rows(self, at: npt.NDArray[np.intp]) -> tuple[Bytes, Mask]:
-        """Reads the rows `at` (k,), ascending: (k, w) uint8, and (k,) which of them agree with their checks."""
-        rows = np.zeros((len(at), self.width), np.uint8)
-        starts = np.flatnonzero(np.diff(at, prepend=-2) != 1)  # runs of neighbours are read in one go
-        origin = _HEADER.size + _INDEX * len(self.keys)
-        with self.path.open("rb", buffering=0) as file:
-            for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(at)], strict=True):
-                file.seek(origin + int(at[start]) * self.width)
-                _fill(file, rows[start:stop].reshape(-1).data)
-        return rows, _checks(rows) == self.checks[at]
-
-
-class ShardStore:
-    """Rows of a fixed number of bytes by 32-byte key, in one folder of shards.
-
-    Nothing here raises because the folder cannot be used: what fails becomes one of `warnings`, reads miss, and
-    after a failed write nothing more is written.
-
-    Attributes:
-        warnings: One line for each damaged shard found, and one for a folder that cannot be written.
-    """
-
-    def __init__(self, folder: Path, owner: str, row_bytes: int) -> None:
-        self.folder = folder
-        self.warnings: list[str] = []
-        self._owner = bytes.fromhex(owner)
-        self._width = row_bytes
-        self._shards: dict[str, _Shard] = {}
-        self._writable = True
-
-    def get(self, keys: Sequence[bytes]) -> tuple[Mask, Bytes]:
-        """Looks up (m,) 32-byte `keys`: (m,) which are here, and (m, w) uint8 rows, zero where not."""
-        wanted = np.asarray(keys, "S32")
-        found = np.zeros(len(wanted), np.bool_)
-        rows = np.zeros((len(wanted), self._width), np.uint8)
-        pending = np.argsort(wanted)  # in the shards' own order, so that searches and reads go forward
-        for _ in range(10):
-            vanished = False
-            for shard in self._open_all():
-                if not len(pending):
-                    return found, rows
-                hits, at = _match(shard.keys, wanted[pending])
-                if not len(at):
-                    continue
-                try:
-                    read, good = shard.rows(at)
-                except FileNotFoundError:  # merged by another process: what it held is in a newer shard
-                    vanished = True
-                    continue
-                except OSError as error:
-                    self._damaged(shard.path, error.strerror or str(error))
-                    continue
-                self._used(shard.path)
-                targets = pending[hits][good]
-                found[targets] = True
-                rows[targets] = read[good]
-                pending = pending[~found[pending]]
-                if not good.all():
-                    self._rewrite([shard])
-            if not vanished:
-                break
-        return found, rows
-
-    def put(self, keys: Sequence[bytes], rows: Bytes) -> None:
-        """Adds (n, w) uint8 `rows` under (n,) 32-byte `keys`; what is here already under a key stays."""
-        if len(keys) and self._writable:
-            self._write(np.asarray(keys, "S32"), rows)
-            self._merge()
-
-    def _open_all(self) -> list[_Shard]:
-        """The shards there are now, largest first; those seen before are not read again."""
-        try:
-            with os.scandir(self.folder) as entries:
-                names = {entry.name for entry in entries if entry.name.endswith(_SUFFIX) and entry.is_file()}
-        except OSError:
-            names = set()
-        self._shards = {name: shard for name, shard in self._shards.items() if name in names}
-        for name in sorted(names - set(self._shards)):
-            path = self.folder / name
-            try:
-                self._shards[name] = _open(path, self._owner, self._width)
-            except FileNotFoundError:  # merged since it was listed
-                return self._open_all()
-            except OSError as error:
-                self._damaged(path, error.strerror or str(error))
-            except _Damaged as error:
-                self._damaged(path, str(error))
-                with contextlib.suppress(OSError):
-                    path.unlink()
-        return sorted(self._shards.values(), key=lambda shard: (-shard.size, shard.path))
-
-    def _write(self, keys: Keys, rows: Bytes) -> str | None:
-        """Writes one shard and returns its name, or None where the folder cannot be written."""
-        keys, first = np.unique(keys, return_index=True)
-        rows = np.ascontiguousarray(rows[first])
-        index = keys.tobytes() + _checks(rows).tobytes()
-        head = _HEADER.pack(_MAGIC, self._owner, len(keys), self._width, bytes(32))[:-32]
-        seal = hashlib.sha256(head + index).digest()
-        name = seal.hex()[:32] + _SUFFIX
-        try:
-            files.write_atomic(self.folder / name, lambda file: file.writelines([head, seal, index, rows.data]))
-        except MachineError as error:
-            self._writable = False
-            self.warnings.append(f"{error}; the run goes on without keeping embeddings")
-            return None
-        return name
-
-    def _merge(self) -> None:
-        """Makes one shard of every _FAN of about a size: few shards, and a row is moved few times."""
-        sizes: dict[int, list[_Shard]] = {}
-        for shard in reversed(self._open_all()):
-            if shard.size < _LARGEST // 2:
-                sizes.setdefault(shard.size.bit_length() // 4, []).append(shard)
-        for shards in sizes.values():
-            if len(shards) >= _FAN:
-                fitting = int(np.searchsorted(np.cumsum([shard.size for shard in shards]), _LARGEST, "right"))
-                files.sweep(self.folder)
-                self._rewrite(shards[:fitting])
-
-    def _rewrite(self, shards: list[_Shard]) -> None:
-        """Replaces shards by one of their good rows. A kill in between leaves rows twice, which does no harm."""
-        try:
-            read = [(shard.keys, *shard.rows(np.arange(len(shard.keys)))) for shard in shards]
-        except OSError:
-            return  # another process is at it
-        for shard, (_, _, good) in zip(shards, read, strict=True):
-            if not good.all():
-                self._damaged(shard.path, f"{int((~good).sum())} of {len(good)} rows are damaged")
-        keys = np.concatenate([keys[good] for keys, _, good in read])
-        written = self._write(keys, np.concatenate([rows[good] for _, rows, good in read])) if len(keys) else ""
-        for shard in shards:
-            if written is not None and shard.path.name != written:
-                with contextlib.suppress(OSError):
-                    shard.path.unlink()
-
-    def _damaged(self, path: Path, reason: str) -> None:
-        line = f"{path}: {reason}; left out of the cache and computed again"
-        if line not in self.warnings:
-            self.warnings.append(line)
-
-    def _used(self, path: Path) -> None:
-        with contextlib.suppress(OSError):
-            if abs(time.time() - path.stat().st_mtime) > _USE_S:
-                os.utime(path)
-
-
 class EmbeddingCache:
     """The embeddings of one model, under ``UAMIX_BENCH_HOME/embeddings/<16 hex digits of its fingerprint>/``.
 
@@ -298,15 +120,19 @@ class EmbeddingCache:
                 files.write_json(path, asdict(self.model))
 
 
+def kept_model(folder: Path) -> ModelKey | None:
+    """The model whose embeddings a folder below ``UAMIX_BENCH_HOME/embeddings`` holds; None where it says no owner."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        key = ModelKey(**json.loads((folder / "model.json").read_bytes()))
+        if key.fingerprint.startswith(folder.name):
+            return key
+    return None
+
+
 def kept_models() -> list[ModelKey]:
-    """The models with embeddings under ``UAMIX_BENCH_HOME/embeddings``; a folder that says no owner is left out."""
-    keys = []
-    for path in sorted((files.home() / "embeddings").glob("*/model.json")):
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            key = ModelKey(**json.loads(path.read_bytes()))
-            if key.fingerprint.startswith(path.parent.name):
-                keys.append(key)
-    return keys
+    """The models with embeddings under ``UAMIX_BENCH_HOME/embeddings``."""
+    folders = [path.parent for path in sorted((files.home() / "embeddings").glob("*/model.json"))]
+    return [key for key in map(kept_model, folders) if key]
 
 
 class FileDigests(NamedTuple):
@@ -331,7 +157,7 @@ def file_digests(paths: Sequence[str], *, memo: bool = True, progress: Progress 
         memo: Whether to look up and keep digests under ``UAMIX_BENCH_HOME/embeddings/files/``.
         progress: Shows the files that are read.
     """
-    store = ShardStore(files.home() / "embeddings" / "files", files.digest("file digests 1"), 32)
+    store = ShardStore(files.home() / "embeddings" / "files", FILES_OWNER, 32)
     digests = [bytes(32)] * len(paths)
     failed: dict[int, BenchError] = {}
     stamps: list[tuple[bytes, bool]] = []
@@ -385,46 +211,3 @@ def _sha256(path: str) -> bytes | BenchError:
         return bytes.fromhex(files.file_sha256(Path(path)))
     except BenchError as error:
         return error
-
-
-def _open(path: Path, owner: bytes, width: int) -> _Shard:
-    """Reads and checks a shard's header, keys and checks."""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        head = file.read(_HEADER.size)
-        if len(head) < _HEADER.size or head[:8] != _MAGIC:
-            raise _Damaged("is not a shard")
-        _, whose, count, row_bytes, seal = _HEADER.unpack(head)
-        if whose != owner or row_bytes != width:
-            raise _Damaged("is another model's")
-        if size != _HEADER.size + count * (_INDEX + width):
-            raise _Damaged("is truncated")
-        index = file.read(_INDEX * count)
-    if hashlib.sha256(head[:-32] + index).digest() != seal:
-        raise _Damaged("has a damaged index")
-    keys = np.frombuffer(index, "S32", count)
-    return _Shard(path, size, width, keys, np.frombuffer(index, "<u4", count, 32 * count))
-
-
-def _match(known: Keys, wanted: Keys) -> tuple[Mask, npt.NDArray[np.intp]]:
-    """Which of `wanted` (m,), ascending, are in `known` (n,), ascending; and where, for those that are."""
-    if not len(known):
-        return np.zeros(len(wanted), np.bool_), np.zeros(0, np.intp)
-    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    hits = known[at] == wanted
-    return hits, at[hits]
-
-
-def _checks(rows: Bytes) -> Checks:
-    """CRC-32 of each of (n, w) `rows`; (n,) uint32."""
-    return np.fromiter((zlib.crc32(row) for row in rows), "<u4", len(rows))
-
-
-def _fill(file: FileIO, buffer: memoryview) -> None:
-    """Reads until `buffer` is full or the file ends."""
-    at = 0
-    while at < len(buffer):
-        got = file.readinto(buffer[at:])
-        if not got:
-            return
-        at += got

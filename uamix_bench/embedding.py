@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from uamix_bench import audio
+from uamix_bench import audio, upkeep
 from uamix_bench.cache import EmbeddingCache, ModelKey, clip_keys, file_digests
 from uamix_bench.card import Segments
 from uamix_bench.errors import BadInputError, BenchError
@@ -104,6 +104,7 @@ def embed(
 
     Raises:
         BadInputError: Clips are broken, or the model's embeddings have another shape than it says.
+        UsageError: UAMIX_BENCH_CACHE_SIZE is no size.
     """
     started = time.perf_counter()
     table = data.clips.iloc[rows]
@@ -120,7 +121,8 @@ def embed(
     if cache and not _is_known(model):
         warnings.append(f"{model.card.name}: its code is not in a file, so its embeddings are not kept")
         cache = False
-    run = _Run(model, list(row_of), batch_size, EmbeddingCache(model_key(model)) if cache else None)
+    limit = upkeep.size_limit() if cache else None
+    run = _Run(model, list(row_of), batch_size, EmbeddingCache(model_key(model)) if cache else None, limit)
     broken: dict[int, BenchError] = {}
     todo = [row for row in np.flatnonzero(~run.done).tolist() if distinct[row] not in digested.failed]
     if todo:
@@ -204,10 +206,13 @@ class _Clip:
 class _Run:
     """The rows of one call: what the cache had, what the model gave, what waits for a batch or for the cache."""
 
-    def __init__(self, model: AudioModel, keys: list[bytes], batch_size: int, cache: EmbeddingCache | None) -> None:
+    def __init__(
+        self, model: AudioModel, keys: list[bytes], batch_size: int, cache: EmbeddingCache | None, limit: int | None
+    ) -> None:
         self.model = model
         self.keys = keys
         self.cache = cache
+        self.limit = limit
         self.batch_size = batch_size
         self.embedded = 0
         if cache:
@@ -250,6 +255,9 @@ class _Run:
         """Keeps what is not kept yet, also when the run is cut short."""
         if self.cache and self._unkept:
             self.cache.put([self.keys[row] for row in self._unkept], self.rows[self._unkept])
+            failure = None if self.limit is None else upkeep.keep_to(self.limit)
+            if failure and failure not in self.cache.warnings:
+                self.cache.warnings.append(failure)
         self._unkept = []
         self._kept_at = time.monotonic()
 

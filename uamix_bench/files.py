@@ -17,12 +17,14 @@ from uamix_bench.errors import BenchError, MachineError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _TEMPORARY = ".tmp-"
+_USE_S = 3_600.0  # resolution of the time of last use
 
 
 def home() -> Path:
     """Returns the folder of all that the bench keeps: ``UAMIX_BENCH_HOME``, or the platform's user cache folder.
 
-    It holds ``data/``, ``checkpoints/``, ``embeddings/`` and ``results/``. Nothing is created here.
+    It holds ``data/``, ``checkpoints/``, ``results/``, ``training/`` and, only to save work, ``embeddings/`` and
+    ``frames/``. Nothing is created here.
     """
     chosen = os.environ.get("UAMIX_BENCH_HOME")
     if chosen:
@@ -131,6 +133,13 @@ def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def note_use(path: Path) -> None:
+    """Sets a file's modification time, which pruning goes by, to now; where it is less than an hour old it stays."""
+    with contextlib.suppress(OSError):
+        if abs(time.time() - path.stat().st_mtime) > _USE_S:
+            os.utime(path)
 
 
 def sweep(folder: Path, older_than_s: float = 86_400.0) -> None:

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +29,7 @@ PACKAGES = (
     "pydantic",
 )
 _SOURCE = Path(__file__).resolve().parent.parent
+_PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 _PATH = re.compile(r"(?:(?<=[\s=,:'\"(])|^)(?:~|\.\.|[A-Za-z]:)?[/\\][^\s,'\")]*")
 
 
@@ -86,6 +88,8 @@ def peak_memory_mb(device: str = "cpu") -> float | None:
         import torch
 
         return torch.cuda.max_memory_allocated(device) / 1e6
+    with suppress(OSError, AttributeError):  # on Linux the figure of getrusage begins with that of the parent process
+        return int(_PEAK.search(Path("/proc/self/status").read_text())[1]) * 1_024 / 1e6  # type: ignore[index]
     try:
         import resource
     except ImportError:  # Windows

@@ -310,13 +310,13 @@ def test_a_file_of_full_size_loads(full_size: dict[str, Tensor], tmp_path: Path)
 
 def test_our_own_files_round_trip(goldens: Path, official: Path, tmp_path: Path) -> None:
     model, samples = load_model("audiomae", official), wave(goldens, 2)
-    metadata = {"kind": "pretrain", "recipe_sha256": "ab", "train_seed": "7", "data": "synthetic@1"}
+    metadata = {"kind": "pretrain", "recipe_sha256": "ab" * 32, "train_seed": "7", "data": "synthetic@1"}
     sha256 = write_safetensors(tmp_path / "model.safetensors", model.state_dict(), metadata)
     again = load_model("audiomae", tmp_path)  # the folder, as `pretrain --out` writes it
     assert np.array_equal(again.embed([samples], 16_000), model.embed([samples], 16_000))
     identity = again.identity
     assert identity is not None
-    assert (identity.weights_sha256, identity.recipe_sha256, identity.train_seed) == (sha256, "ab", 7)
+    assert (identity.weights_sha256, identity.recipe_sha256, identity.train_seed) == (sha256, "ab" * 32, 7)
     assert identity.pretrained_on == ("synthetic@1",)
     assert (model.identity.pretrained_on, model.identity.licence) == (model.card.pretrained_on, model.card.licence)  # type: ignore[union-attr]
 

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 
+from uamix_bench import upkeep
 from uamix_bench.errors import BadInputError, MachineError, Stopped
 from uamix_bench.frontend import KaldiFbank
 from uamix_bench.progress import Progress
@@ -202,3 +203,18 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_decoded(
     assert list(small_disk.glob("frames/*/journal"))
     monkeypatch.setenv("UAMIX_BENCH_HOME", str(tmp_path / "roomy"))
     assert len(load(folder)) == 149
+
+
+def test_frames_of_use_are_marked_so_that_pruning_spares_them(folder: Path, bench_home: Path) -> None:
+    load(folder)
+    for path in store(bench_home).iterdir():
+        os.utime(path, (1e9, 1e9))
+    (holding,) = (one for one in upkeep.holdings() if one.kind == "frames")
+    assert holding.used == 1e9
+    frames = load(folder)
+    (holding,) = (one for one in upkeep.holdings() if one.kind == "frames")
+    assert abs(holding.used - time.time()) < 60
+    before = np.array(frames.values)
+    assert [piece.path for piece in upkeep.prune([holding])] == [holding.folder]
+    np.testing.assert_array_equal(frames.values, before)  # mapped, and gone from the folder
+    assert same(load(folder), frames)

@@ -22,6 +22,7 @@ COMMANDS = {
     "report": "Render results and trainings as HTML and Markdown.",
     "models": "List, show, check or convert models.",
     "tasks": "List the tasks, show one, check or prepare its data.",
+    "cache": "List, check or prune the embeddings and frames that are kept.",
     "leaderboard": "Build a static leaderboard from result files.",
     "env": "Print what a bug report needs.",
 }
@@ -60,6 +61,10 @@ class Commands(click.Group):
                     (
                         "UAMIX_BENCH_HOME",
                         "folder of data, checkpoints, embeddings and results (default: the user's cache folder)",
+                    ),
+                    (
+                        "UAMIX_BENCH_CACHE_SIZE",
+                        "what embeddings and frames may take of it, such as 10GB (default: no limit)",
                     ),
                     ("UAMIX_BENCH_<COMMAND>_<OPTION>", "any option, such as UAMIX_BENCH_FEWSHOT_DEVICE=cpu"),
                 ]

@@ -116,8 +116,9 @@ def decode(sounds: Sounds, workers: int | None, progress: Progress, stop: Callab
         done = sum(len(entry["count"]) for entry in journal)
         if done < total:
             journal += _continue(folder, sounds, done, workers, progress, stop)
-    size = sum(sum(entry["count"]) for entry in journal)
-    mapped = np.memmap(folder / "values", np.float16, "r", shape=(size, bins)) if size else _NOTHING
+        files.note_use(folder / "journal")
+        size = sum(sum(entry["count"]) for entry in journal)
+        mapped = np.memmap(folder / "values", np.float16, "r", shape=(size, bins)) if size else _NOTHING
     return _decoded(
         mapped.view(np.ndarray),
         [entry["count"] for entry in journal],

@@ -1,0 +1,184 @@
+"""``uamix-bench cache``: what is kept only to save work, its checks and its pruning."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from uamix_bench.cli import options
+from uamix_bench.cli.errors import Session
+from uamix_bench.errors import BadInputError, UsageError, nearest
+from uamix_bench.text import visible
+
+if TYPE_CHECKING:
+    from uamix_bench.upkeep import Holding
+
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+_AGE = re.compile(rf"([0-9]{{1,9}}(?:\.[0-9]{{1,9}})?)([{''.join(_UNITS_S)}])")
+_GLOBS = options.CommaList(metavar="GLOB[,...]")
+_MODELS = click.option(
+    "-m",
+    "--model",
+    "models",
+    multiple=True,
+    type=_GLOBS,
+    callback=options.merged,
+    help="Only these, by the names or keys that 'cache ls' shows. Lists, repeatable.",
+)
+
+
+@click.group("cache")
+def command() -> None:
+    """List, check or prune what is kept only to save work: embeddings, digests of files, training frames.
+
+    UAMIX_BENCH_CACHE_SIZE=10GB prunes by itself, whenever embeddings are added.
+    """
+
+
+@command.command("path")
+@options.json_output
+@click.pass_obj
+def path(session: Session) -> None:
+    """Print the folder it is in."""
+    items = session.begin("cache path")
+    from uamix_bench.files import home
+
+    items.append({"path": str(home())})
+    if not session.json:
+        print(home())
+
+
+@command.command("ls")
+@_MODELS
+@options.json_output
+@click.pass_obj
+def ls(session: Session, models: tuple[str, ...]) -> None:
+    """List what is there, the largest first: for each key of a model entries, bytes and last use (to the hour)."""
+    items = session.begin("cache ls")
+    held = [(holding, holding.count()) for holding in _chosen(models)]
+    for holding, entries in held:
+        model = holding.model
+        items.append(
+            {
+                "kind": holding.kind,
+                "key": holding.key,
+                "name": holding.name,
+                "model": None if model is None else {**asdict(model), "fingerprint": model.fingerprint},
+                "entries": entries,
+                "bytes": holding.size,
+                "last_used": _iso(holding.used),
+            }
+        )
+    if session.json:
+        return
+    from rich.filesize import decimal
+
+    from uamix_bench.cli.tables import Table, count, show
+    from uamix_bench.files import home
+
+    table = Table("name", "how", "key", "entries>", "size>", "last used")
+    for holding, entries in held:
+        model = holding.model
+        how = f"{model.input}, {model.pooling}, {model.dtype}" if model else ""
+        used = _iso(holding.used)[:16].replace("T", " ")
+        table.add(visible(holding.name), visible(how), holding.key, count(entries), decimal(holding.size), used)
+    show(table)
+    total = sum(holding.size for holding, _ in held)
+    click.echo(f"{decimal(total)} in {home()}", err=True)
+
+
+@command.command("verify")
+@_MODELS
+@options.quiet
+@options.json_output
+@click.pass_obj
+def verify(session: Session, models: tuple[str, ...], quiet: bool) -> None:
+    """Read all embeddings and digests and compare every checksum; exit code 3 where one is bad, and all are named.
+
+    Nothing is changed: a run that meets a bad entry computes it again. Training frames are checked whenever they are
+    opened.
+    """
+    items = session.begin("cache verify")
+    from uamix_bench import upkeep
+    from uamix_bench.cli.progress import TerminalProgress
+
+    chosen = _chosen(models)
+    for bad, reason in upkeep.verify(chosen, TerminalProgress(quiet)):
+        items.append({"path": str(bad), "reason": reason})
+        if not session.json:
+            print(visible(f"{bad}: {reason}"))
+    shards = sum(len(holding.pieces) for holding in chosen if holding.kind != "frames")
+    session.facts["shards"] = shards
+    if items:
+        remedy = "the next run that meets them leaves the damage out and computes it again"
+        raise BadInputError(f"{len(items)} of {shards} shards", "not what was written", remedy)
+    if not session.json:
+        print(f"{shards} shard{'s' * (shards != 1)} hold together")
+
+
+@command.command("prune")
+@click.option("--max-size", metavar="SIZE", help="Remove what was used longest ago until SIZE is left, such as 10GB.")
+@click.option("--older-than", metavar="AGE", help="Remove what was not used for AGE, such as 30d or 12h.")
+@_MODELS
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@options.json_output
+@click.pass_obj
+def prune(
+    session: Session, max_size: str | None, older_than: str | None, models: tuple[str, ...], dry_run: bool
+) -> None:
+    """Remove the least recently used; with --model alone all of those. A later run computes it again.
+
+    What goes at once is a shard (up to 64 MB of embeddings) or all frames of a training set.
+    """
+    items = session.begin("cache prune")
+    from uamix_bench import upkeep
+
+    if max_size is None and older_than is None and not models:
+        raise UsageError("cache prune", "says not what to remove", "give --max-size, --older-than or --model")
+    max_bytes = None if max_size is None else upkeep.parse_size(max_size, "--max-size")
+    unused_s = None if older_than is None else _seconds(older_than)
+    chosen = _chosen(models)
+    removed = upkeep.prune(chosen, max_bytes=max_bytes, unused_s=unused_s, dry_run=dry_run)
+    items += [{"path": str(piece.path), "bytes": piece.size, "last_used": _iso(piece.used)} for piece in removed]
+    freed = sum(piece.size for piece in removed)
+    left = sum(holding.size for holding in chosen) - freed
+    session.facts.update({"removed_bytes": freed, "left_bytes": left, "dry_run": dry_run})
+    if session.json:
+        return
+    from rich.filesize import decimal
+
+    if dry_run:
+        for piece in removed:
+            print(visible(f"{piece.path}: {decimal(piece.size)}, last used {_iso(piece.used)[:16].replace('T', ' ')}"))
+    verb = "would remove" if dry_run else "removed"
+    print(f"{verb} {decimal(freed)}; {decimal(left)} {'of them ' * bool(models)}left")
+
+
+def _chosen(globs: tuple[str, ...]) -> list[Holding]:
+    """The holdings whose name or key fits one of `globs`; all without any."""
+    from fnmatch import fnmatchcase
+
+    from uamix_bench.upkeep import holdings
+
+    held = holdings()
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for holding in held for name in (holding.name, holding.key)):
+            names = sorted({holding.name for holding in held})
+            raise UsageError(f"--model {glob}", "nothing is kept of it", nearest(glob, names) if names else "")
+    fits = [any(fnmatchcase(name, glob) for glob in globs for name in (one.name, one.key)) for one in held]
+    return [one for one, fit in zip(held, fits, strict=True) if fit or not globs]
+
+
+def _seconds(age: str) -> float:
+    found = _AGE.fullmatch(age.strip())
+    if not found:
+        raise UsageError("--older-than", f"'{age}' is not an age", "give a number with s, m, h, d or w, such as 30d")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+def _iso(moment_s: float) -> str:
+    return datetime.fromtimestamp(moment_s, UTC).isoformat(timespec="seconds")
