@@ -110,7 +110,7 @@ class Sandbox:
         tempfile.tempdir = str(self._folder)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(1)
-        before, misdeeds = _peak_bytes(), _watch(self._folder, self._programs)
+        before, misdeeds = _peak_bytes(), watch(self._folder, self._programs)
         if sys.platform == "linux":
             mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY_BYTES, resource.RLIM_INFINITY))
@@ -131,7 +131,7 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _watch(folder: Path, programs: bool) -> list[str]:
+def watch(folder: Path, programs: bool) -> list[str]:
     """Notes, from now on, whatever this process changes outside `folder`, starts or connects to."""
     misdeeds: list[str] = []
 

@@ -171,14 +171,14 @@ def ends_well(sandbox: Sandbox, words: list[str]) -> None:
         json.loads(out)
 
 
-@settings(max_examples=120, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(command_lines())
 def test_command_lines_end_in_a_documented_code(sandbox: Sandbox, words: list[str]) -> None:
     ends_well(sandbox, words)
 
 
 @pytest.mark.slow
-@settings(max_examples=3_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=800, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(command_lines())
 def test_many_command_lines_end_in_a_documented_code(sandbox: Sandbox, words: list[str]) -> None:
     ends_well(sandbox, words)
