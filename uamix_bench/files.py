@@ -65,7 +65,12 @@ def check_writable(folder: Path) -> None:
     Raises:
         MachineError: It cannot; the line says why.
     """
-    write_atomic(folder / f"{_TEMPORARY}probe-{uuid.uuid4().hex}", b"\0" * 4096).unlink(missing_ok=True)
+    probe = folder / f"{_TEMPORARY}probe-{uuid.uuid4().hex}"
+    try:
+        write_atomic(probe, b"\0" * 4096)
+    finally:
+        with contextlib.suppress(OSError):  # the folder may not even be there
+            probe.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], None], durable: bool = True) -> Path:
