@@ -265,6 +265,7 @@ def test_dry_run_writes_nothing_and_loads_no_model(bench: Bench, sounds: Path, b
         (("--pooling", "cls"), 2, "mean-std"),
         (("--device", "abacus"), 2, "--device abacus"),
         (("--device", "meta"), 2, "--device meta"),
+        (("--task", "a" * 300), 2, "longer than a file's name may be"),
         (("--device", "cuda:63"), 4, "--device cuda:63"),
         (("--no-such-option",), 2, "--no-such-option"),
         (("--config", "absent.toml"), 2, "absent.toml"),
