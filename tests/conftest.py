@@ -44,12 +44,19 @@ def bench_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 400 kB; needs root."""
-    folder = tmp_path / "small"
+    yield from _mounted(tmp_path / "small", "size=400k")
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """An empty file system that may only be read, by root too; needs root."""
+    yield from _mounted(tmp_path / "read-only", "ro")
+
+
+def _mounted(folder: Path, options: str) -> Iterator[Path]:
     folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder], capture_output=True, text=True
-    )
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
     if mounted.returncode:
-        pytest.skip(f"no small file system: {mounted.stderr.strip() or 'mount failed'}")
+        pytest.skip(f"no file system of one's own: {mounted.stderr.strip() or 'mount failed'}")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)

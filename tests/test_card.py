@@ -61,6 +61,13 @@ def test_a_faulty_card_is_one_line_that_names_the_field(tmp_path: Path, text: st
     assert str(caught.value).startswith(f"{path}: ")
 
 
+@pytest.mark.parametrize("text", ["a = " + "[" * 3_000, "a = " + "9" * 5_000, "a = \xe4"])
+def test_toml_beyond_all_measure_is_no_card(tmp_path: Path, text: str) -> None:
+    (tmp_path / "hum.toml").write_text(text, encoding="latin-1")
+    with pytest.raises(BadInputError, match="is not valid TOML"):
+        read_card(tmp_path / "hum.toml", ModelCard)
+
+
 def test_a_missing_card_says_where_it_belongs(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"hum.toml: no card .*; put NAME.toml beside the module"):
         read_card(tmp_path / "hum.toml", ModelCard)

@@ -10,6 +10,7 @@ import json
 import pathlib
 import pickle
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from uamix_bench import checkpoint as checkpoint_module
 from uamix_bench.checkpoint import load_state, read_checkpoint, write_safetensors
-from uamix_bench.errors import BadInputError
+from uamix_bench.errors import BadInputError, MachineError
 
 LEGACY_PREFIX = b"".join(
     pickle.dumps(part, protocol=2)
@@ -378,7 +379,7 @@ def test_nothing_is_spawned_imported_or_compiled_by_audit(trap: Path) -> None:
 import sys
 from pathlib import Path
 from uamix_bench.checkpoint import read_checkpoint
-from uamix_bench.errors import BadInputError
+from uamix_bench.errors import BadInputError, MachineError
 good, *paths = map(Path, sys.argv[1:])
 seen = []
 read_checkpoint(good)
@@ -498,6 +499,25 @@ def test_truncated_torch_files(tmp_path: Path, zipped: bool) -> None:
         path.write_bytes(whole[:length])
         line = refusal(path)
         assert length < 30 or line.startswith("truncated"), (length, line)
+
+
+@pytest.mark.parametrize("version", ["2.9.1", "1.13.1+cu117"])
+def test_a_torch_with_known_holes_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    path = saved(tmp_path / "m.pth", {"model": weights()})
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(MachineError, match=re.escape(f"torch: {version} reads no file safely; install 2.10")):
+        read_checkpoint(path)
+
+
+def test_a_name_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    """The flag that says names are UTF-8, set in an entry whose extra field is then taken for one."""
+    path = saved(tmp_path / "m.pth", {"model": weights()})
+    content = bytearray(path.read_bytes())
+    second = content.index(b"PK\x03\x04", 4)
+    content[second + 7] |= 0x08
+    content[second + 30] = 0x80
+    path.write_bytes(content)
+    assert refusal(path).startswith("truncated or damaged")
 
 
 def test_flipped_bytes_are_found_or_harmless(tmp_path: Path) -> None:

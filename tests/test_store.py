@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 
+from uamix_bench import store as store_module
 from uamix_bench.errors import BadInputError
 from uamix_bench.record import Cost, Status
 from uamix_bench.store import ResultStore, load_record, schema
@@ -74,6 +77,7 @@ def test_reading_results_needs_no_torch() -> None:
 _ENDLESS_WRITER = """
 import sys
 from pathlib import Path
+from typing import Any
 from uamix_bench.results import load_result
 from uamix_bench.store import ResultStore
 template, target, writer = load_result(Path(sys.argv[1])), ResultStore(Path(sys.argv[2])), int(sys.argv[3])
@@ -109,6 +113,26 @@ def test_eight_writers_killed_lose_and_break_nothing(tmp_path: Path) -> None:
     assert len(set(there)) == len(there)
     assert set(acknowledged) <= set(there)
     assert len(set(there) - set(acknowledged)) <= 8
+
+
+def test_what_interrupted_and_killed_writers_leave_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ResultStore(tmp_path)
+    real = store_module.files.write_atomic
+
+    def interrupted(*arguments: Any) -> Path:
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module.files, "write_atomic", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.write(few_shot())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    killed = store.path(few_shot()).with_name(".tmp-of-a-killed-process")
+    killed.touch()
+    os.utime(killed, (time.time() - 90_000,) * 2)
+    path = store.write(few_shot())
+    assert [path] == [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_stores_are_merged_by_copying(tmp_path: Path) -> None:

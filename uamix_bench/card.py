@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from uamix_bench.errors import BadInputError
+from uamix_bench.files import read_toml
 from uamix_bench.text import LONGEST, UNFIT_PATTERN
 
 Input = Literal["native", "official"]
@@ -165,12 +165,12 @@ def read_card(path: Path, kind: type[AnyCard]) -> AnyCard:
         BadInputError: The file is missing, is not TOML, or lacks a fact; the line names the field.
     """
     try:
-        return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return kind.model_validate(read_toml(path))
     except OSError as error:
         raise BadInputError(path, f"no card ({error.strerror})", "put NAME.toml beside the module") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = f"field '{'.'.join(map(str, first['loc']))}': " if first["loc"] else ""
         raise BadInputError(path, field + first["msg"].removeprefix("Value error, "), "correct the card") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise BadInputError(path, f"is not valid TOML ({error})", "correct the card") from error

@@ -65,7 +65,12 @@ def check_writable(folder: Path) -> None:
     Raises:
         MachineError: It cannot; the line says why.
     """
-    write_atomic(folder / f"{_TEMPORARY}probe-{uuid.uuid4().hex}", b"\0" * 4096).unlink(missing_ok=True)
+    probe = folder / f"{_TEMPORARY}probe-{uuid.uuid4().hex}"
+    try:
+        write_atomic(probe, b"\0" * 4096)
+    finally:
+        with contextlib.suppress(OSError):  # the folder may not even be there
+            probe.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], None], durable: bool = True) -> Path:
@@ -161,6 +166,21 @@ def canonical_json(document: Any) -> bytes:
 def digest(document: Any) -> str:
     """Returns the SHA-256 (hex) of the canonical JSON of `document`."""
     return hashlib.sha256(canonical_json(document)).hexdigest()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Reads a TOML file.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not TOML, or not of this world: nested without end, numbers of thousands of digits.
+    """
+    import tomllib
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def file_sha256(path: Path) -> str:

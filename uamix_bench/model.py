@@ -219,7 +219,7 @@ def load_model(
                 nearest(pooling, list(model.poolings)),
             )
         model.pooling = pooling
-    model.requires_grad_(False).eval().to(_device(device))
+    model.requires_grad_(False).eval().to(find_device(device))
     if isinstance(name, str):
         weights = os.path.abspath(path) if path and not bundled else None  # noqa: PTH100 - no link is followed
         model.source = Source(_anywhere(name, bundled), weights, input, model.pooling, dtype)
@@ -299,13 +299,22 @@ def _origin(model: AudioModel, bundled: Weights | None) -> tuple[tuple[str, ...]
     return (*((f"weights {parent[:12]}",) if parent else ()), model.metadata["data"]), "the user's own"
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The torch device for a --device value.
+
+    Raises:
+        UsageError: There is no such kind of device.
+        MachineError: It is not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    unknown = UsageError(f"--device {name}", "no such device", "use auto, cpu, cuda, cuda:1 or mps")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"--device {name}", "no such device", "use auto, cpu, cuda, cuda:1 or mps") from error
+        raise unknown from error
+    if device.type == "meta":  # which computes nothing
+        raise unknown
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

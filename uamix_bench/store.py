@@ -137,8 +137,10 @@ class ResultStore:
 
 def _create(path: Path, content: bytes) -> bool:
     """Writes a file whole under a name that nothing holds yet; False where another process was first."""
-    temporary = files.write_atomic(path.with_name(f".tmp-{uuid.uuid4().hex}"), content)
+    files.sweep(path.parent)
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:
+        files.write_atomic(temporary, content)
         os.link(temporary, path)
     except FileExistsError:
         return False

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from uamix_bench.errors import BadInputError
+from uamix_bench.errors import BadInputError, MachineError
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
@@ -30,6 +30,7 @@ AVOID = "do not use this file"
 UNPACK = "unpack it and name the checkpoint in it"
 RESAVE = "save its state dict as safetensors where the file is trusted"
 
+_SAFE_TORCH = (2, 10)  # before it weights_only ran code (CVE-2025-32434) and wrote past its memory (CVE-2026-24747)
 _MAX_EXTRAS = 200_000  # values; shared references let a small pickle unfold without end
 _MAX_DEPTH = 64
 _STATE_DICT_KEYS = ("model", "state_dict", "module")
@@ -89,8 +90,11 @@ def read_torch(path: Path, *, is_zip: bool) -> TorchFile:
 
     Raises:
         BadInputError: It is truncated, damaged, asks for more than data, or holds no state dict.
+        MachineError: This torch is older than its own safe reading of such files.
         MemoryError: It does not fit into memory.
     """
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _SAFE_TORCH:
+        raise MachineError("torch", f"{torch.__version__} reads no file safely", "install 2.10 or newer")
     names: list[str] = []
     if is_zip:
         _check_archive(path)
@@ -135,7 +139,7 @@ def _check_archive(path: Path) -> None:
             raise BadInputError(path, "holds overlapping entries, which torch.save never writes", AVOID)
         try:
             changed = archive.testzip()  # torch itself takes a flipped byte without a word
-        except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError) as error:
             raise BadInputError(path, f"truncated or damaged ({shown(error)})", AGAIN) from None
     if changed is not None:
         raise BadInputError(path, f"damaged ({shown(changed)} does not match its checksum)", AGAIN)

@@ -235,6 +235,7 @@ def test_an_arm_that_fails_is_set_aside_only_where_that_is_asked(
         (["--init", "audiomae=missing.pth"], 3, "missing.pth"),
         (["--data", "nowhere/"], 3, "nowhere"),
         (["--set", "batch=64"], 2, "batch"),
+        (["--device", "abacus", "--jobs", "1"], 2, "--device abacus"),
     ],
 )
 def test_mistakes_are_one_line(bench: Bench, arguments: list[str], more: list[str], code: int, words: str) -> None:

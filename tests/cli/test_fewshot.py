@@ -283,6 +283,8 @@ def test_dry_run_writes_nothing_and_loads_no_model(bench: Bench, sounds: Path, b
         (("--name", "../mine"), 2, "cannot name results"),
         (("--pooling", "cls"), 2, "mean-std"),
         (("--device", "abacus"), 2, "--device abacus"),
+        (("--device", "meta"), 2, "--device meta"),
+        (("--task", "a" * 300), 2, "longer than a file's name may be"),
         (("--device", "cuda:63"), 4, "--device cuda:63"),
         (("--no-such-option",), 2, "--no-such-option"),
         (("--config", "absent.toml"), 2, "absent.toml"),
@@ -347,6 +349,10 @@ def test_config_environment_and_flag_in_that_order(
     unknown = bench("fewshot", "--config", run)
     assert unknown.code == 2
     assert "did you mean 'way'?" in unknown.error
+    run.write_text(f"way = {'[' * 3_000}")
+    endless = bench("fewshot", "--config", run)
+    assert endless.code == 2
+    assert "nested too deeply" in endless.error
 
 
 def test_json_from_the_environment_covers_errors(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

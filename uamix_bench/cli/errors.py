@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
-from uamix_bench.errors import BenchError, MachineError
+from uamix_bench.errors import BenchError, MachineError, UsageError
 
 EXIT_CODES = {
     0: "done",
@@ -100,6 +100,9 @@ def _describe(error: BaseException) -> tuple[int, dict[str, Any]]:
     elif isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         name = error.filename or "the system"
         error = MachineError(name, error.strerror or type(error).__name__, "free space or check the permissions")
+    elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # whatever asked whether it is a file
+        name = f"{str(error.filename)[:40]}..."
+        error = UsageError(name, "is longer than a file's name may be", "check the option")
     subject = reason = remedy = ""
     if isinstance(error, BenchError):
         code, subject, reason, remedy, message = error.exit_code, error.subject, error.reason, error.remedy, str(error)

@@ -11,6 +11,7 @@ import click
 from uamix_bench.cli.errors import Session
 from uamix_bench.engine import ENGINES
 from uamix_bench.errors import UsageError, nearest
+from uamix_bench.files import read_toml
 
 AnyCallback = TypeVar("AnyCallback", bound=Callable[..., Any])
 COUNT = click.IntRange(1, 2**31 - 1)
@@ -198,13 +199,11 @@ def config(function: AnyCallback) -> AnyCallback:
 def _read_config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
     if path is None:
         return
-    import tomllib
-
     try:
-        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        given = read_toml(Path(path))
     except OSError as error:
         raise UsageError(path, f"cannot be read ({error.strerror})", "check --config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(path, f"is not valid TOML ({error})", "correct the file") from error
     options = {
         name.lstrip("-"): option for option in ctx.command.params for name in option.opts if name.startswith("--")

@@ -56,12 +56,13 @@ def world() -> int:
 
 
 def device(name: str) -> torch.device:
-    """The torch device for a --device value; several processes on one machine get a GPU each."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and _joined():
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return torch.device(name)
+    """The torch device for a --device value, as `find_device`; several processes on one machine get a GPU each."""
+    from uamix_bench.model import find_device
+
+    found = find_device(name)
+    if name in ("auto", "cuda") and found.type == "cuda" and _joined():
+        return find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    return found
 
 
 @contextmanager
