@@ -714,3 +714,25 @@ def test_load_state_names_what_is_missing_or_misshapen(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"lacks 9 of 9 .*0\.weight, .*\.\.\.\)"):
         load_state(module, {f"module.{key}": value for key, value in full.items()}, path=path, what="AudioMAE")
     assert_same(dict(module.state_dict()), before)  # a refusal changes nothing
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "reason"),
+    [
+        (1 << 20, BadInputError, "far more memory than it has bytes"),
+        (1 << 27, MachineError, "does not fit into memory"),
+    ],
+)
+def test_a_small_file_that_asks_for_all_memory_is_at_fault_itself(
+    size: int, kind: type[Exception], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def allocate(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    path = tmp_path / "file.pth"
+    with path.open("wb") as file:
+        file.write(LEGACY_PREFIX)
+        file.truncate(size)
+    monkeypatch.setattr("torch.load", allocate)
+    with pytest.raises(kind, match=reason):
+        read_checkpoint(path)

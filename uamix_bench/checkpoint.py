@@ -27,6 +27,7 @@ _NAME_IT = "name the checkpoint file"
 
 _MAX_HEADER_BYTES = 8 * 2**20  # a safetensors header of ViT size has 50 kB; one of 63 MB takes seconds to parse
 _MAX_TENSORS = 20_000
+_SMALL_BYTES = 64 * 2**20
 _REMEMBERED_BYTES = 16 * 2**20  # files from this size on take longer to digest than their digest takes to look up
 
 
@@ -88,6 +89,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             checkpoint = Checkpoint(path, sha256, content.tensors, content.extras, stubbed=content.stubbed)
         _check_tensors(path, checkpoint.tensors)
     except MemoryError:
+        if path.stat().st_size < _SMALL_BYTES:  # what it stores takes no more than that: a length in it is false
+            raise BadInputError(path, "asks for far more memory than it has bytes", AGAIN) from None
         raise MachineError(path, "does not fit into memory", "use a machine with more") from None
     return checkpoint
 
