@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,15 +85,19 @@ def make(
     if make_folder(folder) and any(folder.iterdir()):
         raise UsageError(folder, "is not empty", "choose a new folder")
     layout = LAYOUTS[name](classes, clips_per_class)
-    for index, (path, label) in enumerate(layout.sounds.items()):
-        samples = _sound(label, index, round(seconds * layout.sample_rate), layout.sample_rate, seed)
-        make_folder((folder / path).parent)
-        soundfile.write(folder / path, samples, layout.sample_rate, subtype="PCM_16")
-    for path, text in layout.texts.items():
-        write_atomic(folder / path, text.encode())
-    mark = f"{len(layout.sounds)} generated clips in the layout of {name}: a stand-in for tests, not the data set"
-    made = [entry for entry in registry.find_task(name).card.holds if (folder / entry).exists()]
-    write_atomic(folder / MINIATURE, _lines([mark, *made]).encode())
+    place = folder.absolute()
+    with TemporaryDirectory(prefix=".tmp-", dir=place.parent) as scratch:  # it appears whole, or not at all
+        root = Path(scratch, place.name)
+        for index, (path, label) in enumerate(layout.sounds.items()):
+            samples = _sound(label, index, round(seconds * layout.sample_rate), layout.sample_rate, seed)
+            make_folder((root / path).parent)
+            soundfile.write(root / path, samples, layout.sample_rate, subtype="PCM_16")
+        for path, text in layout.texts.items():
+            write_atomic(root / path, text.encode())
+        mark = f"{len(layout.sounds)} generated clips in the layout of {name}: a stand-in for tests, not the data set"
+        made = [entry for entry in registry.find_task(name).card.holds if (root / entry).exists()]
+        write_atomic(root / MINIATURE, _lines([mark, *made]).encode())
+        root.replace(place)
     return folder
 
 

@@ -92,19 +92,19 @@ def _act(arguments: list[str], place: Path, interrupt_at: int) -> None:
         torch.set_num_threads(1)
         with (place / "err").open("w") as err, (place / "printed").open("w") as out:
             sys.stdout, sys.stderr = out, err
-            opened = 0
+            opened, running = 0, True
 
             def see(event: str, _: tuple[Any, ...]) -> None:
                 nonlocal opened
-                if event == "open":
+                if event == "open" and running:
                     opened += 1
                     if opened == interrupt_at:
                         os.kill(os.getpid(), signal.SIGINT)
 
             sys.addaudithook(see)
             code = main(arguments)
-            seen = opened
-        (place / "opened").write_text(str(seen))
+            running = False  # what the child opens from here on is its own
+        (place / "opened").write_text(str(opened))
     except BaseException:
         (place / "err").write_text(traceback.format_exc())
         (place / "opened").write_text("0")
