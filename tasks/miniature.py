@@ -87,7 +87,7 @@ def make(
     layout = LAYOUTS[name](classes, clips_per_class)
     place = folder.absolute()
     with TemporaryDirectory(prefix=".tmp-", dir=place.parent) as scratch:  # it appears whole, or not at all
-        root = Path(scratch, place.name)
+        root = Path(scratch)
         for index, (path, label) in enumerate(layout.sounds.items()):
             samples = _sound(label, index, round(seconds * layout.sample_rate), layout.sample_rate, seed)
             make_folder((root / path).parent)
@@ -97,7 +97,8 @@ def make(
         mark = f"{len(layout.sounds)} generated clips in the layout of {name}: a stand-in for tests, not the data set"
         made = [entry for entry in registry.find_task(name).card.holds if (root / entry).exists()]
         write_atomic(root / MINIATURE, _lines([mark, *made]).encode())
-        root.replace(place)
+        for entry in sorted(root.iterdir(), key=lambda entry: entry.name == MINIATURE):  # the mark last
+            entry.replace(place / entry.name)
     return folder
 
 
