@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "report": ("report", "{in}/results", "-o", "{out}"),
     "leaderboard build": ("leaderboard", "build", "{in}/results", "--out", "{out}/site"),
     "models convert": ("models", "convert", "{in}/encoder/model.safetensors", "-o", "{out}/again.safetensors"),
-    "models check": ("models", "check", "logmel"),
+    "models check": ("models", "check", "audiomae={in}/encoder/model.safetensors"),
     "tasks miniature": ("tasks", "miniature", "esc50", "{out}/esc50", "--classes", "3", "--clips-per-class", "3"),
     "tasks verify": ("tasks", "verify", "esc50", "--data-dir", "{in}/data", "--deep"),
     "pretrain": ("pretrain", "--data", "{in}/tones", "--out", "{out}", *(f"--set={text}" for text in (*TOY, *FEW))),
