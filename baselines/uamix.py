@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from uamix_bench.card import ModelCard, read_card
 from uamix_bench.errors import BadInputError
@@ -11,7 +14,7 @@ from .audiomae import AudioMAE
 
 
 class UaMixMAE(AudioMAE):
-    """The tuned encoder: AudioMAE's architecture, front end and pooling."""
+    """The tuned encoder: AudioMAE's architecture and front end; pooled as it was in tuning."""
 
     card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
 
@@ -21,4 +24,17 @@ class UaMixMAE(AudioMAE):
         model = super().from_checkpoint(path)
         if model.metadata.get("kind") != "tune":
             raise BadInputError(path, "was not written by 'uamix-bench tune'", f"give it as audiomae={path}")
+        pooling = _recipe(model.metadata).get("pooling")
+        if pooling in model.poolings:
+            model.pooling = pooling
+            model.poolings = (pooling, *(how for how in model.poolings if how != pooling))
         return model
+
+
+def _recipe(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The recipe that the file names; empty where it names none that can be read."""
+    try:
+        recipe = json.loads(metadata.get("recipe", ""))
+    except ValueError:
+        return {}
+    return recipe if isinstance(recipe, dict) else {}

@@ -332,6 +332,24 @@ def test_uamix_takes_only_what_tuning_wrote(official: Path, tmp_path: Path) -> N
         load_model("uamix", official)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "pooling"),
+    [
+        ('{"pooling": "stacked"}', "stacked"),
+        ('{"pooling": "max"}', "mean"),
+        ('{"pooling": []}', "mean"),
+        ("[]", "mean"),
+    ],
+)
+def test_uamix_pools_as_it_was_tuned(recipe: str, pooling: str, official: Path, tmp_path: Path) -> None:
+    state = load_model("audiomae", official).state_dict()
+    write_safetensors(tmp_path / "tuned.safetensors", state, {"kind": "tune", "recipe": recipe})
+    tuned = load_model("uamix", tmp_path / "tuned.safetensors")
+    assert (tuned.pooling, tuned.poolings[0]) == (pooling, pooling)
+    assert sorted(tuned.poolings) == sorted(load_model("audiomae", official).poolings)
+    assert load_model("uamix", tmp_path / "tuned.safetensors", pooling="cls").pooling == "cls"
+
+
 OTHERS = {
     "beats/beats_small.pt": "is a checkpoint of beats, not of AudioMAE; give it as beats=PATH",
     "mae_ast/mae_ast_small.pt": "is a checkpoint of mae-ast, not of AudioMAE; give it as mae-ast=PATH",

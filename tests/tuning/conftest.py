@@ -12,6 +12,8 @@ from uamix_bench.tuning.recipe import PRETRAIN, TUNE, PretrainRecipe, TuneRecipe
 from uamix_bench.tuning.views import Spectrograms, Views
 from uamix_bench.vit import AudioViT, ViTShape, initialise, sincos_table
 
+SHORT = {"checkpoint_every": 3, "precision": "float32"}
+
 
 @pytest.fixture(scope="session")
 def frames() -> Frames:
@@ -38,10 +40,10 @@ def spectrograms() -> Spectrograms:
 @pytest.fixture(scope="session")
 def tune_recipe() -> TuneRecipe:
     small = {"batch": 8, "frames": (32, 48), "queue": 16, "top_k": 3, "projector": (24, 24, 16), "predictor": 24}
-    return TUNE["tiny"].model_copy(update={**small, "head_epochs": 2, "epochs": 2, "checkpoint_every": 3})
+    return TUNE["tiny"].model_copy(update={**small, "head_epochs": 2, "epochs": 2, "pooling": "mean", **SHORT})
 
 
 @pytest.fixture(scope="session")
 def pretrain_recipe() -> PretrainRecipe:
     small = {"width": 32, "depth": 4, "heads": 2, "decoder_width": 24, "decoder_depth": 2, "batch": 8, "frames": (64,)}
-    return PRETRAIN["tiny"].model_copy(update={**small, "epochs": 2, "checkpoint_every": 3})
+    return PRETRAIN["tiny"].model_copy(update={**small, "epochs": 2, **SHORT})

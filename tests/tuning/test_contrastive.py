@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from uamix_bench.model import load_model
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import Frames
 from uamix_bench.tuning.loop import Batch
@@ -63,6 +64,20 @@ def losses_and_gradients(stage: TuneStage, batch: Batch = BATCH) -> tuple[float,
         total += loss.item()
     gradients = {name: p.grad for name, p in stage.module.named_parameters() if p.grad is not None}
     return total, gradients
+
+
+@pytest.mark.parametrize("pooling", ["mean", "stacked"])
+def test_features_are_pooled_as_the_adapter_pools(pooling: str, tune_recipe: TuneRecipe) -> None:
+    model = load_model("audiomae-tiny", device="cpu")
+    model.pooling = pooling
+    network = Network(model.encoder, tune_recipe.model_copy(update={"pooling": pooling}))
+    spectrogram = torch.randn(3, 48, 128, generator=torch.Generator().manual_seed(0))
+    tokens, mask = model.tokens(spectrogram, torch.full((3,), 48))
+    with torch.no_grad():
+        found = network.features(spectrogram, tuned=False)
+        assert network.projector(found).shape == (3, tune_recipe.projector[-1])
+    torch.testing.assert_close(found, model.pool(tokens, mask, pooling).detach())
+    assert found.shape[1] == model.embedding_dim
 
 
 @pytest.mark.parametrize("kind", [HeadStage, TuneStage])

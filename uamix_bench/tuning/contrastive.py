@@ -51,7 +51,9 @@ class Network(nn.Module):
         generator_state = torch.get_rng_state()
         torch.manual_seed(recipe.seed)  # nn.Linear's own initialisation takes no generator
         self.encoder = encoder
-        self.projector = projector(encoder.shape.width, recipe.projector)
+        self.stacked = recipe.pooling == "stacked"
+        width = encoder.shape.width * (encoder.shape.rows if self.stacked else 1)
+        self.projector = projector(width, recipe.projector)
         self.predictor = predictor(recipe.projector[-1], recipe.predictor)
         torch.set_rng_state(generator_state)
         self.average = copy.deepcopy(self.projector).requires_grad_(False)
@@ -59,7 +61,7 @@ class Network(nn.Module):
         self.frozen = int(encoder.shape.depth * recipe.frozen + 0.5)
 
     def features(self, spectrogram: Tensor, tuned: bool) -> Tensor:
-        """f: the mean of the normalised patch tokens, (B, T, F) -> (B, D).
+        """f: the normalised patch tokens, pooled: (B, T, F) -> (B, D), or (B, rows x D) with the mel rows stacked.
 
         The frozen part runs without gradients; with `tuned` False all of it does.
         """
@@ -67,7 +69,10 @@ class Network(nn.Module):
             tokens = self.encoder.run(self.encoder.stem(spectrogram), last=self.frozen)
         with torch.set_grad_enabled(tuned and torch.is_grad_enabled()):
             tokens = self.encoder.run(tokens, first=self.frozen)
-            return self.encoder.norm(tokens[:, 1:]).mean(dim=1)  # type: ignore[no-any-return]
+            patches: Tensor = self.encoder.norm(tokens[:, 1:])
+        if self.stacked:
+            return patches.unflatten(1, (-1, self.encoder.shape.rows)).mean(dim=1).flatten(1)
+        return patches.mean(dim=1)
 
 
 class _Contrastive(Stage):

@@ -195,6 +195,11 @@ class TuneRecipe(Recipe):
     queue: int = Field(default=65_536, ge=1, description="MAE-CT base16, for ImageNet's 1.3 million images")
     projector: tuple[int, int, int] = Field(default=(2048, 2048, 256), description="MAE-CT base16")
     predictor: int = Field(default=4096, ge=1, description="MAE-CT base16")
+    pooling: Literal["mean", "stacked"] = Field(
+        default="mean",
+        description="f: the mean of the patch tokens (MAE-CT, the paper), or their mel rows side by side, averaged "
+        "over time (M2D). The weights are evaluated as they were tuned",
+    )
     ema: float = Field(
         default=0.99, ge=0, lt=1, description="of the projector that writes the queue in stage 2 (MAE-CT base16)"
     )
@@ -282,12 +287,13 @@ PRETRAIN: dict[str, PretrainRecipe] = {
         decoder_width=96,
         decoder_depth=4,
         decoder_heads=3,
-        epochs=8,
+        epochs=48,
         batch=128,
         frames=(64, 64, 64, 128, 192),
         learning_rate=8e-4,
         weight_decay=1e-4,
         warmup=0.1,
+        precision="bfloat16",
         save_dtype="float16",
     ),
 }
@@ -301,14 +307,16 @@ TUNE: dict[str, TuneRecipe] = {
         top_k=5,
         projector=(512, 512, 128),
         predictor=512,
+        pooling="stacked",
         head_epochs=1,
-        epochs=5,
+        epochs=4,
         head_learning_rate=1e-3,
         learning_rate=3e-4,
         layer_decay=0.8,
         weight_decay=0.05,
         warmup=0.2,
         clip_gradient=1.0,
+        precision="bfloat16",
         save_dtype="float16",
     ),
     # AudioSet-20K at ViT-B from AudioMAE: MAE-CT base16 with batch 256 and its learning rate scaled linearly; the queue
