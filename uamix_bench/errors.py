@@ -57,6 +57,12 @@ class RegressionFound(BenchError):
     exit_code = 5
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is Python's or torch's that memory, the processor's or a GPU's, was not to be had."""
+    by_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and by_torch)
+
+
 def nearest(name: str, known: list[str]) -> str:
     """Returns a "did you mean ..." clause for an unknown name, or the list of known names where none is close."""
     import difflib

@@ -36,6 +36,8 @@ class StageCost(Part):
         clips_s: Clips per second.
         matrix_share: Share of the GPU's own rate of bfloat16 matrix products that the encoder's operations come to;
             None on a CPU.
+        peak_memory_mb: The most memory that the process, or its share of the GPU, had held by the stage's end, in 10^6
+            bytes.
     """
 
     name: Text
@@ -44,6 +46,7 @@ class StageCost(Part):
     waiting_s: Seconds
     clips_s: Annotated[float, Field(ge=0)]
     matrix_share: Annotated[float, Field(ge=0)] | None = None
+    peak_memory_mb: Annotated[float, Field(ge=0)] | None = None
 
 
 class TrainingRecord(Record):

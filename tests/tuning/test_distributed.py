@@ -67,7 +67,7 @@ def processes(count: int, work: Callable[[int], None], folder: Path) -> list[End
             os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}})
             with (folder / f"{rank}.txt").open("w", buffering=1) as said:
                 try:
-                    with distributed.joined():
+                    with distributed.joined("cpu"):
                         work(rank)
                 except distributed.Told as told:
                     code = told.exit_code

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
-from uamix_bench.errors import BenchError, MachineError, UsageError
+from uamix_bench.errors import BenchError, MachineError, UsageError, is_out_of_memory
 
 EXIT_CODES = {
     0: "done",
@@ -95,7 +95,7 @@ def guarded(run: Callable[[list[str], Session], int], argv: list[str] | None) ->
 
 def _describe(error: BaseException) -> tuple[int, dict[str, Any]]:
     """Returns the exit code, and the error as the envelope shows it."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         error = MachineError("memory", "there is not enough of it", "use a smaller --batch-size or --device cpu")
     elif isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         name = error.filename or "the system"

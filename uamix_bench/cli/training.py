@@ -157,7 +157,7 @@ def carry_out(
     from uamix_bench.tuning.sounds import find_data, shareable
 
     try:
-        with distributed.joined(), stoppable() as stop:
+        with distributed.joined(device), stoppable() as stop:
             leads = distributed.rank() == 0
             progress = TerminalProgress(quiet or not leads)
             data = find_data(recipe.data, data_dir, audio_root)

@@ -66,8 +66,11 @@ def device(name: str) -> torch.device:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def joined(device_name: str = "auto") -> Iterator[None]:
     """Joins the processes that torchrun started, for as long as the block lasts.
+
+    Args:
+        device_name: The --device value. Only where it may be a GPU is one touched.
 
     Raises:
         MachineError: What ended the job here, or which process was lost; its subject begins with the rank.
@@ -76,8 +79,8 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
+    on_gpu = device_name.startswith(("auto", "cuda")) and torch.cuda.is_available()
+    if on_gpu and int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():  # else `device` says that it is missing
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     options: dict[str, Any] = {"timeout": _PATIENCE}
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":

@@ -35,6 +35,7 @@ from uamix_bench.tuning.loop import Training
 from uamix_bench.tuning.outcomes import Outcome, Run, read_outcome, score
 from uamix_bench.tuning.probe import probe
 from uamix_bench.tuning.splits import FOLDS, Plan, plan, subset, supervised
+from uamix_bench.tuning.throughput import wait_for
 
 Ints = npt.NDArray[np.int64]
 Freeze = int | Literal["all"]
@@ -219,13 +220,16 @@ class Finetuning:
         size = min(_TIMED, min(recipe.batch for recipe in recipes))
         module = self.classifier(recipes[0])
         length = self.recipe.frames[0] if self.recipe.frames else self.whole(self._longest_of_a_few())
-        bins = inputs(self.model, self.recipe, length).raw(torch.zeros(1, self.model.sample_rate), torch.tensor([1]))[0]
-        view = torch.zeros(size, length, bins.shape[2], device=self.model.device)
+        device = self.model.device
+        second = torch.zeros(1, self.model.sample_rate, device=device), torch.tensor([1], device=device)
+        bins = inputs(self.model, self.recipe, length).raw(*second)[0]
+        view = torch.zeros(size, length, bins.shape[2], device=device)
         for _ in range(2):  # the first one warms up
             started = time.perf_counter()
-            with torch.autocast(view.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
                 module(view).sum().backward()
             module.zero_grad()
+            wait_for(device)
             step_s = time.perf_counter() - started
         tested = sum(len(run.fold.test) for run in self.runs)
         trained = sum(count * recipe.batch for count, recipe in zip(steps, recipes, strict=True))

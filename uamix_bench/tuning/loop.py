@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from uamix_bench import files
-from uamix_bench.errors import MachineError, Stopped
+from uamix_bench.errors import MachineError, Stopped, is_out_of_memory
 from uamix_bench.progress import SILENT, Progress
+from uamix_bench.provenance import peak_memory_mb
 from uamix_bench.tuning import distributed
 from uamix_bench.tuning.checkpoints import Checkpoints
 from uamix_bench.tuning.data import Frames, Ints, batches
@@ -96,6 +97,7 @@ class Pace:
         seconds: That the steps took.
         waiting_s: Of them, how long the model waited for its inputs.
         operations: For one clip of a step, where they are known.
+        peak_memory_mb: The most memory that the process, or its share of the GPU, has held by the stage's end.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Pace:
     clips: int = 0
     seconds: float = 0.0
     waiting_s: float = 0.0
+    peak_memory_mb: float | None = None
 
     @property
     def clips_s(self) -> float:
@@ -150,7 +153,7 @@ class Training:
 
         Raises:
             UsageError: The folder holds another training; the line names every difference.
-            MachineError: The loss is not finite, the disk is full, or another process is lost; the last good
+            MachineError: The loss is not finite, memory or disk is full, or another process is lost; the last good
                 checkpoint is kept.
             Stopped: `stop` said so.
         """
@@ -167,7 +170,12 @@ class Training:
             start_stage = len(self.before.stages)
         for number, stage in enumerate(self.stages):
             if number >= start_stage and stage.epochs:
-                self._run_stage(number, stage, saved if saved and number == start_stage else None)
+                try:
+                    self._run_stage(number, stage, saved if saved and number == start_stage else None)
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    raise MachineError(stage.name, "a step does not fit into memory", _smaller(self.recipe)) from error
         return self.history
 
     def _run_stage(self, number: int, stage: Stage, saved: dict[str, Any] | None) -> None:
@@ -206,18 +214,20 @@ class Training:
                 if stop and not (last and number == len(self.stages) - 1):
                     reason = f"stopped after step {batch.step + 1} of {total}"
                     raise Stopped(stage.name, reason, "the same command continues")
+        pace.peak_memory_mb = peak_memory_mb(str(_device(stage.module)))
 
     def _step(
         self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer
     ) -> tuple[float, dict[str, float], bool]:
         """Moves the weights; returns the loss of all processes, the figures, and whether one of them is to stop."""
         optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+        losses = []
         figures: dict[str, float] = {}
         for loss, figures in stage.parts(batch):  # noqa: B007 - those of the last part stay
             loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
-        shared = torch.tensor([total, float(self.stop())], dtype=torch.float64, device=loss.device)
+            losses.append(loss.detach())
+        own = sum(torch.stack(losses).tolist())  # all parts were queued: a GPU is waited for once
+        shared = torch.tensor([own, float(self.stop())], dtype=torch.float64)
         total, stop = distributed.mean(shared).tolist()
         if not math.isfinite(total):
             raise MachineError(
@@ -269,13 +279,15 @@ def decayed_groups(parameters: Sequence[nn.Parameter], lr: float, weight_decay: 
 
 def _ahead(stage: Stage, number: int, order: Ints, done: int, pace: Pace) -> Generator[Batch, None, None]:
     """Yields the batches from step `done` on; a thread makes the inputs of the next while the model has one."""
+    if done == len(order):
+        return
+    stream = _own_stream(stage.module)
 
     def make(step: int) -> Batch:
         batch = Batch(number, step, order[step])
-        return batch._replace(inputs=stage.inputs(batch))
+        with _queued(stream):
+            return batch._replace(inputs=stage.inputs(batch))
 
-    if done == len(order):
-        return
     with ThreadPoolExecutor(1, "inputs") as pool:
         coming = pool.submit(make, done)
         for step in range(done, len(order)):
@@ -285,6 +297,39 @@ def _ahead(stage: Stage, number: int, order: Ints, done: int, pace: Pace) -> Gen
             if step + 1 < len(order):
                 coming = pool.submit(make, step + 1)
             yield batch
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def _own_stream(module: nn.Module) -> torch.cuda.Stream | None:
+    """A queue of the module's GPU for work beside it; None on a CPU."""
+    device = _device(module)
+    return torch.cuda.Stream(device) if device.type == "cuda" else None
+
+
+@contextmanager
+def _queued(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """Sends a GPU's work to a queue of its own, lest each copy waits for the model, and waits for the work at the end.
+
+    The memory of what is made so may be given out again as soon as nobody holds it: hold it until the model is done
+    with it. A step ends by waiting for the model.
+    """
+    if stream is None:
+        yield
+        return
+    with torch.cuda.stream(stream):
+        yield
+        stream.synchronize()
+
+
+def _smaller(recipe: Recipe) -> str:
+    """What to do where a recipe's step does not fit into memory."""
+    if "micro_batch" not in type(recipe).model_fields:
+        return f"take a smaller batch than {recipe.batch}: --set batch=N"
+    size = getattr(recipe, "micro_batch", None) or recipe.batch
+    return f"take fewer than {size} clips at once, of the same batch: --set micro_batch=N"
 
 
 def _note(history: list[dict[str, float]], loss: float, pace: Pace) -> str:

@@ -209,7 +209,9 @@ def _train(
         for stage_cost in cost:
             share = stage_cost.matrix_share
             of_rate = "" if share is None else f", {share:.0%} of the GPU's bfloat16 matrix rate"
-            progress.say(f"{stage_cost.name}: {stage_cost.clips_s:.3g} clips/s{of_rate}")
+            peak = stage_cost.peak_memory_mb
+            held = "" if peak is None else f", {peak / 1e3:.3g} GB at most"
+            progress.say(f"{stage_cost.name}: {stage_cost.clips_s:.3g} clips/s{of_rate}{held}")
         progress.say(f"weights: {folder / WEIGHTS}")
     distributed.barrier()
     return folder / WEIGHTS
@@ -275,4 +277,5 @@ def _cost(pace: Pace, device: torch.device) -> StageCost:
         waiting_s=pace.waiting_s,
         clips_s=pace.clips_s,
         matrix_share=share,
+        peak_memory_mb=pace.peak_memory_mb,
     )

@@ -25,18 +25,19 @@ def block_operations(shape: ViTShape, frames: int) -> float:
 def matrix_rate(device: torch.device, size: int = 8192) -> float:
     """Operations per second of bfloat16 products of two square matrices on `device`: what a step is measured by."""
     left, right = torch.randn(2, size, size, device=device).bfloat16()
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     left @ right  # the first one chooses the kernel
-    wait()
+    wait_for(device)
     begun = time.perf_counter()
     for _ in range(_PRODUCTS):
         left @ right
-    wait()
+    wait_for(device)
     return _PRODUCTS * 2.0 * size**3 / (time.perf_counter() - begun)
+
+
+def wait_for(device: torch.device) -> None:
+    """Waits until a GPU has done what was asked of it, before a clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _patches(shape: ViTShape, frames: int) -> int:

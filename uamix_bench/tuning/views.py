@@ -27,6 +27,7 @@ _DRAWS = (
     "low_pass_hz fade_p fade_in fade_out time_mask_p time_mask time_mask_start mel_mask_p mel_mask mel_mask_start"
 ).split()
 DRAWS = len(_DRAWS)
+_WEYL = 0x9E3779B97F4A7C15 - 2**64  # SplitMix64's step from one state to the next
 
 
 def crop(
@@ -36,6 +37,7 @@ def crop(
     draws: npt.NDArray[np.float64],
     frames: int,
     views: Views,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Cuts a stretched window out of each recording; a recording shorter than the window is looped.
 
@@ -46,6 +48,7 @@ def crop(
         draws: (B, DRAWS) uniforms in [0, 1).
         frames: T of the window.
         views: Strengths.
+        device: Of the windows.
 
     Returns:
         (B, T, F) float32.
@@ -57,9 +60,9 @@ def crop(
     start = np.where(spare > 0, u["start"] * spare, u["start"] * count)  # a loop may begin anywhere
     position = start[:, None] + np.arange(frames) * speed[:, None]  # (B, T), in source frames
     low = np.floor(position).astype(np.int64)
-    share = torch.from_numpy((position - low).astype(np.float32))[:, :, None]
+    share = torch.from_numpy((position - low).astype(np.float32)).to(device)[:, :, None]
     rows = [first[:, None] + (low + step) % count[:, None] for step in (0, 1)]
-    here, after = (torch.from_numpy(values[row].astype(np.float32)) for row in rows)
+    here, after = (torch.from_numpy(values[row]).to(device).float() for row in rows)
     return torch.lerp(here, after, share)
 
 
@@ -81,10 +84,8 @@ def augment(window: Tensor, draws: npt.NDArray[np.float64], noise: Tensor, mel_h
         (B, T, F) float32.
     """
     _, frames, bins = window.shape
-    u = {
-        name: torch.from_numpy(column).float().to(window)[:, None, None]
-        for name, column in zip(_DRAWS, draws.T, strict=True)
-    }
+    columns = torch.from_numpy(draws).float().to(window).T[:, :, None, None]
+    u = dict(zip(_DRAWS, columns, strict=True))
 
     def happens(name: str, probability: float) -> Tensor:
         return (u[name] < probability).float()
@@ -92,8 +93,8 @@ def augment(window: Tensor, draws: npt.NDArray[np.float64], noise: Tensor, mel_h
     def signed(name: str) -> Tensor:
         return 2 * u[name] - 1
 
-    time = torch.arange(frames).to(window)[None, :, None] / frames
-    mel = torch.arange(bins).to(window)[None, None, :] / bins
+    time = torch.arange(frames, device=window.device).to(window)[None, :, None] / frames
+    mel = torch.arange(bins, device=window.device).to(window)[None, None, :] / bins
 
     view = _move_mel(window, happens("mel_shift_p", views.mel_shift_p) * signed("mel_shift") * views.mel_shift)
     if views.pitch_p and views.pitch:
@@ -150,7 +151,7 @@ def _mel(hz: Tensor) -> Tensor:
 def _move_mel(window: Tensor, shift: Tensor) -> Tensor:
     """Moves each window up the mel axis by a fractional number of bins, (B, 1, 1) or (B, 1, F), repeating the edge."""
     bins = window.shape[-1]
-    position = (torch.arange(bins).to(window) - shift).clamp(0, bins - 1)  # (B, 1, F)
+    position = (torch.arange(bins, device=window.device).to(window) - shift).clamp(0, bins - 1)  # (B, 1, F)
     low = position.floor().clamp_max(bins - 2)
     index = low.long().expand_as(window)
     return torch.lerp(window.gather(2, index), window.gather(2, index + 1), position - low)
@@ -192,11 +193,43 @@ class Spectrograms:
         Returns:
             (B, length, F) float32 on the device.
         """
-        window = crop(frames.values, frames.first[clips], frames.count[clips], draws, length, self.views).to(
-            self.device
-        )
+        first, count = frames.first[clips], frames.count[clips]
+        window = crop(frames.values, first, count, draws, length, self.views, self.device)
         noise = torch.zeros_like(window)
-        generator = torch.Generator(self.device)
-        for row in np.flatnonzero(noisy(draws, self.views)):
-            noise[row].exponential_(generator=generator.manual_seed(int(noise_seeds[row]))).log_()
+        rows = np.flatnonzero(noisy(draws, self.views))
+        if self.device.type == "cpu":
+            generator = torch.Generator()
+            for row in rows:
+                noise[row].exponential_(generator=generator.manual_seed(int(noise_seeds[row]))).log_()
+        elif len(rows):  # a GPU takes all rows at once as quickly as one
+            seeds = torch.from_numpy(noise_seeds[rows]).to(self.device)
+            noise[torch.from_numpy(rows).to(self.device)] = hashed_noise(seeds, length, window.shape[2])
         return self.normalise(augment(window, draws, noise, self.mel_hz.to(self.device), self.views))
+
+
+def hashed_noise(seeds: Tensor, frames: int, bins: int) -> Tensor:
+    """Logs of unit-mean exponential variates, each a function of its row's seed and its place in the row.
+
+    The uniforms are the highest 23 bits of SplitMix64's words (Steele, Lea and Flood, OOPSLA 2014), one generator a
+    row, so that no row waits for another.
+
+    Args:
+        seeds: (B,) int64.
+        frames: T.
+        bins: F.
+
+    Returns:
+        (B, T, F) float32, on the device of the seeds.
+    """
+    count = torch.arange(1, frames * bins + 1, device=seeds.device)
+    words = splitmix64(seeds[:, None] + count * _WEYL)
+    uniform = ((words >> 41 & (1 << 23) - 1).float() + 0.5) * 2.0**-23  # exact, and never 0 or 1
+    return uniform.log_().neg_().log_().view(len(seeds), frames, bins)
+
+
+def splitmix64(state: Tensor) -> Tensor:
+    """SplitMix64's word for each int64 state; its unsigned arithmetic, modulo 2 ** 64, in signed numbers."""
+    word = state
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64)):
+        word = (word ^ (word >> shift & (1 << 64 - shift) - 1)) * factor
+    return word ^ (word >> 31 & (1 << 33) - 1)
