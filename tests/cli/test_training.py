@@ -83,6 +83,40 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_masked_training_goes_on_from_an_encoder(official: Path, sounds: Path, tmp_path: Path) -> None:
+    still = (
+        "--set",
+        "epochs=1",
+        "--set",
+        "learning_rate=1e-30",
+        "--set",
+        "weight_decay=0",
+        "--set",
+        "precision=float32",
+    )
+    run(
+        "pretrain",
+        "--init",
+        official,
+        "--data",
+        sounds,
+        "--out",
+        tmp_path,
+        *SMALL,
+        *still,
+        "--set",
+        "save_dtype=float32",
+    )
+    given, found = torch.load(official, weights_only=True)["model"], load_file(tmp_path / "model.safetensors")
+    for name, value in found.items():  # a step of 1e-30 leaves every bit: it goes on from this encoder, not a new one
+        torch.testing.assert_close(value, given[name.removeprefix("encoder.").removeprefix("stem.")], rtol=0, atol=0)
+    record = load_record(tmp_path / "training.json")
+    assert isinstance(record, TrainingRecord)
+    assert record.parent_sha256 == hashlib.sha256(official.read_bytes()).hexdigest()
+    refused = run("pretrain", "--init", official, "--data", sounds, "--out", tmp_path / "x", expect=2)
+    assert "has width 64, the recipe 192; give --set width=64" in refused.stderr
+
+
 def test_a_dry_run_says_the_recipe_and_writes_nothing(tmp_path: Path) -> None:
     done = run(
         "tune",
@@ -103,7 +137,7 @@ def test_a_dry_run_says_the_recipe_and_writes_nothing(tmp_path: Path) -> None:
     recipe = plan["recipe"]
     assert (recipe["mix"], recipe["alpha"], recipe["views"]["stretch"]) == ("mixup", 0.5, 0)
     assert plan["views"] == "own"
-    assert plan["steps"] == {"stage 1: head": 156, "stage 2: tuning": 780}  # of 20,000 clips in batches of 128
+    assert plan["steps"] == {"stage 1: head": 156, "stage 2: tuning": 624}  # of 20,000 clips in batches of 128
     assert plan["data"]["clips"] == 20_000
     assert "Beta" in plan["sources"]["alpha"]
     assert not (tmp_path / "x").exists()

@@ -11,10 +11,12 @@ from uamix_bench.cli.errors import Session
 
 
 @click.command()
+@click.option("--init", metavar="MODEL", help="Encoder to go on from, as in tune; without it, from scratch.")
 @training.common
 @click.pass_obj
 def command(
     session: Session,
+    init: str | None,
     recipe: str,
     data: str | None,
     data_dir: Path | None,
@@ -29,10 +31,11 @@ def command(
 ) -> None:
     """Pre-train an AudioMAE encoder on unlabelled sounds.
 
-    `pretrain --recipe tiny` makes the bundled audiomae-tiny. A run that was stopped or killed continues when the same
+    `pretrain --recipe tiny` makes the bundled audiomae-tiny. With --init the encoder's masked training goes on, beside a
+    new decoder: on the sounds of one's own field, say. A run that was stopped or killed continues when the same
     command is given again.
     """
     from uamix_bench.tuning.recipe import PRETRAIN, PretrainRecipe
 
     chosen = training.change(training.find(PRETRAIN, recipe, PretrainRecipe), {"data": data, "seed": seed}, changes)
-    training.carry_out(session, "pretrain", chosen, None, data_dir, audio_root, out, workers, device, quiet, dry_run)
+    training.carry_out(session, "pretrain", chosen, init, data_dir, audio_root, out, workers, device, quiet, dry_run)

@@ -163,8 +163,8 @@ def carry_out(
             data = find_data(recipe.data, data_dir, audio_root)
             recipe = shareable(recipe, data)
             options: dict[str, Any] = {"device": device, "workers": workers, "progress": progress, "stop": stop}
-            if init is None:
-                weights = run.pretrain(recipe, data, folder, **options)
+            if recipe.kind == "pretrain":
+                weights = run.pretrain(recipe, data, folder, init=init, **options)
             else:
                 weights = run.tune(recipe, data, init, folder, **options)
     except distributed.Told as told:
@@ -176,7 +176,7 @@ def carry_out(
     items.append({"weights": str(weights), "recipe_sha256": recipe.sha256})
     if not session.json:
         click.echo(weights)
-    architecture = "audiomae" if init is None else "uamix"
+    architecture = "audiomae" if recipe.kind == "pretrain" else "uamix"
     progress.say(f"evaluate it: uamix-bench fewshot --model {architecture}={weights}")
 
 
@@ -188,7 +188,7 @@ def _plan(
     from uamix_bench.tuning.run import initial_model
     from uamix_bench.tuning.sounds import find_data
 
-    if init is None:
+    if recipe.kind == "pretrain":
         stages = plan.pretraining_on_paper(recipe)
     else:
         stages = plan.tuning_on_paper(recipe, initial_model(init).encoder.shape)

@@ -114,15 +114,23 @@ class Pretraining(Stage):
     """The one stage of a pre-training.
 
     Args:
-        encoder: To be trained from its initial weights.
+        encoder: To be trained.
         recipe: The hyper-parameters.
         frames: The data.
         spectrograms: Makes the model's input from frames.
+        anew: Whether the encoder gets initial weights, rather than keep those it has.
     """
 
     name = "pre-training"
 
-    def __init__(self, encoder: AudioViT, recipe: PretrainRecipe, frames: Frames, spectrograms: Spectrograms) -> None:
+    def __init__(
+        self,
+        encoder: AudioViT,
+        recipe: PretrainRecipe,
+        frames: Frames,
+        spectrograms: Spectrograms,
+        anew: bool = True,
+    ) -> None:
         self.recipe, self.frames, self.spectrograms = recipe, frames, spectrograms
         self.epochs = recipe.epochs
         shape = encoder.shape
@@ -135,7 +143,10 @@ class Pretraining(Stage):
             shape.rows,
             shape.patch_frames * shape.patch_mel,
         )
-        initialise_all(encoder, decoder, recipe.seed)
+        generator = torch.Generator().manual_seed(recipe.seed)
+        if anew:
+            initialise_encoder(encoder, generator)
+        initialise_decoder(decoder, generator)
         self.module: MaskedAutoencoder = MaskedAutoencoder(encoder, decoder, recipe.mask_ratio)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -163,14 +174,17 @@ class Pretraining(Stage):
         return loss, figures
 
 
-def initialise_all(encoder: AudioViT, decoder: Decoder, seed: int) -> None:
-    """MAE's initialisation of both halves, from one seed; CLS and mask token from N(0, .02)."""
-    generator = torch.Generator().manual_seed(seed)
+def initialise_encoder(encoder: AudioViT, generator: torch.Generator) -> None:
+    """MAE's initialisation, and the sine-cosine table of positions; CLS from N(0, .02)."""
     shape = encoder.shape
     initialise(encoder, generator)
+    encoder.stem.pos_embed.copy_(sincos_table(shape.width, shape.columns, shape.rows))
+
+
+def initialise_decoder(decoder: Decoder, generator: torch.Generator) -> None:
+    """MAE's initialisation; the mask token from N(0, .02)."""
     initialise(decoder, generator)
     nn.init.normal_(decoder.mask_token, std=0.02, generator=generator)
-    encoder.stem.pos_embed.copy_(sincos_table(shape.width, shape.columns, shape.rows))
 
 
 def _swin(width: int, heads: int, grid: tuple[int, int], shifted: bool) -> SwinTransformerV2CrBlock:

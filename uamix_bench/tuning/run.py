@@ -40,16 +40,18 @@ def pretrain(
     data: TaskData,
     folder: Path,
     *,
+    init: str | None = None,
     device: str = "auto",
     workers: int | None = None,
     progress: Progress = SILENT,
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:
-    """Pre-trains an AudioMAE encoder from scratch.
+    """Pre-trains an AudioMAE encoder, from scratch or going on from one, with a new decoder.
 
     Args:
         recipe: The hyper-parameters.
         data: The clips.
+        init: The encoder to go on from, as in :func:`tune`, of the recipe's size; None from scratch.
         folder: Holds the checkpoints, and at the end ``model.safetensors`` and its record, ``training.json``; a run
             that was killed continues from it.
         device: As for load_model.
@@ -61,14 +63,15 @@ def pretrain(
         The path of the weights.
 
     Raises:
+        UsageError: `init` is not a vision transformer, or not of the recipe's size.
         BenchError: See :meth:`~uamix_bench.tuning.loop.Training.run`.
     """
     check_writable(folder)
     recipe = shareable(recipe, data)
-    model = new_model(recipe)
+    model = new_model(recipe) if init is None else _of_size(initial_model(init), recipe, init)
     frames = _decoded(recipe, data, folder, model, workers, progress, stop)
-    stage = Pretraining(model.encoder, recipe, frames, _spectrograms(model, recipe, device))
-    return _train(recipe, [stage], model, frames, data, folder, None, progress, stop)
+    stage = Pretraining(model.encoder, recipe, frames, _spectrograms(model, recipe, device), anew=init is None)
+    return _train(recipe, [stage], model, frames, data, folder, model.metadata.get("sha256"), progress, stop)
 
 
 def tune(
@@ -124,8 +127,17 @@ def new_model(recipe: PretrainRecipe) -> Any:
     return adapter(ViTShape(width=recipe.width, depth=recipe.depth, heads=recipe.heads))
 
 
+def _of_size(model: Any, recipe: PretrainRecipe, init: str) -> Any:
+    """The model, if it has the recipe's sizes."""
+    for name in ("width", "depth", "heads"):
+        found, asked = getattr(model.encoder.shape, name), getattr(recipe, name)
+        if found != asked:
+            raise UsageError(f"--init {init}", f"has {name} {found}, the recipe {asked}", f"give --set {name}={found}")
+    return model
+
+
 def initial_model(init: str) -> Any:
-    """Loads what a tuning begins from; see :func:`tune`.
+    """Loads the encoder that a training begins from; see :func:`tune`.
 
     Raises:
         UsageError: The model is not a vision transformer that can be tuned.
