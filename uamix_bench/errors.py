@@ -58,8 +58,8 @@ class RegressionFound(BenchError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is Python's or torch's that memory, the processor's or a GPU's, was not to be had."""
-    by_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    """Whether an error says, as Python's or torch's, that memory of the processor or a GPU was not to be had."""
+    by_torch = any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory"))
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and by_torch)
 
 

@@ -122,6 +122,8 @@ def test_an_option_has_the_same_names_everywhere() -> None:
         (RegressionFound("a", "b"), 5),
         (BenchError("a", "b"), 1),
         (MemoryError(), 4),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 4),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), 4),
         (PermissionError(13, "Permission denied", "x"), 4),
         (OSError(28, "No space left on device", "x"), 4),
         (RuntimeError("two\nlines"), 1),

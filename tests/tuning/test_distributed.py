@@ -281,7 +281,7 @@ def test_torchrun_restarts_after_a_worker_is_killed(tmp_path: Path, monkeypatch:
         samples = rng.normal(0, 0.1, 6_000 + 300 * number).astype(np.float32)
         soundfile.write(tmp_path / "sounds" / f"{number}.wav", samples, 16_000)
     changes = [part for setting in SETTINGS for part in ("--set", setting)]
-    command = ["-m", "uamix_bench", "tune", "--data", str(tmp_path / "sounds"), *changes, "--out"]
+    command = ["-m", "uamix_bench", "tune", "--device", "cpu", "--data", str(tmp_path / "sounds"), *changes, "--out"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
     port = ["--master-port", str(free_port())]
     with subprocess.Popen(

@@ -306,15 +306,15 @@ def _device(module: nn.Module) -> torch.device:
 def _own_stream(module: nn.Module) -> torch.cuda.Stream | None:
     """A queue of the module's GPU for work beside it; None on a CPU."""
     device = _device(module)
-    return torch.cuda.Stream(device) if device.type == "cuda" else None
+    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def _queued(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """Sends a GPU's work to a queue of its own, lest each copy waits for the model, and waits for the work at the end.
+    """Sends a GPU's work to a queue of its own, so that no copy waits for the model, and waits for it at the end.
 
-    The memory of what is made so may be given out again as soon as nobody holds it: hold it until the model is done
-    with it. A step ends by waiting for the model.
+    The memory of what is made so may be given out again as soon as nobody holds it, whatever the model still reads: the
+    loop holds a batch until its step is over, and a step waits for the model.
     """
     if stream is None:
         yield

@@ -85,7 +85,7 @@ def augment(window: Tensor, draws: npt.NDArray[np.float64], noise: Tensor, mel_h
     """
     _, frames, bins = window.shape
     columns = torch.from_numpy(draws).float().to(window).T[:, :, None, None]
-    u = dict(zip(_DRAWS, columns, strict=True))
+    u: dict[str, Tensor] = dict(zip(_DRAWS, columns, strict=True))
 
     def happens(name: str, probability: float) -> Tensor:
         return (u[name] < probability).float()
