@@ -31,8 +31,8 @@ def command(
 ) -> None:
     """Pre-train an AudioMAE encoder on unlabelled sounds.
 
-    `pretrain --recipe tiny` makes the bundled audiomae-tiny. With --init the encoder's masked training goes on, beside a
-    new decoder: on the sounds of one's own field, say. A run that was stopped or killed continues when the same
+    `pretrain --recipe tiny` makes the bundled audiomae-tiny. With --init an encoder's masked training goes on, beside
+    a new decoder: on the sounds of one's own field, say. A run that was stopped or killed continues when the same
     command is given again.
     """
     from uamix_bench.tuning.recipe import PRETRAIN, PretrainRecipe
