@@ -202,7 +202,9 @@ def test_the_gpu_agrees(front_end: KaldiFbank | LogMel) -> None:
     on_cpu, counts = front_end(waveforms, lengths)
     on_gpu, gpu_counts = front_end(waveforms.cuda(), lengths)
     assert gpu_counts.tolist() == counts.tolist()
-    torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-3, rtol=0)
+    # the differences sit in nearly empty bins, where the logarithm magnifies the order of summation
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=5e-3, rtol=0)
+    assert (on_gpu.cpu() - on_cpu).abs().mean() < 1e-5
 
 
 # The golden files (made by the authors' own code; their README and limits are in the test data).

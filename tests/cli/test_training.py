@@ -137,7 +137,7 @@ def test_a_dry_run_says_the_recipe_and_writes_nothing(tmp_path: Path) -> None:
     recipe = plan["recipe"]
     assert (recipe["mix"], recipe["alpha"], recipe["views"]["stretch"]) == ("mixup", 0.5, 0)
     assert plan["views"] == "own"
-    assert plan["steps"] == {"stage 1: head": 156, "stage 2: tuning": 624}  # of 20,000 clips in batches of 128
+    assert plan["steps"] == {"stage 1: head": 156, "stage 2: tuning": 468}  # of 20,000 clips in batches of 128
     assert plan["data"]["clips"] == 20_000
     assert "Beta" in plan["sources"]["alpha"]
     assert not (tmp_path / "x").exists()
