@@ -11,8 +11,9 @@ import numpy as np
 from uamix_bench.deltas import Delta, deltas
 from uamix_bench.errors import UsageError
 from uamix_bench.reports import figures
+from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Prose, Section, Table, percent
 from uamix_bench.reports.figures import Series
-from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Prose, Section, Table, percent, render
+from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
 from uamix_bench.text import p_value
 from uamix_bench.training_records import AblationRecord, Arm

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from uamix_bench.reports.page import FIGURE_ID, clean
+from uamix_bench.reports.blocks import FIGURE_ID, clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

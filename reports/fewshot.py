@@ -13,9 +13,10 @@ from uamix_bench.ranking import POWER, SIGNIFICANCE
 from uamix_bench.redraw import Redraw
 from uamix_bench.replay import Replay, replay
 from uamix_bench.reports import clusters, figures
+from uamix_bench.reports.blocks import Block, Cell, Figure, Prose, Row, Section, Table, count, percent
 from uamix_bench.reports.board import Board, Column, Setting, Standing, board
 from uamix_bench.reports.curves import accuracy_curves
-from uamix_bench.reports.page import Block, Cell, Figure, Page, Prose, Row, Section, Table, count, percent, render
+from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.result_card import drawer, drawer_id
 from uamix_bench.results import Result
 from uamix_bench.text import p_value

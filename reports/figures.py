@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from uamix_bench.reports.blocks import Cell, Figure, Table, clean
 from uamix_bench.reports.drawing import (
     DASHES,
     INK,
@@ -28,7 +29,6 @@ from uamix_bench.reports.drawing import (
     name_points,
     to_svg,
 )
-from uamix_bench.reports.page import Cell, Figure, Table, clean
 
 _MOST_MARKED = 40  # points of a line, up to which each gets a marker
 _MOST_NAMED = 30  # rows of a matrix, up to which the numbers are written into it

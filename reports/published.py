@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from uamix_bench.reports.page import Cell, Table
+from uamix_bench.reports.blocks import Cell, Table
 
 PerCent = Annotated[float, Field(ge=0, le=100)]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from uamix_bench.compare import Comparison, Pair, setting
-from uamix_bench.reports.page import Block, Cell, Mark, Page, Prose, Table, percent, render
+from uamix_bench.reports.blocks import Block, Cell, Mark, Prose, Table, percent
+from uamix_bench.reports.page import Page, render
 from uamix_bench.timings import Timing
 
 _MARKS: dict[str, Mark] = {"better": "better", "faster": "better", "worse": "worse", "slower": "worse"}

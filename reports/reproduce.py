@@ -14,9 +14,10 @@ from uamix_bench.finetune_record import FinetuneResult
 from uamix_bench.redraw import Redraw
 from uamix_bench.replay import Replay, replay
 from uamix_bench.reports import clusters
+from uamix_bench.reports.blocks import Block, Cell, Prose, Row, Section, Table, percent
 from uamix_bench.reports.board import board
 from uamix_bench.reports.fewshot import accuracy, differences, over_ways_and_shots, result_drawers
-from uamix_bench.reports.page import Block, Cell, Page, Prose, Row, Section, Table, percent, render
+from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
 from uamix_bench.reports.result_card import drawer_id
 from uamix_bench.reproduce import Plan, not_comparable

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 
 from uamix_bench import registry
+from uamix_bench.reports.blocks import Code, Facts, Section, count
 from uamix_bench.reports.board import why_apart
-from uamix_bench.reports.page import Code, Facts, Section, count
 from uamix_bench.results import Result
 
 _INTERVALS = {"ci95": "these clips", "ci95_clips": "new clips of these classes", "ci95_classes": "new classes too"}

@@ -13,21 +13,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from uamix_bench.reports import drawing, figures
-from uamix_bench.reports.page import (
-    Block,
-    Cell,
-    Code,
-    Facts,
-    Figure,
-    Page,
-    Prose,
-    Section,
-    Table,
-    clean,
-    environment,
-    percent,
-    render,
-)
+from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Prose, Section, Table, clean, percent
+from uamix_bench.reports.page import Page, environment, render
 
 HOSTILE = [
     "<script>alert(1)</script>",
