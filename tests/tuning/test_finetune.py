@@ -25,6 +25,7 @@ from uamix_bench.model import AudioModel, load_model
 from uamix_bench.store import ResultStore, load_record
 from uamix_bench.task import load_task
 from uamix_bench.tuning.finetune import Finetuning
+from uamix_bench.tuning.finetune_forecast import estimate
 from uamix_bench.tuning.finetune_recipe import FINETUNE, PROBE
 from uamix_bench.vit import ViTShape, initialise, sincos_table
 
@@ -289,7 +290,7 @@ def test_leaks_are_told(model: AudioModel, tones: Path, tmp_path: Path) -> None:
 
 
 def test_an_estimate_counts_steps(model: AudioModel, tones: Path) -> None:
-    steps, seconds = work(model, tones, folds=2).estimate()
+    steps, seconds = estimate(work(model, tones, folds=2))
     assert steps == 2 * 6 * (48 // 16)
     assert seconds is not None
     assert seconds > 0

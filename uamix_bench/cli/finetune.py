@@ -229,8 +229,10 @@ def _recipe(
 
 def _plan(work: Finetuning) -> dict[str, Any]:
     """What would be done, as plain data."""
+    from uamix_bench.tuning.finetune_forecast import estimate
+
     assert work.model.identity is not None
-    steps, seconds = work.estimate()
+    steps, seconds = estimate(work)
     return {
         "model": work.model.identity.name,
         "task": f"{work.data.name}@{work.data.card.version}",
