@@ -73,9 +73,9 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
 @options.audio_root
 @click.option("--test", metavar="DATA", help="Test on this list or folder, and train on all of the one --task.")
 @options.clip_seconds
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that decode; default one a core.")
-@click.option("--allow-partial", is_flag=True, help="Use an incomplete data set; never ranked, exit code 6.")
-@click.option("--keep-going", is_flag=True, help="Set broken clips aside; the result is partial, exit code 6.")
+@options.workers
+@options.allow_partial
+@options.keep_going
 @click.option(
     "--out",
     metavar="DIR",
@@ -85,9 +85,7 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
 @options.results_folder
 @click.option("--dry-run", is_flag=True, help="Show runs, steps and estimated time; train nothing.")
 @options.device
-@options.config
-@options.quiet
-@options.json_output
+@options.of_a_run
 @click.pass_obj
 def command(
     session: Session,
