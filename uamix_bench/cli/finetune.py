@@ -280,16 +280,15 @@ def _show(results: Sequence[FinetuneResult]) -> None:
     from uamix_bench.cli.listing import share, what_was_trained
     from uamix_bench.cli.tables import Table, count, per_cent, show
 
-    table = Table(
-        "model", "task", "split", "trained", "share>", "metric", "%>", "runs>", "seeds ±>", wrapped=("split",)
-    )
-    notes = []
+    table = Table("model", "task", "trained", "share>", "metric", "%>", "runs>", "seeds ±>", wrapped=("model",))
+    notes = [
+        f"{label}: {split}" for label, split in dict.fromkeys((one.task.label, one.setting.split) for one in results)
+    ]
     for result in results:
         setting, score = result.setting, result.score
         table.add(
             result.model.name,
             result.task.label,
-            setting.split,
             what_was_trained(result),
             share(setting.fraction),
             setting.metric,

@@ -128,7 +128,7 @@ def carry_out(
     kind: str,
     recipe: Any,
     init: str | None,
-    *
+    *,
     data_dir: Path | None,
     audio_root: Path | None,
     out: Path | None,
