@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from uamix_bench.text import with_half
+
 Mark = Literal["", "best", "tie", "better", "worse", "faint"]
 
 _HREF = re.compile(r"https://[^\s\"'<>]+|#[A-Za-z0-9_-]+|[A-Za-z0-9][A-Za-z0-9@._+-]*")
@@ -140,8 +142,7 @@ def percent(fraction: float | None, half_width: float | None = None, **options: 
     """A cell with a fraction in per cent, one decimal, and the half-width of its interval."""
     if fraction is None:
         return Cell("")
-    minor = "" if half_width is None else f"± {100 * half_width:.1f}"
-    return Cell(f"{100 * fraction:.1f}", minor, **{"sort": fraction, **options})
+    return Cell(*with_half(fraction, half_width, 1), **{"sort": fraction, **options})
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

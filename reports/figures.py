@@ -29,6 +29,7 @@ from uamix_bench.reports.drawing import (
     name_points,
     to_svg,
 )
+from uamix_bench.text import with_half
 
 _MOST_MARKED = 40  # points of a line, up to which each gets a marker
 _MOST_NAMED = 30  # rows of a matrix, up to which the numbers are written into it
@@ -345,9 +346,7 @@ def _number(value: float) -> Cell:
 def _with_half(values: Numbers, halves: Numbers | None, at: int) -> Cell:
     value = float(np.asarray(values, np.float64)[at])
     half = float("nan") if halves is None else float(np.asarray(halves, np.float64)[at])
-    if not np.isfinite(value):
-        return Cell("")
-    return Cell(f"{value:.4g}", f"± {half:.2g}" if np.isfinite(half) else "", sort=value)
+    return Cell(*with_half(value, half, scale=1), sort=value) if np.isfinite([value, half]).all() else _number(value)
 
 
 def _thinned(rows: Sequence[tuple[Any, ...]], most: int = 400) -> Sequence[tuple[Any, ...]]:
