@@ -152,7 +152,7 @@ def test_another_training_in_the_folder_is_refused(
     tuned: tuple[FinetuneResult, Path], model: AudioModel, tones: Path
 ) -> None:
     other = TINY.model_copy(update={"layer_decay": 0.5})
-    with pytest.raises(UsageError, match=r"another recipe \(layer_decay was 0.75, is 0.5\)"):
+    with pytest.raises(UsageError, match=r"differs in recipe \(layer_decay was 0.75, is 0.5\)"):
         work(model, tones, other, folds=2, folder=tuned[1]).result()
     with pytest.raises(UsageError, match="another freezing"):
         work(model, tones, folds=2, folder=tuned[1], freeze=1).result()
