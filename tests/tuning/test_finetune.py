@@ -154,7 +154,7 @@ def test_another_training_in_the_folder_is_refused(
     other = TINY.model_copy(update={"layer_decay": 0.5})
     with pytest.raises(UsageError, match=r"differs in recipe \(layer_decay was 0.75, is 0.5\)"):
         work(model, tones, other, folds=2, folder=tuned[1]).result()
-    with pytest.raises(UsageError, match="another freezing"):
+    with pytest.raises(UsageError, match="differs in freezing"):
         work(model, tones, folds=2, folder=tuned[1], freeze=1).result()
 
 
@@ -302,5 +302,5 @@ def test_changed_sounds_are_refused(model: AudioModel, tones: Path, tmp_path: Pa
     recipe = TINY.model_copy(update={"epochs": 1})
     work(model, tmp_path / "tones.csv", recipe, folds=2, folder=tmp_path / "out").result()
     soundfile.write(tmp_path / "low-03.wav", np.zeros(RATE // 3), RATE)
-    with pytest.raises(UsageError, match="another sounds"):
+    with pytest.raises(UsageError, match="differs in sounds"):
         work(model, tmp_path / "tones.csv", recipe, folds=2, folder=tmp_path / "out").result()
