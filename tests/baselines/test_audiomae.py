@@ -370,7 +370,8 @@ def test_a_truncated_file_is_named(official: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [0, 32, 96, 200])
 def test_a_width_that_no_head_divides_is_refused(tensors: dict[str, Tensor], width: int, tmp_path: Path) -> None:
-    torch.save({**encoder_only(tensors), "cls_token": torch.zeros(1, 1, width)}, tmp_path / "odd.pth")
+    patch = torch.zeros(width, 1, 16, 16)
+    torch.save({**encoder_only(tensors), "patch_embed.proj.weight": patch}, tmp_path / "odd.pth")
     with pytest.raises(BadInputError, match=f"is {width} wide, no multiple of 64"):
         load_model("audiomae", tmp_path / "odd.pth")
 

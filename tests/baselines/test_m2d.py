@@ -243,10 +243,10 @@ def test_what_lacks_tensors_is_refused(tmp_path: Path) -> None:
     lacking = {key: value for key, value in state.items() if not key.startswith("blocks.1.mlp")}
     assert "lacks 4 of 31 encoder tensors (encoder.blocks.1.mlp" in refusal(saved(tmp_path / "a" / TRAINING, lacking))
     blocks = {key: value for key, value in state.items() if key.startswith("blocks")}
-    assert "no checkpoint of M2D" in refusal(saved(tmp_path / "b" / TRAINING, blocks))
+    assert "not a checkpoint of M2D" in refusal(saved(tmp_path / "b" / TRAINING, blocks))
     for width in (0, 100):
         odd = {**state, "patch_embed.proj.weight": torch.zeros(width, 1, 16, 16)}
-        assert "no checkpoint of M2D" in refusal(saved(tmp_path / f"c{width}" / TRAINING, odd))
+        assert "not a checkpoint of M2D" in refusal(saved(tmp_path / f"c{width}" / TRAINING, odd))
 
 
 @pytest.mark.parametrize(

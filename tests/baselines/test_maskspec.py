@@ -392,7 +392,7 @@ def test_what_is_no_vit_of_maskspec_is_refused(tmp_path: Path) -> None:
     assert "is a Swin transformer" in refusal(saved(tmp_path, swin))
     for width in (0, 100):
         odd = {**state, "patch_embed.proj.weight": torch.zeros(width, 1, 16, 16)}
-        assert "no checkpoint of MaskSpec" in refusal(saved(tmp_path, odd))
+        assert "not a checkpoint of MaskSpec" in refusal(saved(tmp_path, odd))
     longer = {**state, "pos_embed": torch.zeros(1, 1 + 8 * 63, WIDTH)}
     assert "pos_embed is [1, 505, 64], expected [1, 497, 64]" in refusal(saved(tmp_path, longer))
 
