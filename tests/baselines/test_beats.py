@@ -21,18 +21,11 @@ from uamix_bench.baselines.beats import BEATs, Config, encoder_keys
 from uamix_bench.checkpoint import write_safetensors
 from uamix_bench.errors import BadInputError
 
+from .measured import alone, distance, sound
 from .official import Size, State, beats_cfg, beats_state
 
-SEED = 20_221_218
 RATE = 16_000
 SETTINGS: dict[str, Any] = beats_cfg(Size(64, 2, 2)) | {"embed_dim": 24, "encoder_ffn_embed_dim": 96}
-
-
-def sound(samples: int, seed: int = 0) -> Tensor:
-    """Noise whose level wavers, so that no mel bin is empty and no column like another."""
-    generator = torch.Generator().manual_seed(SEED + seed)
-    level = 0.2 + 0.15 * torch.sin(torch.arange(samples) / (300.0 + 100 * seed))
-    return level * torch.randn(samples, generator=generator)
 
 
 def layer_norm(x: Tensor, state: State, name: str) -> Tensor:
@@ -114,23 +107,6 @@ def save(folder: Path, settings: dict[str, Any], state: State, **beside: object)
     path = folder / "BEATs_tiny.pt"
     torch.save({"cfg": settings, "model": state, **beside}, path)
     return path
-
-
-def alone(model: Any, samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Spectrogram (T, F) and tokens (L, D) of one clip."""
-    with torch.inference_mode():
-        spectrogram, counts = model.frontend(samples.unsqueeze(0), torch.tensor([len(samples)]))
-        tokens, mask = model.tokens(spectrogram, counts)
-    assert mask.all()
-    assert mask.shape == tokens.shape[:2]
-    return spectrogram[0], tokens[0]
-
-
-def distance(found: Any, expected: Any) -> float:
-    """Relative L2."""
-    found, expected = (torch.as_tensor(value, dtype=torch.float64) for value in (found, expected))
-    assert found.shape == expected.shape
-    return float((found - expected).norm() / expected.norm())
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from uamix_bench.baselines.mae_ast import MAEAST, Config, encoder_keys
 from uamix_bench.checkpoint import write_safetensors
 from uamix_bench.errors import BadInputError
 
+from .measured import alone, distance, sound
 from .official import Size, State, mae_ast_cfg, mae_ast_state
 
-SEED = 20_220_330
 RATE = 16_000
 CFG = mae_ast_cfg(Size(64, 3, 4))
 PATCH: dict[str, Any] = CFG["model"] | {"encoder_ffn_embed_dim": 96, "max_token_length": 300}
@@ -36,13 +36,6 @@ FRAME = PATCH | {
     "encoder_layers": 2,
 }
 TASK = CFG["task"]
-
-
-def sound(samples: int, seed: int = 0) -> Tensor:
-    """Noise whose level wavers, so that no mel bin is empty and no column like another."""
-    generator = torch.Generator().manual_seed(SEED + seed)
-    level = 0.2 + 0.15 * torch.sin(torch.arange(samples) / (300.0 + 100 * seed))
-    return level * torch.randn(samples, generator=generator)
 
 
 def reference(samples: Tensor, settings: dict[str, Any], state: State) -> list[Tensor]:
@@ -107,23 +100,6 @@ def save(folder: Path, settings: dict[str, Any], state: State, task: dict[str, A
     path = folder / "mae_ast_tiny.pt"
     torch.save({"args": None, "cfg": {"model": settings, "task": task}, "model": state, "extra_state": {}}, path)
     return path
-
-
-def alone(model: Any, samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Spectrogram (T, F) and tokens (L, D) of one clip."""
-    with torch.inference_mode():
-        spectrogram, counts = model.frontend(samples.unsqueeze(0), torch.tensor([len(samples)]))
-        tokens, mask = model.tokens(spectrogram, counts)
-    assert mask.all()
-    assert mask.shape == tokens.shape[:2]
-    return spectrogram[0], tokens[0]
-
-
-def distance(found: Any, expected: Any) -> float:
-    """Relative L2."""
-    found, expected = (torch.as_tensor(value, dtype=torch.float64) for value in (found, expected))
-    assert found.shape == expected.shape
-    return float((found - expected).norm() / expected.norm())
 
 
 @pytest.fixture(params=[PATCH, FRAME], ids=["patch", "frame"])
