@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,36 @@ def refused(adapter: type[AudioModel], path: Path) -> str:
     assert caught.value.subject == str(path)
     assert caught.value.exit_code == 3
     return str(caught.value)
+
+
+def assert_alike_in_any_batch(model: AudioModel) -> None:
+    """Clips of many lengths, and 16 of one, get in a batch what each gets alone."""
+    lengths = [52_803, 10, 16_000, 2_799, 2_800, 5_360, 40_000, 16_000]
+    for clips in (
+        [sound(samples, seed) for seed, samples in enumerate(lengths)],
+        [sound(16_000, seed) for seed in range(16)],
+    ):
+        own = np.concatenate([model.embed([clip], model.sample_rate) for clip in clips])
+        np.testing.assert_allclose(model.embed(clips, model.sample_rate), own, atol=1e-5, rtol=0)
+
+
+def assert_end_is_its_own(model: Any, lengths: Sequence[int]) -> None:
+    """What stands past a clip's end changes no frame of it."""
+    for samples in lengths:
+        with torch.inference_mode():
+            found, counts = model.frontend(sound(20_000).unsqueeze(0), torch.tensor([samples]))
+        own = alone(model, sound(20_000)[:samples])[0]
+        torch.testing.assert_close(found[0, : counts[0]], own, atol=0, rtol=0)
+
+
+def assert_tokens_alike_in_a_batch(
+    model: Any, waves: Sequence[Tensor], rows: int, before: int = 0, rtol: float = 0.0
+) -> None:
+    """A clip has in a batch the tokens that it has alone: `before`, then so many `rows` for each time column."""
+    padded = torch.nn.utils.rnn.pad_sequence(list(waves), batch_first=True)
+    with torch.inference_mode():
+        tokens, mask = model.tokens(*model.frontend(padded, torch.tensor([len(wave) for wave in waves])))
+    for row, wave in enumerate(waves):
+        own = alone(model, wave)[1]
+        assert mask[row].sum() == len(own) == before + rows * model.token_columns(len(wave))
+        torch.testing.assert_close(tokens[row, mask[row]], own, atol=1e-5, rtol=rtol)

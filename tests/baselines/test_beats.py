@@ -21,7 +21,7 @@ from uamix_bench.baselines.beats import BEATs, Config, encoder_keys
 from uamix_bench.checkpoint import write_safetensors
 from uamix_bench.errors import BadInputError
 
-from .measured import alone, distance, sound
+from .measured import alone, assert_alike_in_any_batch, assert_end_is_its_own, distance, sound
 from .official import Size, State, beats_cfg, beats_state
 
 RATE = 16_000
@@ -151,23 +151,11 @@ def test_a_fine_tuned_file_gives_the_encoder_without_the_predictor(tmp_path: Pat
 
 
 def test_a_clip_gets_in_any_batch_what_it_gets_alone(tiny: Any) -> None:
-    lengths = [52_803, 10, 16_000, 2_799, 2_800, 5_360, 40_000, 16_000]
-    clips = [sound(samples, seed) for seed, samples in enumerate(lengths)]
-    batch = tiny.embed(clips, RATE)
-    for clip, embedding in zip(clips, batch, strict=True):
-        np.testing.assert_allclose(embedding, tiny.embed([clip], RATE)[0], atol=1e-5, rtol=0)
-    equal = [sound(16_000, seed) for seed in range(16)]
-    np.testing.assert_allclose(
-        tiny.embed(equal, RATE), np.concatenate([tiny.embed([clip], RATE) for clip in equal]), atol=1e-5, rtol=0
-    )
+    assert_alike_in_any_batch(tiny)
 
 
 def test_what_stands_past_a_clips_end_is_not_its_own(tiny: Any) -> None:
-    for samples in (400, 16_000):
-        with torch.inference_mode():
-            found, counts = tiny.frontend(sound(20_000).unsqueeze(0), torch.tensor([samples]))
-        own = alone(tiny, sound(20_000)[:samples])[0]
-        torch.testing.assert_close(found[0, : counts[0]], own, atol=0, rtol=0)
+    assert_end_is_its_own(tiny, (400, 16_000))
 
 
 def test_columns_and_layers_are_what_they_say(tiny: Any) -> None:

@@ -20,7 +20,7 @@ from uamix_bench.checkpoint import Checkpoint, write_safetensors
 from uamix_bench.model import load_model
 from uamix_bench.vit import encoder_keys
 
-from .measured import distance, pooled, refused, sound
+from .measured import assert_tokens_alike_in_a_batch, distance, pooled, refused, sound
 from .official import State, vit_state
 
 refusal = partial(refused, M2D)
@@ -175,17 +175,7 @@ def test_prefixes_of_runtimes_and_fine_tuned_files(tmp_path: Path, prefix: str) 
 def test_a_clip_gets_in_a_batch_what_it_gets_alone(tmp_path: Path, given: str) -> None:
     model = load_model(M2D, saved(tmp_path / TRAINING, state_of(RELEASES[TRAINING])), device="cpu", input=given)  # type: ignore[arg-type]
     waves = [sound(length, seed=length) for length in (160, 1_600, 16_000, 52_803, 97_280, 97_290, 160_000, 210_000)]
-    spectrogram, counts = model.frontend(
-        torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), torch.tensor([len(wave) for wave in waves])
-    )
-    with torch.inference_mode():
-        tokens, mask = model.tokens(spectrogram, counts)
-    for row, wave in enumerate(waves):
-        with torch.inference_mode():
-            own, everything = model.tokens(*model.frontend(wave[None], torch.tensor([len(wave)])))
-        assert everything.all()
-        assert mask[row].sum() == own.shape[1] == 5 * model.token_columns(len(wave))
-        torch.testing.assert_close(tokens[row, mask[row]], own[0], atol=1e-5, rtol=0)
+    assert_tokens_alike_in_a_batch(model, waves, rows=5)
     for how in model.poolings:
         model.pooling = how
         together = model.embed(waves * 2, 16_000)

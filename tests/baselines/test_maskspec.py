@@ -27,7 +27,7 @@ from uamix_bench.errors import BadInputError
 from uamix_bench.model import AudioModel, load_model
 from uamix_bench.vit import encoder_keys
 
-from .measured import distance, pooled, refused, sound
+from .measured import assert_tokens_alike_in_a_batch, distance, pooled, refused, sound
 from .official import State, vit_state
 
 refusal = partial(refused, MaskSpec)
@@ -276,17 +276,7 @@ def test_what_torch_stft_and_timm_give(tmp_path: Path, given: str) -> None:
 def test_a_clip_gets_in_a_batch_what_it_gets_alone(tmp_path: Path, given: str) -> None:
     model = loaded(saved(tmp_path, state_of()), given)
     waves = [sound(length, seed=length) for length in (100, 5_119, 16_000, 32_000, 105_606, 319_990, 330_000)]
-    spectrogram, counts = model.frontend(
-        torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), torch.tensor([len(wave) for wave in waves])
-    )
-    with torch.inference_mode():
-        tokens, mask = model.tokens(spectrogram, counts)
-    for row, wave in enumerate(waves):
-        with torch.inference_mode():
-            own, everything = model.tokens(*model.frontend(wave[None], torch.tensor([len(wave)])))
-        assert everything.all()
-        assert mask[row].sum() == own.shape[1] == 1 + 8 * model.token_columns(len(wave))
-        torch.testing.assert_close(tokens[row, mask[row]], own[0], atol=1e-5, rtol=1e-6)  # before the norm: up to 30
+    assert_tokens_alike_in_a_batch(model, waves, rows=8, before=1, rtol=1e-6)  # before the norm: up to 30
     for how in ("mean", "cls", "prenorm-mean"):
         model.pooling = how
         together = model.embed(waves, 32_000)
