@@ -15,6 +15,7 @@ from uamix_bench.cli.errors import Session
 @click.pass_obj
 def command(
     session: Session,
+    /,
     recipe: str,
     data: str | None,
     seed: int | None,

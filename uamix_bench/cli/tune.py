@@ -23,6 +23,7 @@ from uamix_bench.cli.errors import Session
 @click.pass_obj
 def command(
     session: Session,
+    /,
     init: str,
     mix: str | None,
     recipe: str,
