@@ -273,6 +273,9 @@ def _confusion(name: str, found: Replay) -> Iterator[Block]:
     if len(labels) <= _MOST_CLASSES:
         description = f"{about} Most often {name} takes {words}." if pairs else about
         yield figures.matrix(f"What {name} takes for what, %", labels, counts, of=of, description=description)
+    if not pairs:
+        yield Prose(f"{name} takes no class for another in these episodes.")
+        return
     rows = [
         (
             labels[true],

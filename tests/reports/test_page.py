@@ -216,3 +216,12 @@ def test_both_sides_of_an_interval_have_the_same_decimals_in_both_forms() -> Non
         *((f"{100 * share:.1f}", "± 1.0") for share in shares),
         *((f"{100 * share:.2f}", "± 0.90") for share in shares),
     ]
+
+
+def test_long_names_of_panels_do_not_run_into_each_other() -> None:
+    names = [f"uamix-tiny, linear-probe, {share}% of labels" for share in (1, 5, 10, 50)]
+    for panels in (names[:1], names):
+        titles, more = drawing.panel_titles(panels, len(panels))
+        assert [" ".join(title.split("\n")) for title in titles] == panels
+        assert max(len(line) for title in titles for line in title.split("\n")) * 8 * len(panels) <= drawing.WIDTH
+        assert (more > 0) == (len(panels) > 1)
