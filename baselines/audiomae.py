@@ -6,7 +6,6 @@ Reads the official ``pretrained.pth`` and fine-tuned files (facebookresearch/Aud
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
@@ -14,10 +13,9 @@ from torch import Tensor, nn
 
 from uamix_bench.card import ModelCard, read_card
 from uamix_bench.checkpoint import load_state, read_checkpoint
-from uamix_bench.errors import BadInputError
 from uamix_bench.frontend import KaldiFbank
 from uamix_bench.model import AudioModel
-from uamix_bench.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys
+from uamix_bench.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, find_shape
 
 from .formats import refuse_others
 
@@ -129,17 +127,10 @@ class AudioMAE(AudioModel):
         what = "AudioMAE"
         refuse_others(checkpoint, "audiomae", what)
         tensors = encoder_keys(checkpoint.tensors)
-        width = tensors["encoder.stem.cls_token"].numel() if "encoder.stem.cls_token" in tensors else ViTShape.width
-        heads, rest = divmod(width, HEAD_DIM)
-        if rest or not heads:
-            raise BadInputError(path, f"is {width} wide, no multiple of {HEAD_DIM}", f"this is no checkpoint of {what}")
-        depth = len({found[1] for key in tensors if (found := re.match(r"encoder\.blocks\.(\d+)\.", key))})
-        is_ours = _any(checkpoint.tensors, "encoder.stem.")
-        if width == ViTShape.width and not is_ours:  # the authors have one depth: without its last block, none is whole
-            depth = max(depth, ViTShape.depth)
+        found = find_shape(tensors, path=path, what=what, published=not _any(checkpoint.tensors, "encoder.stem."))
         norm = _any(tensors, "encoder.norm.") or not _any(tensors, "fc_norm.")
         with torch.device("meta"):
-            model = cls(ViTShape(width, depth, heads), norm)
+            model = cls(ViTShape(found.width, found.depth, found.width // HEAD_DIM), norm)
         load_state(model, tensors, path=path, what=what)
         model.metadata = {**checkpoint.metadata, "sha256": checkpoint.sha256}
         return model

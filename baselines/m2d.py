@@ -175,7 +175,7 @@ class M2D(AudioModel):
         checkpoint = read_checkpoint(path)
         refuse_others(checkpoint, "m2d", "M2D")
         tensors = encoder_keys(without_prefix(checkpoint.tensors), beside="norm_stats")
-        found = find_shape(tensors, path=path, what="M2D", name="m2d")
+        found = find_shape(tensors, path=path, what="M2D")
         sizes = read_sizes(checkpoint)
         with torch.device("meta"):
             model = cls(sizes, found.width, found.depth)

@@ -129,7 +129,7 @@ class MaskSpec(AudioModel):
         tensors = encoder_keys(checkpoint.tensors)
         if any("relative_position_bias_table" in key for key in tensors):
             raise BadInputError(path, "is a Swin transformer, which is not supported", "give MaskSpec's ViT")
-        found = find_shape(tensors, path=path, what="MaskSpec", name="maskspec")
+        found = find_shape(tensors, path=path, what="MaskSpec")
         norm = "encoder.norm.weight" in tensors or "fc_norm.weight" not in tensors
         with torch.device("meta"):
             model = cls(found.width, found.depth, norm)

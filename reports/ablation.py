@@ -11,10 +11,11 @@ import numpy as np
 from uamix_bench.deltas import Delta, deltas
 from uamix_bench.errors import UsageError
 from uamix_bench.reports import figures
+from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Prose, Section, Table, percent
 from uamix_bench.reports.figures import Series
-from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Prose, Section, Table, percent, render
+from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
-from uamix_bench.text import p_value
+from uamix_bench.text import p_value, with_half
 from uamix_bench.training_records import AblationRecord, Arm
 
 _SIGNIFICANCE = 0.05
@@ -88,8 +89,7 @@ def _look(delta: Delta) -> str:
 
 
 def _points(delta: Delta) -> str:
-    half = "" if delta.difference_half is None else f" ± {100 * delta.difference_half:.1f}"
-    return f"{100 * (delta.difference or 0.0):+.1f}{half} points"
+    return " ".join([*filter(None, with_half(delta.difference or 0.0, delta.difference_half, 1, "+")), "points"])
 
 
 def _differences(record: AblationRecord, first: Sequence[Delta]) -> Iterator[Block]:
@@ -156,9 +156,9 @@ def _row(delta: Delta, tasks: bool, cells: bool, seeds: bool, tested: bool) -> I
     if delta.difference is None:
         yield Cell("", sort=0.0)
     else:
-        half = "" if delta.difference_half is None else f"± {100 * delta.difference_half:.1f}"
         look = _look(delta)
-        yield Cell(f"{100 * delta.difference:+.1f}", half, sort=delta.difference, mark="" if look == "alike" else look)
+        shown = with_half(delta.difference, delta.difference_half, 1, "+")
+        yield Cell(*shown, sort=delta.difference, mark="" if look == "alike" else look)
     if seeds:
         yield _spread(delta.difference_spread)
     if tested:

@@ -20,7 +20,8 @@ from uamix_bench.card import ModelIdentity
 from uamix_bench.episodes import PAPER, Protocol
 from uamix_bench.ranking import SIGNIFICANCE, Ranking, rank
 from uamix_bench.record import task_label
-from uamix_bench.reports.page import count, slug
+from uamix_bench.reports.blocks import count
+from uamix_bench.reports.page import slug
 from uamix_bench.results import Result
 from uamix_bench.statistics import Z95, holm
 

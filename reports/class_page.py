@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from uamix_bench.reports.blocks import Cell, Table, count, percent
 from uamix_bench.reports.board import Column, Setting, Standing
-from uamix_bench.reports.page import Cell, Page, Table, count, percent, render, slug
+from uamix_bench.reports.page import Page, render, slug
 
 
 def class_file(setting: Setting, column: Column) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from uamix_bench.errors import UsageError, nearest
 from uamix_bench.replay import Replay
 from uamix_bench.reports import figures
-from uamix_bench.reports.page import Block, Table
+from uamix_bench.reports.blocks import Block, Table
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]

@@ -8,8 +8,8 @@ import numpy as np
 
 from uamix_bench.episodes import PAPER
 from uamix_bench.reports import figures
+from uamix_bench.reports.blocks import Figure
 from uamix_bench.reports.board import Setting
-from uamix_bench.reports.page import Figure
 from uamix_bench.results import Result
 
 _AXES = {"k_shot": "shots", "n_way": "ways"}

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from uamix_bench.reports.page import FIGURE_ID, clean
+from uamix_bench.reports.blocks import FIGURE_ID, clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,6 +83,13 @@ def canvas_of(
         for unused in axes[panels:]:
             unused.set_visible(False)
         yield canvas, axes[:panels]
+
+
+def panel_titles(names: Iterable[str], columns: int) -> tuple[list[str], int]:
+    """The names over panels, `columns` a row, in lines as wide as a panel; and the height of their further lines."""
+    letters = max(12, int(WIDTH / columns / 8))  # 8 units of the SVG each
+    titles = [textwrap.fill(clean(name), letters) for name in names]
+    return titles, 15 * max((title.count("\n") for title in titles), default=0)
 
 
 def logarithmic(ax: Axes) -> None:

@@ -13,12 +13,13 @@ from uamix_bench.ranking import POWER, SIGNIFICANCE
 from uamix_bench.redraw import Redraw
 from uamix_bench.replay import Replay, replay
 from uamix_bench.reports import clusters, figures
+from uamix_bench.reports.blocks import Block, Cell, Figure, Prose, Row, Section, Table, count, percent
 from uamix_bench.reports.board import Board, Column, Setting, Standing, board
 from uamix_bench.reports.curves import accuracy_curves
-from uamix_bench.reports.page import Block, Cell, Figure, Page, Prose, Row, Section, Table, count, percent, render
+from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.result_card import drawer, drawer_id
 from uamix_bench.results import Result
-from uamix_bench.text import p_value
+from uamix_bench.text import p_value, plus_minus, with_half
 
 _MOST_CLASSES = 60  # that a matrix or a forest can show
 _EXTREME_CLASSES = 20  # hardest and easiest, where there are more
@@ -127,7 +128,7 @@ def _wider(table: Board) -> Table | None:
     for setting, label, row, result in _cells(table.settings):
         given = [getattr(result.score, name) for name in _POPULATIONS]
         if any(half is not None for half in given[1:]):
-            shown = ["" if half is None else f"± {100 * half:.2f}" for half in given]
+            shown = map(plus_minus, given)
             rows.append((row.entrant.label, label, setting.title, *shown))
     if not rows:
         return None
@@ -155,11 +156,11 @@ def differences(settings: Iterable[Setting]) -> Iterator[Section]:
         of = {result.id: (row.entrant.label, label) for _, label, row, result in _cells([setting])}
         for found in setting.ranking.differences:
             (name, label), (other, _) = of[found.result.id], of[found.reference.id]
-            points = 100 * found.difference
+            by = found.difference
             if name > other:  # a pair stands in one order throughout
-                name, other, points = other, name, -points
-            mark = "" if found.p_holm >= SIGNIFICANCE else "better" if points > 0 else "worse"
-            less = Cell(f"{points:+.2f}", f"± {100 * found.half_width:.2f}", points, mark)
+                name, other, by = other, name, -by
+            mark = "" if found.p_holm >= SIGNIFICANCE else "better" if by > 0 else "worse"
+            less = Cell(*with_half(by, found.half_width, sign="+"), by, mark)
             p = Cell(p_value(found.p_holm), sort=found.p_holm)
             rows.append((f"{name} less {other}", label, setting.title, less, p, f"{100 * found.smallest:.2f}"))
     if rows:
@@ -272,6 +273,9 @@ def _confusion(name: str, found: Replay) -> Iterator[Block]:
     if len(labels) <= _MOST_CLASSES:
         description = f"{about} Most often {name} takes {words}." if pairs else about
         yield figures.matrix(f"What {name} takes for what, %", labels, counts, of=of, description=description)
+    if not pairs:
+        yield Prose(f"{name} takes no class for another in these episodes.")
+        return
     rows = [
         (
             labels[true],

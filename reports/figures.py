@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from uamix_bench.reports.blocks import Cell, Figure, Table, clean
 from uamix_bench.reports.drawing import (
     DASHES,
     INK,
@@ -26,9 +27,10 @@ from uamix_bench.reports.drawing import (
     legend_columns,
     logarithmic,
     name_points,
+    panel_titles,
     to_svg,
 )
-from uamix_bench.reports.page import Cell, Figure, Table, clean
+from uamix_bench.text import with_half
 
 _MOST_MARKED = 40  # points of a line, up to which each gets a marker
 _MOST_NAMED = 30  # rows of a matrix, up to which the numbers are written into it
@@ -77,8 +79,9 @@ def forest(
         share_x: Whether all panels have one scale.
     """
     rows, look = len(labels), marks or [0] * len(labels)
-    with canvas_of(WIDTH, 74 + 24 * rows, len(panels), sharex=share_x, sharey=True) as (canvas, axes):
-        for ax, (name, (values, halves)) in zip(axes, panels.items(), strict=True):
+    titles, more = panel_titles(panels, len(panels))
+    with canvas_of(WIDTH, 74 + more + 24 * rows, len(panels), sharex=share_x, sharey=True) as (canvas, axes):
+        for ax, name, (values, halves) in zip(axes, titles, panels.values(), strict=True):
             value, half = np.asarray(values, np.float64), np.nan_to_num(np.asarray(halves, np.float64))
             for kind in sorted(set(look)):
                 of = np.flatnonzero(np.isfinite(value) & (np.asarray(look) == kind))
@@ -86,7 +89,7 @@ def forest(
                 ax.errorbar(value[of], of, xerr=half[of], ms=6, lw=0, elinewidth=1.8, **style)
             if reference is not None:
                 ax.axvline(reference, color=MUTED, lw=1, zorder=0)
-            ax.set(title=clean(name), ylim=(rows - 0.4, -0.6), yticks=range(rows), yticklabels=map(clean, labels))
+            ax.set(title=name, ylim=(rows - 0.4, -0.6), yticks=range(rows), yticklabels=map(clean, labels))
             ax.grid(axis="x")
             ax.spines["left"].set_visible(False)
             ax.tick_params(axis="y", length=0)
@@ -125,9 +128,11 @@ def curves(
     labels = list(dict.fromkeys(series.label for lines in panels.values() for series in lines))
     columns = 2 if len(panels) in (2, 4) else min(len(panels), 3)
     legend = 22 * -(-len(labels) // legend_columns(labels))
-    with canvas_of(WIDTH, 280 * -(-len(panels) // columns) + legend, len(panels), columns) as (canvas, axes):
+    titles, more = panel_titles(panels, columns)
+    height = (280 + more) * -(-len(panels) // columns) + legend
+    with canvas_of(WIDTH, height, len(panels), columns) as (canvas, axes):
         handles = {}
-        for ax, (name, lines) in zip(axes, panels.items(), strict=True):
+        for ax, name, lines in zip(axes, titles, panels.values(), strict=True):
             for series in lines:
                 look = labels.index(series.label)
                 x, y = np.asarray(series.x, np.float64), np.asarray(series.y, np.float64)
@@ -141,7 +146,7 @@ def curves(
                 logarithmic(ax)
             if x_ticks is not None:
                 ax.set_xticks(list(x_ticks), [f"{tick:g}" for tick in x_ticks])
-            ax.set(title=clean(name), xlabel=clean(x_label), ylabel=clean(y_label) if ax in axes[::columns] else "")
+            ax.set(title=name, xlabel=clean(x_label), ylabel=clean(y_label) if ax in axes[::columns] else "")
             ax.grid()
         if len(labels) > 1:
             draw_legend(canvas, [handles[label] for label in labels], labels)
@@ -223,13 +228,15 @@ def points(
         description: What the figure shows, in words.
     """
     of = np.asarray(class_of)
-    with canvas_of(WIDTH, 420 + 22 * -(-len(names) // legend_columns(names)), len(panels)) as (canvas, axes):
-        for ax, (name, xy) in zip(axes, panels.items(), strict=True):
+    titles, more = panel_titles(panels, len(panels))
+    height = 420 + more + 22 * -(-len(names) // legend_columns(names))
+    with canvas_of(WIDTH, height, len(panels)) as (canvas, axes):
+        for ax, name, xy in zip(axes, titles, panels.values(), strict=True):
             handles = [
                 ax.plot(*xy[of == c].T, MARKERS[c % 8], color=SERIES[c % 8], ms=5, alpha=0.85, ls="")[0]
                 for c in range(len(names))
             ]
-            ax.set(title=clean(name), xticks=[], yticks=[])
+            ax.set(title=name, xticks=[], yticks=[])
             ax.spines[["left", "bottom"]].set_visible(False)
         draw_legend(canvas, handles, names)
     return Figure(title, to_svg(canvas, title, description), description)
@@ -345,9 +352,7 @@ def _number(value: float) -> Cell:
 def _with_half(values: Numbers, halves: Numbers | None, at: int) -> Cell:
     value = float(np.asarray(values, np.float64)[at])
     half = float("nan") if halves is None else float(np.asarray(halves, np.float64)[at])
-    if not np.isfinite(value):
-        return Cell("")
-    return Cell(f"{value:.4g}", f"± {half:.2g}" if np.isfinite(half) else "", sort=value)
+    return Cell(*with_half(value, half, scale=1), sort=value) if np.isfinite([value, half]).all() else _number(value)
 
 
 def _thinned(rows: Sequence[tuple[Any, ...]], most: int = 400) -> Sequence[tuple[Any, ...]]:

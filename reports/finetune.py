@@ -10,7 +10,8 @@ import numpy as np
 from uamix_bench.errors import UsageError
 from uamix_bench.finetune_record import FinetuneResult
 from uamix_bench.reports import figures, provenance
-from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Row, Section, Table, percent, render
+from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Row, Section, Table, percent
+from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
 
 _MOST_CLASSES = 60

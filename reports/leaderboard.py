@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from uamix_bench.errors import UsageError
+from uamix_bench.reports.blocks import Block, Cell, Facts, Prose, Section, Table, count, percent
 from uamix_bench.reports.board import Board, Setting, board
 from uamix_bench.reports.class_page import class_file, class_page
 from uamix_bench.reports.curves import accuracy_curves
-from uamix_bench.reports.page import Block, Cell, Facts, Page, Prose, Section, Table, count, percent, render
+from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import Published, published
 from uamix_bench.reports.result_card import drawer, drawer_id
 from uamix_bench.reports.score_table import setting_section

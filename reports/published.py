@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from uamix_bench.reports.page import Cell, Table
+from uamix_bench.reports.blocks import Cell, Table
+from uamix_bench.text import with_half
 
 PerCent = Annotated[float, Field(ge=0, le=100)]
 
@@ -58,8 +59,9 @@ class PublishedRow(_Part):
         if task not in self.accuracy:
             return Cell("")
         value, *half = self.accuracy[task]
-        minor = [f"± {width}" for width in half] + [RECALLED] * (task in self.recalled)
-        return Cell(f"{value}", " ".join(minor), sort=value / 100)
+        decimals = max(len(str(number).partition(".")[2]) for number in (value, *half))
+        shown, minor = with_half(value, half[0] if half else None, decimals, scale=1)
+        return Cell(shown, f"{minor} {RECALLED}".strip() if task in self.recalled else minor, sort=value / 100)
 
 
 class PublishedTable(_Part):

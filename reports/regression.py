@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from uamix_bench.compare import Comparison, Pair, setting
-from uamix_bench.reports.page import Block, Cell, Mark, Page, Prose, Table, percent, render
+from uamix_bench.reports.blocks import Block, Cell, Mark, Prose, Table, percent
+from uamix_bench.reports.page import Page, render
+from uamix_bench.text import with_half
 from uamix_bench.timings import Timing
 
 _MARKS: dict[str, Mark] = {"better": "better", "faster": "better", "worse": "worse", "slower": "worse"}
@@ -93,7 +95,7 @@ def _row(pair: Pair) -> list[Cell | str]:
         setting(pair.base),
         percent(pair.base.score.accuracy),
         percent(pair.head.score.accuracy if pair.head else None),
-        Cell(f"{100 * found.difference:+.2f}", f"± {100 * found.half_width:.2f}", found.difference) if found else "",
+        Cell(*with_half(found.difference, found.half_width, sign="+"), found.difference) if found else "",
         Cell(text, mark=_MARKS.get(verdict, ""), note=remark),
         Cell(f"{100 * found.smallest:.2f}", sort=found.smallest) if found and found.smallest is not None else "",
         found.population if found else "",

@@ -14,14 +14,16 @@ from uamix_bench.finetune_record import FinetuneResult
 from uamix_bench.redraw import Redraw
 from uamix_bench.replay import Replay, replay
 from uamix_bench.reports import clusters
+from uamix_bench.reports.blocks import Block, Cell, Prose, Row, Section, Table, percent
 from uamix_bench.reports.board import board
 from uamix_bench.reports.fewshot import accuracy, differences, over_ways_and_shots, result_drawers
-from uamix_bench.reports.page import Block, Cell, Page, Prose, Row, Section, Table, percent, render
+from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
 from uamix_bench.reports.result_card import drawer_id
 from uamix_bench.reproduce import Plan, not_comparable
 from uamix_bench.results import Result
 from uamix_bench.targets import ARMS, Target, architecture
+from uamix_bench.text import with_half
 
 _AGREE = (
     "Intervals agree where 0 lies in the 95% interval of the difference, whose half-width is the root of the sum of "
@@ -193,7 +195,7 @@ def _beside(plan: Plan, results: Sequence[Result]) -> Iterator[Block]:
 def _row(outcome: Outcome, lacks: Sequence[str]) -> Row:
     paper = Cell("not given", mark="faint")
     if outcome.paper is not None:
-        paper = Cell(f"{outcome.paper[0]:.1f}", f"± {outcome.paper[1]:.1f}", outcome.paper[0])
+        paper = Cell(*with_half(*outcome.paper, 1, scale=1), outcome.paper[0])
     if outcome.ours is None:
         why = f"no {', no '.join(lacks)}" if lacks else "not run, or set aside"
         return paper, _MISSING, "", Cell(why, mark="faint")
@@ -206,7 +208,7 @@ def _row(outcome: Outcome, lacks: Sequence[str]) -> Row:
     distance, width = outcome.difference
     apart = "" if outcome.agrees else "better" if distance > 0 else "worse"
     said = "agree" if outcome.agrees else "ours is higher" if distance > 0 else "ours is lower"
-    return paper, ours, Cell(f"{distance:+.1f}", f"± {width:.1f}", distance), Cell(said, mark=apart)
+    return paper, ours, Cell(*with_half(distance, width, 1, "+", scale=1), distance), Cell(said, mark=apart)
 
 
 def _finetuned(plan: Plan, results: Sequence[FinetuneResult]) -> Iterator[Block]:

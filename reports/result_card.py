@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 
 from uamix_bench import registry
+from uamix_bench.reports.blocks import Code, Facts, Section, count
 from uamix_bench.reports.board import why_apart
-from uamix_bench.reports.page import Code, Facts, Section, count
 from uamix_bench.results import Result
+from uamix_bench.text import plus_minus
 
 _INTERVALS = {"ci95": "these clips", "ci95_clips": "new clips of these classes", "ci95_classes": "new classes too"}
 
@@ -32,7 +33,7 @@ def _outcome(result: Result) -> dict[str, object]:
     for name, of in _INTERVALS.items():
         half = getattr(score, name)
         reason = next((note.partition(": ")[2] for note in status.notes if note.startswith(f"{name}: ")), "")
-        facts[f"95%, {of}"] = f"not given: {reason}" if half is None else f"± {100 * half:.2f}"
+        facts[f"95%, {of}"] = plus_minus(half) or f"not given: {reason}"
     other = [note for note in status.notes if note.partition(": ")[0] not in _INTERVALS]
     return {
         **facts,

@@ -10,10 +10,11 @@ import numpy as np
 
 from uamix_bench import registry
 from uamix_bench.reports import figures
+from uamix_bench.reports.blocks import Block, Cell, Code, Figure, Row, Section, Table, count, percent
 from uamix_bench.reports.board import Column, Entrant, Setting, Standing, why_apart
 from uamix_bench.reports.class_page import class_file
 from uamix_bench.reports.latex import booktabs
-from uamix_bench.reports.page import Block, Cell, Code, Figure, Row, Section, Table, count, markdown, percent
+from uamix_bench.reports.markdown import markdown
 from uamix_bench.reports.published import Published, PublishedRow, PublishedTable
 from uamix_bench.reports.result_card import drawer_id
 from uamix_bench.results import Result

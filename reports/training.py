@@ -9,7 +9,8 @@ import numpy as np
 
 from uamix_bench.errors import UsageError
 from uamix_bench.reports import figures, provenance
-from uamix_bench.reports.page import Block, Cell, Code, Facts, Figure, Page, Section, Table, render
+from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Section, Table
+from uamix_bench.reports.page import Page, render
 from uamix_bench.training_records import TrainingRecord
 
 # What a training logs, besides stage and step. The rate is a share of the peak, as its schedule gives it.

@@ -47,11 +47,15 @@ _KAGGLE18 = (
 
 
 class Layout(NamedTuple):
-    """What a copy holds, by path relative to its root: the class number of each sound, the text of each list."""
+    """What a copy holds, by path relative to its root: the class number of each sound, the text of each list.
+
+    Classes whose numbers are alike modulo `families` are of one family, which is heard; 0 where there is none.
+    """
 
     sample_rate: int
     sounds: dict[str, int]
     texts: dict[str, str]
+    families: int = 0
 
 
 def make(
@@ -90,6 +94,8 @@ def make(
         root = Path(scratch)
         for index, (path, label) in enumerate(layout.sounds.items()):
             samples = _sound(label, index, round(seconds * layout.sample_rate), layout.sample_rate, seed)
+            if layout.families:
+                samples += _formant(label % layout.families, len(samples), layout.sample_rate)
             make_folder((root / path).parent)
             soundfile.write(root / path, samples, layout.sample_rate, subtype="PCM_16")
         for path, text in layout.texts.items():
@@ -111,6 +117,12 @@ def _sound(label: int, index: int, samples: int, sample_rate: int, seed: int) ->
     return 0.2 * tremolo * np.sin(2 * np.pi * pitch_hz * time) + 0.02 * generator.standard_normal(samples)
 
 
+def _formant(family: int, samples: int, sample_rate: int) -> npt.NDArray[np.float64]:
+    """What a family of instruments has in common at any pitch, (samples,): a resonance, here a steady tone."""
+    pitch_hz = 300 * 2 ** (family / 2.5)
+    return 0.2 * np.sin(2 * np.pi * pitch_hz * np.arange(samples) / sample_rate)
+
+
 def _esc50(classes: int | None, count: int) -> Layout:
     """Two takes of each recording, five folds; one recording spans rooster and hen and two folds, as four really do."""
     sounds, rows = {}, ["filename,fold,target,category,esc10,src_file,take"]
@@ -126,7 +138,7 @@ def _esc50(classes: int | None, count: int) -> Layout:
 
 
 def _nsynth(classes: int | None, count: int) -> Layout:
-    """Train has instruments of its own, valid and test share theirs; notes come in two velocities."""
+    """Train has instruments of its own, valid and test share theirs, of families that all have; two velocities."""
     sounds: dict[str, int] = {}
     examples: dict[str, dict[str, Any]] = {"train": {}, "valid": {}, "test": {}}
     for number in range(classes or 30):
@@ -153,7 +165,7 @@ def _nsynth(classes: int | None, count: int) -> Layout:
                 "instrument_source_str": _SOURCES[source],
             }
     texts = {f"nsynth-{split}/examples.json": json.dumps(notes, indent=4) for split, notes in examples.items()}
-    return Layout(16_000, sounds, texts)
+    return Layout(16_000, sounds, texts, families=len(_FAMILIES))
 
 
 def _speech_commands(classes: int | None, count: int) -> Layout:

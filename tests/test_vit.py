@@ -166,5 +166,5 @@ def test_a_published_width_without_its_last_blocks_is_not_whole(depth: int) -> N
         with torch.device("meta"):
             vit = AudioViT(ViTShape(width=width, depth=depth, heads=width // 64))
         tensors = encoder_keys({key.removeprefix("stem."): value for key, value in vit.state_dict().items()})
-        shape = find_shape(tensors, path=Path("m.pth"), what="M2D", name="m2d")
+        shape = find_shape(tensors, path=Path("m.pth"), what="M2D")
         assert shape == (width, found)

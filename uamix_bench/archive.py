@@ -1,4 +1,4 @@
-"""Reading archives that nobody vouches for: plain files and folders into one new folder, or nothing.
+"""Unpacking archives that nobody vouches for: plain files and folders, all of them or nothing.
 
 Nothing of an archive reaches the disk but names that were checked and bytes that were counted: every file is created
 here, by us, so links, devices, owners and modes have no way in. Stock `tarfile`, filter='data' included, let a file
@@ -17,15 +17,18 @@ import stat
 import struct
 import tarfile
 import unicodedata
+import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from uamix_bench.errors import BadInputError, MachineError
-from uamix_bench.files import machine_error, unreadable
+from uamix_bench.files import file_sha256, locked, machine_error, make_folder, read_json, unreadable, write_json
 from uamix_bench.progress import SILENT, Progress
+
+COMPLETE = ".complete"
 
 # What an archive may hold. The largest official one (NSynth's training split) has 289,206 members; sounds and metadata
 # deflate 2 to 20 times, a bomb up to 1,000 times.
@@ -66,7 +69,80 @@ class UnsafeArchiveError(Exception):
     """An archive breaks a rule; the text says which, and for which member."""
 
 
-def unpack(archive: Path, folder: Path, progress: Progress = SILENT) -> None:
+def extract(
+    archive: Path,
+    target: Path,
+    *,
+    expected: Sequence[str] = (),
+    merge: bool = False,
+    progress: Progress = SILENT,
+) -> Path:
+    """Unpacks a zip, tar or tar.gz of plain files and folders, all of it or nothing.
+
+    It unpacks into ``<target>.tmp-<uuid>`` and renames; what a killed run left there is swept by the next. A record in
+    ``.complete`` names the archives that are wholly in the folder; an archive recorded there is not unpacked again.
+    Refused are links, devices, names that lead out of the folder, control characters, names that differ in case only,
+    and more members or bytes than an honest archive has. Owners, modes and times are not taken over.
+
+    Args:
+        archive: The archive; its kind is told from its content.
+        target: The folder to hold what the archive holds.
+        expected: Names that the archive must hold at its top.
+        merge: Whether `target` may already hold something. A file that is in both must be the same, byte by byte.
+        progress: Shows how far it is, in bytes of the archive.
+
+    Returns:
+        `target`.
+
+    Raises:
+        BadInputError: The archive is missing, broken, unsafe or not the expected one, or `target` holds other files.
+        MachineError: The disk is full or cannot be written; nothing is left behind.
+    """
+    sha256 = file_sha256(archive)
+    target = target.resolve()
+    make_folder(target.parent)
+    with locked(target.parent / f".{target.name}.lock", progress.say):
+        for leftover in (*target.parent.glob(f"{target.name}.tmp-*"), *target.glob(f"{target.name}.tmp-*")):
+            shutil.rmtree(leftover, ignore_errors=True)  # its owner is dead: we hold the lock
+        done = extracted(target)
+        if done.get(archive.name) == sha256:
+            return target
+        exists = target.exists()
+        if exists and not merge and any(target.iterdir()):
+            reason = f"holds files already, and not (or not wholly) what {archive.name} unpacks to"
+            raise BadInputError(target, reason, "move the folder away and try again")
+        # Inside a folder that exists, as that may be a mount point: a rename stays on one file system.
+        temporary = (target if exists else target.parent) / f"{target.name}.tmp-{uuid.uuid4().hex}"
+        record = {"archives": done | {archive.name: sha256}}
+        try:
+            temporary.mkdir()
+            _unpack(archive, temporary, progress)
+            if (temporary / COMPLETE).exists():
+                raise BadInputError(archive, f"holds a file named {COMPLETE}", "get it again from its authors")
+            if missing := sorted(set(expected) - {path.name for path in temporary.iterdir()}):
+                raise BadInputError(archive, f"holds no {', '.join(missing)}", "check that it is the right archive")
+            if clash := next(_clashes(temporary, target), None):
+                raise BadInputError(clash, f"differs from what {archive.name} holds", "move it away and try again")
+            if hasattr(os, "sync"):
+                os.sync()  # once, before the record, instead of once for each of 300,000 files
+            if not exists:
+                write_json(temporary / COMPLETE, record)
+            _move_over(temporary, target)
+            if exists:
+                write_json(target / COMPLETE, record)
+        except OSError as error:
+            raise machine_error(target, error) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def extracted(target: Path) -> dict[str, str]:
+    """Returns the archives that are wholly unpacked in a folder: file name -> SHA-256 (hex)."""
+    return {str(name): str(digest) for name, digest in read_json(target / COMPLETE).get("archives", {}).items()}
+
+
+def _unpack(archive: Path, folder: Path, progress: Progress = SILENT) -> None:
     """Writes what a zip, tar or tar.gz holds into an empty folder.
 
     Args:
@@ -116,23 +192,23 @@ def unpack(archive: Path, folder: Path, progress: Progress = SILENT) -> None:
         advance(length - shown, "")
 
 
-def clashes(source: Path, target: Path) -> Iterator[Path]:
+def _clashes(source: Path, target: Path) -> Iterator[Path]:
     """Yields what stands in the way of moving `source` over `target`: other content, another kind of thing, a link."""
     if not os.path.lexists(target):
         return
     link = target.is_symlink()
     if source.is_dir() and target.is_dir() and not link:
         for child in source.iterdir():
-            yield from clashes(child, target / child.name)
+            yield from _clashes(child, target / child.name)
     elif link or not (source.is_file() and target.is_file() and filecmp.cmp(source, target, shallow=False)):
         yield target
 
 
-def move_over(source: Path, target: Path) -> None:
+def _move_over(source: Path, target: Path) -> None:
     """Renames `source` to `target`, entering the folders that are in both; after a kill it can be done again."""
     if source.is_dir() and target.is_dir():
         for child in list(source.iterdir()):
-            move_over(child, target / child.name)
+            _move_over(child, target / child.name)
     else:
         source.replace(target)
 

@@ -380,8 +380,12 @@ def _too_few(protocol: Protocol, task: str, names: list[str], sizes: Integers, k
     reason += f"and {kept} of {len(names)} have that many"
     if short:
         reason += f": {', '.join(short[:4])}{', ...' if len(short) > 4 else ''}"
-    if len(names) < n:
-        return UsageError(task, reason, f"use --n {len(names)}" if len(names) > 1 else "add classes")
-    largest = int(np.sort(sizes)[-n]) - k  # the n-th largest class must hold k + q
+    if len(names) < 2:
+        return UsageError(task, reason, "add classes")
+    ways = min(n, len(names))
+    largest = int(np.sort(sizes)[-ways]) - k  # the last of the largest classes must hold k + q
+    if largest <= 0:
+        return UsageError(task, reason, "use a smaller --k or --n")
     auto = ", or --q auto" if sizes.min() > k else ""
-    return UsageError(task, reason, f"use --q {largest} or less{auto}" if largest > 0 else "use a smaller --k or --n")
+    changes = [f"--n {ways}"] * (ways < n) + [f"--q {largest} or less{auto}"] * (largest < q)
+    return UsageError(task, reason, f"use {' and '.join(changes)}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from uamix_bench.errors import UsageError
 from uamix_bench.results import Result
+from uamix_bench.text import plus_minus, with_half
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +117,7 @@ def to_latex(results: Sequence[Result]) -> str:
             reason = f"two results of {result.model.name}, {_setting(result)}, would share a cell"
             raise UsageError(result.task.name, reason, "name the files")
         half = result.score.ci95
-        row[result.model.name] = f"{_per_cent(result):.2f}" + (f" $\\pm$ {100 * half:.2f}" if half is not None else "")
+        row[result.model.name] = " ".join(with_half(result.score.accuracy, half)).strip().replace("±", "$\\pm$")
     table = pd.DataFrame(cells).fillna("")
     table.index = pd.Index([latex(str(name)) for name in table.index], name="model")
     text: str = table.style.to_latex(hrules=True, column_format="l" + "r" * len(cells), multicol_align="c")
@@ -211,7 +212,7 @@ def _per_cent(result: Result) -> float:
 def _words(result: Result) -> str:
     protocol, half = result.protocol, result.score.ci95
     drawn = f"{protocol.episodes} episodes of {protocol.n_query} queries, {protocol.classifier}"
-    return f"{_setting(result)}, {drawn}" + (f" ± {100 * half:.2f}" if half is not None else "")
+    return f"{_setting(result)}, {drawn} {plus_minus(half)}".strip()
 
 
 def _yaml(document: object) -> str:

@@ -1,31 +1,28 @@
-"""Fetching: download, resume, checksum, safe extraction, for checkpoints and data sets alike.
+"""Fetching: download, resume and checksum, for checkpoints and data sets alike.
 
-A file or folder has its final name only when it is whole and checked. `requests` transfers and `filelock` lets one
-process at a time work on a name (a dead one's lock is gone). Resuming and pinning are ours: pooch does neither.
+A file has its final name only when it is whole and checked. `requests` transfers and `filelock` lets one process at a
+time work on a name (a dead one's lock is gone). Resuming and pinning are ours: pooch does neither.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-import shutil
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from uamix_bench.archive import clashes, move_over, need_space, unpack
+from uamix_bench.archive import need_space
 from uamix_bench.card import RemoteFile
 from uamix_bench.errors import BadInputError, MachineError, UsageError
 from uamix_bench.files import (
-    file_sha256,
     locked,
     machine_error,
     make_folder,
+    read_json,
     sweep,
     unreadable,
     write_atomic,
@@ -34,7 +31,6 @@ from uamix_bench.files import (
 from uamix_bench.progress import SILENT, Progress
 
 CHECKSUMS = "checksums.json"
-COMPLETE = ".complete"
 
 _CHUNK = 1 << 16
 _TIMEOUT_S = (10.0, 60.0)  # to connect, between two pieces
@@ -146,79 +142,6 @@ def join(parts: Sequence[Path], target: Path, *, progress: Progress = SILENT) ->
     return write_atomic(target, concatenate)
 
 
-def extract(
-    archive: Path,
-    target: Path,
-    *,
-    expected: Sequence[str] = (),
-    merge: bool = False,
-    progress: Progress = SILENT,
-) -> Path:
-    """Unpacks a zip, tar or tar.gz of plain files and folders, all of it or nothing.
-
-    It unpacks into ``<target>.tmp-<uuid>`` and renames; what a killed run left there is swept by the next. A record in
-    ``.complete`` names the archives that are wholly in the folder; an archive recorded there is not unpacked again.
-    Refused are links, devices, names that lead out of the folder, control characters, names that differ in case only,
-    and more members or bytes than an honest archive has. Owners, modes and times are not taken over.
-
-    Args:
-        archive: The archive; its kind is told from its content.
-        target: The folder to hold what the archive holds.
-        expected: Names that the archive must hold at its top.
-        merge: Whether `target` may already hold something. A file that is in both must be the same, byte by byte.
-        progress: Shows how far it is, in bytes of the archive.
-
-    Returns:
-        `target`.
-
-    Raises:
-        BadInputError: The archive is missing, broken, unsafe or not the expected one, or `target` holds other files.
-        MachineError: The disk is full or cannot be written; nothing is left behind.
-    """
-    sha256 = file_sha256(archive)
-    target = target.resolve()
-    make_folder(target.parent)
-    with locked(target.parent / f".{target.name}.lock", progress.say):
-        for leftover in (*target.parent.glob(f"{target.name}.tmp-*"), *target.glob(f"{target.name}.tmp-*")):
-            shutil.rmtree(leftover, ignore_errors=True)  # its owner is dead: we hold the lock
-        done = extracted(target)
-        if done.get(archive.name) == sha256:
-            return target
-        exists = target.exists()
-        if exists and not merge and any(target.iterdir()):
-            reason = f"holds files already, and not (or not wholly) what {archive.name} unpacks to"
-            raise BadInputError(target, reason, "move the folder away and try again")
-        # Inside a folder that exists, as that may be a mount point: a rename stays on one file system.
-        temporary = (target if exists else target.parent) / f"{target.name}.tmp-{uuid.uuid4().hex}"
-        record = {"archives": done | {archive.name: sha256}}
-        try:
-            temporary.mkdir()
-            unpack(archive, temporary, progress)
-            if (temporary / COMPLETE).exists():
-                raise BadInputError(archive, f"holds a file named {COMPLETE}", "get it again from its authors")
-            if missing := sorted(set(expected) - {path.name for path in temporary.iterdir()}):
-                raise BadInputError(archive, f"holds no {', '.join(missing)}", "check that it is the right archive")
-            if clash := next(clashes(temporary, target), None):
-                raise BadInputError(clash, f"differs from what {archive.name} holds", "move it away and try again")
-            if hasattr(os, "sync"):
-                os.sync()  # once, before the record, instead of once for each of 300,000 files
-            if not exists:
-                write_json(temporary / COMPLETE, record)
-            move_over(temporary, target)
-            if exists:
-                write_json(target / COMPLETE, record)
-        except OSError as error:
-            raise machine_error(target, error) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return target
-
-
-def extracted(target: Path) -> dict[str, str]:
-    """Returns the archives that are wholly unpacked in a folder: file name -> SHA-256 (hex)."""
-    return {str(name): str(digest) for name, digest in _read_json(target / COMPLETE).get("archives", {}).items()}
-
-
 # --- downloading
 
 
@@ -263,7 +186,7 @@ def _transfer(file: RemoteFile, target: Path, part: Path, progress: Progress) ->
     assert file.url is not None
     server = urlsplit(file.url).hostname
     notes = part.with_name(f"{part.name}.json")
-    earlier = _read_json(notes)
+    earlier = read_json(notes)
     have = part.stat().st_size if part.exists() else 0
     if have and have == earlier.get("total"):
         return True  # killed between the last byte and the name
@@ -411,7 +334,7 @@ def _disguise(size: int, head: bytes) -> str:
 
 
 def _pins(folder: Path) -> dict[str, Any]:
-    pins = _read_json(folder / CHECKSUMS)
+    pins = read_json(folder / CHECKSUMS)
     return {name: entry["sha256"] for name, entry in pins.items() if isinstance(entry, dict) and "sha256" in entry}
 
 
@@ -421,19 +344,4 @@ def _pin(target: Path, sha256: str, progress: Progress) -> None:
     if _pins(target.parent).get(target.name) == sha256:
         return
     with locked(target.with_name(f".{CHECKSUMS}.lock"), progress.say):
-        write_json(path, _read_json(path) | {target.name: {"sha256": sha256}})
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Reads one of our small records; nothing where there is none."""
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        raise BadInputError(path, "is not the JSON that was written there", "remove it")
-    return document
+        write_json(path, read_json(path) | {target.name: {"sha256": sha256}})

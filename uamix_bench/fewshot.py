@@ -31,8 +31,6 @@ if TYPE_CHECKING:  # a command checks names, episodes and folders before torch i
     from uamix_bench.model import AudioModel
 
 Floats = npt.NDArray[np.float32]
-
-
 Overwrite = Literal["never", "missing", "always"]
 
 _LONGEST_NOTE = 500  # characters
@@ -190,7 +188,7 @@ def find_earlier(
         raise ValueError("the model has no identity: load it with load_model")
     if limit is not None or task.partial:
         return [[] for _ in protocols]
-    identity = task_identity(task)
+    identity = TaskIdentity.of(task)
     there = [
         list(store.find(model.identity, identity, protocol, draw_episodes(task, protocol).digest))
         for protocol in protocols
@@ -237,18 +235,6 @@ def limited(task: TaskData, clips_per_class: int | None) -> TaskData:
         return task
     first = task.clips.groupby("label").cumcount() < clips_per_class
     return replace(task, clips=task.clips[first].reset_index(drop=True))
-
-
-def task_identity(task: TaskData) -> TaskIdentity:
-    """The clip table, as results name it."""
-    return TaskIdentity(
-        name=task.name,
-        version=task.card.version,
-        clips_sha256=task.clips_sha256,
-        classes=int(task.clips["label"].nunique()),
-        clips=len(task.clips),
-        clip_seconds=task.card.clip_seconds,
-    )
 
 
 class _Pool:
@@ -362,7 +348,7 @@ class _Cell:
                 notes=(*notes, *sanity.notes),
             ),
             model=pool.model.identity,
-            task=task_identity(self.task),
+            task=TaskIdentity.of(self.task),
             protocol=protocol,
             episodes=Episodes(
                 algorithm=ALGORITHM,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from uamix_bench.errors import BenchError, MachineError
+from uamix_bench.errors import BadInputError, BenchError, MachineError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _TEMPORARY = ".tmp-"
@@ -116,6 +116,26 @@ def write_json(path: Path, document: Any) -> Path:
     return write_atomic(path, (json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a small record of ours; nothing where there is no file.
+
+    Raises:
+        BadInputError: It holds something else.
+        MachineError: It cannot be read.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise BadInputError(path, "is not the JSON that was written there", "remove it")
+    return document
+
+
 @contextlib.contextmanager
 def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Lets one process (and thread) at a time pass; the others say so and wait. A dead one's lock is gone.
@@ -198,8 +218,6 @@ def file_sha256(path: Path) -> str:
 
 def unreadable(path: Path, error: OSError) -> BenchError:
     """Translates an OSError met while reading `path` into a BadInputError or MachineError."""
-    from uamix_bench.errors import BadInputError
-
     if isinstance(error, FileNotFoundError):
         return BadInputError(path, "no such file", "check the path")
     if isinstance(error, IsADirectoryError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from uamix_bench import fetch
+from uamix_bench.archive import extract, extracted
 from uamix_bench.card import RemoteFile, TaskCard
 from uamix_bench.errors import BadInputError, UsageError
 from uamix_bench.progress import SILENT, Progress
@@ -87,7 +88,7 @@ def prepare(task: Task, data_dir: Path, *, offline: bool = False, progress: Prog
         whole = not task.verify(root)
     except BadInputError:
         root, whole = data_dir / card.name, False
-    folder, done = archive_folder(card, data_dir), fetch.extracted(root)
+    folder, done = archive_folder(card, data_dir), extracted(root)
     archives = [file for file in card.files if file.name.endswith(_ARCHIVES) and file.name not in done]
     if not whole:
         _ask(card, archives, folder, progress)
@@ -98,7 +99,7 @@ def prepare(task: Task, data_dir: Path, *, offline: bool = False, progress: Prog
     if whole:
         return root
     for file in archives:
-        fetch.extract(_bring(file, card, folder, offline, progress), root, merge=True, progress=progress)
+        extract(_bring(file, card, folder, offline, progress), root, merge=True, progress=progress)
     try:
         task.clips(root)
     except IncompleteError as error:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,6 +16,9 @@ from uamix_bench.card import Name
 from uamix_bench.card import Sha256 as Sha256
 from uamix_bench.card import Text as Text
 from uamix_bench.errors import BadInputError
+
+if TYPE_CHECKING:
+    from uamix_bench.task import TaskData
 
 _ROUNDING = 1e-9  # sums in another order, on another machine
 _LONGEST_NAME = 200  # characters of a stranger's field, as an error shows it
@@ -62,6 +65,18 @@ class TaskIdentity(Part):
     classes: Count
     clips: Count
     clip_seconds: float = Field(gt=0)
+
+    @classmethod
+    def of(cls, task: TaskData, classes: int | None = None) -> Self:
+        """That of a task's clips; `classes` where a clip may have several, so that labels are no classes."""
+        return cls(
+            name=task.name,
+            version=task.card.version,
+            clips_sha256=task.clips_sha256,
+            classes=int(task.clips["label"].nunique()) if classes is None else classes,
+            clips=len(task.clips),
+            clip_seconds=task.card.clip_seconds,
+        )
 
     @property
     def label(self) -> str:

@@ -1,7 +1,8 @@
-"""Text for people: which characters from outside no record may hold, how they are shown, and how a p value is."""
+"""Text for people: which characters from outside no record may hold, how they are shown, and how figures are."""
 
 from __future__ import annotations
 
+import math
 import re
 
 # Controls, what XML cannot hold, and what is not seen but changes how its neighbours are read (marks and overrides of
@@ -26,3 +27,23 @@ def fit(text: str) -> str:
 def p_value(p: float) -> str:
     """A p value to three digits, without the zero that all of them begin with."""
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+
+def with_half(
+    value: float, half_width: float | None, decimals: int = 2, sign: str = "", scale: float = 100.0
+) -> tuple[str, str]:
+    """A number, and ``±`` half the width of its interval, both with the same decimals: ``70.87`` and ``± 0.90``.
+
+    Args:
+        value: The number.
+        half_width: The half-width; nothing is said of one that is None or not finite.
+        decimals: Digits behind the point.
+        sign: ``+`` where the number is a difference.
+        scale: What both are multiplied by; 100 makes per cent of fractions.
+    """
+    return f"{scale * value:{sign}.{decimals}f}", plus_minus(half_width, decimals, scale)
+
+
+def plus_minus(half_width: float | None, decimals: int = 2, scale: float = 100.0) -> str:
+    """A half-width alone, as in ``± 0.90``; nothing where there is none."""
+    return "" if half_width is None or not math.isfinite(half_width) else f"± {scale * half_width:.{decimals}f}"

@@ -198,30 +198,25 @@ class FoundShape(NamedTuple):
     depth: int
 
 
-def find_shape(tensors: Mapping[str, Tensor], *, path: Path, what: str, name: str) -> FoundShape:
-    """Reads the sizes of an encoder from tensors under our names.
+def find_shape(tensors: Mapping[str, Tensor], *, path: Path, what: str, published: bool = True) -> FoundShape:
+    """Reads the sizes of an encoder from tensors under our names; what is missing is for `load_state` to name.
 
     Args:
         tensors: From :func:`encoder_keys`.
         path: The file they came from, for the error line.
         what: The model whose file it is said to be, for the error line (``MaskSpec``).
-        name: Its name on the command line.
+        published: Whether its authors made it. They have one depth: a file without its last block is not whole.
 
     Raises:
-        BadInputError: They are not those of such an encoder.
+        BadInputError: No such encoder has this width.
     """
     patch = tensors.get("encoder.stem.patch_embed.proj.weight")
-    positions = tensors.get("encoder.stem.pos_embed")
-    if patch is None or patch.ndim != 4 or positions is None or positions.ndim != 3 or len(patch) not in _WIDTHS:
-        raise BadInputError(
-            path,
-            f"holds no patch_embed and pos_embed of a vision transformer, so it is no checkpoint of {what}",
-            f"see 'uamix-bench models info {name}'",
-        )
+    width = ViTShape.width if patch is None else patch.shape[0] if patch.ndim else 0
+    if width not in _WIDTHS:
+        reason = f"is {width} wide, no multiple of {HEAD_DIM} up to {_WIDTHS[-1]:,}"
+        raise BadInputError(path, reason, f"this is not a checkpoint of {what}")
     depth = len({key.split(".")[2] for key in tensors if key.startswith("encoder.blocks.")})
-    if len(patch) == ViTShape.width:  # published with one depth: a file without its last block is not whole
-        depth = max(depth, ViTShape.depth)
-    return FoundShape(len(patch), depth)
+    return FoundShape(width, max(depth, ViTShape.depth) if published and width == ViTShape.width else depth)
 
 
 def sincos_table(width: int, columns: int, rows: int) -> Tensor:

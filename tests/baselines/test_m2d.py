@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import soundfile
 import timm
@@ -18,11 +17,13 @@ from torch import Tensor
 
 from uamix_bench.baselines.m2d import M2D, Sizes, read_sizes
 from uamix_bench.checkpoint import Checkpoint, write_safetensors
-from uamix_bench.errors import BadInputError
-from uamix_bench.model import AudioModel, load_model
+from uamix_bench.model import load_model
 from uamix_bench.vit import encoder_keys
 
+from .measured import assert_tokens_alike_in_a_batch, distance, pooled, refused, sound
 from .official import State, vit_state
+
+refusal = partial(refused, M2D)
 
 WIDTH, DEPTH = 64, 2
 TRAINING = "m2d_vit_base-80x608p16x16-221006-mr7"
@@ -114,23 +115,6 @@ def reference(state: dict[str, Tensor], sizes: Sizes, wave: Tensor, stats: tuple
     return torch.stack(steps)
 
 
-def sound(samples: int, seed: int = 1) -> Tensor:
-    """Noise under a slow swell."""
-    noise = torch.randn(samples, generator=torch.Generator().manual_seed(seed))
-    return 0.1 * noise * torch.linspace(0, 40, samples).sin()
-
-
-def relative(found: npt.ArrayLike, wanted: npt.ArrayLike) -> float:
-    found, wanted = np.asarray(found), np.asarray(wanted)
-    assert found.shape == wanted.shape
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
-
-
-def pooled(model: AudioModel, how: str, wave: Tensor) -> npt.NDArray[np.float32]:
-    model.pooling = how
-    return model.embed([wave], model.sample_rate)[0]
-
-
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("release", [TRAINING, ENCODER_ONLY])
 def test_goldens(test_data: Path, release: str, number: int) -> None:
@@ -147,9 +131,9 @@ def test_goldens(test_data: Path, release: str, number: int) -> None:
         with torch.inference_mode():
             tokens, mask = model.tokens(spectrogram, counts)
         assert mask.all()
-        assert relative(tokens[0], expected[f"w{number}__tokens"]) < 1e-3
-    assert relative(pooled(model, "stacked", wave), expected[f"w{number}__emb_scene"]) < 1e-3
-    assert relative(pooled(model, "mean", wave), expected[f"w{number}__emb_mean_tokens"]) < 1e-3
+        assert distance(tokens[0], expected[f"w{number}__tokens"]) < 1e-3
+    assert distance(pooled(model, "stacked", wave), expected[f"w{number}__emb_scene"]) < 1e-3
+    assert distance(pooled(model, "mean", wave), expected[f"w{number}__emb_mean_tokens"]) < 1e-3
 
 
 def test_every_released_file_is_named_for_its_sizes() -> None:
@@ -173,9 +157,9 @@ def test_every_size_is_what_torchaudio_and_timm_give(tmp_path: Path, release: st
         wave = sound(hop * (frames - 1) + 7)
         steps = reference(state, sizes, wave, stats, whole=given == "native")
         assert model.token_columns(len(wave)) == len(steps), frames
-        assert relative(pooled(model, "stacked", wave), steps.mean(dim=0)) < 1e-5, frames
+        assert distance(pooled(model, "stacked", wave), steps.mean(dim=0)) < 1e-5, frames
         flat = steps.unflatten(1, (-1, WIDTH)).mean(dim=(0, 1))
-        assert relative(pooled(model, "mean", wave), flat) < 1e-5, frames
+        assert distance(pooled(model, "mean", wave), flat) < 1e-5, frames
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", "module.ar.runtime.backbone."])
@@ -191,17 +175,7 @@ def test_prefixes_of_runtimes_and_fine_tuned_files(tmp_path: Path, prefix: str) 
 def test_a_clip_gets_in_a_batch_what_it_gets_alone(tmp_path: Path, given: str) -> None:
     model = load_model(M2D, saved(tmp_path / TRAINING, state_of(RELEASES[TRAINING])), device="cpu", input=given)  # type: ignore[arg-type]
     waves = [sound(length, seed=length) for length in (160, 1_600, 16_000, 52_803, 97_280, 97_290, 160_000, 210_000)]
-    spectrogram, counts = model.frontend(
-        torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), torch.tensor([len(wave) for wave in waves])
-    )
-    with torch.inference_mode():
-        tokens, mask = model.tokens(spectrogram, counts)
-    for row, wave in enumerate(waves):
-        with torch.inference_mode():
-            own, everything = model.tokens(*model.frontend(wave[None], torch.tensor([len(wave)])))
-        assert everything.all()
-        assert mask[row].sum() == own.shape[1] == 5 * model.token_columns(len(wave))
-        torch.testing.assert_close(tokens[row, mask[row]], own[0], atol=1e-5, rtol=0)
+    assert_tokens_alike_in_a_batch(model, waves, rows=5)
     for how in model.poolings:
         model.pooling = how
         together = model.embed(waves * 2, 16_000)
@@ -221,14 +195,6 @@ def test_the_sizes_stand_in_the_folders_name_the_files_or_its_metadata(tmp_path:
         assert np.array_equal(pooled(model, "stacked", wave), pooled(other, "stacked", wave))
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(BadInputError) as caught:
-        M2D.from_checkpoint(path)
-    assert caught.value.subject == str(path)
-    assert caught.value.exit_code == 3
-    return str(caught.value)
-
-
 def test_what_no_m2d_is_named_is_refused(tmp_path: Path) -> None:
     state = state_of(RELEASES[TRAINING])
     assert "says M2D's sizes" in refusal(saved(tmp_path / "downloads", state))
@@ -243,10 +209,10 @@ def test_what_lacks_tensors_is_refused(tmp_path: Path) -> None:
     lacking = {key: value for key, value in state.items() if not key.startswith("blocks.1.mlp")}
     assert "lacks 4 of 31 encoder tensors (encoder.blocks.1.mlp" in refusal(saved(tmp_path / "a" / TRAINING, lacking))
     blocks = {key: value for key, value in state.items() if key.startswith("blocks")}
-    assert "no checkpoint of M2D" in refusal(saved(tmp_path / "b" / TRAINING, blocks))
+    assert "not a checkpoint of M2D" in refusal(saved(tmp_path / "b" / TRAINING, blocks))
     for width in (0, 100):
         odd = {**state, "patch_embed.proj.weight": torch.zeros(width, 1, 16, 16)}
-        assert "no checkpoint of M2D" in refusal(saved(tmp_path / f"c{width}" / TRAINING, odd))
+        assert "not a checkpoint of M2D" in refusal(saved(tmp_path / f"c{width}" / TRAINING, odd))
 
 
 @pytest.mark.parametrize(

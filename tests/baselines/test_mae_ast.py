@@ -22,9 +22,9 @@ from uamix_bench.baselines.mae_ast import MAEAST, Config, encoder_keys
 from uamix_bench.checkpoint import write_safetensors
 from uamix_bench.errors import BadInputError
 
+from .measured import alone, assert_alike_in_any_batch, assert_end_is_its_own, distance, sound
 from .official import Size, State, mae_ast_cfg, mae_ast_state
 
-SEED = 20_220_330
 RATE = 16_000
 CFG = mae_ast_cfg(Size(64, 3, 4))
 PATCH: dict[str, Any] = CFG["model"] | {"encoder_ffn_embed_dim": 96, "max_token_length": 300}
@@ -36,13 +36,6 @@ FRAME = PATCH | {
     "encoder_layers": 2,
 }
 TASK = CFG["task"]
-
-
-def sound(samples: int, seed: int = 0) -> Tensor:
-    """Noise whose level wavers, so that no mel bin is empty and no column like another."""
-    generator = torch.Generator().manual_seed(SEED + seed)
-    level = 0.2 + 0.15 * torch.sin(torch.arange(samples) / (300.0 + 100 * seed))
-    return level * torch.randn(samples, generator=generator)
 
 
 def reference(samples: Tensor, settings: dict[str, Any], state: State) -> list[Tensor]:
@@ -109,23 +102,6 @@ def save(folder: Path, settings: dict[str, Any], state: State, task: dict[str, A
     return path
 
 
-def alone(model: Any, samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Spectrogram (T, F) and tokens (L, D) of one clip."""
-    with torch.inference_mode():
-        spectrogram, counts = model.frontend(samples.unsqueeze(0), torch.tensor([len(samples)]))
-        tokens, mask = model.tokens(spectrogram, counts)
-    assert mask.all()
-    assert mask.shape == tokens.shape[:2]
-    return spectrogram[0], tokens[0]
-
-
-def distance(found: Any, expected: Any) -> float:
-    """Relative L2."""
-    found, expected = (torch.as_tensor(value, dtype=torch.float64) for value in (found, expected))
-    assert found.shape == expected.shape
-    return float((found - expected).norm() / expected.norm())
-
-
 @pytest.fixture(params=[PATCH, FRAME], ids=["patch", "frame"])
 def tiny(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
     return load_model(MAEAST, save(tmp_path, request.param, mae_ast_state(request.param)), device="cpu")
@@ -152,23 +128,11 @@ def test_both_variants_give_the_tokens_of_functional_attention(
 @pytest.mark.parametrize("pooling", ["mean", "layer-mean"])
 def test_a_clip_gets_in_any_batch_what_it_gets_alone(tiny: Any, pooling: str) -> None:
     tiny.pooling = pooling
-    lengths = [52_803, 10, 16_000, 2_799, 2_800, 5_360, 40_000, 16_000]
-    clips = [sound(samples, seed) for seed, samples in enumerate(lengths)]
-    batch = tiny.embed(clips, RATE)
-    for clip, embedding in zip(clips, batch, strict=True):
-        np.testing.assert_allclose(embedding, tiny.embed([clip], RATE)[0], atol=1e-5, rtol=0)
-    equal = [sound(16_000, seed) for seed in range(16)]
-    np.testing.assert_allclose(
-        tiny.embed(equal, RATE), np.concatenate([tiny.embed([clip], RATE) for clip in equal]), atol=1e-5, rtol=0
-    )
+    assert_alike_in_any_batch(tiny)
 
 
 def test_what_stands_past_a_clips_end_is_not_its_own(tiny: Any) -> None:
-    for samples in (100, 400, 16_000):
-        with torch.inference_mode():
-            found, counts = tiny.frontend(sound(20_000).unsqueeze(0), torch.tensor([samples]))
-        own = alone(tiny, sound(20_000)[:samples])[0]
-        torch.testing.assert_close(found[0, : counts[0]], own, atol=0, rtol=0)
+    assert_end_is_its_own(tiny, (100, 400, 16_000))
 
 
 def test_a_clip_is_cut_where_the_positions_end(tiny: Any) -> None:

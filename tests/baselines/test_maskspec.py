@@ -27,7 +27,10 @@ from uamix_bench.errors import BadInputError
 from uamix_bench.model import AudioModel, load_model
 from uamix_bench.vit import encoder_keys
 
+from .measured import assert_tokens_alike_in_a_batch, distance, pooled, refused, sound
 from .official import State, vit_state
+
+refusal = partial(refused, MaskSpec)
 
 WIDTH, DEPTH = 64, 2
 WAVES = [1, 2, 3, 4, 5]
@@ -84,23 +87,6 @@ def reference(state: dict[str, Tensor], wave: Tensor, columns: int) -> Tensor:
     grid = vit.patch_embed(image[None, None, :, :992]) + vit.pos_embed[:, 1:]
     kept = [row * 62 + column for row in range(8) for column in range(columns)]
     return vit.blocks(torch.cat([vit.cls_token + vit.pos_embed[:, :1], grid[:, kept]], dim=1))[0]
-
-
-def sound(samples: int, seed: int = 1) -> Tensor:
-    """Noise under a slow swell."""
-    noise = torch.randn(samples, generator=torch.Generator().manual_seed(seed))
-    return 0.1 * noise * torch.linspace(0, 40, samples).sin()
-
-
-def relative(found: npt.ArrayLike, wanted: npt.ArrayLike) -> float:
-    found, wanted = np.asarray(found), np.asarray(wanted)
-    assert found.shape == wanted.shape
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
-
-
-def pooled(model: AudioModel, how: str, wave: Tensor, sample_rate: int = 32_000) -> npt.NDArray[np.float32]:
-    model.pooling = how
-    return model.embed([wave], sample_rate)[0]
 
 
 # --- the goldens
@@ -181,9 +167,9 @@ def test_goldens(goldens: Path, expected: Any, number: int) -> None:
         tokens = model.encoder.norm(tokens)  # type: ignore[operator, union-attr]
     assert mask.all()
     if number != 5:
-        assert relative(tokens[0], expected[f"w{number}__tokens"]) < 1e-3
+        assert distance(tokens[0], expected[f"w{number}__tokens"]) < 1e-3
     for how, key in (("mean", "mean_patches"), ("cls", "cls"), ("prenorm-mean", "prenorm_mean_patches")):
-        assert relative(pooled(model, how, wave), expected[f"w{number}__emb_{key}"]) < 1e-3
+        assert distance(pooled(model, how, wave), expected[f"w{number}__emb_{key}"]) < 1e-3
 
 
 def test_rounding_its_input_moves_an_exact_front_end_past_the_limit(goldens: Path) -> None:
@@ -201,7 +187,7 @@ def test_goldens_of_short_clips(goldens: Path, expected: Any, number: int) -> No
     wave = torchaudio.functional.resample(*recording(goldens, number), 32_000)
     assert model.token_columns(len(wave)) == expected[f"w{number}__crop_time_patches"]
     for how, key in (("mean", "mean_patches"), ("cls", "cls")):
-        assert relative(pooled(model, how, wave), expected[f"w{number}__emb_crop_{key}"]) < 1e-3
+        assert distance(pooled(model, how, wave), expected[f"w{number}__emb_crop_{key}"]) < 1e-3
 
 
 @pytest.mark.parametrize("number", WAVES)
@@ -210,9 +196,9 @@ def test_goldens_of_the_better_resampler(goldens: Path, expected: Any, number: i
     wave, rate = recording(goldens, number)
     resampled = torchaudio.functional.resample(wave, rate, 32_000, **KAISER_BEST)
     for how, key in (("mean", "mean_patches"), ("cls", "cls")):
-        assert relative(pooled(model, how, resampled), expected[f"w{number}__emb_{key}_kaiserbest"]) < 1e-3
+        assert distance(pooled(model, how, resampled), expected[f"w{number}__emb_{key}_kaiserbest"]) < 1e-3
     if number != 1:  # noise up to Nyquist: see the next test
-        assert relative(pooled(model, "mean", wave, rate), expected[f"w{number}__emb_mean_patches_kaiserbest"]) < 0.01
+        assert distance(pooled(model, "mean", wave, rate), expected[f"w{number}__emb_mean_patches_kaiserbest"]) < 0.01
 
 
 @pytest.mark.parametrize("number", WAVES)
@@ -237,7 +223,7 @@ def test_soxr_differs_from_the_better_resampler_at_the_old_nyquist_alone(
     with torch.inference_mode():
         tokens, mask = model.tokens(torch.where(falling, spectrograms[1], spectrograms[0]), counts)
         found = model.pool(tokens, mask, "mean")[0]
-    assert relative(found, expected[f"w{number}__emb_mean_patches_kaiserbest"]) < 2e-3
+    assert distance(found, expected[f"w{number}__emb_mean_patches_kaiserbest"]) < 2e-3
 
 
 @pytest.mark.parametrize("number", WAVES)
@@ -249,10 +235,10 @@ def test_goldens_of_a_fine_tuned_file(goldens: Path, expected: Any, tmp_path: Pa
     wave = torchaudio.functional.resample(*recording(goldens, number), 32_000)
     model = loaded(path)
     assert model.pooling == "fc-norm"
-    assert relative(pooled(model, "fc-norm", wave), expected[f"w{number}__emb_{key}"]) < 1e-3
+    assert distance(pooled(model, "fc-norm", wave), expected[f"w{number}__emb_{key}"]) < 1e-3
     if fresh and number != 1:
         crop = pooled(loaded(path, "native"), "fc-norm", wave)
-        assert relative(crop, expected[f"w{number}__emb_crop_{key}"]) < 1e-3
+        assert distance(crop, expected[f"w{number}__emb_crop_{key}"]) < 1e-3
 
 
 def test_the_statistics_are_the_authors(goldens: Path) -> None:
@@ -278,29 +264,19 @@ def test_what_torch_stft_and_timm_give(tmp_path: Path, given: str) -> None:
         assert pretrained.token_columns(samples) == columns
         tokens = reference(state, wave, columns)
         normed = torch.nn.functional.layer_norm(tokens, (WIDTH,), state["norm.weight"], state["norm.bias"], 1e-6)
-        assert relative(pooled(pretrained, "mean", wave), normed[1:].mean(dim=0)) < 1e-4, samples
-        assert relative(pooled(pretrained, "cls", wave), normed[0]) < 1e-4, samples
+        assert distance(pooled(pretrained, "mean", wave), normed[1:].mean(dim=0)) < 1e-4, samples
+        assert distance(pooled(pretrained, "cls", wave), normed[0]) < 1e-4, samples
         mean = tokens[1:].mean(dim=0)
-        assert relative(pooled(pretrained, "prenorm-mean", wave), mean) < 1e-4, samples
+        assert distance(pooled(pretrained, "prenorm-mean", wave), mean) < 1e-4, samples
         wanted = torch.nn.functional.layer_norm(mean, (WIDTH,), state["norm.weight"], state["norm.bias"], 1e-6)
-        assert relative(pooled(tuned, "fc-norm", wave), wanted) < 1e-4, samples
+        assert distance(pooled(tuned, "fc-norm", wave), wanted) < 1e-4, samples
 
 
 @pytest.mark.parametrize("given", ["native", "official"])
 def test_a_clip_gets_in_a_batch_what_it_gets_alone(tmp_path: Path, given: str) -> None:
     model = loaded(saved(tmp_path, state_of()), given)
     waves = [sound(length, seed=length) for length in (100, 5_119, 16_000, 32_000, 105_606, 319_990, 330_000)]
-    spectrogram, counts = model.frontend(
-        torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), torch.tensor([len(wave) for wave in waves])
-    )
-    with torch.inference_mode():
-        tokens, mask = model.tokens(spectrogram, counts)
-    for row, wave in enumerate(waves):
-        with torch.inference_mode():
-            own, everything = model.tokens(*model.frontend(wave[None], torch.tensor([len(wave)])))
-        assert everything.all()
-        assert mask[row].sum() == own.shape[1] == 1 + 8 * model.token_columns(len(wave))
-        torch.testing.assert_close(tokens[row, mask[row]], own[0], atol=1e-5, rtol=1e-6)  # before the norm: up to 30
+    assert_tokens_alike_in_a_batch(model, waves, rows=8, before=1, rtol=1e-6)  # before the norm: up to 30
     for how in ("mean", "cls", "prenorm-mean"):
         model.pooling = how
         together = model.embed(waves, 32_000)
@@ -374,14 +350,6 @@ def test_damaged_statistics_are_refused(tmp_path: Path) -> None:
             read_statistics(path)
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(BadInputError) as caught:
-        MaskSpec.from_checkpoint(path)
-    assert caught.value.subject == str(path)
-    assert caught.value.exit_code == 3
-    return str(caught.value)
-
-
 def test_what_is_no_vit_of_maskspec_is_refused(tmp_path: Path) -> None:
     state = state_of()
     lacking = {key: value for key, value in state.items() if not key.startswith("blocks.1.mlp")}
@@ -392,7 +360,7 @@ def test_what_is_no_vit_of_maskspec_is_refused(tmp_path: Path) -> None:
     assert "is a Swin transformer" in refusal(saved(tmp_path, swin))
     for width in (0, 100):
         odd = {**state, "patch_embed.proj.weight": torch.zeros(width, 1, 16, 16)}
-        assert "no checkpoint of MaskSpec" in refusal(saved(tmp_path, odd))
+        assert "not a checkpoint of MaskSpec" in refusal(saved(tmp_path, odd))
     longer = {**state, "pos_embed": torch.zeros(1, 1 + 8 * 63, WIDTH)}
     assert "pos_embed is [1, 505, 64], expected [1, 497, 64]" in refusal(saved(tmp_path, longer))
 

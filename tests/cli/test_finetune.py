@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,16 @@ def test_shares_give_one_result_each(bench: Bench, sounds: Path) -> None:
     assert [len(result["runs"]) for result in results] == [6, 6]  # two folds, three seeds
     clips = [{run["train_clips"] for run in result["runs"]} for result in results]
     assert clips == [{4}, {16}]
+
+
+def test_the_table_fits_100_columns(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    shutil.copytree(sounds, tmp_path / "speech-comm")  # with local/ as long as speech-commands@1
+    shown = ("--model", "audiomae-tiny", "--task", tmp_path / "speech-comm", "--fraction", "0.125,1", "--folds", "2")
+    for method in (("--freeze", "all"), ("--freeze", "3", *SMALL, "--set", "epochs=1", "--seeds", "2")):
+        done = bench("finetune", *shown, *method)
+        assert done.code == 0, done.err
+        assert max(map(len, done.out.splitlines())) <= 100, done.out
+        assert done.out.count("local/speech-comm: 2 folds drawn here, groups whole") == 1
 
 
 def test_a_dry_run_plans_and_writes_nothing(bench: Bench, sounds: Path, bench_home: Path) -> None:

@@ -18,9 +18,9 @@ from uamix_bench import registry
 from uamix_bench.cli import cli, main
 from uamix_bench.cli.errors import Session
 from uamix_bench.episodes import METAAUDIO, Protocol
+from uamix_bench.reports.blocks import Cell, Table
 from uamix_bench.reports.latex import booktabs, escape
 from uamix_bench.reports.leaderboard import leaderboard
-from uamix_bench.reports.page import Cell, Table
 from uamix_bench.reports.result_card import repeat_command
 from uamix_bench.store import ResultStore
 

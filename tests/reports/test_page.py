@@ -13,21 +13,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from uamix_bench.reports import drawing, figures
-from uamix_bench.reports.page import (
-    Block,
-    Cell,
-    Code,
-    Facts,
-    Figure,
-    Page,
-    Prose,
-    Section,
-    Table,
-    clean,
-    environment,
-    percent,
-    render,
-)
+from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Prose, Section, Table, clean, percent
+from uamix_bench.reports.page import Page, environment, render
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -211,6 +198,30 @@ def test_a_figures_variables_are_the_style_sheets() -> None:
 def test_a_figures_numbers_are_its_table() -> None:
     table: Any = DRAWN["forest"].data
     assert [[cell if isinstance(cell, str) else (cell.text, cell.minor) for cell in row] for row in table.rows] == [
-        ["a", ("1", "± 0.5"), ("", "")],
-        ["b", ("2", ""), ("1", "± 1")],
+        ["a", ("1.00", "± 0.50"), ("", "")],
+        ["b", ("2", ""), ("1.00", "± 1.00")],
     ]
+
+
+def test_both_sides_of_an_interval_have_the_same_decimals_in_both_forms() -> None:
+    shares = [0.7087, 0.9, 1.0, 0.05]
+    drawn = figures.bars(
+        "B", list("abcd"), [100 * share for share in shares], half=[0.9] * 4, x_label="%", description=""
+    )
+    table = Table(("x", "%>"), [(f"{share:g}", percent(share, 0.0104)) for share in shares])
+    page = render("T", [table, drawn])
+    seen = re.findall(r"\d+\.(\d+) ± \d+\.(\d+)", page.markdown)
+    assert [(len(one), len(other)) for one, other in seen] == [(1, 1)] * 4 + [(2, 2)] * 4
+    assert re.findall(r'(\d+\.\d+) <span class="minor">(± \d+\.\d+)<', page.html) == [
+        *((f"{100 * share:.1f}", "± 1.0") for share in shares),
+        *((f"{100 * share:.2f}", "± 0.90") for share in shares),
+    ]
+
+
+def test_long_names_of_panels_do_not_run_into_each_other() -> None:
+    names = [f"uamix-tiny, linear-probe, {share}% of labels" for share in (1, 5, 10, 50)]
+    for panels in (names[:1], names):
+        titles, more = drawing.panel_titles(panels, len(panels))
+        assert [" ".join(title.split("\n")) for title in titles] == panels
+        assert max(len(line) for title in titles for line in title.split("\n")) * 8 * len(panels) <= drawing.WIDTH
+        assert (more > 0) == (len(panels) > 1)

@@ -25,6 +25,7 @@ from uamix_bench.model import AudioModel, load_model
 from uamix_bench.store import ResultStore, load_record
 from uamix_bench.task import load_task
 from uamix_bench.tuning.finetune import Finetuning
+from uamix_bench.tuning.finetune_forecast import estimate
 from uamix_bench.tuning.finetune_recipe import FINETUNE, PROBE
 from uamix_bench.vit import ViTShape, initialise, sincos_table
 
@@ -151,9 +152,9 @@ def test_another_training_in_the_folder_is_refused(
     tuned: tuple[FinetuneResult, Path], model: AudioModel, tones: Path
 ) -> None:
     other = TINY.model_copy(update={"layer_decay": 0.5})
-    with pytest.raises(UsageError, match=r"another recipe \(layer_decay was 0.75, is 0.5\)"):
+    with pytest.raises(UsageError, match=r"differs in recipe \(layer_decay was 0.75, is 0.5\)"):
         work(model, tones, other, folds=2, folder=tuned[1]).result()
-    with pytest.raises(UsageError, match="another freezing"):
+    with pytest.raises(UsageError, match="differs in freezing"):
         work(model, tones, folds=2, folder=tuned[1], freeze=1).result()
 
 
@@ -289,7 +290,7 @@ def test_leaks_are_told(model: AudioModel, tones: Path, tmp_path: Path) -> None:
 
 
 def test_an_estimate_counts_steps(model: AudioModel, tones: Path) -> None:
-    steps, seconds = work(model, tones, folds=2).estimate()
+    steps, seconds = estimate(work(model, tones, folds=2))
     assert steps == 2 * 6 * (48 // 16)
     assert seconds is not None
     assert seconds > 0
@@ -301,5 +302,5 @@ def test_changed_sounds_are_refused(model: AudioModel, tones: Path, tmp_path: Pa
     recipe = TINY.model_copy(update={"epochs": 1})
     work(model, tmp_path / "tones.csv", recipe, folds=2, folder=tmp_path / "out").result()
     soundfile.write(tmp_path / "low-03.wav", np.zeros(RATE // 3), RATE)
-    with pytest.raises(UsageError, match="another sounds"):
+    with pytest.raises(UsageError, match="differs in sounds"):
         work(model, tmp_path / "tones.csv", recipe, folds=2, folder=tmp_path / "out").result()

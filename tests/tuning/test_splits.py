@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
 from uamix_bench import registry
 from uamix_bench.card import TaskCard
@@ -109,6 +111,19 @@ def test_nsynth_predicts_families_of_instruments_that_training_has_not(miniature
     assert data.clips["group"].tolist() == [notes[clip]["instrument_str"] for clip in data.clips["clip"]]
     groups = data.clips["group"].to_numpy()
     assert not set(groups[fold.train]) & set(groups[fold.test])
+
+
+def test_families_are_heard_in_nsynth_s_miniature(tmp_path: Path) -> None:
+    """By a linear classifier of their spectra, from the instruments of training to others at other pitches."""
+    registry.find_task("nsynth").load()().miniature(tmp_path / "nsynth")
+    data = supervised(load_task("nsynth", tmp_path))
+    made = plan(data)
+    sounds = np.stack([soundfile.read(path)[0] for path in data.clips["path"]])
+    bands = np.log(np.abs(np.fft.rfft(sounds))[:, 1:].reshape(len(sounds), 200, -1).max(axis=2))
+    family = made.labels.targets.argmax(axis=1)
+    (fold,) = made.folds
+    probe = LogisticRegression(max_iter=500).fit(bands[fold.train], family[fold.train])
+    assert probe.score(bands[fold.test], family[fold.test]) > 0.7  # chance is 1 in 11
 
 
 def test_a_missing_list_of_splits_is_named(tmp_path: Path) -> None:

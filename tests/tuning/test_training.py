@@ -97,10 +97,10 @@ def test_another_recipe_is_refused_by_the_names_of_its_fields(
     recipe = tune_recipe.model_copy(update={"head_epochs": 1, "epochs": 0})
     run(tuning(encoder, recipe, frames, spectrograms), recipe, frames, tmp_path)
     other = recipe.model_copy(update={"alpha": 0.5, "views": Views(stretch=0.1)})
-    with pytest.raises(UsageError, match=r"another recipe \(alpha was 1.0, is 0.5, views.stretch was 0.2, is 0.1\)"):
+    with pytest.raises(UsageError, match=r"differs in recipe \(alpha was 1.0, is 0.5, views.stretch was 0.2, is 0.1\)"):
         run(tuning(encoder, other, frames, spectrograms), other, frames, tmp_path)
     training = Training(recipe, tuning(encoder, recipe, frames, spectrograms), frames, tmp_path, {"data": {"clips": 7}})
-    with pytest.raises(UsageError, match="another data"):
+    with pytest.raises(UsageError, match="differs in data"):
         training.run()
 
 

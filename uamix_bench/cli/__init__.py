@@ -20,7 +20,7 @@ COMMANDS = {
     "pretrain": "Pre-train a masked autoencoder on sounds.",
     "reproduce": "Run the paper's tables and figures as far as data and checkpoints are here.",
     "report": "Render results and trainings as HTML and Markdown.",
-    "models": "List, show, check or convert models.",
+    "models": "List, show, fetch, check or convert models.",
     "tasks": "List the tasks, show one, check or prepare its data.",
     "cache": "List, check or prune the embeddings and frames that are kept.",
     "leaderboard": "Build a static leaderboard from result files.",

@@ -22,14 +22,12 @@ if TYPE_CHECKING:
     from uamix_bench.tuning.forecast import Forecast
     from uamix_bench.tuning.many import Job
 
-_MIXINGS = click.Choice(["none", "mixup", "t-cutmix", "tf-cutmix"])
-
 
 @click.command("ablate")
 @click.option(
     "--mix",
     multiple=True,
-    type=options.CommaList(_MIXINGS, "MIX[,...]"),
+    type=options.CommaList(options.MIXINGS, "MIX[,...]"),
     callback=options.merged,
     help="none, mixup, t-cutmix, tf-cutmix; default tf-cutmix, or t-cutmix alone where --vary is given.",
 )
@@ -61,9 +59,7 @@ _MIXINGS = click.Choice(["none", "mixup", "t-cutmix", "tf-cutmix"])
 @options.report_folder
 @click.option("--dry-run", is_flag=True, help="List the arms and how long they will take, and stop.")
 @options.device
-@options.config
-@options.quiet
-@options.json_output
+@options.of_a_run
 @click.pass_obj
 def command(
     session: Session,

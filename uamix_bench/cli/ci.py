@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from xml.etree import ElementTree
 
 from uamix_bench.files import machine_error, write_atomic
+from uamix_bench.text import with_half
 
 if TYPE_CHECKING:
     from uamix_bench.compare import Comparison
@@ -39,8 +40,8 @@ def cases(comparison: Comparison | None, timings: Sequence[Timing]) -> list[Case
         evidence = pair.evidence
         message = pair.reason or pair.verdict
         if evidence:
-            change = f"{100 * evidence.difference:+.2f} ± {100 * evidence.half_width:.2f} points, {evidence.population}"
-            message = f"{pair.verdict}: {change}"
+            change = " ".join(with_half(evidence.difference, evidence.half_width, sign="+"))
+            message = f"{pair.verdict}: {change} points, {evidence.population}"
             if evidence.smallest is not None:
                 message += f"; the smallest drop found with 80%: {100 * evidence.smallest:.2f} points"
         outcome: Literal["passed", "failed", "error"] = "failed" if pair.failed else "passed" if evidence else "error"

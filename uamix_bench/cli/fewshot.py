@@ -73,8 +73,8 @@ if TYPE_CHECKING:
 )
 @options.batch_size
 @click.option("--limit", type=click.IntRange(min=1), help="First clips of each class only; not comparable.")
-@click.option("--allow-partial", is_flag=True, help="Evaluate an incomplete data set; never ranked, exit code 6.")
-@click.option("--keep-going", is_flag=True, help="Skip broken clips; the result is partial, exit code 6.")
+@options.allow_partial
+@options.keep_going
 @click.option("--allow-unhealthy", is_flag=True, help="Score embeddings that mean nothing all the same.")
 @click.option("--no-cache", is_flag=True, help="Neither look up nor keep embeddings.")
 @click.option(
@@ -87,9 +87,7 @@ if TYPE_CHECKING:
 @options.results_folder
 @options.engine
 @click.option("--dry-run", is_flag=True, help="Show what would be evaluated; load no model, write nothing.")
-@options.config
-@options.quiet
-@options.json_output
+@options.of_a_run
 @click.pass_obj
 def command(
     session: Session,

@@ -73,9 +73,9 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
 @options.audio_root
 @click.option("--test", metavar="DATA", help="Test on this list or folder, and train on all of the one --task.")
 @options.clip_seconds
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that decode; default one a core.")
-@click.option("--allow-partial", is_flag=True, help="Use an incomplete data set; never ranked, exit code 6.")
-@click.option("--keep-going", is_flag=True, help="Set broken clips aside; the result is partial, exit code 6.")
+@options.workers
+@options.allow_partial
+@options.keep_going
 @click.option(
     "--out",
     metavar="DIR",
@@ -85,9 +85,7 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
 @options.results_folder
 @click.option("--dry-run", is_flag=True, help="Show runs, steps and estimated time; train nothing.")
 @options.device
-@options.config
-@options.quiet
-@options.json_output
+@options.of_a_run
 @click.pass_obj
 def command(
     session: Session,
@@ -229,8 +227,10 @@ def _recipe(
 
 def _plan(work: Finetuning) -> dict[str, Any]:
     """What would be done, as plain data."""
+    from uamix_bench.tuning.finetune_forecast import estimate
+
     assert work.model.identity is not None
-    steps, seconds = work.estimate()
+    steps, seconds = estimate(work)
     return {
         "model": work.model.identity.name,
         "task": f"{work.data.name}@{work.data.card.version}",
@@ -280,16 +280,15 @@ def _show(results: Sequence[FinetuneResult]) -> None:
     from uamix_bench.cli.listing import share, what_was_trained
     from uamix_bench.cli.tables import Table, count, per_cent, show
 
-    table = Table(
-        "model", "task", "split", "trained", "share>", "metric", "%>", "runs>", "seeds ±>", wrapped=("split",)
-    )
-    notes = []
+    table = Table("model", "task", "trained", "share>", "metric", "%>", "runs>", "seeds ±>", wrapped=("model",))
+    notes = [
+        f"{label}: {split}" for label, split in dict.fromkeys((one.task.label, one.setting.split) for one in results)
+    ]
     for result in results:
         setting, score = result.setting, result.score
         table.add(
             result.model.name,
             result.task.label,
-            setting.split,
             what_was_trained(result),
             share(setting.fraction),
             setting.metric,

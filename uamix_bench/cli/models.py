@@ -101,8 +101,9 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
     for unknown in set(files) - set(known):
         raise UsageError(unknown, f"is no file of {name}", nearest(unknown, list(known)))
 
+    from uamix_bench.archive import extract
     from uamix_bench.cli.progress import TerminalProgress
-    from uamix_bench.fetch import download, extract
+    from uamix_bench.fetch import download
 
     progress, folder = TerminalProgress(quiet), _folder(plugin.name)
     chosen = [known[given] for given in dict.fromkeys(files or known)]

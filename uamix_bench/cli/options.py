@@ -74,6 +74,7 @@ def to_path(_: click.Context, __: click.Parameter, value: str | None) -> Path | 
 
 
 COUNTS = CommaList(COUNT, "N[,N...]")
+MIXINGS = click.Choice(["none", "mixup", "t-cutmix", "tf-cutmix"])
 _NAMES = CommaList(metavar="NAME[,...]")
 
 # What several commands take under one name, with one meaning.
@@ -126,6 +127,13 @@ clip_seconds = click.option(
 batch_size = click.option("--batch-size", type=COUNT, default=16, show_default=True, help="Clips embedded at once.")
 recipe = click.option(
     "--recipe", default="tiny", show_default=True, metavar="NAME", help="Name of a recipe, or a JSON file of one."
+)
+workers = click.option("--workers", type=click.IntRange(min=1), help="Processes that decode; default one a core.")
+allow_partial = click.option(
+    "--allow-partial", is_flag=True, help="Use an incomplete data set; never ranked, exit code 6."
+)
+keep_going = click.option(
+    "--keep-going", is_flag=True, help="Set broken clips aside; the result is partial, exit code 6."
 )
 report_folder = click.option(
     "-o",
@@ -194,6 +202,11 @@ def config(function: AnyCallback) -> AnyCallback:
         callback=_read_config,
         help="TOML file of these options by their long names; the command line and the environment win.",
     )(function)
+
+
+def of_a_run(function: AnyCallback) -> AnyCallback:
+    """Adds what all long work takes last: --config, --quiet, --json and -v."""
+    return config(quiet(json_output(function)))
 
 
 def _read_config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,18 +16,13 @@ from uamix_bench.cli.errors import Session
 @click.pass_obj
 def command(
     session: Session,
+    /,
     init: str | None,
     recipe: str,
     data: str | None,
-    data_dir: Path | None,
-    audio_root: Path | None,
-    out: Path | None,
-    workers: int | None,
     seed: int | None,
     changes: tuple[str, ...],
-    dry_run: bool,
-    device: str,
-    quiet: bool,
+    **how: Any,
 ) -> None:
     """Pre-train an AudioMAE encoder on unlabelled sounds.
 
@@ -38,4 +33,4 @@ def command(
     from uamix_bench.tuning.recipe import PRETRAIN, PretrainRecipe
 
     chosen = training.change(training.find(PRETRAIN, recipe, PretrainRecipe), {"data": data, "seed": seed}, changes)
-    training.carry_out(session, "pretrain", chosen, init, data_dir, audio_root, out, workers, device, quiet, dry_run)
+    training.carry_out(session, "pretrain", chosen, init, **how)

@@ -47,9 +47,7 @@ if TYPE_CHECKING:
 )
 @options.report_folder
 @click.option("--dry-run", is_flag=True, help="List jobs, what is missing, and an estimate; run nothing.")
-@options.config
-@options.quiet
-@options.json_output
+@options.of_a_run
 @click.pass_obj
 def command(
     session: Session,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from uamix_bench.cli.tables import Table, count, per_cent, show
-from uamix_bench.text import p_value
+from uamix_bench.text import p_value, plus_minus
 
 if TYPE_CHECKING:
     from uamix_bench.ranking import Difference, Ranking
@@ -90,10 +90,10 @@ def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep:
         table = Table("model", "task", *(("n>", "k>") if sweep else ()), "these clips>", "new clips>", "new classes>")
         for result in given:
             times = wider(result)
-            cells = [f"± {100 * (result.score.ci95 or 0):.2f}"]
+            cells = [plus_minus(result.score.ci95 or 0.0)]
             for name in _POPULATIONS:
                 half = getattr(result.score, name)
-                cells.append("" if half is None else f"± {100 * half:.2f}")
+                cells.append(plus_minus(half))
                 cells[-1] += f" ({times[name]:.1f}x)" if name in times else ""
             table.add(labels[result.id], result.task.label, *_cell(result, sweep), *cells)
         print()
@@ -119,13 +119,12 @@ def _show_differences(pairs: Sequence[Difference], family: int, labels: Mapping[
     more = ("new clips>",) if clips else ()
     table = Table("model", "task", *(("n>", "k>") if sweep else ()), "points>", *more, "p>", "detectable>")
     for found in pairs:
-        half = found.clips.half_width
         table.add(
             labels[found.result.id],
             found.result.task.label,
             *_cell(found.result, sweep),
             per_cent(found.difference, found.half_width, "+"),
-            *(("" if half is None else f"± {100 * half:.2f}",) if clips else ()),
+            *((plus_minus(found.clips.half_width),) if clips else ()),
             p_value(found.p_holm),
             f"{100 * found.smallest:.2f}",
         )

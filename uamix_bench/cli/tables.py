@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from uamix_bench.text import with_half
+
 if TYPE_CHECKING:
     from uamix_bench.contract import Check
 
@@ -87,7 +89,7 @@ def count(number: int | None) -> str:
 
 def per_cent(value: float, half_width: float | None, sign: str = "") -> str:
     """A share in per cent, with half the width of its interval where there is one."""
-    return f"{100 * value:{sign}.2f}" + ("" if half_width is None else f" ± {100 * half_width:.2f}")
+    return " ".join(with_half(value, half_width, sign=sign)).strip()
 
 
 def duration(seconds: float) -> str:

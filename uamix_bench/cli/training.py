@@ -36,7 +36,7 @@ def common(function: AnyCallback) -> AnyCallback:
                 callback=options.to_path,
                 help="What a list's paths are relative to; the folder of AudioSet's clips.",
             ),
-            click.option("--workers", type=click.IntRange(min=1), help="Processes that decode; default one a core."),
+            options.workers,
             click.option("--out", metavar="DIR", callback=options.to_path, help="Folder for checkpoints and weights."),
             click.option("--seed", type=click.IntRange(min=0), help="Seed of every random draw."),
             click.option(
@@ -48,9 +48,7 @@ def common(function: AnyCallback) -> AnyCallback:
             ),
             click.option("--dry-run", is_flag=True, help="Print the recipe, what it would train, and stop."),
             options.device,
-            options.config,
-            options.quiet,
-            options.json_output,
+            options.of_a_run,
         )
     ):
         function = option(function)
@@ -130,6 +128,7 @@ def carry_out(
     kind: str,
     recipe: Any,
     init: str | None,
+    *,
     data_dir: Path | None,
     audio_root: Path | None,
     out: Path | None,

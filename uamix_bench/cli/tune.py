@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
-from uamix_bench.cli import training
+from uamix_bench.cli import options, training
 from uamix_bench.cli.errors import Session
 
 
@@ -18,28 +18,19 @@ from uamix_bench.cli.errors import Session
     metavar="MODEL",
     help="Pretrained encoder: audiomae=PATH (or the path alone), audiomae-tiny.",
 )
-@click.option(
-    "--mix",
-    type=click.Choice(["none", "mixup", "t-cutmix", "tf-cutmix"]),
-    help="Unsupervised mixing; default the recipe's.",
-)
+@click.option("--mix", type=options.MIXINGS, help="Unsupervised mixing; default the recipe's.")
 @training.common
 @click.pass_obj
 def command(
     session: Session,
+    /,
     init: str,
     mix: str | None,
     recipe: str,
     data: str | None,
-    data_dir: Path | None,
-    audio_root: Path | None,
-    out: Path | None,
-    workers: int | None,
     seed: int | None,
     changes: tuple[str, ...],
-    dry_run: bool,
-    device: str,
-    quiet: bool,
+    **how: Any,
 ) -> None:
     """Tune a pretrained AudioMAE encoder with nearest-neighbour contrast on unsupervised mixtures.
 
@@ -51,4 +42,4 @@ def command(
     from uamix_bench.tuning.recipe import TUNE, TuneRecipe
 
     chosen = training.change(training.find(TUNE, recipe, TuneRecipe), {"data": data, "seed": seed, "mix": mix}, changes)
-    training.carry_out(session, "tune", chosen, init, data_dir, audio_root, out, workers, device, quiet, dry_run)
+    training.carry_out(session, "tune", chosen, init, **how)

@@ -73,7 +73,7 @@ def refuse_other(folder: Path, saved: dict[str, Any], identity: dict[str, Any]) 
     for what, now in identity.items():
         if saved.get(what) != now:
             changed = ", ".join(differences(saved.get(what), now))
-            reason = f"holds a training with another {what} ({changed})"
+            reason = f"holds a training that differs in {what} ({changed})"
             raise UsageError(folder, reason, "choose another --out, or delete the folder")
 
 

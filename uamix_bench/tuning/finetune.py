@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -17,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from uamix_bench import audio, files
+from uamix_bench import files
 from uamix_bench.cache import file_digests
 from uamix_bench.card import ModelIdentity
 from uamix_bench.embedding import embed
-from uamix_bench.errors import BadInputError, BenchError, Stopped
+from uamix_bench.errors import BadInputError, Stopped
 from uamix_bench.finetune_record import FinetuneCost, FinetuneResult, FinetuneSetting
 from uamix_bench.model import AudioModel
 from uamix_bench.progress import SILENT, Progress
@@ -35,16 +33,12 @@ from uamix_bench.tuning.loop import Training
 from uamix_bench.tuning.outcomes import Outcome, Run, read_outcome, score
 from uamix_bench.tuning.probe import probe
 from uamix_bench.tuning.splits import FOLDS, Plan, plan, subset, supervised
-from uamix_bench.tuning.throughput import wait_for
 
 Ints = npt.NDArray[np.int64]
 Freeze = int | Literal["all"]
 
 _HISTORY = 50  # entries of a run's that go into the record
 _NAMED = 3  # broken clips that an error names
-_TIMED = 8  # clips of an estimate's batch
-_LOOKED_AT = 32  # clips that an estimate's length is taken from
-_FRAMES_S = 100  # a second, of every front end here
 _PATCH = 16  # frames, where a model does not say
 
 
@@ -179,14 +173,7 @@ class Finetuning:
         return FinetuneResult.create(
             status=Status(complete=not (skipped or self.data.partial), skipped=skipped, notes=notes),
             model=self._identity_as_used(),
-            task=TaskIdentity(
-                name=self.data.name,
-                version=self.data.card.version,
-                clips_sha256=self.data.clips_sha256,
-                classes=len(self.plan.labels.classes),
-                clips=len(self.data.clips),
-                clip_seconds=self.data.card.clip_seconds,
-            ),
+            task=TaskIdentity.of(self.data, len(self.plan.labels.classes)),
             setting=FinetuneSetting(
                 method="linear-probe" if self.freeze == "all" else "fine-tuning",
                 recipe=self.recipe.model_dump(mode="json"),
@@ -206,44 +193,6 @@ class Finetuning:
             ),
             provenance=provenance,
         )
-
-    def estimate(self) -> tuple[int, float | None]:
-        """The training steps of all runs, and how many seconds they and the tests take: a small batch is timed.
-
-        The time is for this machine as busy as it is now, without decoding; None for a linear probe.
-        """
-        if not isinstance(self.recipe, FinetuneRecipe):
-            return 0, None
-        clips = [len(self.train_rows(run)) for run in self.runs]
-        recipes = [self.recipe_of(run, count) for run, count in zip(self.runs, clips, strict=True)]
-        steps = [recipe.epochs * (count // recipe.batch) for recipe, count in zip(recipes, clips, strict=True)]
-        size = min(_TIMED, min(recipe.batch for recipe in recipes))
-        module = self.classifier(recipes[0])
-        length = self.recipe.frames[0] if self.recipe.frames else self.whole(self._longest_of_a_few())
-        device = self.model.device
-        second = torch.zeros(1, self.model.sample_rate, device=device), torch.tensor([1], device=device)
-        bins = inputs(self.model, self.recipe, length).raw(*second)[0]
-        view = torch.zeros(size, length, bins.shape[2], device=device)
-        for _ in range(2):  # the first one warms up
-            started = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-                module(view).sum().backward()
-            module.zero_grad()
-            wait_for(device)
-            step_s = time.perf_counter() - started
-        tested = sum(len(run.fold.test) for run in self.runs)
-        trained = sum(count * recipe.batch for count, recipe in zip(steps, recipes, strict=True))
-        return sum(steps), (trained + tested / 3) * step_s / size  # a test is the forward third of a step
-
-    def _longest_of_a_few(self) -> int:
-        """Frames of the longest of a few clips, spread over the table."""
-        rows = self.data.clips.iloc[:: max(1, len(self.data.clips) // _LOOKED_AT)]
-        self.data.task.materialise(rows, self.progress)
-        seconds = []
-        for path in rows["path"]:
-            with contextlib.suppress(BenchError):  # the training names it
-                seconds.append(min(audio.probe(Path(path)).duration_s, self.data.card.clip_seconds))
-        return math.ceil(_FRAMES_S * max(seconds, default=self.data.card.clip_seconds))
 
     def _outcome(self, run: Run) -> Outcome:
         """Reads the outcome of a run that is done, or does it."""
