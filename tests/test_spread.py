@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from uamix_bench import spread
-from uamix_bench.cache import EmbeddingCache
+from uamix_bench import shards, spread, upkeep
+from uamix_bench.cache import EmbeddingCache, file_digests
 from uamix_bench.embedding import model_key
 from uamix_bench.engine import Engine, Local, open_engine
 from uamix_bench.episodes import Protocol
@@ -72,8 +73,7 @@ def run(
         with engine:
             ahead = embed_ahead(
                 engine,
-                store,
-                map(load_model, models),
+                ((load_model(name), store) for name in models),
                 [(task, PROTOCOLS)],
                 device="cpu",
                 batch_size=4,
@@ -115,6 +115,37 @@ def test_a_broken_off_run_continues_and_results_need_nothing(task: TaskData, tmp
     assert third.jobs == []
 
 
+@pytest.mark.parametrize("limit", ["1", "1GB"])
+def test_rows_that_come_back_count_against_the_size_limit(
+    limit: str, task: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit is pruned at once, and embedded here by the evaluation."""
+    monkeypatch.setenv("UAMIX_BENCH_CACHE_SIZE", limit)
+    sizes = []
+
+    class Looking(Counting):
+        def map(self, function: Any, jobs: Sequence[Any], progress: Progress = SILENT) -> Any:
+            for outcome in super().map(function, jobs, progress):
+                yield outcome
+                sizes.append(sum(holding.size for holding in upkeep.holdings()))
+
+    embed_ahead(Looking(), [(load_model("logmel"), ResultStore(tmp_path))], [(task, PROTOCOLS)], device="cpu")
+    assert len(sizes) == len({*sizes}) * (3 if limit == "1" else 1) == 3
+    assert (max(sizes) == 0) == (limit == "1")
+    assert len(run(None, ["logmel"], task, tmp_path / "results")) == 2
+
+
+def test_what_is_missing_is_known_without_reading_a_row(
+    task: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(Local(), ["logmel"], task, tmp_path / "results")
+    monkeypatch.setattr(shards._Shard, "read", None)
+    monkeypatch.setattr(spread, "file_digests", partial(file_digests, memo=False))
+    engine = Counting()
+    embed_ahead(engine, [(load_model("logmel"), ResultStore(tmp_path / "other"))], [(task, PROTOCOLS)], device="cpu")
+    assert engine.jobs == []
+
+
 def test_broken_sounds_are_told_as_without_an_engine(task: TaskData, tmp_path: Path) -> None:
     sound = Path(task.clips["path"][0])
     sound.write_bytes(sound.read_bytes()[:500])
@@ -127,7 +158,7 @@ def test_a_model_of_this_process_alone_cannot_be_sent(task: TaskData, tmp_path: 
         sample_rate, embedding_dim = 16_000, 3
 
     with pytest.raises(UsageError, match=r"give an engine FILE\.py:CLASS"):
-        embed_ahead(Local(), ResultStore(tmp_path), [load_model(Here)], [(task, PROTOCOLS)])
+        embed_ahead(Local(), [(load_model(Here), ResultStore(tmp_path))], [(task, PROTOCOLS)])
 
 
 def test_a_cache_that_cannot_be_written_is_said_before_any_work(task: TaskData, bench_home: Path) -> None:
@@ -175,7 +206,7 @@ def no_checkpoint(shard: Shard) -> Shard:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (older, r"the worker on \S+: has another torch than the caller \(here [\d.]+\S*, there 0\.0\.1\)"),
+        (older, r"the worker on \S+: has another torch than the caller's \(here [\d.]+\S*, there 0\.0\.1\)"),
         (other_weights, r"another weights_sha256 than the caller's \(here [0-9a-f]{16}, there 0123456789abcdef\)"),
         (other_sound, r"a/\d\.wav on \S+: is another file than the caller's \(here [0-9a-f]{16}, there [0-9a-f]{16}\)"),
         (no_sound, r"a/\d\.wav on \S+: no such file; give every machine the same sounds"),
