@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -28,6 +27,8 @@ from uamix_bench.record import Record
 from uamix_bench.spread import Shard, embed_ahead, embed_shard
 from uamix_bench.store import ResultStore
 from uamix_bench.task import TaskData, load_task
+
+from .conftest import Nodes
 
 PROTOCOLS = [Protocol(name="small", n_way=4, k_shot=k, n_query=4, episodes=30) for k in (1, 3)]
 MODELS = ("logmel", "uamix-tiny")
@@ -242,28 +243,21 @@ class Killer(Progress):
 
 
 def test_ray_with_a_node_killed_in_the_middle(
-    task: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    task: TaskData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    ray_nodes: Nodes,
 ) -> None:
-    pytest.importorskip("ray", reason="ray is not installed (the extra [ray])")
-    from ray.cluster_utils import Cluster
-
     # Workers import this: the second node hangs at its first shard, and the other waits until it does.
     code = """
-    import time
-    from pathlib import Path
-    import ray
+    import second_node
     from uamix_bench.spread import embed_shard
 
-    HERE = Path(__file__).parent
-
     def slowly(job, progress):
-        if ray.get_runtime_context().get_node_id() == (HERE / "second").read_text():
-            (HERE / "hangs").touch()
-            time.sleep(120)
-        for _ in range(600):
-            if (HERE / "hangs").exists():
-                break
-            time.sleep(0.1)
+        if second_node.here():
+            second_node.hang()
+        second_node.wait()
         return embed_shard(job, progress)
     """
     mine = """
@@ -282,32 +276,14 @@ def test_ray_with_a_node_killed_in_the_middle(
     """
     (tmp_path / "mine.py").write_text(textwrap.dedent(mine))
     models = ("logmel", f"{tmp_path / 'mine.py'}:Mine")
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "spread_test_jobs.py").write_text(textwrap.dedent(code))
-    monkeypatch.syspath_prepend(tmp_path / "modules")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     local = run(None, models, task, tmp_path / "local")
     monkeypatch.setenv("UAMIX_BENCH_HOME", str(tmp_path / "another"))
-    sys.modules.pop("spread_test_jobs", None)
-    from spread_test_jobs import slowly  # type: ignore[import-not-found]
-
-    monkeypatch.setattr(spread, "embed_shard", slowly)
-    node = {"num_cpus": 1, "object_store_memory": 100 << 20}
-    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={**node, "include_dashboard": False, "_system_config": quick}
-    )
-    try:
-        second = cluster.add_node(**node)
-        (tmp_path / "modules" / "second").write_text(second.node_id)
-        capfd.readouterr()
-        killer = Killer(lambda: cluster.remove_node(second, allow_graceful=False))
-        with open_engine("ray", cluster.address) as engine:
-            found = run(engine, models, task, tmp_path / "spread", killer)
-        told = capfd.readouterr()
-    finally:
-        cluster.shutdown()
+    monkeypatch.setattr(spread, "embed_shard", ray_nodes.write("spread_test_jobs", code).slowly)
+    capfd.readouterr()
+    killer = Killer(ray_nodes.kill)
+    with open_engine("ray", ray_nodes.address) as engine:
+        found = run(engine, models, task, tmp_path / "spread", killer)
+    told = capfd.readouterr()
     assert without_cost(found) == without_cost(local)
     assert [record.id for record in found] == [record.id for record in local]
     assert len(killer.shards) == len(set(killer.shards)) == 16
