@@ -307,7 +307,7 @@ class Slurm(_Cluster):
             outcomes: list[Any] = handle.result()
         except FailedJobError as error:
             if "Job not requeued because" in str(error):  # submitit's word for one that SLURM gave no more time
-                raise _Lost(f"job {handle.job_id}: ended by SLURM before its time was enough") from error
+                raise _Lost(f"job {handle.job_id}: SLURM gave it no more time") from error
             raise  # raised by the function, and no BenchError: a defect, shown whole
         except UncompletedJobError as error:
             raise _Lost(f"job {handle.job_id}: {handle.state.lower()}") from error
