@@ -195,7 +195,7 @@ class Ablation:
         Raises:
             UsageError: A folder holds the same recipe, tuned from other weights or on other sounds.
             Stopped: `stop` said so.
-            BenchError: An arm failed.
+            BenchError: An arm failed; with an engine see :func:`uamix_bench.tuning.elsewhere.tune_elsewhere`, too.
         """
         from uamix_bench.tuning.run import initial_model
 
@@ -248,7 +248,7 @@ class Ablation:
 
         Raises:
             BadInputError: Broken clips, or embeddings that mean nothing; or a seed's reference was set aside.
-            MachineError: The results cannot be written.
+            MachineError: The results cannot be written; with an engine see :func:`uamix_bench.spread.embed_ahead`, too.
         """
         errors, arms = dict(failed), []
         device = "cpu" if engine else self.device  # with an engine, this machine only scores

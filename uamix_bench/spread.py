@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -123,8 +124,11 @@ def embed_ahead(
             cell_of += [(row, column)] * len(shards)
 
     ahead: dict[tuple[int, int], Ahead] = {}
-    with progress.bar("embedding", sum(len(job.paths) for job in jobs)) as advance:
-        for index, found in engine.map(embed_shard, jobs, progress):
+    with (
+        progress.bar("embedding", sum(len(job.paths) for job in jobs)) as advance,
+        closing(engine.map(embed_shard, jobs, progress)) as embedded,
+    ):
+        for index, found in embedded:
             job = jobs[index]
             cache = caches[job.model.key]
             keys = [key for key, done in zip(job.keys, found.done, strict=True) if done]

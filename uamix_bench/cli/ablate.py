@@ -122,7 +122,7 @@ def command(
     places = (init, base.data, data_dir, audio_root, device)
     ablation = library.Ablation(arms, *places, workers, _threads(workers) if engine == "local" else 1)
     if not dry_run:
-        for folder in (output, home() / "training"):
+        for folder in (output, home() / "training", *([home() / "embeddings"] if engine != "local" else [])):
             check_writable(folder)
     work = [*ablation.heads(), *map(ablation.job, arms)]
     forecast = ablation.forecast() if engine == "local" else None

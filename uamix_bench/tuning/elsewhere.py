@@ -86,8 +86,8 @@ def tune_elsewhere(
         ):
             for index, error in ended:
                 job = jobs[index]
-                error = error or _missing(job)
                 if error is None:
+                    _await(job)
                     progress.say(f"{job.label} is tuned")
                 elif keep_going:
                     progress.say(f"{job.label} is set aside: {error}")
@@ -158,13 +158,16 @@ def _anywhere(job: Job, source: Source) -> Job:
     )
 
 
-def _missing(job: Job) -> MachineError | None:
-    """Waits for what a worker wrote; an error where it does not come."""
+def _await(job: Job) -> None:
+    """Waits for what a worker wrote.
+
+    Raises:
+        MachineError: It does not come.
+    """
     deadline = time.monotonic() + _LATE_S
     while not is_finished(job):
         if time.monotonic() > deadline:
             reason = "a worker finished it, and it is not here"
-            return MachineError(job.folder, reason, "put UAMIX_BENCH_HOME on a disk that all machines share")
+            raise MachineError(job.folder, reason, "put UAMIX_BENCH_HOME on a disk that all machines share")
         time.sleep(0.5)
-        list(job.folder.glob("*"))  # a folder that is listed is asked for again
-    return None
+        list(job.folder.glob("*"))  # a network file system asks for a folder again when it is listed

@@ -35,7 +35,7 @@ class Job(NamedTuple):
         folder: Where it is kept.
         head: Where its stage 1 is kept; None within `folder`.
         device: As for load_model.
-        threads: That torch computes with on the processor, and processes that decode; None for their own choice.
+        threads: That torch computes with on the processor; with one, its process decodes, too; None for their choice.
     """
 
     label: str
@@ -122,8 +122,9 @@ def carry_out(job: Job, progress: Progress, stop: Callable[[], bool]) -> None:
 
     data = find_data(job.data, job.data_dir, job.audio_root)
     with computing_with(job.threads):
-        options: dict[str, Any] = {"device": job.device, "workers": job.threads, "progress": progress, "stop": stop}
-        tune(job.recipe, data, job.init, job.folder, head=job.head, **options)
+        options: dict[str, Any] = {"device": job.device, "progress": progress, "stop": stop}
+        decoders = 1 if job.threads == 1 else None
+        tune(job.recipe, data, job.init, job.folder, head=job.head, workers=decoders, **options)
 
 
 @contextmanager
