@@ -1,11 +1,15 @@
-"""Shared fixtures: the test data, an isolated home folder, the --slow flag."""
+"""Shared fixtures: the test data, an isolated home folder, small disks, a Ray cluster, the --slow flag."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -60,3 +64,86 @@ def _mounted(folder: Path, options: str) -> Iterator[Path]:
         pytest.skip(f"no file system of one's own: {mounted.stderr.strip() or 'mount failed'}")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
+
+
+class Nodes(NamedTuple):
+    """A Ray cluster of two nodes, of one processor each, on this machine.
+
+    Attributes:
+        address: For --engine-address.
+        modules: A folder that its workers import from; ``second_node`` is there, with ``here``, ``hang`` and ``wait``.
+        kill: Ends the second node.
+        hangs: The file that ``second_node.hang`` makes, and ``second_node.wait`` waits for.
+    """
+
+    address: str
+    modules: Path
+    kill: Callable[[], None]
+    hangs: Path
+
+    def write(self, name: str, code: str) -> ModuleType:
+        """Writes a module that workers can import, and imports it here."""
+        (self.modules / f"{name}.py").write_text(textwrap.dedent(code))
+        sys.modules.pop(name, None)
+        return __import__(name)
+
+
+_SECOND_NODE = """
+import time
+from pathlib import Path
+import ray
+
+HERE = Path(__file__).parent
+
+def here():
+    return ray.get_runtime_context().get_node_id() == (HERE / "second").read_text()
+
+def hang():
+    (HERE / "hangs").touch()
+    time.sleep(120)
+
+def wait():
+    for _ in range(600):
+        if (HERE / "hangs").exists():
+            break
+        time.sleep(0.1)
+"""
+_NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
+
+
+@pytest.fixture(scope="session")
+def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
+    """A Ray cluster of one node, and the folder that its workers import from; a node that dies is missed in 2 s."""
+    pytest.importorskip("ray", reason="ray is not installed (the extra [ray])")
+    from ray.cluster_utils import Cluster
+
+    modules = tmp_path_factory.mktemp("modules")
+    (modules / "second_node.py").write_text(_SECOND_NODE)
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(modules))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("UAMIX_BENCH_HOME", str(tmp_path_factory.mktemp("worker") / "home"))
+        head = {**_NODE, "include_dashboard": False, "_system_config": quick}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            yield cluster, modules
+        finally:
+            cluster.shutdown()
+
+
+@pytest.fixture
+def ray_nodes(ray_head: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    """The cluster with a second node of this test's own."""
+    cluster, modules = ray_head
+    monkeypatch.syspath_prepend(modules)
+    second = cluster.add_node(**_NODE)
+    (modules / "second").write_text(second.node_id)
+    (modules / "hangs").unlink(missing_ok=True)
+
+    def kill() -> None:
+        if second in cluster.list_all_nodes():
+            cluster.remove_node(second, allow_graceful=False)
+
+    yield Nodes(cluster.address, modules, kill, modules / "hangs")
+    kill()

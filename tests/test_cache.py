@@ -83,6 +83,7 @@ def test_holds_what_was_put(puts: list[list[int]], seed: int) -> None:
     known = set(itertools.chain(*puts))
     for reader in (cache, EmbeddingCache(model)):
         assert hits(reader, asked) == [name for name in asked if name in known]
+        assert reader.contains([key(name) for name in asked]).tolist() == [name in known for name in asked]
         assert not reader.warnings
 
 
@@ -136,9 +137,11 @@ def test_rows_not_asked_for_are_not_read() -> None:
     order = sorted(range(100), key=key)
     flip(path, path.stat().st_size - 1)  # in the row of the last key
     assert len(hits(cache, order[:-1])) == 99
+    assert cache.contains([key(name) for name in (*order, "another")]).tolist() == [True] * 100 + [False]
     assert not cache.warnings
     assert not hits(cache, order[-1:])
     assert len(cache.warnings) == 1
+    assert not cache.contains([key(order[-1])]).any()
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(ModelKey)])
@@ -317,13 +320,14 @@ def test_last_use_is_kept_to_the_hour() -> None:
     cache = EmbeddingCache(MODEL)
     put(cache, ["a"])
     (path,) = shards(cache)
-    for age, renewed in ((10_000, True), (100, False), (-10_000, True)):  # the last: a clock that jumped
-        then = time.time() - age
-        os.utime(path, (then, then))
-        assert not hits(cache, ["b"])  # of no use to this
-        assert abs(path.stat().st_mtime - then) < 1
-        assert hits(cache, ["a"]) == ["a"]
-        assert (abs(path.stat().st_mtime - time.time()) < 60) == renewed
+    for look in (hits, lambda cache, names: [name for name in names if cache.contains([key(name)])[0]]):
+        for age, renewed in ((10_000, True), (100, False), (-10_000, True)):  # the last: a clock that jumped
+            then = time.time() - age
+            os.utime(path, (then, then))
+            assert not look(cache, ["b"])  # of no use to this
+            assert abs(path.stat().st_mtime - then) < 1
+            assert look(cache, ["a"]) == ["a"]
+            assert (abs(path.stat().st_mtime - time.time()) < 60) == renewed
 
 
 def killed_at(fatal: int, work: Callable[[], None], patched: tuple[tuple[object, str], ...]) -> bool:

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import torch
 
-from uamix_bench import audio, embedding
+from uamix_bench import audio, batching, embedding
 from uamix_bench import cache as cache_module
 from uamix_bench.card import ModelCard, TaskCard
 from uamix_bench.embedding import Embeddings, embed, model_key
@@ -145,7 +145,7 @@ def test_only_what_is_asked_for_and_new_is_decoded(sounds: list[Path], monkeypat
 def test_batches_need_no_padding(
     sounds: list[Path], batch_size: int, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding, "_HELD", held)
+    monkeypatch.setattr(batching, "_HELD", held)
     model = Moments()
     assert_right(embed(model, task(sounds), np.arange(40), batch_size=batch_size), sounds)
     for batch in model.batches:

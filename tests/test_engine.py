@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -175,6 +176,7 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A module that worker processes can import too."""
     code = """
     import os
+    import sys
     from pathlib import Path
     from typing import NamedTuple
     from uamix_bench.errors import BadInputError
@@ -198,6 +200,13 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def refused(job, progress):
         raise BadInputError(job.label, "is no good", "take another")
+
+    def cut_off_once(job, progress):
+        if not os.path.exists(job.marker):
+            Path(job.marker).touch()
+            from submitit.core.utils import UncompletedJobError
+            raise UncompletedJobError("Job not requeued because: timed-out and not checkpointable.")
+        return sys.argv
     """
     folder = tmp_path / "modules"
     folder.mkdir()
@@ -222,6 +231,9 @@ def test_slurm_as_processes(jobs: Any, tmp_path: Path, bench_home: Path, monkeyp
         assert "job 0 and 1 more: its worker was lost (job " in said.lines[0]
         with pytest.raises(BadInputError, match="job 0: is no good; take another"):
             list(engine.map(jobs.refused, work[:1]))
+        cut = work[0]._replace(marker=str(tmp_path / "cut"))
+        assert list(engine.map(jobs.cut_off_once, [cut], said)) == [(0, sys.argv)]
+        assert re.fullmatch(r"job 0: its worker was lost \(job \d+: SLURM gave it no more time\); .*", said.lines[1])
     assert list((bench_home / "engine").iterdir()) == []
 
 

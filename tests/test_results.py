@@ -206,6 +206,9 @@ def test_paths_below_the_working_folder_become_relative(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert scrub(f"--task={tmp_path}/data/a.csv") == "--task=data/a.csv"
     assert command(["/usr/bin/uamix-bench", "fewshot", "--name", "my model"]) == "uamix-bench fewshot --name 'my model'"
+    for given, kept in (("10.0.0.1:6379", "HOST:PORT"), ("ray://node-7:10001", "HOST:PORT"), ("local", "local")):
+        assert command(["uamix-bench", "ablate", "--engine-address", given]).endswith(f" --engine-address {kept}")
+        assert command(["uamix-bench", "ablate", f"--engine-address={given}"]).endswith(f" --engine-address={kept}")
 
 
 def test_git_state_is_that_of_the_folder_or_none(tmp_path: Path) -> None:

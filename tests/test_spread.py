@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from uamix_bench import spread
-from uamix_bench.cache import EmbeddingCache
+from uamix_bench import shards, spread, upkeep
+from uamix_bench.cache import EmbeddingCache, file_digests
 from uamix_bench.embedding import model_key
 from uamix_bench.engine import Engine, Local, open_engine
 from uamix_bench.episodes import Protocol
@@ -27,6 +27,8 @@ from uamix_bench.record import Record
 from uamix_bench.spread import Shard, embed_ahead, embed_shard
 from uamix_bench.store import ResultStore
 from uamix_bench.task import TaskData, load_task
+
+from .conftest import Nodes
 
 PROTOCOLS = [Protocol(name="small", n_way=4, k_shot=k, n_query=4, episodes=30) for k in (1, 3)]
 MODELS = ("logmel", "uamix-tiny")
@@ -72,8 +74,7 @@ def run(
         with engine:
             ahead = embed_ahead(
                 engine,
-                store,
-                map(load_model, models),
+                ((load_model(name), store) for name in models),
                 [(task, PROTOCOLS)],
                 device="cpu",
                 batch_size=4,
@@ -115,6 +116,37 @@ def test_a_broken_off_run_continues_and_results_need_nothing(task: TaskData, tmp
     assert third.jobs == []
 
 
+@pytest.mark.parametrize("limit", ["1", "1GB"])
+def test_rows_that_come_back_count_against_the_size_limit(
+    limit: str, task: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit is pruned at once, and embedded here by the evaluation."""
+    monkeypatch.setenv("UAMIX_BENCH_CACHE_SIZE", limit)
+    sizes = []
+
+    class Looking(Counting):
+        def map(self, function: Any, jobs: Sequence[Any], progress: Progress = SILENT) -> Any:
+            for outcome in super().map(function, jobs, progress):
+                yield outcome
+                sizes.append(sum(holding.size for holding in upkeep.holdings()))
+
+    embed_ahead(Looking(), [(load_model("logmel"), ResultStore(tmp_path))], [(task, PROTOCOLS)], device="cpu")
+    assert len(sizes) == 3
+    assert (max(sizes) == 0) == (limit == "1")
+    assert len(run(None, ["logmel"], task, tmp_path / "results")) == 2
+
+
+def test_what_is_missing_is_known_without_reading_a_row(
+    task: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(Local(), ["logmel"], task, tmp_path / "results")
+    monkeypatch.setattr(shards._Shard, "read", None)
+    monkeypatch.setattr(spread, "file_digests", partial(file_digests, memo=False))
+    engine = Counting()
+    embed_ahead(engine, [(load_model("logmel"), ResultStore(tmp_path / "other"))], [(task, PROTOCOLS)], device="cpu")
+    assert engine.jobs == []
+
+
 def test_broken_sounds_are_told_as_without_an_engine(task: TaskData, tmp_path: Path) -> None:
     sound = Path(task.clips["path"][0])
     sound.write_bytes(sound.read_bytes()[:500])
@@ -127,7 +159,7 @@ def test_a_model_of_this_process_alone_cannot_be_sent(task: TaskData, tmp_path: 
         sample_rate, embedding_dim = 16_000, 3
 
     with pytest.raises(UsageError, match=r"give an engine FILE\.py:CLASS"):
-        embed_ahead(Local(), ResultStore(tmp_path), [load_model(Here)], [(task, PROTOCOLS)])
+        embed_ahead(Local(), [(load_model(Here), ResultStore(tmp_path))], [(task, PROTOCOLS)])
 
 
 def test_a_cache_that_cannot_be_written_is_said_before_any_work(task: TaskData, bench_home: Path) -> None:
@@ -175,7 +207,7 @@ def no_checkpoint(shard: Shard) -> Shard:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (older, r"the worker on \S+: has another torch than the caller \(here [\d.]+\S*, there 0\.0\.1\)"),
+        (older, r"the worker on \S+: has another torch than the caller's \(here [\d.]+\S*, there 0\.0\.1\)"),
         (other_weights, r"another weights_sha256 than the caller's \(here [0-9a-f]{16}, there 0123456789abcdef\)"),
         (other_sound, r"a/\d\.wav on \S+: is another file than the caller's \(here [0-9a-f]{16}, there [0-9a-f]{16}\)"),
         (no_sound, r"a/\d\.wav on \S+: no such file; give every machine the same sounds"),
@@ -211,28 +243,21 @@ class Killer(Progress):
 
 
 def test_ray_with_a_node_killed_in_the_middle(
-    task: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    task: TaskData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    ray_nodes: Nodes,
 ) -> None:
-    pytest.importorskip("ray", reason="ray is not installed (the extra [ray])")
-    from ray.cluster_utils import Cluster
-
     # Workers import this: the second node hangs at its first shard, and the other waits until it does.
     code = """
-    import time
-    from pathlib import Path
-    import ray
+    import second_node
     from uamix_bench.spread import embed_shard
 
-    HERE = Path(__file__).parent
-
     def slowly(job, progress):
-        if ray.get_runtime_context().get_node_id() == (HERE / "second").read_text():
-            (HERE / "hangs").touch()
-            time.sleep(120)
-        for _ in range(600):
-            if (HERE / "hangs").exists():
-                break
-            time.sleep(0.1)
+        if second_node.here():
+            second_node.hang()
+        second_node.wait()
         return embed_shard(job, progress)
     """
     mine = """
@@ -251,32 +276,14 @@ def test_ray_with_a_node_killed_in_the_middle(
     """
     (tmp_path / "mine.py").write_text(textwrap.dedent(mine))
     models = ("logmel", f"{tmp_path / 'mine.py'}:Mine")
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "spread_test_jobs.py").write_text(textwrap.dedent(code))
-    monkeypatch.syspath_prepend(tmp_path / "modules")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     local = run(None, models, task, tmp_path / "local")
     monkeypatch.setenv("UAMIX_BENCH_HOME", str(tmp_path / "another"))
-    sys.modules.pop("spread_test_jobs", None)
-    from spread_test_jobs import slowly  # type: ignore[import-not-found]
-
-    monkeypatch.setattr(spread, "embed_shard", slowly)
-    node = {"num_cpus": 1, "object_store_memory": 100 << 20}
-    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={**node, "include_dashboard": False, "_system_config": quick}
-    )
-    try:
-        second = cluster.add_node(**node)
-        (tmp_path / "modules" / "second").write_text(second.node_id)
-        capfd.readouterr()
-        killer = Killer(lambda: cluster.remove_node(second, allow_graceful=False))
-        with open_engine("ray", cluster.address) as engine:
-            found = run(engine, models, task, tmp_path / "spread", killer)
-        told = capfd.readouterr()
-    finally:
-        cluster.shutdown()
+    monkeypatch.setattr(spread, "embed_shard", ray_nodes.write("spread_test_jobs", code).slowly)
+    capfd.readouterr()
+    killer = Killer(ray_nodes.kill)
+    with open_engine("ray", ray_nodes.address) as engine:
+        found = run(engine, models, task, tmp_path / "spread", killer)
+    told = capfd.readouterr()
     assert without_cost(found) == without_cost(local)
     assert [record.id for record in found] == [record.id for record in local]
     assert len(killer.shards) == len(set(killer.shards)) == 16

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uamix_bench import record
+from uamix_bench.engine import Engine
 from uamix_bench.episodes import Protocol
 from uamix_bench.errors import BadInputError, BenchError, UsageError
-from uamix_bench.fewshot import fewshot_kept
+from uamix_bench.fewshot import Ahead, fewshot_kept
 from uamix_bench.progress import SILENT, Progress
 from uamix_bench.provenance import collect, scrub
 from uamix_bench.results import Result
+from uamix_bench.spread import embed_ahead
 from uamix_bench.store import ResultStore
 from uamix_bench.task import TaskData
 from uamix_bench.training_records import AblationRecord, Arm, SetAside, TrainingRecord
-from uamix_bench.tuning import many
+from uamix_bench.tuning.elsewhere import tune_elsewhere
 from uamix_bench.tuning.fields import changed, find_field
-from uamix_bench.tuning.forecast import RECORD, Forecast, forecast
-from uamix_bench.tuning.many import Job
+from uamix_bench.tuning.forecast import Forecast, forecast
+from uamix_bench.tuning.many import RECORD, WEIGHTS, Job, has_begun, is_finished, metadata, tune_all
 from uamix_bench.tuning.recipe import HEAD_ALONE, Mixing, TuneRecipe, training_folder
 from uamix_bench.tuning.sounds import find_data
 
+if TYPE_CHECKING:  # planning is free of torch
+    from uamix_bench.model import AudioModel
+
 REFERENCE: Mixing = "t-cutmix"  # the paper's own mixing
-WEIGHTS = "model.safetensors"
 _FIXED = {"mix": "--mix", "seed": "--seeds", "data": "--data", "name": "--recipe", "kind": "--recipe"}
 
 
@@ -170,14 +174,20 @@ class Ablation:
         return forecast([*self.heads(), *map(self.job, self.arms)], self.workers, done)
 
     def tune(
-        self, *, keep_going: bool = False, progress: Progress = SILENT, stop: Callable[[], bool] = lambda: False
+        self,
+        *,
+        engine: Engine | None = None,
+        keep_going: bool = False,
+        progress: Progress = SILENT,
+        stop: Callable[[], bool] = lambda: False,
     ) -> dict[Path, BenchError]:
         """Trains the arms that are not there yet; what was begun is continued.
 
         Args:
+            engine: Its workers train, in folders that they share with this machine; None for `workers` processes here.
             keep_going: Whether arms that fail are set aside.
             progress: Is told of every step.
-            stop: Asked after every step; True ends all with their state saved.
+            stop: Asked after every step here; True ends all with their state saved.
 
         Returns:
             Under `keep_going` what went wrong, by the folder of the arm.
@@ -185,7 +195,7 @@ class Ablation:
         Raises:
             UsageError: A folder holds the same recipe, tuned from other weights or on other sounds.
             Stopped: `stop` said so.
-            BenchError: An arm failed.
+            BenchError: An arm failed; with an engine see :func:`uamix_bench.tuning.elsewhere.tune_elsewhere`, too.
         """
         from uamix_bench.tuning.run import initial_model
 
@@ -196,7 +206,7 @@ class Ablation:
             if not is_finished(job):
                 todo.append(job)
                 continue
-            made = _metadata(job)
+            made = metadata(job)
             if any(made.get(name) != value for name, value in same.items()):
                 reason = "holds this recipe, tuned from other weights or on other sounds"
                 raise UsageError(job.folder, reason, "delete the folder, or name the weights or sounds differently")
@@ -204,9 +214,15 @@ class Ablation:
         data.task.materialise(data.clips, progress)  # here, rather than in several workers
         wanted = {job.head for job in todo if not has_begun(job)}
         heads = [job for job in self.heads() if job.folder in wanted and not is_finished(job)]
-        options: dict[str, Any] = {"keep_going": keep_going, "progress": progress, "stop": stop}
-        many.tune_all(heads, min(self.workers, len(heads)), **options)  # one that fails, fails in its arms
-        return many.tune_all(todo, min(self.workers, len(todo)), **options)
+        options: dict[str, Any] = {"keep_going": keep_going, "progress": progress}
+
+        def carry_out(jobs: Sequence[Job]) -> dict[Path, BenchError]:
+            if engine is not None:
+                return tune_elsewhere(engine, jobs, **options)
+            return tune_all(jobs, min(self.workers, len(jobs)), stop=stop, **options)
+
+        carry_out(heads)  # one that fails, fails in its arms
+        return carry_out(todo)
 
     def evaluate(
         self,
@@ -214,6 +230,7 @@ class Ablation:
         protocols: Sequence[Protocol],
         failed: Mapping[Path, BenchError],
         *,
+        engine: Engine | None = None,
         keep_going: bool = False,
         batch_size: int = 16,
         progress: Progress = SILENT,
@@ -224,21 +241,25 @@ class Ablation:
             tasks: Where episodes come from.
             protocols: The cells.
             failed: What :meth:`tune` returned.
+            engine: Its workers embed, and all is scored here; None embeds here, too.
             keep_going: Whether arms whose embeddings mean nothing are set aside.
             batch_size: Clips in a batch, at most.
             progress: Shows how far it is.
 
         Raises:
             BadInputError: Broken clips, or embeddings that mean nothing; or a seed's reference was set aside.
-            MachineError: The results cannot be written.
+            MachineError: The results cannot be written; with an engine see :func:`uamix_bench.spread.embed_ahead`, too.
         """
         errors, arms = dict(failed), []
+        device = "cpu" if engine else self.device  # with an engine, this machine only scores
+        options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+        ahead = self._embed_ahead(engine, failed, tasks, protocols, options) if engine else {}
         for arm in self.arms:
             job = self.job(arm)
             if job.folder in errors:
                 continue
             try:
-                arms.append(self._evaluated(arm, job, tasks, protocols, batch_size, progress))
+                arms.append(_evaluated(arm, job, device, tasks, protocols, ahead, options))
             except BadInputError as error:
                 if not keep_going:
                     raise
@@ -258,52 +279,62 @@ class Ablation:
                 for arm in self.arms
                 if self.job(arm).folder in errors
             ),
-            provenance=collect(arms[0].training.provenance.device.partition(":")[0] if arms else "cpu"),
+            provenance=collect(arms[0].training.provenance.device.partition(":")[0] if arms and not engine else "cpu"),
         )
 
-    def _evaluated(
+    def _embed_ahead(
         self,
-        arm: PlannedArm,
-        job: Job,
+        engine: Engine,
+        failed: Mapping[Path, BenchError],
         tasks: Sequence[TaskData],
         protocols: Sequence[Protocol],
-        batch_size: int,
-        progress: Progress,
-    ) -> Arm:
-        from uamix_bench.model import load_model
+        options: dict[str, Any],
+    ) -> dict[tuple[Path, int], Ahead]:
+        """Embeds with an engine what the evaluation will ask for; what was, by arm's folder and place of the task."""
+        folders: list[Path] = []
 
-        model = load_model("uamix", job.folder / WEIGHTS, device=self.device)
-        store = ResultStore(job.folder / "results")
-        results: list[Result] = []
-        for task in tasks:
-            progress.say(f"evaluating {job.label} on {task.name}")
-            kept = fewshot_kept(store, model, task, protocols, batch_size=batch_size, progress=progress)
-            results += [found.result for found in kept]
-        return Arm(
-            label=arm.label,
-            reference=arm.reference,
-            varied=dict(arm.varied),
-            training=record.load(job.folder / RECORD, {"training": TrainingRecord}),
-            results=tuple(results),
-        )
+        def models() -> Iterator[tuple[AudioModel, ResultStore]]:
+            for job in map(self.job, self.arms):
+                if job.folder in failed:
+                    continue
+                try:
+                    made = _tuned(job, "cpu")
+                except BadInputError:  # weights that mean nothing: the evaluation says so
+                    continue
+                folders.append(job.folder)
+                yield made
 
-
-def is_finished(job: Job) -> bool:
-    """Whether a job's folder holds the weights of exactly its recipe and, written after them, their record."""
-    return _metadata(job).get("recipe_sha256") == job.recipe.sha256 and (job.folder / RECORD).is_file()
+        cells = [(task, protocols) for task in tasks]
+        found = embed_ahead(engine, models(), cells, device=self.device, **options)
+        return {(folders[row], column): made for (row, column), made in found.items()}
 
 
-def has_begun(job: Job) -> bool:
-    """Whether a job's folder holds a checkpoint."""
-    return any((job.folder / "checkpoints").glob("*.pt"))
+def _evaluated(
+    arm: PlannedArm,
+    job: Job,
+    device: str,
+    tasks: Sequence[TaskData],
+    protocols: Sequence[Protocol],
+    ahead: Mapping[tuple[Path, int], Ahead],
+    options: dict[str, Any],
+) -> Arm:
+    model, store = _tuned(job, device)
+    results: list[Result] = []
+    for column, task in enumerate(tasks):
+        options["progress"].say(f"evaluating {job.label} on {task.name}")
+        kept = fewshot_kept(store, model, task, protocols, ahead=ahead.get((job.folder, column)), **options)
+        results += [found.result for found in kept]
+    return Arm(
+        label=arm.label,
+        reference=arm.reference,
+        varied=dict(arm.varied),
+        training=record.load(job.folder / RECORD, {"training": TrainingRecord}),
+        results=tuple(results),
+    )
 
 
-def _metadata(job: Job) -> dict[str, str]:
-    """What a job's weights say of their making; empty where there are none."""
-    from safetensors import SafetensorError, safe_open
+def _tuned(job: Job, device: str) -> tuple[AudioModel, ResultStore]:
+    """The model that a finished job made, and the store of its results."""
+    from uamix_bench.model import load_model
 
-    try:
-        with safe_open(job.folder / WEIGHTS, "np") as file:
-            return file.metadata() or {}
-    except (OSError, SafetensorError):
-        return {}
+    return load_model("uamix", job.folder / WEIGHTS, device=device), ResultStore(job.folder / "results")

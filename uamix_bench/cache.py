@@ -104,6 +104,13 @@ class EmbeddingCache:
             rows[~finite] = 0
         return found & finite, rows
 
+    def contains(self, keys: Sequence[bytes]) -> Mask:
+        """Looks up (m,) clip keys without reading their rows: (m,) which are here.
+
+        A damaged row counts as here; :meth:`get` finds that it is not.
+        """
+        return self._store.contains(keys)
+
     def put(self, keys: Sequence[bytes], rows: Floats) -> bool:
         """Adds (n, D + 1) float32 `rows` under (n,) clip keys; rows that are not finite are not kept.
 

@@ -15,13 +15,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from uamix_bench import audio, upkeep
+from uamix_bench.batching import Batches
 from uamix_bench.cache import EmbeddingCache, ModelKey, clip_keys, file_digests
 from uamix_bench.card import Segments
 from uamix_bench.errors import BadInputError, BenchError
@@ -32,12 +33,10 @@ from uamix_bench.task import TaskData
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-Item = TypeVar("Item")
 
 _SILENT = 1e-4  # of full scale: three steps of 16 bits
 _AHEAD = 64  # segments decoded before the encoder asks for them
 _TOGETHER = 4  # of them of one clip
-_HELD = 32 << 20  # samples that wait for a full batch of their length: 128 MiB
 _KEPT_EVERY = 512  # clips ...
 _KEPT_EVERY_S = 10.0  # ... or seconds, whichever comes first: what a killed run loses
 
@@ -196,39 +195,6 @@ def model_key(model: AudioModel) -> ModelKey:
     )
 
 
-class Batches(Generic[Item]):
-    """Gathers what has one length in tokens into batches.
-
-    Args:
-        size: Of a batch, at most.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._waiting: defaultdict[int, list[tuple[Item, int]]] = defaultdict(list)  # by columns of tokens
-        self._held = 0
-
-    def add(self, item: Item, samples: int, columns: int) -> list[Item]:
-        """Takes one; returns the batch that is due: a full one, the fullest if too many samples wait, or none."""
-        waiting = self._waiting[columns]
-        waiting.append((item, samples))
-        self._held += samples
-        if len(waiting) == self.size:
-            return self._take(columns)
-        if self._held > _HELD:
-            return self._take(max(self._waiting, key=lambda columns: len(self._waiting[columns])))
-        return []
-
-    def rest(self) -> Iterator[list[Item]]:
-        """The batches of what waits."""
-        return map(self._take, sorted(self._waiting))
-
-    def _take(self, columns: int) -> list[Item]:
-        batch = self._waiting.pop(columns)
-        self._held -= sum(samples for _, samples in batch)
-        return [item for item, _ in batch]
-
-
 @dataclass
 class _Clip:
     """What the segments of a clip gave so far: the sum of their embeddings, (D,) float64, and their largest swing."""
@@ -298,10 +264,8 @@ class _Run:
     def close(self) -> None:
         """Keeps what is not kept yet, also when the run is cut short."""
         if self.cache and self._unkept:
-            self.cache.put([self.keys[row] for row in self._unkept], self.rows[self._unkept])
-            failure = None if self.limit is None else upkeep.keep_to(self.limit)
-            if failure and failure not in self.cache.warnings:
-                self.cache.warnings.append(failure)
+            keys = [self.keys[row] for row in self._unkept]
+            upkeep.keep(self.cache, keys, self.rows[self._unkept], self.limit)
         self._unkept = []
         self._kept_at = time.monotonic()
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -232,7 +233,7 @@ class Ray(_Cluster):
             self._ray.shutdown()
 
     def _submit(self, function: Callable[..., Any], bundles: Sequence[Sequence[Job]]) -> list[Any]:
-        return [self._work.remote(function, bundle) for bundle in bundles]
+        return [self._work.remote(function, bundle, sys.argv) for bundle in bundles]
 
     def _wait(self, handles: list[Any]) -> list[Any]:
         done: list[Any] = self._ray.wait(handles, num_returns=len(handles), timeout=0)[0]
@@ -291,7 +292,7 @@ class Slurm(_Cluster):
 
     def _submit(self, function: Callable[..., Any], bundles: Sequence[Sequence[Job]]) -> list[Any]:
         with self._executor.batch():  # one call of sbatch
-            return [self._executor.submit(_work, function, bundle) for bundle in bundles]
+            return [self._executor.submit(_work, function, bundle, sys.argv) for bundle in bundles]
 
     def _wait(self, handles: list[Any]) -> list[Any]:
         done = [handle for handle in handles if handle.done()]
@@ -304,8 +305,10 @@ class Slurm(_Cluster):
 
         try:
             outcomes: list[Any] = handle.result()
-        except FailedJobError:  # raised by the function, and no BenchError: a defect, shown whole
-            raise
+        except FailedJobError as error:
+            if "Job not requeued because" in str(error):  # submitit's word for one that SLURM gave no more time
+                raise _Lost(f"job {handle.job_id}: SLURM gave it no more time") from error
+            raise  # raised by the function, and no BenchError: a defect, shown whole
         except UncompletedJobError as error:
             raise _Lost(f"job {handle.job_id}: {handle.state.lower()}") from error
         return outcomes
@@ -315,8 +318,11 @@ class Slurm(_Cluster):
             handle.cancel()
 
 
-def _work(function: Function[AnyJob, Outcome], jobs: Sequence[AnyJob]) -> list[Outcome | BenchError]:
-    """On a worker: does jobs up to the first that fails."""
+def _work(
+    function: Function[AnyJob, Outcome], jobs: Sequence[AnyJob], argv: Sequence[str] | None = None
+) -> list[Outcome | BenchError]:
+    """On a worker: does jobs up to the first that fails, under the caller's command line, which records name."""
+    sys.argv = list(argv or sys.argv)
     outcomes: list[Outcome | BenchError] = []
     with _watched() as progress:
         for job in jobs:

@@ -18,6 +18,7 @@ from uamix_bench.errors import BadInputError, BenchError, MachineError
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _TEMPORARY = ".tmp-"
 _USE_S = 3_600.0  # resolution of the time of last use
+_WAITING_S = 60.0  # between the lines of who waits for a lock
 
 
 def home() -> Path:
@@ -65,12 +66,23 @@ def check_writable(folder: Path) -> None:
     Raises:
         MachineError: It cannot; the line says why.
     """
-    probe = folder / f"{_TEMPORARY}probe-{uuid.uuid4().hex}"
+    with probe(folder):
+        pass
+
+
+@contextlib.contextmanager
+def probe(folder: Path) -> Iterator[Path]:
+    """Puts a small file under a name of its own into `folder` for as long as the block lasts.
+
+    Raises:
+        MachineError: It cannot be written; the line says why.
+    """
+    path = folder / f"{_TEMPORARY}probe-{uuid.uuid4().hex}"
     try:
-        write_atomic(probe, b"\0" * 4096)
+        yield write_atomic(path, b"\0" * 4096)
     finally:
         with contextlib.suppress(OSError):  # the folder may not even be there
-            probe.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], None], durable: bool = True) -> Path:
@@ -138,7 +150,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Lets one process (and thread) at a time pass; the others say so and wait. A dead one's lock is gone.
+    """Lets one process (and thread) at a time pass; the others wait, and say so now and then.
+
+    A dead one's lock is gone.
 
     Raises:
         MachineError: The lock cannot be made.
@@ -146,12 +160,14 @@ def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     import filelock
 
     lock = filelock.FileLock(path)
+    patience_s = 0.0
     try:
-        try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            say(f"waiting for another process that holds {path}")
-            lock.acquire()
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=patience_s)
+            except filelock.Timeout:
+                say(f"waiting for another process that holds {path}")
+                patience_s = _WAITING_S
     except (OSError, NotImplementedError) as error:
         raise machine_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error
     try:

@@ -100,7 +100,8 @@ class Work:
         """Tunes what has no weights yet, as ``uamix-bench ablate`` does and where it keeps them."""
         if not models:
             return {}
-        from uamix_bench.ablation import WEIGHTS, Ablation, plan
+        from uamix_bench.ablation import Ablation, plan
+        from uamix_bench.tuning.many import WEIGHTS
         from uamix_bench.tuning.recipe import TUNE
         from uamix_bench.tuning.sounds import find_data, shareable
 

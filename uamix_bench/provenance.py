@@ -31,6 +31,7 @@ PACKAGES = (
 _SOURCE = Path(__file__).resolve().parent.parent
 _PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 _PATH = re.compile(r"(?:(?<=[\s=,:'\"(])|^)(?:~|\.\.|[A-Za-z]:)?[/\\][^\s,'\")]*")
+_HOST = re.compile(r"(?<=--engine-address[ =])(?!local\b|slurm\b)\S+")
 
 
 def collect(device: str = "cpu") -> Provenance:
@@ -99,8 +100,8 @@ def peak_memory_mb(device: str = "cpu") -> float | None:
 
 
 def command(argv: list[str]) -> str:
-    """The command line with only the base names of what lies outside the working folder."""
-    return fit(shlex.join([Path(argv[0]).name, *map(scrub, argv[1:])]))
+    """The command line with only the base names of what lies outside the working folder, and without hosts."""
+    return fit(_HOST.sub("HOST:PORT", shlex.join([Path(argv[0]).name, *map(scrub, argv[1:])])))
 
 
 def scrub(text: str) -> str:

@@ -123,6 +123,19 @@ class ShardStore:
                 break
         return found, rows
 
+    def contains(self, keys: Sequence[bytes]) -> Mask:
+        """Looks (m,) 32-byte `keys` up in the indexes alone: (m,) which are here, unless their entries are damaged."""
+        prefixes = _prefixes(np.asarray(keys, "S32"))
+        found = np.zeros(len(keys), np.bool_)
+        pending = np.argsort(prefixes)
+        for shard in self._open_all():
+            hits, _ = _match(shard.prefixes, prefixes[pending])
+            if hits.any():
+                files.note_use(shard.path)
+                found[pending[hits]] = True
+                pending = pending[~hits]
+        return found
+
     def put(self, keys: Sequence[bytes], rows: Bytes) -> bool:
         """Adds (n, w) uint8 `rows` under (n,) 32-byte `keys`; what is here already under a key stays.
 

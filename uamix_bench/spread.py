@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from uamix_bench import files
+from uamix_bench import files, upkeep
+from uamix_bench.alike import Versions, check_versions, differ, refuse_other, versions
+from uamix_bench.batching import Batches
 from uamix_bench.cache import EmbeddingCache, ModelKey, clip_keys, file_digests
 from uamix_bench.card import Segments
 from uamix_bench.engine import Engine, host
@@ -26,7 +30,7 @@ from uamix_bench.episodes import Protocol
 from uamix_bench.errors import BenchError, MachineError, UsageError
 from uamix_bench.fewshot import Ahead, Overwrite, draw_episodes, find_earlier, limited
 from uamix_bench.progress import SILENT, Progress
-from uamix_bench.provenance import device_name, git_state, package_version, package_versions
+from uamix_bench.provenance import device_name
 from uamix_bench.store import ResultStore
 from uamix_bench.task import TaskData
 
@@ -45,7 +49,7 @@ class Wanted(NamedTuple):
     source: Source
     device: str
     key: ModelKey
-    versions: tuple[tuple[str, str], ...]
+    versions: Versions
 
 
 class Shard(NamedTuple):
@@ -71,8 +75,7 @@ class Rows(NamedTuple):
 
 def embed_ahead(
     engine: Engine,
-    store: ResultStore,
-    models: Iterable[AudioModel],
+    models: Iterable[tuple[AudioModel, ResultStore]],
     tasks: Sequence[tuple[TaskData, Sequence[Protocol]]],
     *,
     device: str = "auto",
@@ -84,12 +87,12 @@ def embed_ahead(
     """Embeds with an engine what the evaluation of a grid will ask for, and keeps it in the cache.
 
     All cells share one list of jobs, so that no worker waits for the end of a cell. Broken sounds are left to the
-    evaluation, which says what is wrong with them.
+    evaluation, which says what is wrong with them; and so is what UAMIX_BENCH_CACHE_SIZE has no room for.
 
     Args:
         engine: Does the work.
-        store: Cells whose results are there need nothing.
-        models: Each from :func:`uamix_bench.load_model`, by name; one at a time is held.
+        models: Each from :func:`uamix_bench.load_model`, by name, with the store of its results: cells whose results
+            are there need nothing. One at a time is held.
         tasks: Each with its protocols.
         device: The torch device of the workers.
         overwrite: As for :func:`uamix_bench.fewshot.fewshot_kept`.
@@ -101,14 +104,16 @@ def embed_ahead(
         What was embedded of a cell, by the places of its model and its task in the lists.
 
     Raises:
-        UsageError: A model was not loaded by name; or a result is there, and `overwrite` is never.
+        UsageError: A model was not loaded by name; a result is there, and `overwrite` is never; or
+            UAMIX_BENCH_CACHE_SIZE is no size.
         MachineError: The cache cannot be written, workers were lost, or one has other versions, weights or sounds.
     """
     files.check_writable(files.home() / "embeddings")
+    limit_bytes = upkeep.size_limit()
     jobs: list[Shard] = []
     cell_of: list[tuple[int, int]] = []
     caches: dict[ModelKey, EmbeddingCache] = {}
-    for row, model in enumerate(models):
+    for row, (model, store) in enumerate(models):
         wanted = _wanted(model, device)
         cache = caches.setdefault(wanted.key, EmbeddingCache(wanted.key))
         for column, (data, protocols) in enumerate(tasks):
@@ -119,17 +124,22 @@ def embed_ahead(
             cell_of += [(row, column)] * len(shards)
 
     ahead: dict[tuple[int, int], Ahead] = {}
-    with progress.bar("embedding", sum(len(job.paths) for job in jobs)) as advance:
-        for index, found in engine.map(embed_shard, jobs, progress):
+    with (
+        progress.bar("embedding", sum(len(job.paths) for job in jobs)) as advance,
+        closing(engine.map(embed_shard, jobs, progress)) as embedded,
+    ):
+        for index, found in embedded:
             job = jobs[index]
             cache = caches[job.model.key]
             keys = [key for key, done in zip(job.keys, found.done, strict=True) if done]
-            if not cache.put(keys, found.rows[found.done]):
+            if not upkeep.keep(cache, keys, found.rows[found.done], limit_bytes):
                 raise MachineError(cache.folder, cache.warnings[-1], "free space, or choose another UAMIX_BENCH_HOME")
             before = ahead.get(cell_of[index], Ahead(0, 0.0, ()))
             devices = tuple(sorted({*before.devices, found.device}))
             ahead[cell_of[index]] = Ahead(before.clips + len(keys), before.seconds + found.seconds, devices)
             advance(len(job.paths), job.label)
+    for line in dict.fromkeys(line for cache in caches.values() for line in cache.warnings):
+        warnings.warn(line, stacklevel=2)
     return ahead
 
 
@@ -150,7 +160,7 @@ def embed_shard(job: Shard, progress: Progress) -> Rows:
         if here != there:
             failed = digested.failed.get(index)
             reason = (
-                failed.reason if failed else f"is another file than the caller's ({_differ(here.hex(), there.hex())})"
+                failed.reason if failed else f"is another file than the caller's ({differ(here.hex(), there.hex())})"
             )
             raise MachineError(f"{path} on {host()}", reason, "give every machine the same sounds under the same paths")
     done, rows = embed_files(
@@ -164,12 +174,7 @@ def _wanted(model: AudioModel, device: str) -> Wanted:
 
     if model.source is None:
         raise UsageError(model.card.name, "is a class of this process alone", "give an engine FILE.py:CLASS")
-    return Wanted(model.source, device, model_key(model), _versions())
-
-
-def _versions() -> tuple[tuple[str, str], ...]:
-    ours = {"uamix-bench": package_version(), "uamix-bench's git revision": git_state()[0] or "none"}
-    return tuple({**ours, **package_versions()}.items())
+    return Wanted(model.source, device, model_key(model), versions())
 
 
 def _shards(
@@ -196,7 +201,7 @@ def _shards(
         for index, key in enumerate(clip_keys(digested.digests, data.card.clip_seconds, segments)):
             if index not in digested.failed:
                 path_of.setdefault(key, os.path.abspath(paths[index]))  # noqa: PTH100 - half the time of Path.absolute
-        done, _ = cache.get(list(path_of))
+        done = cache.contains(list(path_of))
         todo = [key for key, known in zip(path_of, done.tolist(), strict=True) if not known]
         columns = _columns(model, [path_of[key] for key in todo], data.card.clip_seconds, segments)
         for number, keys in enumerate(_gathered(todo, columns, batch_size), 1):
@@ -227,8 +232,6 @@ def _gathered(
     keys: Sequence[bytes], lengths: Iterable[tuple[int, int] | None], batch_size: int
 ) -> Iterator[list[bytes]]:
     """Gathers whole batches, each of which a worker that takes the clips in this order makes anew, into shards."""
-    from uamix_bench.embedding import Batches
-
     batches: Batches[bytes] = Batches(batch_size)
     shard: list[bytes] = []
     for key, length in zip(keys, lengths, strict=True):
@@ -249,11 +252,7 @@ def _gathered(
 @lru_cache(maxsize=1)
 def _load(wanted: Wanted) -> AudioModel:
     """Loads the caller's model on a worker, which keeps it for its next job."""
-    ours = dict(_versions())
-    for name, version in wanted.versions:
-        if ours.get(name) != version:
-            reason = f"has another {name} than the caller ({_differ(ours.get(name), version)})"
-            raise MachineError(f"the worker on {host()}", reason, "install the same versions on every machine")
+    check_versions(wanted.versions)
 
     from uamix_bench.embedding import model_key
     from uamix_bench.model import load_model
@@ -270,13 +269,6 @@ def _load(wanted: Wanted) -> AudioModel:
         )
     except BenchError as error:
         raise MachineError(f"{error.subject} on {host()}", error.reason, error.remedy) from error
-    here, there = asdict(model_key(model)), asdict(wanted.key)
-    for name in here:
-        if here[name] != there[name]:
-            reason = f"{source.name} has another {name} than the caller's ({_differ(here[name], there[name])})"
-            raise MachineError(f"the worker on {host()}", reason, "give every machine the same weights and code")
+    remedy = "give every machine the same weights and code"
+    refuse_other(source.name, asdict(model_key(model)), asdict(wanted.key), remedy)
     return model
-
-
-def _differ(here: object, there: object) -> str:
-    return f"here {str(here)[:16]}, there {str(there)[:16]}"

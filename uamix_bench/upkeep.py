@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from uamix_bench import files
-from uamix_bench.cache import FILES_OWNER, ModelKey, kept_model
+from uamix_bench.cache import FILES_OWNER, EmbeddingCache, Floats, ModelKey, kept_model
 from uamix_bench.errors import MachineError, UsageError
 from uamix_bench.progress import SILENT, Progress
 from uamix_bench.shards import SUFFIX, count_rows, find_damage
@@ -172,6 +172,23 @@ def size_limit() -> int | None:
     """
     text = os.environ.get(LIMIT)
     return parse_size(text, LIMIT) if text else None
+
+
+def keep(cache: EmbeddingCache, keys: Sequence[bytes], rows: Floats, max_bytes: int | None) -> bool:
+    """Adds rows to a cache and, where there is a limit, prunes all holdings to it.
+
+    Args:
+        cache: Of a model; why pruning failed becomes one of its warnings.
+        keys: As for :meth:`EmbeddingCache.put`, which says what is returned.
+        rows: As for it.
+        max_bytes: From :func:`size_limit`.
+    """
+    if not cache.put(keys, rows):
+        return False
+    failure = None if max_bytes is None else keep_to(max_bytes)
+    if failure and failure not in cache.warnings:
+        cache.warnings.append(failure)
+    return True
 
 
 def keep_to(max_bytes: int) -> str | None:

@@ -1,9 +1,9 @@
-"""A folder of generated sounds, and the command line in this process."""
+"""A folder of generated sounds, the command line in this process, and a small ablation."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,3 +71,35 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SMALL = ("--n", "3", "--k", "1", "--q", "4", "--episodes", "40")
+
+TOY = {"width": 64, "depth": 2, "heads": 1, "decoder_width": 24, "decoder_depth": 1, "decoder_heads": 1}
+TUNING = {"batch": 8, "queue": 16, "top_k": 3, "projector": [16, 16, 8], "predictor": 16, "frames": [16], "epochs": 2}
+CELLS = ("--n", "3", "--k", "1", "--q", "3", "--episodes", "30")
+
+
+@pytest.fixture(scope="session")
+def encoder(sounds: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A pre-trained encoder of two blocks."""
+    from uamix_bench.tuning.fields import changed
+    from uamix_bench.tuning.recipe import PRETRAIN
+    from uamix_bench.tuning.run import pretrain
+    from uamix_bench.tuning.sounds import find_data
+
+    folder = tmp_path_factory.mktemp("encoder")
+    recipe = changed(PRETRAIN["tiny"], {**TOY, "batch": 8, "frames": [64], "epochs": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UAMIX_BENCH_HOME", str(folder / "home"))
+        yield pretrain(recipe, find_data(str(sounds)), folder / "out", device="cpu")
+
+
+@pytest.fixture
+def arguments(encoder: Path, sounds: Path, tmp_path: Path) -> list[str]:
+    """A small ablation's, without the grid."""
+    fields = [part for name, value in TUNING.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    places = ("--init", f"audiomae={encoder}", "--data", sounds, "--task", sounds, "--out", tmp_path / "report")
+    return ["ablate", *map(str, places), *fields, *CELLS, "--device", "cpu"]
+
+
+def weights(home: Path) -> dict[str, bytes]:
+    """What the trainings under a home folder made, by the names of their folders."""
+    return {path.parent.name: path.read_bytes() for path in (home / "training").glob("*/model.safetensors")}

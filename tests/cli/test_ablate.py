@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +20,10 @@ from uamix_bench.errors import BadInputError
 from uamix_bench.files import file_sha256
 from uamix_bench.store import load_record
 from uamix_bench.training_records import AblationRecord
-from uamix_bench.tuning.fields import changed
 from uamix_bench.tuning.many import computing_with
-from uamix_bench.tuning.recipe import PRETRAIN, TUNE
+from uamix_bench.tuning.recipe import TUNE
 
-from .conftest import Bench
-
-TOY = {"width": 64, "depth": 2, "heads": 1, "decoder_width": 24, "decoder_depth": 1, "decoder_heads": 1}
-SMALL = {"batch": 8, "queue": 16, "top_k": 3, "projector": [16, 16, 8], "predictor": 16, "frames": [16], "epochs": 2}
-CELLS = ("--n", "3", "--k", "1", "--q", "3", "--episodes", "30")
-
-
-@pytest.fixture(scope="module")
-def encoder(sounds: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A pre-trained encoder of two blocks."""
-    from uamix_bench.tuning.run import pretrain
-    from uamix_bench.tuning.sounds import find_data
-
-    folder = tmp_path_factory.mktemp("encoder")
-    recipe = changed(PRETRAIN["tiny"], {**TOY, "batch": 8, "frames": [64], "epochs": 1})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UAMIX_BENCH_HOME", str(folder / "home"))
-        yield pretrain(recipe, find_data(str(sounds)), folder / "out", device="cpu")
-
-
-@pytest.fixture
-def arguments(encoder: Path, sounds: Path, tmp_path: Path) -> list[str]:
-    """A small ablation's, without the grid."""
-    fields = [part for name, value in SMALL.items() for part in ("--set", f"{name}={json.dumps(value)}")]
-    places = ("--init", f"audiomae={encoder}", "--data", sounds, "--task", sounds, "--out", tmp_path / "report")
-    return ["ablate", *map(str, places), *fields, *CELLS, "--device", "cpu"]
-
-
-def weights(home: Path) -> dict[str, bytes]:
-    return {path.parent.name: path.read_bytes() for path in (home / "training").glob("*/model.safetensors")}
+from .conftest import Bench, weights
 
 
 def test_a_whole_ablation(bench: Bench, bench_home: Path, arguments: list[str], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 @options.batch_size
 @click.option("--keep-going", is_flag=True, help="Set arms that fail aside; exit code 6.")
 @options.report_folder
+@options.engine
 @click.option("--dry-run", is_flag=True, help="List the arms and how long they will take, and stop.")
 @options.device
 @options.of_a_run
@@ -82,6 +84,8 @@ def command(
     batch_size: int,
     keep_going: bool,
     output: Path,
+    engine: str,
+    engine_address: str | None,
     dry_run: bool,
     device: str,
     quiet: bool,
@@ -94,6 +98,8 @@ def command(
     recipe: what is there is reused, and the same command continues what was stopped or killed.
     """
     items = session.begin("ablate")
+    if engine != "local" and jobs is not None:
+        raise UsageError(f"--jobs {jobs}", f"the cluster of --engine {engine} says how many run", "leave one away")
     from uamix_bench import ablation as library
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.files import check_writable, home
@@ -108,26 +114,40 @@ def command(
     protocols = [_protocol(ways, shots, q, episodes) for ways in n for shots in k]
     tasks = [load_task(name, data_dir, audio_root=audio_root) for name in selection.chosen_tasks(task)]
     clips = _clips_drawn(tasks, protocols)  # too few classes or clips show now, and not after the training
-    workers = min(jobs or (1 if _may_have_gpu(device) else 2), len(arms))
+    workers = min(jobs or (1 if _may_have_gpu(device) or engine != "local" else 2), len(arms))
     places = (init, base.data, data_dir, audio_root, device)
-    ablation = library.Ablation(arms, *places, workers, _threads(workers))
+    ablation = library.Ablation(arms, *places, workers, _threads(workers) if engine == "local" else 1)
     if not dry_run:
-        for folder in (output, home() / "training"):
+        for folder in (output, home() / "training", *([home() / "embeddings"] if engine != "local" else [])):
             check_writable(folder)
     work = [*ablation.heads(), *map(ablation.job, arms)]
-    forecast = ablation.forecast()
+    forecast = ablation.forecast() if engine == "local" else None
     progress.say(_announcement(ablation, forecast, clips))
     if dry_run:
         items += _plan_items(ablation, work, forecast)
-        session.facts["forecast"] = {"seconds": forecast.total, "source": forecast.source, "jobs": workers}
+        session.facts["forecast"] = {
+            "seconds": forecast and forecast.total,
+            "source": forecast.source if forecast else f"how fast --engine {engine} is, only its cluster can tell",
+            "jobs": workers if forecast else None,
+        }
         if not session.json:
             _show_plan(items)
         return 0
-    with training.stoppable() as stop:
-        failed = ablation.tune(keep_going=keep_going, progress=progress, stop=stop)
-    record = ablation.evaluate(
-        tasks, protocols, failed, keep_going=keep_going, batch_size=batch_size, progress=progress
-    )
+    from uamix_bench.engine import open_engine
+
+    with open_engine(engine, engine_address, device) as opened:
+        cluster = None if engine == "local" else opened
+        with training.stoppable() if cluster is None else nullcontext(lambda: False) as stop:
+            failed = ablation.tune(engine=cluster, keep_going=keep_going, progress=progress, stop=stop)
+        record = ablation.evaluate(
+            tasks,
+            protocols,
+            failed,
+            engine=cluster,
+            keep_going=keep_going,
+            batch_size=batch_size,
+            progress=progress,
+        )
     files = _write(record, output)
     from uamix_bench.deltas import deltas
 
@@ -188,18 +208,22 @@ def _may_have_gpu(device: str) -> bool:
     return Path("/dev/nvidiactl").exists() if device == "auto" else device.partition(":")[0] != "cpu"
 
 
-def _announcement(ablation: Ablation, forecast: Forecast, clips: int) -> str:
+def _announcement(ablation: Ablation, forecast: Forecast | None, clips: int) -> str:
     from uamix_bench.cli.tables import duration
+    from uamix_bench.tuning.many import is_finished
 
-    at_once = f", {ablation.workers} at once" if ablation.workers > 1 else ""
-    time = f"tuning takes about {duration(forecast.total)}{at_once} ({forecast.source})"
-    return f"{len(ablation.arms)} arms: {time if forecast.total else 'all are tuned'}; then each embeds {clips:,} clips"
+    left = sum(not is_finished(ablation.job(arm)) for arm in ablation.arms)
+    tuning = f"{left} of them to tune on a cluster"
+    if forecast:
+        at_once = f", {ablation.workers} at once" if ablation.workers > 1 else ""
+        tuning = f"tuning takes about {duration(forecast.total)}{at_once} ({forecast.source})"
+        left = bool(forecast.total)
+    return f"{len(ablation.arms)} arms: {tuning if left else 'all are tuned'}; then each embeds {clips:,} clips"
 
 
-def _plan_items(ablation: Ablation, work: Sequence[Job], forecast: Forecast) -> list[dict[str, Any]]:
+def _plan_items(ablation: Ablation, work: Sequence[Job], forecast: Forecast | None) -> list[dict[str, Any]]:
     """The trainings as plain data: stage 1 alone, which arms share, then the arms."""
-    from uamix_bench.ablation import is_finished
-    from uamix_bench.tuning.many import remaining
+    from uamix_bench.tuning.many import is_finished, remaining
 
     arms = {ablation.job(arm).folder: arm for arm in ablation.arms}
     return [
@@ -215,7 +239,7 @@ def _plan_items(ablation: Ablation, work: Sequence[Job], forecast: Forecast) -> 
             "steps_left": 0 if is_finished(job) else sum(remaining(job).values()),
             "seconds": seconds,
         }
-        for job, seconds in zip(work, forecast.seconds, strict=True)
+        for job, seconds in zip(work, forecast.seconds if forecast else [None] * len(work), strict=True)
     ]
 
 
@@ -227,7 +251,7 @@ def _show_plan(items: Sequence[dict[str, Any]]) -> None:
         note = (
             "there" if item["finished"] else "reference" if item["reference"] else "shared" if not item["arm"] else ""
         )
-        time = "" if item["finished"] else duration(item["seconds"])
+        time = "" if item["finished"] or item["seconds"] is None else duration(item["seconds"])
         steps = "" if item["finished"] else count(item["steps_left"])
         table.add(item["label"], str(item["seed"]), item["recipe_sha256"][:12], steps, time, note)
     show(table)

@@ -188,8 +188,7 @@ def command(
         if engine != "local":
             ahead = embed_ahead(
                 workers,
-                store,
-                map(load, models),
+                ((load(name_or_path), store) for name_or_path in models),
                 list(zip(tasks, grids, strict=True)),
                 device=device,
                 overwrite=overwrite,

@@ -187,7 +187,7 @@ def engine(function: AnyCallback) -> AnyCallback:
     """Adds --engine and --engine-address."""
     words = "Of the Ray cluster; default RAY_ADDRESS, or the one that runs on this machine."
     function = click.option("--engine-address", metavar="HOST:PORT", help=words)(function)
-    words = "What embeds: this process, or the workers of a cluster (docs/engines.md)."
+    words = "What does the work: this process, or the workers of a cluster (docs/engines.md)."
     names = click.Choice(ENGINES)
     return click.option("--engine", type=names, default="local", show_default=True, help=words)(function)
 

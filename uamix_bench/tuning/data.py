@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,8 +95,13 @@ def load_frames(
         recordings=np.unique(data.clips["group"].to_numpy(str)[kept], return_inverse=True)[1].astype(np.int64),
         sha256=data.clips_sha256,
         skipped=skipped,
-        sounds_sha256=files.digest([digest.hex() for digest in digested.digests]),
+        sounds_sha256=sounds_sha256(digested.digests),
     )
+
+
+def sounds_sha256(digests: Sequence[bytes]) -> str:
+    """SHA-256 (hex) over the digests of the clips' files, in the order of the clip table."""
+    return files.digest([digest.hex() for digest in digests])
 
 
 def random(seed: int, stage: int, step: int, view: int) -> np.random.Generator:

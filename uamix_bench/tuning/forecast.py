@@ -14,11 +14,10 @@ from uamix_bench.errors import BadInputError
 from uamix_bench.progress import Progress
 from uamix_bench.record import load
 from uamix_bench.training_records import TrainingRecord
-from uamix_bench.tuning.many import HEAD, Job, computing_with, remaining
+from uamix_bench.tuning.many import HEAD, RECORD, Job, computing_with, remaining
 from uamix_bench.tuning.recipe import TuneRecipe
 from uamix_bench.tuning.sounds import find_data
 
-RECORD = "training.json"  # beside the weights
 _STEPS = 4  # that are measured, the first of them to warm up
 _NEVER = 2**31
 

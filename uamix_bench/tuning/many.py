@@ -17,6 +17,7 @@ from uamix_bench.progress import SILENT, Progress
 from uamix_bench.tuning.recipe import TuneRecipe
 from uamix_bench.tuning.sounds import find_data
 
+WEIGHTS, RECORD = "model.safetensors", "training.json"  # what a training leaves in its folder, the record last
 HEAD, TUNING = "stage 1: head", "stage 2: tuning"  # as the stages are named
 _POLL_S = 0.3
 
@@ -34,7 +35,7 @@ class Job(NamedTuple):
         folder: Where it is kept.
         head: Where its stage 1 is kept; None within `folder`.
         device: As for load_model.
-        threads: That torch computes with on the processor; None for its own choice.
+        threads: That torch computes with on the processor; with one, its process decodes, too; None for their choice.
     """
 
     label: str
@@ -121,7 +122,9 @@ def carry_out(job: Job, progress: Progress, stop: Callable[[], bool]) -> None:
 
     data = find_data(job.data, job.data_dir, job.audio_root)
     with computing_with(job.threads):
-        tune(job.recipe, data, job.init, job.folder, head=job.head, device=job.device, progress=progress, stop=stop)
+        options: dict[str, Any] = {"device": job.device, "progress": progress, "stop": stop}
+        decoders = 1 if job.threads == 1 else None
+        tune(job.recipe, data, job.init, job.folder, head=job.head, workers=decoders, **options)
 
 
 @contextmanager
@@ -149,6 +152,27 @@ def remaining(job: Job) -> dict[str, int]:
         if here == TUNING:
             left[HEAD] = 0
     return left
+
+
+def is_finished(job: Job) -> bool:
+    """Whether a job's folder holds the weights of exactly its recipe and, written after them, their record."""
+    return metadata(job).get("recipe_sha256") == job.recipe.sha256 and (job.folder / RECORD).is_file()
+
+
+def has_begun(job: Job) -> bool:
+    """Whether a job's folder holds a checkpoint."""
+    return any((job.folder / "checkpoints").glob("*.pt"))
+
+
+def metadata(job: Job) -> dict[str, str]:
+    """What a job's weights say of their making; empty where there are none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(job.folder / WEIGHTS, "np") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError):
+        return {}
 
 
 @cache
