@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -111,6 +113,23 @@ def test_an_option_has_the_same_names_everywhere() -> None:
                 names.setdefault(name, set()).add(tuple(sorted({*option.opts} - {"--out"})))
     for name, spelt in names.items():
         assert len(spelt - {()}) == 1 or name == "--out", (name, spelt)
+
+
+def test_limits_of_numbers_are_given_as_a_person_would(bench: Bench) -> None:
+    for name in cli.COMMANDS:
+        command = import_module(f"uamix_bench.cli.{name}").command
+        for words in [[name, child] for child in getattr(command, "commands", ())] or [[name]]:
+            page = bench(*words, "--help").out
+            assert not re.search(r"RANGE|<=?x|x>=?|2147483647|9007199254740991", page), words
+    for given, line in {
+        ("--folds", "1"): "1 is not at least 2",
+        ("--fraction", "0"): "0.0 is not above 0",
+        ("--fraction", "1.5"): "1.5 is not at most 1",
+        ("--clip-seconds", "nan"): "nan is not above 0",
+        ("--workers", "3000000000"): "3000000000 is not at most 2147483647",
+        ("--seeds", "x"): "'x' is not a valid integer",
+    }.items():
+        assert line in bench("finetune", *given).error
 
 
 @pytest.mark.parametrize(

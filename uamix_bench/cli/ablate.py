@@ -40,7 +40,7 @@ _MIXINGS = click.Choice(["none", "mixup", "t-cutmix", "tf-cutmix"])
     help="Vary a field of the recipe, as in topk=1,5,20; repeated, every combination.",
 )
 @click.option(
-    "--seeds", type=click.IntRange(1, 1_000), default=1, show_default=True, help="Trainings of each, seeds 0.."
+    "--seeds", type=options.Number(1, 1_000), default=1, show_default=True, help="Trainings of each, seeds 0.."
 )
 @options.recipe
 @click.option(
@@ -55,7 +55,7 @@ _MIXINGS = click.Choice(["none", "mixup", "t-cutmix", "tf-cutmix"])
 @click.option("--episodes", type=options.COUNT, help="How many; default 600, the paper's.")
 @options.data_dir
 @options.audio_root
-@click.option("--jobs", type=click.IntRange(1, 64), help="Trainings at once; default 2 on a processor, 1 with a GPU.")
+@click.option("--jobs", type=options.Number(1, 64), help="Trainings at once; default 2 on a processor, 1 with a GPU.")
 @options.batch_size
 @click.option("--keep-going", is_flag=True, help="Set arms that fail aside; exit code 6.")
 @options.report_folder
@@ -98,6 +98,7 @@ def command(
     recipe: what is there is reused, and the same command continues what was stopped or killed.
     """
     items = session.begin("ablate")
+    training.refuse_torchrun(session)
     from uamix_bench import ablation as library
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.files import check_writable, home
