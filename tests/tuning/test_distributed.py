@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -215,6 +216,23 @@ def test_a_process_that_is_killed_is_named(tmp_path: Path) -> None:
     ended = processes(2, work, tmp_path)
     assert [process.code for process in ended] == [MachineError.exit_code, -signal.SIGKILL]
     assert re.match(r"rank 1: is gone \(process \d+ on .* was killed or crashed\); the same command", ended[0].said)
+
+
+def test_a_process_that_hangs_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_PATIENCE", timedelta(seconds=2))
+    monkeypatch.setattr(distributed, "_REAPED_S", 0.2)
+
+    def work(rank: int) -> None:
+        if rank == 1:
+            time.sleep(8)
+            os._exit(0)
+        distributed.barrier()
+
+    began = time.monotonic()
+    ended = processes(2, work, tmp_path)
+    assert time.monotonic() - began < 60
+    assert ended[0].code == MachineError.exit_code
+    assert re.match(r"rank 0: lost another process \(.*[Tt]ime.*\); the same command", ended[0].said), ended[0].said
 
 
 def test_processes_that_disagree_do_not_begin(tmp_path: Path) -> None:
