@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -190,10 +191,24 @@ def file_sha256(path: Path) -> str:
         BenchError: The file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def regular(path: Path) -> Path:
+    """Returns `path` unless reading it may never end: a pipe that nobody writes to, a device.
+
+    Raises:
+        BadInputError: It is such a one.
+        OSError: It is not there.
+    """
+    from uamix_bench.errors import BadInputError
+
+    if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+        raise BadInputError(path, "is not a regular file", "give the path of one")
+    return path
 
 
 def unreadable(path: Path, error: OSError) -> BenchError:

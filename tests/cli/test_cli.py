@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -198,6 +199,25 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
         shell=True, executable="/bin/bash", capture_output=True, text=True, env=environment,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_stream_of_another_encoding_gets_all_that_it_can_hold(encoding: str, tmp_path: Path) -> None:
+    """The lines and signs of tables, and names of the user's own."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "UAMIX_BENCH_HOME": str(tmp_path / "Ünïcode →")}
+    for json_too in ([], ["--json"]):
+        command = [sys.executable, "-m", "uamix_bench", "cache", "path", *json_too]
+        done = subprocess.run(command, capture_output=True, env=environment)
+        assert (done.returncode, done.stderr) == (0, b"")
+        if json_too:
+            assert json.loads(done.stdout)["items"] == [{"path": environment["UAMIX_BENCH_HOME"]}]
+        else:
+            assert b"\\u2192" in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-m", "uamix_bench", "models", "ls"], capture_output=True, env=environment, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "uamix-tiny" in done.stdout
 
 
 def test_lists_come_from_the_cards(bench: Bench) -> None:

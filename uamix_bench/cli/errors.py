@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -66,6 +67,9 @@ def guarded(run: Callable[[list[str], Session], int], argv: list[str] | None) ->
     arguments = sys.argv[1:] if argv is None else argv
     session = Session(json="--json" in arguments, verbose=not {"-v", "--verbose"}.isdisjoint(arguments))
     failure: dict[str, Any] | None = None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or file that cannot show a character still gets the rest
+            stream.reconfigure(errors="backslashreplace")
     with _terminable(), warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
@@ -126,7 +130,8 @@ def _describe(error: BaseException) -> tuple[int, dict[str, Any]]:
 def _envelope(session: Session, failure: dict[str, Any] | None) -> str:
     found = {session.key: session.items or [], **session.facts}
     envelope = {"schema_version": 1, "command": session.command, **found, "error": failure}
-    return json.dumps(envelope, allow_nan=False, ensure_ascii=False)
+    readable = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    return json.dumps(envelope, allow_nan=False, ensure_ascii=not readable)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

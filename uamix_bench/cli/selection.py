@@ -113,10 +113,10 @@ def classes(path: Path) -> tuple[str, ...]:
     Raises:
         BadInputError: The file is not there, is no text, or names no class.
     """
-    from uamix_bench.files import unreadable
+    from uamix_bench.files import regular, unreadable
 
     try:
-        listed = path.read_text(encoding="utf-8-sig").splitlines()
+        listed = regular(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
