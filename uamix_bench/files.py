@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from uamix_bench.errors import BenchError, MachineError
+from uamix_bench.errors import BenchError, MachineError, UsageError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _TEMPORARY = ".tmp-"
@@ -26,13 +26,32 @@ def home() -> Path:
 
     It holds ``data/``, ``checkpoints/``, ``results/``, ``training/`` and, only to save work, ``embeddings/`` and
     ``frames/``. Nothing is created here.
+
+    Raises:
+        UsageError: It is not set, and the user has no home folder; or it names somebody's who is not known here.
     """
     chosen = os.environ.get("UAMIX_BENCH_HOME")
     if chosen:
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("uamix-bench"))
+    with contextlib.suppress(RuntimeError):  # so newer versions say that there is no home; older ones give "~/.cache"
+        folder = Path(platformdirs.user_cache_dir("uamix-bench"))
+        if folder.is_absolute():
+            return folder
+    raise UsageError("UAMIX_BENCH_HOME", "is not set, and this user has no home folder", "set it to a folder")
+
+
+def expanded(text: str) -> Path:
+    """A path as a user gave it, with ``~`` for a home folder.
+
+    Raises:
+        UsageError: It is the home of somebody who is not known here.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(text, "begins with the home folder of a user who is not known here", "write it out") from error
 
 
 def machine_error(path: Path, error: OSError) -> MachineError:
@@ -173,13 +192,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Reads a TOML file.
 
     Raises:
+        BadInputError: It is no regular file.
         OSError: It cannot be read.
         ValueError: It is not TOML, or not of this world: nested without end, numbers of thousands of digits.
     """
     import tomllib
 
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(regular(path).read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

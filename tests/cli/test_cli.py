@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -218,6 +219,46 @@ def test_a_stream_of_another_encoding_gets_all_that_it_can_hold(encoding: str, t
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "uamix-tiny" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        ("models ls >&-", 0, ""),
+        ("models ls --json >&- 2>&-", 0, ""),
+        ("models nosuch 2>&-", 2, ""),
+        ("models nosuch 2>/dev/full", 2, ""),
+        ("models ls >/dev/full", 4, "No space left on device"),
+    ],
+)
+def test_streams_that_are_closed_or_full(redirected: str, code: int, said: str) -> None:
+    shell = f'exec "$0" -m uamix_bench {redirected}'
+    done = subprocess.run(["sh", "-c", shell, sys.executable], capture_output=True, text=True)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == bool(said)
+
+
+def test_a_user_without_a_home_gets_no_folder_named_tilde(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(_: object) -> None:
+        raise KeyError
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("UAMIX_BENCH_HOME", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for command in (("cache", "path"), ("fewshot", "-m", "logmel")):
+        refused = bench(*command)
+        assert refused.code == 2
+        assert "UAMIX_BENCH_HOME: is not set, and this user has no home folder; set it to a folder" in refused.error
+    for command in (("cache", "path"), ("fewshot", "-t", "~nobody-here/x"), ("report", "~nobody-here/x")):
+        monkeypatch.setenv("UAMIX_BENCH_HOME", "~nobody-here/x")
+        assert "~nobody-here/x: begins with the home folder of a user who is not known" in bench(*command).error
+    assert not list(tmp_path.iterdir())
 
 
 def test_lists_come_from_the_cards(bench: Bench) -> None:

@@ -10,8 +10,8 @@ import click
 
 from uamix_bench.cli.errors import Session
 from uamix_bench.engine import ENGINES
-from uamix_bench.errors import UsageError, nearest
-from uamix_bench.files import read_toml
+from uamix_bench.errors import BadInputError, UsageError, nearest
+from uamix_bench.files import expanded, read_toml
 
 AnyCallback = TypeVar("AnyCallback", bound=Callable[..., Any])
 _VAST = 2**31 - 1  # from here on a limit goes without saying, until a number passes it
@@ -105,7 +105,7 @@ def merged(_: click.Context, __: click.Parameter, values: tuple[tuple[Any, ...],
 
 def to_path(_: click.Context, __: click.Parameter, value: str | None) -> Path | None:
     """A path as given, with ~ for the user's home; whether it must exist is the library's to say."""
-    return None if value is None else Path(value).expanduser()
+    return None if value is None else expanded(value)
 
 
 COUNTS = CommaList(COUNT, "N[,N...]")
@@ -236,6 +236,8 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: str | None) -> No
         return
     try:
         given = read_toml(Path(path))
+    except BadInputError as error:
+        raise UsageError(path, error.reason, "check --config") from error
     except OSError as error:
         raise UsageError(path, f"cannot be read ({error.strerror})", "check --config") from error
     except ValueError as error:
