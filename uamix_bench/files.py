@@ -96,7 +96,8 @@ def check_writable(folder: Path) -> None:
 def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], None], durable: bool = True) -> Path:
     """Writes a file so that its name holds either the old content or the whole new one, whatever happens meanwhile.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and take the name in one step.
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and take the name in one step. What is
+    there and is no file, such as ``/dev/stdout``, is written to and stays what it is.
 
     Args:
         path: The final name; its folder is created.
@@ -111,6 +112,8 @@ def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], 
         MachineError: The disk is full or the folder cannot be written; nothing is left behind.
     """
     make_folder(path.parent)
+    if _is_stream(path):
+        return _write_into(path, content)
     temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:
@@ -128,6 +131,32 @@ def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], 
         raise machine_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+    return path
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a name stands for a device, a pipe or an open file, and must not become another file's."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    folder = path.parent.resolve()
+    open_file = path.is_symlink() and (folder == Path("/dev") or Path("/proc") in folder.parents)  # /dev/stdout
+    return open_file or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _write_into(path: Path, content: bytes | memoryview | Callable[[BinaryIO], None]) -> Path:
+    """Writes to a device or a pipe, which without a reader is an error and no wait."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        os.set_blocking(descriptor, True)
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - of a descriptor
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+    except OSError as error:
+        raise machine_error(path, error) from error
     return path
 
 
