@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from uamix_bench.errors import BenchError, MachineError, Stopped
+from uamix_bench.errors import BenchError, MachineError, Stopped, UsageError
 from uamix_bench.store import load_record
 from uamix_bench.training_records import TrainingRecord
 from uamix_bench.tuning import distributed
@@ -216,6 +216,24 @@ def test_a_process_that_is_killed_is_named(tmp_path: Path) -> None:
     ended = processes(2, work, tmp_path)
     assert [process.code for process in ended] == [MachineError.exit_code, -signal.SIGKILL]
     assert re.match(r"rank 1: is gone \(process \d+ on .* was killed or crashed\); the same command", ended[0].said)
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE: is abc, where torchrun sets a number; start several processes"),
+        ({"WORLD_SIZE": "2"}, r"RANK: is not set, where torchrun sets a number \(WORLD_SIZE 2\); start several"),
+    ],
+)
+def test_an_environment_that_is_half_torchrun_s_is_named(
+    environment: dict[str, str], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=line), distributed.joined():
+        raise AssertionError
 
 
 def test_a_process_that_hangs_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
