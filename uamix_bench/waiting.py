@@ -29,7 +29,7 @@ def settle(future: Future[Outcome], slow: Callable[[], None], over: Callable[[],
     Returns:
         Whether it is done.
     """
-    if not wait([future], SLOW_S).done:
+    if not future.done() and not wait([future], SLOW_S).done:
         slow()
     while not future.done():
         if over():
