@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import textwrap
+import threading
 import types
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,13 +18,14 @@ import pytest
 import soundfile
 import torch
 
-from uamix_bench import audio, batching, embedding
+from uamix_bench import audio, batching, embedding, waiting
 from uamix_bench import cache as cache_module
 from uamix_bench.card import ModelCard, TaskCard
 from uamix_bench.embedding import Embeddings, embed, model_key
 from uamix_bench.errors import BadInputError
 from uamix_bench.health import check
 from uamix_bench.model import AudioModel, load_model
+from uamix_bench.progress import Progress
 from uamix_bench.task import Task, TaskData
 
 RATE = 8_000
@@ -231,6 +233,35 @@ def test_one_broken_clip_is_the_subject(sounds: list[Path]) -> None:
     assert raised.value.subject == str(sounds[1])
     assert raised.value.exit_code == 3
     assert_right(embed(Moments(), task(sounds), np.arange(2, 40)), sounds[2:])  # what is not asked for may be broken
+
+
+@pytest.mark.usefixtures("bench_home")
+def test_a_clip_that_hangs_its_decoder_is_broken(sounds: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that hang each is named, the others are embedded, and nothing is kept of the two."""
+    release, lines = threading.Event(), []
+    real = audio.read
+
+    def read(path: Path, *arguments: object, **options: object) -> object:
+        if path.name in ("07.wav", "21.wav"):
+            release.wait()
+        return real(path, *arguments, **options)  # type: ignore[arg-type]
+
+    for name, seconds in (("SLOW_S", 0.1), ("PATIENCE_S", 0.5), ("_PARTING_S", 0.1)):
+        monkeypatch.setattr(waiting, name, seconds)
+    progress = Progress()
+    monkeypatch.setattr(progress, "say", lines.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(audio, "read", read)
+        with pytest.raises(BadInputError, match=r"2 of 40 clips: broken .*07.wav: is not decoded after .*21.wav"):
+            embed(Moments(), task(sounds), np.arange(40), progress=progress)
+        done = embed(Moments(), task(sounds), np.arange(40), keep_going=True, progress=progress)
+    release.set()
+    assert any(line.startswith(f"{sounds[7]}: still decoding after") for line in lines)
+    assert [clip for clip, _ in done.skipped] == ["07.wav", "21.wav"]
+    assert np.flatnonzero(~done.valid).tolist() == [7, 21]
+    again = embed(Moments(), task(sounds), np.arange(40))
+    assert_right(again, sounds)
+    assert again.embedded_clips == 2
 
 
 @pytest.mark.usefixtures("bench_home")

@@ -16,9 +16,11 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from uamix_bench.errors import BadInputError, UsageError
+from uamix_bench.cache import file_digests
+from uamix_bench.errors import BadInputError, MachineError, UsageError
 from uamix_bench.own_data import read_csv
 from uamix_bench.task import COLUMNS, OWN_CLIP_SECONDS, Task, TaskData, is_path, load_task, table_sha256
+from uamix_bench.tuning.sounds import find_data
 
 NFC, NFD = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
 
@@ -82,15 +84,60 @@ def test_the_order_of_listing_changes_nothing(tmp_path: Path, monkeypatch: pytes
     class Shuffled:
         def __init__(self, path: str) -> None:
             with scandir(path) as entries:
-                self.entries = sorted(entries, key=lambda entry: random.Random(entry.name).random())
+                self.entries = iter(sorted(entries, key=lambda entry: random.Random(entry.name).random()))
 
         def __enter__(self) -> Iterable[os.DirEntry[str]]:
-            return iter(self.entries)
+            return self.entries
+
+        def __next__(self) -> os.DirEntry[str]:
+            return next(self.entries)
 
         def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr(os, "scandir", Shuffled)
     assert load_task(str(root)).clips.equals(wanted)
+
+
+def test_what_is_named_like_a_sound_is_listed_whatever_it_is(tmp_path: Path) -> None:
+    """A link to nothing or a pipe left out would be a smaller data set without a word; links lead in no circle."""
+    root = touch(tmp_path / "own", ["cat/a.wav", "cat/deep/b.wav", "dog.wav/c.wav", "beside.wav", ".hidden/d.wav"])
+    (root / "cat" / "absent.wav").symlink_to("nowhere")
+    (root / "cat" / "circle.wav").symlink_to("circle.wav")
+    os.mkfifo(root / "cat" / "pipe.wav")
+    (root / "cat" / "up").symlink_to(root, target_is_directory=True)
+    (root / "bird").symlink_to(root / "cat" / "deep", target_is_directory=True)
+    (root / "all").symlink_to(root, target_is_directory=True)
+    table = load_task(str(root)).clips
+    cats = {f"cat/{name}.wav" for name in ("a", "absent", "circle", "deep/b", "pipe")}
+    mine = {*cats, "dog.wav/c.wav", "bird/b.wav"}
+    through_the_link = {f"all/{clip}" for clip in {*cats, "dog.wav/c.wav", "beside.wav"}}
+    assert set(table["clip"]) == mine | through_the_link
+    digests = file_digests(table["path"].tolist(), memo=False)
+    broken = {table["clip"].iloc[index]: error for index, error in digests.failed.items()}
+    assert set(broken) == {f"{top}cat/{name}.wav" for top in ("", "all/") for name in ("absent", "circle", "pipe")}
+    assert "no such file" in str(broken["cat/absent.wav"])
+    assert "is not a regular file" in str(broken["cat/pipe.wav"])
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not passed over, as a glob would; root may read all of them."""
+    root, scandir = touch(tmp_path, ["cat/a.wav", "dog/b.wav"]), os.scandir
+
+    def refuse(path: object) -> object:
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(MachineError, match=r"dog: cannot be read \(Permission denied\)"):
+        load_task(str(root))
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.txt"])
+def test_a_list_that_is_a_pipe_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(BadInputError, match=f"{name}: is not a regular file"):
+        find_data(str(tmp_path / name))
 
 
 def test_names_are_composed_one_way(tmp_path: Path) -> None:

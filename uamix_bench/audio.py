@@ -20,8 +20,9 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from uamix_bench.errors import BadInputError
+from uamix_bench.errors import BadInputError, MachineError
 from uamix_bench.files import unreadable
+from uamix_bench.waiting import PATIENCE_S
 
 Samples = npt.NDArray[np.float32]
 
@@ -100,6 +101,12 @@ def read(path: Path, sample_rate: int | None, *, max_seconds: float | None = Non
         samples = _decode(path, file, start, stop - start)
     part = resample(samples, info.sample_rate, target)[begin:][:length]
     return Waveform(np.ascontiguousarray(part), target)
+
+
+def undecoded(path: Path) -> MachineError:
+    """What is said of a file whose decoding is given up."""
+    reason = f"is not decoded after {PATIENCE_S:g} s: it, its disk or its network hangs"
+    return MachineError(path, reason, "try again, or leave it out")
 
 
 def samples_read(info: AudioInfo, sample_rate: int, max_seconds: float) -> int:

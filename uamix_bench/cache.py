@@ -8,7 +8,6 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from uamix_bench import files
 from uamix_bench.errors import BadInputError, BenchError, MachineError
 from uamix_bench.progress import SILENT, Progress
 from uamix_bench.shards import ShardStore
+from uamix_bench.waiting import SLOW_S, in_threads
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -180,6 +180,10 @@ def file_digests(paths: Sequence[str], *, memo: bool = True, progress: Progress 
             stamps.append((bytes(32), False))
             failed[index] = files.unreadable(Path(path), error) if isinstance(error, OSError) else error
     todo = [index for index in range(len(paths)) if index not in failed]
+
+    def slow(path: str) -> None:
+        progress.say(f"{path}: still reading after {SLOW_S:g} s")
+
     if memo:
         found, rows = store.get([stamps[index][0] for index in todo])
         for index, known, row in zip(todo, found.tolist(), rows, strict=True):
@@ -187,10 +191,11 @@ def file_digests(paths: Sequence[str], *, memo: bool = True, progress: Progress 
                 digests[index] = row.tobytes()
         todo = [index for index, known in zip(todo, found.tolist(), strict=True) if not known]
     if todo:
-        with progress.bar("reading files", len(todo), "files") as advance, ThreadPoolExecutor(4) as pool:
+        with progress.bar("reading files", len(todo), "files") as advance:
             for start in range(0, len(todo), 2_048):  # what a killed run loses
                 block = todo[start : start + 2_048]
-                outcomes = list(pool.map(_sha256, [paths[index] for index in block]))
+                sources = [paths[index] for index in block]
+                outcomes = list(in_threads(_sha256, sources, threads=4, ahead=len(block), slow=slow))
                 settled = []
                 for index, outcome in zip(block, outcomes, strict=True):
                     if isinstance(outcome, BenchError):

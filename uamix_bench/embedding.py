@@ -8,9 +8,8 @@ import os
 import sys
 import time
 import zlib
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -29,6 +28,7 @@ from uamix_bench.errors import BadInputError, BenchError
 from uamix_bench.model import AudioModel
 from uamix_bench.progress import SILENT, Progress
 from uamix_bench.task import TaskData
+from uamix_bench.waiting import SLOW_S, in_threads
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -128,7 +128,7 @@ def embed(
     if todo:
         sources = [paths[distinct[row]] for row in todo]
         give_up = bool(digested.failed) and not keep_going
-        heard = _decode(sources, model.sample_rate, data.card.clip_seconds, segments)
+        heard = _decode(sources, model.sample_rate, data.card.clip_seconds, segments, progress)
         broken = _embed_all(run, todo, heard, keep_going, give_up, progress)
     failures = dict(digested.failed)
     if broken:
@@ -173,7 +173,7 @@ def embed_files(
         (n,) which could be decoded, and (n, D + 1) float32 rows as the cache keeps them, zero where not.
     """
     run = _Run(model, [b""] * len(paths), batch_size, None)
-    heard = _decode(paths, model.sample_rate, clip_seconds, segments)
+    heard = _decode(paths, model.sample_rate, clip_seconds, segments, progress)
     _embed_all(run, range(len(paths)), heard, True, False, progress)
     return run.done, run.rows
 
@@ -327,9 +327,9 @@ def _embed_all(
 
 
 def _decode(
-    paths: Sequence[str], sample_rate: int, seconds: float, segments: Segments
+    paths: Sequence[str], sample_rate: int, seconds: float, segments: Segments, progress: Progress
 ) -> Generator[Iterable[Floats | BenchError], None, None]:
-    """Decodes clips in order, some ahead in threads, so that the encoder does not wait.
+    """Decodes clips in order, some ahead in threads, so that the encoder does not wait; one that hangs is broken.
 
     Of a long clip only the first segments are decoded ahead, and the others as they are asked for.
     """
@@ -338,17 +338,14 @@ def _decode(
         rest = _listen(Path(path), sample_rate, seconds, segments)
         return chain(list(islice(rest, _TOGETHER)), rest)
 
-    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
-    ahead: deque[Future[Iterable[Floats | BenchError]]] = deque()
-    try:
-        for path in paths:
-            ahead.append(pool.submit(begin, path))
-            if len(ahead) > (_AHEAD if segments == "first" else _AHEAD // _TOGETHER):
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    def slow(path: str) -> None:
+        progress.say(f"{path}: still decoding after {SLOW_S:g} s")
+
+    def hung(path: str) -> Iterable[Floats | BenchError]:
+        return [audio.undecoded(Path(path))]
+
+    ahead = _AHEAD if segments == "first" else _AHEAD // _TOGETHER
+    return in_threads(begin, paths, threads=min(4, os.cpu_count() or 1), ahead=ahead, slow=slow, hung=hung)
 
 
 def _listen(path: Path, sample_rate: int, seconds: float, segments: Segments) -> Iterator[Floats | BenchError]:

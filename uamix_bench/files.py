@@ -7,13 +7,14 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from uamix_bench.errors import BadInputError, BenchError, MachineError
+from uamix_bench.errors import BadInputError, BenchError, MachineError, UsageError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _TEMPORARY = ".tmp-"
@@ -26,13 +27,32 @@ def home() -> Path:
 
     It holds ``data/``, ``checkpoints/``, ``results/``, ``training/`` and, only to save work, ``embeddings/`` and
     ``frames/``. Nothing is created here.
+
+    Raises:
+        UsageError: It is not set, and the user has no home folder; or it names somebody's who is not known here.
     """
     chosen = os.environ.get("UAMIX_BENCH_HOME")
     if chosen:
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("uamix-bench"))
+    with contextlib.suppress(RuntimeError):  # so newer versions say that there is no home; older ones give "~/.cache"
+        folder = Path(platformdirs.user_cache_dir("uamix-bench"))
+        if folder.is_absolute():
+            return folder
+    raise UsageError("UAMIX_BENCH_HOME", "is not set, and this user has no home folder", "set it to a folder")
+
+
+def expanded(text: str) -> Path:
+    """A path as a user gave it, with ``~`` for a home folder.
+
+    Raises:
+        UsageError: It is the home of somebody who is not known here.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(text, "begins with the home folder of a user who is not known here", "write it out") from error
 
 
 def machine_error(path: Path, error: OSError) -> MachineError:
@@ -88,7 +108,8 @@ def probe(folder: Path) -> Iterator[Path]:
 def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], None], durable: bool = True) -> Path:
     """Writes a file so that its name holds either the old content or the whole new one, whatever happens meanwhile.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and take the name in one step.
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and take the name in one step. What is
+    there and is no file, such as ``/dev/stdout``, is written to and stays what it is.
 
     Args:
         path: The final name; its folder is created.
@@ -103,6 +124,8 @@ def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], 
         MachineError: The disk is full or the folder cannot be written; nothing is left behind.
     """
     make_folder(path.parent)
+    if _is_stream(path):
+        return _write_into(path, content)
     temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:
@@ -120,6 +143,32 @@ def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], 
         raise machine_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+    return path
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a name stands for a device, a pipe or an open file, and must not become another file's."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    folder = path.parent.resolve()
+    open_file = path.is_symlink() and (folder == Path("/dev") or Path("/proc") in folder.parents)  # /dev/stdout
+    return open_file or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _write_into(path: Path, content: bytes | memoryview | Callable[[BinaryIO], None]) -> Path:
+    """Writes to a device or a pipe, which without a reader is an error and no wait."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        os.set_blocking(descriptor, True)
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - of a descriptor
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+    except OSError as error:
+        raise machine_error(path, error) from error
     return path
 
 
@@ -208,13 +257,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Reads a TOML file.
 
     Raises:
+        BadInputError: It is no regular file.
         OSError: It cannot be read.
         ValueError: It is not TOML, or not of this world: nested without end, numbers of thousands of digits.
     """
     import tomllib
 
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(regular(path).read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -226,10 +276,22 @@ def file_sha256(path: Path) -> str:
         BenchError: The file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def regular(path: Path) -> Path:
+    """Returns `path` unless reading it may never end: a pipe that nobody writes to, a device.
+
+    Raises:
+        BadInputError: It is such a one.
+        OSError: It is not there.
+    """
+    if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+        raise BadInputError(path, "is not a regular file", "give the path of one")
+    return path
 
 
 def unreadable(path: Path, error: OSError) -> BenchError:

@@ -7,12 +7,14 @@ import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+from typing import NoReturn
 
 import pandas as pd
 
 from uamix_bench.errors import BadInputError
-from uamix_bench.files import unreadable
+from uamix_bench.files import regular, unreadable
 
 COLUMNS = ("clip", "path", "label", "group", "split")  # of every clip table; see `task.Task.clips`
 AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3".split())  # what audio.py decodes
@@ -21,13 +23,18 @@ AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3".split())  # what au
 def class_folders(root: Path) -> pd.DataFrame:
     """Lists every sound below every sub-folder, whose name is the label; names that begin with a dot are passed over.
 
+    Links to folders are followed among the sub-folders, and not below. What is named like a sound and is none (a link
+    to nothing, a pipe) is listed too: a data set must not shrink without a word.
+
     Returns:
         The clip table; every clip is its own group, and there are no splits.
 
     Raises:
         BadInputError: There is no sound.
+        MachineError: A folder cannot be read.
     """
-    table = _below(root, "*/**/*")
+    table = _below(root)
+    table = table[table["label"] != ""].reset_index(drop=True)
     if table.empty:
         remedy = "give a folder with one sub-folder per class, or a CSV"
         raise BadInputError(root, "no sound in any sub-folder", remedy)
@@ -41,23 +48,30 @@ def sounds(root: Path) -> pd.DataFrame:
         As :func:`class_folders`.
 
     Raises:
-        BadInputError: There is no sound.
+        As :func:`class_folders`.
     """
-    table = _below(root, "**/*")
+    table = _below(root)
     if table.empty:
         raise BadInputError(root, "no sound in it", f"sounds end in {', '.join(sorted(AUDIO_SUFFIXES))}")
     return table
 
 
-def _below(root: Path, pattern: str) -> pd.DataFrame:
-    """The clip table of the sounds that a pattern finds, but for hidden ones."""
+def _below(root: Path) -> pd.DataFrame:
+    """The clip table of all sounds below a folder, but for hidden ones; the label of those right in it is empty."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise unreadable(Path(error.filename), error) from error
+
     rows = []
-    for path in root.glob(pattern):
-        parts = path.relative_to(root).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file():
-            clip = composed("/".join(parts))
-            rows.append((clip, str(path), composed(parts[0]) if len(parts) > 1 else "", clip, ""))
+    linked = [path for path in root.iterdir() if path.is_symlink() and path.is_dir() and not path.name.startswith(".")]
+    for folder, folders, names in chain.from_iterable(os.walk(top, onerror=refuse) for top in (root, *linked)):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES and not name.startswith("."):  # noqa: PTH122
+                path = Path(folder, name)
+                parts = path.relative_to(root).parts
+                clip = composed("/".join(parts))
+                rows.append((clip, str(path), composed(parts[0]) if len(parts) > 1 else "", clip, ""))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -83,7 +97,7 @@ def path_list(path: Path, root: Path) -> pd.DataFrame:
 
 def is_audioset_list(path: Path) -> bool:
     """Whether a CSV is one of AudioSet's own, which begin with comments."""
-    with suppress(OSError), path.open("rb") as file:
+    with suppress(OSError), regular(path).open("rb") as file:
         return b"YTID" in file.read(1_000).partition(b"\n# YTID")[1]
     return False
 
@@ -191,7 +205,7 @@ def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
         BadInputError: It is no such list, lacks a column, has a row of another length, or no row.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with regular(path).open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
             rows = [(reader.line_num, [value.strip() for value in row]) for row in reader if row]
@@ -218,7 +232,7 @@ def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return regular(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise unreadable(path, error) from error
     except UnicodeDecodeError as error:

@@ -234,7 +234,7 @@ def read_json(path: Path, largest: int) -> tuple[str, Any]:
         MachineError: It cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with files.regular(path).open("rb") as file:
             content = file.read(largest + 1)
     except OSError as error:
         raise files.unreadable(path, error) from error

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pwd
+import re
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -113,6 +117,23 @@ def test_an_option_has_the_same_names_everywhere() -> None:
         assert len(spelt - {()}) == 1 or name == "--out", (name, spelt)
 
 
+def test_limits_of_numbers_are_given_as_a_person_would(bench: Bench) -> None:
+    for name in cli.COMMANDS:
+        command = import_module(f"uamix_bench.cli.{name}").command
+        for words in [[name, child] for child in getattr(command, "commands", ())] or [[name]]:
+            page = bench(*words, "--help").out
+            assert not re.search(r"RANGE|<=?x|x>=?|2147483647|9007199254740991", page), words
+    for given, line in {
+        ("--folds", "1"): "1 is not at least 2",
+        ("--fraction", "0"): "0.0 is not above 0",
+        ("--fraction", "1.5"): "1.5 is not at most 1",
+        ("--clip-seconds", "nan"): "nan is not above 0",
+        ("--workers", "3000000000"): "3000000000 is not at most 2147483647",
+        ("--seeds", "x"): "'x' is not a valid integer",
+    }.items():
+        assert line in bench("finetune", *given).error
+
+
 @pytest.mark.parametrize(
     ("raised", "code"),
     [
@@ -181,6 +202,65 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
         shell=True, executable="/bin/bash", capture_output=True, text=True, env=environment,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_stream_of_another_encoding_gets_all_that_it_can_hold(encoding: str, tmp_path: Path) -> None:
+    """The lines and signs of tables, and names of the user's own."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "UAMIX_BENCH_HOME": str(tmp_path / "Ünïcode →")}
+    for json_too in ([], ["--json"]):
+        command = [sys.executable, "-m", "uamix_bench", "cache", "path", *json_too]
+        done = subprocess.run(command, capture_output=True, env=environment)
+        assert (done.returncode, done.stderr) == (0, b"")
+        if json_too:
+            assert json.loads(done.stdout)["items"] == [{"path": environment["UAMIX_BENCH_HOME"]}]
+        else:
+            assert b"\\u2192" in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-m", "uamix_bench", "models", "ls"], capture_output=True, env=environment, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "uamix-tiny" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        ("models ls >&-", 0, ""),
+        ("models ls --json >&- 2>&-", 0, ""),
+        ("models nosuch 2>&-", 2, ""),
+        ("models nosuch 2>/dev/full", 2, ""),
+        ("models ls >/dev/full", 4, "No space left on device"),
+    ],
+)
+def test_streams_that_are_closed_or_full(redirected: str, code: int, said: str) -> None:
+    shell = f'exec "$0" -m uamix_bench {redirected}'
+    done = subprocess.run(["sh", "-c", shell, sys.executable], capture_output=True, text=True)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == bool(said)
+
+
+def test_a_user_without_a_home_gets_no_folder_named_tilde(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(_: object) -> None:
+        raise KeyError
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("UAMIX_BENCH_HOME", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for command in (("cache", "path"), ("fewshot", "-m", "logmel")):
+        refused = bench(*command)
+        assert refused.code == 2
+        assert "UAMIX_BENCH_HOME: is not set, and this user has no home folder; set it to a folder" in refused.error
+    for command in (("cache", "path"), ("fewshot", "-t", "~nobody-here/x"), ("report", "~nobody-here/x")):
+        monkeypatch.setenv("UAMIX_BENCH_HOME", "~nobody-here/x")
+        assert "~nobody-here/x: begins with the home folder of a user who is not known" in bench(*command).error
+    assert not list(tmp_path.iterdir())
 
 
 def test_lists_come_from_the_cards(bench: Bench) -> None:

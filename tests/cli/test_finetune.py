@@ -144,3 +144,19 @@ def test_sigterm_saves_and_the_same_command_continues(sounds: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert "continuing from fine-tuning fold1-seed0, step" in done.stderr
     assert len(json.loads(done.stdout)["results"][0]["runs"]) == 2
+
+
+@pytest.mark.parametrize("command", ["finetune", "ablate"])
+def test_several_processes_are_refused_by_one_line(
+    command: str, bench: Bench, bench_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    refused = bench(command, "--json")
+    assert refused.code == 2
+    assert "works in one process, and WORLD_SIZE says that 2 were started; run it without torchrun" in refused.error
+    assert refused.envelope["command"] == command
+    monkeypatch.setenv("RANK", "1")
+    silent = bench(command, "--json")
+    assert (silent.code, silent.out, silent.err) == (2, "", "")
+    assert not bench_home.exists()

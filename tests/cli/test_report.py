@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,13 +58,15 @@ def test_classes_that_only_one_of_two_tasks_has_are_shown_of_that_one(
     assert bench("report", results, *more, "--tsne", "dog,absent").code == 2
 
 
-def test_no_torch_is_imported(results: Path, tmp_path: Path) -> None:
+def test_no_torch_is_imported_and_a_notebook_s_backend_not_needed(results: Path, tmp_path: Path) -> None:
+    """A notebook's kernel leaves its matplotlib backend in the environment of the commands it starts."""
+    environment = {**os.environ, "MPLBACKEND": "module://of_the_notebook.alone"}
     code = (
         "import sys; from uamix_bench.cli import main; code = main(sys.argv[1:]);"
         "assert not {'torch', 'timm'} & set(sys.modules), 'heavy'; sys.exit(code)"
     )
     asked = ["report", str(results), "--data-dir", str(tmp_path / "data"), "--tsne", "default", "-o", str(tmp_path)]
-    done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "What logmel takes for what" in (tmp_path / "fewshot.md").read_text(encoding="utf-8")
 

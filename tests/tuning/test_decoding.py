@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +18,7 @@ import pytest
 import soundfile
 import torch
 
-from uamix_bench import upkeep
+from uamix_bench import upkeep, waiting
 from uamix_bench.errors import BadInputError, MachineError, Stopped
 from uamix_bench.frontend import KaldiFbank
 from uamix_bench.progress import Progress
@@ -87,12 +92,24 @@ def test_a_second_time_nothing_is_decoded_and_the_file_is_mapped(
     assert isinstance(again.values.base, np.memmap)
 
 
-def test_workers_give_the_same_bits(folder: Path, bench_home: Path, tmp_path: Path) -> None:
-    alone = load(folder, workers=1)
-    written = (store(bench_home) / "values").read_bytes()
+SCRIPT = """
+from uamix_bench.frontend import KaldiFbank
+from uamix_bench.tuning.data import load_frames
+from uamix_bench.tuning.sounds import find_data
+print(len(load_frames(find_data({folder!r}), KaldiFbank(16_000, window="hanning"), 16_000, workers=2)))
+"""
+
+
+def test_workers_give_the_same_bits_in_a_script_without_a_main_guard_too(
+    folder: Path, bench_home: Path, tmp_path: Path
+) -> None:
+    load(folder, workers=1)
+    written = [(store(bench_home) / name).read_bytes() for name in ("values", "journal")]
     (store(bench_home) / "journal").unlink()
-    assert same(alone, load(folder, workers=2))
-    assert (store(bench_home) / "values").read_bytes() == written
+    (tmp_path / "script.py").write_text(SCRIPT.format(folder=str(folder)))
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("149\n", "")
+    assert [(store(bench_home) / name).read_bytes() for name in ("values", "journal")] == written
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])
@@ -184,6 +201,94 @@ class _Deadly(KaldiFbank):
 
     def __call__(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         os._exit(3)
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner, name, seconds in (
+        (waiting, "SLOW_S", 0.1),
+        (waiting, "PATIENCE_S", 0.5),
+        (waiting, "_PARTING_S", 0.1),
+        (decoding, "_PATIENCE_S", 1.0),
+    ):
+        monkeypatch.setattr(owner, name, seconds)
+
+
+def test_a_file_that_hangs_its_decoder_is_named_and_loses_nothing(
+    folder: Path, bench_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the third block: the two before are kept, and it is not set aside for ever."""
+    clips = find_data(str(folder)).clips["path"].tolist()
+    release, heard, real = threading.Event(), Heard(), decoding.read
+    with monkeypatch.context() as patch:
+        impatient(patch)
+        patch.setattr(
+            decoding, "read", lambda path, *a, **b: (str(path) == clips[140] and release.wait(), real(path, *a, **b))[1]
+        )
+        with pytest.raises(MachineError, match=f"{clips[140]}: is not decoded after 60 s"):
+            load(folder, progress=heard)
+    release.set()
+    assert f"{clips[140]}: still decoding after 10 s" in heard.lines
+    assert len((store(bench_home) / "journal").read_text().splitlines()) == 2
+    assert len(load(folder)) == 149
+
+
+def test_a_worker_that_hangs_is_said_and_ended(folder: Path, bench_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = Heard()
+    impatient(monkeypatch)
+    with pytest.raises(MachineError, match=r"a process that decodes does not answer for 1 s .*--workers 1"):
+        load_frames(find_data(str(folder)), _Hanging(16_000), 16_000, workers=2, progress=heard)
+    assert "or one of the 63 after it: still decoding" in heard.lines[0]
+    assert not multiprocessing.active_children()
+
+
+class _Hanging(KaldiFbank):
+    """Never returns."""
+
+    def __call__(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        while True:
+            time.sleep(60)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_no_worker_outlives_the_process_that_began_it(
+    number: signal.Signals, folder: Path, bench_home: Path, tmp_path: Path
+) -> None:
+    """One in the middle of a block too; to an interrupt of the whole group no worker adds a word."""
+    module = tmp_path / "endless.py"
+    module.write_text(
+        "import pathlib, time\nfrom uamix_bench.frontend import KaldiFbank\n"
+        "class Endless(KaldiFbank):\n"
+        "    def __call__(self, waveforms, lengths):\n"
+        f"        pathlib.Path({str(tmp_path)!r}, 'begun').touch()\n"
+        "        time.sleep(1_000)\n"
+    )
+    script = SCRIPT.format(folder=str(folder)).replace('KaldiFbank(16_000, window="hanning")', "Endless(16_000)")
+    (tmp_path / "script.py").write_text("from endless import Endless\n" + script)
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "script.py"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.kill()
+        errors = process.communicate(timeout=60)[1]
+    assert errors.count("Traceback") == (number == signal.SIGINT), errors
+    while time.monotonic() < deadline and (left := _of_session(process.pid)):
+        time.sleep(0.05)
+    assert not left
+
+
+def _of_session(session: int) -> list[str]:
+    """The processes of a session, by its leader's number, that are not dead."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, rest = stat.read_text().rpartition(")")
+            fields = rest.split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(name)
+    return found
 
 
 def test_the_journal_says_what_was_skipped(folder: Path, bench_home: Path) -> None:

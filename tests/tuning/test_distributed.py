@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from uamix_bench.errors import BenchError, MachineError, Stopped
+from uamix_bench.errors import BenchError, MachineError, Stopped, UsageError
 from uamix_bench.store import load_record
 from uamix_bench.training_records import TrainingRecord
 from uamix_bench.tuning import distributed
@@ -215,6 +216,41 @@ def test_a_process_that_is_killed_is_named(tmp_path: Path) -> None:
     ended = processes(2, work, tmp_path)
     assert [process.code for process in ended] == [MachineError.exit_code, -signal.SIGKILL]
     assert re.match(r"rank 1: is gone \(process \d+ on .* was killed or crashed\); the same command", ended[0].said)
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE: is abc, where torchrun sets a number; start several processes"),
+        ({"WORLD_SIZE": "2"}, r"RANK: is not set, where torchrun sets a number \(WORLD_SIZE 2\); start several"),
+    ],
+)
+def test_an_environment_that_is_half_torchrun_s_is_named(
+    environment: dict[str, str], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=line), distributed.joined():
+        raise AssertionError
+
+
+def test_a_process_that_hangs_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_PATIENCE", timedelta(seconds=2))
+    monkeypatch.setattr(distributed, "_REAPED_S", 0.2)
+
+    def work(rank: int) -> None:
+        if rank == 1:
+            time.sleep(8)
+            os._exit(0)
+        distributed.barrier()
+
+    began = time.monotonic()
+    ended = processes(2, work, tmp_path)
+    assert time.monotonic() - began < 60
+    assert ended[0].code == MachineError.exit_code
+    assert re.match(r"rank 0: lost another process \(.*[Tt]ime.*\); the same command", ended[0].said), ended[0].said
 
 
 def test_processes_that_disagree_do_not_begin(tmp_path: Path) -> None:

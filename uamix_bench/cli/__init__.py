@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 
 import click
@@ -105,6 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files; what a notebook has set may not be installed here
 
     def run(arguments: list[str], session: Session) -> int:
         with cli.make_context("uamix-bench", arguments, obj=session, auto_envvar_prefix="UAMIX_BENCH") as context:

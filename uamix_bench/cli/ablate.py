@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     help="Vary a field of the recipe, as in topk=1,5,20; repeated, every combination.",
 )
 @click.option(
-    "--seeds", type=click.IntRange(1, 1_000), default=1, show_default=True, help="Trainings of each, seeds 0.."
+    "--seeds", type=options.Number(1, 1_000), default=1, show_default=True, help="Trainings of each, seeds 0.."
 )
 @options.recipe
 @click.option(
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 @click.option("--episodes", type=options.COUNT, help="How many; default 600, the paper's.")
 @options.data_dir
 @options.audio_root
-@click.option("--jobs", type=click.IntRange(1, 64), help="Trainings at once; default 2 on a processor, 1 with a GPU.")
+@click.option("--jobs", type=options.Number(1, 64), help="Trainings at once; default 2 on a processor, 1 with a GPU.")
 @options.batch_size
 @click.option("--keep-going", is_flag=True, help="Set arms that fail aside; exit code 6.")
 @options.report_folder
@@ -98,6 +98,7 @@ def command(
     recipe: what is there is reused, and the same command continues what was stopped or killed.
     """
     items = session.begin("ablate")
+    training.refuse_torchrun(session)
     if engine != "local" and jobs is not None:
         raise UsageError(f"--jobs {jobs}", f"the cluster of --engine {engine} says how many run", "leave one away")
     from uamix_bench import ablation as library

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -10,9 +11,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -66,6 +68,10 @@ def guarded(run: Callable[[list[str], Session], int], argv: list[str] | None) ->
     arguments = sys.argv[1:] if argv is None else argv
     session = Session(json="--json" in arguments, verbose=not {"-v", "--verbose"}.isdisjoint(arguments))
     failure: dict[str, Any] | None = None
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or file that cannot show a character still gets the rest
+            stream.reconfigure(errors="backslashreplace")
     with _terminable(), warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
@@ -80,7 +86,7 @@ def guarded(run: Callable[[list[str], Session], int], argv: list[str] | None) ->
                 import traceback
 
                 traceback.print_exception(error)
-            print(f"uamix-bench: error: {failure['message']}", file=sys.stderr)
+            _complain(failure)
         try:
             if session.json and (failure or session.items is not None):
                 print(_envelope(session, failure))
@@ -89,8 +95,14 @@ def guarded(run: Callable[[list[str], Session], int], argv: list[str] | None) ->
             return _hang_up()
         except OSError as error:
             code, failure = _describe(error)
-            print(f"uamix-bench: error: {failure['message']}", file=sys.stderr)
+            _complain(failure)
     return code
+
+
+def _complain(failure: dict[str, Any]) -> None:
+    """Says why a command failed, where that can be said: stderr may be a file on a full disk."""
+    with suppress(OSError):
+        print(f"uamix-bench: error: {failure['message']}", file=sys.stderr)
 
 
 def _describe(error: BaseException) -> tuple[int, dict[str, Any]]:
@@ -126,11 +138,17 @@ def _describe(error: BaseException) -> tuple[int, dict[str, Any]]:
 def _envelope(session: Session, failure: dict[str, Any] | None) -> str:
     found = {session.key: session.items or [], **session.facts}
     envelope = {"schema_version": 1, "command": session.command, **found, "error": failure}
-    return json.dumps(envelope, allow_nan=False, ensure_ascii=False)
+    readable = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    return json.dumps(envelope, allow_nan=False, ensure_ascii=not readable)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"uamix-bench: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _nowhere() -> TextIO:
+    """What stands for a stream that was closed before the program began."""
+    return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def _hang_up() -> int:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     help="Queries of each class; default the protocol's. auto: as many of them as every class has clips for.",
 )
 @click.option("--episodes", type=options.COUNT, help="How many; default the protocol's.")
-@click.option("--seed", type=click.IntRange(0, 2**53 - 1), default=0, show_default=True, help="Of the episodes.")
+@click.option("--seed", type=options.Number(0, 2**53 - 1), default=0, show_default=True, help="Of the episodes.")
 @click.option(
     "--classifier",
     default="nearest-centroid",
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     help="bf16 changes predictions; recorded, and not paired with float32.",
 )
 @options.batch_size
-@click.option("--limit", type=click.IntRange(min=1), help="First clips of each class only; not comparable.")
+@click.option("--limit", type=options.COUNT, help="First clips of each class only; not comparable.")
 @options.allow_partial
 @options.keep_going
 @click.option("--allow-unhealthy", is_flag=True, help="Score embeddings that mean nothing all the same.")

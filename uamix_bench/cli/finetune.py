@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from uamix_bench.tuning.finetune import Finetuning
     from uamix_bench.tuning.finetune_recipe import FinetuneRecipe, ProbeRecipe
 
-_SHARES = options.CommaList(click.FloatRange(min=0, max=1, min_open=True), "SHARE[,...]")
+_SHARES = options.CommaList(options.Number(0.0, 1, beyond=True), "SHARE[,...]")
 _SEEDS_OF_FRACTIONS = 3
 
 
@@ -55,18 +55,18 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
 )
 @click.option(
     "--folds",
-    type=click.IntRange(min=2),
+    type=options.Number(2),
     default=5,
     show_default=True,
     help="Folds that keep groups whole, where the data bring no splits.",
 )
-@click.option("--seeds", type=click.IntRange(min=1), help="Trainings of each fold; default 1, with --fraction 3.")
+@click.option("--seeds", type=options.COUNT, help="Trainings of each fold; default 1, with --fraction 3.")
 @click.option(
     "--label-separator", metavar="TEXT", help="Clips have several classes, with this between them: scored by mAP."
 )
 @click.option("--recipe", metavar="NAME", help="Name of a recipe, or a JSON file; default the task's, else tiny.")
 @click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change any field of the recipe.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of every random draw; further seeds count up from it.")
+@click.option("--seed", type=options.Number(0, 2**53 - 1), help="Of every random draw; further seeds count up from it.")
 @options.checkpoint
 @options.name
 @options.data_dir
@@ -122,6 +122,7 @@ def command(
     stopped or killed continues when the same command is given again.
     """
     items = session.begin("finetune", "items" if dry_run else "results")
+    training.refuse_torchrun(session)
     models = selection.chosen_models(model, checkpoint, name)
 
     from uamix_bench.cli.progress import TerminalProgress

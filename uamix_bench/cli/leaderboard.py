@@ -56,7 +56,7 @@ def build(
     from uamix_bench.store import read_all
 
     files.check_writable(files.make_folder(output))
-    found = read_all([Path(given).expanduser() for given in results] or [files.home() / "results"])
+    found = read_all([files.expanded(given) for given in results] or [files.home() / "results"])
     if found.bad and not keep_going:
         raise found.bad[0]
     for error in found.bad:

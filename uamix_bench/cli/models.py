@@ -12,6 +12,7 @@ from uamix_bench.cli import selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output, quiet, to_path
 from uamix_bench.errors import BadInputError, UsageError, nearest
+from uamix_bench.files import expanded
 
 if TYPE_CHECKING:
     from uamix_bench.card import ModelCard
@@ -193,9 +194,9 @@ def convert(session: Session, source: str, output: Path | None, dtype: str) -> N
     The card and all that the file says of the model go into its header. Without NAME, the one model that takes FILE.
     """
     items = session.begin("models convert")
-    bare = Path(source).expanduser().exists()
+    bare = expanded(source).exists()
     name, _, path_text = ("", "", source) if bare else source.rpartition("=")
-    path = Path(path_text).expanduser()
+    path = expanded(path_text)
     if not path.exists():
         raise BadInputError(path, "no such file", "give NAME=FILE, or the path of a checkpoint")
     target = output or (path / "model" if path.is_dir() else path).with_suffix(".safetensors")

@@ -10,11 +10,46 @@ import click
 
 from uamix_bench.cli.errors import Session
 from uamix_bench.engine import ENGINES
-from uamix_bench.errors import UsageError, nearest
-from uamix_bench.files import read_toml
+from uamix_bench.errors import BadInputError, UsageError, nearest
+from uamix_bench.files import expanded, read_toml
 
 AnyCallback = TypeVar("AnyCallback", bound=Callable[..., Any])
-COUNT = click.IntRange(1, 2**31 - 1)
+_VAST = 2**31 - 1  # from here on a limit goes without saying, until a number passes it
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
+    """A number within limits, which help and errors give as a person would; NaN is within none.
+
+    Args:
+        least: The smallest value; whole numbers alone where it is an int.
+        most: The largest value.
+        beyond: Whether `least` itself is too small.
+        metavar: What the help calls the value; default N, with the limits where they are not those of a count.
+    """
+
+    name = "number"
+
+    def __init__(self, least: float = 1, most: float = _VAST, *, beyond: bool = False, metavar: str = "") -> None:
+        self.least, self.most, self.beyond = least, most, beyond
+        self.number = click.INT if isinstance(least, int) else click.FLOAT
+        limits = f"{least:g}.." + (f"{most:g}" if most < _VAST else "")
+        self.metavar = metavar or ("N" if limits in ("0..", "1..") else limits)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """What the help calls the value."""
+        return self.metavar
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Reads the number."""
+        number: float = self.number.convert(value, param, ctx)
+        if not (number > self.least if self.beyond else number >= self.least):
+            self.fail(f"{number} is not {'above' if self.beyond else 'at least'} {self.least:g}", param, ctx)
+        if number > self.most:
+            self.fail(f"{number} is not at most {self.most}", param, ctx)
+        return number
+
+
+COUNT = Number()
 
 
 class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
@@ -51,14 +86,14 @@ class CountOrAuto(click.ParamType):  # type: ignore[type-arg]  # as above
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """What the help calls the value."""
-        return "INTEGER|auto"
+        return "N|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["auto"]:
         """Reads the word or the number."""
         if value == "auto":
             return "auto"
         try:
-            return int(click.IntRange(1, 2**31 - 1).convert(value, param, ctx))
+            return int(COUNT.convert(value, param, ctx))
         except click.BadParameter:
             self.fail(f"{value!r} is neither a number from 1 on nor 'auto'", param, ctx)
 
@@ -70,7 +105,7 @@ def merged(_: click.Context, __: click.Parameter, values: tuple[tuple[Any, ...],
 
 def to_path(_: click.Context, __: click.Parameter, value: str | None) -> Path | None:
     """A path as given, with ~ for the user's home; whether it must exist is the library's to say."""
-    return None if value is None else Path(value).expanduser()
+    return None if value is None else expanded(value)
 
 
 COUNTS = CommaList(COUNT, "N[,N...]")
@@ -122,13 +157,13 @@ data_dir = click.option(
 )
 audio_root = click.option("--audio-root", metavar="DIR", callback=to_path, help="What a CSV's paths are relative to.")
 clip_seconds = click.option(
-    "--clip-seconds", type=click.FloatRange(min=0, min_open=True), help="Crop length; default the task's."
+    "--clip-seconds", type=Number(0.0, beyond=True, metavar="SECONDS"), help="Crop length; default the task's."
 )
 batch_size = click.option("--batch-size", type=COUNT, default=16, show_default=True, help="Clips embedded at once.")
 recipe = click.option(
     "--recipe", default="tiny", show_default=True, metavar="NAME", help="Name of a recipe, or a JSON file of one."
 )
-workers = click.option("--workers", type=click.IntRange(min=1), help="Processes that decode; default one a core.")
+workers = click.option("--workers", type=COUNT, help="Processes that decode; default one a core.")
 allow_partial = click.option(
     "--allow-partial", is_flag=True, help="Use an incomplete data set; never ranked, exit code 6."
 )
@@ -214,6 +249,8 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: str | None) -> No
         return
     try:
         given = read_toml(Path(path))
+    except BadInputError as error:
+        raise UsageError(path, error.reason, "check --config") from error
     except OSError as error:
         raise UsageError(path, f"cannot be read ({error.strerror})", "check --config") from error
     except ValueError as error:

@@ -10,6 +10,7 @@ import click
 from uamix_bench.cli import options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.errors import BadInputError, UsageError
+from uamix_bench.files import expanded
 
 if TYPE_CHECKING:
     from uamix_bench.record import Record
@@ -50,7 +51,7 @@ def command(
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.store import read_all
 
-    progress, paths = TerminalProgress(quiet), [Path(name).expanduser() for name in records]
+    progress, paths = TerminalProgress(quiet), [expanded(name) for name in records]
     found = read_all(paths)
     for error in found.bad:
         if not keep_going:

@@ -12,6 +12,7 @@ import click
 from uamix_bench.cli import options
 from uamix_bench.cli.errors import Session
 from uamix_bench.errors import BadInputError, UsageError, nearest
+from uamix_bench.files import expanded
 
 if TYPE_CHECKING:
     from uamix_bench.reproduce import Plan
@@ -140,7 +141,7 @@ def _given(checkpoints: Sequence[str]) -> dict[str, Path]:
         name, _, path = text.partition("=")
         if name not in known or not path:
             raise UsageError(f"--checkpoint {text}", "is not NAME=PATH of a model here", nearest(name, known))
-        given[name] = Path(path).expanduser()
+        given[name] = expanded(path)
         if not given[name].exists():
             raise BadInputError(given[name], "no such file", "check --checkpoint")
     return given

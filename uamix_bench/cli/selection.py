@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uamix_bench.errors import BadInputError, UsageError, nearest
+from uamix_bench.files import expanded
 
 if TYPE_CHECKING:
     from uamix_bench.episodes import Protocol
@@ -28,7 +29,7 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     from uamix_bench import registry
 
     name, separator, path_text = given.partition("=")
-    path = Path(path_text).expanduser() if separator else checkpoint
+    path = expanded(path_text) if separator else checkpoint
     if path is not None and not path.exists():
         raise BadInputError(path, "no such file", f"check {'--model' if separator else '--checkpoint'}")
     if ".py:" in name:
@@ -79,7 +80,7 @@ def tasks(given: str) -> list[str]:
     from uamix_bench import registry
 
     if given.startswith("~"):
-        return [str(Path(given).expanduser())]
+        return [str(expanded(given))]
     if ".py:" in given or any(mark in given for mark in "./\\"):
         return [given]
     if given == "all" or _is_glob(given):
@@ -113,10 +114,10 @@ def classes(path: Path) -> tuple[str, ...]:
     Raises:
         BadInputError: The file is not there, is no text, or names no class.
     """
-    from uamix_bench.files import unreadable
+    from uamix_bench.files import regular, unreadable
 
     try:
-        listed = path.read_text(encoding="utf-8-sig").splitlines()
+        listed = regular(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise unreadable(path, error) from error
     except UnicodeDecodeError as error:

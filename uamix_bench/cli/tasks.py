@@ -159,11 +159,9 @@ def prepare(session: Session, name: str, data_dir: Path | None, offline: bool, q
 @command.command("miniature")
 @click.argument("name")
 @click.argument("folder", metavar="DIR", callback=to_path)
-@click.option("--classes", type=click.IntRange(min=1), help="Only the first so many; default all, of hundreds 30.")
-@click.option("--clips-per-class", type=click.IntRange(min=1), default=4, show_default=True, help="How many.")
-@click.option(
-    "--seconds", type=click.FloatRange(min=0.01, max=60), default=0.25, show_default=True, help="Length of a clip."
-)
+@click.option("--classes", type=options.COUNT, help="Only the first so many; default all, of hundreds 30.")
+@click.option("--clips-per-class", type=options.COUNT, default=4, show_default=True, help="How many.")
+@click.option("--seconds", type=options.Number(0.01, 60), default=0.25, show_default=True, help="Length of a clip.")
 @json_output
 @click.pass_obj
 def miniature(

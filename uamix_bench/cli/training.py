@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ def common(function: AnyCallback) -> AnyCallback:
             ),
             options.workers,
             click.option("--out", metavar="DIR", callback=options.to_path, help="Folder for checkpoints and weights."),
-            click.option("--seed", type=click.IntRange(min=0), help="Seed of every random draw."),
+            click.option("--seed", type=options.Number(0, 2**53 - 1), help="Seed of every random draw."),
             click.option(
                 "--set",
                 "changes",
@@ -93,6 +94,22 @@ def find(recipes: dict[str, Any], name: str, kind: type[Any]) -> Any:
         return kind.model_validate_json(Path(name).read_bytes())
     except ValidationError as error:
         raise UsageError(name, f"is not a recipe ({error.errors()[0]['msg']})", "see --dry-run --json") from error
+
+
+def refuse_torchrun(session: Session) -> None:
+    """Ends a command that does not share its work where it is one of several processes; the first of them speaks.
+
+    Raises:
+        UsageError: torchrun, or what sets its variables, has started several.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes == "1":
+        return
+    if os.environ.get("RANK", "0") != "0":
+        session.items = None
+        raise click.exceptions.Exit(UsageError.exit_code)
+    reason = f"works in one process, and WORLD_SIZE says that {processes} were started"
+    raise UsageError(session.command, reason, "run it without torchrun, which is for pretrain and tune")
 
 
 @contextmanager

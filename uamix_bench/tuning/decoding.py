@@ -9,19 +9,19 @@ killed continues with the next block, a finished file is one whose journal names
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import threading
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +29,10 @@ import torch
 from torch import Tensor
 
 from uamix_bench import files
-from uamix_bench.audio import read
+from uamix_bench.audio import read, undecoded
 from uamix_bench.errors import BadInputError, MachineError, Stopped
 from uamix_bench.progress import Progress
+from uamix_bench.waiting import SLOW_S, in_threads, settle
 
 Halves = npt.NDArray[np.float16]
 Ints = npt.NDArray[np.int64]
@@ -41,6 +42,8 @@ _VERSION = 1  # raised whenever the same sound gives other frames
 _BLOCK = 64  # clips decoded at once: what a killed run loses
 _WORTH_WORKERS = 512  # clips: fewer are done before the workers have imported torch
 _MOST_WORKERS = 16
+_PATIENCE_S = 600.0  # for a block of clips, each of which has a minute
+_ALONE = "the same command continues; --workers 1 decodes in this process"
 _NOTHING = np.zeros((0, 1), np.float16)
 
 
@@ -96,13 +99,14 @@ def decode(sounds: Sounds, workers: int | None, progress: Progress, stop: Callab
         stop: Asked after every block.
 
     Raises:
-        MachineError: The disk is full, the folder cannot be written, or a worker died; what was decoded is kept.
+        MachineError: The disk is full, the folder cannot be written, a worker died, or a file hangs its decoder; what
+            was decoded is kept.
         Stopped: `stop` said so; what was decoded is kept.
     """
     total = len(sounds.paths)
     if not is_dataclass(sounds.fbank):
         with progress.bar("decoding", total) as advance:
-            blocks = [block for block in _blocks(sounds, 0, 1) if advance(len(block.counts), "") is None]
+            blocks = [block for block in _blocks(sounds, 0, 1, progress) if advance(len(block.counts), "") is None]
         values = [block.values for block in blocks if len(block.values)]
         return _decoded(
             np.concatenate(values) if values else _NOTHING,
@@ -143,7 +147,7 @@ def _continue(
             (folder / "values").open("ab") as values,
             (folder / "journal").open("ab") as journal,
             progress.bar("decoding", total) as advance,
-            closing(_blocks(sounds, done, workers)) as blocks,
+            closing(_blocks(sounds, done, workers, progress)) as blocks,
         ):
             advance(done, "")
             for block in blocks:
@@ -164,7 +168,7 @@ def _continue(
         raise files.machine_error(folder, error) from error
     except BrokenProcessPool as error:
         reason = "a process that decodes was killed or crashed"
-        raise MachineError(folder, reason, "the same command continues; --workers 1 decodes in this process") from error
+        raise MachineError(folder, reason, _ALONE) from error
     return added
 
 
@@ -198,58 +202,87 @@ def _whole(folder: Path, total: int, bins: int) -> list[dict[str, Any]]:
     return entries
 
 
-def _blocks(sounds: Sounds, done: int, workers: int | None) -> Generator[_Block, None, None]:
+def _blocks(sounds: Sounds, done: int, workers: int | None, progress: Progress) -> Generator[_Block, None, None]:
     """Decodes block after block from clip `done` on, in this process or ahead in others."""
-    first = range(done, len(sounds.paths), _BLOCK)
-    jobs = [
-        (list(sounds.paths[begin : begin + _BLOCK]), sounds.sample_rate, sounds.max_seconds, sounds.fbank)
-        for begin in first
-    ]
+
+    def slow(path: str) -> None:
+        progress.say(f"{path}: still decoding after {SLOW_S:g} s")
+
+    blocks = [list(sounds.paths[begin : begin + _BLOCK]) for begin in range(done, len(sounds.paths), _BLOCK)]
+    how = (sounds.sample_rate, sounds.max_seconds, sounds.fbank)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = workers or (min(cores, _MOST_WORKERS) if len(sounds.paths) - done >= _WORTH_WORKERS else 1)
     if count == 1:
-        yield from (_decode(*job) for job in jobs)
+        yield from (_decode(paths, *how, slow) for paths in blocks)
         return
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, spawn, initializer=_begin_worker)
-    ahead: deque[Future[_Block]] = deque()
+    # joblib's processes neither inherit the locks of our threads, as a forked child would, nor run the caller's script
+    # again, as a spawned one does where it has no main guard.
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    pool = ProcessPoolExecutor(count, initializer=_begin_worker)
+    ahead: deque[tuple[list[str], Future[_Block]]] = deque()
+
+    def due() -> _Block:
+        paths, future = ahead.popleft()
+        waited_s = time.monotonic()
+        block = f"{paths[0]} or one of the {len(paths) - 1} after it"
+        if not settle(future, lambda: slow(block), lambda: time.monotonic() - waited_s > _PATIENCE_S):
+            reason = f"a process that decodes does not answer for {_PATIENCE_S:g} s (at {block})"
+            raise MachineError("--workers", reason, _ALONE)
+        return future.result()
+
     try:
-        for job in jobs:
-            ahead.append(pool.submit(_decode, *job))
-            if len(ahead) > 2 * count:
-                yield ahead.popleft().result()
+        for paths in blocks:
+            ahead.append((paths, pool.submit(_decode, paths, *how)))
+            if len(ahead) == 2 * count:
+                yield due()
         while ahead:
-            yield ahead.popleft().result()
+            yield due()
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(kill_workers=True)  # one of them may hang, and none has anything to keep
 
 
 def _begin_worker() -> None:
     """One thread; an interrupt is the parent's to handle, and a parent that was killed leaves no orphan behind."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
+    parent = os.getppid()
 
     def follow() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _decode(paths: list[str], sample_rate: int, max_seconds: float, fbank: Fbank) -> _Block:
+def _decode(
+    paths: list[str],
+    sample_rate: int,
+    max_seconds: float,
+    fbank: Fbank,
+    slow: Callable[[str], None] = lambda path: None,
+) -> _Block:
+    def hear(path: str) -> npt.NDArray[np.float32] | BadInputError:
+        try:
+            return read(Path(path), sample_rate, max_seconds=max_seconds).samples
+        except BadInputError as error:
+            return error
+
+    def hung(path: str) -> NoReturn:
+        raise undecoded(Path(path))
+
     waves: list[npt.NDArray[np.float32]] = []
     skipped: dict[int, str] = {}
-    for place, path in enumerate(paths):
-        try:
-            waves.append(read(Path(path), sample_rate, max_seconds=max_seconds).samples)
-        except BadInputError as error:
-            skipped[place] = error.reason
-    heard = _frames(waves, fbank)
-    clips = iter(heard)
+    for place, heard in enumerate(in_threads(hear, paths, threads=1, ahead=1, slow=slow, hung=hung)):
+        if isinstance(heard, BadInputError):
+            skipped[place] = heard.reason
+        else:
+            waves.append(heard)
+    frames = _frames(waves, fbank)
+    clips = iter(frames)
     count = [0 if place in skipped else len(next(clips)) for place in range(len(paths))]
-    return _Block(np.concatenate(heard) if heard else _NOTHING, count, skipped)
+    return _Block(np.concatenate(frames) if frames else _NOTHING, count, skipped)
 
 
 def _frames(waves: list[npt.NDArray[np.float32]], fbank: Fbank) -> list[Halves]:

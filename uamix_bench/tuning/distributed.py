@@ -73,12 +73,19 @@ def joined(device_name: str = "auto") -> Iterator[None]:
         device_name: The --device value. Only where it may be a GPU is one touched.
 
     Raises:
+        UsageError: The environment says that there are several processes, and not which of them this is.
         MachineError: What ended the job here, or which process was lost; its subject begins with the rank.
         Told: As above, after another process has said it.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes == "1":
         yield
         return
+    numbers = {name: os.environ.get(name, "not set") for name in ("RANK", "LOCAL_RANK", "MASTER_PORT")}
+    for name, value in {"WORLD_SIZE": processes, **numbers}.items():
+        if not value.isdecimal():
+            reason = f"is {value}, where torchrun sets a number" + (f" (WORLD_SIZE {processes})" * (value != processes))
+            raise UsageError(name, reason, "start several processes with torchrun, or unset WORLD_SIZE")
     on_gpu = device_name.startswith(("auto", "cuda")) and torch.cuda.is_available()
     if on_gpu and int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():  # else `device` says that it is missing
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
