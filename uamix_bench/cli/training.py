@@ -179,10 +179,11 @@ def carry_out(
             data = find_data(recipe.data, data_dir, audio_root)
             recipe = shareable(recipe, data)
             options: dict[str, Any] = {"device": device, "workers": workers, "progress": progress, "stop": stop}
-            if recipe.kind == "pretrain":
-                weights = run.pretrain(recipe, data, folder, init=init, **options)
-            else:
+            if recipe.kind == "tune":
+                assert init is not None
                 weights = run.tune(recipe, data, init, folder, **options)
+            else:
+                weights = run.pretrain(recipe, data, folder, init=init, **options)
     except distributed.Told as told:
         session.items = None
         raise click.exceptions.Exit(told.exit_code) from told
@@ -204,10 +205,11 @@ def _plan(
     from uamix_bench.tuning.run import initial_model
     from uamix_bench.tuning.sounds import find_data
 
-    if recipe.kind == "pretrain":
-        stages = plan.pretraining_on_paper(recipe)
-    else:
+    if recipe.kind == "tune":
+        assert init is not None
         stages = plan.tuning_on_paper(recipe, initial_model(init).encoder.shape)
+    else:
+        stages = plan.pretraining_on_paper(recipe)
     document: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "recipe_sha256": recipe.sha256,

@@ -71,7 +71,8 @@ class Network(nn.Module):
             tokens = self.encoder.run(tokens, first=self.frozen)
             patches: Tensor = self.encoder.norm(tokens[:, 1:])
         if self.stacked:
-            return patches.unflatten(1, (-1, self.encoder.shape.rows)).mean(dim=1).flatten(1)
+            batch, _, width = patches.shape
+            return patches.view(batch, -1, self.encoder.shape.rows * width).mean(dim=1)
         return patches.mean(dim=1)
 
 

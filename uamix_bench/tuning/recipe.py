@@ -307,7 +307,6 @@ TUNE: dict[str, TuneRecipe] = {
         top_k=5,
         projector=(512, 512, 128),
         predictor=512,
-        pooling="stacked",
         head_epochs=1,
         epochs=3,
         head_learning_rate=1e-3,
