@@ -23,11 +23,14 @@ from .sections import encoder, episodes, evaluation, frontend, growth, machine, 
 from .timing import one_thread
 
 LEAD = """
-Every figure here was measured in one run of one process (start-up and memory are of its children), and every comparison
-side by side: in each round all sides are timed one after another, and the medians over {rounds} rounds are shown.
-Times are CPU times of one thread, on a GPU wall times. Beside them stands the limit: the time in which this machine could do it
-if it did nothing but move the bytes or compute the products, at the rates measured in the same rounds; and our share of
-it. Ratios hold elsewhere too, the times do not. The load average tells what else the machine was doing.
+Every figure here was measured in one run of one process (start-up and memory are those of its children), and every
+comparison side by side: in each round all sides are timed one after another, and medians over {rounds} rounds are shown
+where nothing else is said. Times are CPU times of one thread; on a GPU, wall times. Behind another's figure stands how
+many times as long it takes.
+
+The limit is the time in which this machine could do it if it did nothing but move the bytes or compute the products, at
+the rates that it reached in the same rounds; our share of it says what is left to win. Ratios hold elsewhere too, times
+do not. The load average tells what else the machine was doing.
 """
 
 

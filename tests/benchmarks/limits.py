@@ -49,10 +49,21 @@ def numpy_product(size: int = 1_024) -> Side:
     return Side(lambda: left @ right, 2 * size**3)
 
 
-def product(dtype: torch.dtype = torch.float32, rows: int = 1_024, device: str = "cpu") -> Side:
+def product(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Side:
     """A matrix product of an encoder's size by torch; operations."""
+    rows = 1_024 if device == "cpu" else 65_536
     left, right = (torch.ones(shape, device=device, dtype=dtype) for shape in ((rows, 768), (768, 3_072)))
     return Side(lambda: left @ right, 2 * rows * 768 * 3_072)
+
+
+def devices() -> list[str]:
+    """What is measured on: the processor and, where there is one, a GPU."""
+    return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def has_bf16(device: str) -> bool:
+    """Whether products in bfloat16 are more than an emulation."""
+    return device != "cpu" or torch.cpu._is_avx512_bf16_supported()
 
 
 def least(times: Times, **amounts: float) -> Seconds:

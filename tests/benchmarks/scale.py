@@ -12,6 +12,7 @@ class Scale(NamedTuple):
 
     Attributes:
         rounds: How often each comparison is timed; medians over these are shown.
+        encoder_rounds: The same for the encoder.
         episodes: Drawn and scored here in a round.
         peer_episodes: Scored by others in a round.
         encoder: The shape that is timed.
@@ -27,6 +28,7 @@ class Scale(NamedTuple):
     """
 
     rounds: int
+    encoder_rounds: int
     episodes: int
     peer_episodes: int
     encoder: ViTShape
@@ -42,7 +44,8 @@ class Scale(NamedTuple):
 
 
 WHOLE = Scale(
-    rounds=7,
+    rounds=5,
+    encoder_rounds=3,
     episodes=10_000,
     peer_episodes=200,
     encoder=ViTShape(),
@@ -58,6 +61,7 @@ WHOLE = Scale(
 )
 QUICK = Scale(
     rounds=2,
+    encoder_rounds=2,
     episodes=1_000,
     peer_episodes=20,
     encoder=ViTShape(width=384, depth=2, heads=6),
@@ -66,7 +70,7 @@ QUICK = Scale(
     episode_counts=(100, 1_000),
     ways=(5, 50),
     shots=(1, 20),
-    clips_per_class=16,
+    clips_per_class=4,
     repeats=1,
     reference_episodes=1,
     start_ups=1,

@@ -53,18 +53,18 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def measure(sides: Mapping[str, Side], rounds: int, device: str = "cpu") -> Times:
-    """Times every side in every round, another one first each time, after a round that does not count."""
+def measure(sides: Mapping[str, Side], rounds: int, device: str = "cpu", warm_up: bool = True) -> Times:
+    """Times every side in every round, another one first each time; a round before, to warm up, does not count."""
     clock = time.process_time if device == "cpu" else _gpu_clock
     names = list(sides)
     spent: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 1):
+    for number in range(rounds + warm_up):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             begun = clock()
             sides[name].run()
             spent[name].append((clock() - begun) / sides[name].units)
-    return Times({name: np.array(times[1:]) for name, times in spent.items()})
+    return Times({name: np.array(times[warm_up:]) for name, times in spent.items()})
 
 
 def _gpu_clock() -> float:

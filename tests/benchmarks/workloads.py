@@ -12,7 +12,7 @@ from torch import Tensor
 from uamix_bench.clip_order import sort_clips
 from uamix_bench.episodes import EpisodeSet, Protocol, draw_sorted
 from uamix_bench.registry import models
-from uamix_bench.vit import ViTShape, initialise
+from uamix_bench.vit import AudioViT, ViTShape, initialise
 
 SAMPLE_RATE = 16_000
 WIDTH = 768  # of a ViT-B's embedding
@@ -49,6 +49,19 @@ def audiomae(shape: ViTShape) -> Any:
     model = models()["audiomae"].load()(shape).eval().requires_grad_(False)
     initialise(model, torch.Generator().manual_seed(0))
     return model
+
+
+def encoder(shape: ViTShape) -> AudioViT:
+    """An encoder alone, with random weights."""
+    made = AudioViT(shape).eval().requires_grad_(False)
+    initialise(made, torch.Generator().manual_seed(0))
+    return made
+
+
+def final_tokens(of: AudioViT, spectrograms: Tensor) -> Tensor:
+    """What timm's `forward_features` computes, of spectrograms (B, T, F): (B, L, D)."""
+    tokens: Tensor = of.norm(of(spectrograms)[0])
+    return tokens
 
 
 def operations(shape: ViTShape, tokens: int) -> float:

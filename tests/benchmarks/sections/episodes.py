@@ -46,13 +46,11 @@ def _scored(scale: Scale) -> tables.Table:
         ("easyfsl", "scikit-learn"),
         "episodes/s",
         tables.rate,
-        "In brackets: how many times as long another takes.",
+        "",
     )
 
 
-def _score(
-    scale: Scale, clips: list[str], labels: list[str], features: peers.Floats, n_way: int, k_shot: int
-) -> Case:
+def _score(scale: Scale, clips: list[str], labels: list[str], features: peers.Floats, n_way: int, k_shot: int) -> Case:
     count = scale.episodes if n_way <= 5 else scale.episodes // 5
     protocol = Protocol(n_way=n_way, k_shot=k_shot, episodes=count)
 

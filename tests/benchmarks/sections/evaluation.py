@@ -57,6 +57,7 @@ def section(scale: Scale, folder: Path) -> Section:
             "product": limits.product(),
         },
         scale.repeats,
+        warm_up=False,
     )
     limit = limits.least(times, product=len(episodes.clips) * operations(SHAPE, TOKENS))
     encodes = {
@@ -104,6 +105,7 @@ def _growth(scale: Scale, model: AudioModel, task: TaskData) -> Table:
                 "product": limits.numpy_product(),
             },
             scale.repeats,
+            warm_up=False,
         )
         limit = limits.least(
             times,
@@ -114,7 +116,10 @@ def _growth(scale: Scale, model: AudioModel, task: TaskData) -> Table:
         rows.append([*row, tables.significant(times.median("whole") * count)])
     heading = "Episodes, from the cache"
     columns = [heading, "draw and score, µs each>", "whole, µs each>", "limit>", tables.SHARE, "whole, CPU s>"]
-    note = "Whole: all of the evaluation above but the encoder, whatever the number of episodes. Embeddings of 192 numbers."
+    note = f"""
+        Whole: all that the evaluation above does but decoding and encoding, files looked at and record made. Embeddings
+        of {model.embedding_dim} numbers; medians of {scale.repeats}.
+    """
     return Table(columns, rows, note=note)
 
 

@@ -30,8 +30,7 @@ def section(scale: Scale) -> Section:
         these programs has a faster one. The limit is reading the samples and writing the spectrogram at the speed of
         memory, or all operations at the rate of a matrix product, whichever is longer: an FFT does not come near it.
     """
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    return Section("Front end", [Prose(text), *(_table(scale, device) for device in devices)])
+    return Section("Front end", [Prose(text), *(_table(scale, device) for device in limits.devices())])
 
 
 def _table(scale: Scale, device: str) -> Table:
@@ -50,7 +49,7 @@ def _case(scale: Scale, device: str, clips: int, seconds: float, bins: int) -> C
         "torchaudio": Side(lambda: peers.torchaudio_fbank(waveforms, SAMPLE_RATE, bins, fbank.window), clips),
         "FFT alone": _fft(clips, frames, device),
         "read": limits.read(device=device),
-        "product": limits.product(device=device, rows=65_536 if device == "cuda" else 1_024),
+        "product": limits.product(device=device),
     }
     absent = {}
     if device == "cuda":
@@ -77,11 +76,12 @@ def _fft(clips: int, frames: int, device: str) -> Side:
     block = min(clips * frames, 512 if device == "cpu" else 65_536)
     windowed = torch.ones(block, N_FFT, device=device)
     blocks = clips * frames / block
-    return Side(lambda: [torch.fft.rfft(windowed) for _ in range(math.ceil(blocks))], clips * math.ceil(blocks) / blocks)
+    return Side(
+        lambda: [torch.fft.rfft(windowed) for _ in range(math.ceil(blocks))], clips * math.ceil(blocks) / blocks
+    )
 
 
 def _operations(fbank: KaldiFbank) -> float:
-    """Multiplications and additions of a frame: mean, pre-emphasis, window, FFT, power, filters' non-zeros, logarithm."""
+    """Multiplications and additions of a frame: mean, emphasis, window, FFT, power, non-zero weights, logarithm."""
     window, bins = fbank.window_length, N_FFT // 2 + 1
     return 5 * window + 2.5 * N_FFT * math.log2(N_FFT) + 3 * bins + 2 * 2 * bins + fbank.num_mel_bins
-

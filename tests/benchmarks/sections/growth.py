@@ -81,7 +81,8 @@ def _row(scale: Scale, features: Floats, count: int) -> list[Cell | str]:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     needed = len(episodes.clips) * 4 * WIDTH + episodes.support.nbytes + episodes.query.nbytes
-    name, *rest = Case(f"{count:,}", times, _limit(times, 5, 1, PAPER.episodes), absent).row(["easyfsl"], tables.milliseconds)
+    case = Case(f"{count:,}", times, _limit(times, 5, 1, PAPER.episodes), absent)
+    name, *rest = case.row(["easyfsl"], tables.milliseconds)
     memory = [tables.significant(amount / 1e6) for amount in (peak, needed)]
     return [name, f"{len(episodes.clips):,}", tables.milliseconds(times.median("sort")), *rest, *memory]
 
@@ -98,8 +99,7 @@ def _grid(scale: Scale) -> Table:
     for n_way in scale.ways:
         cells: list[Cell | str] = [f"{n_way}-way"]
         for k_shot in scale.shots:
-            # as many as make about the same work
-            protocol = Protocol(n_way=n_way, k_shot=k_shot, episodes=max(50, scale.episodes // n_way // (1 + k_shot // 5)))
+            protocol = Protocol(n_way=n_way, k_shot=k_shot, episodes=scale.episodes // n_way)
 
             def ours(protocol: Protocol = protocol) -> None:
                 episodes = drawn(clips, labels, protocol)
@@ -111,7 +111,7 @@ def _grid(scale: Scale) -> Table:
                     "gather": limits.gather(features),
                     "product": limits.numpy_product(),
                 },
-                scale.rounds,
+                scale.repeats,
             )
             share = float(np.median(_limit(times, n_way, k_shot) / times.seconds["ours"]))
             cells.append(Cell(tables.microseconds(times.median("ours")), f"({tables.per_cent(share)})"))
