@@ -26,9 +26,9 @@ def section(scale: Scale) -> Section:
     text = """
         Kaldi's log-mel filterbank of white noise at 16 kHz, povey window, batches of about ten seconds of sound; the
         others take clip by clip, as the models' own code does. kaldi-native-fbank has no 128 bins at this rate, so both
-        are compared at 80 too. The FFT alone is torch's, of as many frames in blocks that stay in the cache: none of
-        these programs has a faster one. The limit is reading the samples and writing the spectrogram at the speed of
-        memory, or all operations at the rate of a matrix product, whichever is longer: an FFT does not come near it.
+        are compared at 80 too. The FFT alone is torch's, of as many frames in blocks that stay in the processor's
+        cache. The limit is reading the samples and writing the spectrogram at the speed of memory, or all operations at
+        the rate of a matrix product, whichever is longer; the FFT alone does not come near it.
     """
     return Section("Front end", [Prose(text), *(_table(scale, device) for device in limits.devices())])
 
@@ -75,10 +75,8 @@ def _case(scale: Scale, device: str, clips: int, seconds: float, bins: int) -> C
 def _fft(clips: int, frames: int, device: str) -> Side:
     block = min(clips * frames, 512 if device == "cpu" else 65_536)
     windowed = torch.ones(block, N_FFT, device=device)
-    blocks = clips * frames / block
-    return Side(
-        lambda: [torch.fft.rfft(windowed) for _ in range(math.ceil(blocks))], clips * math.ceil(blocks) / blocks
-    )
+    blocks = math.ceil(clips * frames / block)
+    return Side(lambda: [torch.fft.rfft(windowed) for _ in range(blocks)], blocks * block / frames)
 
 
 def _operations(fbank: KaldiFbank) -> float:
