@@ -45,7 +45,7 @@ class Case:
 
 
 def comparison(
-    title: str, cases: Sequence[Case], others: Sequence[str], unit: str, shown: Callable[[float], str], note: str
+    title: str, cases: Sequence[Case], others: Sequence[str], unit: str, shown: Callable[[float], str], note: str = ""
 ) -> Table:
     """A row for each case; beside what another takes stands how many times as long that is as ours.
 
@@ -55,7 +55,7 @@ def comparison(
         others: Sides of the cases' times, a column each.
         unit: What the numbers are, such as ``ms a clip``.
         shown: Seconds a unit to text.
-        note: What the reader must know.
+        note: What else the reader must know.
     """
     columns = [title, f"here, {unit}>", *(f"{other}>" for other in others), "limit>", SHARE]
     return Table(columns, [case.row(others, shown) for case in cases], note=note)

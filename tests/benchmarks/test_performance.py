@@ -85,7 +85,8 @@ def test_every_cell_is_filled_and_the_peers_are_there(page: str) -> None:
 
 def test_a_peer_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "is_installed", lambda module: False)
-    for section, peer in ((episodes.section, "easyfsl"), (frontend.section, "kaldi-native-fbank")):
-        table = section(QUICK).blocks[1]
+    scale = QUICK._replace(rounds=1, episodes=100)
+    scored, spectrograms = episodes.scored(scale), frontend.section(scale).blocks[1]
+    for table, peer in ((scored, "easyfsl"), (spectrograms, "kaldi-native-fbank")):
         at = [str(column).rstrip(">") for column in table.columns].index(peer)
         assert table.rows[-1][at] == tables.NOT_INSTALLED

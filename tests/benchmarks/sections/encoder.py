@@ -38,7 +38,7 @@ def _table(scale: Scale, device: str, dtype: torch.dtype) -> Table | None:
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
         cases = [_case(scale, device, dtype, many * clips, frames) for clips, frames in SIZES]
     title = f"{'GPU' if device == 'cuda' else 'CPU'}, {str(dtype).removeprefix('torch.')}"
-    return tables.comparison(title, cases, (SAME, PADDED), "ms a clip", tables.milliseconds, "")
+    return tables.comparison(title, cases, (SAME, PADDED), "ms a clip", tables.milliseconds)
 
 
 def _case(scale: Scale, device: str, dtype: torch.dtype, clips: int, frames: int) -> Case:

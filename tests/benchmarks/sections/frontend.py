@@ -37,7 +37,7 @@ def _table(scale: Scale, device: str) -> Table:
     many = 64 if device == "cuda" else 1
     cases = [_case(scale, device, many * clips, seconds, bins) for clips, seconds, bins in SIZES]
     title = "On the GPU" if device == "cuda" else "On the CPU"
-    return tables.comparison(title, cases, OTHERS, "ms a clip", tables.milliseconds, "")
+    return tables.comparison(title, cases, OTHERS, "ms a clip", tables.milliseconds)
 
 
 def _case(scale: Scale, device: str, clips: int, seconds: float, bins: int) -> Case:

@@ -42,12 +42,13 @@ def _start_ups(scale: Scale) -> Table:
     lines = {f"python -c '{code}'": [sys.executable, "-c", code] for code in (PASS, HEAVY)}
     lines |= {" ".join(["uamix-bench", *words]): [sys.executable, "-m", "uamix_bench", *words] for words in COMMANDS}
     spent: dict[str, list[float]] = {name: [] for name in lines}
-    for number in range(scale.start_ups + 1):
+    warm_up = scale.start_ups > 1  # the first round fills the system's caches, and does not count
+    for number in range(scale.start_ups + warm_up):
         for name, line in lines.items():
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run(line, check=True, capture_output=True)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            if number:  # the first one fills the system's caches
+            if number >= warm_up:
                 spent[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     bare, heavy, *ours = lines
     least = np.array(spent[bare])
