@@ -25,8 +25,8 @@ from .timing import one_thread
 LEAD = """
 Every figure here was measured in one run of one process (start-up and memory are those of its children), and every
 comparison side by side: in each round all sides are timed one after another, and medians over {rounds} rounds are shown
-where nothing else is said. Times are CPU times of one thread; on a GPU, wall times. Behind another's figure stands how
-many times as long it takes.
+where nothing else is said; a ratio or a share is the median of the rounds' own. Times are CPU times of one thread; on a
+GPU, wall times. Behind another's figure stands how many times as long it takes.
 
 The limit is the time in which this machine could do it if it did nothing but move the bytes or compute the products, at
 the rates that it reached in the same rounds; our share of it says what is left to win. Ratios hold elsewhere too, times

@@ -45,7 +45,7 @@ class Scale(NamedTuple):
 
 WHOLE = Scale(
     rounds=5,
-    encoder_rounds=3,
+    encoder_rounds=5,
     episodes=10_000,
     peer_episodes=200,
     encoder=ViTShape(),
