@@ -15,6 +15,7 @@ class Scale(NamedTuple):
         encoder_rounds: The same for the encoder.
         episodes: Drawn and scored here in a round.
         peer_episodes: Scored by others in a round.
+        data_sets: How many of the data sets, smallest first, are drawn from.
         encoder: The shape that is timed.
         table_clips: Numbers of clips for which drawing and scoring are timed.
         table_width: D of these tables of embeddings.
@@ -31,6 +32,7 @@ class Scale(NamedTuple):
     encoder_rounds: int
     episodes: int
     peer_episodes: int
+    data_sets: int
     encoder: ViTShape
     table_clips: tuple[int, ...]
     table_width: int
@@ -48,6 +50,7 @@ WHOLE = Scale(
     encoder_rounds=5,
     episodes=10_000,
     peer_episodes=200,
+    data_sets=5,
     encoder=ViTShape(),
     table_clips=(1_000, 10_000, 100_000, 1_000_000),
     table_width=768,
@@ -64,6 +67,7 @@ QUICK = Scale(
     encoder_rounds=2,
     episodes=1_000,
     peer_episodes=20,
+    data_sets=2,
     encoder=ViTShape(width=384, depth=2, heads=6),
     table_clips=(1_000, 10_000),
     table_width=768,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 
 from uamix_bench.classifiers import nearest_centroid
@@ -80,7 +82,7 @@ def _score(scale: Scale, clips: list[str], labels: list[str], features: peers.Fl
 
 def _drawn(scale: Scale) -> Table:
     cases = []
-    for name, sizes in DATA_SETS.items():
+    for name, sizes in islice(DATA_SETS.items(), scale.data_sets):
         clips, labels = table(sizes)
         times = draw_beside_choice(clips, labels, scale.episodes, scale.rounds)
         cases.append(Case(f"{name}, {len(clips):,} clips", times, times.seconds["words"]))
