@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from uamix_bench import files
+from uamix_bench.errors import BenchError
 from uamix_bench.reports.page import Code, Prose, Section, markdown
 
 from .scale import QUICK, WHOLE
@@ -48,7 +49,10 @@ def main(quick: bool, output: Path) -> None:
     """Measure the bench beside others and the machine's limits, and write the page."""
     scale = QUICK if quick else WHOLE
     begun = time.perf_counter()
-    files.check_writable(output.parent)
+    try:
+        files.check_writable(output.parent)
+    except BenchError as error:
+        raise click.ClickException(str(error)) from error
     with tempfile.TemporaryDirectory() as scratch, one_thread():
         folder = Path(scratch)
         os.environ["UAMIX_BENCH_HOME"] = str(folder / "home")
