@@ -63,8 +63,8 @@ WHOLE = Scale(
     start_ups=5,
 )
 QUICK = Scale(
-    rounds=2,
-    encoder_rounds=2,
+    rounds=3,
+    encoder_rounds=3,
     episodes=1_000,
     peer_episodes=20,
     data_sets=2,

@@ -104,7 +104,6 @@ def _growth(scale: Scale, model: AudioModel, task: TaskData) -> Table:
                 "product": limits.numpy_product(),
             },
             scale.repeats,
-            warm_up=False,
         )
         limit = limits.least(
             times,
