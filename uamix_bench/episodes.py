@@ -29,6 +29,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from json.encoder import encode_basestring
 from typing import Annotated
 
 import numpy as np
@@ -132,7 +133,10 @@ class EpisodeSet:
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical JSON list of the clip ids in `drawn`, in its row-major order."""
-        return files.digest([self.ids[row] for row in self.drawn.ravel().tolist()])
+        # What `files.digest` gives for the list, with each id quoted once: most are drawn again and again.
+        quoted = np.empty(len(self.ids), object)
+        quoted[self.clips] = [encode_basestring(self.ids[row]) for row in self.clips.tolist()]
+        return hashlib.sha256(f"[{','.join(quoted[self.drawn.ravel()].tolist())}]".encode()).hexdigest()
 
     @cached_property
     def shared_group_share(self) -> float | None:

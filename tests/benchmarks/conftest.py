@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import torch
-from threadpoolctl import threadpool_limits
+
+from . import timing
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
+    with timing.one_thread():
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.hookimpl(tryfirst=True)

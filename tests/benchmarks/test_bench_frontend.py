@@ -6,64 +6,13 @@ else the machine does falls on both, and the median of the rounds' ratios counts
 
 from __future__ import annotations
 
-import time
-from statistics import median
-from typing import NamedTuple
-
 import pytest
-import torch
-from torch import Tensor
-from torchaudio.compliance import kaldi
 
 from uamix_bench.frontend import KaldiFbank
 
-SAMPLE_RATE = 16_000
-
-
-class Measured(NamedTuple):
-    """Medians over the rounds; milliseconds of CPU time per clip."""
-
-    peer_ms: float
-    ours_ms: float
-    ratio: float
-
-
-def clips(count: int, seconds: float) -> tuple[Tensor, Tensor]:
-    """Noise (B, S) float32 and its lengths (B,)."""
-    samples = round(seconds * SAMPLE_RATE)
-    noise = torch.randn(count, samples, generator=torch.Generator().manual_seed(0))
-    return 0.1 * noise, torch.full((count,), samples)
-
-
-def peer(waveforms: Tensor, window: str) -> list[Tensor]:
-    """torchaudio's filterbank, clip by clip, as the models' own code calls it."""
-    return [
-        kaldi.fbank(
-            clip.unsqueeze(0),
-            num_mel_bins=128,
-            sample_frequency=float(SAMPLE_RATE),
-            window_type=window,
-            dither=0.0,
-            use_energy=False,
-            htk_compat=True,
-        )
-        for clip in waveforms
-    ]
-
-
-def measure(fbank: KaldiFbank, count: int, seconds: float, rounds: int) -> Measured:
-    waveforms, lengths = clips(count, seconds)
-    fbank(waveforms, lengths)
-    peer(waveforms, fbank.window)
-    times = []
-    for _ in range(rounds):
-        begun = time.process_time()
-        peer(waveforms, fbank.window)
-        between = time.process_time()
-        fbank(waveforms, lengths)
-        times.append((between - begun, time.process_time() - between))
-    per_clip = [[1e3 * spent / count for spent in side] for side in zip(*times, strict=True)]
-    return Measured(median(per_clip[0]), median(per_clip[1]), median(theirs / ours for theirs, ours in times))
+from .peers import torchaudio_fbank
+from .timing import Side, measure
+from .workloads import SAMPLE_RATE, noise
 
 
 @pytest.mark.parametrize(
@@ -81,13 +30,19 @@ def measure(fbank: KaldiFbank, count: int, seconds: float, rounds: int) -> Measu
 @pytest.mark.parametrize("window", ["hanning", "povey"])
 def test_fbank_outruns_torchaudio(window: str, count: int, seconds: float, rounds: int, at_least: float) -> None:
     fbank = KaldiFbank(SAMPLE_RATE, 128, "povey" if window == "povey" else "hanning")
-    found = measure(fbank, count, seconds, rounds)
-    print(f"{count} x {seconds:g} s, {window}: torchaudio {found.peer_ms:.2f} ms, {found.ours_ms:.2f} ms")
-    assert found.ratio >= at_least, found
+    waveforms, lengths = noise(count, seconds)
+    sides = {
+        "torchaudio": Side(lambda: torchaudio_fbank(waveforms, SAMPLE_RATE, 128, window), count),
+        "ours": Side(lambda: fbank(waveforms, lengths), count),
+    }
+    times = measure(sides, rounds)
+    for side in sides:
+        print(f"{count} x {seconds:g} s, {window}, {side}: {1e3 * times.median(side):.2f} ms")
+    assert times.ratio("torchaudio", "ours") >= at_least, times
 
 
 @pytest.mark.parametrize("seconds", [1.0, 10.0])
 def test_fbank_time(seconds: float, benchmark: object) -> None:
     """For the benchmark table (`--benchmark-only`): the time of a batch of ten seconds of sound."""
-    batch = clips(round(10 / seconds), seconds)
+    batch = noise(round(10 / seconds), seconds)
     benchmark(KaldiFbank(SAMPLE_RATE), *batch)  # type: ignore[operator]

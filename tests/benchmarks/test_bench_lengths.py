@@ -15,21 +15,19 @@ import time
 from operator import truediv
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-import torch
 
 from uamix_bench.card import TaskCard
 from uamix_bench.embedding import embed
-from uamix_bench.registry import models
 from uamix_bench.task import Task, TaskData
-from uamix_bench.vit import ViTShape, initialise
+from uamix_bench.vit import ViTShape
 
-SAMPLE_RATE = 16_000
+from .workloads import SAMPLE_RATE, audiomae, operations
+
 SECONDS = (1.0, 5.0, 10.0)
 TOKENS = (1 + 6 * 8, 1 + 31 * 8, 1 + 62 * 8)  # of these, under native input
 PADDED = 1 + 64 * 8
@@ -51,18 +49,6 @@ def mixed(folder: Path, counts: tuple[int, ...]) -> TaskData:
     paths = [str(folder / name) for name in names]
     table = pd.DataFrame({"clip": names, "path": paths, "label": "x", "group": names, "split": ""})
     return TaskData(Mixed(), Mixed.card, folder, table)
-
-
-def operations(shape: ViTShape, tokens: int) -> float:
-    """Multiplications and additions of a block of a pre-norm ViT."""
-    return 24 * tokens * shape.width**2 + 4 * tokens**2 * shape.width
-
-
-def audiomae(shape: ViTShape) -> Any:
-    """The adapter with random weights."""
-    model = models()["audiomae"].load()(shape).eval().requires_grad_(False)
-    initialise(model, torch.Generator().manual_seed(0))
-    return model
 
 
 @pytest.mark.usefixtures("bench_home")

@@ -18,14 +18,15 @@ from uamix_bench.cli.options import json_output
 def command(session: Session) -> None:
     """Print what a bug report needs: versions, machine, folders. Look it over before you post it."""
     items = session.begin("env")
-    items.append(_facts())
+    items.append(facts())
     if not session.json:
         from uamix_bench.cli.tables import show_card
 
         show_card(items[0])
 
 
-def _facts() -> dict[str, Any]:
+def facts() -> dict[str, Any]:
+    """The facts by name, in words; those that are not known are None."""
     from uamix_bench import files, provenance
 
     revision, dirty = provenance.git_state()

@@ -1,0 +1,93 @@
+"""What a whole process takes: the start of commands, the memory of an evaluation."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from uamix_bench import load_model
+from uamix_bench.reports.page import Prose, Section, Table
+
+from .. import tables
+from ..scale import Scale
+from ..workloads import SAMPLE_RATE
+from .evaluation import MODEL, SECONDS
+
+COMMANDS = (["--help"], ["models", "ls"], ["tasks", "ls"], ["results", "ls"])
+PASS, HEAVY = "pass", "import timm, torch, torchaudio"
+CLIPS_HELD = 64 + 16  # decoded ahead, and in a batch
+
+
+def section(scale: Scale, sounds: Path) -> Section:
+    """Measures it.
+
+    Args:
+        scale: How much.
+        sounds: The folder of the evaluation's clips.
+    """
+    text = f"""
+        CPU time of whole child processes, medians of {scale.start_ups}. The limit of a command is a Python interpreter
+        that does nothing; what it would take to import torch and timm stands last.
+    """
+    return Section("Start-up and memory", [Prose(text), _start_ups(scale), *_memory(sounds)])
+
+
+def _start_ups(scale: Scale) -> Table:
+    lines = {f"python -c '{code}'": [sys.executable, "-c", code] for code in (PASS, HEAVY)}
+    lines |= {" ".join(["uamix-bench", *words]): [sys.executable, "-m", "uamix_bench", *words] for words in COMMANDS}
+    spent: dict[str, list[float]] = {name: [] for name in lines}
+    warm_up = scale.start_ups > 1  # the first round fills the system's caches, and does not count
+    for number in range(scale.start_ups + warm_up):
+        for name, line in lines.items():
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(line, check=True, capture_output=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            if number >= warm_up:
+                spent[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    bare, heavy, *ours = lines
+    least = np.array(spent[bare])
+    rows = []
+    for name in (*ours, heavy):
+        taken, limit = (tables.milliseconds(float(np.median(side))) for side in (spent[name], least))
+        rows.append([name, taken, limit, tables.per_cent(float(np.median(least / spent[name])))])
+    return Table(["Start-up", "CPU ms>", "limit>", tables.SHARE], rows)
+
+
+def _memory(sounds: Path) -> list[Table]:
+    if not Path("/proc/self/status").exists():
+        return []
+    evaluate = f"""
+from uamix_bench import Protocol, fewshot, load_model, load_task
+model, task = load_model({MODEL!r}, device="cpu"), load_task({str(sounds)!r}, clip_seconds={SECONDS})
+fewshot(model, task, Protocol(n_query=min(15, len(task.clips) // task.clips["label"].nunique() - 1)), cache=False)
+"""
+    bare, imported, evaluated = map(_peak_mb, (PASS, HEAVY, evaluate))
+    waveforms = CLIPS_HELD * 4 * SECONDS * SAMPLE_RATE / 1e6
+    weights = sum(weight.nbytes for weight in load_model(MODEL, device="cpu").parameters()) / 1e6
+    needed = imported + weights + waveforms
+    share = tables.per_cent(needed / evaluated)
+    rows = [
+        [f"python -c '{PASS}'", tables.significant(bare), "", ""],
+        [f"python -c '{HEAVY}'", tables.significant(imported), "", ""],
+        ["the whole evaluation", tables.significant(evaluated), tables.significant(needed), share],
+    ]
+    note = f"""
+        The most that a process holds, in 10^6 bytes. The limit of the evaluation is what its imports hold, the weights,
+        and the {CLIPS_HELD} waveforms that are decoded ahead or in a batch.
+    """
+    return [Table(["Memory", "peak, MB>", "limit>", tables.SHARE], rows, note=note)]
+
+
+def _peak_mb(code: str) -> float:
+    """The peak of a child's resident memory; getrusage's would begin with that of this process."""
+    status = "print(open('/proc/self/status').read())"
+    line = [sys.executable, "-c", f"{code}\n{status}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    found = subprocess.run(line, check=True, capture_output=True, text=True, env=environment).stdout
+    return int(re.search(r"VmHWM:\s*(\d+) kB", found)[1]) * 1_024 / 1e6  # type: ignore[index]
