@@ -17,7 +17,8 @@ import click
 
 from uamix_bench import files
 from uamix_bench.errors import BenchError
-from uamix_bench.reports.page import Code, Prose, Section, markdown
+from uamix_bench.reports.blocks import Code, Prose, Section
+from uamix_bench.reports.markdown import markdown
 
 from .scale import QUICK, WHOLE
 from .sections import encoder, episodes, evaluation, frontend, growth, machine, process

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from uamix_bench.reports.page import Cell, Table
+from uamix_bench.reports.blocks import Cell, Table
 
 from .timing import Seconds, Times
 

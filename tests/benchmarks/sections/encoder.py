@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
-from uamix_bench.reports.page import Prose, Section, Table
+from uamix_bench.reports.blocks import Prose, Section, Table
 
 from .. import limits, peers, tables
 from ..scale import Scale

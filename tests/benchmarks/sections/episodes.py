@@ -8,7 +8,7 @@ import numpy as np
 
 from uamix_bench.classifiers import nearest_centroid
 from uamix_bench.episodes import Protocol
-from uamix_bench.reports.page import Prose, Section, Table
+from uamix_bench.reports.blocks import Prose, Section, Table
 
 from .. import limits, peers, tables
 from ..scale import Scale

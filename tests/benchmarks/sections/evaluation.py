@@ -13,7 +13,7 @@ from uamix_bench.classifiers import nearest_centroid
 from uamix_bench.episodes import EpisodeSet, Protocol
 from uamix_bench.fewshot import draw_episodes
 from uamix_bench.model import AudioModel
-from uamix_bench.reports.page import Prose, Section, Table
+from uamix_bench.reports.blocks import Prose, Section, Table
 from uamix_bench.task import TaskData
 from uamix_bench.vit import ViTShape
 

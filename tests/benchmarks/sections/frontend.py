@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from uamix_bench.frontend import KaldiFbank
-from uamix_bench.reports.page import Prose, Section, Table
+from uamix_bench.reports.blocks import Prose, Section, Table
 
 from .. import limits, peers, tables
 from ..scale import Scale

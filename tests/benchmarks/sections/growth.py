@@ -14,7 +14,7 @@ from uamix_bench.cache import EmbeddingCache, ModelKey
 from uamix_bench.classifiers import nearest_centroid
 from uamix_bench.clip_order import sort_clips
 from uamix_bench.episodes import EpisodeSet, Protocol, draw_sorted
-from uamix_bench.reports.page import Cell, Prose, Section, Table
+from uamix_bench.reports.blocks import Cell, Prose, Section, Table
 
 from .. import limits, peers, tables
 from ..scale import Scale

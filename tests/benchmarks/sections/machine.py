@@ -8,7 +8,7 @@ from importlib import metadata
 import torch
 
 from uamix_bench.cli import env
-from uamix_bench.reports.page import Facts, Section, Table
+from uamix_bench.reports.blocks import Facts, Section, Table
 
 from .. import limits, tables
 from ..scale import Scale

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from uamix_bench import load_model
-from uamix_bench.reports.page import Prose, Section, Table
+from uamix_bench.reports.blocks import Prose, Section, Table
 
 from .. import tables
 from ..scale import Scale
