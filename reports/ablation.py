@@ -89,7 +89,7 @@ def _look(delta: Delta) -> str:
 
 
 def _points(delta: Delta) -> str:
-    return " ".join([*filter(None, with_half(delta.difference or 0.0, delta.difference_half, 1, "+")), "points"])
+    return " ".join([*filter(None, with_half(delta.difference or 0.0, delta.difference_half, sign="+")), "points"])
 
 
 def _differences(record: AblationRecord, first: Sequence[Delta]) -> Iterator[Block]:
@@ -157,7 +157,7 @@ def _row(delta: Delta, tasks: bool, cells: bool, seeds: bool, tested: bool) -> I
         yield Cell("", sort=0.0)
     else:
         look = _look(delta)
-        shown = with_half(delta.difference, delta.difference_half, 1, "+")
+        shown = with_half(delta.difference, delta.difference_half, sign="+")
         yield Cell(*shown, sort=delta.difference, mark="" if look == "alike" else look)
     if seeds:
         yield _spread(delta.difference_spread)
@@ -250,7 +250,7 @@ def _limits(record: AblationRecord, first: Sequence[Delta]) -> str:
     texts = [
         f"The intervals of differences speak of the draw of {protocol.episodes:,} episodes from these clips. More "
         "episodes make them as narrow as one likes; they say nothing of new clips, new classes or other data sets."
-        + (f" Here they are about ± {100 * float(np.median(smallest)):.1f} points wide." if smallest else ""),
+        + (f" Here they are about ± {100 * float(np.median(smallest)):.2f} points wide." if smallest else ""),
         "A training is one draw too."
         + (
             f" The spread over {len(record.seeds)} seeds is shown apart; a difference smaller than it is not a finding."
@@ -347,4 +347,4 @@ def _nan(value: float | None) -> float:
 
 
 def _spread(value: float | None) -> Cell:
-    return Cell("") if value is None else Cell(f"{100 * value:.1f}", sort=value)
+    return Cell("") if value is None else Cell(f"{100 * value:.2f}", sort=value)
