@@ -219,7 +219,7 @@ def _blocks(sounds: Sounds, done: int, workers: int | None, progress: Progress) 
     # again, as a spawned one does where it has no main guard.
     from joblib.externals.loky import ProcessPoolExecutor
 
-    pool = ProcessPoolExecutor(count, initializer=_begin_worker)
+    pool = ProcessPoolExecutor(count, initializer=_begin_worker, initargs=(os.getpid(),))
     ahead: deque[tuple[list[str], Future[_Block]]] = deque()
 
     def due() -> _Block:
@@ -242,11 +242,10 @@ def _blocks(sounds: Sounds, done: int, workers: int | None, progress: Progress) 
         pool.shutdown(kill_workers=True)  # one of them may hang, and none has anything to keep
 
 
-def _begin_worker() -> None:
+def _begin_worker(parent: int) -> None:
     """One thread; an interrupt is the parent's to handle, and a parent that was killed leaves no orphan behind."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
 
     def follow() -> None:
         while os.getppid() == parent:
