@@ -51,6 +51,7 @@ def read_tables(page: str) -> dict[str, list[dict[str, str]]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_page_has_every_section_and_names_the_machine(page: str) -> None:
     assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == SECTIONS
     for fact in ("processor", "cores", "memory", "packages", "git revision", "load average before"):
@@ -58,6 +59,7 @@ def test_the_page_has_every_section_and_names_the_machine(page: str) -> None:
     assert "python -m tests.benchmarks --quick" in page
 
 
+@pytest.mark.slow
 def test_no_share_of_a_limit_is_more_than_all_of_it(page: str) -> None:
     shares = [
         float(row[tables.SHARE.rstrip(">")].removesuffix("%")) / 100
@@ -69,6 +71,7 @@ def test_no_share_of_a_limit_is_more_than_all_of_it(page: str) -> None:
     assert all(0 < share <= 1.2 for share in shares), shares
 
 
+@pytest.mark.slow
 def test_every_cell_is_filled_and_the_peers_are_there(page: str) -> None:
     found = read_tables(page)
     assert len(found) >= 12
