@@ -19,9 +19,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from uamix_bench.model import load_model
 from uamix_bench.store import load_record
 from uamix_bench.training_records import TrainingRecord
+from uamix_bench.tuning.run import initial_model
 from uamix_bench.vit import AudioViT, ViTShape, initialise
+
+from .conftest import Bench
 
 SMALL = [
     *("--set", "width=64", "--set", "depth=2", "--set", "heads=1", "--set", "decoder_width=24", "--set", "batch=8"),
@@ -172,6 +176,17 @@ def test_a_bare_path_is_an_audiomae_file(sounds: Path, official: Path, tmp_path:
     assert record.recipe_sha256 == metadata["recipe_sha256"]
     assert [stage.name for stage in record.cost] == ["stage 1: head", "stage 2: tuning"]
     assert str(tmp_path.parent) not in (tmp_path / "training.json").read_text()
+
+
+def test_drawn_weights_can_be_tuned(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    """Of a random start the digest of the weights stands for that of a file."""
+    done = bench("tune", "--init", "random", "--data", sounds, "--out", tmp_path, *HEADS, "--set", "epochs=1")
+    assert done.code == 0, done.err
+    start, tuned = load_model("random").state_dict(), load_file(tmp_path / "model.safetensors")
+    kept = {name.split(".")[2] for name in tuned if "blocks" in name and tuned[name].equal(start[name].half())}
+    assert kept == {"0", "1", "2"}
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata()["parent_sha256"] == initial_model("random").metadata["sha256"]
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from uamix_bench import registry
@@ -137,7 +139,7 @@ def _of_size(model: Any, recipe: PretrainRecipe, init: str) -> Any:
 
 
 def initial_model(init: str) -> Any:
-    """Loads the encoder that a training begins from; see :func:`tune`.
+    """Loads the encoder that a training begins from, with the SHA-256 of its weights; see :func:`tune`.
 
     Raises:
         UsageError: The model is not a vision transformer that can be tuned.
@@ -148,6 +150,9 @@ def initial_model(init: str) -> Any:
     if not hasattr(model, "encoder") or not hasattr(model, "normalise"):
         remedy = "give audiomae=PATH, audiomae-tiny or another AudioMAE encoder"
         raise UsageError(f"--init {init}", "cannot be tuned", remedy)
+    if "sha256" not in model.metadata:  # drawn weights, which no file holds
+        drawn = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        model.metadata["sha256"] = hashlib.sha256(save(drawn)).hexdigest()
     return model
 
 
