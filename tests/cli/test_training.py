@@ -112,11 +112,16 @@ def test_masked_training_goes_on_from_an_encoder(official: Path, sounds: Path, t
         "save_dtype=float32",
     )
     given, found = torch.load(official, weights_only=True)["model"], load_file(tmp_path / "model.safetensors")
-    for name, value in found.items():  # a step of 1e-30 leaves every bit: it goes on from this encoder, not a new one
-        torch.testing.assert_close(value, given[name.removeprefix("encoder.").removeprefix("stem.")], rtol=0, atol=0)
+    for name, value in found.items():  # steps of 1e-30 move nothing: it goes on from this encoder, not a new one
+        expected = given[name.removeprefix("encoder.").removeprefix("stem.")]
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-28)
     record = load_record(tmp_path / "training.json")
     assert isinstance(record, TrainingRecord)
     assert record.parent_sha256 == hashlib.sha256(official.read_bytes()).hexdigest()
+    run("pretrain", "--init", official, "--data", sounds, "--out", tmp_path / "moved", *SMALL, "--set", "epochs=1")
+    moved = load_file(tmp_path / "moved" / "model.safetensors")
+    kept = {name for name, value in moved.items() if value.equal(found[name].half())}
+    assert kept == {"encoder.stem.pos_embed"}
     refused = run("pretrain", "--init", official, "--data", sounds, "--out", tmp_path / "x", expect=2)
     assert "has width 64, the recipe 192; give --set width=64" in refused.stderr
 
@@ -200,6 +205,7 @@ def test_drawn_weights_can_be_tuned(bench: Bench, sounds: Path, tmp_path: Path) 
         (["--set", "queue=1000"], "multiple of the batch"),
         (["--set", "batch=7"], "even"),
         (["--init", "logmel"], "cannot be tuned"),
+        (["--compile", "--device", "cpu"], "pays on a GPU only"),
         (["--data", "synthetic:trian"], "no such split"),
     ],
 )

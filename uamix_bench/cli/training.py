@@ -49,6 +49,7 @@ def common(function: AnyCallback) -> AnyCallback:
             ),
             click.option("--dry-run", is_flag=True, help="Print the recipe, what it would train, and stop."),
             options.device,
+            click.option("--compile", "compiled", is_flag=True, help="Compile the encoder's blocks; on a GPU only."),
             options.of_a_run,
         )
     ):
@@ -151,6 +152,7 @@ def carry_out(
     out: Path | None,
     workers: int | None,
     device: str,
+    compiled: bool,
     quiet: bool,
     dry_run: bool,
 ) -> None:
@@ -178,7 +180,8 @@ def carry_out(
             progress = TerminalProgress(quiet or not leads)
             data = find_data(recipe.data, data_dir, audio_root)
             recipe = shareable(recipe, data)
-            options: dict[str, Any] = {"device": device, "workers": workers, "progress": progress, "stop": stop}
+            options: dict[str, Any] = {"device": device, "compiled": compiled, "workers": workers}
+            options |= {"progress": progress, "stop": stop}
             if recipe.kind == "tune":
                 assert init is not None
                 weights = run.tune(recipe, data, init, folder, **options)

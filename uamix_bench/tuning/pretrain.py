@@ -147,6 +147,7 @@ class Pretraining(Stage):
         if anew:
             initialise_encoder(encoder, generator)
         initialise_decoder(decoder, generator)
+        encoder.requires_grad_(True).train()  # one that was loaded is frozen
         self.module: MaskedAutoencoder = MaskedAutoencoder(encoder, decoder, recipe.mask_ratio)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
