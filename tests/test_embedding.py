@@ -21,10 +21,11 @@ import torch
 from uamix_bench import audio, batching, embedding, waiting
 from uamix_bench import cache as cache_module
 from uamix_bench.card import ModelCard, TaskCard
-from uamix_bench.embedding import Embeddings, embed, model_key
+from uamix_bench.embedding import Embeddings, embed
 from uamix_bench.errors import BadInputError
 from uamix_bench.health import check
 from uamix_bench.model import AudioModel, load_model
+from uamix_bench.model_key import model_key
 from uamix_bench.progress import Progress
 from uamix_bench.task import Task, TaskData
 

@@ -16,12 +16,12 @@ import soundfile
 
 from uamix_bench import shards, spread, upkeep
 from uamix_bench.cache import EmbeddingCache, file_digests
-from uamix_bench.embedding import model_key
 from uamix_bench.engine import Engine, Local, open_engine
 from uamix_bench.episodes import Protocol
 from uamix_bench.errors import BadInputError, MachineError, UsageError
 from uamix_bench.fewshot import fewshot_kept
 from uamix_bench.model import AudioModel, load_model
+from uamix_bench.model_key import model_key
 from uamix_bench.progress import SILENT, Progress
 from uamix_bench.record import Record
 from uamix_bench.spread import Shard, embed_ahead, embed_shard

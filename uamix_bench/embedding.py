@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import os
-import sys
 import time
-import zlib
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -18,14 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from uamix_bench import audio, upkeep
 from uamix_bench.batching import Batches
-from uamix_bench.cache import EmbeddingCache, ModelKey, clip_keys, file_digests
+from uamix_bench.cache import EmbeddingCache, clip_keys, file_digests
 from uamix_bench.card import Segments
 from uamix_bench.errors import BadInputError, BenchError
 from uamix_bench.model import AudioModel
+from uamix_bench.model_key import is_known, model_key
 from uamix_bench.progress import SILENT, Progress
 from uamix_bench.task import TaskData
 from uamix_bench.waiting import SLOW_S, in_threads
@@ -118,7 +114,7 @@ def embed(
     distinct[place[::-1]] = np.arange(len(keys))[::-1]  # the first clip of each content
 
     warnings = digested.warnings
-    if cache and not _is_known(model):
+    if cache and not is_known(model):
         warnings.append(f"{model.card.name}: its code is not in a file, so its embeddings are not kept")
         cache = False
     limit = upkeep.size_limit() if cache else None
@@ -176,23 +172,6 @@ def embed_files(
     heard = _decode(paths, model.sample_rate, clip_seconds, segments, progress)
     _embed_all(run, range(len(paths)), heard, True, False, progress)
     return run.done, run.rows
-
-
-def model_key(model: AudioModel) -> ModelKey:
-    """Collects all of a model that may change its embeddings, from the model as it is now."""
-    identity = model.identity
-    return ModelKey(
-        adapter=type(model).__qualname__,
-        adapter_version=f"{model.card.name}/{model.adapter_version}",
-        weights_sha256=identity.weights_sha256 if identity else None,
-        state_sha256=_state_sha256(model),
-        source_sha256=_source_sha256(type(model)),
-        input=model.input,
-        pooling=model.pooling,
-        dtype=str(model.dtype).removeprefix("torch."),
-        sample_rate=model.sample_rate,
-        embedding_dim=model.embedding_dim,
-    )
 
 
 @dataclass
@@ -366,45 +345,3 @@ def _all_broken(errors: Sequence[BenchError], asked: int) -> BadInputError:
     shown = "; ".join(f"{error.subject}: {error.reason}" for error in errors[:3])
     more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
     return BadInputError(f"{len(errors)} of {asked} clips", f"broken ({shown}{more})", remedy)
-
-
-def _state_sha256(model: AudioModel) -> str:
-    """Digests the model's tensors; where their file's digest is known, CRCs suffice to notice later changes."""
-    known = model.identity is not None and model.identity.weights_sha256 is not None
-    state = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        state.update(zlib.crc32(values).to_bytes(4, "little") if known else values.data)
-    return state.hexdigest()
-
-
-def _sources(adapter: type[AudioModel]) -> list[str]:
-    """The files that a stranger's adapter is written in; none for the project's own.
-
-    A class's module would not do: two files of one name may have been imported one after the other.
-    """
-    named: set[str] = set()
-    for kind in adapter.__mro__:
-        if issubclass(kind, AudioModel) and not kind.__module__.startswith("uamix_bench."):
-            members = [inspect.unwrap(getattr(member, "__func__", member)) for member in vars(kind).values()]
-            written = {member.__code__.co_filename for member in members if inspect.isfunction(member)}
-            named |= written or {getattr(sys.modules.get(kind.__module__), "__file__", None) or "unknown"}
-    return sorted(named)
-
-
-def _is_known(model: AudioModel) -> bool:
-    """Whether the model's code can be told from a later state of it: when typed at a prompt, it cannot."""
-    return all(Path(source).is_file() for source in _sources(type(model)))
-
-
-def _source_sha256(adapter: type[AudioModel]) -> str | None:
-    """Digests a stranger's adapter and all else imported from its folder; None for the project's own."""
-    sources = _sources(adapter)
-    if not sources:
-        return None
-    folders = {os.path.dirname(source) for source in sources}  # noqa: PTH120
-    loaded = {getattr(module, "__dict__", {}).get("__file__") or "" for module in list(sys.modules.values())}
-    beside = {path for path in loaded if path.endswith(".py") and os.path.dirname(path) in folders}  # noqa: PTH120
-    digests = sorted({hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in {*sources, *beside}})
-    return hashlib.sha256("".join(digests).encode()).hexdigest()

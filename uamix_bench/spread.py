@@ -170,7 +170,7 @@ def embed_shard(job: Shard, progress: Progress) -> Rows:
 
 
 def _wanted(model: AudioModel, device: str) -> Wanted:
-    from uamix_bench.embedding import model_key
+    from uamix_bench.model_key import model_key
 
     if model.source is None:
         raise UsageError(model.card.name, "is a class of this process alone", "give an engine FILE.py:CLASS")
@@ -254,8 +254,8 @@ def _load(wanted: Wanted) -> AudioModel:
     """Loads the caller's model on a worker, which keeps it for its next job."""
     check_versions(wanted.versions)
 
-    from uamix_bench.embedding import model_key
     from uamix_bench.model import load_model
+    from uamix_bench.model_key import model_key
 
     source = wanted.source
     try:

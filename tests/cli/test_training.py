@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +21,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from uamix_bench.cli import main
 from uamix_bench.model import load_model
 from uamix_bench.store import load_record
 from uamix_bench.training_records import TrainingRecord
 from uamix_bench.tuning.run import initial_model
 from uamix_bench.vit import AudioViT, ViTShape, initialise
 
-from .conftest import Bench
+from .conftest import Outcome
 
 SMALL = [
     *("--set", "width=64", "--set", "depth=2", "--set", "heads=1", "--set", "decoder_width=24", "--set", "batch=8"),
@@ -62,9 +65,13 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "uamix_bench", *map(str, arguments)]
 
 
-def run(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240)
-    assert done.returncode == expect, done.stderr
+def run(*arguments: str | Path, expect: int = 0) -> Outcome:
+    """As `bench`, in the home folder of all of these tests."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([str(argument) for argument in arguments])
+    done = Outcome(code, out.getvalue(), err.getvalue())
+    assert done.code == expect, done.err
     return done
 
 
@@ -72,7 +79,7 @@ def run(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[
 def pretrained(sounds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pretrained")
     done = run("pretrain", "--data", sounds, "--out", out, *SMALL)
-    assert done.stdout.strip() == str(out / "model.safetensors")
+    assert done.out.strip() == str(out / "model.safetensors")
     return out
 
 
@@ -123,7 +130,7 @@ def test_masked_training_goes_on_from_an_encoder(official: Path, sounds: Path, t
     kept = {name for name, value in moved.items() if value.equal(found[name].half())}
     assert kept == {"encoder.stem.pos_embed"}
     refused = run("pretrain", "--init", official, "--data", sounds, "--out", tmp_path / "x", expect=2)
-    assert "has width 64, the recipe 192; give --set width=64" in refused.stderr
+    assert "has width 64, the recipe 192; give --set width=64" in refused.err
 
 
 def test_a_dry_run_says_the_recipe_and_writes_nothing(tmp_path: Path) -> None:
@@ -140,7 +147,7 @@ def test_a_dry_run_says_the_recipe_and_writes_nothing(tmp_path: Path) -> None:
         "--dry-run",
         "--json",
     )
-    document = json.loads(done.stdout)
+    document = json.loads(done.out)
     assert document["command"] == "tune"
     (plan,) = document["items"]
     recipe = plan["recipe"]
@@ -158,7 +165,7 @@ def test_a_dry_run_counts_what_the_data_holds(sounds: Path, tmp_path: Path, offi
     (tmp_path / "list.txt").write_text("\n".join(["# mine", *listed, "broken.wav"]))
     arguments = ["--set", "batch=8", "--set", "queue=32", "--set", "views=mtslvr", "--dry-run", "--json"]
     done = run("tune", "--recipe", "paper", "--init", official, "--data", tmp_path / "list.txt", *arguments)
-    (plan,) = json.loads(done.stdout)["items"]
+    (plan,) = json.loads(done.out)["items"]
     assert plan["data"]["clips"] == plan["data"]["recordings"] == 33
     assert plan["data"]["unreadable"] == 1
     expected = 2 * sum(6_000 + 700 * number for number in range(16)) / 16_000 / 3_600
@@ -183,10 +190,9 @@ def test_a_bare_path_is_an_audiomae_file(sounds: Path, official: Path, tmp_path:
     assert str(tmp_path.parent) not in (tmp_path / "training.json").read_text()
 
 
-def test_drawn_weights_can_be_tuned(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+def test_drawn_weights_can_be_tuned(sounds: Path, tmp_path: Path) -> None:
     """Of a random start the digest of the weights stands for that of a file."""
-    done = bench("tune", "--init", "random", "--data", sounds, "--out", tmp_path, *HEADS, "--set", "epochs=1")
-    assert done.code == 0, done.err
+    run("tune", "--init", "random", "--data", sounds, "--out", tmp_path, *HEADS, "--set", "epochs=1")
     start, tuned = load_model("random").state_dict(), load_file(tmp_path / "model.safetensors")
     kept = {name.split(".")[2] for name in tuned if "blocks" in name and tuned[name].equal(start[name].half())}
     assert kept == {"0", "1", "2"}
@@ -211,9 +217,9 @@ def test_drawn_weights_can_be_tuned(bench: Bench, sounds: Path, tmp_path: Path) 
 )
 def test_mistakes_are_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
     done = run("tune", *arguments, "--out", tmp_path, expect=2)
-    assert words in done.stderr
-    assert done.stderr.startswith("uamix-bench: error: ")
-    assert done.stderr.count("\n") == 1
+    assert words in done.err
+    assert done.err.startswith("uamix-bench: error: ")
+    assert done.err.count("\n") == 1
 
 
 def test_a_killed_pretraining_continues_to_the_same_weights(sounds: Path, pretrained: Path, tmp_path: Path) -> None:
@@ -226,7 +232,7 @@ def test_a_killed_pretraining_continues_to_the_same_weights(sounds: Path, pretra
     process.wait()
     assert not (tmp_path / "model.safetensors").exists()
     done = run("pretrain", "--data", sounds, "--out", tmp_path, *SMALL)
-    assert "continuing from pre-training, step" in done.stderr
+    assert "continuing from pre-training, step" in done.err
     assert (tmp_path / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
 
 
@@ -272,7 +278,7 @@ def test_a_tuned_model_says_how_it_was_made_and_evaluates(sounds: Path, pretrain
         "-o",
         tmp_path / "results",
     )
-    identity = json.loads(done.stdout)["results"][0]["model"]
+    identity = json.loads(done.out)["results"][0]["model"]
     assert identity["name"] == "uamix"
     assert identity["parent_sha256"] == metadata["parent_sha256"]
     assert identity["recipe_sha256"] == metadata["recipe_sha256"]

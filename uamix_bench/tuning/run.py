@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from uamix_bench import registry
@@ -17,6 +15,7 @@ from uamix_bench.checkpoint import write_safetensors
 from uamix_bench.errors import UsageError
 from uamix_bench.files import check_writable, file_sha256, write_atomic
 from uamix_bench.model import AudioModel, load_model
+from uamix_bench.model_key import state_sha256
 from uamix_bench.progress import SILENT, Progress
 from uamix_bench.provenance import collect
 from uamix_bench.record import Provenance, Skipped, record_text
@@ -160,8 +159,7 @@ def initial_model(init: str) -> Any:
         remedy = "give audiomae=PATH, audiomae-tiny or another AudioMAE encoder"
         raise UsageError(f"--init {init}", "cannot be tuned", remedy)
     if "sha256" not in model.metadata:  # drawn weights, which no file holds
-        drawn = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        model.metadata["sha256"] = hashlib.sha256(save(drawn)).hexdigest()
+        model.metadata["sha256"] = state_sha256(model)
     return model
 
 
@@ -245,8 +243,9 @@ def _train(
 
 def _compile(blocks: nn.ModuleList, device: str) -> None:
     """Has each block compiled at its first call."""
-    if distributed.device(device).type != "cuda":
-        raise UsageError("--compile", "pays on a GPU only, and there is none here", "leave it out")
+    found = distributed.device(device)
+    if found.type != "cuda":
+        raise UsageError("--compile", f"pays on a GPU only, and the device is {found}", "leave it out")
     for block in blocks:
         block.compile()
 
