@@ -54,11 +54,17 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One UAMIX_BENCH_HOME for all of these tests, so that the sounds are decoded once."""
-    folder = tmp_path_factory.mktemp("home")
+    """One UAMIX_BENCH_HOME for all of these tests, so that the sounds are decoded once.
+
+    And one thread, here and in children: the last bits of the weights depend on their number.
+    """
+    folder, threads = tmp_path_factory.mktemp("home"), torch.get_num_threads()
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UAMIX_BENCH_HOME", str(folder))
+        patch.setenv("OMP_NUM_THREADS", "1")
         yield folder
+    torch.set_num_threads(threads)
 
 
 def command(*arguments: str | Path) -> list[str]:
