@@ -10,7 +10,8 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,8 +91,9 @@ def make(
         raise UsageError(folder, "is not empty", "choose a new folder")
     layout = LAYOUTS[name](classes, clips_per_class)
     place = folder.absolute()
-    with TemporaryDirectory(prefix=".tmp-", dir=place.parent) as scratch:  # it appears whole, or not at all
-        root = Path(scratch)
+    moved: list[Path] = []
+    root = Path(mkdtemp(prefix=".tmp-", dir=place.parent))
+    try:  # it appears whole, or not at all
         for index, (path, label) in enumerate(layout.sounds.items()):
             samples = _sound(label, index, round(seconds * layout.sample_rate), layout.sample_rate, seed)
             if layout.families:
@@ -104,7 +106,15 @@ def make(
         made = [entry for entry in registry.find_task(name).card.holds if (root / entry).exists()]
         write_atomic(root / MINIATURE, _lines([mark, *made]).encode())
         for entry in sorted(root.iterdir(), key=lambda entry: entry.name == MINIATURE):  # the mark last
-            entry.replace(place / entry.name)
+            moved.append(place / entry.name)
+            entry.replace(moved[-1])
+        root.rmdir()
+    except BaseException:
+        for entry in (root, *moved):
+            if entry.is_file():
+                entry.unlink()
+            rmtree(entry, ignore_errors=True)
+        raise
     return folder
 
 

@@ -222,7 +222,8 @@ def test_drawn_weights_can_be_tuned(sounds: Path, tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
-    done = run("tune", *arguments, "--out", tmp_path, expect=2)
+    done = run("tune", *arguments, "--out", tmp_path / "out", expect=2)
+    assert not (tmp_path / "out").exists()
     assert words in done.err
     assert done.err.startswith("uamix-bench: error: ")
     assert done.err.count("\n") == 1

@@ -70,7 +70,6 @@ def pretrain(
         UsageError: `init` is not a vision transformer, or not of the recipe's size; `compiled` without a GPU.
         BenchError: See :meth:`~uamix_bench.tuning.loop.Training.run`.
     """
-    check_writable(folder)
     recipe = shareable(recipe, data)
     model = new_model(recipe) if init is None else _of_size(initial_model(init), recipe, init)
     if compiled:
@@ -116,7 +115,6 @@ def tune(
         UsageError: The model is not a vision transformer that can be tuned; `compiled` without a GPU.
         BenchError: See :meth:`~uamix_bench.tuning.loop.Training.run`.
     """
-    check_writable(folder)
     recipe = shareable(recipe, data)
     model = initial_model(init)
     if compiled:
@@ -179,6 +177,7 @@ def _decoded(
     stop: Callable[[], bool],
 ) -> Frames:
     """Says what is about to happen; one process of a machine decodes, the others wait."""
+    check_writable(folder)
     checkpoints = folder / "checkpoints"
     progress.say(f"recipe '{recipe.name}' on {len(data.clips):,} clips of {data.name}; checkpoints in {checkpoints}")
     if data.partial:
