@@ -217,7 +217,7 @@ def test_drawn_weights_can_be_tuned(sounds: Path, tmp_path: Path) -> None:
         (["--set", "queue=1000"], "multiple of the batch"),
         (["--set", "batch=7"], "even"),
         (["--init", "logmel"], "cannot be tuned"),
-        (["--compile", "--device", "cpu"], "pays on a GPU only"),
+        (["--compile", "--device", "cpu"], "is for a GPU, and the device is cpu"),
         (["--data", "synthetic:trian"], "no such split"),
     ],
 )

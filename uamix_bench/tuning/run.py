@@ -57,8 +57,8 @@ def pretrain(
         folder: Holds the checkpoints, and at the end ``model.safetensors`` and its record, ``training.json``; a run
             that was killed continues from it.
         device: As for load_model.
-        compiled: Whether torch.compile makes kernels of the encoder's blocks: 1.18 times as fast on an H200, for
-            ViT-B at batch 256 in halves (``tests/benchmarks/test_bench_gpu.py``); slower on a CPU, where it is refused.
+        compiled: Whether torch.compile makes kernels of the encoder's blocks, on a GPU: 1.18 times as fast on an H200,
+            for ViT-B at batch 256 in halves (``tests/benchmarks/test_bench_gpu.py``).
         workers: Processes that decode; see :func:`~uamix_bench.tuning.data.load_frames`.
         progress: Is told of every step.
         stop: See :class:`~uamix_bench.tuning.loop.Training`.
@@ -244,7 +244,7 @@ def _compile(blocks: nn.ModuleList, device: str) -> None:
     """Has each block compiled at its first call."""
     found = distributed.device(device)
     if found.type != "cuda":
-        raise UsageError("--compile", f"pays on a GPU only, and the device is {found}", "leave it out")
+        raise UsageError("--compile", f"is for a GPU, and the device is {found}", "leave it out")
     for block in blocks:
         block.compile()
 
