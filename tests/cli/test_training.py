@@ -24,7 +24,9 @@ from safetensors.torch import load_file
 from uamix_bench.cli import main
 from uamix_bench.model import load_model
 from uamix_bench.store import load_record
+from uamix_bench.task import load_task
 from uamix_bench.training_records import TrainingRecord
+from uamix_bench.tuning.plan import holdings
 from uamix_bench.tuning.run import initial_model
 from uamix_bench.vit import AudioViT, ViTShape, initialise
 
@@ -168,7 +170,7 @@ def test_a_dry_run_says_the_recipe_and_writes_nothing(tmp_path: Path) -> None:
 def test_a_dry_run_counts_what_the_data_holds(sounds: Path, tmp_path: Path, official: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     listed = [str(path) for path in sorted(sounds.rglob("*.wav"))]
-    (tmp_path / "list.txt").write_text("\n".join(["# mine", *listed, "broken.wav"]))
+    (tmp_path / "list.txt").write_text("\n".join(["# mine", "broken.wav", *listed]))
     arguments = ["--set", "batch=8", "--set", "queue=32", "--set", "views=mtslvr", "--dry-run", "--json"]
     done = run("tune", "--recipe", "paper", "--init", official, "--data", tmp_path / "list.txt", *arguments)
     (plan,) = json.loads(done.out)["items"]
@@ -180,6 +182,13 @@ def test_a_dry_run_counts_what_the_data_holds(sounds: Path, tmp_path: Path, offi
     assert plan["steps"]["stage 2: tuning"] == 20 * 4
     heads = (64 + 2048 + 256) * 2048 + 2 * (2048 + 2048 + 256) + 2 * 256 * 4096 + 2 * 4096
     assert plan["trained_parameters"]["stage 1: head"] == heads
+
+
+def test_sounds_that_are_yet_to_be_generated_are_not_called_unreadable() -> None:
+    data = load_task("synthetic", splits=("valid",))
+    data.task.materialise(data.clips.head(3))
+    held = holdings(data)
+    assert (held["clips"], held["hours"], held["unreadable"]) == (960, None, 0)
 
 
 def test_a_bare_path_is_an_audiomae_file(sounds: Path, official: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from uamix_bench.audio import probe
 from uamix_bench.errors import BenchError
-from uamix_bench.task import TaskData
+from uamix_bench.task import Task, TaskData
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import batches
 from uamix_bench.tuning.loop import Stage
@@ -74,7 +74,8 @@ def holdings(data: TaskData) -> dict[str, Any]:
         except BenchError:
             return None
 
-    there = all(path.exists() for path in paths[:1])
+    made = type(data.task).materialise is not Task.materialise  # then what is missing comes with the first use
+    there = not made or all(path.exists() for path in paths)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         lengths = list(pool.map(seconds, paths)) if there else []
     heard = [length for length in lengths if length is not None]
