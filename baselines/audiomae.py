@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from uamix_bench.card import ModelCard, read_card
-from uamix_bench.checkpoint import load_state, read_checkpoint
-from uamix_bench.frontend import KaldiFbank
-from uamix_bench.model import AudioModel
-from uamix_bench.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, find_shape
+from uamix_bench.models.checkpoint import load_state, read_checkpoint
+from uamix_bench.models.frontend import KaldiFbank
+from uamix_bench.models.model import AudioModel
+from uamix_bench.models.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, find_shape
+from uamix_bench.plugins.card import ModelCard, read_card
 
 from .formats import refuse_others
 
@@ -33,7 +33,7 @@ class AudioMAE(AudioModel):
     """
 
     card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
-    poolings = ("mean", "cls", "stacked", "prenorm-mean")
+    poolings: tuple[str, ...] = ("mean", "cls", "stacked", "prenorm-mean")
     sample_rate = 16_000
 
     def __init__(self, shape: ViTShape, norm: bool = True) -> None:
@@ -93,11 +93,13 @@ class AudioMAE(AudioModel):
         """
         patches, own = tokens[:, 1:], mask[:, 1:]
         if how == "cls":
-            return self.encoder.norm(tokens[:, 0])
+            first: Tensor = self.encoder.norm(tokens[:, 0])
+            return first
         if how == "prenorm-mean":
             return super().pool(patches, own, how)
         if how == "fc-norm":
-            return self.fc_norm(super().pool(patches, own, how))
+            normed: Tensor = self.fc_norm(super().pool(patches, own, how))
+            return normed
         patches = self.encoder.norm(patches)
         if how == "stacked":
             rows = self.encoder.shape.rows

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from uamix_bench.checkpoint import Checkpoint
-from uamix_bench.errors import BadInputError
+from uamix_bench.models.checkpoint import Checkpoint
+from uamix_bench.util.errors import BadInputError
 
 _BEATS = "patch_embedding.weight"
 _MAE_AST = ("enc_sine_pos_embed.pe", "stem.positions")

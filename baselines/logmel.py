@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from uamix_bench.card import ModelCard, read_card
-from uamix_bench.frontend import KaldiFbank
-from uamix_bench.model import AudioModel
+from uamix_bench.models.frontend import KaldiFbank
+from uamix_bench.models.model import AudioModel
+from uamix_bench.plugins.card import ModelCard, read_card
 
 
 class LogMelStatistics(AudioModel):

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from uamix_bench.card import ModelCard, read_card
-from uamix_bench.checkpoint import Checkpoint, load_state, read_checkpoint
-from uamix_bench.errors import BadInputError
-from uamix_bench.frontend import LogMel
-from uamix_bench.model import AudioModel
-from uamix_bench.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, find_shape
+from uamix_bench.models.checkpoint import Checkpoint, load_state, read_checkpoint
+from uamix_bench.models.frontend import LogMel
+from uamix_bench.models.model import AudioModel
+from uamix_bench.models.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, find_shape
+from uamix_bench.plugins.card import ModelCard, read_card
+from uamix_bench.util.errors import BadInputError
 
 from .formats import refuse_others
 

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from uamix_bench.card import ModelCard, read_card
-from uamix_bench.checkpoint import load_state, read_checkpoint, read_settings
-from uamix_bench.errors import BadInputError
-from uamix_bench.frontend import KaldiFbank
-from uamix_bench.model import AudioModel
+from uamix_bench.models.checkpoint import load_state, read_checkpoint, read_settings
+from uamix_bench.models.frontend import KaldiFbank
+from uamix_bench.models.model import AudioModel
+from uamix_bench.plugins.card import ModelCard, read_card
+from uamix_bench.util.errors import BadInputError
 
 from .formats import refuse_others
 

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from uamix_bench.card import ModelCard, read_card
-from uamix_bench.checkpoint import load_state, read_checkpoint
-from uamix_bench.errors import BadInputError
-from uamix_bench.files import unreadable
-from uamix_bench.frontend import LogMel
-from uamix_bench.model import AudioModel
-from uamix_bench.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, find_shape
+from uamix_bench.models.checkpoint import load_state, read_checkpoint
+from uamix_bench.models.frontend import LogMel
+from uamix_bench.models.model import AudioModel
+from uamix_bench.models.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, find_shape
+from uamix_bench.plugins.card import ModelCard, read_card
+from uamix_bench.util.errors import BadInputError
+from uamix_bench.util.files import unreadable
 
 from .formats import refuse_others
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from uamix_bench.card import ModelCard, read_card
-from uamix_bench.vit import ViTShape, initialise, sincos_table
+from uamix_bench.models.vit import ViTShape, initialise, sincos_table
+from uamix_bench.plugins.card import ModelCard, read_card
 
 from .audiomae import AudioMAE
 

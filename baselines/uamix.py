@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uamix_bench.card import ModelCard, read_card
-from uamix_bench.errors import BadInputError
+from uamix_bench.plugins.card import ModelCard, read_card
+from uamix_bench.util.errors import BadInputError
 
 from .audiomae import AudioMAE
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from uamix_bench.deltas import Delta, deltas
-from uamix_bench.errors import UsageError
+from uamix_bench.comparison.deltas import Delta, deltas
+from uamix_bench.records.training_records import AblationRecord, Arm
 from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Prose, Section, Table, percent
 from uamix_bench.reports.figures import Series
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
-from uamix_bench.text import p_value, with_half
-from uamix_bench.training_records import AblationRecord, Arm
+from uamix_bench.util.errors import UsageError
+from uamix_bench.util.text import p_value, with_half
 
 _SIGNIFICANCE = 0.05
 _CURVES = {"loss": "loss", "rank": "effective rank of the embeddings"}
@@ -82,7 +82,7 @@ def _verdict(first: Sequence[Delta]) -> str:
     return " ".join(filter(None, sentences)) or f"Only the reference, {reference}, was evaluated."
 
 
-def _look(delta: Delta) -> str:
+def _look(delta: Delta) -> Literal["alike", "better", "worse"]:
     if delta.p is None or delta.p >= _SIGNIFICANCE or not delta.difference:
         return "alike"
     return "better" if delta.difference > 0 else "worse"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from uamix_bench.text import with_half
+from uamix_bench.util.text import with_half
 
 Mark = Literal["", "best", "tie", "better", "worse", "faint"]
 

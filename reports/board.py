@@ -15,15 +15,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from uamix_bench import files
-from uamix_bench.card import ModelIdentity
-from uamix_bench.episodes import PAPER, Protocol
-from uamix_bench.ranking import SIGNIFICANCE, Ranking, rank
-from uamix_bench.record import task_label
+from uamix_bench.comparison.ranking import SIGNIFICANCE, Ranking, rank
+from uamix_bench.plugins.card import ModelIdentity
+from uamix_bench.records.record import task_label
+from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import count
 from uamix_bench.reports.page import slug
-from uamix_bench.results import Result
-from uamix_bench.statistics import Z95, holm
+from uamix_bench.scoring.episodes import PAPER, Protocol
+from uamix_bench.scoring.statistics import Z95, holm
+from uamix_bench.util import files
 
 
 class Speed(NamedTuple):

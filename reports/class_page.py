@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uamix_bench.reports.blocks import Cell, Table, count, percent
+from uamix_bench.reports.blocks import Cell, Row, Table, count, percent
 from uamix_bench.reports.board import Column, Setting, Standing
 from uamix_bench.reports.page import Page, render, slug
 
@@ -18,7 +18,7 @@ def class_page(setting: Setting, column: Column) -> Page:
     rows += [Standing(entrant, held) for entrant, held in setting.apart if column.label in held]
     counts = [row.results[column.label].per_class for row in rows]
     labels = sorted({label for one in counts for label in one})
-    body = [(label, *(_class_cell(one.get(label)) for one in counts)) for label in labels]
+    body: list[Row] = [(label, *(_class_cell(one.get(label)) for one in counts)) for label in labels]
     table = Table(
         ["class", *(f"{row.entrant.label}>" for row in rows)],
         body,

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from uamix_bench.errors import UsageError, nearest
-from uamix_bench.replay import Replay
+from uamix_bench.evaluation.replay import Replay
 from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Block, Table
+from uamix_bench.util.errors import UsageError, nearest
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from uamix_bench.episodes import PAPER
+from uamix_bench.records.results import Result
 from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Figure
 from uamix_bench.reports.board import Setting
-from uamix_bench.results import Result
+from uamix_bench.scoring.episodes import PAPER
 
 _AXES = {"k_shot": "shots", "n_way": "ways"}
 

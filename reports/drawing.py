@@ -44,7 +44,7 @@ def canvas_of(
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
-    style = {
+    style: dict[Any, object] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "uamix-bench",
         "font.family": "sans-serif",

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from uamix_bench.errors import BenchError, UsageError
-from uamix_bench.ranking import POWER, SIGNIFICANCE
-from uamix_bench.redraw import Redraw
-from uamix_bench.replay import Replay, replay
+from uamix_bench.comparison.ranking import POWER, SIGNIFICANCE
+from uamix_bench.evaluation.redraw import Redraw
+from uamix_bench.evaluation.replay import Replay, replay
+from uamix_bench.records.results import Result
 from uamix_bench.reports import clusters, figures
-from uamix_bench.reports.blocks import Block, Cell, Figure, Prose, Row, Section, Table, count, percent
+from uamix_bench.reports.blocks import Block, Cell, Figure, Mark, Prose, Row, Section, Table, count, percent
 from uamix_bench.reports.board import Board, Column, Setting, Standing, board
 from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.result_card import drawer, drawer_id
-from uamix_bench.results import Result
-from uamix_bench.text import p_value, plus_minus, with_half
+from uamix_bench.util.errors import BenchError, UsageError
+from uamix_bench.util.text import p_value, plus_minus, with_half
 
 _MOST_CLASSES = 60  # that a matrix or a forest can show
 _EXTREME_CLASSES = 20  # hardest and easiest, where there are more
@@ -90,7 +90,9 @@ def accuracy(table: Board) -> Iterator[Block]:
         words = f"{protocol.episodes:,} episodes, {protocol.n_query} queries a class, {protocol.classifier}"
         for label in dict.fromkeys(column.label for setting in settings for column in setting.columns):
             held = [setting for setting in settings if any(column.label == label for column in setting.columns)]
-            rows = [(name, *(_score(setting, name, label) for setting in held)) for name in _names(held, label)]
+            rows: list[Row] = [
+                (name, *(_score(setting, name, label) for setting in held)) for name in _names(held, label)
+            ]
             titles = [f"{setting.protocol.n_way}-way {setting.protocol.k_shot}-shot>" for setting in held]
             yield Table(("model", *titles), rows, f"{label}: {words}, seed {protocol.seed}")
     yield Prose(
@@ -159,7 +161,7 @@ def differences(settings: Iterable[Setting]) -> Iterator[Section]:
             by = found.difference
             if name > other:  # a pair stands in one order throughout
                 name, other, by = other, name, -by
-            mark = "" if found.p_holm >= SIGNIFICANCE else "better" if by > 0 else "worse"
+            mark: Mark = "" if found.p_holm >= SIGNIFICANCE else "better" if by > 0 else "worse"
             less = Cell(*with_half(by, found.half_width, sign="+"), by, mark)
             p = Cell(p_value(found.p_holm), sort=found.p_holm)
             rows.append((f"{name} less {other}", label, setting.title, less, p, f"{100 * found.smallest:.2f}"))

@@ -30,7 +30,7 @@ from uamix_bench.reports.drawing import (
     panel_titles,
     to_svg,
 )
-from uamix_bench.text import with_half
+from uamix_bench.util.text import with_half
 
 _MOST_MARKED = 40  # points of a line, up to which each gets a marker
 _MOST_NAMED = 30  # rows of a matrix, up to which the numbers are written into it
@@ -85,8 +85,8 @@ def forest(
             value, half = np.asarray(values, np.float64), np.nan_to_num(np.asarray(halves, np.float64))
             for kind in sorted(set(look)):
                 of = np.flatnonzero(np.isfinite(value) & (np.asarray(look) == kind))
-                style = {"fmt": MARKERS[kind % len(MARKERS)], "color": SERIES[kind % len(SERIES)]}
-                ax.errorbar(value[of], of, xerr=half[of], ms=6, lw=0, elinewidth=1.8, **style)
+                marker, color = MARKERS[kind % len(MARKERS)], SERIES[kind % len(SERIES)]
+                ax.errorbar(value[of], of, xerr=half[of], ms=6, lw=0, elinewidth=1.8, fmt=marker, color=color)
             if reference is not None:
                 ax.axvline(reference, color=MUTED, lw=1, zorder=0)
             ax.set(title=name, ylim=(rows - 0.4, -0.6), yticks=range(rows), yticklabels=map(clean, labels))
@@ -95,7 +95,7 @@ def forest(
             ax.tick_params(axis="y", length=0)
             ax.margins(x=0.08)
         canvas.supxlabel(clean(x_label), fontsize="medium", color=MUTED)
-        canvas.get_layout_engine().set(wspace=0.06)
+        canvas.set_layout_engine("constrained", wspace=0.06)
     table = Table(
         ("", *(f"{name or x_label}>" for name in panels)),
         [(label, *(_with_half(v, h, row) for v, h in panels.values())) for row, label in enumerate(labels)],
@@ -136,12 +136,12 @@ def curves(
             for series in lines:
                 look = labels.index(series.label)
                 x, y = np.asarray(series.x, np.float64), np.asarray(series.y, np.float64)
-                style = {"color": SERIES[look % len(SERIES)], "linestyle": DASHES[look // len(SERIES) % len(DASHES)]}
+                color, dashes = SERIES[look % len(SERIES)], DASHES[look // len(SERIES) % len(DASHES)]
                 marker = MARKERS[look % len(MARKERS)] if len(x) <= _MOST_MARKED else ""
-                (handles[series.label],) = ax.plot(x, y, marker=marker, ms=5, lw=1.6, **style)
+                (handles[series.label],) = ax.plot(x, y, marker=marker, ms=5, lw=1.6, color=color, linestyle=dashes)
                 if series.half is not None:
                     half = np.asarray(series.half, np.float64)
-                    ax.fill_between(x, y - half, y + half, color=style["color"], alpha=0.15, lw=0)
+                    ax.fill_between(x, y - half, y + half, color=color, alpha=0.15, lw=0)
             if log_x:
                 logarithmic(ax)
             if x_ticks is not None:

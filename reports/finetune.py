@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from uamix_bench.errors import UsageError
-from uamix_bench.finetune_record import FinetuneResult
+from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.reports import figures, provenance
 from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Row, Section, Table, percent
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
+from uamix_bench.util.errors import UsageError
 
 _MOST_CLASSES = 60
 _MOST_MODELS = 4  # side by side

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from uamix_bench.export import latex
+from uamix_bench.records.export import latex
 from uamix_bench.reports.blocks import Cell, Table, as_cell, clean
 
 _SIGNS = {"±": "$\\pm$", "≈": "$\\approx$", "†": "\\dag{}", "‡": "\\ddag{}"}

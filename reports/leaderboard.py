@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from uamix_bench.errors import UsageError
+from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import Block, Cell, Facts, Prose, Section, Table, count, percent
 from uamix_bench.reports.board import Board, Setting, board
 from uamix_bench.reports.class_page import class_file, class_page
@@ -14,7 +14,7 @@ from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import Published, published
 from uamix_bench.reports.result_card import drawer, drawer_id
 from uamix_bench.reports.score_table import setting_section
-from uamix_bench.results import Result
+from uamix_bench.util.errors import UsageError
 
 
 def leaderboard(records: Iterable[Any], *, title: str = "Few-shot audio leaderboard") -> Page:

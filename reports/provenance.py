@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uamix_bench.record import Provenance
+from uamix_bench.records.record import Provenance
 
 
 def facts(run: Provenance) -> dict[str, str]:

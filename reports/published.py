@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from uamix_bench.reports.blocks import Cell, Table
-from uamix_bench.text import with_half
+from uamix_bench.util.text import with_half
 
 PerCent = Annotated[float, Field(ge=0, le=100)]
 

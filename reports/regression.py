@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from uamix_bench.compare import Comparison, Pair, setting
+from uamix_bench.comparison.compare import Comparison, Pair, setting
+from uamix_bench.comparison.timings import Timing
 from uamix_bench.reports.blocks import Block, Cell, Mark, Prose, Table, percent
 from uamix_bench.reports.page import Page, render
-from uamix_bench.text import with_half
-from uamix_bench.timings import Timing
+from uamix_bench.util.text import with_half
 
 _MARKS: dict[str, Mark] = {"better": "better", "faster": "better", "worse": "worse", "slower": "worse"}
 
@@ -45,7 +45,7 @@ def headline(pairs: Sequence[Pair], timings: Sequence[Timing], gates: Sequence[s
         return f"Regression: {failed} of {count} comparisons fail {', '.join(gates)}"
     if unknown:
         return f"{unknown} of {count} comparisons cannot be made"
-    verdicts = [one.verdict for one in (*pairs, *timings)]
+    verdicts = [*(pair.verdict for pair in pairs), *(timing.verdict for timing in timings)]
     worse, better = (
         sum(verdicts.count(word) for word in words) for words in (("worse", "slower"), ("better", "faster"))
     )

@@ -7,23 +7,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uamix_bench import registry
-from uamix_bench.episodes import PAPER
-from uamix_bench.errors import BenchError
-from uamix_bench.finetune_record import FinetuneResult
-from uamix_bench.redraw import Redraw
-from uamix_bench.replay import Replay, replay
+from uamix_bench.evaluation.redraw import Redraw
+from uamix_bench.evaluation.replay import Replay, replay
+from uamix_bench.plugins import registry
+from uamix_bench.records.finetune_record import FinetuneResult
+from uamix_bench.records.results import Result
 from uamix_bench.reports import clusters
-from uamix_bench.reports.blocks import Block, Cell, Prose, Row, Section, Table, percent
+from uamix_bench.reports.blocks import Block, Cell, Mark, Prose, Row, Section, Table, percent
 from uamix_bench.reports.board import board
 from uamix_bench.reports.fewshot import accuracy, differences, over_ways_and_shots, result_drawers
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
 from uamix_bench.reports.result_card import drawer_id
-from uamix_bench.reproduce import Plan, not_comparable
-from uamix_bench.results import Result
-from uamix_bench.targets import ARMS, Target, architecture
-from uamix_bench.text import with_half
+from uamix_bench.scoring.episodes import PAPER
+from uamix_bench.studies.paper import ARMS, Target, architecture
+from uamix_bench.studies.reproduce import Plan, not_comparable
+from uamix_bench.util.errors import BenchError
+from uamix_bench.util.text import with_half
 
 _AGREE = (
     "Intervals agree where 0 lies in the 95% interval of the difference, whose half-width is the root of the sum of "
@@ -126,7 +126,7 @@ def _published(target: Target) -> dict[tuple[str, str], tuple[float, float]]:
     """Accuracy and half-width in per cent, by our name of the model and task."""
     if not target.published:
         return {}
-    by_mixing = {mixing: name for name, mixing in ARMS.items()}
+    by_mixing: dict[str, str] = {mixing: name for name, mixing in ARMS.items()}
     found = {}
     for row in published().table(target.published).rows:
         name = by_mixing.get(row.mixing, row.model) if row.mixing else row.model
@@ -206,14 +206,14 @@ def _row(outcome: Outcome, lacks: Sequence[str]) -> Row:
     if outcome.difference is None:
         return paper, ours, "", Cell(f"not comparable: {outcome.why_not}" if outcome.why_not else "", mark="faint")
     distance, width = outcome.difference
-    apart = "" if outcome.agrees else "better" if distance > 0 else "worse"
+    apart: Mark = "" if outcome.agrees else "better" if distance > 0 else "worse"
     said = "agree" if outcome.agrees else "ours is higher" if distance > 0 else "ours is lower"
     return paper, ours, Cell(*with_half(distance, width, 1, "+", scale=1), distance), Cell(said, mark=apart)
 
 
 def _finetuned(plan: Plan, results: Sequence[FinetuneResult]) -> Iterator[Block]:
     known: Mapping[tuple[str, str], FinetuneResult] = {(one.model.name, one.task.name): one for one in results}
-    rows = []
+    rows: list[Row] = []
     for model in plan.target.models:
         cells = [
             percent(one.score.value, one.score.ci95) if (one := known.get((model, task))) else _MISSING

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 
-from uamix_bench import registry
+from uamix_bench.plugins import registry
+from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import Code, Facts, Section, count
 from uamix_bench.reports.board import why_apart
-from uamix_bench.results import Result
-from uamix_bench.text import plus_minus
+from uamix_bench.util.text import plus_minus
 
 _INTERVALS = {"ci95": "these clips", "ci95_clips": "new clips of these classes", "ci95_classes": "new classes too"}
 

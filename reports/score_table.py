@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from uamix_bench import registry
+from uamix_bench.plugins import registry
+from uamix_bench.records.results import Result
 from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Block, Cell, Code, Figure, Row, Section, Table, count, percent
 from uamix_bench.reports.board import Column, Entrant, Setting, Standing, why_apart
@@ -17,7 +18,6 @@ from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.markdown import markdown
 from uamix_bench.reports.published import Published, PublishedRow, PublishedTable
 from uamix_bench.reports.result_card import drawer_id
-from uamix_bench.results import Result
 
 _OVERLAP = "†"
 
@@ -35,7 +35,7 @@ def setting_section(setting: Setting, papers: Published) -> Section:
 
 def _score_table(setting: Setting, papers: Published) -> Table:
     several = len(setting.columns) > 1
-    columns = [
+    columns: list[Cell | str] = [
         "model",
         "rank>",
         *(["mean>"] if several else []),
@@ -57,13 +57,13 @@ def _score_table(setting: Setting, papers: Published) -> Table:
     ]
     if any(_overlaps(row.entrant, column) for row in setting.standings for column in setting.columns):
         notes.append(f"{_OVERLAP} The model was pre-trained on data of this task.")
-    groups = {}
+    groups: dict[str, list[Row]] = {}
     if setting.apart:
-        rows = [_row(setting, Standing(entrant, row), several) for entrant, row in setting.apart]
-        groups["Partial or limited, never ranked"] = rows
-    for known, rows in _published_here(setting, papers):
+        apart = [_row(setting, Standing(entrant, row), several) for entrant, row in setting.apart]
+        groups["Partial or limited, never ranked"] = apart
+    for known, published in _published_here(setting, papers):
         heading = f"Published, not measured here: {known.title.partition(':')[0]}"
-        groups[heading] = [_published_row(setting, row, several) for row in rows]
+        groups[heading] = [_published_row(setting, row, several) for row in published]
     rows = [_row(setting, standing, several) for standing in setting.standings]
     caption = f"Accuracy in per cent: {_protocol_words(setting)}"
     return Table(columns, rows, caption, "\n\n".join(filter(None, notes)), groups)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from uamix_bench.errors import UsageError
+from uamix_bench.records.training_records import TrainingRecord
 from uamix_bench.reports import figures, provenance
-from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Section, Table
+from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Row, Section, Table
 from uamix_bench.reports.page import Page, render
-from uamix_bench.training_records import TrainingRecord
+from uamix_bench.util.errors import UsageError
 
 # What a training logs, besides stage and step. The rate is a share of the peak, as its schedule gives it.
 _CURVES = {
@@ -131,7 +131,7 @@ def _recipes(records: Sequence[TrainingRecord], labels: Sequence[str]) -> Table:
     fields = list(dict.fromkeys(field for record in records for field in record.recipe))
     told = {field: [_told(record.recipe.get(field)) for record in records] for field in fields}
     differ = [field for field in fields if len(set(told[field])) > 1]
-    rows = [(field, *(Cell(text, mark="best") for text in told[field])) for field in differ]
+    rows: list[Row] = [(field, *(Cell(text, mark="best") for text in told[field])) for field in differ]
     rows += [(field, *told[field]) for field in fields if field not in differ]
     note = f"Bold: what the trainings differ in ({', '.join(differ)})." if differ else ""
     return Table(("field", *labels), rows, note=note)

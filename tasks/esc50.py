@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from uamix_bench.card import TaskCard, read_card
-from uamix_bench.errors import BadInputError
-from uamix_bench.own_data import read_csv
+from uamix_bench.data.own_data import read_csv
+from uamix_bench.plugins.card import TaskCard, read_card
+from uamix_bench.util.errors import BadInputError
 
 from .official import Official, names, whole
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from uamix_bench.card import TaskCard, read_card
-from uamix_bench.own_data import read_csv
+from uamix_bench.data.own_data import read_csv
+from uamix_bench.plugins.card import TaskCard, read_card
 
 from .official import Official, names, whole
 

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from uamix_bench import registry
-from uamix_bench.errors import UsageError, nearest
-from uamix_bench.files import make_folder, write_atomic
-from uamix_bench.task import MINIATURE
+from uamix_bench.data.task import MINIATURE
+from uamix_bench.plugins import registry
+from uamix_bench.util.errors import UsageError, nearest
+from uamix_bench.util.files import make_folder, write_atomic
 
 _ESC50 = (
     "dog rooster pig cow frog cat hen insects sheep crow rain sea_waves crackling_fire crickets chirping_birds "

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from uamix_bench.card import TaskCard, read_card
-from uamix_bench.errors import BadInputError
-from uamix_bench.files import unreadable
+from uamix_bench.plugins.card import TaskCard, read_card
+from uamix_bench.util.errors import BadInputError
+from uamix_bench.util.files import unreadable
 
 from .official import Official, names, whole
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from uamix_bench.errors import BadInputError
-from uamix_bench.files import unreadable
-from uamix_bench.task import COLUMNS, IncompleteError, Task
+from uamix_bench.data.task import COLUMNS, IncompleteError, Task
+from uamix_bench.util.errors import BadInputError
+from uamix_bench.util.files import unreadable
 
 _NAMED = 3  # missing files that the error names
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from uamix_bench.card import TaskCard, read_card
+from uamix_bench.plugins.card import TaskCard, read_card
 
 from .official import Official, lines, names, whole
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from uamix_bench.files import write_atomic
+from uamix_bench.util.files import write_atomic
 
 from . import synthesis_families as sounds
 from . import synthesis_speech as speech

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from uamix_bench.card import TaskCard, read_card
-from uamix_bench.progress import SILENT, Progress
-from uamix_bench.task import COLUMNS, Task
+from uamix_bench.data.task import COLUMNS, Task
+from uamix_bench.plugins.card import TaskCard, read_card
+from uamix_bench.util.progress import SILENT, Progress
 
 from . import synthesis
 

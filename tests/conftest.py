@@ -10,9 +10,12 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from uamix_bench.tuning.data import Frames
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -42,6 +45,19 @@ def test_data() -> Path:
     if not (folder / "goldens").is_dir():
         pytest.skip(f"no test data in {folder} (set UAMIX_BENCH_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def frames() -> Frames:
+    """2,200 frames of noise as training data: 40 clips of 20 recordings."""
+    import numpy as np
+
+    from uamix_bench.tuning.data import Frames
+
+    rng = np.random.default_rng(0)
+    count = rng.integers(20, 90, 40)
+    values = rng.normal(-6, 3, (int(count.sum()), 128)).astype(np.float16)
+    return Frames(values, np.cumsum(count) - count, count, np.arange(40) // 2, "data")
 
 
 @pytest.fixture

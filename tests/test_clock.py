@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from uamix_bench.episodes import Protocol
-from uamix_bench.fewshot import fewshot
-from uamix_bench.files import sweep
-from uamix_bench.model import load_model
-from uamix_bench.store import ResultStore, load_record
-from uamix_bench.task import load_task
+from uamix_bench.data.task import load_task
+from uamix_bench.evaluation.fewshot import fewshot
+from uamix_bench.models.model import load_model
+from uamix_bench.records.store import ResultStore, load_record
+from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.util.files import sweep
 
 DAY_S = 86_400.0
 CELL = Protocol(n_way=2, k_shot=1, n_query=2, episodes=20)

@@ -18,20 +18,20 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from uamix_bench import registry
-from uamix_bench.compare import compare
-from uamix_bench.errors import BadInputError, BenchError
-from uamix_bench.export import to_csv, to_eval_results, to_latex, to_model_index, to_mteb
-from uamix_bench.files import digest
-from uamix_bench.record import load, record_text
-from uamix_bench.redraw import Redraw
-from uamix_bench.results import Result
-from uamix_bench.sides import read_side
-from uamix_bench.store import KINDS, ResultStore, load_record, read_all, schema
-from uamix_bench.text import UNFIT
+from uamix_bench.comparison.compare import compare
+from uamix_bench.comparison.sides import read_side
+from uamix_bench.evaluation.redraw import Redraw
+from uamix_bench.plugins import registry
+from uamix_bench.records.export import to_csv, to_eval_results, to_latex, to_model_index, to_mteb
+from uamix_bench.records.record import load, record_text
+from uamix_bench.records.results import Result
+from uamix_bench.records.store import KINDS, ResultStore, load_record, read_all, schema
+from uamix_bench.util.errors import BadInputError, BenchError
+from uamix_bench.util.files import digest
+from uamix_bench.util.text import UNFIT
 
-from .records import few_shot, training
-from .test_timings import file
+from .comparison.test_timings import file
+from .sample_records import few_shot, training
 
 SCRIPTS = [
     "<script>alert(1)</script>",
@@ -270,7 +270,7 @@ def test_many_mutants_are_refused_or_harmless(tmp_path: Path, content: bytes) ->
 )
 @given(st.data())
 def test_mutants_of_timings_are_refused_or_read(tmp_path: Path, data: st.DataObject) -> None:
-    from uamix_bench.timings import compare_timings
+    from uamix_bench.comparison.timings import compare_timings
 
     changed = {"machine_info": {"cpu": {"count": 2}}, **file([1.0, 2.0, 3.0]).model_dump()}
     changed = json.loads(json.dumps(changed))

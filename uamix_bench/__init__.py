@@ -4,29 +4,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from uamix_bench.compare import compare as compare
-    from uamix_bench.episodes import PAPER as PAPER
-    from uamix_bench.episodes import Protocol as Protocol
-    from uamix_bench.fewshot import fewshot as fewshot
-    from uamix_bench.model import AudioModel as AudioModel
-    from uamix_bench.model import load_model as load_model
-    from uamix_bench.results import Result as Result
-    from uamix_bench.task import Task as Task
-    from uamix_bench.task import load_task as load_task
-    from uamix_bench.tuning.finetune import finetune as finetune
+    from uamix_bench.comparison.compare import compare as compare
+    from uamix_bench.data.task import Task as Task
+    from uamix_bench.data.task import load_task as load_task
+    from uamix_bench.evaluation.fewshot import fewshot as fewshot
+    from uamix_bench.finetuning.finetune import finetune as finetune
+    from uamix_bench.models.model import AudioModel as AudioModel
+    from uamix_bench.models.model import load_model as load_model
+    from uamix_bench.records.results import Result as Result
+    from uamix_bench.scoring.episodes import PAPER as PAPER
+    from uamix_bench.scoring.episodes import Protocol as Protocol
     from uamix_bench.tuning.run import tune as tune
 
 _HOME = {
-    "PAPER": "episodes",
-    "Protocol": "episodes",
-    "fewshot": "fewshot",
-    "AudioModel": "model",
-    "compare": "compare",
-    "load_model": "model",
-    "Result": "results",
-    "Task": "task",
-    "load_task": "task",
-    "finetune": "tuning.finetune",
+    "PAPER": "scoring.episodes",
+    "Protocol": "scoring.episodes",
+    "fewshot": "evaluation.fewshot",
+    "AudioModel": "models.model",
+    "compare": "comparison.compare",
+    "load_model": "models.model",
+    "Result": "records.results",
+    "Task": "data.task",
+    "load_task": "data.task",
+    "finetune": "finetuning.finetune",
     "tune": "tuning.run",
 }
 __all__ = [

@@ -1,176 +1,26 @@
-"""Cards: the facts about a model or a data set as data, read from the TOML beside its code. Free of torch."""
+"""The documented import path of `uamix_bench.plugins.card`."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Annotated, Literal, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from uamix_bench.errors import BadInputError
-from uamix_bench.files import read_toml
-from uamix_bench.text import LONGEST, UNFIT_PATTERN
-
-Input = Literal["native", "official"]
-Segments = Literal["first", "mean"]  # what of a clip longer than the task's clip length is heard
-
-# Names become folders: every part between slashes begins with a letter or digit, so none is "..", hidden or empty.
-_PART = r"[A-Za-z0-9][A-Za-z0-9._+\- ]*"
-NAME_PATTERN = rf"^{_PART}(/{_PART})*$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
-
-Text = Annotated[str, Field(pattern=rf"^[^{UNFIT_PATTERN[1:-1]}]*$", max_length=LONGEST)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0, lt=2**53)]
-
-
-class Card(BaseModel):
-    """What models and tasks have in common."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Name
-    title: str
-    licence: str
-    citation: str = ""
-
-
-class RemoteFile(BaseModel):
-    """A file that the authors publish; `page` is where a person must go when `url` cannot be fetched directly."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    url: str | None = None
-    page: str | None = None
-    sha256: str | None = None
-    md5: str | None = None
-    bytes: int | None = None
-    parts: tuple[str, ...] = Field(default=(), description="names of the files that it is published in, cut, in order")
-    note: str = ""
-
-
-class WeightsFile(RemoteFile):
-    """A file of weights that the authors publish, and how the adapter's reading of it is known to be right.
-
-    `evidence` is ``goldens`` where embeddings are held to what the authors' own code gives for a file of this layout,
-    ``parsed`` where the file is read as that code reads it and no output of it was at hand.
-    """
-
-    evidence: Literal["goldens", "parsed"] | None = None
-
-
-class Weights(BaseModel):
-    """Weights that come with the package: an id of their own, the file beside the card, and where they come from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: Name
-    file: str
-    licence: str
-    pretrained_on: tuple[str, ...]
-    note: str = ""
-    demonstration: bool = True
-
-
-class ModelCard(Card):
-    """A pretrained audio model. `parameters` counts the encoder used for embeddings; None leaves it unstated."""
-
-    paper: str = ""
-    sample_rate: int = Field(gt=0, description="Hz")
-    embedding_dim: int = Field(gt=0)
-    parameters: int | None = Field(default=None, ge=0)
-    parameters_published: str = ""
-    pretrained_on: tuple[str, ...] = ()
-    needs_weights: bool = True
-    default_weights: str | None = None
-    files: tuple[WeightsFile, ...] = ()
-    weights: tuple[Weights, ...] = ()
-
-    @model_validator(mode="after")
-    def _knows_its_default(self) -> ModelCard:
-        if self.default_weights not in (None, *(weights.id for weights in self.weights)):
-            raise ValueError(f"default_weights '{self.default_weights}' are not among the weights")
-        return self
-
-
-class ModelIdentity(BaseModel):
-    """Which model gave an embedding: all that may change it, and what a reader wants to know of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Name
-    adapter_version: Text
-    weights_sha256: Sha256 | None
-    parameters: Count
-    embedding_dim: int = Field(gt=0, lt=2**53)
-    input: Input
-    pooling: Text
-    dtype: Text
-    recipe_sha256: Sha256 | None = None
-    parent_sha256: Sha256 | None = None
-    train_seed: Count | None = None
-    pretrained_on: tuple[Text, ...] = ()
-    licence: Text = ""
-
-
-class Supervised(BaseModel):
-    """How a data set is split where a model is trained on its labels: in training and test clips, or in folds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    train: tuple[str, ...] = Field(default=(), description="splits that train")
-    validation: tuple[str, ...] = Field(default=(), description="splits that choose; they neither train nor test")
-    test: tuple[str, ...] = ()
-    folds: tuple[str, ...] = Field(default=(), description="splits of which each is tested once, by the others")
-    label: str = Field(default="", description="what is predicted, where it is not the few-shot label")
-    group: str = Field(default="", description="what the interval is clustered by, where it is not the few-shot group")
-    recipe: str = Field(default="", description="the fine-tuning recipe that is taken by default")
-
-    @model_validator(mode="after")
-    def _says_how(self) -> Supervised:
-        if bool(self.folds) == bool(self.train and self.test):
-            raise ValueError("name either the splits train and test, or the folds")
-        return self
-
-
-class TaskCard(Card):
-    """A labelled data set, as a few-shot task."""
-
-    aliases: tuple[Name, ...] = Field(default=(), description="other names for --task; results carry `name`")
-    version: str
-    description: str = ""
-    clip_seconds: float = Field(gt=0)
-    label: str
-    group: str
-    splits: tuple[str, ...] | None = Field(default=None, description="splits that episodes draw from; None is all")
-    folder: str = Field(default="", description="what the official archives unpack to")
-    holds: tuple[str, ...] = Field(default=(), description="files and folders, below the root, of a whole copy")
-    metaaudio: tuple[str, ...] | None = Field(default=None, description="the test classes of MetaAudio's split")
-    supervised: Supervised | None = Field(default=None, description="its splits for fine-tuning; None is folds drawn")
-    classes: int | None = None
-    clips: int | None = None
-    home: str = ""
-    files: tuple[RemoteFile, ...] = ()
-    demonstration: bool = False
-
-
-AnyCard = TypeVar("AnyCard", bound=Card)
-
-
-def read_card(path: Path, kind: type[AnyCard]) -> AnyCard:
-    """Reads a card from TOML.
-
-    Raises:
-        BadInputError: The file is missing, is not TOML, or lacks a fact; the line names the field.
-    """
-    try:
-        return kind.model_validate(read_toml(path))
-    except OSError as error:
-        raise BadInputError(path, f"no card ({error.strerror})", "put NAME.toml beside the module") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = f"field '{'.'.join(map(str, first['loc']))}': " if first["loc"] else ""
-        raise BadInputError(path, field + first["msg"].removeprefix("Value error, "), "correct the card") from error
-    except ValueError as error:
-        raise BadInputError(path, f"is not valid TOML ({error})", "correct the card") from error
+from uamix_bench.plugins.card import (
+    ModelCard as ModelCard,
+)
+from uamix_bench.plugins.card import (
+    ModelIdentity as ModelIdentity,
+)
+from uamix_bench.plugins.card import (
+    RemoteFile as RemoteFile,
+)
+from uamix_bench.plugins.card import (
+    Supervised as Supervised,
+)
+from uamix_bench.plugins.card import (
+    TaskCard as TaskCard,
+)
+from uamix_bench.plugins.card import (
+    Weights as Weights,
+)
+from uamix_bench.plugins.card import (
+    WeightsFile as WeightsFile,
+)
+from uamix_bench.plugins.card import (
+    read_card as read_card,
+)

@@ -1,154 +1,17 @@
-"""ResultStore, a folder of immutable records, and the reading of any of them by its kind. Free of torch."""
+"""The documented import path of `uamix_bench.records.store`."""
 
-from __future__ import annotations
-
-import os
-import uuid
-from collections.abc import Iterable, Iterator
-from itertools import chain
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Union, get_args
-
-from uamix_bench import files, results
-from uamix_bench.card import ModelIdentity
-from uamix_bench.episodes import Protocol
-from uamix_bench.errors import BadInputError
-from uamix_bench.finetune_record import FinetuneResult
-from uamix_bench.record import Record, TaskIdentity, load, record_text
-from uamix_bench.results import Result, load_result
-from uamix_bench.training_records import AblationRecord, TrainingRecord
-
-# Every kind of record, by its name in the files.
-KINDS: dict[str, type[Record]] = {
-    get_args(kind.model_fields["kind"].annotation)[0]: kind
-    for kind in (Result, TrainingRecord, AblationRecord, FinetuneResult)
-}
-
-
-def load_record(path: Path) -> Record:
-    """Reads a record of any kind: :func:`uamix_bench.record.load`."""
-    return load(path, KINDS)
-
-
-class Found(NamedTuple):
-    """What files hold: the records with their paths, and what is wrong with the others."""
-
-    records: tuple[tuple[Path, Record], ...]
-    bad: tuple[BadInputError, ...]
-
-
-def read_all(paths: Iterable[Path]) -> Found:
-    """Reads files, and all ``.json`` files in folders and below, each once, in the order of their names.
-
-    Raises:
-        MachineError: A file cannot be read.
-    """
-    names = (sorted(path.rglob("*.json")) if path.is_dir() else [path] for path in paths)
-    records, bad = [], []
-    for path in dict.fromkeys(chain.from_iterable(names)):
-        try:
-            records.append((path, load_record(path)))
-        except BadInputError as error:
-            bad.append(error)
-    return Found(tuple(records), tuple(bad))
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of the files: what any record keeps to, but for what only arithmetic can tell."""
-    from pydantic import Field, TypeAdapter
-
-    kinds: Any = Annotated[Union[tuple(KINDS.values())], Field(discriminator="kind")]  # noqa: UP007
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A record of uamix-bench"}
-    return head | TypeAdapter(kinds).json_schema()
-
-
-class ResultStore:
-    """A folder of immutable record files, safe for many writers at once, merged by copying files together.
-
-    Args:
-        folder: Where; default ``UAMIX_BENCH_HOME/results``.
-    """
-
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or files.home() / "results"
-
-    def check_writable(self) -> None:
-        """Makes sure that a record can be written here, before any long work.
-
-        Raises:
-            MachineError: It cannot.
-        """
-        files.check_writable(self.folder)
-
-    def path(self, record: Record) -> Path:
-        """Where a record stands: its place, a hyphen, the first 12 digits of its id, ``.json``."""
-        return self.folder / f"{record.place()}-{record.id[:12]}.json"
-
-    def write(self, record: Record) -> Path:
-        """Writes a record; one that is there stays as it is, and its path is returned.
-
-        Raises:
-            BadInputError: Another outcome of the same unit is there, another record holds the name, or the file that
-                does is damaged.
-            MachineError: The folder cannot be written.
-        """
-        path = self.path(record)
-        self._refuse_conflict(record, path)
-        if not path.exists() and _create(path, record_text(record).encode()):
-            return path
-        if load_record(path).id != record.id:
-            raise BadInputError(
-                path, "another record has the same first 12 digits of its id", "write to another folder with -o"
-            )
-        return path
-
-    def find(
-        self, model: ModelIdentity, task: TaskIdentity, protocol: Protocol, digest: str
-    ) -> Iterator[tuple[Path, Result]]:
-        """Finds the complete few-shot results of exactly this model, clip table, protocol and draw."""
-        for path in self._beside(results.place(model, task, protocol)):
-            result = load_result(path)
-            if result.evaluates(model, task, protocol, digest):
-                yield path, result
-
-    def __iter__(self) -> Iterator[tuple[Path, Record]]:
-        for path in sorted(self.folder.rglob("*.json")):
-            yield path, load_record(path)
-
-    def _beside(self, place: str) -> list[Path]:
-        """The files of one place, sorted."""
-        start = self.folder / place
-        return sorted(start.parent.glob(f"{start.name}-*.json"))
-
-    def _refuse_conflict(self, record: Record, path: Path) -> None:
-        """Raises an alarm where the same unit has come out differently before."""
-        unit = record.unit()
-        if unit is None:
-            return
-        for other in self._beside(record.place()):
-            try:
-                differs = other != path and load_record(other).unit() == unit
-            except BadInputError:  # a damaged neighbour is no reason to lose this one
-                continue
-            if differs:
-                remedy = "compare devices and versions in the provenances, or write to another folder with -o"
-                raise BadInputError(other, f"the same evaluation now comes out differently ({record.id[:12]})", remedy)
-
-
-def _create(path: Path, content: bytes) -> bool:
-    """Writes a file whole under a name that nothing holds yet; False where another process was first."""
-    files.sweep(path.parent)
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
-    try:
-        files.write_atomic(temporary, content)
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links: the name is taken in one step, if not exclusively
-        try:
-            temporary.replace(path)
-        except OSError as error:
-            raise files.machine_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
+from uamix_bench.records.store import (
+    Found as Found,
+)
+from uamix_bench.records.store import (
+    ResultStore as ResultStore,
+)
+from uamix_bench.records.store import (
+    load_record as load_record,
+)
+from uamix_bench.records.store import (
+    read_all as read_all,
+)
+from uamix_bench.records.store import (
+    schema as schema,
+)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from uamix_bench.errors import BadInputError
-from uamix_bench.model import AudioModel
+from uamix_bench.models.model import AudioModel
+from uamix_bench.util.errors import BadInputError
 
 
 def sound(samples: int, seed: int = 0) -> Tensor:

@@ -313,7 +313,7 @@ def stages(model: Any, sound: Sound) -> dict[str, Floats]:
     MaskSpec's spectrogram is taken before its division by the spread of a bin, 0.043 in those that an upsampled sound
     leaves empty: it makes another processor's rounding into as much as a mistake (test_maskspec.py).
     """
-    from uamix_bench.audio import resample
+    from uamix_bench.data.audio import resample
 
     samples = torch.from_numpy(resample(*sound, model.sample_rate)).unsqueeze(0)
     model.input = "official"

@@ -21,11 +21,11 @@ from torch import Tensor
 from torchaudio.compliance import kaldi
 from torchaudio.functional import resample
 
-from uamix_bench.checkpoint import Checkpoint, write_safetensors
-from uamix_bench.errors import BadInputError, UsageError
-from uamix_bench.model import AudioModel, load_model
-from uamix_bench.registry import models
+from uamix_bench.models.checkpoint import Checkpoint, write_safetensors
+from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.plugins.registry import models
 from uamix_bench.tuning.recipe import PRETRAIN, PretrainRecipe
+from uamix_bench.util.errors import BadInputError, UsageError
 
 from .measured import distance
 

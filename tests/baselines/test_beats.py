@@ -18,8 +18,8 @@ from torchaudio.compliance import kaldi
 
 from uamix_bench import load_model
 from uamix_bench.baselines.beats import BEATs, Config, encoder_keys
-from uamix_bench.checkpoint import write_safetensors
-from uamix_bench.errors import BadInputError
+from uamix_bench.models.checkpoint import write_safetensors
+from uamix_bench.util.errors import BadInputError
 
 from .measured import alone, assert_alike_in_any_batch, assert_end_is_its_own, distance, sound
 from .official import Size, State, beats_cfg, beats_state

@@ -14,8 +14,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torchaudio.compliance import kaldi
 
-from uamix_bench.errors import UsageError
-from uamix_bench.model import load_model
+from uamix_bench.models.model import load_model
+from uamix_bench.util.errors import UsageError
 
 Floats = npt.NDArray[np.float32]
 LENGTHS = (16_000, 400, 52_803, 1_200, 16_000)
@@ -59,7 +59,7 @@ def state_sha256() -> str:
 
 def test_random_is_the_same_in_every_process() -> None:
     program = f"{inspect.getsource(state_sha256)}\ntorch.manual_seed(1)\nprint(state_sha256())"
-    imports = "import hashlib, torch\nfrom uamix_bench.model import load_model\n"
+    imports = "import hashlib, torch\nfrom uamix_bench.models.model import load_model\n"
     done = subprocess.run([sys.executable, "-c", imports + program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == state_sha256()
 

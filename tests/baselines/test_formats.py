@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from uamix_bench import load_model
-from uamix_bench.convert import convert
-from uamix_bench.errors import BadInputError
+from uamix_bench.models.convert import convert
+from uamix_bench.util.errors import BadInputError
 
 from .official import FORMATS, checkpoint, vit_state
 

@@ -16,9 +16,9 @@ import torchaudio
 from torch import Tensor
 
 from uamix_bench.baselines.m2d import M2D, Sizes, read_sizes
-from uamix_bench.checkpoint import Checkpoint, write_safetensors
-from uamix_bench.model import load_model
-from uamix_bench.vit import encoder_keys
+from uamix_bench.models.checkpoint import Checkpoint, write_safetensors
+from uamix_bench.models.model import load_model
+from uamix_bench.models.vit import encoder_keys
 
 from .measured import assert_tokens_alike_in_a_batch, distance, pooled, refused, sound
 from .official import State, vit_state

@@ -19,8 +19,8 @@ from torchaudio.compliance import kaldi
 
 from uamix_bench import load_model
 from uamix_bench.baselines.mae_ast import MAEAST, Config, encoder_keys
-from uamix_bench.checkpoint import write_safetensors
-from uamix_bench.errors import BadInputError
+from uamix_bench.models.checkpoint import write_safetensors
+from uamix_bench.util.errors import BadInputError
 
 from .measured import alone, assert_alike_in_any_batch, assert_end_is_its_own, distance, sound
 from .official import Size, State, mae_ast_cfg, mae_ast_state

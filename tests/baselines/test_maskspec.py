@@ -20,12 +20,12 @@ import torchaudio
 from torch import Tensor
 from torchaudio.compliance import kaldi
 
-from uamix_bench.audio import resample
 from uamix_bench.baselines.maskspec import STATISTICS, MaskSpec, audioset_statistics, read_statistics
-from uamix_bench.checkpoint import read_checkpoint, write_safetensors
-from uamix_bench.errors import BadInputError
-from uamix_bench.model import AudioModel, load_model
-from uamix_bench.vit import encoder_keys
+from uamix_bench.data.audio import resample
+from uamix_bench.models.checkpoint import read_checkpoint, write_safetensors
+from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.vit import encoder_keys
+from uamix_bench.util.errors import BadInputError
 
 from .measured import assert_tokens_alike_in_a_batch, distance, pooled, refused, sound
 from .official import State, vit_state

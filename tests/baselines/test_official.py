@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from uamix_bench import load_model
-from uamix_bench.health import check
+from uamix_bench.scoring.health import check
 
 from .official import FORMATS, GOLDEN, SOUNDS, checkpoint, stages
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import click
 
-from uamix_bench import files
-from uamix_bench.errors import BenchError
 from uamix_bench.reports.blocks import Code, Prose, Section
 from uamix_bench.reports.markdown import markdown
+from uamix_bench.util import files
+from uamix_bench.util.errors import BenchError
 
 from .scale import QUICK, WHOLE
 from .sections import encoder, episodes, evaluation, frontend, growth, machine, process

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.decomposition import PCA
 
-from uamix_bench.classifiers import CLASSIFIERS
-from uamix_bench.embedding import embed
-from uamix_bench.episodes import Protocol
-from uamix_bench.fewshot import draw_episodes, limited
-from uamix_bench.model import load_model
-from uamix_bench.task import TaskData, load_task
+from uamix_bench.data.task import TaskData, load_task
+from uamix_bench.embeddings.embedding import embed
+from uamix_bench.evaluation.fewshot import draw_episodes, limited
+from uamix_bench.models.model import load_model
+from uamix_bench.scoring.classifiers import CLASSIFIERS
+from uamix_bench.scoring.episodes import Protocol
 
 DIRECTIONS = 128
 CLIPS_PER_CLASS = 10  # of the training clips that the whitening is fitted on

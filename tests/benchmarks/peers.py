@@ -14,8 +14,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torchaudio.compliance import kaldi
 
-from uamix_bench.episodes import EpisodeSet
-from uamix_bench.vit import AudioViT
+from uamix_bench.models.vit import AudioViT
+from uamix_bench.scoring.episodes import EpisodeSet
 
 Floats = npt.NDArray[np.float32]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from uamix_bench.vit import ViTShape
+from uamix_bench.models.vit import ViTShape
 
 
 class Scale(NamedTuple):

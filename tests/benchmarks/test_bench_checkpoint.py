@@ -18,10 +18,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from uamix_bench import cache, checkpoint, files
 from uamix_bench.baselines.audiomae import AudioMAE
-from uamix_bench.convert import convert
-from uamix_bench.vit import ViTShape, initialise
+from uamix_bench.models import checkpoint
+from uamix_bench.models.convert import convert
+from uamix_bench.models.vit import ViTShape, initialise
+from uamix_bench.storage import digests
+from uamix_bench.util import files
 
 REDUCED = ViTShape(width=384, depth=12, heads=6)  # 87 MB; a ViT-B has 343
 ROUNDS = 3
@@ -88,7 +90,7 @@ def test_a_converted_file_loads_twice_as_fast(
 
 @pytest.mark.usefixtures("bench_home")
 def test_the_digest_is_remembered_and_follows_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_RACY_S", -60.0)
+    monkeypatch.setattr(digests, "_RACY_S", -60.0)
     monkeypatch.setattr(checkpoint, "_REMEMBERED_BYTES", 0)
     path, digested = tmp_path / "model.safetensors", []
     real = files.file_sha256

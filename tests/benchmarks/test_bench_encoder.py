@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from uamix_bench.vit import ViTShape
+from uamix_bench.models.vit import ViTShape
 
 from . import limits
 from .peers import timm_vit

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from uamix_bench.classifiers import nearest_centroid
-from uamix_bench.episodes import Protocol
+from uamix_bench.scoring.classifiers import nearest_centroid
+from uamix_bench.scoring.episodes import Protocol
 
 from . import peers
 from .sections.episodes import DATA_SETS, draw_beside_choice

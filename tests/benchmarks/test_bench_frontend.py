@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from uamix_bench.frontend import KaldiFbank
+from uamix_bench.models.frontend import KaldiFbank
 
 from .peers import torchaudio_fbank
 from .timing import Side, measure

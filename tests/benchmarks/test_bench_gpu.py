@@ -17,18 +17,18 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from uamix_bench.checkpoint import write_safetensors
-from uamix_bench.frontend import KaldiFbank
-from uamix_bench.model import load_model
-from uamix_bench.progress import Progress
-from uamix_bench.registry import models
+from uamix_bench.models.checkpoint import write_safetensors
+from uamix_bench.models.frontend import KaldiFbank
+from uamix_bench.models.model import load_model
+from uamix_bench.models.vit import AudioViT, ViTShape, initialise
+from uamix_bench.plugins.registry import models
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import Frames
 from uamix_bench.tuning.loop import Training
 from uamix_bench.tuning.recipe import TUNE, TuneRecipe
 from uamix_bench.tuning.throughput import matrix_rate, wait_for
 from uamix_bench.tuning.views import Spectrograms
-from uamix_bench.vit import AudioViT, ViTShape, initialise
+from uamix_bench.util.progress import Progress
 
 WARM_UP = 4  # steps
 SECONDS = 10

@@ -21,10 +21,10 @@ import pandas as pd
 import pytest
 import soundfile
 
-from uamix_bench.card import TaskCard
-from uamix_bench.embedding import embed
-from uamix_bench.task import Task, TaskData
-from uamix_bench.vit import ViTShape
+from uamix_bench.data.task import Task, TaskData
+from uamix_bench.embeddings.embedding import embed
+from uamix_bench.models.vit import ViTShape
+from uamix_bench.plugins.card import TaskCard
 
 from .workloads import SAMPLE_RATE, audiomae, operations
 

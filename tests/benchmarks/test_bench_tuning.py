@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from uamix_bench.frontend import KaldiFbank
+from uamix_bench.models.frontend import KaldiFbank
+from uamix_bench.models.vit import AudioViT, ViTShape, initialise
 from uamix_bench.tuning.contrastive import Network, TuneStage
 from uamix_bench.tuning.data import Frames
 from uamix_bench.tuning.loop import Batch, Training
 from uamix_bench.tuning.recipe import TUNE
 from uamix_bench.tuning.views import Spectrograms
-from uamix_bench.vit import AudioViT, ViTShape, initialise
 
 FRAMES = 512  # 257 tokens
 CLIPS = 2

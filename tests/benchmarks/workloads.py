@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from uamix_bench.clip_order import sort_clips
-from uamix_bench.episodes import EpisodeSet, Protocol, draw_sorted
-from uamix_bench.registry import models
-from uamix_bench.vit import AudioViT, ViTShape, initialise
+from uamix_bench.data.clip_table import sort_clips
+from uamix_bench.models.vit import AudioViT, ViTShape, initialise
+from uamix_bench.plugins.registry import models
+from uamix_bench.scoring.episodes import EpisodeSet, Protocol, draw_sorted
 
 SAMPLE_RATE = 16_000
 WIDTH = 768  # of a ViT-B's embedding

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uamix_bench.ablation import Ablation, plan
-from uamix_bench.deltas import deltas
-from uamix_bench.errors import BadInputError
-from uamix_bench.files import file_sha256
-from uamix_bench.store import load_record
-from uamix_bench.training_records import AblationRecord
-from uamix_bench.tuning.many import computing_with
+from uamix_bench.comparison.deltas import deltas
+from uamix_bench.records.store import load_record
+from uamix_bench.records.training_records import AblationRecord
+from uamix_bench.studies.ablation import Ablation, plan
 from uamix_bench.tuning.recipe import TUNE
+from uamix_bench.tuning.trainings import computing_with
+from uamix_bench.util.errors import BadInputError
+from uamix_bench.util.files import file_sha256
 
 from .conftest import Bench, weights
 
@@ -248,7 +248,7 @@ def test_a_record_whose_parts_disagree_is_refused(record: dict[str, Any], tmp_pa
 
 
 def test_hostile_text_is_harmless_in_the_report(record: dict[str, Any]) -> None:
-    from uamix_bench.registry import find_report
+    from uamix_bench.plugins.registry import find_report
 
     told = AblationRecord.model_validate(record)
     hostile = "<script>alert(1)</script> | **x** [y](javascript:z)"

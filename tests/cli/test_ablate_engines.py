@@ -19,17 +19,18 @@ import numpy as np
 import pytest
 import soundfile
 
-from uamix_bench import files, provenance
-from uamix_bench.ablation import Ablation, plan
-from uamix_bench.engine import Local, open_engine
-from uamix_bench.errors import MachineError
-from uamix_bench.progress import SILENT, Progress
-from uamix_bench.tuning import elsewhere
-from uamix_bench.tuning.elsewhere import Errand
+from uamix_bench.engines.engine import Local, open_engine
+from uamix_bench.records import provenance
+from uamix_bench.studies.ablation import Ablation, plan
+from uamix_bench.tuning import on_engine
 from uamix_bench.tuning.fields import changed
-from uamix_bench.tuning.many import computing_with
+from uamix_bench.tuning.on_engine import Errand
 from uamix_bench.tuning.recipe import TUNE
 from uamix_bench.tuning.sounds import find_data, shareable
+from uamix_bench.tuning.trainings import computing_with
+from uamix_bench.util import files
+from uamix_bench.util.errors import MachineError
+from uamix_bench.util.progress import SILENT, Progress
 
 from ..conftest import Nodes
 from .conftest import TUNING, Bench, weights
@@ -58,8 +59,8 @@ def test_ray_with_a_node_killed_in_the_middle_of_an_arm(
     code = """
     from contextlib import contextmanager
     import second_node
-    from uamix_bench.progress import Progress
-    from uamix_bench.tuning.elsewhere import carry_out_errand
+    from uamix_bench.util.progress import Progress
+    from uamix_bench.tuning.on_engine import carry_out_errand
 
     class Hanging(Progress):
         @contextmanager
@@ -90,7 +91,7 @@ def test_ray_with_a_node_killed_in_the_middle_of_an_arm(
         ray_nodes.kill()
 
     monkeypatch.setenv("UAMIX_BENCH_HOME", str(tmp_path / "another"))
-    monkeypatch.setattr(elsewhere, "carry_out_errand", ray_nodes.write("ablate_test_jobs", code).slowly)
+    monkeypatch.setattr(on_engine, "carry_out_errand", ray_nodes.write("ablate_test_jobs", code).slowly)
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     done = bench(*arguments, "--engine", "ray", "--engine-address", ray_nodes.address)
@@ -281,7 +282,7 @@ def test_one_who_comes_second_waits_and_trains_nothing(ablation: Ablation, monke
 def test_what_a_worker_finished_and_nobody_sees_is_an_error(
     ablation: Ablation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(elsewhere, "_LATE_S", 0.1)
+    monkeypatch.setattr(on_engine, "_LATE_S", 0.1)
 
     def astray(errand: Errand) -> Errand:
         return errand._replace(job=errand.job._replace(folder=tmp_path / "astray"))

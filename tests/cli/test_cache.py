@@ -13,7 +13,7 @@ from .conftest import SMALL, Bench
 @pytest.fixture
 def filled(bench: Bench, sounds: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Embeddings of two models."""
-    monkeypatch.setattr("uamix_bench.cache._RACY_S", -60.0)
+    monkeypatch.setattr("uamix_bench.storage.digests._RACY_S", -60.0)
     for model in ("logmel", "random"):
         assert bench("fewshot", "-m", model, "-t", sounds, *SMALL).code == 0
     return bench

@@ -17,9 +17,9 @@ import click
 import pytest
 
 import uamix_bench.cli as cli
-from uamix_bench import registry
 from uamix_bench.cli.errors import EXIT_CODES, Terminated
-from uamix_bench.errors import BadInputError, BenchError, MachineError, RegressionFound, UsageError
+from uamix_bench.plugins import registry
+from uamix_bench.util.errors import BadInputError, BenchError, MachineError, RegressionFound, UsageError
 
 from .conftest import Bench
 

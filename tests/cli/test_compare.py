@@ -17,14 +17,14 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from uamix_bench import classifiers, episodes
 from uamix_bench.cli import ci, main
-from uamix_bench.results import Result
-from uamix_bench.store import ResultStore
-from uamix_bench.task import load_task
+from uamix_bench.data.task import load_task
+from uamix_bench.records.results import Result
+from uamix_bench.records.store import ResultStore
+from uamix_bench.scoring import classifiers, episodes
 
-from ..records import few_shot
-from ..test_timings import draw, file
+from ..comparison.test_timings import draw, file
+from ..sample_records import few_shot
 from .conftest import Bench
 
 WEIGHTS = Path(__file__).parents[2] / "baselines" / "weights" / "uamix-tiny.safetensors"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from uamix_bench.store import ResultStore
+from uamix_bench.records.store import ResultStore
 
 from .conftest import SMALL, Bench
 
@@ -38,7 +38,7 @@ WRITERS = {
 @pytest.fixture
 def inputs(bench: Bench, sounds: Path, tmp_path: Path) -> dict[str, str]:
     """A result to read, and weights that fit on no small disk."""
-    from uamix_bench import registry
+    from uamix_bench.plugins import registry
 
     assert bench("fewshot", "-m", "logmel", "-t", sounds, *SMALL, "-o", tmp_path / "results").code == 0
     plugin, weights = registry.bundled_weights()["uamix-tiny"]

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from uamix_bench.classifiers import CLASSIFIERS
 from uamix_bench.cli import fewshot as fewshot_command
-from uamix_bench.fewshot import draw_episodes, fewshot, fewshot_grid
-from uamix_bench.model import load_model
-from uamix_bench.results import Result, load_result
-from uamix_bench.store import ResultStore
-from uamix_bench.task import load_task
+from uamix_bench.data.task import load_task
+from uamix_bench.evaluation.fewshot import draw_episodes, fewshot, fewshot_grid
+from uamix_bench.models.model import load_model
+from uamix_bench.records.results import Result, load_result
+from uamix_bench.records.store import ResultStore
+from uamix_bench.scoring.classifiers import CLASSIFIERS
 
 from .conftest import SMALL, Bench
 
@@ -402,7 +402,7 @@ def test_a_nan_model_is_unhealthy_unless_allowed(bench: Bench, sounds: Path, tmp
     (tmp_path / "sick.py").write_text(
         "from pathlib import Path\n"
         "from uamix_bench.baselines.logmel import LogMelStatistics\n"
-        "from uamix_bench.card import ModelCard, read_card\n"
+        "from uamix_bench.plugins.card import ModelCard, read_card\n"
         "class Sick(LogMelStatistics):\n"
         "    card = read_card(Path(__file__).with_suffix('.toml'), ModelCard)\n"
         "    def pool(self, tokens, mask, how):\n"
@@ -421,7 +421,7 @@ def test_sigterm_ends_with_143(sounds: Path, tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
         "from uamix_bench.cli import main\n"
-        "import uamix_bench.task as task\n"
+        "import uamix_bench.data.task as task\n"
         "def load_task(*a, **k):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    raise AssertionError('not reached')\n"

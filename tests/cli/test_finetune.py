@@ -66,7 +66,7 @@ def test_a_dry_run_plans_and_writes_nothing(bench: Bench, sounds: Path, bench_ho
 
 def test_a_task_brings_its_recipe(bench: Bench, tmp_path: Path) -> None:
     bench("tasks", "miniature", "esc50", tmp_path / "esc50")
-    from uamix_bench import registry
+    from uamix_bench.plugins import registry
 
     if not (tmp_path / "esc50").exists():
         registry.find_task("esc50").load()().miniature(tmp_path / "esc50", classes=3, clips_per_class=10)

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from uamix_bench import registry
 from uamix_bench.cli import main
 from uamix_bench.cli.errors import Session, guarded
 from uamix_bench.cli.training import stoppable
-from uamix_bench.files import file_sha256
+from uamix_bench.plugins import registry
+from uamix_bench.util.files import file_sha256
 
 from .conftest import SMALL
 

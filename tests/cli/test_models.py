@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from uamix_bench import load_model
-from uamix_bench.checkpoint import read_checkpoint
+from uamix_bench.models.checkpoint import read_checkpoint
 
 from .conftest import Bench
 
@@ -119,7 +119,7 @@ def test_an_unsafe_file_is_refused_before_a_strangers_adapter_opens_it(
             return torch.load(path, weights_only=False)
 
     careless = SimpleNamespace(card=SimpleNamespace(needs_weights=True), load=lambda: Careless)
-    monkeypatch.setattr("uamix_bench.registry.models", lambda: {"careless": careless})
+    monkeypatch.setattr("uamix_bench.plugins.registry.models", lambda: {"careless": careless})
     torch.save({"model": Trap(tmp_path / "sprung")}, tmp_path / "trap.pth")
     done = bench("models", "convert", tmp_path / "trap.pth")
     assert done.code == 3

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from uamix_bench import fetch, registry
+from uamix_bench.data import fetch
+from uamix_bench.plugins import registry
 
-from ..test_fetch import CONTENT, SHA256, Server
-from ..test_fetch import server as server
+from ..data.test_fetch import CONTENT, SHA256, Server
+from ..data.test_fetch import server as server
 from .conftest import Bench
 
 NAME = "stranger-net"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from uamix_bench.cli.scores import show_results
-from uamix_bench.ranking import rank
-from uamix_bench.results import Result
+from uamix_bench.comparison.ranking import rank
+from uamix_bench.records.results import Result
 
 from .conftest import SMALL, Bench
 

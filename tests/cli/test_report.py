@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from uamix_bench import files
-from uamix_bench.store import ResultStore
+from uamix_bench.records.store import ResultStore
 from uamix_bench.tasks.miniature import make
+from uamix_bench.util import files
 
-from ..records import training
+from ..sample_records import training
 from .conftest import SMALL, Bench
 
 

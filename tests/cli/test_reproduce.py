@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from uamix_bench import registry
-from uamix_bench.targets import TASKS
+from uamix_bench.plugins import registry
+from uamix_bench.studies.paper import TASKS
 from uamix_bench.tasks.miniature import make
 
 from .conftest import Bench

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from uamix_bench.results import Result
-from uamix_bench.store import ResultStore, schema
-from uamix_bench.text import UNFIT
+from uamix_bench.records.results import Result
+from uamix_bench.records.store import ResultStore, schema
+from uamix_bench.util.text import UNFIT
 
-from ..records import few_shot, finetuned, training
+from ..sample_records import few_shot, finetuned, training
 from .conftest import SMALL, Bench
 
 
@@ -143,7 +143,7 @@ def test_verify_draws_the_episodes_again(bench: Bench, sounds: Path, tmp_path: P
 
 def _signed(document: dict[str, Any]) -> dict[str, Any]:
     """A forger's file: its id is that of its content."""
-    from uamix_bench.files import digest
+    from uamix_bench.util.files import digest
 
     parts = {name: document[name] for name in ("kind", "model", "task", "protocol", "episodes", "per_class")}
     return document | {"id": digest(parts | {"skipped": []})}

@@ -8,9 +8,9 @@ import pytest
 from scipy import stats
 
 from uamix_bench.cli.scores import show_results
-from uamix_bench.ranking import Ranking, rank
-from uamix_bench.results import Episodes, Result
-from uamix_bench.store import ResultStore
+from uamix_bench.comparison.ranking import Ranking, rank
+from uamix_bench.records.results import Episodes, Result
+from uamix_bench.records.store import ResultStore
 
 from .conftest import SMALL, Bench
 

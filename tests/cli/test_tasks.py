@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from uamix_bench import registry
-from uamix_bench.card import RemoteFile
+from uamix_bench.plugins import registry
+from uamix_bench.plugins.card import RemoteFile
 from uamix_bench.tasks.miniature import make
 
 from .conftest import Bench

@@ -22,13 +22,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from uamix_bench.cli import main
-from uamix_bench.model import load_model
-from uamix_bench.store import load_record
-from uamix_bench.task import load_task
-from uamix_bench.training_records import TrainingRecord
-from uamix_bench.tuning.plan import holdings
+from uamix_bench.data.task import load_task
+from uamix_bench.models.model import load_model
+from uamix_bench.models.vit import AudioViT, ViTShape, initialise
+from uamix_bench.records.store import load_record
+from uamix_bench.records.training_records import TrainingRecord
+from uamix_bench.tuning.dry_run import holdings
 from uamix_bench.tuning.run import initial_model
-from uamix_bench.vit import AudioViT, ViTShape, initialise
 
 from .conftest import Outcome
 

@@ -22,7 +22,7 @@ def main() -> None:
     with atheris.instrument_imports(include=["uamix_bench", "zipfile", "tomllib"]):
         from tests.fuzz.readers import READERS
         from tests.fuzz.sandbox import watch
-        from uamix_bench.errors import BenchError
+        from uamix_bench.util.errors import BenchError
 
         reader = READERS[name]
         for number, seed in enumerate(reader.corpus(work)):

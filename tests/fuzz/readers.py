@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from uamix_bench.errors import BenchError, UsageError
+from uamix_bench.util.errors import BenchError, UsageError
 
 
 class Reader(NamedTuple):
@@ -70,7 +70,7 @@ def _sounds(folder: Path) -> list[bytes]:
 
 
 def _read_sound(content: bytes, folder: Path) -> None:
-    from uamix_bench.audio import probe, read, segments
+    from uamix_bench.data.audio import probe, read, segments
 
     path = _written(content, folder / "sound")
     info = probe(path)
@@ -111,7 +111,7 @@ def _checkpoints(folder: Path) -> list[bytes]:
 def _read_checkpoint(content: bytes, folder: Path) -> None:
     import torch
 
-    from uamix_bench.checkpoint import read_checkpoint
+    from uamix_bench.models.checkpoint import read_checkpoint
 
     found = read_checkpoint(_written(content, folder / "checkpoint"))
     assert found.sha256 == hashlib.sha256(content).hexdigest()
@@ -168,7 +168,7 @@ def _read_header(content: bytes, folder: Path) -> None:
 
 def _settings(folder: Path) -> list[bytes]:
     """BEATs' and MAE-AST's settings, as a converted file has them in its metadata, and their weights beside."""
-    from uamix_bench.checkpoint import write_safetensors
+    from uamix_bench.models.checkpoint import write_safetensors
 
     from ..baselines import official
 
@@ -211,7 +211,7 @@ def _lists(folder: Path) -> list[bytes]:
 
 
 def _read_list(content: bytes, folder: Path) -> None:
-    from uamix_bench.task import load_task
+    from uamix_bench.data.task import load_task
     from uamix_bench.tuning.sounds import find_data
 
     as_list, as_text = _written(content, folder / "list.csv"), _written(content, folder / "list.txt")
@@ -239,7 +239,7 @@ _OFFICIAL = {
 
 def _official_lists(folder: Path) -> list[bytes]:
     """The lists of small stand-ins of the data sets; the name of the data set and a line feed before each."""
-    from uamix_bench import registry
+    from uamix_bench.plugins import registry
 
     seeds = []
     for name, file in _OFFICIAL.items():
@@ -251,7 +251,7 @@ def _official_lists(folder: Path) -> list[bytes]:
 
 
 def _read_official_list(content: bytes, folder: Path) -> None:
-    from uamix_bench.task import load_task
+    from uamix_bench.data.task import load_task
 
     name, _, text = content.partition(b"\n")
     file = _OFFICIAL.get(name.decode("latin-1"))
@@ -270,10 +270,10 @@ def _read_official_list(content: bytes, folder: Path) -> None:
 
 
 def _records(folder: Path) -> list[bytes]:
-    from uamix_bench.record import record_text
+    from uamix_bench.records.record import record_text
 
-    from ..records import few_shot, finetuned, training
-    from ..test_timings import file
+    from ..comparison.test_timings import file
+    from ..sample_records import few_shot, finetuned, training
 
     timings = {"machine_info": {"cpu": {"count": 2}}, **file([1.0, 2.0, 3.0]).model_dump(mode="json")}
     return [record_text(record()).encode() for record in (few_shot, training, finetuned)] + [
@@ -282,8 +282,8 @@ def _records(folder: Path) -> list[bytes]:
 
 
 def _read_record(content: bytes, folder: Path) -> None:
-    from uamix_bench.sides import read_side
-    from uamix_bench.store import ResultStore, load_record
+    from uamix_bench.comparison.sides import read_side
+    from uamix_bench.records.store import ResultStore, load_record
 
     path = _written(content, folder / "record.json")
     side = read_side(path)
@@ -307,9 +307,9 @@ def _configurations(folder: Path) -> list[bytes]:
 def _read_configuration(content: bytes, folder: Path) -> None:
     import click
 
-    from uamix_bench.card import ModelCard, TaskCard, read_card
     from uamix_bench.cli import cli
     from uamix_bench.cli.errors import Session
+    from uamix_bench.plugins.card import ModelCard, TaskCard, read_card
 
     path = _written(content, folder / "run.toml")
 

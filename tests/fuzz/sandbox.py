@@ -14,8 +14,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uamix_bench.errors import BenchError
-from uamix_bench.text import UNFIT
+from uamix_bench.util.errors import BenchError
+from uamix_bench.util.text import UNFIT
 
 HANG_S = 10.0
 MEMORY_BYTES = 2 * 2**30

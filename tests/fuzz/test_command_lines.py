@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from uamix_bench.cli import COMMANDS, main
 from uamix_bench.cli.errors import EXIT_CODES
-from uamix_bench.store import ResultStore
+from uamix_bench.records.store import ResultStore
 
-from ..records import few_shot, training
+from ..sample_records import few_shot, training
 from .sandbox import Sandbox
 
 # Long work is planned only; what would fetch stays off the network.

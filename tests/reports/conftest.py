@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from uamix_bench.cli import main
-from uamix_bench.episodes import Protocol
-from uamix_bench.store import ResultStore
+from uamix_bench.records.store import ResultStore
+from uamix_bench.scoring.episodes import Protocol
 
 HOSTILE = (
     "<script>window.owned = 1</script>",

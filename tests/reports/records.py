@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from uamix_bench.card import ModelIdentity
-from uamix_bench.episodes import Protocol
-from uamix_bench.files import digest
-from uamix_bench.health import Health
-from uamix_bench.record import Cost, Provenance, Status, TaskIdentity
-from uamix_bench.results import Episodes, Result, Score
+from uamix_bench.plugins.card import ModelIdentity
+from uamix_bench.records.record import Cost, Provenance, Status, TaskIdentity
+from uamix_bench.records.results import Episodes, Result, Score
+from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.health import Health
+from uamix_bench.util.files import digest
 
 # Classes, clips, and clip length of the data sets; accuracies of the paper's Table 2 (5-way 1-shot) to be realistic by.
 TASKS = {

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from uamix_bench.episodes import METAAUDIO, Protocol
 from uamix_bench.reports.board import board
-from uamix_bench.statistics import holm
+from uamix_bench.scoring.episodes import METAAUDIO, Protocol
+from uamix_bench.scoring.statistics import holm
 
 FEW = Protocol(episodes=60)
 

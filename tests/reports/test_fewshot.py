@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from uamix_bench.episodes import Protocol
-from uamix_bench.errors import UsageError
+from uamix_bench.records.results import Result
 from uamix_bench.reports import clusters
 from uamix_bench.reports.fewshot import report
-from uamix_bench.results import Result
+from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.util.errors import UsageError
 
 from .records import grid, result
 

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uamix_bench import files
-from uamix_bench.errors import UsageError
-from uamix_bench.finetune_record import (
+from uamix_bench.finetuning.recipe import FINETUNE
+from uamix_bench.records.finetune_record import (
     FinetuneCost,
     FinetuneResult,
     FinetuneRun,
@@ -17,11 +16,12 @@ from uamix_bench.finetune_record import (
     FinetuneSetting,
     seeds_std,
 )
-from uamix_bench.metrics import clustered_interval
-from uamix_bench.provenance import collect
-from uamix_bench.record import Status
+from uamix_bench.records.provenance import collect
+from uamix_bench.records.record import Status
 from uamix_bench.reports.finetune import report
-from uamix_bench.tuning.finetune_recipe import FINETUNE
+from uamix_bench.scoring.metrics import clustered_interval
+from uamix_bench.util import files
+from uamix_bench.util.errors import UsageError
 
 from .records import result
 

@@ -14,15 +14,15 @@ import click
 import pytest
 from markdown_it import MarkdownIt
 
-from uamix_bench import registry
 from uamix_bench.cli import cli, main
 from uamix_bench.cli.errors import Session
-from uamix_bench.episodes import METAAUDIO, Protocol
+from uamix_bench.plugins import registry
+from uamix_bench.records.store import ResultStore
 from uamix_bench.reports.blocks import Cell, Table
 from uamix_bench.reports.latex import booktabs, escape
 from uamix_bench.reports.leaderboard import leaderboard
 from uamix_bench.reports.result_card import repeat_command
-from uamix_bench.store import ResultStore
+from uamix_bench.scoring.episodes import METAAUDIO, Protocol
 
 FEW = Protocol(episodes=40)
 
@@ -53,8 +53,8 @@ def test_rows_in_markdown_are_the_results(site: Path) -> None:
 
 
 def test_the_report_of_the_same_results_says_the_same(site: Path, store: Path, records: Any) -> None:
+    from uamix_bench.records.store import read_all
     from uamix_bench.reports.fewshot import report
-    from uamix_bench.store import read_all
 
     index = (site / "index.md").read_text()
     page = report([record for _, record in read_all([store]).records]).markdown

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from uamix_bench.episodes import Protocol
 from uamix_bench.reports.leaderboard import leaderboard
+from uamix_bench.scoring.episodes import Protocol
 
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 Select = pytest.importorskip("selenium.webdriver.support.select").Select

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uamix_bench.episodes import Protocol
 from uamix_bench.reports import clusters, fewshot, figures, finetune, reproduce, training
 from uamix_bench.reports.page import Page, render
+from uamix_bench.scoring.episodes import Protocol
 
 from .conftest import HOSTILE
 from .records import grid, result

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from uamix_bench import registry
+from uamix_bench.plugins import registry
 from uamix_bench.reports.published import published
 
 COLUMNS = ("esc50", "voxceleb1", "nsynth", "speech-commands", "fsdkaggle2018")

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from uamix_bench import registry
-from uamix_bench.episodes import PAPER, Protocol
-from uamix_bench.prepare import Copy
+from uamix_bench.data.prepare import Copy
+from uamix_bench.plugins import registry
+from uamix_bench.records.results import Result
 from uamix_bench.reports.reproduce import Outcome, outcomes, report
-from uamix_bench.reproduce import Here, Plan, plan
-from uamix_bench.results import Result
-from uamix_bench.targets import ARMS, TARGETS, Settings
+from uamix_bench.scoring.episodes import PAPER, Protocol
+from uamix_bench.studies.paper import ARMS, TARGETS, Settings
+from uamix_bench.studies.reproduce import Here, Plan, plan
 
 from .records import result
 

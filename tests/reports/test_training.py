@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from uamix_bench.errors import UsageError
-from uamix_bench.provenance import collect
-from uamix_bench.record import Skipped
+from uamix_bench.records.provenance import collect
+from uamix_bench.records.record import Skipped
+from uamix_bench.records.training_records import DataIdentity, TrainingRecord
 from uamix_bench.reports.training import report
-from uamix_bench.training_records import DataIdentity, TrainingRecord
 from uamix_bench.tuning.recipe import TUNE
+from uamix_bench.util.errors import UsageError
 
 PROVENANCE = collect()
 

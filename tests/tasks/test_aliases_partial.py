@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uamix_bench import registry
-from uamix_bench.episodes import METAAUDIO, PAPER, Protocol
-from uamix_bench.errors import BadInputError, UsageError
-from uamix_bench.fewshot import draw_episodes, fewshot
-from uamix_bench.files import canonical_json
-from uamix_bench.model import load_model
-from uamix_bench.task import IncompleteError, TaskData, load_task, table_sha256
+from uamix_bench.data.task import IncompleteError, TaskData, load_task, table_sha256
+from uamix_bench.evaluation.fewshot import draw_episodes, fewshot
+from uamix_bench.models.model import load_model
+from uamix_bench.plugins import registry
+from uamix_bench.scoring.episodes import METAAUDIO, PAPER, Protocol
 from uamix_bench.tasks.miniature import make
+from uamix_bench.util.errors import BadInputError, UsageError
+from uamix_bench.util.files import canonical_json
 
 SMALL = Protocol(n_way=3, n_query=2, episodes=20)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from uamix_bench import registry
-from uamix_bench.errors import BadInputError, UsageError
-from uamix_bench.record import TaskIdentity
-from uamix_bench.task import COLUMNS, MINIATURE, Task, TaskData, load_task
+from uamix_bench.data.task import COLUMNS, MINIATURE, Task, TaskData, load_task
+from uamix_bench.plugins import registry
+from uamix_bench.records.record import TaskIdentity
 from uamix_bench.tasks.miniature import LAYOUTS, make
+from uamix_bench.util.errors import BadInputError, UsageError
 
 PLUGINS = registry.tasks()
 PUBLISHED = [name for name, plugin in PLUGINS.items() if plugin.card.home]  # the others are generated

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from uamix_bench import audio
-from uamix_bench.episodes import Protocol
-from uamix_bench.errors import BadInputError
-from uamix_bench.fewshot import draw_episodes, fewshot_grid
-from uamix_bench.model import load_model
-from uamix_bench.task import TaskData, load_task
+from uamix_bench.data import audio
+from uamix_bench.data.task import TaskData, load_task
+from uamix_bench.evaluation.fewshot import draw_episodes, fewshot_grid
+from uamix_bench.models.model import load_model
+from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.tasks.miniature import make
+from uamix_bench.util.errors import BadInputError
 
 CSV = "ESC-50-master/meta/esc50.csv"
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from uamix_bench import registry
-from uamix_bench.errors import BadInputError
-from uamix_bench.task import Task, load_task
+from uamix_bench.data.task import Task, load_task
+from uamix_bench.plugins import registry
+from uamix_bench.util.errors import BadInputError
 
 TRAIN = """fname,label,manually_verified,freesound_id,license
 00044347.wav,Hi-hat,0,28739,Attribution

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from uamix_bench import registry
-from uamix_bench.errors import BadInputError
-from uamix_bench.task import Task, load_task
+from uamix_bench.data.task import Task, load_task
+from uamix_bench.plugins import registry
+from uamix_bench.util.errors import BadInputError
 
 NOTES = {
     "train": ["bass_synthetic_068-049-025", "bass_synthetic_068-049-127", "synth_lead_synthetic_011-060-100"],

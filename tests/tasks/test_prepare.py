@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from uamix_bench import fetch, registry
-from uamix_bench.errors import BadInputError, MachineError
-from uamix_bench.prepare import archive_folder, look, prepare
-from uamix_bench.task import MINIATURE, Task, load_task
+from uamix_bench.data import fetch
+from uamix_bench.data.prepare import archive_folder, look, prepare
+from uamix_bench.data.task import MINIATURE, Task, load_task
+from uamix_bench.plugins import registry
 from uamix_bench.tasks.miniature import make
+from uamix_bench.util.errors import BadInputError, MachineError
 
 PER_CLASS, CLASSES = 8, 4
 Offered = Callable[[str], tuple[Task, dict[str, bytes]]]

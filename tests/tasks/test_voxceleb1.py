@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from uamix_bench import registry
-from uamix_bench.errors import BadInputError
-from uamix_bench.task import Task, load_task
+from uamix_bench.data.task import Task, load_task
+from uamix_bench.plugins import registry
+from uamix_bench.util.errors import BadInputError
 
 SPLITS = {
     "id10001/-1zY6szJsFf/00001.wav": "train",  # a YouTube id may begin with -

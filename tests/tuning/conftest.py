@@ -1,26 +1,16 @@
-"""A few hundred frames of noise as training data, and the smallest recipes."""
+"""A small encoder, its spectrograms, and the smallest recipes."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
-from uamix_bench.frontend import KaldiFbank
-from uamix_bench.tuning.data import Frames
+from uamix_bench.models.frontend import KaldiFbank
+from uamix_bench.models.vit import AudioViT, ViTShape, initialise, sincos_table
 from uamix_bench.tuning.recipe import PRETRAIN, TUNE, PretrainRecipe, TuneRecipe
 from uamix_bench.tuning.views import Spectrograms, Views
-from uamix_bench.vit import AudioViT, ViTShape, initialise, sincos_table
 
 SHORT = {"checkpoint_every": 3, "precision": "float32"}
-
-
-@pytest.fixture(scope="session")
-def frames() -> Frames:
-    rng = np.random.default_rng(0)
-    count = rng.integers(20, 90, 40)
-    values = rng.normal(-6, 3, (int(count.sum()), 128)).astype(np.float16)
-    return Frames(values, np.cumsum(count) - count, count, np.arange(40) // 2, "data")
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from uamix_bench.model import load_model
+from uamix_bench.models.model import load_model
+from uamix_bench.models.vit import AudioViT
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import Frames
 from uamix_bench.tuning.loop import Batch
 from uamix_bench.tuning.nnclr import contrastive_loss
 from uamix_bench.tuning.recipe import MIXINGS, TuneRecipe
 from uamix_bench.tuning.views import Spectrograms
-from uamix_bench.vit import AudioViT
 
 BATCH = Batch(1, 0, np.arange(0, 16, 2))
 

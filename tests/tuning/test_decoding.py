@@ -18,13 +18,14 @@ import pytest
 import soundfile
 import torch
 
-from uamix_bench import upkeep, waiting
-from uamix_bench.errors import BadInputError, MachineError, Stopped
-from uamix_bench.frontend import KaldiFbank
-from uamix_bench.progress import Progress
+from uamix_bench.embeddings import housekeeping
+from uamix_bench.models.frontend import KaldiFbank
 from uamix_bench.tuning import decoding
 from uamix_bench.tuning.data import Frames, load_frames
 from uamix_bench.tuning.sounds import find_data
+from uamix_bench.util import threads
+from uamix_bench.util.errors import BadInputError, MachineError, Stopped
+from uamix_bench.util.progress import Progress
 
 FBANK = KaldiFbank(16_000, window="hanning")
 
@@ -93,7 +94,7 @@ def test_a_second_time_nothing_is_decoded_and_the_file_is_mapped(
 
 
 SCRIPT = """
-from uamix_bench.frontend import KaldiFbank
+from uamix_bench.models.frontend import KaldiFbank
 from uamix_bench.tuning.data import load_frames
 from uamix_bench.tuning.sounds import find_data
 print(len(load_frames(find_data({folder!r}), KaldiFbank(16_000, window="hanning"), 16_000, workers=2)))
@@ -205,9 +206,9 @@ class _Deadly(KaldiFbank):
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, name, seconds in (
-        (waiting, "SLOW_S", 0.1),
-        (waiting, "PATIENCE_S", 0.5),
-        (waiting, "_PARTING_S", 0.1),
+        (threads, "SLOW_S", 0.1),
+        (threads, "PATIENCE_S", 0.5),
+        (threads, "_PARTING_S", 0.1),
         (decoding, "_PATIENCE_S", 1.0),
     ):
         monkeypatch.setattr(owner, name, seconds)
@@ -257,7 +258,7 @@ def test_no_worker_outlives_the_process_that_began_it(
     """One in the middle of a block too; to an interrupt of the whole group no worker adds a word."""
     module = tmp_path / "endless.py"
     module.write_text(
-        "import pathlib, time\nfrom uamix_bench.frontend import KaldiFbank\n"
+        "import pathlib, time\nfrom uamix_bench.models.frontend import KaldiFbank\n"
         "class Endless(KaldiFbank):\n"
         "    def __call__(self, waveforms, lengths):\n"
         f"        pathlib.Path({str(tmp_path)!r}, 'begun').touch()\n"
@@ -314,12 +315,12 @@ def test_frames_of_use_are_marked_so_that_pruning_spares_them(folder: Path, benc
     load(folder)
     for path in store(bench_home).iterdir():
         os.utime(path, (1e9, 1e9))
-    (holding,) = (one for one in upkeep.holdings() if one.kind == "frames")
+    (holding,) = (one for one in housekeeping.holdings() if one.kind == "frames")
     assert holding.used == 1e9
     frames = load(folder)
-    (holding,) = (one for one in upkeep.holdings() if one.kind == "frames")
+    (holding,) = (one for one in housekeeping.holdings() if one.kind == "frames")
     assert abs(holding.used - time.time()) < 60
     before = np.array(frames.values)
-    assert [piece.path for piece in upkeep.prune([holding])] == [holding.folder]
+    assert [piece.path for piece in housekeeping.prune([holding])] == [holding.folder]
     np.testing.assert_array_equal(frames.values, before)  # mapped, and gone from the folder
     assert same(load(folder), frames)

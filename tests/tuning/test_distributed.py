@@ -24,9 +24,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from uamix_bench.errors import BenchError, MachineError, Stopped, UsageError
-from uamix_bench.store import load_record
-from uamix_bench.training_records import TrainingRecord
+from uamix_bench.models.vit import AudioViT
+from uamix_bench.records.store import load_record
+from uamix_bench.records.training_records import TrainingRecord
 from uamix_bench.tuning import distributed
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import Frames
@@ -34,7 +34,7 @@ from uamix_bench.tuning.loop import Batch, Training
 from uamix_bench.tuning.pretrain import Pretraining
 from uamix_bench.tuning.recipe import PretrainRecipe, TuneRecipe
 from uamix_bench.tuning.views import Spectrograms
-from uamix_bench.vit import AudioViT
+from uamix_bench.util.errors import BenchError, MachineError, Stopped, UsageError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork") or not dist.is_gloo_available(), reason="needs fork and gloo")
 

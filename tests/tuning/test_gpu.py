@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from uamix_bench.errors import MachineError, Stopped
-from uamix_bench.frontend import KaldiFbank
-from uamix_bench.progress import SILENT, Progress
+from uamix_bench.models.frontend import KaldiFbank
+from uamix_bench.models.vit import AudioViT, ViTShape, initialise, sincos_table
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import Frames
 from uamix_bench.tuning.loop import Batch, Stage, Training
 from uamix_bench.tuning.pretrain import Pretraining
 from uamix_bench.tuning.recipe import PretrainRecipe, Recipe, TuneRecipe
 from uamix_bench.tuning.views import _WEYL, DRAWS, Spectrograms, Views, hashed_noise, noisy, splitmix64
-from uamix_bench.vit import AudioViT, ViTShape, initialise, sincos_table
+from uamix_bench.util.errors import MachineError, Stopped
+from uamix_bench.util.progress import SILENT, Progress
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_GPU)]

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from uamix_bench.errors import MachineError
+from uamix_bench.models.vit import AudioViT
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import Frames
 from uamix_bench.tuning.loop import Training
 from uamix_bench.tuning.recipe import TuneRecipe
 from uamix_bench.tuning.views import Spectrograms
-from uamix_bench.vit import AudioViT
+from uamix_bench.util.errors import MachineError
 
 
 def train(

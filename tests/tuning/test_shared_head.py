@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from uamix_bench.errors import Stopped
+from uamix_bench.models.vit import AudioViT
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import Frames
 from uamix_bench.tuning.loop import Training
 from uamix_bench.tuning.recipe import _IDLE, _STAGE_2_WITH_DEFAULTS, MIXINGS, TuneRecipe
 from uamix_bench.tuning.views import Spectrograms
-from uamix_bench.vit import AudioViT
+from uamix_bench.util.errors import Stopped
 
 STAGE_2 = {
     "mix": "mixup",

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from uamix_bench.errors import MachineError, Stopped, UsageError
-from uamix_bench.frontend import KaldiFbank
+from uamix_bench.models.frontend import KaldiFbank
+from uamix_bench.models.vit import AudioViT
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import Frames, batches, random
 from uamix_bench.tuning.loop import Batch, Stage, Training, schedule
 from uamix_bench.tuning.pretrain import Pretraining, normalised_patches
 from uamix_bench.tuning.recipe import MIXINGS, TUNE, VIEWS, PretrainRecipe, Recipe, TuneRecipe
 from uamix_bench.tuning.views import DRAWS, Spectrograms, Views, augment, crop
-from uamix_bench.vit import AudioViT
+from uamix_bench.util.errors import MachineError, Stopped, UsageError
 
 MEL_HZ = KaldiFbank(16_000).mel_hz
 
@@ -143,7 +143,7 @@ def test_learning_rates_decay_from_the_last_block_down(
 
 
 def test_the_paper_recipe_trains_fifty_million_parameters() -> None:
-    from uamix_bench.vit import ViTShape
+    from uamix_bench.models.vit import ViTShape
 
     with torch.device("meta"):
         network = Network(AudioViT(ViTShape()), TUNE["paper"])

@@ -8,7 +8,7 @@ from importlib import import_module
 import click
 
 from uamix_bench.cli.errors import EXIT_CODES, Session, guarded
-from uamix_bench.errors import UsageError, nearest
+from uamix_bench.util.errors import UsageError, nearest
 
 # The names of modules here, each with an object `command`; in words, so that --help imports none of them.
 COMMANDS = {

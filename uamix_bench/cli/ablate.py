@@ -12,16 +12,16 @@ import click
 
 from uamix_bench.cli import options, selection, training
 from uamix_bench.cli.errors import Session
-from uamix_bench.errors import UsageError
+from uamix_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
-    from uamix_bench.ablation import Ablation
-    from uamix_bench.deltas import Delta
-    from uamix_bench.episodes import Protocol
-    from uamix_bench.task import TaskData
-    from uamix_bench.training_records import AblationRecord
+    from uamix_bench.comparison.deltas import Delta
+    from uamix_bench.data.task import TaskData
+    from uamix_bench.records.training_records import AblationRecord
+    from uamix_bench.scoring.episodes import Protocol
+    from uamix_bench.studies.ablation import Ablation
     from uamix_bench.tuning.forecast import Forecast
-    from uamix_bench.tuning.many import Job
+    from uamix_bench.tuning.trainings import Job
 
 
 @click.command("ablate")
@@ -101,12 +101,12 @@ def command(
     training.refuse_torchrun(session)
     if engine != "local" and jobs is not None:
         raise UsageError(f"--jobs {jobs}", f"the cluster of --engine {engine} says how many run", "leave one away")
-    from uamix_bench import ablation as library
     from uamix_bench.cli.progress import TerminalProgress
-    from uamix_bench.files import check_writable, home
-    from uamix_bench.task import load_task
+    from uamix_bench.data.task import load_task
+    from uamix_bench.studies import ablation as library
     from uamix_bench.tuning.recipe import TUNE, TuneRecipe
     from uamix_bench.tuning.sounds import find_data, shareable
+    from uamix_bench.util.files import check_writable, home
 
     progress = TerminalProgress(quiet)
     base = training.change(training.find(TUNE, recipe, TuneRecipe), {"data": data}, changes)
@@ -134,7 +134,7 @@ def command(
         if not session.json:
             _show_plan(items)
         return 0
-    from uamix_bench.engine import open_engine
+    from uamix_bench.engines.engine import open_engine
 
     with open_engine(engine, engine_address, device) as opened:
         cluster = None if engine == "local" else opened
@@ -150,7 +150,7 @@ def command(
             progress=progress,
         )
     files = _write(record, output)
-    from uamix_bench.deltas import deltas
+    from uamix_bench.comparison.deltas import deltas
 
     found = deltas(record)
     items += [delta._asdict() for delta in found]
@@ -190,7 +190,7 @@ def _clips_drawn(tasks: Sequence[TaskData], protocols: Sequence[Protocol]) -> in
     """
     import numpy as np
 
-    from uamix_bench.fewshot import draw_episodes
+    from uamix_bench.evaluation.fewshot import draw_episodes
 
     drawn = [[draw_episodes(task, protocol).clips for protocol in protocols] for task in tasks]
     return sum(len(np.unique(np.concatenate(rows))) for rows in drawn)
@@ -211,7 +211,7 @@ def _may_have_gpu(device: str) -> bool:
 
 def _announcement(ablation: Ablation, forecast: Forecast | None, clips: int) -> str:
     from uamix_bench.cli.tables import duration
-    from uamix_bench.tuning.many import is_finished
+    from uamix_bench.tuning.trainings import is_finished
 
     left = sum(not is_finished(ablation.job(arm)) for arm in ablation.arms)
     tuning = f"{left} of them to tune on a cluster"
@@ -224,7 +224,7 @@ def _announcement(ablation: Ablation, forecast: Forecast | None, clips: int) -> 
 
 def _plan_items(ablation: Ablation, work: Sequence[Job], forecast: Forecast | None) -> list[dict[str, Any]]:
     """The trainings as plain data: stage 1 alone, which arms share, then the arms."""
-    from uamix_bench.tuning.many import is_finished, remaining
+    from uamix_bench.tuning.trainings import is_finished, remaining
 
     arms = {ablation.job(arm).folder: arm for arm in ablation.arms}
     return [
@@ -260,9 +260,9 @@ def _show_plan(items: Sequence[dict[str, Any]]) -> None:
 
 def _write(record: AblationRecord, out: Path) -> list[Path]:
     """Writes the record and its report."""
-    from uamix_bench.files import write_atomic
-    from uamix_bench.record import record_text
-    from uamix_bench.registry import find_report
+    from uamix_bench.plugins.registry import find_report
+    from uamix_bench.records.record import record_text
+    from uamix_bench.util.files import write_atomic
 
     page = find_report("ablation")([record])
     content = {"report.html": page.html, "report.md": page.markdown, "ablation.json": record_text(record), **page.files}
@@ -272,7 +272,7 @@ def _write(record: AblationRecord, out: Path) -> list[Path]:
 def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
     """Prints every arm's accuracy and its difference to the reference."""
     from uamix_bench.cli.tables import Table, per_cent, show
-    from uamix_bench.text import p_value
+    from uamix_bench.util.text import p_value
 
     many_tasks = len({delta.task for delta in found}) > 1
     sweep = len({(delta.n_way, delta.k_shot) for delta in found}) > 1

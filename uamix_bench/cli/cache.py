@@ -11,11 +11,11 @@ import click
 
 from uamix_bench.cli import options
 from uamix_bench.cli.errors import Session
-from uamix_bench.errors import BadInputError, UsageError, nearest
-from uamix_bench.text import visible
+from uamix_bench.util.errors import BadInputError, UsageError, nearest
+from uamix_bench.util.text import visible
 
 if TYPE_CHECKING:
-    from uamix_bench.upkeep import Holding
+    from uamix_bench.embeddings.housekeeping import Holding
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _AGE = re.compile(rf"([0-9]{{1,9}}(?:\.[0-9]{{1,9}})?)([{''.join(_UNITS_S)}])")
@@ -45,7 +45,7 @@ def command() -> None:
 def path(session: Session) -> None:
     """Print the folder it is in."""
     items = session.begin("cache path")
-    from uamix_bench.files import home
+    from uamix_bench.util.files import home
 
     items.append({"path": str(home())})
     if not session.json:
@@ -78,7 +78,7 @@ def ls(session: Session, models: tuple[str, ...]) -> None:
     from rich.filesize import decimal
 
     from uamix_bench.cli.tables import Table, count, show
-    from uamix_bench.files import home
+    from uamix_bench.util.files import home
 
     table = Table("name", "how", "key", "entries>", "size>", "last used")
     for holding, entries in held:
@@ -103,11 +103,11 @@ def verify(session: Session, models: tuple[str, ...], quiet: bool) -> None:
     opened.
     """
     items = session.begin("cache verify")
-    from uamix_bench import upkeep
     from uamix_bench.cli.progress import TerminalProgress
+    from uamix_bench.embeddings import housekeeping
 
     chosen = _chosen(models)
-    for bad, reason in upkeep.verify(chosen, TerminalProgress(quiet)):
+    for bad, reason in housekeeping.verify(chosen, TerminalProgress(quiet)):
         items.append({"path": str(bad), "reason": reason})
         if not session.json:
             print(visible(f"{bad}: {reason}"))
@@ -135,14 +135,14 @@ def prune(
     What goes at once is a shard (up to 64 MB of embeddings) or all frames of a training set.
     """
     items = session.begin("cache prune")
-    from uamix_bench import upkeep
+    from uamix_bench.embeddings import housekeeping
 
     if max_size is None and older_than is None and not models:
         raise UsageError("cache prune", "says not what to remove", "give --max-size, --older-than or --model")
-    max_bytes = None if max_size is None else upkeep.parse_size(max_size, "--max-size")
+    max_bytes = None if max_size is None else housekeeping.parse_size(max_size, "--max-size")
     unused_s = None if older_than is None else _seconds(older_than)
     chosen = _chosen(models)
-    removed = upkeep.prune(chosen, max_bytes=max_bytes, unused_s=unused_s, dry_run=dry_run)
+    removed = housekeeping.prune(chosen, max_bytes=max_bytes, unused_s=unused_s, dry_run=dry_run)
     items += [{"path": str(piece.path), "bytes": piece.size, "last_used": _iso(piece.used)} for piece in removed]
     freed = sum(piece.size for piece in removed)
     left = sum(holding.size for holding in chosen) - freed
@@ -162,7 +162,7 @@ def _chosen(globs: tuple[str, ...]) -> list[Holding]:
     """The holdings whose name or key fits one of `globs`; all without any."""
     from fnmatch import fnmatchcase
 
-    from uamix_bench.upkeep import holdings
+    from uamix_bench.embeddings.housekeeping import holdings
 
     held = holdings()
     for glob in globs:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 from xml.etree import ElementTree
 
-from uamix_bench.files import machine_error, write_atomic
-from uamix_bench.text import with_half
+from uamix_bench.util.files import machine_error, write_atomic
+from uamix_bench.util.text import with_half
 
 if TYPE_CHECKING:
-    from uamix_bench.compare import Comparison
-    from uamix_bench.timings import Timing
+    from uamix_bench.comparison.compare import Comparison
+    from uamix_bench.comparison.timings import Timing
 
 COMMENT_BYTES = 65_000  # GitHub refuses a comment of more than 65,536 characters
 SUMMARY_BYTES = 2**20  # GitHub drops a step's summary beyond 1 MiB
@@ -33,7 +33,7 @@ class Case(NamedTuple):
 
 def cases(comparison: Comparison | None, timings: Sequence[Timing]) -> list[Case]:
     """All comparisons: those on which a gate fails, and as errors those that cannot be made."""
-    from uamix_bench.compare import setting
+    from uamix_bench.comparison.compare import setting
 
     found = []
     for pair in comparison.pairs if comparison else ():

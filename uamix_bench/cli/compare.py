@@ -9,14 +9,14 @@ import click
 
 from uamix_bench.cli import options
 from uamix_bench.cli.errors import Session
-from uamix_bench.errors import RegressionFound, UsageError
+from uamix_bench.util.errors import RegressionFound, UsageError
 
 if TYPE_CHECKING:
     from uamix_bench.cli.ci import Case
-    from uamix_bench.compare import Comparison
-    from uamix_bench.gate import Gate
-    from uamix_bench.sides import Side
-    from uamix_bench.timings import Timing
+    from uamix_bench.comparison.compare import Comparison
+    from uamix_bench.comparison.gate import Gate
+    from uamix_bench.comparison.sides import Side
+    from uamix_bench.comparison.timings import Timing
 
 _NAMED = 3  # pairs that the last line names
 
@@ -59,8 +59,8 @@ def command(
     missing or cannot be compared; with it 5 where a one-sided 95% interval, Holm-adjusted, excludes the margin.
     """
     items = session.begin("compare")
-    from uamix_bench.gate import parse_gates
-    from uamix_bench.sides import read_side
+    from uamix_bench.comparison.gate import parse_gates
+    from uamix_bench.comparison.sides import read_side
 
     gates = parse_gates(fail_on)
     sides = read_side(base), read_side(head)
@@ -69,13 +69,13 @@ def command(
     timings = _compare_timings(head, *sides, gates)
     items += comparison.facts() if comparison else []
     if timings:
-        from uamix_bench.timings import facts
+        from uamix_bench.comparison.timings import facts
 
         items += facts(timings)
 
-    from uamix_bench import registry
     from uamix_bench.cli import ci
-    from uamix_bench.files import write_atomic
+    from uamix_bench.plugins import registry
+    from uamix_bench.util.files import write_atomic
 
     page = registry.find_report("regression")(comparison, timings, gates=[gate.text for gate in gates])
     found = ci.cases(comparison, timings)
@@ -116,8 +116,8 @@ def _compare_results(
 ) -> Comparison | None:
     if not base.results:
         return None
-    from uamix_bench.compare import compare
-    from uamix_bench.redraw import Redraw
+    from uamix_bench.comparison.compare import compare
+    from uamix_bench.evaluation.redraw import Redraw
 
     draws = Redraw(data_dir, own, audio_root).draws([*base.results, *head.results])
     gate = next((gate for gate in gates if gate.field == "accuracy"), None)
@@ -129,7 +129,7 @@ def _compare_timings(path: Path, base: Side, head: Side, gates: tuple[Gate, ...]
         return ()
     if head.timings is None:
         raise UsageError(path, "holds no file of pytest-benchmark, and BASE does", "write it with --benchmark-json")
-    from uamix_bench.timings import compare_timings
+    from uamix_bench.comparison.timings import compare_timings
 
     return compare_timings(base.timings, head.timings, [gate for gate in gates if gate.field != "accuracy"])
 

@@ -27,7 +27,8 @@ def command(session: Session) -> None:
 
 def facts() -> dict[str, Any]:
     """The facts by name, in words; those that are not known are None."""
-    from uamix_bench import files, provenance
+    from uamix_bench.records import provenance
+    from uamix_bench.util import files
 
     revision, dirty = provenance.git_state()
     home = files.home()

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TextIO
 
 import click
 
-from uamix_bench.errors import BenchError, MachineError, UsageError, is_out_of_memory
+from uamix_bench.util.errors import BenchError, MachineError, UsageError, is_out_of_memory
 
 EXIT_CODES = {
     0: "done",

@@ -11,13 +11,13 @@ import click
 
 from uamix_bench.cli import options, selection
 from uamix_bench.cli.errors import Session
-from uamix_bench.errors import UsageError
+from uamix_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
-    from uamix_bench.episodes import EpisodeSet, Protocol
-    from uamix_bench.fewshot import Overwrite
-    from uamix_bench.results import Result
-    from uamix_bench.task import TaskData
+    from uamix_bench.data.task import TaskData
+    from uamix_bench.evaluation.fewshot import Overwrite
+    from uamix_bench.records.results import Result
+    from uamix_bench.scoring.episodes import EpisodeSet, Protocol
 
 
 @click.command("fewshot")
@@ -141,10 +141,10 @@ def command(
         raise UsageError("--no-cache", f"the embeddings that --engine {engine} makes are kept there", "leave one away")
 
     from uamix_bench.cli.progress import TerminalProgress
-    from uamix_bench.fewshot import draw_episodes, fewshot_kept, limited, most_queries
-    from uamix_bench.ranking import rank
-    from uamix_bench.store import ResultStore
-    from uamix_bench.task import load_task
+    from uamix_bench.comparison.ranking import rank
+    from uamix_bench.data.task import load_task
+    from uamix_bench.evaluation.fewshot import draw_episodes, fewshot_kept, limited, most_queries
+    from uamix_bench.records.store import ResultStore
 
     store = ResultStore(output)
     if not dry_run:
@@ -171,10 +171,10 @@ def command(
         _show_plan(session, models, tasks, grids, draws)
         return 0
 
-    from uamix_bench.engine import open_engine
-    from uamix_bench.fewshot import Ahead
-    from uamix_bench.model import AudioModel, load_model
-    from uamix_bench.spread import embed_ahead
+    from uamix_bench.engines.engine import open_engine
+    from uamix_bench.evaluation.fewshot import Ahead
+    from uamix_bench.evaluation.on_engine import embed_ahead
+    from uamix_bench.models.model import AudioModel, load_model
 
     @lru_cache(maxsize=1)
     def load(name_or_path: str) -> AudioModel:

@@ -11,13 +11,13 @@ import click
 
 from uamix_bench.cli import options, selection, training
 from uamix_bench.cli.errors import Session
-from uamix_bench.errors import UsageError
+from uamix_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
-    from uamix_bench.finetune_record import FinetuneResult
-    from uamix_bench.task import TaskData
-    from uamix_bench.tuning.finetune import Finetuning
-    from uamix_bench.tuning.finetune_recipe import FinetuneRecipe, ProbeRecipe
+    from uamix_bench.data.task import TaskData
+    from uamix_bench.finetuning.finetune import Finetuning
+    from uamix_bench.finetuning.recipe import FinetuneRecipe, ProbeRecipe
+    from uamix_bench.records.finetune_record import FinetuneResult
 
 _SHARES = options.CommaList(options.Number(0.0, 1, beyond=True), "SHARE[,...]")
 _SEEDS_OF_FRACTIONS = 3
@@ -126,8 +126,8 @@ def command(
     models = selection.chosen_models(model, checkpoint, name)
 
     from uamix_bench.cli.progress import TerminalProgress
-    from uamix_bench.store import ResultStore
-    from uamix_bench.task import is_path
+    from uamix_bench.data.task import is_path
+    from uamix_bench.records.store import ResultStore
 
     progress = TerminalProgress(quiet)
     store = ResultStore(output)
@@ -140,7 +140,7 @@ def command(
     places: dict[str, Any] = {"audio_root": audio_root, "clip_seconds": clip_seconds, "allow_partial": allow_partial}
     tasks = [_load(name_or_path, data_dir, places) for name_or_path in names]
     if test is not None:
-        from uamix_bench.tuning.splits import joined
+        from uamix_bench.finetuning.splits import joined
 
         tasks = [joined(tasks[0], _load(test, data_dir, places))]
     if label_separator is None and any(map(_is_audioset, names)):
@@ -149,8 +149,8 @@ def command(
         progress.say("labels hold ';': where clips have several classes, give --label-separator ';'")
     chosen = [_recipe(recipe, data, freeze == "all", seed, changes) for data in tasks]
 
-    from uamix_bench.model import load_model
-    from uamix_bench.tuning.finetune import Finetuning
+    from uamix_bench.finetuning.finetune import Finetuning
+    from uamix_bench.models.model import load_model
 
     if line := selection.demonstration(models, checkpoint):
         progress.say(line)
@@ -200,14 +200,14 @@ def command(
 
 
 def _is_audioset(name: str) -> bool:
-    from uamix_bench.own_data import is_audioset_list
+    from uamix_bench.data.own_data import is_audioset_list
 
     return name.endswith(".csv") and is_audioset_list(Path(name))
 
 
 def _load(name: str, data_dir: Path | None, places: dict[str, Any]) -> TaskData:
     """Loads a task, a folder or a list; AudioSet's own lists hold their labels without saying so in a header."""
-    from uamix_bench.task import load_task
+    from uamix_bench.data.task import load_task
 
     return load_task(name, data_dir, labelled=not _is_audioset(name), **places)
 
@@ -216,7 +216,7 @@ def _recipe(
     name: str | None, data: TaskData, probe: bool, seed: int | None, changes: tuple[str, ...]
 ) -> FinetuneRecipe | ProbeRecipe:
     """The recipe that is named, else the task's own, else ``tiny``; with its changes."""
-    from uamix_bench.tuning.finetune_recipe import FINETUNE, PROBE, FinetuneRecipe, ProbeRecipe
+    from uamix_bench.finetuning.recipe import FINETUNE, PROBE, FinetuneRecipe, ProbeRecipe
 
     known: dict[str, Any] = {PROBE.name: PROBE} if probe else dict(FINETUNE)
     own = data.card.supervised.recipe if data.card.supervised else ""
@@ -228,7 +228,7 @@ def _recipe(
 
 def _plan(work: Finetuning) -> dict[str, Any]:
     """What would be done, as plain data."""
-    from uamix_bench.tuning.finetune_forecast import estimate
+    from uamix_bench.finetuning.forecast import estimate
 
     assert work.model.identity is not None
     steps, seconds = estimate(work)

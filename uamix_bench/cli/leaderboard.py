@@ -49,11 +49,12 @@ def build(
     """
     items = session.begin("leaderboard build")
 
-    from uamix_bench import files, registry
     from uamix_bench.cli.progress import TerminalProgress
-    from uamix_bench.errors import UsageError, nearest
-    from uamix_bench.results import Result
-    from uamix_bench.store import read_all
+    from uamix_bench.plugins import registry
+    from uamix_bench.records.results import Result
+    from uamix_bench.records.store import read_all
+    from uamix_bench.util import files
+    from uamix_bench.util.errors import UsageError, nearest
 
     files.check_writable(files.make_folder(output))
     found = read_all([files.expanded(given) for given in results] or [files.home() / "results"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from uamix_bench.cli.tables import Table, count, per_cent, show
-from uamix_bench.finetune_record import FinetuneResult
-from uamix_bench.record import Record
-from uamix_bench.results import Result
-from uamix_bench.training_records import AblationRecord, TrainingRecord
+from uamix_bench.records.finetune_record import FinetuneResult
+from uamix_bench.records.record import Record
+from uamix_bench.records.results import Result
+from uamix_bench.records.training_records import AblationRecord, TrainingRecord
 
 
 def show_records(records: Sequence[Record]) -> None:

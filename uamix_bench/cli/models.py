@@ -11,12 +11,12 @@ import click
 from uamix_bench.cli import selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output, quiet, to_path
-from uamix_bench.errors import BadInputError, UsageError, nearest
-from uamix_bench.files import expanded
+from uamix_bench.util.errors import BadInputError, UsageError, nearest
+from uamix_bench.util.files import expanded
 
 if TYPE_CHECKING:
-    from uamix_bench.card import ModelCard
-    from uamix_bench.registry import Plugin
+    from uamix_bench.plugins.card import ModelCard
+    from uamix_bench.plugins.registry import Plugin
 
 _WRAPPED = ("paper", "licence", "trained on", "weights here")
 _WEIGHTS = (".pth", ".pt", ".safetensors")
@@ -32,7 +32,7 @@ def command() -> None:
 @click.pass_obj
 def ls(session: Session) -> None:
     """List the models and the bundled weights."""
-    from uamix_bench import registry
+    from uamix_bench.plugins import registry
 
     items = session.begin("models ls")
     plugins = registry.models()
@@ -62,7 +62,7 @@ def ls(session: Session) -> None:
 @click.pass_obj
 def info(session: Session, name: str) -> None:
     """Show the card of a model or of bundled weights."""
-    from uamix_bench import registry
+    from uamix_bench.plugins import registry
 
     items = session.begin("models info")
     plugin, weights = registry.find_model(name)
@@ -92,7 +92,7 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
     All that its card lists, or the FILEs named. They come to UAMIX_BENCH_HOME/checkpoints/NAME, where those that only a
     person can get are to be put; then run this again. What was interrupted goes on where it was.
     """
-    from uamix_bench import registry
+    from uamix_bench.plugins import registry
 
     items = session.begin("models fetch")
     plugin, weights = registry.find_model(name)
@@ -102,9 +102,9 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
     for unknown in set(files) - set(known):
         raise UsageError(unknown, f"is no file of {name}", nearest(unknown, list(known)))
 
-    from uamix_bench.archive import extract
     from uamix_bench.cli.progress import TerminalProgress
-    from uamix_bench.fetch import download
+    from uamix_bench.data.archive import extract
+    from uamix_bench.data.fetch import download
 
     progress, folder = TerminalProgress(quiet), _folder(plugin.name)
     chosen = [known[given] for given in dict.fromkeys(files or known)]
@@ -154,8 +154,8 @@ def check(session: Session, models: tuple[str, ...]) -> None:
     items = session.begin("models check")
     names = [name for given in models for name in selection.models(given)]
 
-    from uamix_bench import contract
-    from uamix_bench.model import load_model
+    from uamix_bench.models import contract
+    from uamix_bench.models.model import load_model
 
     broken = []
     for name in names:
@@ -205,8 +205,8 @@ def convert(session: Session, source: str, output: Path | None, dtype: str) -> N
 
     import torch
 
-    from uamix_bench import convert as converting
-    from uamix_bench.model import load_model
+    from uamix_bench.models import convert as converting
+    from uamix_bench.models.model import load_model
 
     name = name or converting.owner(path)
     model = load_model(name, path, device="cpu")
@@ -260,6 +260,6 @@ def _fetched(name: str) -> list[Path]:
 
 
 def _folder(name: str) -> Path:
-    from uamix_bench.files import home
+    from uamix_bench.util.files import home
 
     return home() / "checkpoints" / name

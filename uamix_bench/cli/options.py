@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeVar
 import click
 
 from uamix_bench.cli.errors import Session
-from uamix_bench.engine import ENGINES
-from uamix_bench.errors import BadInputError, UsageError, nearest
-from uamix_bench.files import expanded, read_toml
+from uamix_bench.engines.engine import ENGINES
+from uamix_bench.util.errors import BadInputError, UsageError, nearest
+from uamix_bench.util.files import expanded, read_toml
 
 AnyCallback = TypeVar("AnyCallback", bound=Callable[..., Any])
 _VAST = 2**31 - 1  # from here on a limit goes without saying, until a number passes it

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uamix_bench.files import write_atomic
+from uamix_bench.util.files import write_atomic
 
 if TYPE_CHECKING:
-    from uamix_bench.registry import RenderedPage
+    from uamix_bench.plugins.registry import RenderedPage
 
 
 def write_page(page: RenderedPage, folder: Path, name: str) -> tuple[Path, Path]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from uamix_bench.progress import Progress
+from uamix_bench.util.progress import Progress
 
 
 class TerminalProgress(Progress):

@@ -9,11 +9,11 @@ import click
 
 from uamix_bench.cli import options, selection
 from uamix_bench.cli.errors import Session
-from uamix_bench.errors import BadInputError, UsageError
-from uamix_bench.files import expanded
+from uamix_bench.util.errors import BadInputError, UsageError
+from uamix_bench.util.files import expanded
 
 if TYPE_CHECKING:
-    from uamix_bench.record import Record
+    from uamix_bench.records.record import Record
 
 
 @click.command("report")
@@ -46,10 +46,10 @@ def command(
     Confusion matrices come from the cached embeddings of the results' own clips: they need the data, but no model.
     """
     items = session.begin("report")
-    from uamix_bench import registry
     from uamix_bench.cli.pages import write_page
     from uamix_bench.cli.progress import TerminalProgress
-    from uamix_bench.store import read_all
+    from uamix_bench.plugins import registry
+    from uamix_bench.records.store import read_all
 
     progress, paths = TerminalProgress(quiet), [expanded(name) for name in records]
     found = read_all(paths)

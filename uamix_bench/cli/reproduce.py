@@ -11,11 +11,11 @@ import click
 
 from uamix_bench.cli import options
 from uamix_bench.cli.errors import Session
-from uamix_bench.errors import BadInputError, UsageError, nearest
-from uamix_bench.files import expanded
+from uamix_bench.util.errors import BadInputError, UsageError, nearest
+from uamix_bench.util.files import expanded
 
 if TYPE_CHECKING:
-    from uamix_bench.reproduce import Plan
+    from uamix_bench.studies.reproduce import Plan
 
 
 @click.command("reproduce")
@@ -76,12 +76,13 @@ def command(
     the same command continues what was stopped. Exit code 6 where something is missing or was set aside.
     """
     items = session.begin("reproduce")
-    from uamix_bench import files, registry
     from uamix_bench.cli.progress import TerminalProgress
-    from uamix_bench.episodes import PAPER
-    from uamix_bench.reproduce import find_here, plan
-    from uamix_bench.store import ResultStore
-    from uamix_bench.targets import Settings, find_targets
+    from uamix_bench.plugins import registry
+    from uamix_bench.records.store import ResultStore
+    from uamix_bench.scoring.episodes import PAPER
+    from uamix_bench.studies.paper import Settings, find_targets
+    from uamix_bench.studies.reproduce import find_here, plan
+    from uamix_bench.util import files
 
     progress = TerminalProgress(quiet)
     targets = find_targets(target)
@@ -111,7 +112,7 @@ def command(
     files.check_writable(output)
     from uamix_bench.cli.pages import write_page
     from uamix_bench.cli.training import stoppable
-    from uamix_bench.jobs import Work
+    from uamix_bench.studies.carry_out import Work
 
     work = Work(here, settings, store, folder, device, batch_size, progress, stoppable)
     records = work.carry_out(plans)
@@ -133,7 +134,7 @@ def _given(checkpoints: Sequence[str]) -> dict[str, Path]:
         UsageError: One names no model of any target.
         BadInputError: Its file is not there.
     """
-    from uamix_bench.targets import TARGETS
+    from uamix_bench.studies.paper import TARGETS
 
     known = list(dict.fromkeys(model for target in TARGETS.values() for model in target.models))
     given = {}
@@ -162,7 +163,7 @@ def _missing_lines(plans: Sequence[Plan]) -> list[str]:
 
 def _show(session: Session, items: list[Any], plans: Sequence[Plan]) -> None:
     """Lists the jobs, and per target and model what is ready and about how long it takes; then what is missing."""
-    from uamix_bench.reproduce import matrix_rate
+    from uamix_bench.studies.reproduce import matrix_rate
 
     rate = matrix_rate()
     for made in plans:

@@ -12,13 +12,13 @@ import click
 
 from uamix_bench.cli import options
 from uamix_bench.cli.errors import Session
-from uamix_bench.errors import BadInputError, UsageError
-from uamix_bench.text import visible
+from uamix_bench.util.errors import BadInputError, UsageError
+from uamix_bench.util.text import visible
 
 if TYPE_CHECKING:
-    from uamix_bench.record import Record
-    from uamix_bench.results import Result
-    from uamix_bench.store import Found
+    from uamix_bench.records.record import Record
+    from uamix_bench.records.results import Result
+    from uamix_bench.records.store import Found
 
 _SHOWN = 5  # classes at either end of a card
 _COUNTS = options.CommaList(click.INT, "N[,N...]")
@@ -107,7 +107,7 @@ def verify(
     Exit code 3 where a file's parts disagree, or two files give one evaluation different outcomes; all are listed.
     """
     items = session.begin("results verify")
-    from uamix_bench.verify import conflicts
+    from uamix_bench.records.verify import conflicts
 
     found = _read(paths)
     if not (found.records or found.bad):
@@ -166,7 +166,7 @@ def export(
 ) -> None:
     """Export few-shot results to other forms; a damaged file is refused, and partial results are left out."""
     session.begin("results export")
-    from uamix_bench import export as exporting
+    from uamix_bench.records import export as exporting
 
     found = _read(paths)
     if found.bad:
@@ -195,14 +195,14 @@ def export(
 @command.command("schema")
 def schema() -> None:
     """Print the JSON Schema of the files."""
-    from uamix_bench.store import schema as published
+    from uamix_bench.records.store import schema as published
 
     click.echo(json.dumps(published(), indent=2))
 
 
 def _read(paths: Sequence[Path]) -> Found:
-    from uamix_bench.files import home
-    from uamix_bench.store import read_all
+    from uamix_bench.records.store import read_all
+    from uamix_bench.util.files import home
 
     return read_all(paths or [home() / "results"])
 
@@ -211,7 +211,7 @@ def _choose(
     found: Found, model: tuple[str, ...], task: tuple[str, ...], n: tuple[int, ...], k: tuple[int, ...]
 ) -> list[Result]:
     """The few-shot results that the filters let pass, each id once, by task and setting, the best first."""
-    from uamix_bench.results import Result
+    from uamix_bench.records.results import Result
 
     chosen = {
         record.id: record
@@ -239,8 +239,8 @@ def _others(
     found: Found, model: tuple[str, ...], task: tuple[str, ...], n: tuple[int, ...], k: tuple[int, ...]
 ) -> list[Record]:
     """The other records that the filters let pass, each id once, by kind and place."""
-    from uamix_bench.finetune_record import FinetuneResult
-    from uamix_bench.training_records import AblationRecord, TrainingRecord
+    from uamix_bench.records.finetune_record import FinetuneResult
+    from uamix_bench.records.training_records import AblationRecord, TrainingRecord
 
     def passes(record: Record) -> bool:
         if n or k:
@@ -263,7 +263,7 @@ def _fits(name: str, globs: tuple[str, ...]) -> bool:
 
 def _one(name: str, folder: Path | None) -> tuple[Path, Record]:
     """The record of a file, or the one whose id begins so."""
-    from uamix_bench.store import load_record
+    from uamix_bench.records.store import load_record
 
     if Path(name).suffix == ".json" or Path(name).is_file():
         return Path(name), load_record(Path(name))
@@ -301,9 +301,9 @@ def _draw_again(
     found: Found, problems: dict[str, list[str]], data_dir: Path | None, own: tuple[str, ...], audio_root: Path | None
 ) -> dict[str, str]:
     """Adds what the clip tables say otherwise; returns by file why its episodes could not be drawn."""
-    from uamix_bench.redraw import Redraw
-    from uamix_bench.results import Result
-    from uamix_bench.verify import disagreements
+    from uamix_bench.evaluation.redraw import Redraw
+    from uamix_bench.records.results import Result
+    from uamix_bench.records.verify import disagreements
 
     redraw, unchecked = Redraw(data_dir, own, audio_root), {}
     for path, record in found.records:
@@ -327,7 +327,7 @@ def _datasets(given: tuple[str, ...]) -> dict[str, str]:
 
 
 def _write_folder(folder: Path, texts: dict[str, str]) -> None:
-    from uamix_bench.files import write_atomic
+    from uamix_bench.util.files import write_atomic
 
     for name, text in texts.items():
         click.echo(f"wrote {write_atomic(folder / name, text.encode())}", err=True)

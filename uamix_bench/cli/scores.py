@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from uamix_bench.cli.tables import Table, count, per_cent, show
-from uamix_bench.text import p_value, plus_minus
+from uamix_bench.util.text import p_value, plus_minus
 
 if TYPE_CHECKING:
-    from uamix_bench.ranking import Difference, Ranking
-    from uamix_bench.results import Result
+    from uamix_bench.comparison.ranking import Difference, Ranking
+    from uamix_bench.records.results import Result
 
 _WIDTH = 80  # columns that a note takes, as the tables do
 _POPULATIONS = {"ci95_clips": "new clips", "ci95_classes": "new classes"}
@@ -83,7 +83,7 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
 
 def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep: bool) -> None:
     """The three half-widths side by side where there are three, else what they need."""
-    from uamix_bench.ranking import wider
+    from uamix_bench.comparison.ranking import wider
 
     given = [result for result in results if any(getattr(result.score, name) is not None for name in _POPULATIONS)]
     if given:
@@ -170,7 +170,7 @@ def _shared(results: Sequence[Result]) -> list[str]:
 
 def _bounds(result: Result) -> str:
     """Wilson's bounds where the conventional interval has none, or none of any width."""
-    from uamix_bench.statistics import wilson_interval
+    from uamix_bench.scoring.statistics import wilson_interval
 
     episodes = result.protocol.episodes
     trials = episodes if episodes > 1 else result.protocol.n_way * result.protocol.n_query

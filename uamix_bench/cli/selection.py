@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uamix_bench.errors import BadInputError, UsageError, nearest
-from uamix_bench.files import expanded
+from uamix_bench.util.errors import BadInputError, UsageError, nearest
+from uamix_bench.util.files import expanded
 
 if TYPE_CHECKING:
-    from uamix_bench.episodes import Protocol
+    from uamix_bench.scoring.episodes import Protocol
 
 
 def models(given: str, checkpoint: Path | None = None) -> list[str]:
@@ -26,7 +26,7 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
         UsageError: No such model, or it needs weights.
         BadInputError: The weights are not there.
     """
-    from uamix_bench import registry
+    from uamix_bench.plugins import registry
 
     name, separator, path_text = given.partition("=")
     path = expanded(path_text) if separator else checkpoint
@@ -77,7 +77,7 @@ def tasks(given: str) -> list[str]:
     Raises:
         UsageError: No such task.
     """
-    from uamix_bench import registry
+    from uamix_bench.plugins import registry
 
     if given.startswith("~"):
         return [str(expanded(given))]
@@ -101,7 +101,7 @@ def check_label(label: str | None) -> None:
     """
     if label is None:
         return
-    from uamix_bench.card import NAME_PATTERN
+    from uamix_bench.plugins.card import NAME_PATTERN
 
     if len(label) > 80 or not re.fullmatch(NAME_PATTERN, label):
         remedy = "use up to 80 letters, digits, spaces and . _ + - /, each part beginning with a letter or digit"
@@ -114,7 +114,7 @@ def classes(path: Path) -> tuple[str, ...]:
     Raises:
         BadInputError: The file is not there, is no text, or names no class.
     """
-    from uamix_bench.files import regular, unreadable
+    from uamix_bench.util.files import regular, unreadable
 
     try:
         listed = regular(path).read_text(encoding="utf-8-sig").splitlines()
@@ -144,8 +144,8 @@ def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes:
     Raises:
         UsageError: Unknown classifier.
     """
-    from uamix_bench.classifiers import CLASSIFIERS
-    from uamix_bench.episodes import METAAUDIO, PAPER, Protocol
+    from uamix_bench.scoring.classifiers import CLASSIFIERS
+    from uamix_bench.scoring.episodes import METAAUDIO, PAPER, Protocol
 
     if fields["classifier"] not in CLASSIFIERS:
         name = fields["classifier"]
@@ -159,7 +159,7 @@ def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes:
 
 def demonstration(chosen: list[str], checkpoint: Path | None) -> str:
     """Returns the line that says which of the models hold demonstration weights; empty where none does."""
-    from uamix_bench import registry
+    from uamix_bench.plugins import registry
 
     shown = []
     for name in chosen:

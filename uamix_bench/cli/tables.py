@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from uamix_bench.text import with_half
+from uamix_bench.util.text import with_half
 
 if TYPE_CHECKING:
-    from uamix_bench.contract import Check
+    from uamix_bench.models.contract import Check
 
 _UNBOUNDED = 1_000  # columns: what a pipe can take
 _NARROWEST = 72  # below it the terminal itself has to wrap

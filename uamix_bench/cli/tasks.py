@@ -10,10 +10,10 @@ import click
 from uamix_bench.cli import options
 from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output, quiet, to_path
-from uamix_bench.errors import BadInputError
+from uamix_bench.util.errors import BadInputError
 
 if TYPE_CHECKING:
-    from uamix_bench.task import Task
+    from uamix_bench.data.task import Task
 
 _SHOWN = 20  # problems on the terminal; --json has all
 
@@ -28,7 +28,7 @@ def command() -> None:
 @click.pass_obj
 def ls(session: Session) -> None:
     """List the tasks."""
-    from uamix_bench import registry
+    from uamix_bench.plugins import registry
 
     items = session.begin("tasks ls")
     cards = [plugin.card for plugin in registry.tasks().values()]
@@ -60,7 +60,7 @@ def ls(session: Session) -> None:
 @click.pass_obj
 def info(session: Session, name: str) -> None:
     """Show the card of a task."""
-    from uamix_bench import registry
+    from uamix_bench.plugins import registry
 
     items = session.begin("tasks info")
     card = registry.find_task(name).card
@@ -79,8 +79,8 @@ def info(session: Session, name: str) -> None:
 @click.pass_obj
 def status(session: Session, data_dir: Path | None) -> None:
     """Show which data sets are here, and what is missing, by their names; 'tasks verify' counts."""
-    from uamix_bench import registry
-    from uamix_bench.prepare import look
+    from uamix_bench.data.prepare import look
+    from uamix_bench.plugins import registry
 
     items = session.begin("tasks status")
     copies = [look(plugin.card, _folder(data_dir)) for plugin in registry.tasks().values()]
@@ -145,8 +145,8 @@ def prepare(session: Session, name: str, data_dir: Path | None, offline: bool, q
     """
     items = session.begin("tasks prepare")
     task = _task(name)
-    from uamix_bench import prepare as preparing
     from uamix_bench.cli.progress import TerminalProgress
+    from uamix_bench.data import prepare as preparing
 
     progress = TerminalProgress(quiet)
     root = preparing.prepare(task, _folder(data_dir), offline=offline, progress=progress)
@@ -181,13 +181,13 @@ def miniature(
 
 
 def _folder(data_dir: Path | None) -> Path:
-    from uamix_bench.files import home
+    from uamix_bench.util.files import home
 
     return data_dir or home() / "data"
 
 
 def _task(name: str) -> Task:
-    from uamix_bench import registry
+    from uamix_bench.plugins import registry
 
     task: Task = registry.find_task(name).load()()
     return task

@@ -14,8 +14,8 @@ import click
 
 from uamix_bench.cli import options
 from uamix_bench.cli.errors import Session
-from uamix_bench.errors import BenchError, Stopped, UsageError, nearest
-from uamix_bench.progress import Progress
+from uamix_bench.util.errors import BenchError, Stopped, UsageError, nearest
+from uamix_bench.util.progress import Progress
 
 AnyCallback = TypeVar("AnyCallback", bound=Callable[..., Any])
 
@@ -204,29 +204,29 @@ def _plan(
     recipe: Any, init: str | None, data_dir: Path | None, audio_root: Path | None, progress: Progress
 ) -> dict[str, Any]:
     """What a training would do, as plain data; ``steps`` and ``data`` are None where the data is not there."""
-    from uamix_bench.tuning import plan
+    from uamix_bench.tuning import dry_run
     from uamix_bench.tuning.run import initial_model
     from uamix_bench.tuning.sounds import find_data
 
     if recipe.kind == "tune":
         assert init is not None
-        stages = plan.tuning_on_paper(recipe, initial_model(init).encoder.shape)
+        stages = dry_run.tuning_on_paper(recipe, initial_model(init).encoder.shape)
     else:
-        stages = plan.pretraining_on_paper(recipe)
+        stages = dry_run.pretraining_on_paper(recipe)
     document: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "recipe_sha256": recipe.sha256,
         "views": recipe.views.preset,
         "sources": {name: field.description for name, field in type(recipe).model_fields.items() if field.description},
-        "trained_parameters": plan.trained_parameters(stages),
+        "trained_parameters": dry_run.trained_parameters(stages),
         "steps": None,
         "data": None,
         "notes": [],
     }
     try:
         data = find_data(recipe.data, data_dir, audio_root)
-        document["data"] = plan.holdings(data)
-        document["steps"] = plan.steps(stages, recipe, data)
+        document["data"] = dry_run.holdings(data)
+        document["steps"] = dry_run.steps(stages, recipe, data)
     except BenchError as error:
         document["notes"].append(str(error))
         progress.say(f"the data: {error}")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from uamix_bench.cli.tables import Table, per_cent, show
 
 if TYPE_CHECKING:
-    from uamix_bench.compare import Comparison, Pair
-    from uamix_bench.timings import Timing
+    from uamix_bench.comparison.compare import Comparison, Pair
+    from uamix_bench.comparison.timings import Timing
 
 
 def show_verdicts(comparison: Comparison | None, timings: Sequence[Timing]) -> None:
@@ -39,7 +39,7 @@ def _show_accuracy(comparison: Comparison) -> None:
             f"{100 * found.smallest:.2f}" if found and found.smallest is not None else "",
             _verdict(pair),
         )
-    from uamix_bench.compare import setting
+    from uamix_bench.comparison.compare import setting
 
     show(table)
     evidence = [pair.evidence for pair in comparison.pairs if pair.evidence]

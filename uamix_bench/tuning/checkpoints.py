@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from uamix_bench import files
-from uamix_bench.errors import UsageError
-from uamix_bench.progress import Progress
+from uamix_bench.util import files
+from uamix_bench.util.errors import UsageError
+from uamix_bench.util.progress import Progress
 
 _KEPT = 2
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uamix_bench.errors import UsageError
+from uamix_bench.models.vit import AudioViT
 from uamix_bench.tuning import distributed
 from uamix_bench.tuning.data import Frames, Ints, batches, random
 from uamix_bench.tuning.loop import Batch, Stage, decayed_groups
@@ -31,7 +31,7 @@ from uamix_bench.tuning.nnclr import (
 from uamix_bench.tuning.recipe import Mixing, TuneRecipe
 from uamix_bench.tuning.throughput import block_operations, stem_operations
 from uamix_bench.tuning.views import DRAWS, Spectrograms
-from uamix_bench.vit import AudioViT
+from uamix_bench.util.errors import UsageError
 
 _LOG_EVERY = 20  # steps
 _SIDES = (0, 1)  # the two views of a clip

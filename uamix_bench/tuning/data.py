@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from uamix_bench import files
-from uamix_bench.cache import file_digests
-from uamix_bench.errors import BadInputError, UsageError
-from uamix_bench.progress import SILENT, Progress
-from uamix_bench.task import TaskData
+from uamix_bench.data.task import TaskData
+from uamix_bench.storage.digests import file_digests
 from uamix_bench.tuning.decoding import Fbank, Sounds, decode
+from uamix_bench.util import files
+from uamix_bench.util.errors import BadInputError, UsageError
+from uamix_bench.util.progress import SILENT, Progress
 
 Ints = npt.NDArray[np.int64]
 _NAMED = 10  # skipped clips that are said one by one

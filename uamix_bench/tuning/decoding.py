@@ -28,11 +28,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from uamix_bench import files
-from uamix_bench.audio import read, undecoded
-from uamix_bench.errors import BadInputError, MachineError, Stopped
-from uamix_bench.progress import Progress
-from uamix_bench.waiting import SLOW_S, in_threads, settle
+from uamix_bench.data.audio import read, undecoded
+from uamix_bench.util import files
+from uamix_bench.util.errors import BadInputError, MachineError, Stopped
+from uamix_bench.util.progress import Progress
+from uamix_bench.util.threads import SLOW_S, in_threads, settle
 
 Halves = npt.NDArray[np.float16]
 Ints = npt.NDArray[np.int64]

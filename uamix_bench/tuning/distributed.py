@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from uamix_bench.errors import BenchError, MachineError, Stopped, UsageError
+from uamix_bench.util.errors import BenchError, MachineError, Stopped, UsageError
 
 Ints = npt.NDArray[np.int64]
 
@@ -57,7 +57,7 @@ def world() -> int:
 
 def device(name: str) -> torch.device:
     """The torch device for a --device value, as `find_device`; several processes on one machine get a GPU each."""
-    from uamix_bench.model import find_device
+    from uamix_bench.models.model import find_device
 
     found = find_device(name)
     if name in ("auto", "cuda") and found.type == "cuda" and _joined():
@@ -205,7 +205,7 @@ class BatchNorm(nn.BatchNorm1d):
         values = rows if rows.dtype == torch.float64 else rows.float()
         sums = torch.stack([values.sum(0, dtype=torch.float64), values.double().square().sum(0)])
         count = len(rows) * world()
-        average, square = _Sum.apply(sums) / count  # type: ignore[no-untyped-call]
+        average, square = _Sum.apply(sums) / count
         variance = (square - average.square()).clamp_min(0)
         with torch.no_grad():
             assert self.running_mean is not None

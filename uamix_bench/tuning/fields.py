@@ -8,8 +8,8 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from uamix_bench.errors import UsageError, nearest
 from uamix_bench.tuning.recipe import Recipe
+from uamix_bench.util.errors import UsageError, nearest
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 

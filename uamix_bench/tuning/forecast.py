@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uamix_bench.errors import BadInputError
-from uamix_bench.progress import Progress
-from uamix_bench.record import load
-from uamix_bench.training_records import TrainingRecord
-from uamix_bench.tuning.many import HEAD, RECORD, Job, computing_with, remaining
+from uamix_bench.records.record import load
+from uamix_bench.records.training_records import TrainingRecord
 from uamix_bench.tuning.recipe import TuneRecipe
 from uamix_bench.tuning.sounds import find_data
+from uamix_bench.tuning.trainings import HEAD, RECORD, Job, computing_with, remaining
+from uamix_bench.util.errors import BadInputError
+from uamix_bench.util.progress import Progress
 
 _STEPS = 4  # that are measured, the first of them to warm up
 _NEVER = 2**31

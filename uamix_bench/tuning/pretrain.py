@@ -9,13 +9,13 @@ import torch
 from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock
 from torch import Tensor, nn
 
+from uamix_bench.models.vit import AudioViT, initialise, sincos_table
 from uamix_bench.tuning import distributed
 from uamix_bench.tuning.data import Frames, random
 from uamix_bench.tuning.loop import Batch, Stage, decayed_groups
 from uamix_bench.tuning.nnclr import effective_rank
 from uamix_bench.tuning.recipe import PretrainRecipe
 from uamix_bench.tuning.views import DRAWS, Spectrograms
-from uamix_bench.vit import AudioViT, initialise, sincos_table
 
 _LOG_EVERY = 20  # steps
 _WINDOW = (4, 4)  # patches: columns x rows

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from uamix_bench.errors import nearest
-from uamix_bench.files import digest, home
+from uamix_bench.util.errors import nearest
+from uamix_bench.util.files import digest, home
 
 Mixing = Literal["none", "mixup", "t-cutmix", "tf-cutmix"]
 Partner = Literal["neighbour", "flip", "permutation"]

@@ -10,17 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uamix_bench import registry
-from uamix_bench.checkpoint import write_safetensors
-from uamix_bench.errors import UsageError
-from uamix_bench.files import check_writable, file_sha256, write_atomic
-from uamix_bench.model import AudioModel, load_model
-from uamix_bench.model_key import state_sha256
-from uamix_bench.progress import SILENT, Progress
-from uamix_bench.provenance import collect
-from uamix_bench.record import Provenance, Skipped, record_text
-from uamix_bench.task import TaskData, is_path
-from uamix_bench.training_records import DataIdentity, StageCost, TrainingRecord
+from uamix_bench.data.task import TaskData, is_path
+from uamix_bench.embeddings.model_key import state_sha256
+from uamix_bench.models.checkpoint import write_safetensors
+from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.vit import ViTShape
+from uamix_bench.plugins import registry
+from uamix_bench.records.provenance import collect
+from uamix_bench.records.record import Provenance, Skipped, record_text
+from uamix_bench.records.training_records import DataIdentity, StageCost, TrainingRecord
 from uamix_bench.tuning import distributed
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import Frames, load_frames
@@ -30,7 +28,9 @@ from uamix_bench.tuning.recipe import PretrainRecipe, Recipe, TuneRecipe
 from uamix_bench.tuning.sounds import shareable
 from uamix_bench.tuning.throughput import matrix_rate
 from uamix_bench.tuning.views import Spectrograms
-from uamix_bench.vit import ViTShape
+from uamix_bench.util.errors import UsageError
+from uamix_bench.util.files import check_writable, file_sha256, write_atomic
+from uamix_bench.util.progress import SILENT, Progress
 
 WEIGHTS = "model.safetensors"
 RECORD = "training.json"

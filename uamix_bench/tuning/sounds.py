@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-from uamix_bench.errors import UsageError
-from uamix_bench.task import TaskData, is_path, load_task
+from uamix_bench.data.task import TaskData, is_path, load_task
 from uamix_bench.tuning.recipe import Recipe
+from uamix_bench.util.errors import UsageError
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 

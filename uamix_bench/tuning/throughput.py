@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from uamix_bench.vit import ViTShape
+from uamix_bench.models.vit import ViTShape
 
 _PRODUCTS = 10
 

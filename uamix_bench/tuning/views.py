@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from uamix_bench.frontend import FLOOR
+from uamix_bench.models.frontend import FLOOR
 from uamix_bench.tuning.data import Frames
 from uamix_bench.tuning.recipe import Views
 

@@ -6,9 +6,9 @@ from itertools import islice
 
 import numpy as np
 
-from uamix_bench.classifiers import nearest_centroid
-from uamix_bench.episodes import Protocol
 from uamix_bench.reports.blocks import Prose, Section, Table
+from uamix_bench.scoring.classifiers import nearest_centroid
+from uamix_bench.scoring.episodes import Protocol
 
 from .. import limits, peers, tables
 from ..scale import Scale

@@ -8,14 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from uamix_bench import audio, fewshot, load_model, load_task
-from uamix_bench.classifiers import nearest_centroid
-from uamix_bench.episodes import EpisodeSet, Protocol
-from uamix_bench.fewshot import draw_episodes
-from uamix_bench.model import AudioModel
+from uamix_bench import fewshot, load_model, load_task
+from uamix_bench.data import audio
+from uamix_bench.data.task import TaskData
+from uamix_bench.evaluation.fewshot import draw_episodes
+from uamix_bench.models.model import AudioModel
+from uamix_bench.models.vit import ViTShape
 from uamix_bench.reports.blocks import Prose, Section, Table
-from uamix_bench.task import TaskData
-from uamix_bench.vit import ViTShape
+from uamix_bench.scoring.classifiers import nearest_centroid
+from uamix_bench.scoring.episodes import EpisodeSet, Protocol
 
 from .. import limits, tables
 from ..scale import Scale

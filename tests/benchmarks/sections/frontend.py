@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from uamix_bench.frontend import KaldiFbank
+from uamix_bench.models.frontend import KaldiFbank
 from uamix_bench.reports.blocks import Prose, Section, Table
 
 from .. import limits, peers, tables

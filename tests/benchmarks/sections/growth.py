@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from uamix_bench.cache import EmbeddingCache, ModelKey
-from uamix_bench.classifiers import nearest_centroid
-from uamix_bench.clip_order import sort_clips
-from uamix_bench.episodes import EpisodeSet, Protocol, draw_sorted
+from uamix_bench.data.clip_table import sort_clips
+from uamix_bench.embeddings.cache import EmbeddingCache, ModelKey
 from uamix_bench.reports.blocks import Cell, Prose, Section, Table
+from uamix_bench.scoring.classifiers import nearest_centroid
+from uamix_bench.scoring.episodes import EpisodeSet, Protocol, draw_sorted
 
 from .. import limits, peers, tables
 from ..scale import Scale

@@ -1,0 +1,247 @@
+"""Engines: each job's outcome once, in any order, whatever workers are lost; what cannot be done says why."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uamix_bench.engines import engine as engine_module
+from uamix_bench.engines.engine import Local, _Cluster, _Lost, _work, open_engine
+from uamix_bench.util.errors import BadInputError, MachineError, UsageError
+from uamix_bench.util.progress import Progress
+
+
+class Number(NamedTuple):
+    value: int
+
+    @property
+    def label(self) -> str:
+        return f"number {self.value}"
+
+
+def square(job: Number, _: Progress) -> int:
+    if job.value < 0:
+        raise BadInputError(job.label, "has no root")
+    return job.value**2
+
+
+class Said(Progress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+class Unreliable(_Cluster):
+    """A cluster within this process, which loses workers and finishes bundles as it is told."""
+
+    def __init__(self, losses: dict[int, int], order: Callable[[int], int], each: int = 1) -> None:
+        self.losses, self.order, self.each = losses, order, each
+        self.bundles: list[tuple[Callable[..., Any], Sequence[Any]]] = []
+        self.cancelled: list[int] = []
+
+    def _bundles(self, jobs: int) -> Any:
+        return (range(start, min(start + self.each, jobs)) for start in range(0, jobs, self.each))
+
+    def _submit(self, function: Callable[..., Any], bundles: Sequence[Sequence[Any]]) -> list[int]:
+        self.bundles += [(function, bundle) for bundle in bundles]
+        return list(range(len(self.bundles) - len(bundles), len(self.bundles)))
+
+    def _wait(self, handles: list[int]) -> list[int]:
+        return [handles[self.order(len(handles))]]
+
+    def _outcomes(self, handle: int) -> list[Any]:
+        function, bundle = self.bundles[handle]
+        if self.losses.get(bundle[0].value, 0) > 0:
+            self.losses[bundle[0].value] -= 1
+            raise _Lost("power cut")
+        return _work(function, bundle)
+
+    def _cancel(self, handle: int) -> None:
+        self.cancelled.append(handle)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.integers(0, 40),
+    st.integers(1, 7),
+    st.dictionaries(st.integers(0, 39), st.integers(1, 2)),
+    st.randoms(use_true_random=False),
+)
+def test_each_outcome_comes_once_whatever_is_lost(jobs: int, each: int, losses: dict[int, int], random: Any) -> None:
+    cluster = Unreliable(dict(losses), random.randrange, each)
+    found = list(cluster.map(square, [Number(value) for value in range(jobs)]))
+    assert sorted(found) == [(value, value**2) for value in range(jobs)]
+    assert cluster.cancelled == []
+    assert len(cluster.bundles) == -(-jobs // each) + sum(losses.get(start, 0) for start in range(0, jobs, each))
+
+
+def test_the_local_engine_goes_in_order() -> None:
+    with open_engine("local") as engine:
+        assert list(engine.map(square, [Number(3), Number(1)])) == [(0, 9), (1, 1)]
+
+
+def test_a_job_that_keeps_losing_its_workers_ends_the_run() -> None:
+    cluster, said = Unreliable({2: 3}, lambda _: 0), Said()
+    found = []
+    with pytest.raises(MachineError, match=r"number 2: its worker was lost 3 times \(power cut\); see") as caught:
+        found += cluster.map(square, [Number(value) for value in range(4)], said)
+    assert caught.value.exit_code == 4
+    assert said.lines == ["number 2: its worker was lost (power cut); another one does it"]
+
+
+@pytest.mark.parametrize("engine", [Local(), Unreliable({}, lambda _: 0, each=3)], ids=["local", "cluster"])
+def test_what_was_done_before_a_failure_is_there(engine: Any) -> None:
+    found = []
+    with pytest.raises(BadInputError, match="number -1: has no root"):
+        found.extend(engine.map(square, [Number(value) for value in (4, 5, -1, 6)]))
+    assert found == [(0, 16), (1, 25)]
+
+
+def test_leaving_early_cancels_what_runs() -> None:
+    cluster = Unreliable({}, lambda _: 0)
+    with closing(cluster.map(square, [Number(value) for value in range(5)])) as found:
+        next(found)
+    assert cluster.cancelled == [1, 2, 3, 4]
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "_SUBMITTED", 4)
+    most = []
+
+    def last(running: int) -> int:
+        most.append(running)
+        return running - 1
+
+    assert len(list(Unreliable({}, last).map(square, [Number(value) for value in range(30)]))) == 30
+    assert max(most) == 4
+
+
+def test_a_worker_that_tells_nothing_ends_itself() -> None:
+    code = """
+    import time
+    from uamix_bench.engines import engine
+    engine._HANGS_S = 0.6
+    with engine._watched() as progress, progress.bar("", 9) as advance:
+        for _ in range(9):
+            time.sleep(0.2)
+            advance(1, "")
+        print("alive", flush=True)
+        time.sleep(60)
+    """
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (75, "alive\n", "")
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(("name", "module", "extra"), [("ray", "ray", "ray"), ("slurm", "submitit", "slurm")])
+def test_a_missing_extra_is_named(name: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match=rf"not installed; pip install 'uamix-bench\[{extra}\]'"):
+        open_engine(name)
+
+
+def test_wrong_names_and_addresses(bench_home: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'slurm'"):
+        open_engine("slrum")
+    with pytest.raises(UsageError, match="of no use to the local engine"):
+        open_engine("local", "127.0.0.1:6379")
+
+
+def test_no_ray_cluster_is_said_at_once() -> None:
+    pytest.importorskip("ray", reason="ray is not installed (the extra [ray])")
+    with pytest.raises(UsageError, match="give HOST:PORT"):
+        open_engine("ray", "nonsense")
+    started = time.monotonic()
+    with pytest.raises(MachineError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*; start one with 'ray start --head'"):
+        open_engine("ray", "127.0.0.1:1")
+    assert time.monotonic() - started < 60
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module that worker processes can import too."""
+    code = """
+    import os
+    import sys
+    from pathlib import Path
+    from typing import NamedTuple
+    from uamix_bench.util.errors import BadInputError
+
+    class Job(NamedTuple):
+        label: str
+        marker: str
+        value: int
+
+    def square(job, progress):
+        return job.value ** 2
+
+    def once_killed(job, progress):
+        if job.value == 1 and not os.path.exists(job.marker):
+            Path(job.marker).touch()
+            os.kill(os.getpid(), 9)
+        return job.value ** 2
+
+    def killed(job, progress):
+        os.kill(os.getpid(), 9)
+
+    def refused(job, progress):
+        raise BadInputError(job.label, "is no good", "take another")
+
+    def cut_off_once(job, progress):
+        if not os.path.exists(job.marker):
+            Path(job.marker).touch()
+            from submitit.core.utils import UncompletedJobError
+            raise UncompletedJobError("Job not requeued because: timed-out and not checkpointable.")
+        return sys.argv
+    """
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "engine_test_jobs.py").write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    sys.modules.pop("engine_test_jobs", None)
+    import engine_test_jobs  # type: ignore[import-not-found]
+
+    return engine_test_jobs
+
+
+def test_slurm_as_processes(jobs: Any, tmp_path: Path, bench_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = pytest.importorskip("submitit.core.core", reason="submitit is not installed (the extra [slurm])")
+    monkeypatch.setattr(core.Job, "_results_timeout_s", 1)  # how long it waits for a late network file system
+    monkeypatch.setattr(engine_module, "_ARRAY", 2)
+    work = [jobs.Job(f"job {value}", str(tmp_path / "marker"), value) for value in range(3)]
+    said = Said()
+    with open_engine("slurm", "local") as engine:
+        assert sorted(engine.map(jobs.once_killed, work, said)) == [(0, 0), (1, 1), (2, 4)]
+        assert len(said.lines) == 1
+        assert "job 0 and 1 more: its worker was lost (job " in said.lines[0]
+        with pytest.raises(BadInputError, match="job 0: is no good; take another"):
+            list(engine.map(jobs.refused, work[:1]))
+        cut = work[0]._replace(marker=str(tmp_path / "cut"))
+        assert list(engine.map(jobs.cut_off_once, [cut], said)) == [(0, sys.argv)]
+        assert re.fullmatch(r"job 0: its worker was lost \(job \d+: SLURM gave it no more time\); .*", said.lines[1])
+    assert list((bench_home / "engine").iterdir()) == []
+
+
+def test_without_slurm_the_line_says_so(bench_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed (the extra [slurm])")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MachineError, match="there is no SLURM here"):
+        open_engine("slurm")
+    with pytest.raises(UsageError, match="SBATCH_PARTITION"):
+        open_engine("slurm", "10.0.0.1:6379")
+    assert list((bench_home / "engine").iterdir()) == []

@@ -1,0 +1,180 @@
+"""The suite passes sound models and finds, one by one, what each unsound one breaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from uamix_bench import AudioModel, load_model
+from uamix_bench.models.contract import check
+from uamix_bench.models.frontend import KaldiFbank
+from uamix_bench.plugins.registry import models
+
+from ..baselines.official import FORMATS, TINY, VIT_B, Size, checkpoint
+
+FLOORS = ("logmel", "random")
+
+
+class Sound(AudioModel):
+    """A small model that keeps to everything."""
+
+    sample_rate, embedding_dim = 16_000, 24
+    fbank = KaldiFbank(16_000, 40)
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.stem, self.block = nn.Linear(40, 24), nn.Linear(24, 24)
+
+    def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return self.fbank(waveforms, lengths)
+
+    def tokens(self, spectrogram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        mask = torch.arange(spectrogram.shape[1]) < lengths[:, None]
+        return self.block(self.stem(spectrogram)), mask
+
+    def layers(self) -> list[nn.Module]:
+        return [self.stem, self.block]
+
+
+class WrongSize(Sound):
+    embedding_dim = 25
+
+
+class Doubles(Sound):
+    def embed(self, *arguments: Any) -> Any:
+        return super().embed(*arguments).astype(np.float64)
+
+
+class Learns(Sound):
+    def embed(self, *arguments: Any) -> Any:
+        self.requires_grad_(True).train()
+        return super().embed(*arguments)
+
+
+class Draws(Sound):
+    def pool(self, tokens: Tensor, mask: Tensor, how: str) -> Tensor:
+        pooled = super().pool(tokens, mask, how)
+        return pooled + 0.01 * torch.randn_like(pooled)
+
+
+class Padded(Sound):
+    """Averages over the padding too."""
+
+    def pool(self, tokens: Tensor, mask: Tensor, how: str) -> Tensor:
+        return tokens.mean(dim=1)
+
+
+class Leaks(Sound):
+    """Normalises over the batch."""
+
+    def pool(self, tokens: Tensor, mask: Tensor, how: str) -> Tensor:
+        pooled = super().pool(tokens, mask, how)
+        return pooled - 0.5 * pooled.mean(dim=0)
+
+
+class NanOnSilence(Sound):
+    def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return super().frontend(waveforms / waveforms.abs().amax(dim=1, keepdim=True), lengths)
+
+
+class TakesAnything(Sound):
+    def _waveform(self, index: int, waveform: Any, sample_rate: int) -> Any:
+        return super()._waveform(index, np.nan_to_num(np.asarray(waveform)), sample_rate)
+
+
+class Deaf(Sound):
+    """Takes every rate for its own."""
+
+    def _waveform(self, index: int, waveform: Any, sample_rate: int) -> Any:
+        return super()._waveform(index, waveform, self.sample_rate)
+
+
+class Columns(Sound):
+    def token_columns(self, samples: int) -> int:
+        return 1
+
+
+class Backwards(Sound):
+    def layers(self) -> list[nn.Module]:
+        return [self.block, self.stem]
+
+
+class Twice(Sound):
+    def layers(self) -> list[nn.Module]:
+        return [self.stem, self.stem]
+
+
+class Offers(Sound):
+    poolings = ("mean", "cls")
+
+    def pool(self, tokens: Tensor, mask: Tensor, how: str) -> Tensor:
+        return super().pool(tokens, mask, how)[:, : 24 if how == "mean" else 7]
+
+
+class WrongCard(Sound):
+    card = Sound.card.model_copy(update={"parameters": 1})
+
+
+class Unseeded(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        nn.init.normal_(self.stem.weight)
+
+
+@pytest.mark.parametrize(
+    ("kind", "broken"),
+    [
+        (Sound, set()),
+        (WrongSize, {"embedding", "extremes", "poolings"}),
+        (Doubles, {"embedding"}),
+        (Learns, {"frozen"}),
+        (Draws, {"determinism", "batch", "padding"}),
+        (Padded, {"batch", "padding"}),
+        (Leaks, {"batch", "padding"}),
+        (NanOnSilence, {"extremes"}),
+        (TakesAnything, {"bad samples"}),
+        (Deaf, {"sample rate"}),
+        (Columns, {"token columns"}),
+        (Backwards, {"layers"}),
+        (Twice, {"layers"}),
+        (Offers, {"poolings"}),
+        (WrongCard, {"card"}),
+        (Unseeded, {"rebuilding"}),
+    ],
+)
+def test_the_suite_finds_what_is_broken(kind: type[AudioModel], broken: set[str]) -> None:
+    found = {outcome.name: outcome for outcome in check(load_model(kind, device="cpu"))}
+    failed = {name for name, outcome in found.items() if not outcome.passed}
+    assert failed == broken
+    assert all(outcome.reason and outcome.remedy for outcome in found.values() if not outcome.passed)
+
+
+@pytest.mark.parametrize("name", [*FLOORS, "uamix"])
+def test_bundled_models_pass(name: str) -> None:
+    assert [outcome for outcome in check(load_model(name, device="cpu")) if not outcome.passed] == []
+
+
+@pytest.mark.parametrize(
+    "size", [pytest.param(TINY, id="tiny"), pytest.param(VIT_B, id="ViT-B", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("name", FORMATS)
+def test_official_checkpoints_pass_and_are_left_as_they_were(name: str, size: Size, tmp_path: Path) -> None:
+    model = load_model(name, checkpoint(name, tmp_path, size), device="cpu")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    pooling = model.pooling
+    assert [outcome for outcome in check(model) if not outcome.passed] == []
+    assert model.pooling == pooling
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_every_model_of_the_project_is_checked() -> None:
+    assert {*FORMATS, *FLOORS, "uamix"} == {
+        name for name, plugin in models().items() if plugin.entry_point.value.startswith("uamix_bench.")
+    }

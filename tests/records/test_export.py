@@ -1,0 +1,105 @@
+"""Other forms of results, read back by the readers that they are for."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCardData
+from huggingface_hub.repocard_data import model_index_to_eval_results
+
+from uamix_bench.records.export import frame, latex, to_csv, to_eval_results, to_latex, to_model_index, to_mteb
+from uamix_bench.records.results import Result
+from uamix_bench.util.errors import UsageError
+
+from ..sample_records import few_shot
+
+
+def of(part: str, **changes: Any) -> Result:
+    return few_shot(**{part: getattr(few_shot(), part).model_copy(update=changes)})
+
+
+HOSTILE = ["=1+1", "+1", "-1", "@SUM(A1)", "=cmd|' /C calc'!A0"]
+
+
+def test_the_table_has_a_row_a_result() -> None:
+    table = frame([few_shot(), of("protocol", seed=1)])
+    assert table[["model", "task", "n_way", "k_shot", "seed"]].to_numpy().tolist() == [
+        ["m", "t", 2, 1, 0],
+        ["m", "t", 2, 1, 1],
+    ]
+    assert table["accuracy"].tolist() == [pytest.approx(8 / 12)] * 2
+    assert list(frame([]).columns) == list(table.columns)
+
+
+def test_no_cell_of_the_csv_is_a_formula() -> None:
+    results = [of("model", licence=text) for text in HOSTILE] + [of("protocol", name='a",b')]
+    rows = list(csv.DictReader(io.StringIO(to_csv(results))))
+    assert [row["licence"] for row in rows[:-1]] == [f"'{text}" for text in HOSTILE]
+    assert rows[-1]["protocol"] == 'a",b'
+    assert all(not value.startswith(tuple("=+-@\t\r")) for row in rows for value in row.values())
+    assert float(rows[0]["accuracy"]) == few_shot().score.accuracy
+
+
+def test_mteb_gets_a_document_for_each_model_and_task() -> None:
+    results = [
+        few_shot(),
+        of("protocol", k_shot=5),
+        of("task", name="local/own"),
+        of("model", name="a/b", weights_sha256=None),
+    ]
+    documents = to_mteb(results)
+    assert sorted(documents) == [
+        "a__b/no_revision_available/t.json",
+        f"m/{'0' * 40}/local__own.json",
+        f"m/{'0' * 40}/t.json",
+    ]
+    document = json.loads(documents[f"m/{'0' * 40}/t.json"])
+    assert {"dataset_revision", "task_name", "mteb_version", "scores", "evaluation_time", "kg_co2_emissions"} == set(
+        document
+    )
+    for scores in document["scores"]["test"]:  # what its TaskResult asks of each
+        assert isinstance(scores["hf_subset"], str)
+        assert isinstance(scores["languages"], list)
+        assert scores["main_score"] == few_shot().score.accuracy
+    assert [scores["hf_subset"] for scores in document["scores"]["test"]] == ["2-way 1-shot", "2-way 5-shot"]
+
+
+def test_the_hub_s_own_reader_takes_the_model_index() -> None:
+    text = to_model_index([few_shot(), of("protocol", k_shot=5)], {"t": "owner/benchmark"})
+    document = yaml.safe_load(text)
+    name, found = model_index_to_eval_results(document["model-index"])
+    assert name == "m"
+    assert [
+        (one.task_type, one.dataset_type, one.dataset_config, one.metric_type, one.metric_value) for one in found
+    ] == [("audio-classification", "owner/benchmark", f"2-way-{shots}-shot", "accuracy", 66.67) for shots in (1, 5)]
+    assert ModelCardData(**document, ignore_metadata_errors=False).eval_results == found
+
+
+def test_eval_results_hold_what_the_hub_requires() -> None:
+    (entry,) = yaml.safe_load(to_eval_results([few_shot()], {"t": "owner/benchmark"}))
+    assert entry["dataset"] == {"id": "owner/benchmark", "task_id": "2-way-1-shot"}
+    assert entry["value"] == 66.67
+    assert isinstance(entry["date"], str)
+    with pytest.raises(UsageError, match="--hub-dataset t=OWNER/NAME"):
+        to_eval_results([few_shot()], {})
+    for form in (to_eval_results, to_model_index):
+        with pytest.raises(UsageError, match="a, m: are several models"):
+            form([few_shot(), of("model", name="a")], {"t": "owner/benchmark"})
+
+
+def test_latex_is_a_booktabs_table_of_escaped_text() -> None:
+    text = to_latex([few_shot(), of("model", name="a_b"), of("protocol", k_shot=5), of("task", name="x_y")])
+    assert text.startswith("\\begin{tabular}{lrrr}\n\\toprule\n")
+    assert text.rstrip().endswith("\\bottomrule\n\\end{tabular}")
+    assert "a\\_b & 66.67 $\\pm$ " in text
+    assert "x\\_y@1" in text
+    assert latex('\\input{a}%$&#_^~<|>"') == (
+        r"\textbackslash{}input\{a\}\%\$\&\#\_\textasciicircum{}\textasciitilde{}\textless{}\textbar{}\textgreater{}\textquotedbl{}"
+    )
+    with pytest.raises(UsageError, match="would share a cell"):
+        to_latex([few_shot(), of("protocol", seed=1)])

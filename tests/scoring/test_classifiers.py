@@ -1,0 +1,181 @@
+"""Classifiers against scikit-learn, or plain loops in float64, on the same episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from uamix_bench.scoring import classifiers
+from uamix_bench.scoring.classifiers import CLASSIFIERS
+from uamix_bench.scoring.episodes import Protocol, draw
+
+SIZE = 24
+Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+def embeddings(offset: float = 3.0, spread: float = 0.7) -> np.ndarray:
+    """20 classes of 30 clips, (600, SIZE) float32, with a large common part."""
+    rng = np.random.default_rng(5)
+    means = spread * rng.normal(size=(20, SIZE))
+    return (offset + means.repeat(30, axis=0) + rng.normal(size=(600, SIZE))).astype(np.float32)
+
+
+def indices(n_way: int, k_shot: int, episodes: int = 12, n_query: int = 7) -> tuple[np.ndarray, np.ndarray]:
+    drawn = draw(
+        Protocol(n_way=n_way, k_shot=k_shot, n_query=n_query, episodes=episodes),
+        task="test",
+        version="1",
+        clips=[f"{i:03d}" for i in range(600)],
+        labels=[f"{i // 30:02d}" for i in range(600)],
+    )
+    return drawn.support, drawn.query
+
+
+def hits_of(predict: Predict, table: np.ndarray, support: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Hits (E, N) of a peer that sees one episode at a time, in float64."""
+    table = table.astype(np.float64)
+    ways, shots = support.shape[1:]
+    slots = np.arange(ways)
+    return np.array(
+        [
+            (predict(table[s.ravel()], slots.repeat(shots), table[q.ravel()]).reshape(ways, -1) == slots[:, None]).sum(
+                1
+            )
+            for s, q in zip(support, query, strict=True)
+        ]
+    )
+
+
+def by_sklearn(estimator: Any) -> Predict:
+    return lambda x, y, queries: estimator.fit(x, y).predict(queries)
+
+
+def by_cosine(x: np.ndarray, y: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    from scipy.spatial.distance import cdist
+
+    prototypes = np.stack([x[y == slot].mean(axis=0) for slot in np.unique(y)])
+    return cdist(queries, prototypes, "cosine").argmin(axis=1)
+
+
+def by_cl2n(mean: np.ndarray) -> Predict:
+    from sklearn.neighbors import NearestCentroid
+    from sklearn.preprocessing import normalize
+
+    def predict(x: np.ndarray, y: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        return NearestCentroid().fit(normalize(x - mean), y).predict(normalize(queries - mean))
+
+    return predict
+
+
+def peer(name: str, table: np.ndarray) -> Predict:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+
+    return {
+        "nearest-centroid": by_sklearn(NearestCentroid()),
+        "cosine": by_cosine,
+        "simpleshot": by_cl2n(table.mean(axis=0, dtype=np.float64)),
+        "knn": by_sklearn(KNeighborsClassifier(1)),
+        "logistic-regression": by_sklearn(LogisticRegression(tol=1e-10, max_iter=100_000)),
+    }[name]
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize(("n_way", "k_shot"), [(5, 1), (5, 5), (2, 3), (12, 4)])
+def test_same_hits_as_an_independent_classifier(name: str, n_way: int, k_shot: int) -> None:
+    table, (support, query) = embeddings(), indices(n_way, k_shot)
+    score = CLASSIFIERS[name](table, support, query)
+    expected = hits_of(peer(name, table), table, support, query)
+    assert score.hits.tolist() == expected.tolist()
+    assert score.correct.tolist() == expected.sum(axis=1).tolist()
+    assert 1.5 / n_way < expected.mean() / query.shape[2] < 1.0  # neither chance nor perfect
+
+
+def test_logistic_regression_with_more_supports_than_dimensions() -> None:
+    table, (support, query) = embeddings(), indices(5, 20, episodes=3)
+    expected = hits_of(peer("logistic-regression", table), table, support, query)
+    assert CLASSIFIERS["logistic-regression"](table, support, query).hits.tolist() == expected.tolist()
+
+
+def test_logistic_regression_reaches_the_optimum_of_scikit_learn() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    points, targets = 5 * rng.normal(size=(3, 12, 6)), np.repeat(np.eye(4), 3, axis=0)
+    weights = classifiers._softmax_regression(points, targets, penalty=1.0)
+    for x, ours in zip(points, weights, strict=True):
+        theirs = LogisticRegression(tol=1e-12, max_iter=100_000).fit(x, targets.argmax(axis=1))
+        assert np.allclose(ours[:-1].T, theirs.coef_, atol=1e-5)
+        intercepts = ours[-1] - ours[-1].mean()  # only their differences matter
+        assert np.allclose(intercepts, theirs.intercept_ - theirs.intercept_.mean(), atol=1e-5)
+
+
+@pytest.mark.parametrize("neighbours", [3, 4, 99])
+def test_majority_of_neighbours(neighbours: int) -> None:
+    def predict(x: np.ndarray, y: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        chosen = []
+        for query in queries:
+            distances = [float(((query - point) ** 2).sum()) for point in x]
+            nearest = sorted(range(len(x)), key=lambda i: (distances[i], i))[:neighbours]
+            voters = [int(y[i]) for i in nearest]
+            chosen.append(max(set(voters), key=lambda slot: (voters.count(slot), -voters.index(slot))))
+        return np.array(chosen)
+
+    table, (support, query) = embeddings(), indices(4, 3)
+    score = classifiers.knn(table, support, query, neighbours)
+    assert score.hits.tolist() == hits_of(predict, table, support, query).tolist()
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_ties_go_to_the_lowest_slot(name: str) -> None:
+    table = embeddings(offset=0.0)
+    table[:8] = table[0]  # eight copies, as silent clips are
+    support = np.array([[[0], [1], [100]], [[100], [2], [3]]])
+    query = np.array([[[4], [5], [101]], [[101], [6], [7]]])
+    score = CLASSIFIERS[name](table, support, query)
+    assert score.hits[:, [0, 1]].tolist() == [[1, 0], [score.hits[1, 0], 1]]
+    assert score.hits[1, 2] == 0
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_matrix_product_that_rounds_unevenly_breaks_no_tie(name: str) -> None:
+    rng = np.random.default_rng(0)
+    for size, ways, queries in [(77, 17, 1), (192, 5, 15), (192, 33, 1), (768, 7, 1), (768, 10, 1), (1024, 2, 16)]:
+        table = (rng.normal(size=(200, size)) + 3).astype(np.float32)
+        table[:ways] = table[0]
+        score = CLASSIFIERS[name](table, np.arange(ways).reshape(1, -1, 1), rng.integers(50, 200, (1, ways, queries)))
+        assert score.hits.tolist() == [[queries] + [0] * (ways - 1)]
+
+
+@pytest.mark.parametrize("name", ["nearest-centroid", "knn", "simpleshot", "logistic-regression", "cosine"])
+def test_a_common_part_costs_no_digits(name: str) -> None:
+    table, (support, query) = embeddings(offset=300.0, spread=0.4), indices(12, 2, episodes=40)
+    score = CLASSIFIERS[name](table, support, query)
+    if name == "logistic-regression":  # float64 scikit-learn is slow here; the offset changes nothing but the intercept
+        expected = CLASSIFIERS[name](table - np.float32(300), support, query).hits
+    else:
+        expected = hits_of(peer(name, table), table, support, query)
+    assert np.count_nonzero(score.hits != expected) <= (2 if name == "cosine" else 0)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_degenerate_embeddings_give_finite_scores(name: str) -> None:
+    support, query = indices(5, 2, episodes=4)
+    with np.errstate(all="raise", under="ignore"):
+        for table in (np.zeros((600, SIZE), np.float32), np.ones((600, SIZE), np.float32)):
+            hits = CLASSIFIERS[name](table, support, query).hits
+            assert hits.tolist() == [[7, 0, 0, 0, 0]] * 4
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_batches_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, (support, query) = embeddings(), indices(5, 2, episodes=11)
+    before = table.copy()
+    whole = CLASSIFIERS[name](table, support, query)
+    monkeypatch.setattr(classifiers, "_BUFFER", 1)
+    halves = [CLASSIFIERS[name](table, support[part], query[part]) for part in (slice(5), slice(5, 11))]
+    assert np.concatenate([half.hits for half in halves]).tolist() == whole.hits.tolist()
+    assert np.array_equal(table, before)

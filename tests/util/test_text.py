@@ -1,0 +1,37 @@
+"""Figures as people read them: both sides of ± to the same decimals, and right to them."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uamix_bench.util.text import plus_minus, with_half
+
+SHARES = st.floats(-1, 1)
+HALVES = st.floats(0, 1)
+
+
+@given(SHARES, HALVES, st.integers(1, 6), st.sampled_from(["", "+"]), st.sampled_from([1.0, 100.0]))
+def test_both_sides_have_the_same_decimals(value: float, half: float, decimals: int, sign: str, scale: float) -> None:
+    shown, wide = with_half(value, half, decimals, sign, scale)
+    assert re.fullmatch(r"± \d+\.\d+", wide)
+    assert re.fullmatch(r"[+-]\d+\.\d+" if sign else r"-?\d+\.\d+", shown)
+    sides = [Decimal(shown), Decimal(wide.removeprefix("± "))]
+    assert [side.as_tuple().exponent for side in sides] == [-decimals] * 2
+    for side, number in zip(sides, (value, half), strict=True):
+        exact = Decimal(number) * Decimal(scale)
+        assert abs(side - exact) <= Decimal("0.5") / 10**decimals + abs(exact) * Decimal(2) ** -52
+
+
+@pytest.mark.parametrize("half", [None, float("nan"), float("inf")])
+def test_what_has_no_interval_stands_alone(half: float | None) -> None:
+    assert with_half(0.7087, half) == ("70.87", "")
+    assert plus_minus(half) == ""
+
+
+def test_a_zero_at_the_end_is_a_digit() -> None:
+    assert " ".join(with_half(0.7087, 0.009)) == "70.87 ± 0.90"

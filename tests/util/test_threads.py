@@ -1,0 +1,103 @@
+"""Work in threads: in order, some ahead, and what hangs is named, given up, and holds nothing up."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uamix_bench.util import threads
+from uamix_bench.util.threads import in_threads
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("SLOW_S", 0.1), ("PATIENCE_S", 0.4), ("_PARTING_S", 0.2)):
+        monkeypatch.setattr(threads, name, seconds)
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """What hangs waits for this, so that no thread outlives its test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def ignored(item: object) -> None:
+    raise AssertionError(f"{item} was slow")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(-3, 9), max_size=30), st.integers(1, 4), st.integers(1, 40))
+def test_outcomes_come_in_order_and_so_do_errors(items: list[int], threads: int, ahead: int) -> None:
+    def work(item: int) -> int:
+        if item < 0:
+            raise KeyError(item)
+        return item * item
+
+    found: list[int] = []
+    good = list(itertools.takewhile(lambda item: item >= 0, items))
+    with pytest.raises(KeyError, match=str(items[len(good)])) if len(good) < len(items) else nullcontext():
+        for outcome in in_threads(work, items, threads=threads, ahead=ahead, slow=ignored):
+            found.append(outcome)
+    assert found == [item * item for item in good]
+
+
+def test_no_more_is_begun_than_is_asked_for_and_no_thread_is_left() -> None:
+    begun: list[int] = []
+    before = threading.active_count()
+    outcomes = in_threads(lambda item: begun.append(item), range(1_000), threads=2, ahead=5, slow=ignored)
+    for _ in range(10):
+        next(outcomes)
+    assert len(begun) <= 10 + 5
+    outcomes.close()
+    assert len(begun) <= 10 + 6
+    assert threading.active_count() == before
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_hangs_is_named_and_the_others_are_done(release: threading.Event) -> None:
+    """More of it hangs than there are threads."""
+    hangs, named = {1, 2, 3, 4, 7}, []
+
+    def work(item: int) -> str:
+        if item in hangs:
+            release.wait()
+        return f"{item} done"
+
+    began = time.monotonic()
+    outcomes = list(
+        in_threads(work, range(9), threads=2, ahead=4, slow=named.append, hung=lambda item: f"{item} given up")
+    )
+    assert outcomes == [f"{item} {'given up' if item in hangs else 'done'}" for item in range(9)]
+    assert set(named) <= {*hangs, 5, 8}  # those behind them wait with them
+    assert 1 in named
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_is_only_slow_is_awaited(release: threading.Event) -> None:
+    threading.Timer(1.0, release.set).start()  # longer than the patience, which none was asked for
+    named: list[int] = []
+    outcomes = in_threads(lambda item: release.wait() and item, [1, 2], threads=2, ahead=2, slow=named.append)
+    assert list(outcomes) == [1, 2]
+    assert named == [1]
+
+
+def test_a_program_with_a_thread_that_hangs_ends() -> None:
+    code = (
+        "import time\nfrom uamix_bench.util import threads\nthreads._PARTING_S = 0.1\n"
+        "work = threads.in_threads(time.sleep, [0, 1_000], threads=2, ahead=1, slow=print)\n"
+        "next(work)\nraise KeyboardInterrupt"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "KeyboardInterrupt" in done.stderr

@@ -1,0 +1,1 @@
+"""Verdicts between results, ranks, gates."""

@@ -1,0 +1,337 @@
+"""Two sets of results, a base and a head: a verdict on every pair, and whether a gate fails. Pure.
+
+A pair is one model's two results on one task under one protocol, compared episode by episode. Which population the
+verdict speaks of depends on what is known of the episodes:
+
+- **new clips** of the same classes, where the episodes are given and are enough for `statistics.ci95_clips`. Two models
+  that are equally good still differ on the clips that happen to be in a data set; this interval knows it.
+- **these clips** otherwise: the paired t interval, which more episodes make as narrow as one likes. What it finds is
+  true of this very data set, and may be chance beyond it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from uamix_bench.comparison.gate import Gate
+from uamix_bench.records.results import Result
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.statistics import (
+    Z95,
+    ci95_clips,
+    exceeds_p,
+    holm,
+    paired_t,
+    power_of,
+    sign_flip_p,
+    smallest_drop,
+)
+from uamix_bench.util.errors import BadInputError, UsageError
+
+SIGNIFICANCE = 0.05  # of each declared family: all verdicts, and all pairs of a gate
+POWER = 0.8  # with which `Pair.smallest` would have been found
+
+Verdict = Literal["better", "worse", "no difference found", "not comparable", "missing"]
+Population = Literal["new clips", "these clips"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the episodes say of a pair; accuracies are fractions, differences head less base.
+
+    Attributes:
+        difference: The mean over the episodes.
+        half_width: Of its 95% interval.
+        population: What the interval, and every p here, speaks of.
+        why: Why it does not speak of new clips; empty where it does.
+        p: Two-sided, of no difference.
+        p_holm: The same, adjusted for all pairs that are compared.
+        smallest: The smallest true drop that would have been found with a probability of 0.8: by the gate where there
+            is one, else by the verdict; a family of m tests is counted as m times as strict. None where the episodes
+            have no spread to tell it from.
+        point_power: The probability that a true drop of one percentage point would have been found; None likewise.
+        gate_p: Of a drop within the gate's margin, Holm-adjusted; None without a gate.
+    """
+
+    difference: float
+    half_width: float
+    population: Population
+    why: str
+    p: float
+    p_holm: float
+    smallest: float | None
+    point_power: float | None
+    gate_p: float | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A base result, what is compared with it, and the verdict.
+
+    Attributes:
+        base: The result of the base.
+        head: That of the head; None where it is missing.
+        verdict: What was found.
+        reason: Why the two are not comparable; empty where they are.
+        notes: What else differs between the two, such as the weights.
+        evidence: None where the two are not comparable.
+        failed: Whether the gate fails on this pair.
+    """
+
+    base: Result
+    head: Result | None
+    verdict: Verdict
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    evidence: Evidence | None = None
+    failed: bool = False
+
+    @property
+    def label(self) -> str:
+        """Model, task and setting in words."""
+        return f"{self.base.model.name} on {self.base.task.label}, {setting(self.base)}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All pairs in the order of the base.
+
+    Attributes:
+        pairs: One for each result of the base.
+        added: Results of the head that the base has nothing like; they play no part.
+        gate: What was to be failed on, if anything.
+    """
+
+    pairs: tuple[Pair, ...]
+    added: tuple[Result, ...]
+    gate: Gate | None
+
+    @property
+    def failed(self) -> tuple[Pair, ...]:
+        """The pairs on which the gate fails."""
+        return tuple(pair for pair in self.pairs if pair.failed)
+
+    @property
+    def incomparable(self) -> tuple[Pair, ...]:
+        """The pairs of which nothing can be said, those missing from the head among them."""
+        return tuple(pair for pair in self.pairs if pair.evidence is None)
+
+    def facts(self) -> list[dict[str, Any]]:
+        """The pairs as plain data, as ``--json`` has them."""
+        return [
+            {
+                "kind": "accuracy",
+                "model": pair.base.model.name,
+                "task": f"{pair.base.task.name}@{pair.base.task.version}",
+                "protocol": pair.base.protocol.model_dump(mode="json"),
+                "verdict": pair.verdict,
+                "reason": pair.reason,
+                "notes": list(pair.notes),
+                "failed": pair.failed,
+                "base": {"id": pair.base.id, "accuracy": pair.base.score.accuracy},
+                "head": {"id": pair.head.id, "accuracy": pair.head.score.accuracy} if pair.head else None,
+                **({"evidence": asdict(pair.evidence)} if pair.evidence else {"evidence": None}),
+            }
+            for pair in self.pairs
+        ]
+
+
+def compare(
+    base: Iterable[Result],
+    head: Iterable[Result],
+    gate: Gate | None = None,
+    draws: Mapping[str, EpisodeSet] | None = None,
+) -> Comparison:
+    """Compares two sets of few-shot results.
+
+    Args:
+        base: What is compared with.
+        head: What is judged.
+        gate: On ``accuracy``: a pair fails where its one-sided 95% interval, Holm-adjusted, excludes the margin.
+        draws: By digest, the episodes (see `uamix_bench.evaluation.redraw.Redraw`); verdicts on these speak of new
+            clips.
+
+    Raises:
+        BadInputError: One side holds two outcomes of the same evaluation.
+        UsageError: The base is empty, or one side has several results that a pair could take.
+    """
+    if gate is not None and gate.field != "accuracy":
+        raise UsageError(f"--fail-on {gate.text}", "is no field of few-shot results", "give accuracy:NUMBERpp")
+    known, candidates = _by_cell(base, "BASE"), _by_cell(head, "HEAD")
+    if not known:
+        raise UsageError("BASE", "holds no few-shot result", "a comparison with nothing would always pass")
+    pairs = [_match(result, candidates.get(cell, {})) for cell, results in known.items() for result in results.values()]
+    taken = {pair.head.id for pair in pairs if pair.head}
+    added = [result for cell in candidates.values() for result in cell.values() if result.id not in taken]
+    return Comparison(tuple(_judged(pairs, gate, draws or {})), tuple(added), gate)
+
+
+def setting(result: Result) -> str:
+    """A result's protocol in words."""
+    protocol = result.protocol
+    words = f"{protocol.n_way}-way {protocol.k_shot}-shot, {protocol.episodes:,} episodes"
+    words += "" if protocol.classifier == "nearest-centroid" else f", {protocol.classifier}"
+    words += f", seed {protocol.seed}" if protocol.seed else ""
+    return words + (", group-disjoint" if protocol.group_disjoint else "")
+
+
+class _Setting(NamedTuple):
+    """What tells results of one model on one task apart."""
+
+    clips: str
+    protocol: str
+    dtype: str
+    input: str
+    pooling: str
+
+
+_Cells = dict[tuple[str, str], dict[_Setting, Result]]
+
+
+def _by_cell(results: Iterable[Result], side: str) -> _Cells:
+    """Groups results by model and task, then by setting; each id once."""
+    cells: _Cells = {}
+    for result in sorted(results, key=lambda result: (result.model.name, result.task.name, result.id)):
+        model = result.model
+        protocol = result.protocol.model_dump_json()
+        asked = _Setting(result.task.clips_sha256, protocol, model.dtype, model.input, model.pooling)
+        there = cells.setdefault((model.name, result.task.name), {}).setdefault(asked, result)
+        if there.id == result.id:
+            continue
+        both = f"{there.id[:12]} and {result.id[:12]}"
+        if there.unit() is not None and there.unit() == result.unit():
+            reason = f"the same evaluation has two outcomes, {both}"
+            raise BadInputError(f"{side}: {model.name} on {result.task.name}", reason, "find out which is right")
+        raise UsageError(
+            f"{side}: {model.name} on {result.task.name}",
+            f"two results could be meant, {both}, of other weights",
+            "name files instead of the folder, or evaluate into an empty one with -o",
+        )
+    return cells
+
+
+def _match(base: Result, candidates: Mapping[_Setting, Result]) -> Pair:
+    """Pairs a result with that of the same setting, or with the nearest one and the reason why it will not do."""
+    shape = _shape(base)
+    alike = [other for other in candidates.values() if _shape(other) == shape]
+    if not alike:
+        return Pair(base, None, "missing", "not in HEAD")
+    head = min(alike, key=lambda other: (len(list(_reasons(base, other))), other.model.pooling != base.model.pooling))
+    reason, notes = "; ".join(_reasons(base, head)), tuple(_notes(base, head))
+    return Pair(base, head, "not comparable" if reason else "no difference found", reason, notes)
+
+
+def _shape(result: Result) -> tuple[int, int]:
+    return result.protocol.n_way, result.protocol.k_shot
+
+
+def _reasons(base: Result, head: Result) -> Iterator[str]:
+    """Says what makes two results incomparable, each with both values."""
+    for field in type(base.protocol).model_fields:
+        if field != "name":
+            yield from _unequal(f"protocol: {field}", getattr(base.protocol, field), getattr(head.protocol, field))
+    for side, result in (("BASE", base), ("HEAD", head)):
+        if not result.status.complete:
+            yield f"partial: {side} lacks clips"
+    yield from _unequal("dtype", base.model.dtype, head.model.dtype)
+    yield from _unequal("input", base.model.input, head.model.input)
+    yield from _unequal("task version", base.task.version, head.task.version)
+    yield from _unequal("clip length", base.task.clip_seconds, head.task.clip_seconds)
+    yield from _unequal("clip table", base.task.clips_sha256[:12], head.task.clips_sha256[:12])
+    yield from _unequal("episode algorithm", base.episodes.algorithm, head.episodes.algorithm)
+    yield from _unequal("episode digest", base.episodes.digest[:12], head.episodes.digest[:12])
+    if base.protocol.episodes == 1:
+        yield "one episode has no spread"
+
+
+def _notes(base: Result, head: Result) -> Iterator[str]:
+    """Says what else differs, and may be why the scores do."""
+    for what, field in (("weights", "weights_sha256"), ("recipe", "recipe_sha256")):
+        values = [getattr(result.model, field) for result in (base, head)]
+        yield from _unequal(what, *(value and value[:12] for value in values))
+    for field in ("adapter_version", "pooling", "embedding_dim"):
+        yield from _unequal(field.replace("_", " "), getattr(base.model, field), getattr(head.model, field))
+
+
+def _unequal(what: str, base: object, head: object) -> Iterator[str]:
+    if base != head:
+        yield f"{what} {base} in BASE, {head} in HEAD"
+
+
+def _judged(pairs: Sequence[Pair], gate: Gate | None, draws: Mapping[str, EpisodeSet]) -> Iterator[Pair]:
+    """Adds the evidence of all pairs that are comparable, as one family."""
+    compared = [(pair, pair.head) for pair in pairs if pair.head and not pair.reason]
+    measured = [_measure(pair.base, head, draws.get(pair.base.episodes.digest)) for pair, head in compared]
+    margins = [gate.limit(pair.base.score.accuracy) if gate else 0.0 for pair, _ in compared]
+    two_sided = [min(1.0, 2 * min(one.p_of_drop(0.0), one.p_of_rise())) for one in measured]
+    adjusted = holm(two_sided).tolist()
+    gated = holm([one.p_of_drop(margin) for one, margin in zip(measured, margins, strict=True)]).tolist()
+    level = (SIGNIFICANCE if gate else SIGNIFICANCE / 2) / max(1, len(measured))
+    found = iter(zip(measured, margins, two_sided, adjusted, gated, strict=True))
+    for pair in pairs:
+        if pair.reason or pair.head is None:
+            yield pair
+            continue
+        one, margin, p, p_holm, gate_p = next(found)
+        evidence = Evidence(
+            difference=one.difference,
+            half_width=one.half_width,
+            population=one.population,
+            why=one.why,
+            p=p,
+            p_holm=p_holm,
+            smallest=smallest_drop(one.error, margin, one.freedom, level, POWER) if one.error else None,
+            point_power=power_of(0.01, one.error, margin, one.freedom, level) if one.error else None,
+            gate_p=gate_p if gate else None,
+        )
+        changed: Verdict = "better" if one.difference > 0 else "worse"
+        verdict = changed if p_holm < SIGNIFICANCE else "no difference found"
+        yield replace(pair, verdict=verdict, evidence=evidence, failed=bool(gate) and gate_p < SIGNIFICANCE)
+
+
+class _Measured(NamedTuple):
+    """A mean difference with its standard error, and what that speaks of."""
+
+    difference: float
+    half_width: float
+    error: float
+    freedom: float
+    population: Population
+    why: str
+    p_flip: float  # two-sided, for differences without any spread
+
+    def p_of_drop(self, margin: float) -> float:
+        """One-sided p of a drop of at most `margin`."""
+        if self.error:
+            return exceeds_p(-self.difference, self.error, margin, self.freedom)
+        return self.p_flip / 2 if -self.difference > margin else 1.0
+
+    def p_of_rise(self) -> float:
+        """One-sided p of no rise."""
+        return self._replace(difference=-self.difference).p_of_drop(0.0)
+
+
+def _measure(base: Result, head: Result, drawn: EpisodeSet | None) -> _Measured:
+    """The mean difference, with the widest population that the episodes allow."""
+    first, second = head.accuracies(), base.accuracies()
+    test, differences = paired_t(first, second), first - second
+    if test.t is None:  # the same on every episode
+        return _Measured(
+            test.difference,
+            0.0,
+            0.0,
+            1,
+            "these clips",
+            "every episode changed alike, or not at all",
+            sign_flip_p(differences),
+        )
+    half_width, why = None, "the clip table is not here"
+    if drawn is not None:
+        half_width, why = ci95_clips(differences, drawn.classes, drawn.drawn, drawn.class_of, drawn.group_of)
+    if half_width is not None:
+        return _Measured(test.difference, half_width, half_width / Z95, math.inf, "new clips", "", 1.0)
+    error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    return _Measured(test.difference, test.half_width, error, len(differences) - 1, "these clips", why, 1.0)

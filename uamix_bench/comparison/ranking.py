@@ -1,0 +1,151 @@
+"""What results say of their models: the best, what cannot be told from it, and every pairwise difference. Pure.
+
+Only complete results of one clip table, protocol, draw and precision are compared, episode by episode. The tests
+form one declared family, every pair of models in every such cell of a table, and Holm's correction runs over all
+of it: so the model that came out best may be picked after the fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from uamix_bench.records.results import Result
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.statistics import Interval, ci95_clips, holm, paired_t, sign_flip_p, smallest_difference
+
+SIGNIFICANCE = 0.05  # of the whole family
+POWER = 0.8  # with which `Difference.smallest` would be found
+WIDER = 2.0  # an interval that speaks of more than these clips, and is so many times the conventional one, is told
+
+
+class Difference(NamedTuple):
+    """One model less another on the same episodes; accuracies are fractions.
+
+    Attributes:
+        result: Of the one model.
+        reference: Of the other.
+        difference: Mean over the episodes of `result` less `reference`.
+        half_width: Of its 95% t interval; speaks of these clips only.
+        p: Two-sided p of the paired t test; where all episodes differ alike, of the sign-flip test.
+        p_holm: The same, adjusted for all pairs of the table.
+        smallest: The smallest true difference that one such test at 5% would have found with a probability of 0.8.
+        clips: The half-width for new clips of these classes, or why it cannot be given.
+    """
+
+    result: Result
+    reference: Result
+    difference: float
+    half_width: float
+    p: float
+    p_holm: float
+    smallest: float
+    clips: Interval
+
+
+class Ranking(NamedTuple):
+    """What `rank` found.
+
+    Attributes:
+        best: Id of the best result of each cell that holds two models or more; of equal ones the first.
+        alike: Ids of those that cannot be told from the best of their cell at 5%, Holm-adjusted.
+        differences: All pairs, cell by cell, in the order of the results: the later one less the earlier.
+    """
+
+    best: frozenset[str]
+    alike: frozenset[str]
+    differences: tuple[Difference, ...]
+
+    def to_first(self) -> list[Difference]:
+        """Of each cell, the differences to its first result."""
+        first: dict[str, Result] = {}
+        for found in self.differences:
+            first.setdefault(found.result.id, found.reference)
+        return [found for found in self.differences if first[found.result.id] is found.reference]
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain data, as ``comparison`` in an envelope of ``--json`` has it; results by their ids."""
+        return {
+            "test": "paired t on the same episodes, two-sided; speaks of these clips only",
+            "correction": "holm",
+            "family": len(self.differences),
+            "significance": SIGNIFICANCE,
+            "power": POWER,
+            "best": sorted(self.best),
+            "not_distinguishable_from_best": sorted(self.alike),
+            "differences": [
+                {
+                    "result": found.result.id,
+                    "reference": found.reference.id,
+                    "difference": found.difference,
+                    "ci95": found.half_width,
+                    "p": found.p,
+                    "p_holm": found.p_holm,
+                    "smallest_difference": found.smallest,
+                    "ci95_clips": found.clips.half_width,
+                    "ci95_clips_reason": found.clips.reason,
+                }
+                for found in self.differences
+            ],
+        }
+
+
+def cells(results: Iterable[Result]) -> list[list[Result]]:
+    """Groups the results that may be compared; each once, in the order given, those of one episode left out."""
+    found: dict[tuple[str, ...], dict[str, Result]] = {}
+    for result in results:
+        if result.status.complete and result.protocol.episodes > 1:
+            key = (
+                result.task.model_dump_json(),
+                result.protocol.model_dump_json(),
+                result.episodes.digest,
+                result.model.dtype,
+            )
+            found.setdefault(key, {}).setdefault(result.id, result)
+    return [list(cell.values()) for cell in found.values()]
+
+
+def rank(results: Iterable[Result], draws: Mapping[str, EpisodeSet] | None = None) -> Ranking:
+    """Compares every pair of models on the same episodes.
+
+    Args:
+        results: Of any models, tasks and protocols: one table.
+        draws: By digest, the episodes; where they are given, differences get their interval for new clips.
+    """
+    groups = [cell for cell in cells(results) if len(cell) > 1]
+    pairs = [pair for cell in groups for pair in combinations(cell, 2)]
+    accuracies = {result.id: result.accuracies() for cell in groups for result in cell}
+    raw = []
+    for reference, result in pairs:
+        first, second = accuracies[result.id], accuracies[reference.id]
+        test = paired_t(first, second)
+        p = sign_flip_p(first - second) if test.p is None else test.p
+        clips = _for_new_clips(first - second, (draws or {}).get(result.episodes.digest))
+        smallest = smallest_difference(first, second, POWER)
+        raw.append(Difference(result, reference, test.difference, test.half_width, p, p, smallest, clips))
+    adjusted = holm([found.p for found in raw]).tolist()
+    differences = tuple(found._replace(p_holm=p) for found, p in zip(raw, adjusted, strict=True))
+    best = frozenset(max(cell, key=lambda result: result.score.accuracy).id for cell in groups)
+    undecided = [{found.result.id, found.reference.id} for found in differences if found.p_holm >= SIGNIFICANCE]
+    alike = frozenset(identifier for pair in undecided if pair & best for identifier in pair - best)
+    return Ranking(best, alike, differences)
+
+
+def wider(result: Result) -> dict[str, float]:
+    """By how much the intervals for new clips and new classes exceed the conventional one, where by more than `WIDER`.
+
+    Returns:
+        ``ci95_clips`` and ``ci95_classes``, each as often as the conventional half-width; empty where none is.
+    """
+    usual = result.score.ci95
+    given = {name: getattr(result.score, name) for name in ("ci95_clips", "ci95_classes")}
+    return {name: half / usual for name, half in given.items() if half and usual and half > WIDER * usual}
+
+
+def _for_new_clips(differences: np.ndarray[tuple[int], np.dtype[np.float64]], drawn: EpisodeSet | None) -> Interval:
+    if drawn is None:
+        return Interval(None, "needs the clip table that the episodes were drawn from")
+    return ci95_clips(differences, drawn.classes, drawn.drawn, drawn.class_of, drawn.group_of)

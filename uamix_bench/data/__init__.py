@@ -1,0 +1,1 @@
+"""Sounds and the clip tables of tasks, own folders and lists, fetching and unpacking."""

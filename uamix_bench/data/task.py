@@ -1,0 +1,398 @@
+"""Task, the contract of a data set's reader; TaskData, a data set that is there; load_task."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from json.encoder import encode_basestring
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import pandas as pd
+
+from uamix_bench.data import own_data
+from uamix_bench.data.clip_table import SortedClips, sort_clips
+from uamix_bench.plugins import registry
+from uamix_bench.plugins.card import TaskCard
+from uamix_bench.util.errors import BadInputError, UsageError, nearest
+from uamix_bench.util.files import home
+from uamix_bench.util.progress import SILENT, Progress
+from uamix_bench.util.text import UNFIT
+
+COLUMNS = own_data.COLUMNS
+OWN_CLIP_SECONDS = 10.0
+# A file in the root of a generated stand-in: it begins with its number of clips; what it holds of the card's `holds`
+# stands in its further lines.
+MINIATURE = "MINIATURE"
+
+
+class IncompleteError(BadInputError):
+    """A copy of a data set lacks clips.
+
+    Args:
+        subject: The copy's root.
+        reason: The counts, and what is missing.
+        remedy: What the user can do about it.
+        found: The clip table of what is there.
+    """
+
+    def __init__(self, subject: object, reason: str, remedy: str, found: pd.DataFrame) -> None:
+        super().__init__(subject, reason, remedy)
+        self.found = found
+
+    def __reduce__(self) -> tuple[type[IncompleteError], tuple[str, str, str, pd.DataFrame]]:  # type: ignore[override]
+        return type(self), (self.subject, self.reason, self.remedy, self.found)
+
+
+class Problem(NamedTuple):
+    """Something wrong with a copy of a data set."""
+
+    subject: str
+    reason: str
+    remedy: str
+
+
+class Task:
+    """A labelled data set. A reader subclasses it and says how its folder becomes a clip table.
+
+    Attributes:
+        card: The facts, from the TOML beside the reader.
+        marker: A file, relative to the data set's root, that is there when the data set is.
+    """
+
+    card: ClassVar[TaskCard]
+    marker: ClassVar[str] = ""
+
+    def clips(self, root: Path) -> pd.DataFrame:
+        """Lists the clips in a copy of the data set.
+
+        Args:
+            root: The folder that holds what the official archives unpack to.
+
+        Returns:
+            One row a clip, columns ``clip`` (stable id: path relative to `root`, with ``/``), ``path``, ``label``,
+            ``group`` (what must not stand on both sides of an episode, or the clip itself), ``split``.
+
+        Raises:
+            IncompleteError: The copy lacks clips.
+            BadInputError: The copy is not what it claims.
+        """
+        raise NotImplementedError
+
+    def supervised(self, root: Path, table: pd.DataFrame) -> pd.DataFrame:
+        """The clip table as fine-tuning takes it: `table`, unless its labels or groups are others than in episodes."""
+        return table
+
+    def edition(self, root: Path) -> TaskCard:
+        """The card of the copy in `root`: a miniature has its own number of clips and a version of its own.
+
+        So a partial copy of the data set is still refused, and no score on a miniature passes for one on the data set.
+
+        Raises:
+            BadInputError: The mark of a miniature is damaged.
+        """
+        mark = root / MINIATURE
+        if not mark.is_file():
+            return self.card
+        count = re.match(rb"\d{1,9}\b", mark.read_bytes())
+        if count is None:
+            raise BadInputError(mark, "does not begin with a number of clips", "make the miniature again")
+        return self.card.model_copy(update={"version": f"{self.card.version}-miniature", "clips": int(count[0])})
+
+    def materialise(self, rows: pd.DataFrame, progress: Progress = SILENT) -> None:
+        """Makes sure that the files of these `rows` of the clip table exist (generated data sets make them here)."""
+
+    def verify(self, root: Path, deep: bool = False, progress: Progress = SILENT) -> list[Problem]:
+        """Checks a copy of the data set, of an incomplete one what is there: no file is empty; `deep` decodes all."""
+        problems = []
+        try:
+            table = self.clips(root)
+        except BadInputError as error:
+            problems.append(Problem(error.subject, error.reason, error.remedy))
+            if not isinstance(error, IncompleteError):
+                return problems
+            table = error.found
+        if deep:
+            self.materialise(table, progress)
+        return problems + (_decode_all(table, progress) if deep else _empty(table))
+
+    def miniature(self, folder: Path, **sizes: Any) -> Path:
+        """Makes a small stand-in, with the real folders and names and a few generated sounds, in a new folder.
+
+        Args:
+            folder: Becomes the root of the copy.
+            **sizes: ``classes``, ``clips_per_class`` and ``seconds``, where the defaults do not fit.
+
+        Raises:
+            UsageError: The task has none, or the folder holds something.
+        """
+        raise UsageError(self.card.name, "has no miniature", "it is generated itself, or its reader makes none")
+
+    def locate(self, data_dir: Path) -> Path:
+        """Finds the data set's root: ``data_dir/<name>``, or `data_dir` itself.
+
+        Raises:
+            BadInputError: It is in neither; the line says where was looked and where to get it.
+        """
+        places = (data_dir / self.card.name, data_dir)
+        for place in places:
+            if (place / self.marker).exists():
+                return place
+        prepare = f"run 'uamix-bench tasks prepare {self.card.name}', " if self.card.files else ""
+        where = f"{prepare}unpack {self.card.home or 'its archives'} into {places[0]}, or name another with --data-dir"
+        raise BadInputError(self.card.name, f"no {self.marker} in {places[0]} or {places[1]}", where)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A data set that is there: its reader, its root, and its clip table, sorted by clip.
+
+    `partial` says what an incomplete copy lacks, and is empty for a whole one.
+
+    Raises:
+        ValueError: The table is not sorted.
+    """
+
+    task: Task
+    card: TaskCard
+    root: Path
+    clips: pd.DataFrame
+    partial: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.clips["clip"].is_monotonic_increasing:  # episodes and digests go by this order
+            raise ValueError("the clip table of a task is sorted by clip")
+
+    @property
+    def name(self) -> str:
+        """Name in results."""
+        return self.card.name
+
+    @cached_property
+    def clips_sha256(self) -> str:
+        """SHA-256 over (clip, label, group, split) of every row, in order: what episodes and labels depend on."""
+        return table_sha256(self.clips)
+
+    @cached_property
+    def sorted_clips(self) -> SortedClips:
+        """The clip table in the order that draws go by, made once for all of them."""
+        return sort_clips(*(self.clips[column].tolist() for column in ("clip", "label", "group")), ordered=True)
+
+    def split(self, *names: str) -> TaskData:
+        """The same task, with only the clips of these splits.
+
+        Raises:
+            UsageError: No clip is in one of them.
+        """
+        known = sorted(set(self.clips["split"]) - {""})
+        for name in names:
+            if name not in known:
+                raise UsageError(f"{self.name}:{name}", "no such split", f"known: {', '.join(known) or 'none'}")
+        return self._where(self.clips["split"].isin(names))
+
+    def only(self, classes: Iterable[str]) -> TaskData:
+        """The same task, with only the clips of these classes; their table, and so every digest, is another.
+
+        Raises:
+            UsageError: There is no such class; the line suggests the nearest.
+        """
+        wanted = set(classes)
+        known = sorted(set(self.clips["label"]))
+        if unknown := sorted(wanted.difference(known)):
+            more = f", nor {len(unknown) - 1} more that are named" if len(unknown) > 1 else ""
+            raise UsageError(self.name, f"has no class '{unknown[0]}'{more}", nearest(unknown[0], known))
+        return self._where(self.clips["label"].isin(wanted))
+
+    def metaaudio(self) -> TaskData:
+        """The same task, with only the test classes of MetaAudio's split (Heggan et al. 2022, ``Baseline/*.npy``).
+
+        Raises:
+            UsageError: The card does not list them, or the copy lacks one.
+        """
+        if self.card.metaaudio is None:
+            reason = "the test classes that MetaAudio's split gives it are not known here"
+            raise UsageError(f"--protocol metaaudio --task {self.name}", reason, "list them in a file: --classes FILE")
+        return self.only(self.card.metaaudio)
+
+    def most_queries(self, k_shot: int, at_most: int) -> int:
+        """The most queries a class, up to `at_most`, for which every class has clips beside its `k_shot` supports.
+
+        Raises:
+            UsageError: A class has no clip left for a query; the line names it.
+        """
+        sizes = self.clips["label"].value_counts()
+        most = min(at_most, int(sizes.min()) - k_shot)
+        if most < 1:
+            short = ", ".join(f"{label} has {size}" for label, size in sizes[sizes <= k_shot].sort_values()[:4].items())
+            reason = f"--q auto leaves no class out, and with {k_shot} supports these have no query: {short}"
+            raise UsageError(self.name, reason, "use a smaller --k, a number for --q, or choose --classes")
+        return most
+
+    def _where(self, chosen: pd.Series[bool]) -> TaskData:
+        return replace(self, clips=self.clips[chosen].reset_index(drop=True))
+
+
+def load_task(
+    name: str,
+    data_dir: str | Path | None = None,
+    *,
+    audio_root: str | Path | None = None,
+    clip_seconds: float | None = None,
+    splits: tuple[str, ...] | None = None,
+    allow_partial: bool = False,
+    labelled: bool = True,
+) -> TaskData:
+    """Loads a task's clip table; no sound is read.
+
+    Args:
+        name: A registered task, ``FILE.py:CLASS``, or the path of a folder (one sub-folder a class) or of a CSV
+            (columns ``path,label[,group,split]``). A path is what has a separator, a suffix or a leading dot.
+        data_dir: Where data sets are; default ``UAMIX_BENCH_HOME/data``.
+        audio_root: What a CSV's paths are relative to; default the CSV's own folder.
+        clip_seconds: Crop length instead of the card's.
+        splits: The splits to keep instead of the card's.
+        allow_partial: Whether to go on with what is there of an incomplete copy; `TaskData.partial` then says what
+            is missing, and no result on it is complete.
+        labelled: Whether a path's clips need labels. If not, a folder may hold sounds anywhere, a CSV needs no label,
+            and a text list of paths or AudioSet's own CSV will do.
+
+    Raises:
+        UsageError: Unknown task or split.
+        BadInputError: The data is missing, incomplete, or not what it claims.
+    """
+    task: Task
+    if is_path(name) and ".py:" not in name:
+        task, root = _own(Path(name), Path(audio_root) if audio_root else None, labelled)
+    else:
+        reader = registry.from_file(name, "--task") if ".py:" in name else registry.find_task(name).load()
+        if not (isinstance(reader, type) and issubclass(reader, Task)):
+            raise BadInputError(name, "is not a subclass of uamix_bench.Task", "name the class that reads the data set")
+        task = reader()
+        root = task.locate(Path(data_dir) if data_dir else home() / "data")
+    lacks = ""
+    try:
+        found = task.clips(root)
+    except IncompleteError as error:
+        if not allow_partial or error.found.empty:
+            raise
+        lacks, found = error.reason, error.found
+    table = _checked(found, name)
+    card = task.edition(root)
+    if isinstance(task, Own):
+        card = card.model_copy(update={"version": table_sha256(table)[:12]})
+    if clip_seconds:
+        card = card.model_copy(update={"clip_seconds": clip_seconds})
+    data = TaskData(task, card, root, table, partial=lacks)
+    wanted = splits or card.splits
+    return data.split(*wanted) if wanted else data
+
+
+def is_path(name: str) -> bool:
+    """Whether a --task value names a user's own data: it has a separator, a suffix or a leading dot."""
+    return "/" in name or "\\" in name or name.startswith(".") or Path(name).suffix != ""
+
+
+def table_sha256(table: pd.DataFrame) -> str:
+    """SHA-256 (hex) over the rows [clip, label, group, split], each as canonical JSON and a newline, sorted by clip."""
+    if not table["clip"].is_monotonic_increasing:
+        table = table.sort_values("clip")
+    # What `files.canonical_json` gives for a list of four strings, without a call of it for each of 300,000 rows.
+    quoted = [map(encode_basestring, table[column].tolist()) for column in ("clip", "label", "group", "split")]
+    return hashlib.sha256("".join([f"[{','.join(row)}]\n" for row in zip(*quoted, strict=True)]).encode()).hexdigest()
+
+
+class Own(Task):
+    """A user's own data, a folder of class folders or a CSV: its card is made from its name.
+
+    Args:
+        name: Its stem.
+        read: Makes the clip table of its root; see `own_data`.
+    """
+
+    def __init__(self, name: str, read: Callable[[Path], pd.DataFrame]) -> None:
+        stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", own_data.composed(name)).strip("-._+")[:70] or "data"
+        # the card of an instance, where the readers of published data sets have one per class
+        self.card = TaskCard(  # type: ignore[misc]
+            name=f"local/{stem}",
+            title=f"own data: {stem}",
+            licence="the user's own",
+            version="0",
+            clip_seconds=OWN_CLIP_SECONDS,
+            label="sub-folder or label column",
+            group="group column, or the clip itself",
+        )
+        self._read = read
+
+    def clips(self, root: Path) -> pd.DataFrame:
+        """Reads the table; every file of a list must exist."""
+        return self._read(root)
+
+
+def _own(path: Path, audio_root: Path | None, labelled: bool) -> tuple[Own, Path]:
+    if path.is_dir():
+        return Own(path.resolve().name, own_data.class_folders if labelled else own_data.sounds), path
+    if not path.exists():
+        raise BadInputError(path, "no such file or folder", "check the path")
+    root = audio_root or path.parent
+    if not labelled and own_data.is_audioset_list(path):
+        return Own(path.stem, partial(_audioset, path)), root
+    if path.suffix.lower() == ".csv":
+        return Own(path.stem, partial(own_data.clip_list, path, labelled=labelled)), root
+    if labelled:
+        remedy = "give a folder with one sub-folder per class, or a CSV"
+        raise BadInputError(path, "is neither a folder nor a .csv file", remedy)
+    return Own(path.stem, partial(own_data.path_list, path)), root
+
+
+def _audioset(path: Path, root: Path) -> pd.DataFrame:
+    """Reads AudioSet's own list, of which no copy is whole: videos vanish."""
+    table, listed = own_data.audioset_list(path, root)
+    if len(table) < listed:
+        reason = f"holds {len(table):,} of the {listed:,} clips of {path.name}"
+        raise IncompleteError(root, reason, "fetch the others", table)
+    return table
+
+
+def _checked(table: pd.DataFrame, source: object) -> pd.DataFrame:
+    """Returns a clip table sorted by clip; refuses one that a reader got wrong, or names that no result can hold."""
+    if sorted(table.columns) != sorted(COLUMNS):
+        raise BadInputError(source, f"its clip table has the columns {', '.join(table.columns)}", f"want {COLUMNS}")
+    for column in ("clip", "label", "group", "split"):
+        unfit = next((name for name in table[column].unique() if UNFIT.search(name)), None)
+        if unfit is not None:
+            raise BadInputError(
+                source, f"{column} {unfit!a} holds a control, invisible or undecodable character", "rename it"
+            )
+    repeated = table.loc[table["clip"].duplicated(), "clip"]
+    if len(repeated):
+        raise BadInputError(source, f"lists {repeated.iloc[0]!a} twice", "leave one of the two")
+    return table.sort_values("clip", ignore_index=True)
+
+
+def _empty(table: pd.DataFrame) -> list[Problem]:
+    """Names the files without a byte, as a full disk leaves them; what is generated may not be there yet."""
+    problems = []
+    for path in table["path"]:
+        with suppress(OSError):
+            if not os.stat(path).st_size:  # noqa: PTH116 - half the time of Path.stat, and there are 300,000
+                problems.append(Problem(path, "is empty (0 bytes)", "download or export it again"))
+    return problems
+
+
+def _decode_all(table: pd.DataFrame, progress: Progress) -> list[Problem]:
+    from uamix_bench.data.audio import read
+
+    problems = []
+    with progress.bar("decoding", len(table)) as advance:
+        for path in table["path"]:
+            try:
+                read(Path(path), None)
+            except BadInputError as error:
+                problems.append(Problem(error.subject, error.reason, error.remedy))
+            advance(1, "")
+    return problems

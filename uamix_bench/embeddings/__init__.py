@@ -1,0 +1,1 @@
+"""Task and model to embeddings, and the cache that keeps them."""

@@ -1,0 +1,136 @@
+"""The embedding cache: content-addressed, per clip, of one model a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from uamix_bench.storage.shards import ShardStore
+from uamix_bench.util import files
+from uamix_bench.util.errors import MachineError
+
+Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+_DECODING = 1  # raised whenever audio.read gives other samples for the same file
+
+
+@dataclass(frozen=True)
+class ModelKey:
+    """All that may change an embedding, and nothing that may not (a model's name).
+
+    `state_sha256` covers the tensors as they are now, whatever file they came from; `source_sha256` the code of
+    an adapter that is not the project's own, whose author may forget to raise `adapter_version`.
+    """
+
+    adapter: str
+    adapter_version: str
+    weights_sha256: str | None
+    state_sha256: str
+    source_sha256: str | None
+    input: str
+    pooling: str
+    dtype: str
+    sample_rate: int
+    embedding_dim: int
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over all fields."""
+        return files.digest(asdict(self))
+
+
+def clip_keys(file_digests: Sequence[bytes], clip_seconds: float, segments: str = "first") -> list[bytes]:
+    """Returns the 32-byte keys of what a model hears of sound files: content, crop length, crop rule.
+
+    Args:
+        file_digests: SHA-256 of the files' bytes, 32 bytes each.
+        clip_seconds: The crop length.
+        segments: Which part of a longer file.
+    """
+    rule = {"clip_seconds": float(clip_seconds), "segments": segments, "decoding": _DECODING}
+    state = hashlib.sha256(files.canonical_json(rule))
+    keys = []
+    for digest in file_digests:
+        one = state.copy()
+        one.update(digest)
+        keys.append(one.digest())
+    return keys
+
+
+class EmbeddingCache:
+    """The embeddings of one model, under ``UAMIX_BENCH_HOME/embeddings/<16 hex digits of its fingerprint>/``.
+
+    A row is an embedding and one number more, the swing of what was heard (half the range of its samples), by
+    which silent clips are known without decoding them again.
+    """
+
+    def __init__(self, model: ModelKey) -> None:
+        self.model = model
+        self.folder = files.home() / "embeddings" / model.fingerprint[:16]
+        self._store = ShardStore(self.folder, model.fingerprint, 4 * (model.embedding_dim + 1))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What went wrong with the cache so far, one line each."""
+        return self._store.warnings
+
+    def get(self, keys: Sequence[bytes]) -> tuple[Mask, Floats]:
+        """Looks up (m,) clip keys: (m,) which are here, and (m, D + 1) float32 rows, zero where not."""
+        found, raw = self._store.get(keys)
+        rows = raw.view("<f4").astype(np.float32, copy=False)
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():  # never put, so not ours
+            self.warnings.append(f"{self.folder}: {int((~finite).sum())} rows are not finite; computed again")
+            rows[~finite] = 0
+        return found & finite, rows
+
+    def contains(self, keys: Sequence[bytes]) -> Mask:
+        """Looks up (m,) clip keys without reading their rows: (m,) which are here.
+
+        A damaged row counts as here; :meth:`get` finds that it is not.
+        """
+        return self._store.contains(keys)
+
+    def put(self, keys: Sequence[bytes], rows: Floats) -> bool:
+        """Adds (n, D + 1) float32 `rows` under (n,) clip keys; rows that are not finite are not kept.
+
+        Returns:
+            Whether the folder can be written, so that the others are kept.
+        """
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.any():
+            return True
+        self._describe()
+        kept = np.ascontiguousarray(rows[finite], "<f4")
+        return self._store.put([keys[index] for index in np.flatnonzero(finite).tolist()], kept.view(np.uint8))
+
+    def _describe(self) -> None:
+        """Says beside the shards, for a person, whose they are."""
+        path = self.folder / "model.json"
+        if not path.exists():
+            with contextlib.suppress(MachineError):  # `put` meets the same trouble and tells it
+                files.write_json(path, asdict(self.model))
+
+
+def kept_model(folder: Path) -> ModelKey | None:
+    """The model whose embeddings a folder below ``UAMIX_BENCH_HOME/embeddings`` holds; None where it says no owner."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        key = ModelKey(**json.loads((folder / "model.json").read_bytes()))
+        if key.fingerprint.startswith(folder.name):
+            return key
+    return None
+
+
+def kept_models() -> list[ModelKey]:
+    """The models with embeddings under ``UAMIX_BENCH_HOME/embeddings``."""
+    folders = [path.parent for path in sorted((files.home() / "embeddings").glob("*/model.json"))]
+    return [key for key in map(kept_model, folders) if key]

@@ -1,0 +1,349 @@
+"""Task x model -> embeddings: only of the clips asked for, each content once, batched by length, resumable."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from uamix_bench.data import audio
+from uamix_bench.data.task import TaskData
+from uamix_bench.embeddings import housekeeping
+from uamix_bench.embeddings.batching import Batches
+from uamix_bench.embeddings.cache import EmbeddingCache, clip_keys
+from uamix_bench.embeddings.model_key import is_known, model_key
+from uamix_bench.models.model import AudioModel
+from uamix_bench.plugins.card import Segments
+from uamix_bench.storage.digests import file_digests
+from uamix_bench.util.errors import BadInputError, BenchError
+from uamix_bench.util.progress import SILENT, Progress
+from uamix_bench.util.threads import SLOW_S, in_threads
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+_SILENT = 1e-4  # of full scale: three steps of 16 bits
+_AHEAD = 64  # segments decoded before the encoder asks for them
+_TOGETHER = 4  # of them of one clip
+_KEPT_EVERY = 512  # clips ...
+_KEPT_EVERY_S = 10.0  # ... or seconds, whichever comes first: what a killed run loses
+
+
+class Skipped(NamedTuple):
+    """A clip that was set aside, and why."""
+
+    clip: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """The embeddings of n clips, in the order they were asked for.
+
+    Attributes:
+        vectors: (n, D) float32; zero where not valid.
+        valid: (n,) bool, False where the clip was skipped.
+        silent: (n,) bool, True where what was heard spans less than 1e-4 of full scale about its mean.
+        keys: n 32-byte digests of what was heard: equal for identical files, and only for them.
+        skipped: The clips that were skipped under `keep_going`.
+        embedded_clips: How many distinct clips went through the model; the rest came from the cache.
+        seconds: Wall time of all of it.
+        warnings: What went wrong with the cache, one line each; the embeddings are right all the same.
+    """
+
+    vectors: Floats
+    valid: Mask
+    silent: Mask
+    keys: tuple[bytes, ...]
+    skipped: tuple[Skipped, ...]
+    embedded_clips: int
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def embed(
+    model: AudioModel,
+    data: TaskData,
+    rows: Integers,
+    *,
+    batch_size: int = 16,
+    segments: Segments = "first",
+    cache: bool = True,
+    keep_going: bool = False,
+    progress: Progress = SILENT,
+) -> Embeddings:
+    """Embeds clips of a task.
+
+    A clip longer than the task's clip length is cut to it or, with `segments` "mean", is heard in segments of that
+    length (:func:`uamix_bench.data.audio.segments` says what becomes of the remainder), whose embeddings are averaged.
+
+    Clips are decoded ahead of the encoder in threads, and only clips of one length in tokens share a batch, so
+    that nothing is padded. What is new goes to the cache every few hundred clips.
+
+    Args:
+        model: From :func:`uamix_bench.load_model`.
+        data: The task.
+        rows: (n,) int64 rows of its clip table, in any order, repeated or not.
+        batch_size: Clips or segments in a batch, at most. One gets in any batch what it gets alone, to about 1e-5.
+        segments: Whether the first segment of a clip stands for it, or the mean over all.
+        cache: Whether to look embeddings up under ``UAMIX_BENCH_HOME/embeddings`` and keep new ones there.
+        keep_going: Whether to skip broken clips; otherwise one error lists them all.
+        progress: Shows how far it is.
+
+    Raises:
+        BadInputError: Clips are broken, or the model's embeddings have another shape than it says.
+        UsageError: UAMIX_BENCH_CACHE_SIZE is no size.
+    """
+    started = time.perf_counter()
+    table = data.clips.iloc[rows]
+    data.task.materialise(table, progress)
+    paths: list[str] = table["path"].tolist()
+    digested = file_digests(paths, memo=cache, progress=progress)
+    keys = clip_keys(digested.digests, data.card.clip_seconds, segments)
+    row_of: dict[bytes, int] = {}  # where each distinct clip's row stands; unreadable files share an unused key
+    place = np.array([row_of.setdefault(key, len(row_of)) for key in keys], np.int64)
+    distinct = np.zeros(len(row_of), np.int64)
+    distinct[place[::-1]] = np.arange(len(keys))[::-1]  # the first clip of each content
+
+    warnings = digested.warnings
+    if cache and not is_known(model):
+        warnings.append(f"{model.card.name}: its code is not in a file, so its embeddings are not kept")
+        cache = False
+    limit = housekeeping.size_limit() if cache else None
+    run = _Run(model, list(row_of), batch_size, EmbeddingCache(model_key(model)) if cache else None, limit)
+    broken: dict[int, BenchError] = {}
+    todo = [row for row in np.flatnonzero(~run.done).tolist() if distinct[row] not in digested.failed]
+    if todo:
+        sources = [paths[distinct[row]] for row in todo]
+        give_up = bool(digested.failed) and not keep_going
+        heard = _decode(sources, model.sample_rate, data.card.clip_seconds, segments, progress)
+        broken = _embed_all(run, todo, heard, keep_going, give_up, progress)
+    failures = dict(digested.failed)
+    if broken:
+        failures |= {index: broken[row] for index, row in enumerate(place.tolist()) if row in broken}
+    if failures and not keep_going:
+        raise _all_broken([failures[index] for index in sorted(failures)], len(paths))
+    valid = run.done[place]
+    valid[list(digested.failed)] = False
+    clips = table["clip"].tolist()
+    return Embeddings(
+        vectors=run.rows[place, :-1],
+        valid=valid,
+        silent=valid & (run.rows[place, -1] < _SILENT),
+        keys=tuple(keys),
+        skipped=tuple(Skipped(clips[index], failures[index].reason) for index in sorted(failures)),
+        embedded_clips=run.embedded,
+        seconds=time.perf_counter() - started,
+        warnings=(*warnings, *(run.cache.warnings if run.cache else ())),
+    )
+
+
+def embed_files(
+    model: AudioModel,
+    paths: Sequence[str],
+    clip_seconds: float,
+    *,
+    segments: Segments = "first",
+    batch_size: int = 16,
+    progress: Progress = SILENT,
+) -> tuple[Mask, Floats]:
+    """Embeds sound files as :func:`embed` does, without a task and without the cache.
+
+    Args:
+        model: From :func:`uamix_bench.load_model`.
+        paths: The n files.
+        clip_seconds: The crop length.
+        segments: As for `embed`.
+        batch_size: As for `embed`.
+        progress: Shows how far it is.
+
+    Returns:
+        (n,) which could be decoded, and (n, D + 1) float32 rows as the cache keeps them, zero where not.
+    """
+    run = _Run(model, [b""] * len(paths), batch_size, None)
+    heard = _decode(paths, model.sample_rate, clip_seconds, segments, progress)
+    _embed_all(run, range(len(paths)), heard, True, False, progress)
+    return run.done, run.rows
+
+
+@dataclass
+class _Clip:
+    """What the segments of a clip gave so far: the sum of their embeddings, (D,) float64, and their largest swing."""
+
+    total: npt.NDArray[np.float64] | float = 0.0
+    swing: float = 0.0
+    segments: int = 0
+    waiting: int = 0
+    ended: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return self.ended and not self.waiting
+
+    def take(self, vector: Floats, swing: float) -> None:
+        self.total = self.total + vector.astype(np.float64)
+        self.swing = max(self.swing, swing)
+        self.segments += 1
+        self.waiting -= 1
+
+
+class _Run:
+    """The rows of one call: what the cache had, what the model gave, what waits for a batch or for the cache."""
+
+    def __init__(
+        self,
+        model: AudioModel,
+        keys: list[bytes],
+        batch_size: int,
+        cache: EmbeddingCache | None,
+        limit: int | None = None,
+    ) -> None:
+        self.model = model
+        self.keys = keys
+        self.cache = cache
+        self.limit = limit
+        self.embedded = 0
+        if cache:
+            self.done, self.rows = cache.get(keys)
+        else:
+            self.done = np.zeros(len(keys), np.bool_)
+            self.rows = np.zeros((len(keys), model.embedding_dim + 1), np.float32)
+        self._clips: defaultdict[int, _Clip] = defaultdict(_Clip)  # begun, and not done
+        self._batches: Batches[tuple[int, Floats]] = Batches(batch_size)
+        self._unkept: list[int] = []
+        self._kept_at = time.monotonic()
+
+    def add(self, row: int, wave: Floats) -> int:
+        """Takes a segment of a clip; returns how many clips were done meanwhile."""
+        self._clips[row].waiting += 1
+        due = self._batches.add((row, wave), len(wave), self.model.token_columns(len(wave)))
+        return self._embed(due) if due else 0
+
+    def end(self, row: int) -> int:
+        """Notes that a clip has no more segments; returns how many clips are done by that, it or none."""
+        self._clips[row].ended = True
+        return self._settle([row])
+
+    def drop(self, row: int) -> None:
+        """Gives up a clip, whatever of it is embedded or waits."""
+        self._clips.pop(row, None)
+
+    def finish(self) -> int:
+        """Embeds what waits; returns how many clips were done."""
+        return sum(map(self._embed, self._batches.rest()))
+
+    def close(self) -> None:
+        """Keeps what is not kept yet, also when the run is cut short."""
+        if self.cache and self._unkept:
+            keys = [self.keys[row] for row in self._unkept]
+            housekeeping.keep(self.cache, keys, self.rows[self._unkept], self.limit)
+        self._unkept = []
+        self._kept_at = time.monotonic()
+
+    def _embed(self, batch: list[tuple[int, Floats]]) -> int:
+        rows, waves = zip(*batch, strict=True)
+        vectors = self.model.embed(waves, self.model.sample_rate)
+        if vectors.shape != (len(rows), self.model.embedding_dim):
+            due = f"has shape {vectors.shape} where {(len(rows), self.model.embedding_dim)} is due"
+            raise BadInputError(f"embed of {self.model.card.name}", due, "correct its pool() or embedding_dim")
+        for row, vector, wave in zip(rows, vectors, waves, strict=True):
+            if row in self._clips:
+                self._clips[row].take(vector, float(np.ptp(wave)) / 2)
+        return self._settle(dict.fromkeys(rows))
+
+    def _settle(self, rows: Iterable[int]) -> int:
+        """Fills the rows of those clips whose segments are all embedded; returns how many."""
+        done = [row for row in rows if row in self._clips and self._clips[row].whole]
+        for row in done:
+            clip = self._clips.pop(row)
+            self.rows[row, :-1] = clip.total / clip.segments
+            self.rows[row, -1] = clip.swing
+        self.done[done] = True
+        self.embedded += len(done)
+        self._unkept += done
+        if len(self._unkept) >= _KEPT_EVERY or time.monotonic() - self._kept_at > _KEPT_EVERY_S:
+            self.close()
+        return len(done)
+
+
+def _embed_all(
+    run: _Run,
+    rows: Sequence[int],
+    clips_heard: Generator[Iterable[Floats | BenchError], None, None],
+    keep_going: bool,
+    give_up: bool,
+    progress: Progress,
+) -> dict[int, BenchError]:
+    """Embeds what is heard for `rows` of a run; returns what is wrong with the broken ones.
+
+    To `give_up`, from the start or without `keep_going` at the first broken clip, is only to look for broken ones.
+    """
+    broken: dict[int, BenchError] = {}
+    with progress.bar("embedding", len(rows)) as advance, closing(clips_heard), closing(run):
+        for row, heard in zip(rows, clips_heard, strict=True):
+            for wave in heard:
+                if isinstance(wave, BenchError):
+                    broken[row] = wave
+                    run.drop(row)
+                    advance(1, "")
+                    give_up = not keep_going  # and list the other broken ones
+                    break
+                if not give_up:
+                    advance(run.add(row, wave), "")
+            if not give_up and row not in broken:
+                advance(run.end(row), "")
+        if not give_up:
+            advance(run.finish(), "")
+    return broken
+
+
+def _decode(
+    paths: Sequence[str], sample_rate: int, seconds: float, segments: Segments, progress: Progress
+) -> Generator[Iterable[Floats | BenchError], None, None]:
+    """Decodes clips in order, some ahead in threads, so that the encoder does not wait; one that hangs is broken.
+
+    Of a long clip only the first segments are decoded ahead, and the others as they are asked for.
+    """
+
+    def begin(path: str) -> Iterable[Floats | BenchError]:
+        rest = _listen(Path(path), sample_rate, seconds, segments)
+        return chain(list(islice(rest, _TOGETHER)), rest)
+
+    def slow(path: str) -> None:
+        progress.say(f"{path}: still decoding after {SLOW_S:g} s")
+
+    def hung(path: str) -> Iterable[Floats | BenchError]:
+        return [audio.undecoded(Path(path))]
+
+    ahead = _AHEAD if segments == "first" else _AHEAD // _TOGETHER
+    return in_threads(begin, paths, threads=min(4, os.cpu_count() or 1), ahead=ahead, slow=slow, hung=hung)
+
+
+def _listen(path: Path, sample_rate: int, seconds: float, segments: Segments) -> Iterator[Floats | BenchError]:
+    """Yields what a model hears of a file and, where it is broken, the error."""
+    try:
+        if segments == "first":
+            yield audio.read(path, sample_rate, max_seconds=seconds).samples
+        else:
+            yield from audio.segments(path, sample_rate, seconds)
+    except BenchError as error:
+        yield error
+
+
+def _all_broken(errors: Sequence[BenchError], asked: int) -> BadInputError:
+    remedy = "repair them, or leave them out with --keep-going"
+    if len(errors) == 1:
+        return BadInputError(errors[0].subject, errors[0].reason, remedy.replace("them", "it"))
+    shown = "; ".join(f"{error.subject}: {error.reason}" for error in errors[:3])
+    more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
+    return BadInputError(f"{len(errors)} of {asked} clips", f"broken ({shown}{more})", remedy)

@@ -1,0 +1,1 @@
+"""Places where jobs run: this process, or a distributed engine."""

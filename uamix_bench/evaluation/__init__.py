@@ -1,0 +1,1 @@
+"""The whole line: models, tasks and protocols to results."""

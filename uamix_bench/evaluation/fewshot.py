@@ -1,0 +1,388 @@
+"""The few-shot pipeline: draw episodes, embed the clips they draw, check the embeddings, classify, score, record."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from uamix_bench.data.task import TaskData
+from uamix_bench.plugins.card import Segments
+from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
+from uamix_bench.records.record import Cost, Provenance, Skipped, Status, TaskIdentity
+from uamix_bench.records.results import Episodes, Result, Score
+from uamix_bench.records.store import ResultStore
+from uamix_bench.scoring import health
+from uamix_bench.scoring.classifiers import CLASSIFIERS
+from uamix_bench.scoring.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol, draw_sorted
+from uamix_bench.scoring.statistics import ci95_classes, ci95_clips, conventional_interval
+from uamix_bench.util.errors import BadInputError, UsageError
+from uamix_bench.util.progress import SILENT, Progress
+from uamix_bench.util.text import fit
+
+if TYPE_CHECKING:  # a command checks names, episodes and folders before torch is imported
+    from uamix_bench.models.model import AudioModel
+
+Floats = npt.NDArray[np.float32]
+Overwrite = Literal["never", "missing", "always"]
+
+_LONGEST_NOTE = 500  # characters
+
+
+class Ahead(NamedTuple):
+    """What the workers of an engine embedded for an evaluation before it began; the embeddings are in the cache.
+
+    Attributes:
+        clips: How many distinct ones.
+        seconds: That they took, added up over the workers.
+        devices: Names of the processors or GPUs that did it.
+    """
+
+    clips: int
+    seconds: float
+    devices: tuple[str, ...]
+
+
+class Options(TypedDict, total=False):
+    """How an evaluation is run.
+
+    Attributes:
+        batch_size: Clips in a batch, at most; default 16.
+        cache: Whether embeddings are looked up and kept under ``UAMIX_BENCH_HOME/embeddings``; default True.
+        keep_going: Whether to set broken clips aside, default False. Episodes are then drawn from the table without the
+            broken ones they met, so digest and table differ from a full result's, with which it is never paired.
+        limit: Only the first so many clips of each class, for a quick look; default None, all.
+        allow_unhealthy: Whether to score embeddings that mean nothing all the same; default False.
+        ahead: What was embedded for this evaluation elsewhere, for the record; default None, nothing.
+        progress: Shows how far it is; default silent.
+    """
+
+    batch_size: int
+    cache: bool
+    keep_going: bool
+    limit: int | None
+    allow_unhealthy: bool
+    ahead: Ahead | None
+    progress: Progress
+
+
+class Kept(NamedTuple):
+    """A result, the file that holds it, and whether that is new, was there, or was there and came out again."""
+
+    result: Result
+    path: Path
+    how: Literal["wrote", "reused", "confirmed"]
+
+
+def fewshot(model: AudioModel, task: TaskData, protocol: Protocol = PAPER, **options: Unpack[Options]) -> Result:
+    """Evaluates a model on a task under one protocol.
+
+    Args:
+        model: From :func:`uamix_bench.load_model`.
+        task: From :func:`uamix_bench.load_task`.
+        protocol: How episodes are drawn and scored; default the paper's.
+        **options: See :class:`Options`.
+
+    Returns:
+        The result; `status.complete` is False where clips were skipped, `limit` is given, or the copy is partial.
+
+    Raises:
+        UsageError: Too few classes or clips for the protocol.
+        BadInputError: Broken clips, or unhealthy embeddings.
+    """
+    return fewshot_grid(model, task, [protocol], **options)[0]
+
+
+def fewshot_grid(
+    model: AudioModel, task: TaskData, protocols: Sequence[Protocol], **options: Unpack[Options]
+) -> list[Result]:
+    """Evaluates several protocols on one embedding pass for each of their two rules of segments.
+
+    Each result has the id that :func:`fewshot` gives it alone.
+    """
+    if model.identity is None:
+        raise ValueError("the model has no identity: load it with load_model")
+    provenance = collect(str(model.device))
+    if ahead := options.get("ahead"):
+        provenance = provenance.model_copy(update={"device": fit(", ".join(ahead.devices))})
+    task = limited(task, options.get("limit"))
+    cells = [_Cell(task, protocol) for protocol in protocols]
+    results: dict[int, Result] = {}
+    for segments in dict.fromkeys(protocol.segments for protocol in protocols):
+        sharing = {at: cell for at, cell in enumerate(cells) if cell.protocol.segments == segments}
+        pool = _Pool(model, task, segments, options)
+        while pool.embed(np.concatenate([cell.rows for cell in sharing.values()])):
+            for cell in sharing.values():
+                cell.leave_out(pool.broken)
+        sanity = pool.check(f"{model.identity.name} on {task.name}", options.get("allow_unhealthy", False))
+        results |= {at: cell.result(pool, sanity, provenance) for at, cell in sharing.items()}
+    return [results[at] for at in range(len(cells))]
+
+
+def fewshot_kept(
+    store: ResultStore,
+    model: AudioModel,
+    task: TaskData,
+    protocols: Sequence[Protocol],
+    overwrite: Overwrite = "missing",
+    **options: Unpack[Options],
+) -> list[Kept]:
+    """Evaluates what a store does not hold yet, and writes it there.
+
+    Args:
+        store: Where results are kept.
+        model: As for :func:`fewshot`.
+        task: As for :func:`fewshot`.
+        protocols: As for :func:`fewshot_grid`.
+        overwrite: What to do where a complete result of the same model, clip table, protocol and draw is there:
+            ``never`` refuses, ``missing`` reuses it, ``always`` evaluates again and compares.
+        **options: See :class:`Options`.
+
+    Raises:
+        UsageError: `overwrite` is never, and a result is there.
+        BadInputError: The result that is there differs from the one computed; nothing is overwritten.
+        MachineError: The store cannot be written.
+    """
+    there = find_earlier(store, model, task, protocols, overwrite, options.get("limit"))
+    wanted = [index for index, found in enumerate(there) if overwrite == "always" or not found]
+    fresh = fewshot_grid(model, task, [protocols[index] for index in wanted], **options) if wanted else []
+    computed = dict(zip(wanted, fresh, strict=True))
+    kept = []
+    for index, found in enumerate(there):
+        if index not in computed:
+            kept.append(Kept(found[0][1], found[0][0], "reused"))
+            continue
+        result = computed[index]
+        if found and result.id not in {earlier.id for _, earlier in found}:
+            path, earlier = found[0]
+            scores = f"it has {earlier.score.accuracy:.4%}, now {result.score.accuracy:.4%}"
+            remedy = "compare devices and versions in its provenance, or write to another folder with -o"
+            raise BadInputError(path, f"the same evaluation now comes out differently ({scores})", remedy)
+        kept.append(Kept(result, store.write(result), "confirmed" if found else "wrote"))
+    return kept
+
+
+def find_earlier(
+    store: ResultStore,
+    model: AudioModel,
+    task: TaskData,
+    protocols: Sequence[Protocol],
+    overwrite: Overwrite,
+    limit: int | None,
+) -> list[list[tuple[Path, Result]]]:
+    """Finds what a store holds of an evaluation: for each protocol its complete results, with their files.
+
+    Args: as for :func:`fewshot_kept`.
+
+    Raises:
+        UsageError: `overwrite` is never, and a result is there.
+    """
+    if model.identity is None:
+        raise ValueError("the model has no identity: load it with load_model")
+    if limit is not None or task.partial:
+        return [[] for _ in protocols]
+    identity = TaskIdentity.of(task)
+    there = [
+        list(store.find(model.identity, identity, protocol, draw_episodes(task, protocol).digest))
+        for protocol in protocols
+    ]
+    if overwrite == "never" and any(there):
+        path = next(found[0][0] for found in there if found)
+        raise UsageError(path, "is there already", "use --overwrite missing to reuse it, or another folder with -o")
+    return there
+
+
+def draw_episodes(task: TaskData, protocol: Protocol) -> EpisodeSet:
+    """Draws a protocol's episodes from a task's clip table; see :func:`uamix_bench.scoring.episodes.draw_sorted`.
+
+    Raises:
+        UsageError: Too few classes or clips for the protocol.
+    """
+    return draw_sorted(protocol, task.sorted_clips, task=task.name, version=task.card.version)
+
+
+def most_queries(task: TaskData, protocols: Sequence[Protocol]) -> int:
+    """The most queries a class, up to what the protocols ask, that all of them can draw: shots share their queries.
+
+    No class is left out; where episodes are group-disjoint, the groups that their supports leave have to hold as many.
+
+    Raises:
+        UsageError: There is no such number.
+    """
+    most = task.most_queries(max(one.k_shot for one in protocols), max(one.n_query for one in protocols))
+    if not any(one.group_disjoint for one in protocols):
+        return most
+    for queries in range(most, 0, -1):
+        try:
+            for one in protocols:
+                draw_episodes(task, one.model_copy(update={"n_query": queries}))
+            return queries
+        except UsageError as error:
+            refusal = error
+    raise refusal
+
+
+def limited(task: TaskData, clips_per_class: int | None) -> TaskData:
+    """The same task with only the first clips, by id, of each class."""
+    if clips_per_class is None:
+        return task
+    first = task.clips.groupby("label").cumcount() < clips_per_class
+    return replace(task, clips=task.clips[first].reset_index(drop=True))
+
+
+class _Pool:
+    """The embeddings that the cells of a grid share, by row of the full clip table."""
+
+    def __init__(self, model: AudioModel, task: TaskData, segments: Segments, options: Options) -> None:
+        self.model, self.task, self.segments, self.options = model, task, segments, options
+        self.broken: dict[int, Skipped] = {}
+        ahead = options.get("ahead")
+        self.embedded, self.seconds = (ahead.clips, ahead.seconds) if ahead else (0, 0.0)
+        self._place = np.full(len(task.clips), -1)  # where a row's embedding stands
+        self._vectors = np.zeros((0, model.embedding_dim), np.float32)
+        self._keys: list[bytes] = []
+        self._silent = np.zeros(0, np.bool_)
+
+    def embed(self, rows: npt.NDArray[np.int64]) -> bool:
+        """Embeds those of `rows` that are not here yet; returns whether one of them is broken."""
+        from uamix_bench.embeddings.embedding import embed
+
+        new = np.unique(rows[self._place[rows] < 0])
+        if not len(new):
+            return False
+        progress = self.options.get("progress", SILENT)
+        self.task.task.materialise(self.task.clips.iloc[new], progress)  # here, so that embed_s is that of embedding
+        found = embed(
+            self.model,
+            self.task,
+            new,
+            batch_size=self.options.get("batch_size", 16),
+            segments=self.segments,
+            cache=self.options.get("cache", True),
+            keep_going=self.options.get("keep_going", False),
+            progress=progress,
+        )
+        for line in found.warnings:
+            warnings.warn(line, stacklevel=2)
+        reasons = dict(found.skipped)
+        clips = self.task.clips["clip"]
+        for row in new[~found.valid].tolist():
+            self.broken[row] = Skipped(clip=scrub(clips[row]), reason=scrub(reasons[clips[row]]))
+        self._place[new[found.valid]] = len(self._vectors) + np.arange(np.count_nonzero(found.valid))
+        self._vectors = np.concatenate([self._vectors, found.vectors[found.valid]])
+        self._silent = np.concatenate([self._silent, found.silent[found.valid]])
+        self._keys += [key for key, good in zip(found.keys, found.valid, strict=True) if good]
+        self.embedded += found.embedded_clips
+        self.seconds += found.seconds
+        return not found.valid.all()
+
+    def check(self, subject: str, allow_unhealthy: bool) -> health.Health:
+        """Looks at all embeddings; where non-finite ones are let pass they are scored as zeros."""
+        sanity = health.check(self._vectors, self._keys, self._silent)
+        health.raise_if_red(sanity, subject, allow=allow_unhealthy)
+        if sanity.non_finite:
+            self._vectors[~np.isfinite(self._vectors).all(axis=1)] = 0
+        return sanity
+
+    def vectors(self, rows: npt.NDArray[np.int64]) -> Floats:
+        """The embeddings of rows of the full table: (n, D) float32."""
+        chosen: Floats = self._vectors[self._place[rows]]
+        return chosen
+
+
+class _Cell:
+    """One protocol of a grid: the clips that it may draw from, and what it draws."""
+
+    def __init__(self, task: TaskData, protocol: Protocol) -> None:
+        self.protocol = protocol
+        self.full = self.task = task
+        self.kept = np.arange(len(task.clips))
+        self.skipped: tuple[int, ...] = ()
+        self._draw()
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """Rows of the full table that the episodes draw."""
+        return self.kept[self.episodes.clips]
+
+    def leave_out(self, broken: dict[int, Skipped]) -> None:
+        """Draws again without the broken clips that the draw has met."""
+        met = [row for row in self.rows.tolist() if row in broken]
+        if met:
+            self.skipped = tuple(sorted((*self.skipped, *met)))
+            self.kept = np.setdiff1d(self.kept, met)
+            self.task = replace(self.full, clips=self.full.clips.iloc[self.kept].reset_index(drop=True))
+            self._draw()
+
+    def result(self, pool: _Pool, sanity: health.Health, provenance: Provenance) -> Result:
+        """Classifies the queries and fills the record."""
+        started = time.perf_counter()
+        protocol, episodes = self.protocol, self.episodes
+        correct, hits, _ = CLASSIFIERS[protocol.classifier](pool.vectors(self.rows), *episodes.compact())
+        episodes_s = self.draw_s + time.perf_counter() - started
+
+        accuracies = correct / (protocol.n_way * protocol.n_query)
+        table = (episodes.class_of, episodes.group_of)
+        intervals = {
+            "ci95": conventional_interval(accuracies),
+            "ci95_clips": ci95_clips(accuracies, episodes.classes, episodes.drawn, *table),
+            "ci95_classes": ci95_classes(accuracies, episodes.classes, *table),
+        }
+        notes = [f"{name}: {interval.reason}" for name, interval in intervals.items() if interval.reason]
+        limited = pool.options.get("limit") is not None
+        if limited:
+            notes.append("--limit: a part of each class; not comparable")
+        if self.full.partial:
+            notes.append(scrub(f"--allow-partial: {self.full.partial}")[:_LONGEST_NOTE])
+        return Result.create(
+            status=Status(
+                complete=not (limited or self.skipped or self.full.partial),
+                skipped=tuple(pool.broken[row] for row in self.skipped),
+                notes=(*notes, *sanity.notes),
+            ),
+            model=pool.model.identity,
+            task=TaskIdentity.of(self.task),
+            protocol=protocol,
+            episodes=Episodes(
+                algorithm=ALGORITHM,
+                digest=episodes.digest,
+                correct=tuple(correct.tolist()),
+                classes_left_out=episodes.classes_left_out,
+                shared_group_share=episodes.shared_group_share,
+            ),
+            per_class=_per_class(episodes, hits, protocol.n_query),
+            score=Score(
+                accuracy=float(accuracies.mean()),
+                ci95=intervals["ci95"].half_width,
+                ci95_clips=intervals["ci95_clips"].half_width,
+                ci95_classes=intervals["ci95_classes"].half_width,
+            ),
+            health=sanity,
+            cost=Cost(
+                embedded_clips=pool.embedded,
+                embed_s=pool.seconds,
+                episodes_s=episodes_s,
+                peak_memory_mb=peak_memory_mb(str(pool.model.device)),
+            ),
+            provenance=provenance,
+        )
+
+    def _draw(self) -> None:
+        started = time.perf_counter()
+        self.episodes = draw_episodes(self.task, self.protocol)
+        self.draw_s = time.perf_counter() - started
+
+
+def _per_class(episodes: EpisodeSet, hits: npt.NDArray[np.int64], n_query: int) -> dict[str, tuple[int, int]]:
+    """Correct and all queries of each class that was drawn."""
+    classes = episodes.classes.ravel()
+    times = np.bincount(classes, minlength=len(episodes.class_names)).tolist()
+    right = np.bincount(classes, hits.ravel(), minlength=len(episodes.class_names)).tolist()
+    rows = zip(episodes.class_names, right, times, strict=True)
+    return {name: (int(hit), drawn * n_query) for name, hit, drawn in rows if drawn}

@@ -1,0 +1,276 @@
+"""The embeddings of an evaluation grid, made by the workers of an engine before the grid is evaluated here.
+
+Workers load a model by its name, read the sounds under the paths that they have here, and send rows back; the rows go
+into this machine's cache. The evaluation that follows is the local one, which finds them there: what an engine does to
+a result is to save time. A worker whose code, weights or sounds are others is refused, for its rows would be too.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from uamix_bench.data.task import TaskData
+from uamix_bench.embeddings import housekeeping
+from uamix_bench.embeddings.batching import Batches
+from uamix_bench.embeddings.cache import EmbeddingCache, ModelKey, clip_keys
+from uamix_bench.engines.engine import Engine, host
+from uamix_bench.engines.same_code import Versions, check_versions, differ, refuse_other, versions
+from uamix_bench.evaluation.fewshot import Ahead, Overwrite, draw_episodes, find_earlier, limited
+from uamix_bench.plugins.card import Segments
+from uamix_bench.records.provenance import device_name
+from uamix_bench.records.store import ResultStore
+from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.storage.digests import file_digests
+from uamix_bench.util import files
+from uamix_bench.util.errors import BenchError, MachineError, UsageError
+from uamix_bench.util.progress import SILENT, Progress
+
+if TYPE_CHECKING:  # torch is imported where a model is
+    from uamix_bench.models.model import AudioModel, Source
+
+Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+_CLIPS = 128  # of a job: seconds on a processor with ViT-B, and few enough to be lost
+
+
+class Wanted(NamedTuple):
+    """The model that a worker shall have, and the versions of all that its embeddings may depend on."""
+
+    source: Source
+    device: str
+    key: ModelKey
+    versions: Versions
+
+
+class Shard(NamedTuple):
+    """A job: sound files to embed, with the keys that they have in the cache here."""
+
+    label: str
+    model: Wanted
+    paths: tuple[str, ...]
+    keys: tuple[bytes, ...]
+    clip_seconds: float
+    segments: Segments
+    batch_size: int
+
+
+class Rows(NamedTuple):
+    """What a worker made of n files: (n,) which could be decoded, and (n, D + 1) rows as the cache keeps them."""
+
+    done: Mask
+    rows: Floats
+    seconds: float
+    device: str
+
+
+def embed_ahead(
+    engine: Engine,
+    models: Iterable[tuple[AudioModel, ResultStore]],
+    tasks: Sequence[tuple[TaskData, Sequence[Protocol]]],
+    *,
+    device: str = "auto",
+    overwrite: Overwrite = "missing",
+    limit: int | None = None,
+    batch_size: int = 16,
+    progress: Progress = SILENT,
+) -> dict[tuple[int, int], Ahead]:
+    """Embeds with an engine what the evaluation of a grid will ask for, and keeps it in the cache.
+
+    All cells share one list of jobs, so that no worker waits for the end of a cell. Broken sounds are left to the
+    evaluation, which says what is wrong with them; and so is what UAMIX_BENCH_CACHE_SIZE has no room for.
+
+    Args:
+        engine: Does the work.
+        models: Each from :func:`uamix_bench.load_model`, by name, with the store of its results: cells whose results
+            are there need nothing. One at a time is held.
+        tasks: Each with its protocols.
+        device: The torch device of the workers.
+        overwrite: As for :func:`uamix_bench.evaluation.fewshot.fewshot_kept`.
+        limit: As for :class:`uamix_bench.evaluation.fewshot.Options`.
+        batch_size: As for :class:`uamix_bench.evaluation.fewshot.Options`.
+        progress: Shows how far it is.
+
+    Returns:
+        What was embedded of a cell, by the places of its model and its task in the lists.
+
+    Raises:
+        UsageError: A model was not loaded by name; a result is there, and `overwrite` is never; or
+            UAMIX_BENCH_CACHE_SIZE is no size.
+        MachineError: The cache cannot be written, workers were lost, or one has other versions, weights or sounds.
+    """
+    files.check_writable(files.home() / "embeddings")
+    limit_bytes = housekeeping.size_limit()
+    jobs: list[Shard] = []
+    cell_of: list[tuple[int, int]] = []
+    caches: dict[ModelKey, EmbeddingCache] = {}
+    for row, (model, store) in enumerate(models):
+        wanted = _wanted(model, device)
+        cache = caches.setdefault(wanted.key, EmbeddingCache(wanted.key))
+        for column, (data, protocols) in enumerate(tasks):
+            there = find_earlier(store, model, data, protocols, overwrite, limit)
+            cells = [cell for cell, found in zip(protocols, there, strict=True) if overwrite == "always" or not found]
+            shards = list(_shards(model, wanted, cache, limited(data, limit), cells, batch_size, progress))
+            jobs += shards
+            cell_of += [(row, column)] * len(shards)
+
+    ahead: dict[tuple[int, int], Ahead] = {}
+    with (
+        progress.bar("embedding", sum(len(job.paths) for job in jobs)) as advance,
+        closing(engine.map(embed_shard, jobs, progress)) as embedded,
+    ):
+        for index, found in embedded:
+            job = jobs[index]
+            cache = caches[job.model.key]
+            keys = [key for key, done in zip(job.keys, found.done, strict=True) if done]
+            if not housekeeping.keep(cache, keys, found.rows[found.done], limit_bytes):
+                raise MachineError(cache.folder, cache.warnings[-1], "free space, or choose another UAMIX_BENCH_HOME")
+            before = ahead.get(cell_of[index], Ahead(0, 0.0, ()))
+            devices = tuple(sorted({*before.devices, found.device}))
+            ahead[cell_of[index]] = Ahead(before.clips + len(keys), before.seconds + found.seconds, devices)
+            advance(len(job.paths), job.label)
+    for line in dict.fromkeys(line for cache in caches.values() for line in cache.warnings):
+        warnings.warn(line, stacklevel=2)
+    return ahead
+
+
+def embed_shard(job: Shard, progress: Progress) -> Rows:
+    """Does a job on a worker.
+
+    Raises:
+        MachineError: The worker has other versions, weights or sounds than the caller, or lacks them; or it cannot load
+            the model.
+    """
+    from uamix_bench.embeddings.embedding import embed_files
+
+    model = _load(job.model)
+    started = time.perf_counter()
+    digested = file_digests(job.paths, memo=False, progress=progress)
+    keys = clip_keys(digested.digests, job.clip_seconds, job.segments)
+    for index, (path, here, there) in enumerate(zip(job.paths, keys, job.keys, strict=True)):
+        if here != there:
+            failed = digested.failed.get(index)
+            reason = (
+                failed.reason if failed else f"is another file than the caller's ({differ(here.hex(), there.hex())})"
+            )
+            raise MachineError(f"{path} on {host()}", reason, "give every machine the same sounds under the same paths")
+    done, rows = embed_files(
+        model, job.paths, job.clip_seconds, segments=job.segments, batch_size=job.batch_size, progress=progress
+    )
+    return Rows(done, rows, time.perf_counter() - started, device_name(str(model.device)))
+
+
+def _wanted(model: AudioModel, device: str) -> Wanted:
+    from uamix_bench.embeddings.model_key import model_key
+
+    if model.source is None:
+        raise UsageError(model.card.name, "is a class of this process alone", "give an engine FILE.py:CLASS")
+    return Wanted(model.source, device, model_key(model), versions())
+
+
+def _shards(
+    model: AudioModel,
+    wanted: Wanted,
+    cache: EmbeddingCache,
+    data: TaskData,
+    protocols: Sequence[Protocol],
+    batch_size: int,
+    progress: Progress,
+) -> Iterator[Shard]:
+    """Divides what the cache lacks of a cell, so that every clip is in the batch that it is in without an engine.
+
+    For a sum in a batch of another size may be rounded otherwise. Clips heard in segments are divided in order.
+    """
+    for segments in dict.fromkeys(protocol.segments for protocol in protocols):
+        sharing = [protocol for protocol in protocols if protocol.segments == segments]
+        rows = np.unique(np.concatenate([draw_episodes(data, protocol).clips for protocol in sharing]))
+        table = data.clips.iloc[rows]
+        data.task.materialise(table, progress)
+        paths: list[str] = table["path"].tolist()
+        digested = file_digests(paths, progress=progress)
+        path_of: dict[bytes, str] = {}
+        for index, key in enumerate(clip_keys(digested.digests, data.card.clip_seconds, segments)):
+            if index not in digested.failed:
+                path_of.setdefault(key, os.path.abspath(paths[index]))  # noqa: PTH100 - half the time of Path.absolute
+        done = cache.contains(list(path_of))
+        todo = [key for key, known in zip(path_of, done.tolist(), strict=True) if not known]
+        columns = _columns(model, [path_of[key] for key in todo], data.card.clip_seconds, segments)
+        for number, keys in enumerate(_gathered(todo, columns, batch_size), 1):
+            chosen = tuple(path_of[key] for key in keys)
+            label = f"{wanted.source.name} on {data.name}, part {number}"
+            yield Shard(label, wanted, chosen, tuple(keys), data.card.clip_seconds, segments, batch_size)
+
+
+def _columns(
+    model: AudioModel, paths: Sequence[str], clip_seconds: float, segments: Segments
+) -> Iterator[tuple[int, int] | None]:
+    """What batches go by, from the headers of files: samples and columns of tokens; None for a broken file."""
+    from uamix_bench.data import audio
+
+    for path in paths:
+        if segments == "mean":
+            yield 0, 0
+            continue
+        try:
+            samples = audio.samples_read(audio.probe(Path(path)), model.sample_rate, clip_seconds)
+        except BenchError:
+            yield None
+        else:
+            yield samples, model.token_columns(samples)
+
+
+def _gathered(
+    keys: Sequence[bytes], lengths: Iterable[tuple[int, int] | None], batch_size: int
+) -> Iterator[list[bytes]]:
+    """Gathers whole batches, each of which a worker that takes the clips in this order makes anew, into shards."""
+    batches: Batches[bytes] = Batches(batch_size)
+    shard: list[bytes] = []
+    for key, length in zip(keys, lengths, strict=True):
+        due = batches.add(key, *length) if length else []
+        shard += due
+        if len(shard) >= _CLIPS or 0 < len(due) < batch_size:  # after one that is not full, others of its length
+            yield shard
+            shard = []
+    for due in batches.rest():
+        shard += due
+        if len(shard) >= _CLIPS:
+            yield shard
+            shard = []
+    if shard:
+        yield shard
+
+
+@lru_cache(maxsize=1)
+def _load(wanted: Wanted) -> AudioModel:
+    """Loads the caller's model on a worker, which keeps it for its next job."""
+    check_versions(wanted.versions)
+
+    from uamix_bench.embeddings.model_key import model_key
+    from uamix_bench.models.model import load_model
+
+    source = wanted.source
+    try:
+        model = load_model(
+            source.name,
+            source.checkpoint,
+            device=wanted.device,
+            input=source.input,
+            pooling=source.pooling,
+            dtype=source.dtype,
+        )
+    except BenchError as error:
+        raise MachineError(f"{error.subject} on {host()}", error.reason, error.remedy) from error
+    remedy = "give every machine the same weights and code"
+    refuse_other(source.name, asdict(model_key(model)), asdict(wanted.key), remedy)
+    return model

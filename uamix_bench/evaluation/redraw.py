@@ -1,0 +1,94 @@
+"""The episodes of a result, drawn again from its clip table where that is here. No sound is read, no torch imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from uamix_bench.data.task import TaskData, load_task
+from uamix_bench.evaluation.fewshot import draw_episodes
+from uamix_bench.plugins import registry
+from uamix_bench.records.results import Result
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.util.errors import BenchError
+
+_MOST_DRAWS = 2**26  # clips in all episodes, 0.5 GB: a file of a few MB may ask for more
+
+
+class Redraw:
+    """Finds clip tables by their digest and draws from them, each once.
+
+    Args:
+        data_dir: Where data sets are; default ``UAMIX_BENCH_HOME/data``.
+        own: Folders and CSVs of a user's own data, which results call ``local/<stem>``.
+        audio_root: What the paths of these CSVs are relative to.
+
+    Raises:
+        BenchError: One of `own` is no data set.
+    """
+
+    def __init__(self, data_dir: Path | None = None, own: Iterable[str] = (), audio_root: Path | None = None) -> None:
+        self._data_dir = data_dir
+        self._own = [load_task(name, audio_root=audio_root) for name in own]
+        self._loaded: dict[str, TaskData | str] = {}
+        self._drawn: dict[tuple[str, str], EpisodeSet] = {}
+
+    def __call__(self, result: Result) -> EpisodeSet | str:
+        """Draws a result's episodes from its clip table; words that say why not, where that is not here.
+
+        The digest of what is drawn need not be the one that the result states: that is the caller's to ask.
+        """
+        table = self.table(result)
+        if isinstance(table, str):
+            return table
+        protocol = result.protocol
+        if protocol.episodes * protocol.n_way * (protocol.k_shot + protocol.n_query) > _MOST_DRAWS:
+            return "so many episodes are not drawn again"
+        key = (table.clips_sha256, protocol.model_dump_json())
+        if key not in self._drawn:
+            try:
+                self._drawn[key] = draw_episodes(table, protocol)
+            except BenchError as error:
+                return str(error)
+        return self._drawn[key]
+
+    def draws(self, results: Iterable[Result]) -> dict[str, EpisodeSet]:
+        """By digest, the episodes of those results whose clip table is here and gives the digest that they state."""
+        drawn = (self(result) for result in results)
+        return {episodes.digest: episodes for episodes in drawn if isinstance(episodes, EpisodeSet)}
+
+    def table(self, result: Result) -> TaskData | str:
+        """The clip table of a result, or why there is none."""
+        where = [data for data in self._own if data.name == result.task.name]
+        if not where:
+            found = self._load(result.task.name)
+            if isinstance(found, str):
+                return found
+            where = [found]
+        for data in where:
+            for table in _parts(data, result):
+                if table.clips_sha256 == result.task.clips_sha256:
+                    return table
+        return f"the clip table of {result.task.name} here is another ({where[0].clips_sha256[:12]})"
+
+    def _load(self, name: str) -> TaskData | str:
+        if name not in self._loaded:
+            if name.startswith("local/"):
+                self._loaded[name] = f"{name} is someone's own data; name its folder or CSV with --task"
+            elif name not in registry.tasks():  # and so nothing that a stranger's result names is taken for a path
+                self._loaded[name] = f"no task '{name}' is known here"
+            else:
+                try:
+                    self._loaded[name] = load_task(name, self._data_dir)
+                except BenchError as error:
+                    self._loaded[name] = str(error)
+        return self._loaded[name]
+
+
+def _parts(data: TaskData, result: Result) -> Iterator[TaskData]:
+    """The tables that a result on this data may have drawn from: all of it, MetaAudio's classes, or those it met."""
+    yield data
+    if data.card.metaaudio is not None and not set(data.card.metaaudio) - set(data.clips["label"]):
+        yield data.metaaudio()
+    if not set(result.per_class) - set(data.clips["label"]):
+        yield data.only(result.per_class)

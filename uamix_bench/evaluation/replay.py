@@ -1,0 +1,109 @@
+"""A result's episodes again, on the embeddings that the cache kept: which class was taken for which. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from uamix_bench.data.task import TaskData
+from uamix_bench.embeddings.cache import EmbeddingCache, clip_keys, kept_models
+from uamix_bench.evaluation.redraw import Redraw
+from uamix_bench.plugins.card import ModelIdentity
+from uamix_bench.records.results import Result
+from uamix_bench.scoring.classifiers import CLASSIFIERS
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.storage.digests import file_digests
+from uamix_bench.util.errors import BadInputError
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+_DTYPES = {"bfloat16": "bf16"}  # torch's name, and that of --dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """The episodes of a result, drawn and classified again with the same outcome.
+
+    Attributes:
+        data: The clip table that they were drawn from.
+        episodes: The draw.
+        chosen: (E, N, Q) the class slot that each query was given.
+        cache: Holds the model's embeddings.
+    """
+
+    data: TaskData
+    episodes: EpisodeSet
+    chosen: npt.NDArray[Any]
+    cache: EmbeddingCache
+
+    def confusion(self) -> tuple[Integers, Integers]:
+        """What was taken for what.
+
+        Returns:
+            (C, C) int64 queries of the row's class that were given the column's; and (C, C) int64, of how many: those
+            in an episode where the column's class was a choice. C are the draw's `class_names`.
+        """
+        size, classes = len(self.episodes.class_names), self.episodes.classes
+        true = np.broadcast_to(classes[:, :, None], self.chosen.shape)
+        given = np.take_along_axis(classes[:, None, :], self.chosen.astype(np.int64), axis=2)
+        counts = np.bincount((true * size + given).ravel(), minlength=size * size)
+        met = np.bincount((classes[:, :, None] * size + classes[:, None, :]).ravel(), minlength=size * size)
+        return counts.reshape(size, size), met.reshape(size, size) * self.chosen.shape[2]
+
+    def embeddings(self, rows: Integers) -> tuple[Mask, Floats]:
+        """Looks up clips: (n,) which are kept, and (n, D) float32, zero where not."""
+        return _kept(self.cache, self.data, rows)
+
+
+def replay(result: Result, redraw: Redraw) -> Replay:
+    """Draws a result's episodes again and classifies them on cached embeddings.
+
+    Args:
+        result: A complete one.
+        redraw: Finds the clip table that it was drawn from.
+
+    Raises:
+        BadInputError: The data is not here, the draw or the outcome is another one, or the embeddings are not kept.
+    """
+    subject = f"{result.model.name} on {result.task.name}"
+    data, episodes = redraw.table(result), redraw(result)
+    if isinstance(data, str) or isinstance(episodes, str):
+        raise BadInputError(subject, str(episodes))
+    if episodes.digest != result.episodes.digest:
+        raise BadInputError(subject, "its episodes are not those that the protocol draws from this clip table")
+    if result.task.clip_seconds != data.card.clip_seconds:
+        data = replace(data, card=data.card.model_copy(update={"clip_seconds": result.task.clip_seconds}))
+    differs = False
+    for cache in _caches(result.model):
+        found, vectors = _kept(cache, data, episodes.clips)
+        if found.all():
+            score = CLASSIFIERS[result.protocol.classifier](vectors, *episodes.compact())
+            if tuple(score.correct.tolist()) == result.episodes.correct:
+                return Replay(data, episodes, score.chosen, cache)
+            differs = True
+    why = "give another outcome" if differs else "are not in the cache"
+    remedy = "'uamix-bench fewshot --overwrite always' embeds and compares again"
+    raise BadInputError(subject, f"its embeddings {why}", remedy)
+
+
+def _caches(model: ModelIdentity) -> Iterator[EmbeddingCache]:
+    """The caches of embeddings that may be this model's: what tells them further is not in a result."""
+    wanted = model.model_dump(include={"adapter_version", "weights_sha256", "input", "pooling", "embedding_dim"})
+    for key in kept_models():
+        same = all(getattr(key, field) == value for field, value in wanted.items())
+        if same and _DTYPES.get(key.dtype, key.dtype) == model.dtype:
+            yield EmbeddingCache(key)
+
+
+def _kept(cache: EmbeddingCache, data: TaskData, rows: Integers) -> tuple[Mask, Floats]:
+    paths = data.clips["path"].iloc[rows].tolist()
+    digested = file_digests(paths)
+    found, kept = cache.get(clip_keys(digested.digests, data.card.clip_seconds))
+    found[list(digested.failed)] = False
+    return found, np.ascontiguousarray(kept[:, :-1])

@@ -1,0 +1,373 @@
+"""Supervised fine-tuning and linear probes: from an encoder and a task to a record, one run a fold and seed."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from uamix_bench.data.task import TaskData
+from uamix_bench.embeddings.embedding import embed
+from uamix_bench.finetuning.classifier import Classifier, FineTuning, inputs, pooling, scores
+from uamix_bench.finetuning.outcomes import Outcome, Run, read_outcome, score
+from uamix_bench.finetuning.probe import probe
+from uamix_bench.finetuning.recipe import FinetuneRecipe, ProbeRecipe
+from uamix_bench.finetuning.splits import FOLDS, Plan, plan, subset, supervised
+from uamix_bench.models.model import AudioModel
+from uamix_bench.plugins.card import ModelIdentity
+from uamix_bench.records.finetune_record import FinetuneCost, FinetuneResult, FinetuneSetting
+from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
+from uamix_bench.records.record import Skipped, Status, TaskIdentity
+from uamix_bench.storage.digests import file_digests
+from uamix_bench.tuning.data import Frames, load_frames
+from uamix_bench.tuning.loop import Training
+from uamix_bench.util import files
+from uamix_bench.util.errors import BadInputError, Stopped
+from uamix_bench.util.progress import SILENT, Progress
+
+Ints = npt.NDArray[np.int64]
+Freeze = int | Literal["all"]
+
+_HISTORY = 50  # entries of a run's that go into the record
+_NAMED = 3  # broken clips that an error names
+_PATCH = 16  # frames, where a model does not say
+
+
+def finetune(model: AudioModel, data: TaskData, recipe: FinetuneRecipe | ProbeRecipe, **options: Any) -> FinetuneResult:
+    """Fine-tunes a model on a task, or fits a linear probe: `Finetuning`, carried out.
+
+    Args:
+        model: From :func:`uamix_bench.load_model`; it is not changed.
+        data: From :func:`uamix_bench.load_task`.
+        recipe: Of ``FINETUNE`` in `uamix_bench.finetuning.recipe`; its ``PROBE`` makes a linear probe.
+        options: Further arguments of :class:`Finetuning`.
+
+    Raises:
+        UsageError: The model cannot be trained so, or the data has too few classes or groups.
+        BadInputError: A split or clip is missing or broken.
+        Stopped: `stop` said so; what is done is kept.
+    """
+    if isinstance(recipe, ProbeRecipe):
+        options.setdefault("freeze", "all")
+    return Finetuning(model, data, recipe, **options).result()
+
+
+@dataclass
+class Finetuning:
+    """A fine-tuning or linear probe of one encoder on one task.
+
+    Args:
+        model: From :func:`uamix_bench.load_model`; it is not changed.
+        data: From :func:`uamix_bench.load_task`.
+        recipe: A :class:`FinetuneRecipe`, or a :class:`ProbeRecipe` where `freeze` is ``all``.
+        freeze: Lower blocks that stay as they are, the stem with them; ``all`` for a linear probe.
+        fraction: Share of the training clips; None for all.
+        folds: How many, where the data bring no split of their own.
+        seeds: Trainings of each fold, from the recipe's seed on.
+        separator: Between the classes of a clip that has several.
+        folder: Where checkpoints and outcomes are kept; default below ``UAMIX_BENCH_HOME/training``.
+        workers: Processes that decode; None for one a core.
+        keep_going: Whether to set broken clips aside; otherwise one error lists them.
+        progress: Shows how far it is.
+        stop: See :class:`~uamix_bench.tuning.loop.Training`.
+
+    Raises:
+        UsageError: The model cannot be trained so, or the data has too few classes or groups.
+        BadInputError: A split or clip is missing or broken.
+    """
+
+    model: AudioModel
+    data: TaskData
+    recipe: FinetuneRecipe | ProbeRecipe
+    freeze: Freeze = 0
+    fraction: float | None = None
+    folds: int = FOLDS
+    seeds: int = 1
+    separator: str | None = None
+    folder: Path | None = None
+    workers: int | None = None
+    keep_going: bool = False
+    progress: Progress = SILENT
+    stop: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        if self.model.identity is None:
+            raise ValueError("the model has no identity: load it with load_model")
+        if (self.freeze == "all") != isinstance(self.recipe, ProbeRecipe):
+            raise ValueError("a linear probe takes a ProbeRecipe, a fine-tuning a FinetuneRecipe")
+        self.data = supervised(self.data)
+        self.plan: Plan = plan(self.data, folds=self.folds, seed=self.recipe.seed, separator=self.separator)
+        if self.several and isinstance(self.recipe, FinetuneRecipe) and self.recipe.loss != "binary":
+            self.recipe = self.recipe.model_copy(update={"loss": "binary", "smoothing": 0.0})
+        if isinstance(self.recipe, FinetuneRecipe):
+            self.classifier(self.recipe)  # refuses what cannot be trained before anything is decoded
+
+    @property
+    def several(self) -> bool:
+        """Whether a clip may have several classes."""
+        return self.separator is not None
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every fold under every seed."""
+        return [Run(fold, self.recipe.seed + seed) for fold in self.plan.folds for seed in range(self.seeds)]
+
+    @property
+    def place(self) -> Path:
+        """The folder of checkpoints and outcomes."""
+        if self.folder is not None:
+            return self.folder
+        return files.home() / "training" / f"finetune-{self.recipe.name}-{files.digest(self.identity)[:12]}"
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must find unchanged, by name."""
+        assert self.model.identity is not None
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data": self.data.clips_sha256,
+            "model": files.digest(self.model.identity.model_dump(mode="json")),
+            "freezing": str(self.freeze),
+            "fraction": str(self.fraction),
+            "labels": files.digest([self.separator, *self.plan.labels.classes]),
+            "split": f"{self.plan.scheme}; clips of {self.data.card.clip_seconds:g} s",
+        }
+
+    def train_rows(self, run: Run) -> Ints:
+        """The rows that a run trains on."""
+        return subset(run.fold.train, self.plan.labels.targets, self.fraction, run.seed)
+
+    def recipe_of(self, run: Run, clips: int) -> FinetuneRecipe:
+        """The recipe of one run: its seed, and a batch no larger than its `clips`."""
+        assert isinstance(self.recipe, FinetuneRecipe)
+        return self.recipe.model_copy(update={"seed": run.seed, "batch": max(1, min(self.recipe.batch, clips))})
+
+    def classifier(self, recipe: FinetuneRecipe) -> Classifier:
+        """A fresh classifier on a copy of the encoder."""
+        assert self.freeze != "all"
+        module = Classifier(copy.deepcopy(self.model), len(self.plan.labels.classes), recipe, self.freeze)
+        inputs(self.model, recipe, _PATCH)
+        return module.to(self.model.device)
+
+    def result(self) -> FinetuneResult:
+        """Does the runs that are not done yet, and makes the record of all.
+
+        Raises:
+            Stopped: `stop` said so; what is done is kept.
+        """
+        files.check_writable(self.place)
+        provenance = collect(str(self.model.device))
+        done = [(run, self._outcome(run)) for run in self.runs]
+        runs, made, notes = score(self.data, self.plan, done, self.several)
+        first = done[0][1].facts
+        skipped = tuple(Skipped(clip=scrub(clip), reason=scrub(reason)) for clip, reason in first["skipped"])
+        return FinetuneResult.create(
+            status=Status(complete=not (skipped or self.data.partial), skipped=skipped, notes=notes),
+            model=self._identity_as_used(),
+            task=TaskIdentity.of(self.data, len(self.plan.labels.classes)),
+            setting=FinetuneSetting(
+                method="linear-probe" if self.freeze == "all" else "fine-tuning",
+                recipe=self.recipe.model_dump(mode="json"),
+                recipe_sha256=self.recipe.sha256,
+                frozen_blocks=None if self.freeze == "all" else self.freeze,
+                trained_parameters=first["trained_parameters"],
+                frames=first["frames"],
+                fraction=self.fraction,
+                split=self.plan.scheme,
+                metric="mAP" if self.several else "accuracy",
+            ),
+            runs=runs,
+            score=made,
+            cost=FinetuneCost(
+                seconds=sum(outcome.facts["seconds"] for _, outcome in done),
+                peak_memory_mb=peak_memory_mb(str(self.model.device)),
+            ),
+            provenance=provenance,
+        )
+
+    def _outcome(self, run: Run) -> Outcome:
+        """Reads the outcome of a run that is done, or does it."""
+        path = self.place / f"{run.name}.npz"
+        identity = {**self.identity, "sounds": self._sounds_sha256}
+        if kept := read_outcome(path, identity, self.progress):
+            return kept
+        if self.stop():
+            raise Stopped(run.name, "stopped before it began", "the same command continues")
+        started = time.perf_counter()
+        outcome = self._probe(run) if self.freeze == "all" else self._finetune(run)
+        outcome.facts["seconds"] = time.perf_counter() - started
+        outcome.write(path, identity)
+        shutil.rmtree(self.place / run.name, ignore_errors=True)  # checkpoints, of no use once the run is whole
+        return outcome
+
+    def _identity_as_used(self) -> ModelIdentity:
+        """The encoder's, with the pooling that a fine-tuning takes."""
+        identity = self.model.identity
+        assert identity is not None
+        if self.freeze == "all":
+            return identity
+        before = self.model.pooling
+        self.model.pooling = how = pooling(self.model)
+        width, self.model.pooling = self.model.embedding_dim, before
+        return identity.model_copy(update={"pooling": how, "embedding_dim": width})
+
+    # --- the two methods
+
+    def _finetune(self, run: Run) -> Outcome:
+        frames, rows_of = self._frames
+        train, test = (rows_of[rows][rows_of[rows] >= 0] for rows in (self.train_rows(run), run.fold.test))
+        self._must_have(run, train, test)
+        recipe = self.recipe_of(run, len(train))
+        module = self.classifier(recipe)
+        own = replace(frames, first=frames.first[train], count=frames.count[train], recordings=np.arange(len(train)))
+        targets = torch.from_numpy(self.plan.labels.targets[self._table_rows[train]])
+        feed = inputs(self.model, recipe, self.length)
+        device = self.model.device
+        stage = FineTuning(module, recipe, own, targets, feed, device)
+        stage.name = f"fine-tuning {run.name}"
+        checkpoints = self.place / run.name
+        unchanged = {**self.identity, "sounds": self._sounds_sha256}
+        del unchanged["recipe"]  # the run has its own
+        training = Training(recipe, [stage], own, checkpoints, unchanged, self.progress, self.stop)
+        training.run()
+        found = scores(module, frames, test, feed, device, self.progress)
+        stride = max(1, -(-len(training.history) // _HISTORY))
+        facts = {
+            "train_clips": len(train),
+            "batch": recipe.batch,
+            "strength": None,
+            "trained_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
+            "frames": self.length,
+            "history": [{k: round(v, 5) for k, v in entry.items()} for entry in training.history[::stride]],
+            "notes": [] if module.drops_paths or not recipe.drop_path else ["drop path: the model's blocks have none"],
+            "skipped": [list(clip) for clip in frames.skipped],
+        }
+        return Outcome(found, self._table_rows[test], facts)
+
+    def _probe(self, run: Run) -> Outcome:
+        assert isinstance(self.recipe, ProbeRecipe)
+        vectors, valid, skipped = self._embeddings
+        train, validation, test = (rows[valid[rows]] for rows in (self.train_rows(run), *run.fold[2:]))
+        self._must_have(run, train, test)
+        if self.fraction is not None:
+            validation = validation[:0]  # few labels are few: the others choose nothing either
+        self.progress.say(f"linear probe {run.name}: {len(train):,} clips")
+        groups = self.data.clips["group"].to_numpy(str)
+        recipe = self.recipe.model_copy(update={"seed": run.seed})
+        targets = self.plan.labels.targets
+        found = probe(recipe, vectors, targets, groups, train, validation, test, several=self.several)
+        facts = {
+            "train_clips": len(train),
+            "batch": None,
+            "strength": found.strength,
+            "trained_parameters": (vectors.shape[1] + 1) * targets.shape[1],
+            "frames": None,
+            "history": [],
+            "notes": [found.note] if found.note else [],
+            "skipped": [list(clip) for clip in skipped],
+        }
+        return Outcome(found.scores, test, facts)
+
+    def _must_have(self, run: Run, train: Ints, test: Ints) -> None:
+        if not len(train) or not len(test):
+            reason = f"{run.fold.name} has {len(train)} clips to train on and {len(test)} to test that can be read"
+            raise BadInputError(self.data.name, reason, "repair the data")
+
+    # --- what the runs share
+
+    @cached_property
+    def _needed(self) -> Ints:
+        return np.unique(np.concatenate([part for fold in self.plan.folds for part in (fold.train, fold.test)]))
+
+    @cached_property
+    def _sounds_sha256(self) -> str:
+        """Of the files of all clips that are needed."""
+        rows = self.data.clips.iloc[self._needed]
+        self.data.task.materialise(rows, self.progress)
+        digests = file_digests(rows["path"].tolist(), progress=self.progress).digests
+        return files.digest([digest.hex() for digest in digests])
+
+    @cached_property
+    def _frames(self) -> tuple[Frames, Ints]:
+        """The frames of all clips that are needed, and the place of each row of the clip table in them, or -1."""
+        assert isinstance(self.recipe, FinetuneRecipe)
+        needed = replace(self.data, clips=self.data.clips.iloc[self._needed].reset_index(drop=True))
+        feed = inputs(self.model, self.recipe, _PATCH)
+        with torch.no_grad():
+            frames = load_frames(
+                needed,
+                feed.raw if feed.is_power else partial(_on_cpu, feed.raw, self.model.device),
+                self.model.sample_rate,
+                self.progress,
+                workers=self.workers,
+                stop=self.stop,
+            )
+        self._refuse_broken(frames.skipped)
+        readable = ~needed.clips["clip"].isin([clip for clip, _ in frames.skipped]).to_numpy()
+        place = np.full(len(self.data.clips), -1, np.int64)
+        place[self._needed[readable]] = np.arange(len(frames))
+        return frames, place
+
+    @cached_property
+    def _table_rows(self) -> Ints:
+        """The row of the clip table of each clip in the frames."""
+        place = self._frames[1]
+        rows = np.flatnonzero(place >= 0)
+        return rows[np.argsort(place[rows])]
+
+    @cached_property
+    def length(self) -> int:
+        """Frames of the input: the recipe's, or the longest clip's in whole patches."""
+        assert isinstance(self.recipe, FinetuneRecipe)
+        return self.recipe.frames[0] if self.recipe.frames else self.whole(int(self._frames[0].count.max()))
+
+    def whole(self, frames: int) -> int:
+        """Frames rounded up to whole patches, within the positions that the model has."""
+        shape: Any = getattr(getattr(self.model, "encoder", None), "shape", None)
+        patch = getattr(shape, "patch_frames", _PATCH)
+        return int(min(-(-frames // patch), getattr(shape, "columns", 1 << 30))) * patch
+
+    @cached_property
+    def _embeddings(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], tuple[tuple[str, str], ...]]:
+        found = embed(
+            self.model,
+            self.data,
+            np.arange(len(self.data.clips)),
+            keep_going=self.keep_going,
+            progress=self.progress,
+        )
+        for line in found.warnings:
+            self.progress.say(line)
+        if not np.isfinite(found.vectors).all():
+            raise BadInputError(self.model.card.name, "gives NaN or infinite embeddings", "see 'models check'")
+        return found.vectors, found.valid, found.skipped
+
+    def _refuse_broken(self, skipped: Sequence[tuple[str, str]]) -> None:
+        if skipped and not self.keep_going:
+            shown = "; ".join(f"{clip}: {reason}" for clip, reason in skipped[:_NAMED])
+            more = f"; and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+            raise BadInputError(
+                f"{len(skipped)} clips of {self.data.name}",
+                f"cannot be read ({shown}{more})",
+                "repair them, or set them aside with --keep-going",
+            )
+
+
+def _on_cpu(
+    raw: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    device: torch.device,
+    waveforms: torch.Tensor,
+    lengths: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Runs a front end that holds tensors where they are, and brings what it gives back."""
+    values, counts = raw(waveforms.to(device), lengths.to(device))
+    return values.cpu(), counts.cpu()

@@ -1,0 +1,169 @@
+"""What the runs of a fine-tuning leave behind: a file each, and together the score that a record states."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from uamix_bench.data.task import TaskData
+from uamix_bench.finetuning.splits import Fold, Ints, Plan
+from uamix_bench.records.finetune_record import FinetuneRun, FinetuneScore, seeds_std
+from uamix_bench.records.provenance import scrub
+from uamix_bench.scoring.metrics import Scored, average_precisions, bootstrap_interval, clustered_interval
+from uamix_bench.tuning.checkpoints import refuse_other
+from uamix_bench.util import files
+from uamix_bench.util.progress import Progress
+
+_LONGEST_NOTE = 500  # characters
+
+
+class Run(NamedTuple):
+    """One training to do."""
+
+    fold: Fold
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its files."""
+        return f"{re.sub(r'[^A-Za-z0-9._-]', '_', self.fold.name)}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves behind, in a file that makes the next call of the same command skip it.
+
+    Attributes:
+        scores: (n, C) float32 of the test clips.
+        test: (n,) int64 rows of them in the clip table.
+        facts: Plain data: train_clips, batch, strength, trained_parameters, frames, history, notes, skipped, seconds.
+    """
+
+    scores: npt.NDArray[np.float32]
+    test: Ints
+    facts: dict[str, Any]
+
+    def write(self, path: Path, identity: dict[str, Any]) -> None:
+        """Writes it, with what it is the outcome of."""
+        facts = json.dumps({"identity": identity, **self.facts}, allow_nan=False)
+        files.write_atomic(
+            path,
+            lambda file: np.savez_compressed(file, scores=self.scores, test=self.test, facts=np.array(facts)),
+        )
+
+
+def read_outcome(path: Path, identity: dict[str, Any], progress: Progress) -> Outcome | None:
+    """Reads the outcome of a run that is finished; None where there is none, or the file is damaged.
+
+    Raises:
+        UsageError: It is that of another training; the line names every difference.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            scores, test, facts = arrays["scores"], arrays["test"], json.loads(str(arrays["facts"]))
+        written = facts.pop("identity")
+    except Exception as error:  # numpy raises many kinds for a damaged file
+        progress.say(f"{path.name} is damaged ({type(error).__name__}); running it again")
+        return None
+    refuse_other(path.parent, written, identity)
+    return Outcome(scores, test, facts)
+
+
+def score(
+    data: TaskData, plan: Plan, done: Sequence[tuple[Run, Outcome]], several: bool
+) -> tuple[tuple[FinetuneRun, ...], FinetuneScore, tuple[str, ...]]:
+    """Scores all runs.
+
+    Args:
+        data: The task.
+        plan: Its labels and folds.
+        done: Every run with its outcome.
+        several: Whether a clip may have several classes: mAP, else accuracy.
+
+    Returns:
+        The runs as the record has them, the score, and notes that a reader needs.
+    """
+    group_of = data.clips["group"].to_numpy(str)
+    names = np.unique(np.concatenate([group_of[outcome.test] for _, outcome in done]))
+    runs, tested = [], []
+    for run, outcome in done:
+        order = np.lexsort((outcome.test, group_of[outcome.test]))  # in a group by id: the table is sorted by it
+        test, values = outcome.test[order], outcome.scores[order].astype(np.float64)
+        numbers = np.searchsorted(names, group_of[test]).astype(np.int64)
+        runs.append(_run(data, plan, run, outcome.facts, test, numbers, values, several))
+        tested.append(Scored(numbers, values, plan.labels.targets[test]) if several else runs[-1].tested())
+    interval = bootstrap_interval(tested) if several else clustered_interval(tested)
+    made = FinetuneScore(
+        value=float(np.mean([run.value() for run in runs])),
+        ci95=interval.half_width,
+        interval=(
+            "1.96 x standard deviation over 1,000 bootstrap samples of groups"
+            if several
+            else "t(G - 1) x cluster-robust standard error over G groups"
+        ),
+        seeds_std=seeds_std(runs),
+    )
+    notes = [f"ci95: {interval.reason}"] if interval.reason else []
+    notes += dict.fromkeys(note for _, outcome in done for note in outcome.facts["notes"])
+    return tuple(runs), made, (*notes, *_warnings(data, plan, several))
+
+
+def _run(
+    data: TaskData,
+    plan: Plan,
+    run: Run,
+    facts: dict[str, Any],
+    test: Ints,
+    numbers: Ints,
+    values: npt.NDArray[np.float64],
+    several: bool,
+) -> FinetuneRun:
+    targets, classes = plan.labels.targets[test], plan.labels.classes
+    present = np.flatnonzero(targets.any(axis=0)).tolist()
+    right = np.zeros(len(test), np.bool_) if several else values.argmax(axis=1) == targets.argmax(axis=1)
+    precision = average_precisions(values, targets) if several else None
+    groups, sizes = np.unique(numbers, return_counts=True)
+    return FinetuneRun(
+        fold=run.fold.name,
+        seed=run.seed,
+        train_clips=facts["train_clips"],
+        batch=facts["batch"],
+        strength=facts["strength"],
+        test_sha256=files.digest(data.clips["clip"].iloc[test].tolist()),
+        groups=tuple(zip(groups.tolist(), sizes.tolist(), strict=True)),
+        correct="" if several else "".join(map(str, right.astype(int))),
+        per_class={classes[c]: (int(right[targets[:, c]].sum()), int(targets[:, c].sum())) for c in present},
+        average_precision={} if precision is None else {classes[c]: float(precision[c]) for c in present},
+        history=tuple(facts["history"]),
+    )
+
+
+def _warnings(data: TaskData, plan: Plan, several: bool) -> list[str]:
+    """What makes a score say less, or other, than it seems to."""
+    targets, group_of = plan.labels.targets, data.clips["group"].to_numpy(str)
+    tested = sum(len(fold.test) for fold in plan.folds)
+    shared = unknown = unheard = 0
+    for fold in plan.folds:
+        trained, heard = targets[fold.train].any(axis=0), targets[fold.test].any(axis=0)
+        shared += int(np.isin(group_of[fold.test], group_of[fold.train]).sum())
+        unknown += int((targets[fold.test] & ~trained).any(axis=1).sum())
+        unheard += int((~heard).sum())
+    notes = []
+    if shared:
+        notes.append(f"{shared:,} of {tested:,} test clips share a group with a training clip of their fold")
+    if unknown:
+        notes.append(f"{unknown:,} of {tested:,} test clips have a class that no training clip of their fold has")
+    if several and unheard:
+        notes.append(f"{unheard:,} classes without a positive test clip are left out of mAP, counted in every fold")
+    if data.partial:
+        notes.append(scrub(f"--allow-partial: {data.partial}")[:_LONGEST_NOTE])
+    return notes

@@ -1,0 +1,126 @@
+"""Linear probes: logistic regression on standardised embeddings, its strength chosen without the test clips."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from uamix_bench.finetuning.recipe import ProbeRecipe
+from uamix_bench.finetuning.splits import group_folds
+from uamix_bench.scoring.metrics import average_precisions
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+class Probe(NamedTuple):
+    """What a probe says of the test clips.
+
+    Attributes:
+        scores: (n, C) float32; minus infinity for a class that no training clip has.
+        strength: The C of scikit-learn that was chosen.
+        note: What a reader should know; empty where all is as usual.
+    """
+
+    scores: Floats
+    strength: float
+    note: str = ""
+
+
+def probe(
+    recipe: ProbeRecipe,
+    vectors: Floats,
+    targets: Mask,
+    groups: npt.NDArray[np.str_],
+    train: Ints,
+    validation: Ints,
+    test: Ints,
+    *,
+    several: bool,
+) -> Probe:
+    """Fits on the training clips, with the strength that does best on validation clips, and scores the test clips.
+
+    Args:
+        recipe: The hyper-parameters.
+        vectors: (N, D) embeddings of all clips.
+        targets: (N, C) classes of all clips.
+        groups: (N,) group of each clip.
+        train: Rows.
+        validation: Rows; where there are none, inner folds of `train` take their place.
+        test: Rows.
+        several: Whether a clip may have several classes: each is then a regression of its own, chosen by mAP.
+    """
+    strength, note = _choose(recipe, vectors, targets, groups, train, validation, several)
+    return Probe(_fit(recipe, vectors, targets, train, test, strength, several), strength, note)
+
+
+def _choose(
+    recipe: ProbeRecipe,
+    vectors: Floats,
+    targets: Mask,
+    groups: npt.NDArray[np.str_],
+    train: Ints,
+    validation: Ints,
+    several: bool,
+) -> tuple[float, str]:
+    strengths = sorted(recipe.strengths)
+    if len(strengths) == 1:
+        return strengths[0], ""
+    note = ""
+    folds = [(train, validation)] if len(validation) else _inner(recipe, targets, groups, train)
+    if not folds:
+        middle = strengths[len(strengths) // 2]
+        return middle, f"too few clips to choose the strength on: {middle:g} is the middle one"
+    values = np.zeros(len(strengths))
+    for fit, held in folds:
+        for index, strength in enumerate(strengths):
+            scores = _fit(recipe, vectors, targets, fit, held, strength, several)
+            if several:
+                values[index] += np.nanmean(average_precisions(scores.astype(np.float64), targets[held]))
+            else:
+                values[index] += (scores.argmax(axis=1) == targets[held].argmax(axis=1)).mean()
+    return strengths[int(values.argmax())], note
+
+
+def _inner(recipe: ProbeRecipe, targets: Mask, groups: npt.NDArray[np.str_], train: Ints) -> list[tuple[Ints, Ints]]:
+    """Folds of the training clips that keep groups whole; none where no class has two groups."""
+    label = targets[train].argmax(axis=1)
+    pairs = np.unique(np.stack([label, np.unique(groups[train], return_inverse=True)[1]]), axis=1)
+    count = min(recipe.inner_folds, int(np.bincount(pairs[0]).max()))
+    if count < 2:
+        return []
+    made = group_folds(label, groups[train], count, recipe.seed)
+    return [(train[fit], train[held]) for fit, held in made]
+
+
+def _fit(
+    recipe: ProbeRecipe, vectors: Floats, targets: Mask, train: Ints, test: Ints, strength: float, several: bool
+) -> Floats:
+    """(n, C) scores of the test clips; all is standardised with the training clips' statistics."""
+    from sklearn.linear_model import LogisticRegression
+
+    mean, spread = vectors[train].mean(axis=0), vectors[train].std(axis=0)
+    spread = np.where(spread > 0, spread, 1)
+    known, asked = (vectors[train] - mean) / spread, (vectors[test] - mean) / spread
+    scores = np.full((len(test), targets.shape[1]), -np.inf, np.float32)
+
+    def regression(wanted: Ints) -> npt.NDArray[np.float64]:
+        model = LogisticRegression(C=strength, max_iter=recipe.iterations).fit(known, wanted)
+        found: npt.NDArray[np.float64] = model.decision_function(asked)
+        return found
+
+    if several:
+        for index in np.flatnonzero(targets[train].any(axis=0) & ~targets[train].all(axis=0)):
+            scores[:, index] = regression(targets[train][:, index].astype(np.int64))
+        return scores
+    label = targets[train].argmax(axis=1)
+    present = np.unique(label)
+    if len(present) == 1:
+        scores[:, present] = 0
+        return scores
+    found = regression(label)
+    scores[:, present] = np.stack([-found, found], axis=1) / 2 if found.ndim == 1 else found
+    return scores

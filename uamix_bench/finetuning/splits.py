@@ -1,0 +1,205 @@
+"""Which clips train and which are tested: a task's own splits, else folds that keep groups whole; and fewer labels."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from uamix_bench.data.task import TaskData
+from uamix_bench.plugins.card import Supervised
+from uamix_bench.util.errors import BadInputError, UsageError
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+FOLDS = 5  # of data that brings no split
+_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("valid", "validation", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_FOLD = re.compile(r"(fold[-_ ]?)?\d+", re.IGNORECASE)
+
+
+class Fold(NamedTuple):
+    """Rows of the clip table, each in at most one part; `validation` may be empty."""
+
+    name: str
+    train: Ints
+    validation: Ints
+    test: Ints
+
+
+class Labels(NamedTuple):
+    """What is predicted: the sorted classes, and (n, C) which of them each clip is of."""
+
+    classes: tuple[str, ...]
+    targets: Mask
+
+
+class Plan(NamedTuple):
+    """The folds, how they came about in words, and what is predicted."""
+
+    folds: tuple[Fold, ...]
+    scheme: str
+    labels: Labels
+
+
+def supervised(data: TaskData) -> TaskData:
+    """The task as fine-tuning takes it, where labels or groups are others than in few-shot episodes."""
+    return replace(data, clips=data.task.supervised(data.root, data.clips))
+
+
+def joined(data: TaskData, test: TaskData) -> TaskData:
+    """One task of two: all clips of `data` train, those of `test` are tested; ids say which with a first folder.
+
+    Its clips, and so its digest and version, are those of both; its name is that of `data`.
+    """
+    parts = [
+        part.clips.assign(clip=f"{split}/" + part.clips["clip"], split=split)
+        for split, part in (("train", data), ("test", test))
+    ]
+    card = data.card.model_copy(update={"supervised": Supervised(train=("train",), test=("test",))})
+    table = pd.concat(parts).sort_values("clip", ignore_index=True)
+    lacks = "; ".join(part.partial for part in (data, test) if part.partial)
+    both = replace(data, card=card, clips=table, partial=lacks)
+    return replace(both, card=card.model_copy(update={"version": both.clips_sha256[:12]}))
+
+
+def plan(data: TaskData, *, folds: int = FOLDS, seed: int = 0, separator: str | None = None) -> Plan:
+    """Decides on splits and labels.
+
+    In this order: the card's; a split column that names train and test (and perhaps validation), or folds; else
+    `folds` seeded folds that keep groups whole and classes balanced.
+
+    Args:
+        data: From :func:`supervised`.
+        folds: How many, where the data bring no split; no more than there are groups.
+        seed: Of these.
+        separator: Between the classes of a clip that has several, in the label column.
+
+    Raises:
+        UsageError: Fewer than two classes or groups.
+        BadInputError: A split that there should be has no clip.
+    """
+    labels = read_labels(data, separator)
+    card = data.card.supervised or _named_splits(data.clips["split"])
+    if card is None:
+        return Plan(*_grouped(data, labels, folds, seed), labels)
+    if card.folds:
+        parts = [_rows(data, (name,)) for name in card.folds]
+        rotated = tuple(
+            Fold(name, np.sort(np.concatenate([*parts[:i], *parts[i + 1 :]])), np.zeros(0, np.int64), parts[i])
+            for i, name in enumerate(card.folds)
+        )
+        return Plan(rotated, f"{len(parts)} folds of the data set, mean over folds", labels)
+    train, test = _rows(data, card.train), _rows(data, card.test)
+    validation = _rows(data, card.validation) if card.validation else np.zeros(0, np.int64)
+    return Plan((Fold("test", train, validation, test),), "train and test split of the data set", labels)
+
+
+def read_labels(data: TaskData, separator: str | None = None) -> Labels:
+    """Reads the label column, which holds one class a clip or, with a separator, several.
+
+    Raises:
+        UsageError: There are fewer than two classes.
+    """
+    column = data.clips["label"].astype(str)
+    parts = (
+        [[part.strip() for part in text.split(separator)] for text in column] if separator else [[t] for t in column]
+    )
+    classes = tuple(sorted({name for clip in parts for name in clip if name}))
+    if len(classes) < 2:
+        raise UsageError(data.name, f"has {len(classes)} class", "give data with two classes at least")
+    number = {name: index for index, name in enumerate(classes)}
+    targets = np.zeros((len(parts), len(classes)), np.bool_)
+    for row, clip in enumerate(parts):
+        targets[row, [number[name] for name in clip if name]] = True
+    return Labels(classes, targets)
+
+
+def subset(train: Ints, targets: Mask, fraction: float | None, seed: int) -> Ints:
+    """Chooses a share of the training clips, at least one of each class; a smaller share is part of a larger.
+
+    Clips come in one seeded order, of which a share is a prefix: first one of each class, then the classes in step
+    (by the share of its rarest class that a clip's place is).
+
+    Args:
+        train: (n,) rows.
+        targets: (N, C) classes of all clips.
+        fraction: Share of the clips; None for all.
+        seed: Of the order.
+
+    Returns:
+        Sorted rows.
+    """
+    if fraction is None:
+        return train
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    shuffled = generator.permutation(np.sort(train))
+    own = targets[shuffled]
+    count = own.sum(axis=0)
+    by_count = np.argsort(count, kind="stable")
+    rarest = by_count[own[:, by_count].argmax(axis=1)]
+    place = pd.Series(rarest).groupby(rarest).cumcount().to_numpy()
+    order = shuffled[np.argsort((place + 1) / np.maximum(count[rarest], 1), kind="stable")]
+    first = np.unique([int(np.argmax(targets[order, c])) for c in np.flatnonzero(count)])
+    order = np.concatenate([order[first], np.delete(order, first)])
+    return np.sort(order[: max(len(first), int(fraction * len(train) + 0.5))])
+
+
+def group_folds(label: Ints, groups: npt.NDArray[np.str_], count: int, seed: int) -> list[tuple[Ints, Ints]]:
+    """Folds that keep groups whole and classes as balanced as that allows.
+
+    Args:
+        label: (n,) class of each clip.
+        groups: (n,) group of each clip.
+        count: Folds, at most as many as there are groups.
+        seed: Of the draw.
+
+    Returns:
+        The rows of each fold that train, and those that are tested.
+    """
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+    balanced = np.bincount(label).max() >= count  # where no class reaches every fold there is nothing to balance
+    splitter = (StratifiedGroupKFold if balanced else GroupKFold)(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer clips than folds
+        return [(train.astype(np.int64), test.astype(np.int64)) for train, test in splitter.split(label, label, groups)]
+
+
+def _named_splits(column: pd.Series[str]) -> Supervised | None:
+    """What a split column says by itself: train and test, or folds; None where it says neither."""
+    names = sorted(set(column) - {""})
+    if len(names) > 1 and all(map(_FOLD.fullmatch, names)):
+        return Supervised(folds=tuple(names))
+    parts = {part: tuple(n for n in names if n.lower() in known) for part, known in _NAMES.items()}
+    return Supervised.model_validate(parts) if parts["train"] and parts["test"] else None
+
+
+def _rows(data: TaskData, names: tuple[str, ...]) -> Ints:
+    found = np.flatnonzero(data.clips["split"].isin(names).to_numpy())
+    if not len(found):
+        hint = "put the data set's own list of splits beside it" if data.card.supervised else "fill the split column"
+        raise BadInputError(data.root, f"no clip is in the split {' or '.join(names)}", hint)
+    return found.astype(np.int64)
+
+
+def _grouped(data: TaskData, labels: Labels, folds: int, seed: int) -> tuple[tuple[Fold, ...], str]:
+    groups = data.clips["group"].to_numpy(str)
+    count = min(folds, len(np.unique(groups)))
+    if count < 2:
+        raise UsageError(data.name, "all clips are of one group", "give a split column, or groups that can be parted")
+    label = labels.targets.argmax(axis=1)  # of several classes the first: a balance, not a promise
+    made = tuple(
+        Fold(f"fold{number}", train, np.zeros(0, np.int64), test)
+        for number, (train, test) in enumerate(group_folds(label, groups, count, seed), start=1)
+    )
+    return made, f"{count} folds drawn here, groups whole (seed {seed}), mean over folds"

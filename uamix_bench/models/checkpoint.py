@@ -1,0 +1,282 @@
+"""Checkpoint files of either format, read without ever running what is in them, and written as safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from uamix_bench.models.torchfile import AGAIN, AVOID, LEGACY_MAGIC, RESAVE, UNPACK, ZIP_MAGIC, read_torch, shown
+from uamix_bench.storage.digests import file_digests
+from uamix_bench.util.errors import BadInputError, MachineError
+from uamix_bench.util.files import canonical_json, file_sha256, unreadable, write_atomic
+
+AnySettings = TypeVar("AnySettings", bound=BaseModel)
+
+_NAME_IT = "name the checkpoint file"
+
+_MAX_HEADER_BYTES = 8 * 2**20  # a safetensors header of ViT size has 50 kB; one of 63 MB takes seconds to parse
+_MAX_TENSORS = 20_000
+_SMALL_BYTES = 64 * 2**20
+_REMEMBERED_BYTES = 16 * 2**20  # files from this size on take longer to digest than their digest takes to look up
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one checkpoint file holds.
+
+    Attributes:
+        path: The file.
+        sha256: SHA-256 (hex) of its bytes.
+        tensors: The state dict as stored: CPU tensors of any shape and dtype, all values finite.
+        extras: What stands beside the state dict, as plain data (dict, list, tuple, str, bytes, numbers,
+            None): objects become the dict of their attributes, paths and bare classes a str. No tensors.
+        metadata: The header metadata of a safetensors file; empty for others.
+        stubbed: Names of the globals that were replaced by inert stubs, sorted.
+    """
+
+    path: Path
+    sha256: str
+    tensors: dict[str, Tensor]
+    extras: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    stubbed: tuple[str, ...] = ()
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a safetensors file or a file of ``torch.save``, executing nothing that is in it.
+
+    Args:
+        path: The file, or a folder that holds ``model.safetensors`` (as ``tune --out`` writes).
+
+    Returns:
+        The state dict (under ``model``, ``state_dict`` or ``module``, or bare), keys unchanged, and the rest.
+
+    Raises:
+        BadInputError: It is missing, truncated, damaged, unsafe, no checkpoint, or holds NaN or infinities.
+        MachineError: It cannot be read, or does not fit into memory.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            if not (path / "model.safetensors").is_file():
+                raise BadInputError(path, "is a folder without model.safetensors", _NAME_IT)
+            path = path / "model.safetensors"
+        if path.exists() and not path.is_file():
+            raise BadInputError(path, "is not a regular file", _NAME_IT)
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    _refuse_other_formats(path, head)
+    sha256 = fingerprint(path)
+    try:
+        if _looks_like_safetensors(head):
+            tensors, metadata = _read_safetensors(path, head)
+            checkpoint = Checkpoint(path, sha256, tensors, metadata=metadata)
+        else:
+            content = read_torch(path, is_zip=head.startswith(ZIP_MAGIC))
+            checkpoint = Checkpoint(path, sha256, content.tensors, content.extras, stubbed=content.stubbed)
+        _check_tensors(path, checkpoint.tensors)
+    except MemoryError:
+        if path.stat().st_size < _SMALL_BYTES:  # what it stores takes no more than that: a length in it is false
+            raise BadInputError(path, "asks for far more memory than it has bytes", AGAIN) from None
+        raise MachineError(path, "does not fit into memory", "use a machine with more") from None
+    return checkpoint
+
+
+def load_state(module: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, what: str) -> None:
+    """Fills every parameter and persistent buffer of `module`; keys that it does not have are passed over.
+
+    A module on the meta device gets float32 copies of its own, so that a model is built without initialising
+    its weights twice; elsewhere the values are copied into the tensors that are there.
+
+    Args:
+        module: The module to fill.
+        tensors: State dict with the module's own key names, of any floating dtype.
+        path: The file the tensors came from, for error lines.
+        what: The model's name, for error lines (``AudioMAE``).
+
+    Raises:
+        BadInputError: Keys are missing or have other shapes; the line counts them and names the first five.
+    """
+    wanted = module.state_dict()
+    verdict = f"this is not a checkpoint of {what}"
+    missing = [key for key in wanted if key not in tensors]
+    if missing:
+        raise BadInputError(path, f"lacks {len(missing)} of {len(wanted)} encoder tensors ({_first(missing)})", verdict)
+    wrong = [
+        f"{key} is {list(tensors[key].shape)}, expected {list(value.shape)}"
+        for key, value in wanted.items()
+        if tensors[key].shape != value.shape
+    ]
+    if wrong:
+        reason = f"has {len(wrong)} of {len(wanted)} encoder tensors in another shape ({_first(wrong)})"
+        raise BadInputError(path, reason, f"{verdict} of this size")
+    on_meta = any(value.is_meta for value in wanted.values())
+    state = {
+        key: tensors[key].to(
+            torch.float32 if value.is_floating_point() else value.dtype,
+            copy=on_meta,
+            memory_format=torch.contiguous_format,
+        )
+        for key, value in wanted.items()
+    }
+    module.load_state_dict(state, strict=False, assign=on_meta)  # every key was checked above
+
+
+def read_settings(
+    checkpoint: Checkpoint, kind: type[AnySettings], official: Any, *, what: str, see: str
+) -> AnySettings:
+    """Reads a model's settings: from the metadata of a converted file, or else from what the official one holds.
+
+    Args:
+        checkpoint: The file.
+        kind: What the settings are read into.
+        official: The official file's own settings; None where it holds none.
+        what: The model's name, for errors.
+        see: The remedy where the settings are another model's.
+
+    Raises:
+        BadInputError: There are none, or they describe another model; the line names the setting.
+    """
+    try:
+        if "cfg" in checkpoint.metadata:
+            return kind.model_validate_json(checkpoint.metadata["cfg"])
+        if official is None:
+            raise BadInputError(
+                checkpoint.path, f"holds no cfg of {what}", "name the official file, with cfg and model"
+            )
+        return kind.model_validate(official)
+    except ValidationError as error:
+        first = error.errors()[0]
+        setting = ".".join(map(str, ("cfg", *first["loc"])))
+        reason = f"{setting}: {first['msg']}, so it is no supported {what}"
+        raise BadInputError(checkpoint.path, reason, see) from error
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Writes tensors and metadata as a safetensors file, atomically; equal input gives equal bytes.
+
+    Args:
+        path: The file to write.
+        tensors: Tensors of any shape, dtype and device; those that share memory are stored separately.
+        metadata: Text for the header.
+
+    Returns:
+        SHA-256 (hex) of the file.
+
+    Raises:
+        MachineError: The disk is full or the folder cannot be written.
+    """
+    own = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
+    blob = memoryview(save(own, dict(metadata)))
+    start = 8 + struct.unpack("<Q", blob[:8])[0]
+    header = canonical_json(json.loads(bytes(blob[8:start])))  # safetensors writes metadata in a random order
+    header += b" " * (-len(header) % 8)
+    parts = (struct.pack("<Q", len(header)), header, blob[start:])
+    sha256 = hashlib.sha256()
+
+    def content(file: BinaryIO) -> None:
+        for part in parts:
+            sha256.update(part)
+            file.write(part)
+
+    write_atomic(path, content)
+    return sha256.hexdigest()
+
+
+def fingerprint(path: Path) -> str:
+    """Returns the SHA-256 (hex) of a file; that of a large one is remembered, as for sound files, until it changes.
+
+    Raises:
+        BenchError: The file cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if size < _REMEMBERED_BYTES:
+        return file_sha256(path)
+    done = file_digests([str(path)])
+    if done.failed:
+        raise done.failed[0]
+    return done.digests[0].hex()
+
+
+# --- which format
+
+
+def _refuse_other_formats(path: Path, head: bytes) -> None:
+    """Says what a file is that is neither safetensors nor torch's, from its first 512 bytes."""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        raise BadInputError(path, "is empty", AGAIN)
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        raise BadInputError(path, "is an HTML page, not a checkpoint", "download the file itself")
+    if text.startswith(b"version https://git-lfs"):
+        raise BadInputError(path, "is a git-lfs pointer, not the file itself", "fetch it with `git lfs pull`")
+    if _looks_like_safetensors(head) or head.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
+        return
+    if head[257:262] == b"ustar":
+        raise BadInputError(path, "is a tar archive and holds no state dict", UNPACK)
+    if head.startswith(b"\x1f\x8b"):
+        raise BadInputError(path, "is a gzip archive and holds no state dict", UNPACK)
+    if head.startswith(b"\x80"):
+        raise BadInputError(path, "is a bare pickle, not a file of torch.save, and was not opened", RESAVE)
+    if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
+        raise BadInputError(path, "is a text file, not a checkpoint", _NAME_IT)
+    raise BadInputError(path, "is neither a safetensors nor a torch file", _NAME_IT)
+
+
+def _looks_like_safetensors(head: bytes) -> bool:
+    """Tells whether a file begins as safetensors does: a length (uint64, little-endian), then JSON."""
+    return head[8:9] == b"{" and not head.startswith(ZIP_MAGIC)
+
+
+def _read_safetensors(path: Path, head: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Maps a safetensors file into memory; returns its tensors and the metadata of its header."""
+    (header_bytes,) = struct.unpack("<Q", head[:8])
+    if header_bytes > min(_MAX_HEADER_BYTES, path.stat().st_size - 8):
+        raise BadInputError(path, f"truncated or damaged (claims a header of {header_bytes} bytes)", AGAIN)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise BadInputError(path, f"truncated or damaged ({shown(error)})", AGAIN) from None
+
+
+# --- what the tensors are
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuses tensors that are too many, not dense, larger than the bytes behind them, or not finite."""
+    if len(tensors) > _MAX_TENSORS:
+        raise BadInputError(path, f"holds {len(tensors)} tensors, more than any model", AVOID)
+    for key, tensor in tensors.items():
+        name = shown(key)
+        dense = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
+        if not dense or tensor.device.type != "cpu":
+            raise BadInputError(path, f"{name} is not a plain dense tensor", RESAVE)
+        if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+            raise BadInputError(path, f"{name} has more elements ({tensor.numel()}) than the file holds", AVOID)
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            continue
+        # The sum of finite values is finite unless it overflows: only then is each value looked at.
+        wide = tensor.float() if tensor.itemsize < 4 else tensor
+        if not torch.isfinite(wide.sum()) and not torch.isfinite(wide).all():
+            raise BadInputError(path, f"{name} holds NaN or infinite values", AGAIN)
+
+
+def _first(names: Sequence[str], count: int = 5) -> str:
+    return ", ".join(shown(name) for name in names[:count]) + (", ..." if len(names) > count else "")

@@ -1,0 +1,285 @@
+"""Waveform batch -> log-mel spectrogram batch, on CPU or GPU: `KaldiFbank` and `LogMel`, parameters as data.
+
+Both take ``waveforms`` (B, S) float32 and ``lengths`` (B,) int64 in samples, and return ``frames`` (B, T, F)
+float32 and ``counts`` (B,) int64. Row b holds clip b's own ``counts[b]`` frames, then exact zeros. What
+stands in a waveform past its length is ignored, and no clip depends on its neighbours: a clip gets in a batch
+what it gets alone, on one CPU thread bit for bit, elsewhere to the rounding of sums in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torchaudio.compliance.kaldi import get_mel_banks
+from torchaudio.functional import melscale_fbanks
+
+_WINDOW_POWERS = {"hanning": 1.0, "povey": 0.85}
+FLOOR = torch.finfo(torch.float32).eps  # Kaldi's floor of a mel energy, 1.19e-7
+_BAND = 32  # mel bins multiplied at once: 98% of the matrix is zeros, and a band skips most of them
+_CPU_FRAMES = 512  # frames worked on at once: their spectra stay in the cache
+_GPU_FRAMES = 65_536
+
+
+class _Band(NamedTuple):
+    """The mel bins `bins` as a dense product over the few spectral values `values` that they weight."""
+
+    values: slice
+    bins: slice
+    weights: Tensor  # (values, bins) float32
+
+
+class _Filters(NamedTuple):
+    """What the computation needs of a front end's parameters, on the device."""
+
+    window: Tensor  # (W,) float32
+    n_fft: int
+    bands: tuple[_Band, ...]
+
+
+@dataclass(frozen=True)
+class KaldiFbank:
+    """The log-mel filterbank of Kaldi's ``compute-fbank-feats``, as in ``torchaudio.compliance.kaldi.fbank``.
+
+    25 ms windows every 10 ms that fit wholly inside the clip, the mean of each removed, pre-emphasis 0.97,
+    FFT of the next power of two, power spectrum, triangular filters from 20 Hz to Nyquist, natural logarithm
+    of max(energy, 1.19e-7). No dither, no energy column. A clip shorter than one window is padded to one.
+
+    Args:
+        sample_rate: Of the waveforms, in Hz.
+        num_mel_bins: F.
+        window: ``hanning`` or ``povey``: a symmetric Hann window, or that to the power 0.85.
+    """
+
+    sample_rate: int
+    num_mel_bins: int = 128
+    window: Literal["hanning", "povey"] = "povey"
+
+    @property
+    def window_length(self) -> int:
+        """Samples in a window."""
+        return self.sample_rate * 25 // 1000
+
+    @property
+    def mel_hz(self) -> Tensor:
+        """Centre frequencies of the mel bins, (F,) float32, Hz."""
+        no_warp = 100.0, -500.0, 1.0
+        centres: Tensor = get_mel_banks(self.num_mel_bins, 512, float(self.sample_rate), 20.0, 0.0, *no_warp)[1]
+        return centres.flatten().float()
+
+    @property
+    def hop_length(self) -> int:
+        """Samples from one window to the next."""
+        return self.sample_rate * 10 // 1000
+
+    @torch.no_grad()
+    def __call__(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes the log-mel frames of a batch.
+
+        Args:
+            waveforms: (B, S) float32, at the scale that the model was trained with.
+            lengths: (B,) int64, samples of each clip, at most S.
+
+        Returns:
+            frames (B, T, F) float32 with T the largest count, counts (B,) int64.
+
+        Raises:
+            ValueError: The shapes or types are not these.
+        """
+        signal, lengths = _own_samples(waveforms, lengths, self.window_length, self.hop_length)
+        counts = 1 + (lengths - self.window_length) // self.hop_length
+        filters = _kaldi_filters(self, signal.device)
+        energies = _mel_energies(signal, counts, self.hop_length, filters, _emphasise)
+        return _blank(energies.clamp_(min=FLOOR).log_(), counts), counts
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """The log-mel spectrogram of a centred short-time Fourier transform: log(mel . |STFT|^2 + offset).
+
+    Frames are centred on every `hop_length`-th sample, and a clip is reflected at its own two ends, so n
+    samples give 1 + n // hop_length frames. A clip shorter than `n_fft` is zero-padded to it.
+
+    Args:
+        sample_rate: Of the waveforms, in Hz.
+        n_fft: Length of the transform in samples.
+        win_length: Length of the Hann window in samples, centred in the transform.
+        hop_length: Samples from one frame to the next.
+        num_mel_bins: F.
+        f_min: Lower edge of the lowest filter, in Hz.
+        f_max: Upper edge of the highest filter, in Hz.
+        log_offset: Added to the mel energy before the natural logarithm.
+        periodic: Whether the Hann window is periodic or symmetric.
+        mel: ``slaney`` for Slaney's scale and filters of unit area, ``kaldi`` for Kaldi's, of unit height.
+        pre_emphasis: c in y[n] = x[n + 1] - c x[n], which makes a clip one sample shorter; None for none.
+    """
+
+    sample_rate: int
+    n_fft: int
+    win_length: int
+    hop_length: int
+    num_mel_bins: int
+    f_min: float
+    f_max: float
+    log_offset: float
+    periodic: bool = True
+    mel: Literal["slaney", "kaldi"] = "slaney"
+    pre_emphasis: float | None = None
+
+    @torch.no_grad()
+    def __call__(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes the log-mel frames of a batch.
+
+        Args:
+            waveforms: (B, S) float32.
+            lengths: (B,) int64, samples of each clip, at most S.
+
+        Returns:
+            frames (B, T, F) float32 with T the largest count, counts (B,) int64.
+
+        Raises:
+            ValueError: The shapes or types are not these.
+        """
+        signal, lengths = _own_samples(waveforms, lengths, self.n_fft, self.hop_length)
+        if self.pre_emphasis is not None:
+            signal, lengths = signal[:, 1:] - self.pre_emphasis * signal[:, :-1], lengths - 1
+        counts = 1 + lengths // self.hop_length
+        filters = _log_mel_filters(self, signal.device)
+        signal = _reflect(signal, lengths, self.n_fft // 2)
+        energies = _mel_energies(signal, counts, self.hop_length, filters, _weigh)
+        return _blank(energies.add_(self.log_offset).log_(), counts), counts
+
+
+def _own_samples(waveforms: Tensor, lengths: Tensor, shortest: int, hop_length: int) -> tuple[Tensor, Tensor]:
+    """Zero-pads clips to `shortest` samples and the batch to two frames; returns it and the lengths.
+
+    Two, because the product of a single row takes another kernel and rounds otherwise than that row does
+    among others.
+    """
+    if waveforms.ndim != 2 or waveforms.dtype != torch.float32 or lengths.shape != waveforms.shape[:1]:
+        raise ValueError(
+            f"want waveforms (B, S) float32 and lengths (B,), got {tuple(waveforms.shape)} {waveforms.dtype} "
+            f"and {tuple(lengths.shape)}"
+        )
+    samples = waveforms.shape[1]
+    lengths = lengths.to(waveforms.device)
+    if len(lengths) == 0 or int(lengths.min()) < 0 or int(lengths.max()) > samples:
+        raise ValueError(f"want lengths in 0..{samples} of at least one clip, got {lengths.tolist()}")
+    if samples < shortest + hop_length:
+        waveforms = pad(waveforms, (0, shortest + hop_length - samples))
+    if int(lengths.min()) < shortest:  # only then does a frame reach past its clip's end
+        past = torch.arange(waveforms.shape[1], device=waveforms.device) >= lengths.unsqueeze(1)
+        waveforms = waveforms.masked_fill(past, 0.0)
+    return waveforms, lengths.clamp(min=shortest)
+
+
+def _reflect(signal: Tensor, lengths: Tensor, margin: int) -> Tensor:
+    """Reflects each clip at its own two ends: (B, S) -> (B, S + 2 margin), for margin < lengths."""
+    last = (lengths - 1).unsqueeze(1)  # (B, 1)
+    index = torch.arange(-margin, signal.shape[1] + margin, device=signal.device)
+    index = last - (last - index.abs()).abs()  # below zero only past the last frame of a clip
+    return signal.gather(1, index.clamp(min=0))
+
+
+def _emphasise(frames: Tensor, window: Tensor, out: Tensor) -> None:
+    """Removes each frame's mean, emphasises and windows it: frames (b, t, W) -> out (b, t, W), zeros before.
+
+    Kaldi emphasises a frame's first sample with itself; here it stays zero, as both windows begin with zero.
+    """
+    centred = frames - frames.mean(-1, keepdim=True)
+    torch.mul(centred[..., :-1], -0.97, out=out[..., 1:])
+    out[..., 1:].add_(centred[..., 1:]).mul_(window[1:])
+
+
+def _weigh(frames: Tensor, window: Tensor, out: Tensor) -> None:
+    """Windows frames (b, t, W) into out (b, t, W)."""
+    torch.mul(frames, window, out=out)
+
+
+def _mel_energies(
+    signal: Tensor,
+    counts: Tensor,
+    hop_length: int,
+    filters: _Filters,
+    write_windowed: Callable[[Tensor, Tensor, Tensor], None],
+) -> Tensor:
+    """Frames, windows, transforms and filters a block at a time: signal (B, S) -> mel energies (B, T, F).
+
+    Real and imaginary parts are squared as they lie, interleaved; their sum is left to the product with the
+    filters, whose weights stand twice. So the spectrum is read once.
+    """
+    window, n_fft, bands = filters
+    frames = signal.unfold(-1, len(window), hop_length)  # (B, T, W), a view
+    width = max(int(counts.max()), 2)
+    block = _CPU_FRAMES if signal.device.type == "cpu" else _GPU_FRAMES
+    clips, size = min(len(frames), max(1, block // width)), min(width, block)
+    energies = signal.new_empty(len(frames), width, bands[-1].bins.stop)
+    padded = signal.new_zeros(clips, size, n_fft)
+    with torch.autocast(signal.device.type, enabled=False):
+        for clip in range(0, len(frames), clips):
+            for start in range(0, width, size):
+                # The last block overlaps the one before: blocks of one shape, none of a single row.
+                first = min(start, width - size)
+                part = frames[clip : clip + clips, first : first + size]
+                windowed = padded[: len(part)]
+                write_windowed(part, window, windowed[..., : len(window)])
+                spectrum = torch.view_as_real(torch.fft.rfft(windowed)).square_().view(-1, n_fft + 2)
+                block_energies = energies[clip : clip + clips, first : first + size].view(len(spectrum), -1)
+                for values, bins, weights in bands:
+                    torch.mm(spectrum[:, values], weights, out=block_energies[:, bins])
+    return energies[:, : int(counts.max())]
+
+
+def _blank(frames: Tensor, counts: Tensor) -> Tensor:
+    """Sets every clip's frames past its own count to zero, in place."""
+    for clip, count in zip(frames, counts.tolist(), strict=True):
+        clip[count:] = 0.0
+    return frames
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _kaldi_filters(of: KaldiFbank, device: torch.device) -> _Filters:
+    """Kaldi's window and filters (feature-window.cc, mel-computations.cc)."""
+    window = torch.hann_window(of.window_length, periodic=False).pow(_WINDOW_POWERS[of.window])
+    n_fft = 1 << (of.window_length - 1).bit_length()
+    return _filters(window, n_fft, _kaldi_matrix(of.num_mel_bins, n_fft, of.sample_rate, 20.0, 0.0), device)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _log_mel_filters(of: LogMel, device: torch.device) -> _Filters:
+    """The window, centred in the transform, and the filters of a `LogMel`."""
+    before = (of.n_fft - of.win_length) // 2
+    window = torch.hann_window(of.win_length, periodic=of.periodic)
+    window = pad(window, (before, of.n_fft - of.win_length - before))
+    if of.mel == "slaney":
+        slaney = partial(melscale_fbanks, norm="slaney", mel_scale="slaney")
+        matrix = slaney(of.n_fft // 2 + 1, of.f_min, of.f_max, of.num_mel_bins, of.sample_rate)
+    else:
+        matrix = _kaldi_matrix(of.num_mel_bins, of.n_fft, of.sample_rate, of.f_min, of.f_max)
+    return _filters(window, of.n_fft, matrix, device)
+
+
+def _kaldi_matrix(bins: int, n_fft: int, sample_rate: int, f_min: float, f_max: float) -> Tensor:
+    """Kaldi's triangular filters, (n_fft // 2 + 1, bins); `f_max` 0 is Nyquist, itself without weight."""
+    no_warp = 100.0, -500.0, 1.0  # limits and factor of vocal tract length normalisation
+    matrix, _ = get_mel_banks(bins, n_fft, float(sample_rate), f_min, f_max, *no_warp)
+    return pad(matrix, (0, 1)).T
+
+
+def _filters(window: Tensor, n_fft: int, matrix: Tensor, device: torch.device) -> _Filters:
+    """Cuts a mel matrix (n_fft // 2 + 1, F) into bands and moves all to `device`."""
+    bands = []
+    for first in range(0, matrix.shape[1], _BAND):
+        bins = slice(first, min(first + _BAND, matrix.shape[1]))
+        used = matrix[:, bins].any(1).nonzero().flatten().tolist() or [0]
+        low, high = used[0], used[-1] + 1
+        weights = matrix[low:high, bins].repeat_interleave(2, 0).to(device)
+        bands.append(_Band(slice(2 * low, 2 * high), bins, weights))
+    return _Filters(window.to(device), n_fft, tuple(bands))

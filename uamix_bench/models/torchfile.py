@@ -1,0 +1,245 @@
+"""Files of ``torch.save``, opened without executing anything that is in them.
+
+Such a file is a pickle, and a pickle is a program. Torch's weights-only unpickler runs an allow-listed part of it; the
+harmless classes that official files hold besides (argparse.Namespace, paths, omegaconf, numpy scalars) are given to it
+as inert stubs under their names: nothing is imported or called. Everything else is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from uamix_bench.util.errors import BadInputError, MachineError
+
+ZIP_MAGIC = b"PK\x03\x04"
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
+
+# Remedies, for this format and the others.
+AGAIN = "download it again"
+AVOID = "do not use this file"
+UNPACK = "unpack it and name the checkpoint in it"
+RESAVE = "save its state dict as safetensors where the file is trusted"
+
+_SAFE_TORCH = (2, 10)  # before it weights_only ran code (CVE-2025-32434) and wrote past its memory (CVE-2026-24747)
+_MAX_EXTRAS = 200_000  # values; shared references let a small pickle unfold without end
+_MAX_DEPTH = 64
+_STATE_DICT_KEYS = ("model", "state_dict", "module")
+
+# What is data though it stands in the standard library, or is not spelt as a class.
+_KNOWN_DATA = re.compile(
+    r"argparse\.Namespace|types\.SimpleNamespace|decimal\.Decimal|uuid\.UUID"
+    r"|pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path"  # Python 3.13 pickles paths as pathlib._local
+    r"|datetime\.(date|datetime|time|timedelta|timezone)|collections\.(OrderedDict|defaultdict|deque)"
+    r"|typing\.(Any|Dict|List|Optional|Tuple|Union)"
+    r"|builtins\.(bool|bytes|dict|float|frozenset|int|list|object|range|slice|str|tuple)"
+    r"|numpy\.(_?core\.multiarray\.(scalar|_reconstruct)|dtype|ndarray|bool_?|str_|(u?int|float|complex)\d+)"
+)
+
+
+class TorchFile(NamedTuple):
+    """Content of a ``torch.save`` file, with the fields of :class:`uamix_bench.models.checkpoint.Checkpoint`."""
+
+    tensors: dict[str, Tensor]
+    extras: dict[str, Any]
+    stubbed: tuple[str, ...]
+
+
+def shown(value: object) -> str:
+    """Text from a file, fit for an error line: no control characters, not endless."""
+    return ascii(str(value))[1:-1][:120]
+
+
+class _Stub:
+    """Stands for an object whose class is not imported: keeps what the pickle hands it and does nothing."""
+
+    __slots__ = ("arguments", "state")
+    global_name = ""
+    arguments: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *arguments: Any) -> Any:
+        if cls.global_name in ("collections.defaultdict", "builtins.dict"):
+            return {}  # torch lets a pickle fill exact dicts only
+        stub = super().__new__(cls)
+        stub.arguments, stub.state = arguments, None
+        return stub
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+_LOADING = threading.Lock()  # torch's allow-list belongs to the whole process
+
+
+def read_torch(path: Path, *, is_zip: bool) -> TorchFile:
+    """Reads a file of ``torch.save``.
+
+    Args:
+        path: The file.
+        is_zip: Whether it begins with `ZIP_MAGIC`; otherwise it begins with `LEGACY_MAGIC`.
+
+    Raises:
+        BadInputError: It is truncated, damaged, asks for more than data, or holds no state dict.
+        MachineError: This torch is older than its own safe reading of such files.
+        MemoryError: It does not fit into memory.
+    """
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _SAFE_TORCH:
+        raise MachineError("torch", f"{torch.__version__} reads no file safely", "install 2.10 or newer")
+    names: list[str] = []
+    if is_zip:
+        _check_archive(path)
+    complaint = ""
+    with _LOADING, warnings.catch_warnings(action="ignore"):
+        try:
+            if is_zip:
+                names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+                if refused := [name for name in names if not _is_data(name)]:
+                    raise _refusal(path, refused)
+            stubs = [(type("Stub", (_Stub,), {"__slots__": (), "global_name": name}), name) for name in names]
+            with torch.serialization.safe_globals(stubs):  # type: ignore[arg-type]
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        except (BadInputError, MemoryError):
+            raise
+        except Exception as error:  # a crafted pickle can make the unpickler raise anything
+            complaint = str(error) or type(error).__name__
+    if complaint:  # raised out here, so that torch's advice to switch safety off is in no traceback either
+        raise _translated(path, complaint)
+    tensors, rest = _split(path, content)
+    return TorchFile(tensors, _Plain(path).mapping(rest, ()), tuple(names))
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses zip files that are cut, changed, not torch's, or larger than they look."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile:
+        raise BadInputError(path, "truncated (the zip directory is missing)", AGAIN) from None
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise BadInputError(path, f"damaged zip directory ({shown(error)})", AGAIN) from None
+    with archive:
+        entries = archive.infolist()
+        parts = {entry.filename.partition("/")[2] for entry in entries}
+        if "data.pkl" not in parts:
+            raise BadInputError(path, "is a zip archive, but not a file of torch.save", UNPACK)
+        if "constants.pkl" in parts:
+            raise BadInputError(path, "is a TorchScript archive and holds no state dict", RESAVE)
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise BadInputError(path, "holds compressed entries, which torch.save never writes", AVOID)
+        if sum(entry.file_size for entry in entries) > path.stat().st_size or len(parts) < len(entries):
+            raise BadInputError(path, "holds overlapping entries, which torch.save never writes", AVOID)
+        try:
+            changed = archive.testzip()  # torch itself takes a flipped byte without a word
+        except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError) as error:
+            raise BadInputError(path, f"truncated or damaged ({shown(error)})", AGAIN) from None
+    if changed is not None:
+        raise BadInputError(path, f"damaged ({shown(changed)} does not match its checksum)", AGAIN)
+
+
+def _is_data(name: str) -> bool:
+    """Tells whether a global may be stubbed: known data, and what is spelt as a class outside Python itself.
+
+    A stub is inert whatever its name; the rule keeps a file that was made to do harm from passing in silence.
+    """
+    parts = name.split(".")
+    return bool(_KNOWN_DATA.fullmatch(name)) or (
+        parts[0] not in sys.stdlib_module_names
+        and all(part.isidentifier() for part in parts)
+        and parts[-1].lstrip("_")[:1].isupper()
+    )
+
+
+def _refusal(path: Path, names: Sequence[str]) -> BadInputError:
+    asked = shown(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    return BadInputError(path, f"refused: the pickle asks for {asked}, which no model file needs", AVOID)
+
+
+def _translated(path: Path, complaint: str) -> BadInputError:
+    """Rewrites torch's message, which runs over many lines and advises ``weights_only=False``."""
+    if found := re.search(r"GLOBAL (\S+)", complaint):  # old format only: the names in zip files are known by now
+        if not _is_data(found[1]):
+            return _refusal(path, [found[1]])
+        return BadInputError(path, f"is in torch's old format and holds {shown(found[1])} objects", RESAVE)
+    if "Unsupported operand" in complaint:
+        return BadInputError(path, "holds a pickle of another protocol than torch.save's own", RESAVE)
+    if re.search(r"Can only|Trying to call reduce|persistent", complaint):
+        return BadInputError(path, "refused: the pickle does more than store weights and settings", RESAVE)
+    return BadInputError(path, "truncated or damaged", AGAIN)
+
+
+def _split(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[Any, Any]]:
+    """Finds the state dict; returns it and what stands beside it."""
+    if isinstance(content, dict):
+        for key in _STATE_DICT_KEYS:
+            inner = content.get(key)
+            if isinstance(inner, dict) and (tensors := _tensors(inner)):
+                return tensors, {other: value for other, value in content.items() if other != key}
+        if tensors := _tensors(content):
+            return tensors, {key: value for key, value in content.items() if key not in tensors}
+    candidates = [content.get(key) for key in _STATE_DICT_KEYS] if isinstance(content, dict) else [content]
+    for candidate in candidates:
+        if isinstance(candidate, _Stub):
+            raise BadInputError(path, f"holds a pickled {shown(candidate.global_name)}, no state dict", RESAVE)
+    raise BadInputError(path, "holds no state dict", "name a file with the model's weights")
+
+
+def _tensors(values: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {key: item.detach() for key, item in values.items() if isinstance(item, Tensor) and isinstance(key, str)}
+
+
+class _Plain:
+    """Turns unpickled objects into plain data, within bounds that no model's settings reach."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.left = _MAX_EXTRAS
+
+    def mapping(self, values: Mapping[Any, Any], above: tuple[int, ...]) -> dict[Any, Any]:
+        return {self._key(key, above): self.value(item, above) for key, item in values.items() if _is_kept(item)}
+
+    def value(self, value: Any, above: tuple[int, ...]) -> Any:
+        """Converts one value; `above` holds the ids of the containers around it."""
+        self.left -= 1
+        if self.left < 0 or len(above) > _MAX_DEPTH:
+            raise BadInputError(self.path, "holds settings nested without end", AVOID)
+        if value is None or isinstance(value, bool | int | float | str | bytes):
+            return value
+        if id(value) in above:  # omegaconf's children point at their parents
+            return None
+        above = (*above, id(value))
+        if isinstance(value, Mapping):
+            return self.mapping(value, above)
+        if isinstance(value, list | tuple | set | frozenset):
+            items = [self.value(item, above) for item in value if _is_kept(item)]
+            return tuple(items) if isinstance(value, tuple) else items
+        if isinstance(value, _Stub):
+            return self._stub(value, above)
+        return shown(getattr(value, "global_name", value))  # dtypes, devices, bare classes
+
+    def _stub(self, stub: _Stub, above: tuple[int, ...]) -> Any:
+        name, state, arguments = stub.global_name, stub.state, stub.arguments
+        if isinstance(state, dict):
+            if name.startswith("omegaconf."):  # its containers and nodes keep their value beside bookkeeping
+                state = state.get("_content", state.get("_val", state))
+            return self.value(state, above)
+        if name.startswith("pathlib.") and all(isinstance(part, str) for part in arguments):
+            return str(PurePosixPath(*arguments))
+        if len(arguments) == 1:  # an enum member
+            return self.value(arguments[0], above)
+        return f"<{shown(name)}>"
+
+    def _key(self, key: Any, above: tuple[int, ...]) -> Any:
+        return key if key is None or isinstance(key, int | float | str) else shown(self.value(key, above))
+
+
+def _is_kept(value: Any) -> bool:
+    return not isinstance(value, Tensor | torch.UntypedStorage | torch.TypedStorage)

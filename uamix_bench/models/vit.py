@@ -1,0 +1,251 @@
+"""The vision transformer on spectrograms that the masked-autoencoder family shares: timm's blocks, any clip length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from uamix_bench.util.errors import BadInputError
+
+HEAD_DIM = 64  # features of an attention head, in every published encoder of the family
+_STEM = ("cls_token", "pos_embed", "patch_embed.")
+_WIDTHS = range(HEAD_DIM, 4_097, HEAD_DIM)
+
+
+@dataclass(frozen=True)
+class ViTShape:
+    """The sizes of an :class:`AudioViT`.
+
+    Args:
+        width: D, features of a token.
+        depth: Number of transformer blocks.
+        heads: Attention heads of a block.
+        mel_bins: F, bins of the spectrogram.
+        columns: Time columns that the position table holds; longer input is cut there.
+        patch_mel: Height of a patch in mel bins.
+        patch_frames: Width of a patch in frames.
+        mel_first: Whether the image is (mel, time), so that tokens are frequency-major (MaskSpec, M2D), or
+            (time, mel), so that they are time-major (AudioMAE).
+    """
+
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mel_bins: int = 128
+    columns: int = 64
+    patch_mel: int = 16
+    patch_frames: int = 16
+    mel_first: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Patches along the mel axis."""
+        return self.mel_bins // self.patch_mel
+
+
+class Stem(nn.Module):
+    """Spectrogram -> patch tokens with positions, CLS first.
+
+    Holds ``patch_embed``, ``cls_token`` (1, 1, D) and the table ``pos_embed`` (1, 1 + rows * columns, D), under the
+    names of MAE's state dict. The table is a buffer: it is fixed, and always comes from the file.
+    """
+
+    cls_token: Tensor
+    pos_embed: Tensor
+
+    def __init__(self, shape: ViTShape) -> None:
+        super().__init__()
+        self.shape = shape
+        frames, mel = shape.patch_frames, shape.patch_mel
+        self.patch_embed = PatchEmbed(
+            img_size=None,
+            patch_size=(mel, frames) if shape.mel_first else (frames, mel),  # type: ignore[arg-type]
+            in_chans=1,
+            embed_dim=shape.width,
+            flatten=False,
+            strict_img_size=False,
+        )
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.width))
+        self.register_buffer("pos_embed", torch.zeros(1, 1 + shape.rows * shape.columns, shape.width))
+
+    def positions(self, columns: int) -> Tensor:
+        """Returns the positions of the first `columns` time columns, (1, rows * columns, D), in token order."""
+        shape = self.shape
+        table = self.pos_embed[:, 1:]
+        if shape.mel_first:
+            return table.reshape(1, shape.rows, shape.columns, -1)[:, :, :columns].flatten(1, 2)
+        return table[:, : columns * shape.rows]
+
+    def patches(self, spectrogram: Tensor) -> Tensor:
+        """Cuts and embeds a spectrogram.
+
+        Args:
+            spectrogram: (B, T, F) float, T a multiple of the patch's frames and at most the table's.
+
+        Returns:
+            (B, rows * columns, D) patch tokens with their positions, without CLS.
+        """
+        image = spectrogram.transpose(1, 2) if self.shape.mel_first else spectrogram
+        grid: Tensor = self.patch_embed(image.unsqueeze(1))  # (B, D, T/p, F/p); F/p before T/p where mel comes first
+        columns = spectrogram.shape[1] // self.shape.patch_frames
+        return grid.flatten(2).transpose(1, 2) + self.positions(columns)
+
+    def with_cls(self, patches: Tensor) -> Tensor:
+        """Puts the CLS token with its position (row 0 of the table) before `patches`, (B, L, D) -> (B, 1 + L, D)."""
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        return torch.cat([cls, patches], dim=1)
+
+    def forward(self, spectrogram: Tensor) -> Tensor:
+        """(B, T, F) -> (B, 1 + rows * columns, D): CLS, then the patch tokens."""
+        return self.with_cls(self.patches(spectrogram))
+
+
+class AudioViT(nn.Module):
+    """A pre-norm ViT over spectrogram patches (LayerNorm eps 1e-6, fused qkv with bias, exact GELU, ratio 4).
+
+    The architecture of MAE (He et al. 2022, models_mae.py), as AudioMAE, MaskSpec and M2D use it. Its state dict has
+    MAE's names, with ``stem.`` before ``patch_embed``, ``cls_token`` and ``pos_embed``.
+
+    Args:
+        shape: The sizes.
+        norm: Whether there is a LayerNorm over the final tokens (pretrained files have one, AudioMAE's and
+            MaskSpec's fine-tuned files pool first and use a ``fc_norm`` instead).
+    """
+
+    def __init__(self, shape: ViTShape, norm: bool = True) -> None:
+        super().__init__()
+        self.shape = shape
+        self.stem = Stem(shape)
+        layer_norm = partial(nn.LayerNorm, eps=1e-6)
+        self.blocks = nn.ModuleList(
+            Block(shape.width, shape.heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=layer_norm)  # type: ignore[arg-type]
+            for _ in range(shape.depth)
+        )
+        self.norm = layer_norm(shape.width) if norm else nn.Identity()
+
+    def layers(self) -> list[nn.Module]:
+        """The stem first, the last block last: what freezing and layer-wise decay walk."""
+        return [self.stem, *self.blocks]
+
+    def mask(self, lengths: Tensor, columns: int) -> Tensor:
+        """Says which tokens of a padded batch are a clip's own.
+
+        Args:
+            lengths: (B,) frames of each clip.
+            columns: Time columns of the batch.
+
+        Returns:
+            (B, 1 + rows * columns) bool; CLS and every column that holds at least one whole frame of the clip.
+        """
+        own = -(-lengths // self.shape.patch_frames).clamp(max=-1)  # ceiling division, at least one column
+        valid = torch.arange(columns, device=lengths.device) < own[:, None]  # (B, columns)
+        rows = self.shape.rows
+        tokens = valid.repeat(1, rows) if self.shape.mel_first else valid.repeat_interleave(rows, dim=1)
+        return torch.cat([torch.ones_like(tokens[:, :1]), tokens], dim=1)
+
+    def run(self, tokens: Tensor, mask: Tensor | None = None, first: int = 0, last: int | None = None) -> Tensor:
+        """Runs blocks `first` to `last` (exclusive) over (B, L, D) tokens; `mask` (B, L) hides keys where False."""
+        keys = None if mask is None or bool(mask.all()) else mask[:, None, None, :]
+        for block in self.blocks[first:last]:
+            tokens = block(tokens, attn_mask=keys)
+        return tokens
+
+    def forward(self, spectrogram: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encodes a batch.
+
+        Args:
+            spectrogram: (B, T, F) float32; T is cut to whole patches and to the position table.
+            lengths: (B,) frames of each clip, or None where all fill T.
+
+        Returns:
+            tokens (B, 1 + L, D) before the final norm, CLS first; mask (B, 1 + L) bool.
+        """
+        columns = min(spectrogram.shape[1] // self.shape.patch_frames, self.shape.columns)
+        spectrogram = spectrogram[:, : columns * self.shape.patch_frames]
+        if lengths is None:
+            lengths = torch.full((len(spectrogram),), spectrogram.shape[1], device=spectrogram.device)
+        mask = self.mask(lengths, columns)
+        return self.run(self.stem(spectrogram), mask), mask
+
+
+def encoder_keys(tensors: Mapping[str, Tensor], beside: str = "fc_norm.") -> dict[str, Tensor]:
+    """Maps MAE's names to those of an :class:`AudioViT` that a model calls ``encoder``.
+
+    Args:
+        tensors: A state dict under MAE's names, or under ours, which is left as it is.
+        beside: How the keys begin that stand beside the encoder.
+    """
+    if any(key.startswith("encoder.stem.") for key in tensors):
+        return dict(tensors)
+    return {
+        key if key.startswith(beside) else f"encoder.{'stem.' * key.startswith(_STEM)}{key}": value
+        for key, value in tensors.items()
+    }
+
+
+class FoundShape(NamedTuple):
+    """What a file's tensors say of its encoder: D and blocks."""
+
+    width: int
+    depth: int
+
+
+def find_shape(tensors: Mapping[str, Tensor], *, path: Path, what: str, published: bool = True) -> FoundShape:
+    """Reads the sizes of an encoder from tensors under our names; what is missing is for `load_state` to name.
+
+    Args:
+        tensors: From :func:`encoder_keys`.
+        path: The file they came from, for the error line.
+        what: The model whose file it is said to be, for the error line (``MaskSpec``).
+        published: Whether its authors made it. They have one depth: a file without its last block is not whole.
+
+    Raises:
+        BadInputError: No such encoder has this width.
+    """
+    patch = tensors.get("encoder.stem.patch_embed.proj.weight")
+    width = ViTShape.width if patch is None else patch.shape[0] if patch.ndim else 0
+    if width not in _WIDTHS:
+        reason = f"is {width} wide, no multiple of {HEAD_DIM} up to {_WIDTHS[-1]:,}"
+        raise BadInputError(path, reason, f"this is not a checkpoint of {what}")
+    depth = len({key.split(".")[2] for key in tensors if key.startswith("encoder.blocks.")})
+    return FoundShape(width, max(depth, ViTShape.depth) if published and width == ViTShape.width else depth)
+
+
+def sincos_table(width: int, columns: int, rows: int) -> Tensor:
+    """Returns the two-dimensional sine-cosine table for time-major tokens, (1, 1 + columns * rows, width) float32.
+
+    Half of the features encode the mel row, half the time column (MAE, util/pos_embed.py); row 0, for CLS, is zero.
+    The official AudioMAE table is permuted against its tokens (its ``patch_hw`` is swapped), so it is never rebuilt
+    by formula: this one serves encoders pre-trained here.
+    """
+    frequency = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+
+    def encode(position: Tensor) -> Tensor:
+        angle = position.double()[:, None] * frequency
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+    column, row = torch.meshgrid(torch.arange(columns), torch.arange(rows), indexing="ij")
+    table = torch.cat([encode(row.flatten()), encode(column.flatten())], dim=1)
+    return torch.cat([torch.zeros(1, width, dtype=torch.float64), table]).float().unsqueeze(0)
+
+
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Draws weights as MAE does: Xavier-uniform linear layers (the patch conv as one), LayerNorm at 1 and 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(part.weight.data.view(part.weight.shape[0], -1), generator=generator)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.LayerNorm):
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)
+        elif isinstance(part, Stem):
+            nn.init.normal_(part.cls_token, std=0.02, generator=generator)

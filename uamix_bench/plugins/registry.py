@@ -1,0 +1,196 @@
+"""Models, tasks and reports by name: entry points, and the cards beside them. Listing never imports a plugin."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import ModuleSpec
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from uamix_bench.plugins.card import ModelCard, TaskCard, Weights, read_card
+from uamix_bench.util.errors import BadInputError, UsageError, nearest
+
+AnyCard = TypeVar("AnyCard", ModelCard, TaskCard)
+
+
+class RenderedPage(Protocol):
+    """What a report gives: a title, one self-contained HTML file, the same as Markdown, and the files beside them."""
+
+    title: str
+    html: str
+    markdown: str
+    files: Mapping[str, str]
+
+
+Report: TypeAlias = Callable[..., RenderedPage]  # (records, **options)
+
+
+@dataclass(frozen=True)
+class Plugin(Generic[AnyCard]):
+    """A registered model or task: its name, where its code is, and its card."""
+
+    name: str
+    entry_point: EntryPoint
+    card: AnyCard
+    folder: Path
+
+    def load(self) -> Any:
+        """Imports and returns the plugin's class.
+
+        Raises:
+            BadInputError: The plugin fails to import; the line names it and the cause.
+        """
+        return _load(self.entry_point)
+
+
+def models() -> dict[str, Plugin[ModelCard]]:
+    """The registered models by name, from their cards alone."""
+    return _plugins("uamix_bench.models", ModelCard)
+
+
+def tasks() -> dict[str, Plugin[TaskCard]]:
+    """The registered tasks by name, from their cards alone."""
+    return _plugins("uamix_bench.tasks", TaskCard)
+
+
+def reports() -> dict[str, EntryPoint]:
+    """The registered reports by name; they have no cards."""
+    found: dict[str, EntryPoint] = {}
+    for point in sorted(entry_points(group="uamix_bench.reports"), key=_by_name_own_first):
+        found.setdefault(point.name, point)
+    return found
+
+
+def find_report(kind: str) -> Report:
+    """Imports the report of a kind: a callable that takes records, and options of its own by name.
+
+    Raises:
+        UsageError: No package announces one; the line suggests the nearest.
+        BadInputError: It fails to import.
+    """
+    known = reports()
+    if kind not in known:
+        raise UsageError(kind, "no such report", nearest(kind, list(known)))
+    report: Report = _load(known[kind])
+    return report
+
+
+def bundled_weights() -> dict[str, tuple[Plugin[ModelCard], Weights]]:
+    """The ids of the weights that come with packages, with the model each belongs to."""
+    return {weights.id: (plugin, weights) for plugin in models().values() for weights in plugin.card.weights}
+
+
+def find_model(name: str) -> tuple[Plugin[ModelCard], Weights | None]:
+    """Resolves an architecture or a weights id.
+
+    Returns:
+        The plugin, and the bundled weights that the name stands for (the architecture's default ones, if any).
+
+    Raises:
+        UsageError: The name is unknown; the line suggests the nearest.
+    """
+    known, weights = models(), bundled_weights()
+    if name in weights:
+        return weights[name]
+    if name not in known:
+        raise UsageError(f"--model {name}", "no such model", nearest(name, [*known, *weights]))
+    card = known[name].card
+    return known[name], next((entry for entry in card.weights if entry.id == card.default_weights), None)
+
+
+def find_task(name: str) -> Plugin[TaskCard]:
+    """Returns a registered task, by its name or one of its card's aliases.
+
+    Raises:
+        UsageError: The name is unknown; the line suggests the nearest.
+    """
+    known = tasks()
+    aliases = {alias: plugin for plugin in known.values() for alias in plugin.card.aliases}
+    found = known.get(name) or aliases.get(name)
+    if found is None:
+        remedy = f"{nearest(name, [*known, *aliases])} (a folder or CSV goes by its path)"
+        raise UsageError(f"--task {name}", "no such task", remedy)
+    return found
+
+
+def from_file(reference: str, option: str) -> Any:
+    """Imports ``path.py:Name`` and returns the object of that name.
+
+    Raises:
+        BadInputError: The file or the name is not there, or the module fails to import.
+    """
+    path_text, _, name = reference.rpartition(":")
+    path = Path(path_text)
+    if not path.is_file():
+        raise BadInputError(path, "no such file", f"give {option} FILE.py:NAME")
+    spec = importlib.util.spec_from_file_location(f"uamix_bench_user_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a stranger's module raises
+        sys.modules.pop(spec.name, None)
+        raise BadInputError(path, f"fails to import ({type(error).__name__}: {error})", "repair the file") from error
+    if not hasattr(module, name):
+        raise BadInputError(path, f"defines no '{name}'", nearest(name, [n for n in vars(module) if n[0] != "_"]))
+    return getattr(module, name)
+
+
+def _load(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except Exception as error:  # whatever a stranger's module raises
+        reason = f"{type(error).__name__}: {error}"
+        raise BadInputError(point.value, f"fails to import ({reason})", "repair the plugin") from error
+
+
+def _plugins(group: str, kind: type[AnyCard]) -> dict[str, Plugin[AnyCard]]:
+    return dict(_read(group, kind))
+
+
+@cache
+def _read(group: str, kind: type[AnyCard]) -> tuple[tuple[str, Plugin[AnyCard]], ...]:
+    found: dict[str, Plugin[AnyCard]] = {}
+    for point in sorted(entry_points(group=group), key=_by_name_own_first):
+        try:
+            if point.name in found:
+                raise BadInputError(point.value, "the name is taken", "rename it in the package that announces it")
+            found[point.name] = _plugin(point, kind)
+        except Exception as error:  # whatever is wrong with a stranger's package, the others stay usable
+            warnings.warn(f"{group} plugin '{point.name}' is left out: {error}", stacklevel=2)
+    return tuple(found.items())
+
+
+def _by_name_own_first(point: EntryPoint) -> tuple[str, bool, str]:
+    return point.name, not point.value.startswith("uamix_bench."), point.value
+
+
+def _plugin(point: EntryPoint, kind: type[AnyCard]) -> Plugin[AnyCard]:
+    path = _source(point.module).with_suffix(".toml")
+    card = read_card(path, kind)
+    if card.name != point.name:
+        raise BadInputError(path, f"is the card of '{card.name}'", "give card and entry point one name")
+    return Plugin(point.name, point, card, path.parent)
+
+
+def _source(module: str) -> Path:
+    """Finds a module's file without importing it or any package above it."""
+    spec: ModuleSpec | None = None
+    for depth in range(1, module.count(".") + 2):
+        name = ".".join(module.split(".")[:depth])
+        path = spec.submodule_search_locations if spec else None
+        found = (finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((s for s in found if s is not None), None)
+        if spec is None:
+            raise BadInputError(module, "the module is not installed", "reinstall the package that announces it")
+    if spec is None or spec.origin is None:
+        raise BadInputError(module, "has no source file", "an entry point names a module")
+    return Path(spec.origin)

@@ -1,0 +1,1 @@
+"""Persisted records: results, fine-tunings, trainings; store, provenance, export, verification."""

@@ -1,0 +1,222 @@
+"""Few-shot results in the forms that others read: a table, CSV, MTEB's JSON, Hugging Face metadata, LaTeX."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from uamix_bench.records.results import Result
+from uamix_bench.util.errors import UsageError
+from uamix_bench.util.text import plus_minus, with_half
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")  # OWASP, "CSV Injection"; ASVS 5.0, 1.2.10
+
+
+def frame(results: Iterable[Result]) -> pd.DataFrame:
+    """One row a result, of plain values: what was evaluated, how, and what came out; accuracies are fractions."""
+    import pandas as pd
+
+    return pd.DataFrame([_row(result) for result in results], columns=_COLUMNS)
+
+
+def to_csv(results: Iterable[Result]) -> str:
+    """CSV of `frame`; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    table = frame(results)
+    for column in table.columns:
+        table[column] = table[column].map(_harmless)
+    text: str = table.to_csv(index=False, lineterminator="\n")
+    return text
+
+
+def to_mteb(results: Sequence[Result]) -> dict[str, str]:
+    """MTEB's task results (its ``TaskResult``), one document a model and task; a setting is a subset of the test split.
+
+    Returns:
+        The documents by path, as the repository of MTEB's results has them: ``<model>/<revision>/<task>.json``.
+    """
+    grouped: dict[str, list[Result]] = {}
+    for result in results:
+        revision = (result.model.weights_sha256 or "no_revision_available")[:40]
+        name, task = (text.replace("/", "__") for text in (result.model.name, result.task.name))
+        grouped.setdefault(f"{name}/{revision}/{task}.json", []).append(result)
+    return {path: _mteb(group) for path, group in grouped.items()}
+
+
+def to_eval_results(results: Sequence[Result], datasets: Mapping[str, str]) -> str:
+    """The YAML of ``.eval_results/`` in a model's repository on the Hub (its documentation, "Evaluation Results").
+
+    Args:
+        results: Of one model.
+        datasets: By task, the data set on the Hub that is registered as its benchmark; its `task_id` is the setting.
+
+    Raises:
+        UsageError: Results of several models, or a task without its data set.
+    """
+    _one_model(results)
+    entries = []
+    for result in results:
+        if result.task.name not in datasets:
+            remedy = f"name its benchmark on the Hub: --hub-dataset {result.task.name}=OWNER/NAME"
+            raise UsageError(result.task.name, "has no data set on the Hub that is known here", remedy)
+        entries.append(
+            {
+                "dataset": {"id": datasets[result.task.name], "task_id": _setting(result).replace(" ", "-")},
+                "value": _per_cent(result),
+                "date": result.provenance.started_at,
+                "notes": f"accuracy in per cent, {_words(result)}",
+            }
+        )
+    return _yaml(entries)
+
+
+def to_model_index(results: Sequence[Result], datasets: Mapping[str, str]) -> str:
+    """The ``model-index`` of a model card's metadata (``modelcard.md`` of the Hub's documentation), as YAML.
+
+    Args:
+        results: Of one model.
+        datasets: By task, its data set on the Hub; else the task's own name stands for it.
+
+    Raises:
+        UsageError: Results of several models.
+    """
+    name = _one_model(results)
+    entries = [
+        {
+            "task": {"type": "audio-classification", "name": f"Few-shot audio classification, {_setting(result)}"},
+            "dataset": {
+                "type": datasets.get(result.task.name, result.task.name),
+                "name": f"{result.task.name}@{result.task.version}",
+                "config": _setting(result).replace(" ", "-"),
+            },
+            "metrics": [
+                {"type": "accuracy", "value": _per_cent(result), "name": f"accuracy, per cent, {_words(result)}"}
+            ],
+        }
+        for result in results
+    ]
+    return _yaml({"model-index": [{"name": name, "results": entries}]})
+
+
+def to_latex(results: Sequence[Result]) -> str:
+    r"""A LaTeX table for ``\usepackage{booktabs}``: a row a model, a column a task and setting, per cent with ci95.
+
+    Raises:
+        UsageError: Two results fall into one cell.
+    """
+    import pandas as pd
+
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for result in results:
+        column = (latex(result.task.label), _setting(result))
+        row = cells.setdefault(column, {})
+        if result.model.name in row:
+            reason = f"two results of {result.model.name}, {_setting(result)}, would share a cell"
+            raise UsageError(result.task.name, reason, "name the files")
+        half = result.score.ci95
+        row[result.model.name] = " ".join(with_half(result.score.accuracy, half)).strip().replace("±", "$\\pm$")
+    table = pd.DataFrame(cells).fillna("")
+    table.index = pd.Index([latex(str(name)) for name in table.index], name="model")
+    text: str = table.style.to_latex(hrules=True, column_format="l" + "r" * len(cells), multicol_align="c")
+    return text
+
+
+def latex(text: str) -> str:
+    """Text that LaTeX sets as it is."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"}
+_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", '"': r"\textquotedbl{}", "|": r"\textbar{}"}
+
+_COLUMNS = (
+    "id model adapter_version weights_sha256 parameters embedding_dim input pooling dtype pretrained_on licence "
+    "task version clips_sha256 classes clips protocol n_way k_shot n_query episodes seed classifier group_disjoint "
+    "episodes_digest accuracy ci95 ci95_clips ci95_classes complete skipped health "
+    "embedded_clips embed_s episodes_s device started_at package"
+).split()
+
+
+def _row(result: Result) -> dict[str, Any]:
+    model, task = result.model.model_dump(), result.task.model_dump()
+    protocol, score = result.protocol.model_dump(), result.score.model_dump()
+    return {
+        **{name: value for part in (model, task, protocol, score) for name, value in part.items() if name in _COLUMNS},
+        "id": result.id,
+        "model": model["name"],
+        "pretrained_on": ", ".join(model["pretrained_on"]),
+        "task": task["name"],
+        "protocol": protocol["name"],
+        "episodes_digest": result.episodes.digest,
+        "complete": result.status.complete,
+        "skipped": len(result.status.skipped),
+        "health": result.health.verdict,
+        "embedded_clips": result.cost.embedded_clips,
+        "embed_s": result.cost.embed_s,
+        "episodes_s": result.cost.episodes_s,
+        "device": result.provenance.device,
+        "started_at": result.provenance.started_at,
+        "package": result.provenance.package,
+    }
+
+
+def _harmless(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def _mteb(results: Sequence[Result]) -> str:
+    subsets = []
+    for result in results:
+        intervals = {name: getattr(result.score, name) for name in ("ci95", "ci95_clips", "ci95_classes")}
+        protocol = result.protocol.model_dump(mode="json")
+        scores = {
+            "main_score": result.score.accuracy,
+            "accuracy": result.score.accuracy,
+            **intervals,
+            "protocol": protocol,
+        }
+        subsets.append({**scores, "hf_subset": _setting(result), "languages": [], "result_id": result.id})
+    first = results[0]
+    document = {
+        "dataset_revision": f"{first.task.version}-{first.task.clips_sha256[:12]}",
+        "task_name": first.task.name,
+        "mteb_version": None,
+        "scores": {"test": subsets},
+        "evaluation_time": sum(result.cost.embed_s + result.cost.episodes_s for result in results),
+        "kg_co2_emissions": None,
+    }
+    return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _one_model(results: Sequence[Result]) -> str:
+    names = sorted({result.model.name for result in results})
+    if len(names) != 1:
+        raise UsageError(
+            ", ".join(names), "are several models, and the Hub wants a file for each", "choose one: --model"
+        )
+    return names[0]
+
+
+def _setting(result: Result) -> str:
+    return f"{result.protocol.n_way}-way {result.protocol.k_shot}-shot"
+
+
+def _per_cent(result: Result) -> float:
+    return round(100 * result.score.accuracy, 2)
+
+
+def _words(result: Result) -> str:
+    protocol, half = result.protocol, result.score.ci95
+    drawn = f"{protocol.episodes} episodes of {protocol.n_query} queries, {protocol.classifier}"
+    return f"{_setting(result)}, {drawn} {plus_minus(half)}".strip()
+
+
+def _yaml(document: object) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    return text

@@ -1,0 +1,272 @@
+"""What all persisted records share: strict parts, an id over their content, strict reading of files. Free of torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from uamix_bench.plugins.card import Count as Count
+from uamix_bench.plugins.card import Name
+from uamix_bench.plugins.card import Sha256 as Sha256
+from uamix_bench.plugins.card import Text as Text
+from uamix_bench.util import files
+from uamix_bench.util.errors import BadInputError
+
+if TYPE_CHECKING:
+    from uamix_bench.data.task import TaskData
+
+_ROUNDING = 1e-9  # sums in another order, on another machine
+_LONGEST_NAME = 200  # characters of a stranger's field, as an error shows it
+_REMEDY = "restore the original file, or delete it and run again what wrote it"
+
+Seconds = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+HalfWidth = Annotated[float, Field(ge=0)]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,39}$")]
+
+
+class Part(BaseModel):
+    """A part of a record: frozen, with no field beyond its own, and no NaN or infinity in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Skipped(Part):
+    """A clip that was set aside, and why."""
+
+    clip: Text
+    reason: Text
+
+
+class Status(Part):
+    """Whether all of the task was evaluated; what is not complete is never ranked or paired."""
+
+    complete: bool
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[Text, ...] = ()
+
+
+def task_label(name: str, version: str) -> str:
+    """What tables call a task: name and version; of a user's own data the name alone, as its version is a hash."""
+    return name if name.startswith("local/") else f"{name}@{version}"
+
+
+class TaskIdentity(Part):
+    """The clip table that the episodes were drawn from."""
+
+    name: Name
+    version: Version
+    clips_sha256: Sha256
+    classes: Count
+    clips: Count
+    clip_seconds: float = Field(gt=0)
+
+    @classmethod
+    def of(cls, task: TaskData, classes: int | None = None) -> Self:
+        """That of a task's clips; `classes` where a clip may have several, so that labels are no classes."""
+        return cls(
+            name=task.name,
+            version=task.card.version,
+            clips_sha256=task.clips_sha256,
+            classes=int(task.clips["label"].nunique()) if classes is None else classes,
+            clips=len(task.clips),
+            clip_seconds=task.card.clip_seconds,
+        )
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return task_label(self.name, self.version)
+
+
+class Cost(Part):
+    """What the run took. Results of one sweep share one embedding pass, and each states it whole."""
+
+    embedded_clips: Count
+    embed_s: Seconds
+    episodes_s: Seconds
+    peak_memory_mb: Annotated[float, Field(ge=0)] | None
+
+
+class Provenance(Part):
+    """Where a record comes from; holds no user name, host or absolute path."""
+
+    package: Text
+    git_revision: Text | None
+    git_dirty: bool | None
+    packages: dict[Text, Text]
+    python: Text
+    device: Text
+    platform: Text
+    started_at: Text
+    command: Text
+
+
+class Record(Part):
+    """What is written once, by whoever ran it, and read by anyone. A kind of record subclasses it.
+
+    Attributes:
+        schema_version: Of the file's form.
+        kind: Tells the kinds apart; each fixes its own.
+        id: SHA-256 (hex) of the canonical JSON of `content`.
+        largest_bytes: Above which a file of the kind is refused.
+
+    Raises:
+        pydantic.ValidationError: A field is wrong, or the parts disagree: what can be recomputed is.
+    """
+
+    largest_bytes: ClassVar[int] = 8 * 2**20  # 10,000 episodes over 1,000 classes take 0.1 MB
+
+    schema_version: Literal[1] = 1
+    kind: str
+    id: Sha256
+
+    @classmethod
+    def create(cls, **parts: Any) -> Self:
+        """Builds a record from its parts, all but `id`."""
+        unsigned = cls.model_construct(id="", **parts)
+        return cls(id=unsigned.expected_id(), **parts)
+
+    def content(self) -> dict[str, Any]:
+        """What the id is taken over, as plain data: by default all but the id, the cost and the provenance."""
+        return self.model_dump(mode="json", exclude={"schema_version", "id", "cost", "provenance"})
+
+    def expected_id(self) -> str:
+        """The id that the content gives."""
+        return files.digest(self.content())
+
+    def place(self) -> str:
+        """Where a store keeps it: folders, and how the file's name begins."""
+        raise NotImplementedError
+
+    def unit(self) -> str | None:
+        """A digest of what was asked, where the outcome must then be the same; None where it need not be."""
+        return None
+
+    def check(self) -> None:
+        """Recomputes what can be recomputed of the parts.
+
+        Raises:
+            ValueError: They disagree; the words say which.
+        """
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        self.check()
+        if self.id != self.expected_id():
+            raise ValueError("the id is not that of the content")
+        return self
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
+    """Reads a record's file, from whoever it comes.
+
+    Args:
+        path: The file.
+        kinds: The kinds that it may be of.
+
+    Raises:
+        BadInputError: Not such a record, not strict JSON (NaN, repeated keys, too long or deep), or its parts disagree.
+        MachineError: The file cannot be read.
+    """
+    text, document = read_json(path, max(kind.largest_bytes for kind in kinds.values()))
+    if not isinstance(document, dict):
+        raise BadInputError(path, "is not a JSON object", _REMEDY)
+    version = document.get("schema_version")
+    if isinstance(version, int) and not isinstance(version, bool) and version > 1:
+        raise BadInputError(path, "was written by a newer release, in another form", "install a newer uamix-bench")
+    kind = document.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        reason = f"is of the kind {kind[:40]!a}" if isinstance(kind, str) else "says no kind of record"
+        raise BadInputError(path, reason, f"here are read: {', '.join(kinds)}")
+    if len(text) > kinds[kind].largest_bytes:
+        raise _too_large(path, kinds[kind].largest_bytes)
+    try:
+        return kinds[kind].model_validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))[:_LONGEST_NAME]
+        reason = first["msg"].removeprefix("Value error, ")
+        raise BadInputError(path, f"{field}: {reason}" if field else reason, _REMEDY) from error
+
+
+def agrees(field: str, stated: float | None, expected: float | None) -> None:
+    """Holds a stated number against the one that follows from the other parts.
+
+    Raises:
+        ValueError: They differ by more than rounding, or one of them is null.
+    """
+    if stated is None or expected is None:
+        same = stated == expected
+    else:
+        same = math.isclose(stated, expected, abs_tol=_ROUNDING)
+    if not same:
+        raise ValueError(f"{field} is {stated}, but the parts give {expected}")
+
+
+def record_text(record: Record) -> str:
+    """Strict JSON with one line for each part of the record."""
+    parts = record.model_dump(mode="json").items()
+    lines = (f'  "{name}": {json.dumps(part, allow_nan=False, ensure_ascii=False)}' for name, part in parts)
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def read_json(path: Path, largest: int) -> tuple[str, Any]:
+    """Reads a file of strict JSON: no NaN, no number beyond a float's range, no repeated key, UTF-8.
+
+    Args:
+        path: The file.
+        largest: Bytes.
+
+    Returns:
+        Its text, and the document in it.
+
+    Raises:
+        BadInputError: It is no such file.
+        MachineError: It cannot be read.
+    """
+    try:
+        with files.regular(path).open("rb") as file:
+            content = file.read(largest + 1)
+    except OSError as error:
+        raise files.unreadable(path, error) from error
+    if len(content) > largest:
+        raise _too_large(path, largest)
+    try:
+        text = content.decode("utf-8")
+        return text, json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise BadInputError(path, "is nested too deeply", _REMEDY) from error
+    except ValueError as error:  # JSON, UTF-8, a number of thousands of digits
+        raise BadInputError(path, f"is not strict JSON ({error})", _REMEDY) from error
+
+
+def _too_large(path: Path, largest_bytes: int) -> BadInputError:
+    return BadInputError(path, f"is larger than {largest_bytes // 2**20} MB", "this is no record of the bench")
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is beyond the range of numbers")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        repeated = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
+        raise ValueError(f"the key '{repeated[:40]}' is repeated")
+    return members

@@ -1,0 +1,253 @@
+"""The records of what changes weights. Free of torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from uamix_bench.plugins.card import Name
+from uamix_bench.records.record import (
+    Count,
+    Part,
+    Provenance,
+    Record,
+    Seconds,
+    Sha256,
+    Skipped,
+    Text,
+    Version,
+    task_label,
+)
+from uamix_bench.records.results import Result
+from uamix_bench.util import files
+
+
+class DataIdentity(Part):
+    """The sounds that a training saw: their task, and the digest of what was made of them."""
+
+    name: Name
+    version: Version
+    sha256: Sha256
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return task_label(self.name, self.version)
+
+
+class StageCost(Part):
+    """What a stage took in the process that finished the training, from where it began or was resumed.
+
+    Attributes:
+        name: The stage.
+        clips: That the steps saw, of all processes.
+        seconds: That the steps took.
+        waiting_s: Of them, how long the model waited for its inputs.
+        clips_s: Clips per second.
+        matrix_share: Share of the GPU's own rate of bfloat16 matrix products that the encoder's operations come to;
+            None on a CPU.
+        peak_memory_mb: The most memory that the process, or its share of the GPU, had held by the stage's end, in 10^6
+            bytes.
+    """
+
+    name: Text
+    clips: Count
+    seconds: Seconds
+    waiting_s: Seconds
+    clips_s: Annotated[float, Field(ge=0)]
+    matrix_share: Annotated[float, Field(ge=0)] | None = None
+    peak_memory_mb: Annotated[float, Field(ge=0)] | None = None
+
+
+class TrainingRecord(Record):
+    """A training: what it was asked to do, on what, and what came out.
+
+    Attributes:
+        recipe: Every hyper-parameter, as `Recipe.model_dump(mode="json")` gives it.
+        recipe_sha256: Its digest, which models and results carry.
+        data: The sounds.
+        parent_sha256: Of the weights that it began from; None from scratch.
+        weights_sha256: Of the weights file that it wrote.
+        train_seed: Of every random draw.
+        history: One entry per logged step: ``stage``, ``step``, ``loss``, ``lr`` and the stage's own figures.
+        skipped: Clips that could not be read.
+        cost: Of the stages.
+        partial: What the data lacks, where it is an incomplete copy.
+    """
+
+    kind: Literal["training"] = "training"
+    recipe: dict[str, JsonValue]
+    recipe_sha256: Sha256
+    data: DataIdentity
+    parent_sha256: Sha256 | None
+    weights_sha256: Sha256
+    train_seed: Count
+    history: tuple[dict[Text, float], ...]
+    skipped: tuple[Skipped, ...] = ()
+    partial: Text = ""
+    cost: tuple[StageCost, ...] = ()
+    provenance: Provenance
+
+    def place(self) -> str:
+        """``training/<data>@<version>/<first 12 of the recipe's digest>``."""
+        return f"training/{self.data.name}@{self.data.version}/{self.recipe_sha256[:12]}"
+
+    def check(self) -> None:
+        """Recomputes the recipe's digest.
+
+        Raises:
+            ValueError: It, or the seed, is not that of the recipe.
+        """
+        if files.digest(self.recipe) != self.recipe_sha256:
+            raise ValueError("recipe_sha256 is not that of the recipe")
+        if self.recipe.get("seed", self.train_seed) != self.train_seed:
+            raise ValueError(f"train_seed is {self.train_seed}, but the recipe's seed {self.recipe['seed']}")
+
+
+class Arm(Part):
+    """A training of an ablation, and how it did.
+
+    Attributes:
+        label: Mixing and varied fields; the same for all seeds.
+        reference: Whether the others are held against it: the recipe's own setting, with t-cutmix.
+        varied: What it was given of the fields that the ablation varies, ``mix`` among them, by their names.
+        training: What was trained.
+        results: Its few-shot results, task by task and cell by cell; all arms have the same.
+    """
+
+    label: Text
+    reference: bool
+    varied: dict[Text, JsonValue]
+    training: TrainingRecord
+    results: tuple[Result, ...]
+
+
+class SetAside(Part):
+    """An arm that could not be trained or evaluated, and why."""
+
+    label: Text
+    seed: Count
+    reason: Text
+
+
+class AblationRecord(Record):
+    """A grid of recipes, tuned from the same weights on the same sounds and evaluated on the same episodes.
+
+    Differences are not stored: a reader computes them from the episodes.
+
+    Attributes:
+        init: What all arms began from, as it was given.
+        assumed: Whether ways and shots form a grid, which the paper's figures have without saying its numbers.
+        arms: Seed by seed, the reference of the seed first.
+        set_aside: Arms that failed.
+    """
+
+    largest_bytes: ClassVar[int] = 128 * 2**20  # a grid over five tasks, 16 cells and 12 arms takes some 10 MB
+
+    kind: Literal["ablation"] = "ablation"
+    init: Text
+    assumed: bool
+    arms: tuple[Arm, ...]
+    set_aside: tuple[SetAside, ...] = ()
+    provenance: Provenance
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds, in order."""
+        return tuple(dict.fromkeys(arm.training.train_seed for arm in self.arms))
+
+    def content(self) -> dict[str, Any]:
+        """What was asked, and the ids of what came out."""
+        return {
+            "kind": self.kind,
+            "init": self.init,
+            "assumed": self.assumed,
+            "arms": [
+                {
+                    **arm.model_dump(mode="json", include={"label", "reference", "varied"}),
+                    "training": arm.training.id,
+                    "results": [result.id for result in arm.results],
+                }
+                for arm in self.arms
+            ],
+            "set_aside": [arm.model_dump(mode="json") for arm in self.set_aside],
+        }
+
+    def place(self) -> str:
+        """``ablation/<data>@<version>/<first 12 of the digest of the first reference's recipe>``."""
+        first = self.arms[0].training
+        return f"ablation/{first.data.name}@{first.data.version}/{first.recipe_sha256[:12]}"
+
+    def check(self) -> None:
+        """Makes sure that the arms may be compared.
+
+        Raises:
+            ValueError: A seed has no reference, an arm is there twice, was trained on something else, differs in a
+                field that is not varied, or was evaluated on other episodes.
+        """
+        if not self.arms:
+            raise ValueError("there are no arms")
+        names = [(arm.label, arm.training.train_seed) for arm in self.arms]
+        if len(set(names)) < len(names):
+            raise ValueError("an arm is there twice")
+        references = {arm.training.train_seed: arm for arm in self.arms if arm.reference}
+        if sum(arm.reference for arm in self.arms) != len(references) or set(references) != set(self.seeds):
+            raise ValueError("every seed needs one reference")
+        asked = _asked(self.arms[0])
+        for arm in self.arms:
+            label, training = arm.label, arm.training
+            reference = references[training.train_seed].training
+            if (training.data, training.parent_sha256) != (reference.data, reference.parent_sha256):
+                raise ValueError(f"{label}: it was trained on other sounds or from other weights than the reference")
+            for name in _differing(training.recipe, reference.recipe):
+                if not any(name == varied or name.startswith(f"{varied}.") for varied in arm.varied):
+                    raise ValueError(f"{label}: it differs from the reference in {name}, which is not varied")
+            for name, value in arm.varied.items():
+                if _field(training.recipe, name) != value:
+                    raise ValueError(f"{label}: {name} is not what its recipe has")
+            if _asked(arm) != asked:
+                raise ValueError(f"{label}: it was evaluated on other episodes than the first arm")
+            for result in arm.results:
+                made = (result.model.weights_sha256, result.model.recipe_sha256, result.model.train_seed)
+                if made != (training.weights_sha256, training.recipe_sha256, training.train_seed):
+                    raise ValueError(f"{label}: a result is not of its weights")
+
+
+def _asked(arm: Arm) -> list[str]:
+    """What an arm's results were asked, all of it but the weights."""
+    for result in arm.results:
+        if not result.status.complete:
+            raise ValueError(f"{arm.label}: its result on {result.task.name} is partial")
+    return [
+        files.digest(
+            [
+                result.task.model_dump(mode="json"),
+                result.protocol.model_dump(mode="json"),
+                result.episodes.digest,
+                result.model.dtype,
+                result.model.input,
+                result.model.pooling,
+            ]
+        )
+        for result in arm.results
+    ]
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
+    """The fields, those inside others with a dot, that two recipes have different."""
+    found = []
+    for name in {**one, **other}:
+        here, there = one.get(name), other.get(name)
+        if isinstance(here, dict) and isinstance(there, dict):
+            found += _differing(here, there, f"{prefix}{name}.")
+        elif here != there:
+            found.append(prefix + name)
+    return found
+
+
+def _field(recipe: dict[str, Any], name: str) -> Any:
+    place: Any = recipe
+    for part in name.split("."):
+        place = place.get(part) if isinstance(place, dict) else None
+    return place

@@ -1,0 +1,64 @@
+"""What a record claims, held against the clip table that its episodes were drawn from, and against other records.
+
+That a file's own parts agree (mean, conventional interval, id, sums) is held whenever it is read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from uamix_bench.records.record import Record
+from uamix_bench.records.results import Result
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.statistics import ci95_classes, ci95_clips
+
+_ROUNDING = 1e-9  # sums in another order, on another machine
+
+
+def conflicts(records: Iterable[tuple[Path, Record]]) -> Iterator[tuple[Path, str]]:
+    """Finds records of one evaluation that came out differently: every file after the first, and the reason."""
+    first: dict[str, tuple[Path, str]] = {}
+    for path, record in records:
+        unit = record.unit()
+        if unit is not None:
+            other, identifier = first.setdefault(unit, (path, record.id))
+            if identifier != record.id:
+                yield path, f"has another outcome of the same evaluation than {other}"
+
+
+def disagreements(result: Result, drawn: EpisodeSet) -> Iterator[str]:
+    """Says what of a result is not what its episodes, drawn again from the same clip table, give."""
+    stated = result.episodes
+    if drawn.digest != stated.digest:
+        yield f"episodes.digest is {stated.digest[:12]}, but the clip table gives {drawn.digest[:12]}"
+        return
+    classes = len(drawn.class_names) + drawn.classes_left_out
+    yield from _unequal("episodes.classes_left_out", stated.classes_left_out, drawn.classes_left_out)
+    yield from _unequal("task.classes", result.task.classes, classes)
+    yield from _unequal("task.clips", result.task.clips, len(drawn.ids))
+    yield from _unequal("episodes.shared_group_share", stated.shared_group_share, drawn.shared_group_share)
+    times = np.bincount(drawn.classes.ravel(), minlength=len(drawn.class_names)) * result.protocol.n_query
+    asked = {name: int(count) for name, count in zip(drawn.class_names, times, strict=True) if count}
+    if asked != {name: total for name, (_, total) in result.per_class.items()}:
+        yield "per_class: the numbers of queries are not those of the episodes"
+    table = (drawn.class_of, drawn.group_of)
+    clips = ci95_clips(result.accuracies(), drawn.classes, drawn.drawn, *table)
+    yield from _unequal("score.ci95_clips", result.score.ci95_clips, clips.half_width)
+    yield from _unequal(
+        "score.ci95_classes",
+        result.score.ci95_classes,
+        ci95_classes(result.accuracies(), drawn.classes, *table).half_width,
+    )
+
+
+def _unequal(what: str, stated: float | None, expected: float | None) -> Iterator[str]:
+    if stated is None or expected is None:
+        same = stated == expected
+    else:
+        same = math.isclose(stated, expected, rel_tol=1e-6, abs_tol=_ROUNDING)
+    if not same:
+        yield f"{what} is {stated}, but the clip table gives {expected}"

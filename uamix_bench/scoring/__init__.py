@@ -1,0 +1,1 @@
+"""Episodes, classifiers, statistics, metrics, health: pure functions."""

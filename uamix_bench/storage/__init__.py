@@ -1,0 +1,1 @@
+"""Shards of bytes by key, and digests of files."""

@@ -1,0 +1,341 @@
+"""A grid of recipes -> trainings -> few-shot results -> differences to a reference. Free of torch until it trains."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from uamix_bench.data.task import TaskData
+from uamix_bench.engines.engine import Engine
+from uamix_bench.evaluation.fewshot import Ahead, fewshot_kept
+from uamix_bench.evaluation.on_engine import embed_ahead
+from uamix_bench.records import record
+from uamix_bench.records.provenance import collect, scrub
+from uamix_bench.records.results import Result
+from uamix_bench.records.store import ResultStore
+from uamix_bench.records.training_records import AblationRecord, Arm, SetAside, TrainingRecord
+from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.tuning.fields import changed, find_field
+from uamix_bench.tuning.forecast import Forecast, forecast
+from uamix_bench.tuning.on_engine import tune_elsewhere
+from uamix_bench.tuning.recipe import HEAD_ALONE, Mixing, TuneRecipe, training_folder
+from uamix_bench.tuning.sounds import find_data
+from uamix_bench.tuning.trainings import RECORD, WEIGHTS, Job, has_begun, is_finished, metadata, tune_all
+from uamix_bench.util.errors import BadInputError, BenchError, UsageError
+from uamix_bench.util.progress import SILENT, Progress
+
+if TYPE_CHECKING:  # planning is free of torch
+    from uamix_bench.models.model import AudioModel
+
+REFERENCE: Mixing = "t-cutmix"  # the paper's own mixing
+_FIXED = {"mix": "--mix", "seed": "--seeds", "data": "--data", "name": "--recipe", "kind": "--recipe"}
+
+
+@dataclass(frozen=True)
+class PlannedArm:
+    """One recipe of the grid.
+
+    Attributes:
+        label: Mixing and varied fields; the same for all seeds.
+        reference: Whether the others of its seed are held against it.
+        varied: What it has of the fields that the grid varies, as plain data.
+        recipe: Its hyper-parameters.
+    """
+
+    label: str
+    reference: bool
+    varied: Mapping[str, Any]
+    recipe: TuneRecipe
+
+
+def plan(
+    base: TuneRecipe,
+    mixings: Sequence[Mixing] = (),
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    seeds: Sequence[int] = (0,),
+) -> list[PlannedArm]:
+    """Lays out a grid: every mixing with every combination of the varied fields, and the reference, for every seed.
+
+    The reference is the recipe's own setting with t-cutmix. Combinations that train equally (alpha where nothing is
+    mixed) are one arm.
+
+    Args:
+        base: Gives what is not varied.
+        mixings: Those of the grid; none of them: tf-cutmix where nothing is varied, else t-cutmix.
+        vary: Values by the name of a recipe's field, as `find_field` reads it.
+        seeds: Of the trainings; each trains the whole grid.
+
+    Returns:
+        The arms, seed by seed, the reference of the seed first.
+
+    Raises:
+        UsageError: An unknown field, one that is not for varying, or a value that does not fit.
+    """
+    fields: dict[str, Sequence[Any]] = {}
+    for given, values in (vary or {}).items():
+        name = find_field(base, given, "--vary")
+        if name in _FIXED:
+            raise UsageError(f"--vary {given}", "is not varied by this option", f"use {_FIXED[name]}")
+        if not values:
+            raise UsageError(f"--vary {given}", "has no value", "give FIELD=VALUE[,VALUE...]")
+        fields[name] = [*fields.get(name, ()), *values]
+    mixings = mixings or ((REFERENCE,) if fields else ("tf-cutmix",))
+    arms: list[PlannedArm] = []
+    for seed in seeds:
+        own = changed(base, {"seed": seed, "mix": REFERENCE})
+        seen = {own.effective().sha256}
+        arms.append(_planned(own, fields, {name: _field(own, name) for name in fields}, reference=True))
+        for mix, values in itertools.product(mixings, itertools.product(*fields.values())):
+            chosen = dict(zip(fields, values, strict=True))
+            recipe = changed(own, {"mix": mix, **chosen}).effective()
+            if recipe.sha256 not in seen:
+                seen.add(recipe.sha256)
+                idle = [name for name in chosen if _field(recipe, name) != _field(changed(own, chosen), name)]
+                shown = {name: value for name, value in chosen.items() if name not in idle}
+                arms.append(_planned(recipe, fields, shown, reference=False))
+    return arms
+
+
+def _planned(recipe: TuneRecipe, fields: Mapping[str, Any], shown: Mapping[str, Any], reference: bool) -> PlannedArm:
+    varied = {name: _field(recipe, name) for name in fields}
+    named = {name: given if isinstance(given, str) else json.dumps(varied[name]) for name, given in shown.items()}
+    label = " ".join([recipe.mix, *(f"{name}={value}" for name, value in named.items())])
+    return PlannedArm(label, reference, {"mix": recipe.mix, **varied}, recipe)
+
+
+def _field(recipe: TuneRecipe, name: str) -> Any:
+    place: Any = recipe.model_dump(mode="json")
+    for part in name.split("."):
+        place = place[part]
+    return place
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A plan with what it is carried out on.
+
+    Args:
+        arms: From :func:`plan`.
+        init: The pretrained model, as `load_model` takes it.
+        data: The sounds, as `find_data` takes them; where it is a path, the recipes name them otherwise.
+        data_dir: Where data sets are; default ``UAMIX_BENCH_HOME/data``.
+        audio_root: What a CSV's paths are relative to.
+        device: As for load_model.
+        workers: Trainings at once.
+        threads: That each computes with on the processor; None for torch's own choice.
+    """
+
+    arms: Sequence[PlannedArm]
+    init: str
+    data: str
+    data_dir: Path | None = None
+    audio_root: Path | None = None
+    device: str = "auto"
+    workers: int = 1
+    threads: int | None = None
+
+    def job(self, arm: PlannedArm) -> Job:
+        """The training of an arm, in the folder where `tune` would keep it."""
+        head = self._folder(arm.recipe.head_only()) if arm.recipe.head_epochs else None
+        label = arm.label + (f", seed {arm.recipe.seed}" if self.seeds > 1 else "")
+        return self._job(label, arm.recipe, head)
+
+    def heads(self) -> list[Job]:
+        """The trainings of stage 1 alone, each shared by the arms that agree in it."""
+        recipes = {arm.recipe.head_only().sha256: arm.recipe for arm in self.arms if arm.recipe.head_epochs}
+        return [self._job(f"stage 1, seed {recipe.seed}", recipe.head_only(), None) for recipe in recipes.values()]
+
+    @property
+    def seeds(self) -> int:
+        """How many there are."""
+        return len({arm.recipe.seed for arm in self.arms})
+
+    def _job(self, label: str, recipe: TuneRecipe, head: Path | None) -> Job:
+        places = (self.data, self.data_dir, self.audio_root)
+        return Job(label, recipe, self.init, *places, self._folder(recipe), head, self.device, self.threads)
+
+    def _folder(self, recipe: TuneRecipe) -> Path:
+        return training_folder(recipe.model_copy(update={"data": self.data}), self.init)
+
+    def forecast(self) -> Forecast:
+        """Estimates how long the trainings will take: stage 1 alone, then the arms, in the order of `heads` and `arms`.
+
+        A stage 1 that no arm waits for counts as done.
+        """
+        waiting = {job.head for job in map(self.job, self.arms) if not (is_finished(job) or has_begun(job))}
+
+        def done(job: Job) -> bool:
+            return is_finished(job) or (job.recipe.name == HEAD_ALONE and job.folder not in waiting)
+
+        return forecast([*self.heads(), *map(self.job, self.arms)], self.workers, done)
+
+    def tune(
+        self,
+        *,
+        engine: Engine | None = None,
+        keep_going: bool = False,
+        progress: Progress = SILENT,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> dict[Path, BenchError]:
+        """Trains the arms that are not there yet; what was begun is continued.
+
+        Args:
+            engine: Its workers train, in folders that they share with this machine; None for `workers` processes here.
+            keep_going: Whether arms that fail are set aside.
+            progress: Is told of every step.
+            stop: Asked after every step here; True ends all with their state saved.
+
+        Returns:
+            Under `keep_going` what went wrong, by the folder of the arm.
+
+        Raises:
+            UsageError: A folder holds the same recipe, tuned from other weights or on other sounds.
+            Stopped: `stop` said so.
+            BenchError: An arm failed; with an engine see :func:`uamix_bench.tuning.on_engine.tune_elsewhere`, too.
+        """
+        from uamix_bench.tuning.run import initial_model
+
+        data = find_data(self.data, self.data_dir, self.audio_root)
+        same = {"data_sha256": data.clips_sha256, "parent_sha256": initial_model(self.init).metadata["sha256"]}
+        todo = []
+        for job in map(self.job, self.arms):
+            if not is_finished(job):
+                todo.append(job)
+                continue
+            made = metadata(job)
+            if any(made.get(name) != value for name, value in same.items()):
+                reason = "holds this recipe, tuned from other weights or on other sounds"
+                raise UsageError(job.folder, reason, "delete the folder, or name the weights or sounds differently")
+            progress.say(f"{job.label} is there: {job.folder}")
+        data.task.materialise(data.clips, progress)  # here, rather than in several workers
+        wanted = {job.head for job in todo if not has_begun(job)}
+        heads = [job for job in self.heads() if job.folder in wanted and not is_finished(job)]
+        options: dict[str, Any] = {"keep_going": keep_going, "progress": progress}
+
+        def carry_out(jobs: Sequence[Job]) -> dict[Path, BenchError]:
+            if engine is not None:
+                return tune_elsewhere(engine, jobs, **options)
+            return tune_all(jobs, min(self.workers, len(jobs)), stop=stop, **options)
+
+        carry_out(heads)  # one that fails, fails in its arms
+        return carry_out(todo)
+
+    def evaluate(
+        self,
+        tasks: Sequence[TaskData],
+        protocols: Sequence[Protocol],
+        failed: Mapping[Path, BenchError],
+        *,
+        engine: Engine | None = None,
+        keep_going: bool = False,
+        batch_size: int = 16,
+        progress: Progress = SILENT,
+    ) -> AblationRecord:
+        """Evaluates the trained arms on the same episodes, each on one embedding pass a task; reuses what is there.
+
+        Args:
+            tasks: Where episodes come from.
+            protocols: The cells.
+            failed: What :meth:`tune` returned.
+            engine: Its workers embed, and all is scored here; None embeds here, too.
+            keep_going: Whether arms whose embeddings mean nothing are set aside.
+            batch_size: Clips in a batch, at most.
+            progress: Shows how far it is.
+
+        Raises:
+            BadInputError: Broken clips, or embeddings that mean nothing; or a seed's reference was set aside.
+            MachineError: The results cannot be written; with an engine see
+                :func:`uamix_bench.evaluation.on_engine.embed_ahead`, too.
+        """
+        errors, arms = dict(failed), []
+        device = "cpu" if engine else self.device  # with an engine, this machine only scores
+        options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+        ahead = self._embed_ahead(engine, failed, tasks, protocols, options) if engine else {}
+        for arm in self.arms:
+            job = self.job(arm)
+            if job.folder in errors:
+                continue
+            try:
+                arms.append(_evaluated(arm, job, device, tasks, protocols, ahead, options))
+            except BadInputError as error:
+                if not keep_going:
+                    raise
+                progress.say(f"{job.label} is set aside: {error}")
+                errors[job.folder] = error
+        for arm in self.arms:
+            if arm.reference and (found := errors.get(self.job(arm).folder)):
+                raise BadInputError(
+                    self.job(arm).label, f"the reference failed ({found})", "without it nothing can be compared"
+                )
+        return AblationRecord.create(
+            init=scrub(self.init),
+            assumed=len(protocols) > 1,
+            arms=tuple(arms),
+            set_aside=tuple(
+                SetAside(label=arm.label, seed=arm.recipe.seed, reason=scrub(str(errors[self.job(arm).folder])))
+                for arm in self.arms
+                if self.job(arm).folder in errors
+            ),
+            provenance=collect(arms[0].training.provenance.device.partition(":")[0] if arms and not engine else "cpu"),
+        )
+
+    def _embed_ahead(
+        self,
+        engine: Engine,
+        failed: Mapping[Path, BenchError],
+        tasks: Sequence[TaskData],
+        protocols: Sequence[Protocol],
+        options: dict[str, Any],
+    ) -> dict[tuple[Path, int], Ahead]:
+        """Embeds with an engine what the evaluation will ask for; what was, by arm's folder and place of the task."""
+        folders: list[Path] = []
+
+        def models() -> Iterator[tuple[AudioModel, ResultStore]]:
+            for job in map(self.job, self.arms):
+                if job.folder in failed:
+                    continue
+                try:
+                    made = _tuned(job, "cpu")
+                except BadInputError:  # weights that mean nothing: the evaluation says so
+                    continue
+                folders.append(job.folder)
+                yield made
+
+        cells = [(task, protocols) for task in tasks]
+        found = embed_ahead(engine, models(), cells, device=self.device, **options)
+        return {(folders[row], column): made for (row, column), made in found.items()}
+
+
+def _evaluated(
+    arm: PlannedArm,
+    job: Job,
+    device: str,
+    tasks: Sequence[TaskData],
+    protocols: Sequence[Protocol],
+    ahead: Mapping[tuple[Path, int], Ahead],
+    options: dict[str, Any],
+) -> Arm:
+    model, store = _tuned(job, device)
+    results: list[Result] = []
+    for column, task in enumerate(tasks):
+        options["progress"].say(f"evaluating {job.label} on {task.name}")
+        kept = fewshot_kept(store, model, task, protocols, ahead=ahead.get((job.folder, column)), **options)
+        results += [found.result for found in kept]
+    return Arm(
+        label=arm.label,
+        reference=arm.reference,
+        varied=dict(arm.varied),
+        training=record.load(job.folder / RECORD, {"training": TrainingRecord}),
+        results=tuple(results),
+    )
+
+
+def _tuned(job: Job, device: str) -> tuple[AudioModel, ResultStore]:
+    """The model that a finished job made, and the store of its results."""
+    from uamix_bench.models.model import load_model
+
+    return load_model("uamix", job.folder / WEIGHTS, device=device), ResultStore(job.folder / "results")

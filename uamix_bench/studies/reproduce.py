@@ -1,0 +1,304 @@
+"""The paper's tables and figures as planned jobs: what can be run with what is here, what is missing, how to get it.
+
+Planning is a pure function over cards and what was found here, free of torch; the jobs import it when they run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from uamix_bench.data.prepare import Copy, look
+from uamix_bench.plugins.card import ModelCard, TaskCard
+from uamix_bench.records.results import Result, load_result
+from uamix_bench.records.store import ResultStore
+from uamix_bench.scoring.episodes import PAPER
+from uamix_bench.studies.paper import ARMS, SOURCE, Cell, Settings, Target, architecture
+from uamix_bench.util import files
+from uamix_bench.util.errors import BenchError
+
+
+@dataclass(frozen=True)
+class Here:
+    """What was found on this machine.
+
+    Attributes:
+        copies: By task, its data.
+        weights: By model, its weights.
+        sounds: What tuning is done on, as ``tune --data`` takes it; empty for nothing.
+        kept: Model, task and cell of the results that are kept already.
+        data_dir: Where data sets are, where the user named it.
+    """
+
+    copies: Mapping[str, Copy]
+    weights: Mapping[str, Path]
+    sounds: str = ""
+    kept: frozenset[tuple[str, str, Cell]] = frozenset()
+    data_dir: Path | None = None
+
+
+class Missing(NamedTuple):
+    """What is not here, what waits for it, and the line that gets it."""
+
+    subject: str
+    needed_by: tuple[str, ...]
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something to run.
+
+    Attributes:
+        kind: ``tune`` makes the weights of `model`.
+        model: What is evaluated or made.
+        task: The data set; empty for a tuning.
+        cells: Ways and shots; empty but for few-shot jobs.
+        kept: How many of the cells need no computing.
+        lacks: What is missing for it; empty where it can run.
+        clips: That it embeds, at most, as expected of the draw; 0 where that is not what it does.
+        clip_seconds: Of the task.
+        parameters: Of the encoder, by the card.
+    """
+
+    kind: Literal["tune", "few-shot", "fine-tuning", "clusters"]
+    model: str
+    task: str = ""
+    cells: tuple[Cell, ...] = ()
+    kept: int = 0
+    lacks: tuple[str, ...] = ()
+    clips: int = 0
+    clip_seconds: float = 0.0
+    parameters: int = 0
+
+    def flops(self) -> float:
+        """Floating point operations of the embedding: two a parameter and token, 50 tokens a second of sound.
+
+        That is a spectrogram of 100 frames a second and 128 mel bins in patches of 16 x 16, as AudioMAE has it.
+        """
+        return 2.0 * self.parameters * 50 * self.clip_seconds * self.clips
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a target, in the order in which they run, and what is missing for some of them."""
+
+    target: Target
+    settings: Settings
+    jobs: tuple[Job, ...]
+    missing: tuple[Missing, ...]
+    miniatures: tuple[str, ...] = field(default=())
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Ways and shots, as the settings have them."""
+        return self.settings.cells(self.target)
+
+
+_USABLE = ("here", "miniature", "generated")
+
+
+def plan(
+    target: Target,
+    models: Mapping[str, ModelCard],
+    tasks: Mapping[str, TaskCard],
+    here: Here,
+    settings: Settings | None = None,
+) -> Plan:
+    """Lays out the jobs of a target.
+
+    Args:
+        target: What is reproduced.
+        models: The cards of the registered models.
+        tasks: The cards of the registered tasks.
+        here: What is on this machine.
+        settings: How it is carried out; default as the target has it.
+    """
+    settings = settings or Settings()
+    jobs: list[Job] = []
+    waiting: dict[tuple[str, str], list[str]] = {}
+    for model in target.models:
+        lacks = _lacks(model, here, models)
+        if not lacks and model not in here.weights:
+            jobs.append(Job("tune", model))
+        if lacks and model in ARMS:
+            jobs.append(Job("tune", model, lacks=tuple(subject for subject, _ in lacks)))
+        for task in target.tasks:
+            copy = here.copies[task]
+            short = [*lacks, *([] if copy.state in _USABLE else [(task, _get_task(copy, here.data_dir))])]
+            for subject in short:
+                waiting.setdefault(subject, []).append(f"{model} on {task}")
+            jobs.append(_job(target, model, task, tuple(s for s, _ in short), models, tasks[task], here, settings))
+    missing = tuple(Missing(subject, tuple(by), remedy) for (subject, remedy), by in waiting.items())
+    tunings = [job for job in jobs if job.kind == "tune"]
+    minis = tuple(task for task in target.tasks if here.copies[task].state == "miniature")
+    return Plan(target, settings, (*tunings, *(job for job in jobs if job.kind != "tune")), missing, minis)
+
+
+def _lacks(model: str, here: Here, models: Mapping[str, ModelCard]) -> list[tuple[str, str]]:
+    """What a model's weights wait for, with the line that gets it."""
+    if model in here.weights:
+        return []
+    if model not in ARMS:
+        card = models[model]
+        file = f" {card.files[0].name}" if card.files else ""
+        return [(f"weights of {model}", f"uamix-bench models fetch {model}{file}, or --checkpoint {model}=PATH")]
+    lacks = [] if SOURCE in here.weights else _lacks(SOURCE, here, models)
+    if not here.sounds:
+        remedy = "--tuning-data FOLDER|CSV of AudioSet-20K; or --checkpoint NAME=PATH of weights that are tuned already"
+        lacks.append(("sounds to tune on", remedy))
+    return lacks
+
+
+def _get_task(copy: Copy, data_dir: Path | None) -> str:
+    """The line that brings a data set here, and what an incomplete copy lacks."""
+    lacks = f" (the copy here lacks {', '.join(copy.missing[:3])})" if copy.state == "partial" else ""
+    return f"uamix-bench tasks prepare {copy.task}" + (f" --data-dir {data_dir}" if data_dir else "") + lacks
+
+
+def _job(
+    target: Target,
+    model: str,
+    task: str,
+    lacks: tuple[str, ...],
+    models: Mapping[str, ModelCard],
+    card: TaskCard,
+    here: Here,
+    settings: Settings,
+) -> Job:
+    cells = settings.cells(target)
+    todo = [cell for cell in cells if (model, task, cell) not in here.kept]
+    draws = sum(settings.protocol.episodes * n * (k + settings.protocol.n_query) for n, k in todo)
+    return Job(
+        target.kind,
+        model,
+        task,
+        cells,
+        len(cells) - len(todo),
+        lacks,
+        expected_clips(card.clips or 0, draws) if here.copies[task].state == "here" else 0,
+        card.clip_seconds,
+        models[architecture(model)].parameters or 0,
+    )
+
+
+def expected_clips(clips: int, draws: int) -> int:
+    """How many different ones of so many clips so many draws are expected to meet, each as likely as any other."""
+    return round(clips * -math.expm1(-draws / clips)) if clips else 0
+
+
+def matrix_rate() -> float:
+    """Floating point operations a second of this processor's matrix products, float32, measured in a tenth of one."""
+    import numpy as np
+
+    table = np.ones((768, 768), np.float32)
+    table @ table  # threads start with the first
+    started, done = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - started) < 0.1:
+        table @ table
+        done += 1
+    return done * 2.0 * 768**3 / elapsed
+
+
+# --- what is here
+
+
+def find_here(
+    targets: Iterable[Target],
+    models: Mapping[str, ModelCard],
+    tasks: Mapping[str, TaskCard],
+    *,
+    data_dir: Path | None,
+    given: Mapping[str, Path],
+    sounds: str,
+    settings: Settings,
+    store: ResultStore,
+) -> Here:
+    """Looks for the data, weights and results of targets.
+
+    Args:
+        targets: What is to be reproduced.
+        models: The cards of the registered models.
+        tasks: The cards of the registered tasks.
+        data_dir: Where data sets are; default ``UAMIX_BENCH_HOME/data``.
+        given: Weights that the user names, by model.
+        sounds: What tuning is done on, as ``tune --data`` takes it; empty for nothing.
+        settings: How targets are carried out.
+        store: Where results are kept.
+    """
+    wanted = list(targets)
+    names = dict.fromkeys(model for target in wanted for model in (*target.models, SOURCE))
+    weights = {name: path for name in names if (path := given.get(name) or _fetched(name, models))}
+    copies = {task: look(tasks[task], data_dir or files.home() / "data") for target in wanted for task in target.tasks}
+    kept = frozenset(
+        found
+        for target in wanted
+        for model in target.models
+        if model in weights
+        for task in target.tasks
+        for found in _kept(model, weights[model], copies[task], settings, settings.cells(target), store)
+    )
+    return Here(copies, weights, sounds, kept, data_dir)
+
+
+def _fetched(model: str, models: Mapping[str, ModelCard]) -> Path | None:
+    """The first of a model's files that is where ``models fetch`` leaves them."""
+    card = models.get(model)
+    folder = files.home() / "checkpoints" / model
+    for file in card.files if card else ():
+        path = folder / file.name
+        inside = sorted(path.with_suffix("").rglob("*.pth")) if path.suffix == ".zip" else []
+        if inside or (path.suffix != ".zip" and path.is_file()):
+            return inside[0] if inside else path
+    return None
+
+
+def _kept(
+    model: str, weights: Path, copy: Copy, settings: Settings, cells: Sequence[Cell], store: ResultStore
+) -> list[tuple[str, str, Cell]]:
+    """Those of the cells that a complete result of these weights on this copy is kept of."""
+    found = []
+    sha256 = ""
+    versions = "*-miniature" if copy.state == "miniature" else "*[0-9]"
+    for path in sorted(store.folder.glob(f"{copy.task}@{versions}/{model}/*.json")):
+        try:
+            result = load_result(path)
+        except BenchError:
+            continue  # whoever meets it in earnest is told
+        file = weights / "model.safetensors" if weights.is_dir() else weights
+        sha256 = sha256 or files.file_sha256(file)
+        cell = (result.protocol.n_way, result.protocol.k_shot)
+        same = (result.model.weights_sha256, result.model.input, result.protocol)
+        if result.status.complete and cell in cells and same == (sha256, settings.input, settings.of_cell(cell)):
+            found.append((model, copy.task, cell))
+    return found
+
+
+# --- what may be held against the paper
+
+
+def not_comparable(result: Result, model: ModelCard, settings: Settings) -> str:
+    """Why a result does not say whether a 5-way 1-shot number of the paper holds; empty where it may.
+
+    Args:
+        result: Ours.
+        model: The card of what was evaluated.
+        settings: Under which.
+    """
+    if result.task.version.endswith("-miniature"):
+        return "a miniature"
+    if not result.status.complete:
+        return "a part of the data"
+    if (result.protocol.n_way, result.protocol.k_shot) != (PAPER.n_way, PAPER.k_shot):
+        return f"{result.protocol.n_way}-way {result.protocol.k_shot}-shot"
+    if result.protocol.name != PAPER.name:
+        return f"{result.protocol.episodes:,} episodes of {result.protocol.n_query} queries"
+    if model.parameters and abs(result.model.parameters - model.parameters) > 0.05 * model.parameters:
+        return f"a model of {result.model.parameters / 1e6:.1f}M parameters, not {model.parameters / 1e6:.0f}M"
+    if settings.recipe != "paper" and result.model.recipe_sha256:
+        return f"tuned by the recipe '{settings.recipe}'"
+    return ""

@@ -1,0 +1,89 @@
+"""What a training would do, found out without doing any of it: parameters, steps, and what the data holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from uamix_bench.data.audio import probe
+from uamix_bench.data.task import Task, TaskData
+from uamix_bench.models.vit import AudioViT, ViTShape
+from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
+from uamix_bench.tuning.data import batches
+from uamix_bench.tuning.loop import Stage
+from uamix_bench.tuning.pretrain import Pretraining
+from uamix_bench.tuning.recipe import PretrainRecipe, Recipe, TuneRecipe
+from uamix_bench.util.errors import BenchError
+
+_AT_ONCE = 4  # headers
+
+
+def tuning_on_paper(recipe: TuneRecipe, shape: ViTShape) -> list[Stage]:
+    """The stages of a tuning, without memory for their weights and without data."""
+    nothing: Any = None
+    with torch.device("meta"):
+        network = Network(AudioViT(shape), recipe)
+    return [stage(network, recipe, nothing, nothing) for stage in (HeadStage, TuneStage)]
+
+
+def pretraining_on_paper(recipe: PretrainRecipe) -> list[Stage]:
+    """The stage of a pre-training, likewise."""
+    nothing: Any = None
+    with torch.device("meta"):
+        encoder = AudioViT(ViTShape(width=recipe.width, depth=recipe.depth, heads=recipe.heads))
+        return [Pretraining(encoder, recipe, nothing, nothing)]
+
+
+def trained_parameters(stages: Sequence[Stage]) -> dict[str, int]:
+    """How many numbers each stage trains, by its name."""
+    return {
+        stage.name: sum(parameter.numel() for group in stage.parameter_groups() for parameter in group["params"])
+        for stage in stages
+    }
+
+
+def steps(stages: Sequence[Stage], recipe: Recipe, data: TaskData) -> dict[str, int]:
+    """How many steps each stage takes, by its name.
+
+    Raises:
+        UsageError: The data holds fewer recordings than a batch needs.
+    """
+    recordings = np.unique(data.clips["group"].to_numpy(str), return_inverse=True)[1].astype(np.int64)
+    return {
+        stage.name: sum(len(batches(recordings, recipe.batch, recipe.seed, number, e)) for e in range(stage.epochs))
+        for number, stage in enumerate(stages)
+    }
+
+
+def holdings(data: TaskData) -> dict[str, Any]:
+    """What the data holds, by the headers of its files: plain data.
+
+    ``hours`` counts each clip up to the length that training cuts it to, and is None where the sounds are generated on
+    first use; ``unreadable`` counts files that are refused already by their header.
+    """
+    paths = [Path(path) for path in data.clips["path"].astype(str)]
+
+    def seconds(path: Path) -> float | None:
+        try:
+            return min(probe(path).duration_s, data.card.clip_seconds)
+        except BenchError:
+            return None
+
+    made = type(data.task).materialise is not Task.materialise  # then what is missing comes with the first use
+    there = not made or all(path.exists() for path in paths)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        lengths = list(pool.map(seconds, paths)) if there else []
+    heard = [length for length in lengths if length is not None]
+    return {
+        "name": data.name,
+        "clips": len(paths),
+        "recordings": int(data.clips["group"].nunique()),
+        "hours": round(sum(heard) / 3_600, 3) if there else None,
+        "unreadable": len(lengths) - len(heard),
+        "partial": data.partial,
+    }

@@ -1,0 +1,173 @@
+"""Tunings by the workers of an engine, in folders that the workers' machines and this one share.
+
+What a training keeps, it keeps where a local one does: checkpoints, weights, record. So one whose worker is lost goes
+on elsewhere from its last checkpoint, and what is finished is here, whoever dies. A worker whose code, weights or
+sounds are others is refused, as its weights would be too, and so is one that does not see the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from uamix_bench.data.task import is_path
+from uamix_bench.engines.engine import Engine, host
+from uamix_bench.engines.same_code import Versions, check_versions, refuse_other, versions
+from uamix_bench.storage.digests import file_digests
+from uamix_bench.tuning.sounds import find_data
+from uamix_bench.tuning.trainings import Job, carry_out, is_finished
+from uamix_bench.util import files
+from uamix_bench.util.errors import BenchError, MachineError
+from uamix_bench.util.progress import SILENT, Progress
+
+if TYPE_CHECKING:  # torch is imported where a model is
+    from uamix_bench.models.model import Source
+
+_LATE_S = 60.0  # within which a network file system shows what another machine has written
+
+
+class Errand(NamedTuple):
+    """A tuning for a worker.
+
+    Attributes:
+        job: With absolute paths.
+        versions: Those of the caller's code.
+        basis: Digests of what else its weights depend on, by their names.
+        sign: A file that the caller has put beside the job's folder.
+    """
+
+    job: Job
+    versions: Versions
+    basis: dict[str, str]
+    sign: Path
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return self.job.label
+
+
+def tune_elsewhere(
+    engine: Engine, jobs: Sequence[Job], *, keep_going: bool = False, progress: Progress = SILENT
+) -> dict[Path, BenchError]:
+    """Carries out tunings that do not depend on one another, each on a worker.
+
+    Args:
+        engine: Does the work.
+        jobs: Each in a folder of its own, side by side.
+        keep_going: As for :func:`uamix_bench.tuning.trainings.tune_all`.
+        progress: Is told of every tuning.
+
+    Returns:
+        Under `keep_going` what went wrong, by folder.
+
+    Raises:
+        MachineError: Workers were lost; or one has other versions, weights or sounds, or does not see the folders.
+        BenchError: The first failure; those that run beside it are ended, and keep their last checkpoint.
+    """
+    if not jobs:
+        return {}
+    failed: dict[Path, BenchError] = {}
+    ours = versions()
+    grounds: dict[Any, tuple[Source, dict[str, str]]] = {}  # the same for all arms of an ablation
+    with files.probe(jobs[0].folder.parent) as sign:
+        errands = []
+        for job in jobs:
+            place = (job.init, job.data, job.data_dir, job.audio_root)
+            source, basis = grounds.get(place) or grounds.setdefault(place, _ground(job, progress))
+            errands.append(Errand(_anywhere(job, source), ours, basis, sign.absolute()))
+        with (
+            progress.bar(f"{len(jobs)} tunings", len(jobs), "tunings") as advance,
+            closing(engine.map(carry_out_errand, errands, progress)) as ended,
+        ):
+            for index, error in ended:
+                job = jobs[index]
+                if error is None:
+                    _await(job)
+                    progress.say(f"{job.label} is tuned")
+                elif keep_going:
+                    progress.say(f"{job.label} is set aside: {error}")
+                    failed[job.folder] = error
+                else:
+                    raise error
+                advance(1, job.label)
+    return failed
+
+
+def carry_out_errand(errand: Errand, progress: Progress) -> BenchError | None:
+    """Does an errand on a worker, and gives what the tuning failed by, if it did.
+
+    Another process may be at it, of a driver that was killed; then this one waits, and goes on where that one ends.
+
+    Raises:
+        MachineError: The worker has other versions, weights or sounds than the caller, or does not see the folder.
+    """
+    job = errand.job
+    check_versions(errand.versions)
+    if not errand.sign.exists():
+        reason = f"does not see what the caller writes to {errand.sign.parent}"
+        remedy = "put UAMIX_BENCH_HOME on a disk that all machines share"
+        raise MachineError(f"the worker on {host()}", reason, remedy)
+    try:
+        _, here = _ground(job, progress)
+    except BenchError as error:
+        raise MachineError(f"{error.subject} on {host()}", error.reason, error.remedy) from error
+    refuse_other("", here, errand.basis, "give every machine the same weights and sounds under the same paths")
+    with files.locked(files.make_folder(job.folder) / "lock", progress.say):
+        if is_finished(job):
+            return None
+        try:
+            carry_out(job, progress, lambda: False)
+        except BenchError as error:
+            return error
+    return None
+
+
+def _ground(job: Job, progress: Progress) -> tuple[Source, dict[str, str]]:
+    """What a tuning's weights depend on beside its recipe and the code: where it begins, and digests by their names."""
+    from uamix_bench.tuning.data import sounds_sha256
+    from uamix_bench.tuning.run import initial_model
+
+    model, data = initial_model(job.init), find_data(job.data, job.data_dir, job.audio_root)
+    data.task.materialise(data.clips, progress)
+    digested = file_digests(data.clips["path"].astype(str).tolist(), progress=progress)
+    return model.source, {
+        f"digest of {model.source.checkpoint or model.source.name}": model.metadata["sha256"],
+        f"list of the clips of {data.name}": data.clips_sha256,
+        f"digest of the sounds of {data.name}": sounds_sha256(digested.digests),
+    }
+
+
+def _anywhere(job: Job, source: Source) -> Job:
+    """The same job with absolute paths, no link in them followed, and nothing left to the home folder of a worker."""
+
+    def absolute(path: str | Path) -> Path:
+        return Path(os.path.abspath(path))  # noqa: PTH100
+
+    return job._replace(
+        init=f"{source.name}={source.checkpoint}" if source.checkpoint else source.name,
+        data=str(absolute(job.data)) if is_path(job.data) else job.data,
+        data_dir=absolute(job.data_dir or files.home() / "data"),
+        audio_root=absolute(job.audio_root) if job.audio_root else None,
+        folder=absolute(job.folder),
+        head=absolute(job.head) if job.head else None,
+    )
+
+
+def _await(job: Job) -> None:
+    """Waits for what a worker wrote.
+
+    Raises:
+        MachineError: It does not come.
+    """
+    deadline = time.monotonic() + _LATE_S
+    while not is_finished(job):
+        if time.monotonic() > deadline:
+            reason = "a worker finished it, and it is not here"
+            raise MachineError(job.folder, reason, "put UAMIX_BENCH_HOME on a disk that all machines share")
+        time.sleep(0.5)
+        list(job.folder.glob("*"))  # a network file system asks for a folder again when it is listed

@@ -1,0 +1,1 @@
+"""Errors, files, text, progress and threads: known to every room, knowing none."""

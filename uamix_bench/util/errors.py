@@ -1,0 +1,71 @@
+"""The errors a user can meet: each names a subject, a reason and a remedy, and carries the exit code of its family."""
+
+from __future__ import annotations
+
+from uamix_bench.util.text import visible
+
+
+class BenchError(Exception):
+    """An expected failure, shown to the user as the single line ``subject: reason; remedy``.
+
+    Args:
+        subject: The file, option or name at fault.
+        reason: What is wrong with it.
+        remedy: What the user can do about it; empty where the reason already says so.
+    """
+
+    exit_code = 1
+
+    def __init__(self, subject: object, reason: str, remedy: str = "") -> None:
+        self.subject = str(subject)
+        self.reason = reason
+        self.remedy = remedy
+        line = f"{self.subject}: {reason}" + (f"; {remedy}" if remedy else "")
+        super().__init__(visible(" ".join(line.split())))
+
+    def __reduce__(self) -> tuple[type[BenchError], tuple[str, str, str]]:
+        return type(self), (self.subject, self.reason, self.remedy)
+
+
+class UsageError(BenchError):
+    """A command, configuration or pair of results that makes no sense as given (exit code 2)."""
+
+    exit_code = 2
+
+
+class BadInputError(BenchError):
+    """A checkpoint, sound, data set or result that is missing, unreadable, unsafe or not as claimed (exit code 3)."""
+
+    exit_code = 3
+
+
+class MachineError(BenchError):
+    """The machine cannot do it: disk, memory, permission, lock, network, a lost worker (exit code 4)."""
+
+    exit_code = 4
+
+
+class Stopped(BenchError):
+    """Long work was asked to stop, and what it did is kept: the same command continues it (exit code 130 or 143)."""
+
+    exit_code = 130
+
+
+class RegressionFound(BenchError):
+    """A comparison ended with a regression beyond the margin (exit code 5)."""
+
+    exit_code = 5
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says, as Python's or torch's, that memory of the processor or a GPU was not to be had."""
+    by_torch = any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory"))
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and by_torch)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Returns a "did you mean ..." clause for an unknown name, or the list of known names where none is close."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
