@@ -10,28 +10,36 @@ from uamix_bench.data.own_data import read_csv
 from uamix_bench.plugins.card import TaskCard, read_card
 from uamix_bench.util.errors import BadInputError
 
-from .official import Official, names, whole
+from .official import Official, holder, whole
 
 
 class ESC50(Official):
-    """Reads ``ESC-50-master/meta/esc50.csv`` and ``ESC-50-master/audio/{fold}-{clip}-{take}-{target}.wav``."""
+    """Reads ``ESC-50-master/meta/esc50.csv`` and ``ESC-50-master/audio/{fold}-{clip}-{take}-{target}.wav``.
+
+    The folder may have another name, as that of a git clone has, and lie in another. Kaggle's copy has ``esc50.csv``
+    beside ``audio/audio/44100``. Clips have the ids of the archive.
+    """
 
     card = read_card(Path(__file__).with_suffix(".toml"), TaskCard)
     marker = "ESC-50-master/meta/esc50.csv"
+    elsewhere = ("meta/esc50.csv", "*/meta/esc50.csv", "*/*/meta/esc50.csv", "esc50.csv", "*/esc50.csv")
 
     def clips(self, root: Path) -> pd.DataFrame:
         """Lists the 2,000 clips: label the category, group the Freesound recording, split the fold."""
         columns = ["filename", "fold", "src_file", "take", "target", "category"]
-        meta = read_csv(root / self.marker, columns)
-        there = names(root / "ESC-50-master/audio")
+        listed = self.mark(root) or root / self.marker
+        meta = read_csv(listed, columns)
+        base = listed.parent.parent if listed.parent.name == "meta" else listed.parent
+        places = [base / place for place in ("audio", "audio/audio/44100", "audio/audio", "")]
+        audio, there = holder(places, meta["filename"])
         rows, missing = [], []
         for line, name, fold, recording, take, target, label in meta[columns].itertuples(name=None):
             if name != f"{fold}-{recording}-{take}-{target}.wav":
                 reason = f"line {line} names {name!a}, which does not agree with its columns"
-                raise BadInputError(root / self.marker, reason, "unpack the archive again")
+                raise BadInputError(listed, reason, "unpack the archive again")
             clip = f"ESC-50-master/audio/{name}"
             if name in there:
-                rows.append((clip, f"{root}/{clip}", label, recording, f"fold{fold}"))
+                rows.append((clip, f"{audio}/{name}", label, recording, f"fold{fold}"))
             else:
                 missing.append(clip)
         return whole(self, root, rows, missing)

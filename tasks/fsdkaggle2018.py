@@ -8,17 +8,33 @@ import pandas as pd
 
 from uamix_bench.data.own_data import read_csv
 from uamix_bench.plugins.card import TaskCard, read_card
+from uamix_bench.util.errors import BadInputError
 
-from .official import Official, names, whole
+from .official import Official, first, holder, whole
 
 _MORE_THAN_A_HEADER = 45  # bytes; the shortest WAV header has 44
+_TRAIN = "train_post_competition.csv"
+_TEST = "test_post_competition_scoring_clips.csv"
+_META = ("FSDKaggle2018.meta", "meta")
 
 
 class FSDKaggle2018(Official):
-    """Reads the two lists in ``FSDKaggle2018.meta`` and ``FSDKaggle2018.audio_train|audio_test/{fname}``."""
+    """Reads the two lists in ``FSDKaggle2018.meta`` and ``FSDKaggle2018.audio_train|audio_test/{fname}``.
+
+    Kaggle has ``audio_train`` and ``audio_test``, with ``train_post_competition.csv`` and ``test_post_competition.csv``
+    beside them. Clips have the ids of the archives.
+    """
 
     card = read_card(Path(__file__).with_suffix(".toml"), TaskCard)
-    marker = "FSDKaggle2018.meta/train_post_competition.csv"
+    marker = f"FSDKaggle2018.meta/{_TRAIN}"
+    elsewhere = (
+        _TRAIN,
+        f"meta/{_TRAIN}",
+        f"*/FSDKaggle2018.meta/{_TRAIN}",
+        f"*/{_TRAIN}",
+        "audio_train",
+        "*/audio_train",
+    )
 
     def clips(self, root: Path) -> pd.DataFrame:
         """Lists the clips: label the class, group the Freesound id, split train-verified, train-unverified or test.
@@ -27,17 +43,35 @@ class FSDKaggle2018(Official):
         thousands that were ignored, three of them empty. A listed clip that is empty counts as missing.
         """
         columns = ("fname", "label", "freesound_id")
-        train = read_csv(root / self.marker, (*columns, "manually_verified"))
+        marked = self.mark(root) or root / self.marker
+        base = marked.parent.parent if marked.parent.name in _META else marked.parent
+        train = read_csv(_list(base, _TRAIN, "train.csv"), (*columns, "manually_verified"))
         train["split"] = train["manually_verified"].map({"1": "train-verified"}).fillna("train-unverified")
-        test = read_csv(root / "FSDKaggle2018.meta/test_post_competition_scoring_clips.csv", (*columns, "usage"))
+        test = read_csv(_list(base, _TEST, "test_post_competition.csv"), (*columns, "usage"))
         test = test[test["usage"] != "Ignored"].assign(split="test")
         rows, missing = [], []
-        for folder, listed in (("FSDKaggle2018.audio_train", train), ("FSDKaggle2018.audio_test", test)):
-            there = names(root / folder, _MORE_THAN_A_HEADER)
+        for part, listed in (("audio_train", train), ("audio_test", test)):
+            folder = f"FSDKaggle2018.{part}"
+            places = [base / place for place in (folder, part, f"{part}/{part}")]
+            audio, there = holder(places, listed["fname"], _MORE_THAN_A_HEADER)
             for name, label, group, split in listed[[*columns, "split"]].itertuples(index=False, name=None):
                 clip = f"{folder}/{name}"
                 if name in there:
-                    rows.append((clip, f"{root}/{clip}", label, group, split))
+                    rows.append((clip, f"{audio}/{name}", label, group, split))
                 else:
                     missing.append(clip)
         return whole(self, root, rows, missing)
+
+
+def _list(base: Path, name: str, at_kaggle: str) -> Path:
+    """The list `name`, where the archives have it or beside the sounds, or that of Kaggle.
+
+    Raises:
+        BadInputError: There is but Kaggle's ``train.csv``, which does not say what recordings the clips are from.
+    """
+    places = [f"{folder}{file}" for file in (name, at_kaggle) for folder in (*(f"{meta}/" for meta in _META), "")]
+    found = first(base, *places) or base / places[0]
+    if found.name == "train.csv" and "freesound_id" not in read_csv(found, ()).columns:
+        remedy = f"put {_TRAIN} beside it, which Kaggle and FSDKaggle2018.meta.zip have"
+        raise BadInputError(found, "has no column 'freesound_id', which the groups are", remedy)
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -17,13 +17,63 @@ _NAMED = 3  # missing files that the error names
 
 
 class Official(Task):
-    """A published data set, of which there is a miniature."""
+    """A published data set, of which there is a miniature.
+
+    Attributes:
+        elsewhere: Where copies that did not come from the authors' archives have the `marker`, as globs below the root.
+    """
+
+    elsewhere: ClassVar[tuple[str, ...]] = ()
+
+    def locate(self, data_dir: Path) -> Path:
+        """Finds the data set's root, in another layout than the archives' too; see :meth:`Task.locate`."""
+        places = (data_dir / self.card.name, data_dir)
+        return next((place for place in places if self.mark(place)), None) or super().locate(data_dir)
+
+    def mark(self, root: Path) -> Path | None:
+        """The `marker`, where the archives or other copies have it; None where it is not."""
+        return first(root, self.marker, *self.elsewhere)
 
     def miniature(self, folder: Path, **sizes: Any) -> Path:
         """Makes a small stand-in; see `miniature.make`."""
         from .miniature import make
 
         return make(self.card.name, folder, **sizes)
+
+
+def first(root: Path, *patterns: str) -> Path | None:
+    """What the first of some globs below a root finds, if any does.
+
+    Raises:
+        BadInputError: That glob finds several.
+    """
+    for pattern in patterns:
+        found = below(root, pattern)
+        if len(found) > 1:
+            reason = f"holds several copies ({', '.join(str(path.relative_to(root)) for path in found[:_NAMED])})"
+            raise BadInputError(root, reason, "name the folder of one of them with --data-dir")
+        if found:
+            return found[0]
+    return None
+
+
+def below(root: Path, pattern: str) -> list[Path]:
+    """What a glob below a root finds, but for hidden folders: archives are unpacked in such."""
+    found = sorted(root.glob(pattern))
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+
+
+def holder(folders: Iterable[Path], wanted: Iterable[str], least_bytes: int = 0) -> tuple[Path, set[str]]:
+    """The folder that holds the most of some names, the first of equals, and all names in it.
+
+    Args:
+        folders: At least one.
+        wanted: The names.
+        least_bytes: As for :func:`names`.
+    """
+    sought = set(wanted)
+    found = [(folder, names(folder, least_bytes)) for folder in folders]
+    return max(found, key=lambda pair: len(pair[1] & sought))
 
 
 def names(folder: str | Path, least_bytes: int = 0) -> set[str]:
@@ -60,7 +110,9 @@ def lines(path: Path) -> list[str]:
         raise unreadable(path, error) from error
 
 
-def whole(task: Task, root: Path, rows: Sequence[tuple[str, ...]], missing: Iterable[str] = ()) -> pd.DataFrame:
+def whole(
+    task: Task, root: Path, rows: Sequence[tuple[str, ...]], missing: Iterable[str] = (), hint: str = ""
+) -> pd.DataFrame:
     """Makes the clip table of a copy that holds every clip.
 
     Args:
@@ -68,6 +120,7 @@ def whole(task: Task, root: Path, rows: Sequence[tuple[str, ...]], missing: Iter
         root: The data set's root.
         rows: The clips found, in the order of `COLUMNS`.
         missing: What the data set's own lists name and `root` lacks.
+        hint: What to do about an incomplete copy; empty to unpack the archives again.
 
     Raises:
         IncompleteError: The copy lacks clips; the line has the counts.
@@ -84,5 +137,5 @@ def whole(task: Task, root: Path, rows: Sequence[tuple[str, ...]], missing: Iter
     if absent:
         more = f" and {len(absent) - _NAMED:,} more" if len(absent) > _NAMED else ""
         reason += f" (missing: {', '.join(absent[:_NAMED])}{more})"
-    remedy = f"unpack the archives of {task.card.name} again, or evaluate what is there, unranked, with --allow-partial"
-    raise IncompleteError(root, reason, remedy, table)
+    remedy = hint or f"unpack the archives of {task.card.name} again"
+    raise IncompleteError(root, reason, f"{remedy}, or evaluate what is there, unranked, with --allow-partial", table)

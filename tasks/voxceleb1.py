@@ -10,10 +10,11 @@ import pandas as pd
 from uamix_bench.plugins.card import TaskCard, read_card
 from uamix_bench.util.errors import BadInputError
 
-from .official import Official, lines, names, whole
+from .official import Official, below, first, lines, names, whole
 
-_SPEAKER = re.compile(r"id\d{5}")
+_SPEAKER = re.compile(r"id1\d{4}")  # those of VoxCeleb2 begin with id0
 _UTTERANCE = re.compile(r"\d{5}\.wav")
+_PARTS = ("dev", "test", "vox1_dev_wav", "vox1_test_wav")
 _SPLITS = {"1": "train", "2": "dev", "3": "test"}
 
 
@@ -22,30 +23,52 @@ class VoxCeleb1(Official):
 
     A video's YouTube id may begin with ``-`` or hold ``_``. Beside ``wav`` may lie the authors' ``iden_split.txt``,
     which gives the splits, and ``vox1_meta.csv``, which names the speakers; both also name what a copy lacks.
+    The two archives may be unpacked apart, into ``dev/wav`` and ``test/wav``; clips have the same ids then.
     """
 
     card = read_card(Path(__file__).with_suffix(".toml"), TaskCard)
     marker = "wav"
 
+    def mark(self, root: Path) -> Path | None:
+        """The first of the folders of speakers; an empty ``wav`` where there is no other."""
+        return next(iter(_speaker_folders(root)), None) or super().mark(root)
+
     def clips(self, root: Path) -> pd.DataFrame:
         """Lists the utterances: label the speaker, group speaker and video, split of the identification task."""
-        listed = _splits(root / "iden_split.txt")
-        absent = _speakers(root / "vox1_meta.csv")
+        listed = _splits(first(root, "iden_split.txt", "*/iden_split.txt"))
+        absent = _speakers(first(root, "vox1_meta.csv", "*/vox1_meta.csv"))
         rows = []
-        for speaker in sorted(filter(_SPEAKER.fullmatch, names(root / "wav"))):
+        for folder, speaker in [(folder, name) for folder in _speaker_folders(root) for name in _speakers_in(folder)]:
             absent.discard(speaker)
-            for video in names(root / "wav" / speaker):
+            for video in names(folder / speaker):
                 group = f"{speaker}/{video}"
-                for name in filter(_UTTERANCE.fullmatch, names(f"{root}/wav/{group}")):
+                for name in filter(_UTTERANCE.fullmatch, names(f"{folder}/{group}")):
                     split = listed.pop(f"{group}/{name}", "")
-                    rows.append((f"wav/{group}/{name}", f"{root}/wav/{group}/{name}", speaker, group, split))
-        return whole(self, root, rows, [f"wav/{name}" for name in listed or absent])
+                    rows.append((f"wav/{group}/{name}", f"{folder}/{group}/{name}", speaker, group, split))
+        above = _speaker_folders(root.parent) if root.name in _PARTS else []
+        hint = f"name the folder of all parts: --data-dir {root.parent}" if len(above) > 1 else ""
+        return whole(self, root, rows, [f"wav/{name}" for name in listed or absent], hint)
 
 
-def _splits(path: Path) -> dict[str, str]:
+def _speaker_folders(root: Path) -> list[Path]:
+    """The folders of speakers: ``wav``, or one in each part, or the parts themselves; a level further down, too."""
+    for level in ("", "*/"):
+        for inner in ("/wav", ""):
+            places = ["wav"] * bool(inner) + [f"{part}{inner}" for part in _PARTS]
+            found = [path for place in places for path in below(root, level + place) if _speakers_in(path)]
+            if found:
+                return found
+    return []
+
+
+def _speakers_in(folder: Path) -> list[str]:
+    return sorted(filter(_SPEAKER.fullmatch, names(folder)))
+
+
+def _splits(path: Path | None) -> dict[str, str]:
     """Reads ``1 id10006/nLEBBc9oIFs/00003.wav``, one utterance a line: 1 is train, 2 dev, 3 test."""
     splits = {}
-    for number, line in enumerate(lines(path) if path.is_file() else (), start=1):
+    for number, line in enumerate(lines(path) if path else (), start=1):
         code, _, clip = line.partition(" ")
         if code not in _SPLITS or not clip:
             raise BadInputError(path, f"line {number} is not '1|2|3 SPEAKER/VIDEO/UTTERANCE.wav'", "download it again")
@@ -53,9 +76,9 @@ def _splits(path: Path) -> dict[str, str]:
     return splits
 
 
-def _speakers(path: Path) -> set[str]:
+def _speakers(path: Path | None) -> set[str]:
     """Reads the speakers from the authors' table, which separates its columns by tabs despite its name."""
-    if not path.is_file():
+    if path is None:
         return set()
     header, *table = [line.split("\t") for line in lines(path)] or [[""]]
     if header[0] != "VoxCeleb1 ID" or len(header) < 2:

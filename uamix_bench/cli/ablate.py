@@ -114,6 +114,7 @@ def command(
     arms = library.plan(shareable(base, sounds), mix, _varied(vary), range(seeds) if seeds > 1 else (base.seed,))
     protocols = [_protocol(ways, shots, q, episodes) for ways in n for shots in k]
     tasks = [load_task(name, data_dir, audio_root=audio_root) for name in selection.chosen_tasks(task)]
+    selection.say_remarks(tasks)
     clips = _clips_drawn(tasks, protocols)  # too few classes or clips show now, and not after the training
     workers = min(jobs or (1 if _may_have_gpu(device) or engine != "local" else 2), len(arms))
     places = (init, base.data, data_dir, audio_root, device)

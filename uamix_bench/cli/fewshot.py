@@ -150,13 +150,21 @@ def command(
     if not dry_run:
         store.check_writable()
     tasks = [
-        load_task(name_or_path, data_dir, audio_root=audio_root, clip_seconds=clip_seconds, allow_partial=allow_partial)
+        load_task(
+            name_or_path,
+            data_dir,
+            audio_root=audio_root,
+            clip_seconds=clip_seconds,
+            allow_partial=allow_partial,
+            keep_going=keep_going,
+        )
         for name_or_path in selection.chosen_tasks(task)
     ]
     if chosen is not None:
         tasks = [data.only(chosen) for data in tasks]
     elif protocol == "metaaudio":
         tasks = [data.metaaudio() for data in tasks]
+    selection.say_remarks(tasks, cells)
     progress = TerminalProgress(quiet)
     grids = [cells] * len(tasks)
     if q == "auto":  # one q for all shots, so that they share their queries

@@ -137,7 +137,8 @@ def command(
     if test is not None and (len(names) > 1 or not is_path(names[0]) or not is_path(test)):
         remedy = "give one folder or list with --task, and one here"
         raise UsageError(f"--test {test}", "joins your own data alone", remedy)
-    places: dict[str, Any] = {"audio_root": audio_root, "clip_seconds": clip_seconds, "allow_partial": allow_partial}
+    places: dict[str, Any] = {"audio_root": audio_root, "clip_seconds": clip_seconds}
+    places |= {"allow_partial": allow_partial, "keep_going": keep_going}
     tasks = [_load(name_or_path, data_dir, places) for name_or_path in names]
     if test is not None:
         from uamix_bench.finetuning.splits import joined

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import expanded
+from uamix_bench.util.text import visible
 
 if TYPE_CHECKING:
+    from uamix_bench.data.task import TaskData
     from uamix_bench.scoring.episodes import Protocol
 
 
@@ -155,6 +158,16 @@ def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes:
     published = base.model_copy(update={"n_way": cell.n_way, "k_shot": cell.k_shot})
     name = (cell.name if cell == published else "custom") + ("-classes" if own_classes else "")
     return cell.model_copy(update={"name": name})
+
+
+def say_remarks(tasks: Iterable[TaskData], protocols: Sequence[Protocol] = ()) -> None:
+    """Says on stderr, quiet or not, what a reader of scores on these tasks must know; their records say it too."""
+    from uamix_bench.evaluation.fewshot import remarks
+
+    for data in tasks:
+        said = [*data.remarks, *(remark for protocol in protocols for remark in remarks(data, protocol))]
+        for remark in dict.fromkeys(said):
+            print(visible(f"{data.name}: {remark.text}"), file=sys.stderr)
 
 
 def demonstration(chosen: list[str], checkpoint: Path | None) -> str:

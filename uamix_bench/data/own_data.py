@@ -1,81 +1,27 @@
-"""A user's own data as a clip table: folders of sounds, lists, AudioSet's own list; and reading any CSV."""
+"""A user's own lists as a clip table: CSVs, text lists, AudioSet's own list; and reading any CSV."""
 
 from __future__ import annotations
 
 import csv
 import os
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
-from typing import NoReturn
 
 import pandas as pd
 
+from uamix_bench.data.folders import AUDIO_SUFFIXES, COLUMNS, SOUND_SUFFIXES, Listing, Remark, composed, some, walk
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import regular, unreadable
+from uamix_bench.util.text import visible
 
-COLUMNS = ("clip", "path", "label", "group", "split")  # of every clip table; see `task.Task.clips`
-AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3".split())  # what audio.py decodes
-
-
-def class_folders(root: Path) -> pd.DataFrame:
-    """Lists every sound below every sub-folder, whose name is the label; names that begin with a dot are passed over.
-
-    Links to folders are followed among the sub-folders, and not below. What is named like a sound and is none (a link
-    to nothing, a pipe) is listed too: a data set must not shrink without a word.
-
-    Returns:
-        The clip table; every clip is its own group, and there are no splits.
-
-    Raises:
-        BadInputError: There is no sound.
-        MachineError: A folder cannot be read.
-    """
-    table = _below(root)
-    table = table[table["label"] != ""].reset_index(drop=True)
-    if table.empty:
-        remedy = "give a folder with one sub-folder per class, or a CSV"
-        raise BadInputError(root, "no sound in any sub-folder", remedy)
-    return table
+_USED = ("path", "label", "group", "split")  # columns of a list
+_LONGEST_NAME = 60  # characters of a column's name that are shown
 
 
-def sounds(root: Path) -> pd.DataFrame:
-    """Lists every sound anywhere below a folder; the first sub-folder, where there is one, is taken for the label.
-
-    Returns:
-        As :func:`class_folders`.
-
-    Raises:
-        As :func:`class_folders`.
-    """
-    table = _below(root)
-    if table.empty:
-        raise BadInputError(root, "no sound in it", f"sounds end in {', '.join(sorted(AUDIO_SUFFIXES))}")
-    return table
-
-
-def _below(root: Path) -> pd.DataFrame:
-    """The clip table of all sounds below a folder, but for hidden ones; the label of those right in it is empty."""
-
-    def refuse(error: OSError) -> NoReturn:
-        raise unreadable(Path(error.filename), error) from error
-
-    rows = []
-    linked = [path for path in root.iterdir() if path.is_symlink() and path.is_dir() and not path.name.startswith(".")]
-    for folder, folders, names in chain.from_iterable(os.walk(top, onerror=refuse) for top in (root, *linked)):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES and not name.startswith("."):  # noqa: PTH122
-                path = Path(folder, name)
-                parts = path.relative_to(root).parts
-                clip = composed("/".join(parts))
-                rows.append((clip, str(path), composed(parts[0]) if len(parts) > 1 else "", clip, ""))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def path_list(path: Path, root: Path) -> pd.DataFrame:
+def path_list(path: Path, root: Path) -> Listing:
     """Reads a text file of paths, one a line; empty lines and lines that begin with ``#`` are passed over.
 
     Args:
@@ -92,7 +38,7 @@ def path_list(path: Path, root: Path) -> pd.DataFrame:
     named = {number: line.strip() for number, line in lines if line.strip() and not line.startswith("#")}
     if not named:
         raise BadInputError(path, "lists no clip", "give one path a line")
-    return _listed(path, root, pd.DataFrame({"path": list(named.values())}, list(named)))
+    return Listing(_listed(path, root, pd.DataFrame({"path": list(named.values())}, list(named))))
 
 
 def is_audioset_list(path: Path) -> bool:
@@ -102,33 +48,43 @@ def is_audioset_list(path: Path) -> bool:
     return False
 
 
-def audioset_list(path: Path, root: Path) -> tuple[pd.DataFrame, int]:
+def audioset_list(path: Path, root: Path) -> tuple[pd.DataFrame, str]:
     """Reads AudioSet's own CSV (``# YTID, start_seconds, end_seconds, positive_labels``) and finds its clips.
 
     A clip's file lies anywhere below `root` and is named by its YTID, with or without a ``Y`` before it, alone or with
     ``_START`` or ``_START_END`` after it, in seconds or milliseconds: the names that the usual download tools give.
 
     Returns:
-        The clip table of what is there (label: the positive labels; group: the YTID), and how many the list names.
+        The clip table of what is there (label: the positive labels; group: the YTID), and what is lacking, in words.
 
     Raises:
         BadInputError: It is no such list, or none of its clips is there.
     """
     lines = [line for line in _text(path).splitlines() if line.strip() and not line.startswith("#")]
-    places = {file.stem: file for file in sorted(root.rglob("*")) if file.suffix.lower() in AUDIO_SUFFIXES}
-    rows = []
+    read, other = {}, set()
+    for there in sorted(Path(*parts) for parts in walk(root)):
+        if there.suffix.lower() in AUDIO_SUFFIXES:
+            read[there.stem] = there
+        elif there.suffix.lower() in SOUND_SUFFIXES:
+            other.add(there.stem)
+    rows, unread = [], 0
     for number, row in enumerate(csv.reader(lines, skipinitialspace=True), start=1):
         try:
             video, start_s, end_s, labels = row[0], float(row[1]), float(row[2]), row[3]
         except (IndexError, ValueError) as error:
             raise BadInputError(path, f"row {number} is not YTID, start, end, labels", "download it again") from error
-        file = next((places[stem] for stem in _audioset_stems(video, start_s, end_s) if stem in places), None)
+        stems = list(_audioset_stems(video, start_s, end_s))
+        file = next((read[stem] for stem in stems if stem in read), None)
         if file is not None:
-            rows.append((composed(file.relative_to(root).as_posix()), str(file), labels, video, ""))
+            rows.append((composed(file.as_posix()), str(root / file), labels, video, ""))
+        else:
+            unread += not other.isdisjoint(stems)
+    formats = f"; {unread:,} are there in formats that are not read" if unread else ""
     if not rows:
-        reason = f"holds none of the {len(lines):,} clips of {path.name}"
+        reason = f"holds none of the {len(lines):,} clips of {path.name}{formats}"
         raise BadInputError(root, reason, "name their folder with --audio-root; files are named YTID.wav or the like")
-    return pd.DataFrame(rows, columns=list(COLUMNS)), len(lines)
+    lacks = f"holds {len(rows):,} of the {len(lines):,} clips of {path.name}{formats}" if len(rows) < len(lines) else ""
+    return pd.DataFrame(rows, columns=list(COLUMNS)), lacks
 
 
 def _audioset_stems(video: str, start_s: float, end_s: float) -> Iterator[str]:
@@ -142,7 +98,7 @@ def _audioset_stems(video: str, start_s: float, end_s: float) -> Iterator[str]:
         yield f"{name}_{1000 * start_s:.0f}_{1000 * end_s:.0f}"
 
 
-def clip_list(path: Path, root: Path, labelled: bool = True) -> pd.DataFrame:
+def clip_list(path: Path, root: Path, labelled: bool = True) -> Listing:
     """Reads a CSV with columns ``path,label[,group,split]``.
 
     Args:
@@ -152,18 +108,27 @@ def clip_list(path: Path, root: Path, labelled: bool = True) -> pd.DataFrame:
         labelled: Whether every clip needs a label.
 
     Returns:
-        The clip table; a clip without a group is its own.
+        The clip table; a clip without a group is its own. Columns that are not used are named.
 
     Raises:
         BadInputError: It is no such list, a file does not exist, or a clip is listed twice.
     """
     needed = ("path", "label") if labelled else ("path",)
-    return _listed(path, root, read_csv(path, needed), needed)
+    table = read_csv(path, needed)
+    clips = _listed(path, root, table, needed)
+    if unused := [visible(name[:_LONGEST_NAME]) for name in table.columns if name and name not in _USED]:
+        columns = (
+            f"column{'s' * (len(unused) > 1)} {some(unused)} of the list {'are' if len(unused) > 1 else 'is'} not used"
+        )
+        return Listing(
+            clips, (Remark("columns", f"{columns} (used: {', '.join(_USED)}); clips are read from their start"),)
+        )
+    return Listing(clips)
 
 
 def _listed(path: Path, root: Path, table: pd.DataFrame, needed: Sequence[str] = ("path",)) -> pd.DataFrame:
     """Makes the clip table of the list `path`, whose lines are the index of `table`."""
-    table = table.reindex(columns=["path", "label", "group", "split"], fill_value="")
+    table = table.reindex(columns=list(_USED), fill_value="")
     for column in needed:
         empty = table.index[table[column] == ""]
         if len(empty):
@@ -174,7 +139,8 @@ def _listed(path: Path, root: Path, table: pd.DataFrame, needed: Sequence[str] =
         missing = str(root / table["path"].iloc[found.index(None)])
         if others := len(found) - len(paths) - 1:
             missing += f" and {others} more"
-        raise BadInputError(missing, f"named in {path.name}, but no such file", "check --audio-root")
+        hint = _hint(root, table["path"].iloc[found.index(None)])
+        raise BadInputError(missing, f"named in {path.name}, but no such file", hint)
     clips = pd.Series(_ids(root, paths), table.index)
     repeated = table.index[clips.duplicated()]
     if len(repeated):
@@ -239,15 +205,30 @@ def _text(path: Path) -> str:
         raise BadInputError(path, f"is not text ({error})", "save it as UTF-8") from error
 
 
-def composed(name: str) -> str:
-    """The one spelling of a name: file systems differ in how they compose accents."""
-    return unicodedata.normalize("NFC", name)
-
-
 def _find(root: Path, text: str) -> Path | None:
-    """Finds a file whose name may be composed one way in a list and another way on the disk."""
-    spellings = (text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD")))
-    return next((root / name for name in spellings if os.path.isfile(root / name)), None)  # noqa: PTH113
+    """Finds a listed file that the disk may spell otherwise: its accents, its separators, the case of its ending."""
+    for spelling in dict.fromkeys((text, text.replace("\\", "/"))):
+        stem, ending = os.path.splitext(spelling)  # noqa: PTH122
+        for name in dict.fromkeys((spelling, stem + ending.lower(), stem + ending.upper())):
+            for form in ("", "NFC", "NFD"):
+                path = root / (unicodedata.normalize(form, name) if form else name)  # type: ignore[arg-type]
+                if os.path.isfile(path):  # noqa: PTH113
+                    return path
+    return None
+
+
+def _hint(root: Path, text: str) -> str:
+    """What to do about a listed file that is not there: a name on the disk that differs in case, or a Windows path."""
+    place = root
+    for part in Path(text.replace("\\", "/")).parts:
+        with suppress(OSError):
+            alike = [name for name in os.listdir(place) if name.casefold() == part.casefold()]  # noqa: PTH208
+            place = place / (part if part in alike or not alike else alike[0])
+    if place.is_file():
+        return f"the file is called {place}: names differ in case, rename one of them"
+    if re.match(r"[A-Za-z]:[\\/]", text):
+        return "this is a Windows path: make it relative, and name its folder with --audio-root"
+    return "check --audio-root"
 
 
 def _ids(root: Path, paths: Sequence[Path]) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from uamix_bench.data import fetch
 from uamix_bench.data.archive import extract, extracted
 from uamix_bench.data.task import MINIATURE, IncompleteError, Task
+from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import RemoteFile, TaskCard
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
@@ -39,7 +41,8 @@ def look(card: TaskCard, data_dir: Path) -> Copy:
         data_dir: Where data sets are.
 
     Returns:
-        The copy in ``data_dir/<name>``, or in `data_dir` itself where there is none.
+        The copy in ``data_dir/<name>``, or in `data_dir` itself where there is none. Of one in another layout than the
+        archives', which the reader knows, no name is missing.
     """
     folder = archive_folder(card, data_dir)
     names = {part for file in card.files for part in (file.name, f"{file.name}.part")}
@@ -57,6 +60,11 @@ def look(card: TaskCard, data_dir: Path) -> Copy:
         elif len(missing) == len(holds):
             state = "absent"
         copies.append(Copy(card.name, state, root, missing, archives))
+    with suppress(UsageError, BadInputError):
+        task = registry.find_task(card.name).load()()
+        root = task.locate(data_dir)
+        if not (root / task.marker).exists():
+            return Copy(card.name, "here", root, (), archives)
     return next((copy for copy in copies if copy.state != "absent"), copies[0])
 
 

@@ -15,8 +15,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 
-from uamix_bench.data import own_data
+from uamix_bench.data import folders, own_data
 from uamix_bench.data.clip_table import SortedClips, sort_clips
+from uamix_bench.data.folders import COLUMNS as COLUMNS
+from uamix_bench.data.folders import Listing, Remark, Unread
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import TaskCard
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
@@ -24,7 +26,6 @@ from uamix_bench.util.files import home
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.text import UNFIT
 
-COLUMNS = own_data.COLUMNS
 OWN_CLIP_SECONDS = 10.0
 # A file in the root of a generated stand-in: it begins with its number of clips; what it holds of the card's `holds`
 # stands in its further lines.
@@ -83,6 +84,13 @@ class Task:
             BadInputError: The copy is not what it claims.
         """
         raise NotImplementedError
+
+    def listing(self, root: Path) -> Listing:
+        """The clip table with what must be said about it, by default nothing; load_task asks for this.
+
+        Raises: as :meth:`clips`.
+        """
+        return Listing(self.clips(root))
 
     def supervised(self, root: Path, table: pd.DataFrame) -> pd.DataFrame:
         """The clip table as fine-tuning takes it: `table`, unless its labels or groups are others than in episodes."""
@@ -152,7 +160,8 @@ class Task:
 class TaskData:
     """A data set that is there: its reader, its root, and its clip table, sorted by clip.
 
-    `partial` says what an incomplete copy lacks, and is empty for a whole one.
+    `partial` says what an incomplete copy lacks, and is empty for a whole one. `remarks` are what a reader of scores
+    must know of the table, `unread` the clips that are no part of it because their format is not read.
 
     Raises:
         ValueError: The table is not sorted.
@@ -163,6 +172,8 @@ class TaskData:
     root: Path
     clips: pd.DataFrame
     partial: str = ""
+    remarks: tuple[Remark, ...] = ()
+    unread: tuple[Unread, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.clips["clip"].is_monotonic_increasing:  # episodes and digests go by this order
@@ -245,6 +256,7 @@ def load_task(
     clip_seconds: float | None = None,
     splits: tuple[str, ...] | None = None,
     allow_partial: bool = False,
+    keep_going: bool = False,
     labelled: bool = True,
 ) -> TaskData:
     """Loads a task's clip table; no sound is read.
@@ -258,6 +270,8 @@ def load_task(
         splits: The splits to keep instead of the card's.
         allow_partial: Whether to go on with what is there of an incomplete copy; `TaskData.partial` then says what
             is missing, and no result on it is complete.
+        keep_going: Whether to set sounds aside whose format is not read; `TaskData.unread` then lists them, and no
+            result is complete.
         labelled: Whether a path's clips need labels. If not, a folder may hold sounds anywhere, a CSV needs no label,
             and a text list of paths or AudioSet's own CSV will do.
 
@@ -276,18 +290,27 @@ def load_task(
         root = task.locate(Path(data_dir) if data_dir else home() / "data")
     lacks = ""
     try:
-        found = task.clips(root)
+        found = task.listing(root)
     except IncompleteError as error:
         if not allow_partial or error.found.empty:
             raise
-        lacks, found = error.reason, error.found
-    table = _checked(found, name)
+        lacks, found = error.reason, Listing(error.found)
+    remarks = list(found.remarks)
+    if found.unread:
+        left_out = folders.tally(found.unread, found.clips["label"])
+        if not keep_going or found.clips.empty:
+            remedy = "convert them, for example with 'ffmpeg -i IN OUT.flac'; --keep-going leaves them out"
+            raise BadInputError(root, left_out, remedy)
+        remarks.append(Remark("unread", left_out))
+    table = _checked(found.clips, name)
+    if labelled:
+        remarks += folders.alike_labels(table["label"].unique())
     card = task.edition(root)
     if isinstance(task, Own):
         card = card.model_copy(update={"version": table_sha256(table)[:12]})
     if clip_seconds:
         card = card.model_copy(update={"clip_seconds": clip_seconds})
-    data = TaskData(task, card, root, table, partial=lacks)
+    data = TaskData(task, card, root, table, lacks, tuple(remarks), found.unread)
     wanted = splits or card.splits
     return data.split(*wanted) if wanted else data
 
@@ -311,11 +334,11 @@ class Own(Task):
 
     Args:
         name: Its stem.
-        read: Makes the clip table of its root; see `own_data`.
+        read: Makes the clip table of its root; see `folders` and `own_data`.
     """
 
-    def __init__(self, name: str, read: Callable[[Path], pd.DataFrame]) -> None:
-        stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", own_data.composed(name)).strip("-._+")[:70] or "data"
+    def __init__(self, name: str, read: Callable[[Path], Listing]) -> None:
+        stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", folders.composed(name)).strip("-._+")[:70] or "data"
         # the card of an instance, where the readers of published data sets have one per class
         self.card = TaskCard(  # type: ignore[misc]
             name=f"local/{stem}",
@@ -330,12 +353,16 @@ class Own(Task):
 
     def clips(self, root: Path) -> pd.DataFrame:
         """Reads the table; every file of a list must exist."""
+        return self._read(root).clips
+
+    def listing(self, root: Path) -> Listing:
+        """Reads the table, with what is to be said about it."""
         return self._read(root)
 
 
 def _own(path: Path, audio_root: Path | None, labelled: bool) -> tuple[Own, Path]:
     if path.is_dir():
-        return Own(path.resolve().name, own_data.class_folders if labelled else own_data.sounds), path
+        return Own(path.resolve().name, folders.class_folders if labelled else folders.sounds), path
     if not path.exists():
         raise BadInputError(path, "no such file or folder", "check the path")
     root = audio_root or path.parent
@@ -349,13 +376,12 @@ def _own(path: Path, audio_root: Path | None, labelled: bool) -> tuple[Own, Path
     return Own(path.stem, partial(own_data.path_list, path)), root
 
 
-def _audioset(path: Path, root: Path) -> pd.DataFrame:
+def _audioset(path: Path, root: Path) -> Listing:
     """Reads AudioSet's own list, of which no copy is whole: videos vanish."""
-    table, listed = own_data.audioset_list(path, root)
-    if len(table) < listed:
-        reason = f"holds {len(table):,} of the {listed:,} clips of {path.name}"
-        raise IncompleteError(root, reason, "fetch the others", table)
-    return table
+    table, lacks = own_data.audioset_list(path, root)
+    if lacks:
+        raise IncompleteError(root, lacks, "fetch the others", table)
+    return Listing(table)
 
 
 def _checked(table: pd.DataFrame, source: object) -> pd.DataFrame:

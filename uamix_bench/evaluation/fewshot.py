@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from uamix_bench.data.folders import Remark
 from uamix_bench.data.task import TaskData
 from uamix_bench.plugins.card import Segments
 from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
@@ -185,7 +186,7 @@ def find_earlier(
     """
     if model.identity is None:
         raise ValueError("the model has no identity: load it with load_model")
-    if limit is not None or task.partial:
+    if limit is not None or task.partial or task.unread:
         return [[] for _ in protocols]
     identity = TaskIdentity.of(task)
     there = [
@@ -196,6 +197,14 @@ def find_earlier(
         path = next(found[0][0] for found in there if found)
         raise UsageError(path, "is there already", "use --overwrite missing to reuse it, or another folder with -o")
     return there
+
+
+def remarks(task: TaskData, protocol: Protocol) -> tuple[Remark, ...]:
+    """What a reader of scores on a task under a protocol must know; nothing where there is nothing to say."""
+    if not protocol.group_disjoint or task.clips["group"].duplicated().any():
+        return task.remarks
+    text = "no two clips share a group, so that group-disjoint episodes keep nothing apart"
+    return (*task.remarks, Remark("groups", text))
 
 
 def draw_episodes(task: TaskData, protocol: Protocol) -> EpisodeSet:
@@ -340,10 +349,12 @@ class _Cell:
             notes.append("--limit: a part of each class; not comparable")
         if self.full.partial:
             notes.append(scrub(f"--allow-partial: {self.full.partial}")[:_LONGEST_NOTE])
+        notes += [scrub(str(remark)) for remark in remarks(self.full, protocol)]
+        skipped = (*Skipped.unread(self.full), *(pool.broken[row] for row in self.skipped))
         return Result.create(
             status=Status(
-                complete=not (limited or self.skipped or self.full.partial),
-                skipped=tuple(pool.broken[row] for row in self.skipped),
+                complete=not (limited or skipped or self.full.partial),
+                skipped=skipped,
                 notes=(*notes, *sanity.notes),
             ),
             model=pool.model.identity,

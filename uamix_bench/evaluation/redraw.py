@@ -29,7 +29,7 @@ class Redraw:
 
     def __init__(self, data_dir: Path | None = None, own: Iterable[str] = (), audio_root: Path | None = None) -> None:
         self._data_dir = data_dir
-        self._own = [load_task(name, audio_root=audio_root) for name in own]
+        self._own = [load_task(name, audio_root=audio_root, keep_going=True) for name in own]
         self._loaded: dict[str, TaskData | str] = {}
         self._drawn: dict[tuple[str, str], EpisodeSet] = {}
 

@@ -169,7 +169,8 @@ class Finetuning:
         done = [(run, self._outcome(run)) for run in self.runs]
         runs, made, notes = score(self.data, self.plan, done, self.several)
         first = done[0][1].facts
-        skipped = tuple(Skipped(clip=scrub(clip), reason=scrub(reason)) for clip, reason in first["skipped"])
+        broken = tuple(Skipped(clip=scrub(clip), reason=scrub(reason)) for clip, reason in first["skipped"])
+        skipped = (*Skipped.unread(self.data), *broken)
         return FinetuneResult.create(
             status=Status(complete=not (skipped or self.data.partial), skipped=skipped, notes=notes),
             model=self._identity_as_used(),

@@ -166,4 +166,4 @@ def _warnings(data: TaskData, plan: Plan, several: bool) -> list[str]:
         notes.append(f"{unheard:,} classes without a positive test clip are left out of mAP, counted in every fold")
     if data.partial:
         notes.append(scrub(f"--allow-partial: {data.partial}")[:_LONGEST_NOTE])
-    return notes
+    return notes + [scrub(str(remark)) for remark in data.remarks]

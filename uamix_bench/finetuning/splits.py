@@ -68,7 +68,8 @@ def joined(data: TaskData, test: TaskData) -> TaskData:
     card = data.card.model_copy(update={"supervised": Supervised(train=("train",), test=("test",))})
     table = pd.concat(parts).sort_values("clip", ignore_index=True)
     lacks = "; ".join(part.partial for part in (data, test) if part.partial)
-    both = replace(data, card=card, clips=table, partial=lacks)
+    remarks = tuple(dict.fromkeys((*data.remarks, *test.remarks)))
+    both = replace(data, card=card, clips=table, partial=lacks, remarks=remarks, unread=(*data.unread, *test.unread))
     return replace(both, card=card.model_copy(update={"version": both.clips_sha256[:12]}))
 
 

@@ -16,6 +16,7 @@ from uamix_bench.plugins.card import Sha256 as Sha256
 from uamix_bench.plugins.card import Text as Text
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError
+from uamix_bench.util.text import fit
 
 if TYPE_CHECKING:
     from uamix_bench.data.task import TaskData
@@ -41,6 +42,11 @@ class Skipped(Part):
 
     clip: Text
     reason: Text
+
+    @classmethod
+    def unread(cls, task: TaskData) -> tuple[Self, ...]:
+        """The clips of a task that are sounds by name and whose format is not read."""
+        return tuple(cls(clip=fit(one.clip), reason=fit(one.reason)) for one in task.unread)
 
 
 class Status(Part):

@@ -182,6 +182,8 @@ def _decoded(
     progress.say(f"recipe '{recipe.name}' on {len(data.clips):,} clips of {data.name}; checkpoints in {checkpoints}")
     if data.partial:
         progress.say(f"{data.name}: {data.partial}")
+    for remark in data.remarks:
+        progress.say(f"{data.name}: {remark.text}")
     with distributed.leader_first():
         return load_frames(data, model.fbank, model.sample_rate, progress, workers=workers, stop=stop)
 
@@ -223,7 +225,7 @@ def _train(
             weights_sha256=file_sha256(folder / WEIGHTS),
             train_seed=recipe.seed,
             history=tuple(training.history),
-            skipped=tuple(Skipped(clip=clip, reason=reason) for clip, reason in frames.skipped),
+            skipped=(*Skipped.unread(data), *(Skipped(clip=clip, reason=reason) for clip, reason in frames.skipped)),
             partial=data.partial,
             cost=tuple(cost),
             provenance=provenance,

@@ -20,7 +20,7 @@ def find_data(name: str, data_dir: Path | None = None, audio_root: Path | None =
         BadInputError: The data is missing or not what it claims.
     """
     if is_path(name):
-        return load_task(name, audio_root=audio_root, allow_partial=True, labelled=False)
+        return load_task(name, audio_root=audio_root, allow_partial=True, keep_going=True, labelled=False)
     task, _, split = name.partition(":")
     try:
         return load_task(task, data_dir, splits=(split,) if split else None)

@@ -1,0 +1,246 @@
+"""Sounds below a folder as a clip table: class folders, splits above them, and what is a sound by name but not read."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from uamix_bench.util.errors import BadInputError
+from uamix_bench.util.files import unreadable
+
+COLUMNS = ("clip", "path", "label", "group", "split")  # of every clip table; see `task.Task.clips`
+AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3".split())  # what audio.py decodes
+# Names of recordings; those not among the above are counted and named, so that no folder shrinks without a word.
+SOUND_SUFFIXES = AUDIO_SUFFIXES | frozenset(
+    ".wave .rf64 .w64 .bwf .aif .aiff .aifc .aiffc .caf .m4a .m4b .m4r .mp4 .m4v .mov .3gp .3g2 .aac .adts .alac .wma"
+    " .wmv .asf .webm .weba .mka .mkv .ogv .ogx .spx .mogg .mp1 .mp2 .mpa .mpga .mpg .mpeg .ac3 .eac3 .dts .amr .awb"
+    " .au .snd .sph .nist .voc .gsm .vox .ra .ram .rm .ape .wv .tta .tak .shn .mpc .dsf .dff .avi .flv .pcm".split()
+)
+_LINK = "link to nothing"
+_SHOWN = 8  # names in one line
+_PARTS = frozenset("train training dev development val valid validation test testing eval evaluation holdout".split())
+_BESIDE = frozenset("set data audio wav sounds clips meta split clean other curated noisy verified unverified".split())
+_FOLD = re.compile(r"(?:fold|split|cv)s?[-_ ]?\d+")
+
+Parts = tuple[str, ...]  # of a path relative to the root
+
+
+class Remark(NamedTuple):
+    """What a reader of scores on a clip table must know: a word that names the kind, and a sentence."""
+
+    code: str
+    text: str
+
+    def __str__(self) -> str:
+        """As a record's notes have it."""
+        return f"{self.code}: {self.text}"
+
+
+class Unread(NamedTuple):
+    """A clip that is a sound by name and is not read."""
+
+    clip: str
+    label: str
+    kind: str  # its ending, or what it is
+
+    @property
+    def reason(self) -> str:
+        """Why it is set aside."""
+        return self.kind if self.kind == _LINK else f"{self.kind} is not read"
+
+
+class Listing(NamedTuple):
+    """A clip table, what must be said about it, and the clips that could not enter it."""
+
+    clips: pd.DataFrame
+    remarks: tuple[Remark, ...] = ()
+    unread: tuple[Unread, ...] = ()
+
+
+def class_folders(root: Path) -> Listing:
+    """Lists every sound below every sub-folder, whose name is the label; names that begin with a dot are passed over.
+
+    Sub-folders that are all named like splits or folds, and hold sub-folders of the same names, are splits, and what
+    they hold are the class folders. Links to folders are followed at every depth. What is named like a sound and is
+    none (a link to nothing, a pipe) is listed too: a data set must not shrink without a word.
+
+    Returns:
+        The clip table; every clip is its own group.
+
+    Raises:
+        BadInputError: There is no sound; a link leads in a circle; or folders are named like splits and hold no
+            class folders of the same names.
+        MachineError: A folder cannot be read.
+    """
+    read, unread, remarks = _find(root)
+    below = [parts for parts in (*read, *unread) if len(parts) > 1]
+    if not below:
+        remedy = "give a folder with one sub-folder per class, or a CSV"
+        raise BadInputError(root, "no sound in any sub-folder", remedy)
+    if loose := len(read) + len(unread) - len(below):
+        remarks.append(Remark("folders", f"{_count(loose, 'sound')} in no class folder and left out"))
+    level, more = _class_level(root, below)
+    return _listing(root, (p for p in read if len(p) > 1), (p for p in unread if len(p) > 1), level, remarks + more)
+
+
+def sounds(root: Path) -> Listing:
+    """Lists every sound anywhere below a folder; the first sub-folder, where there is one, is taken for the label.
+
+    Returns:
+        As :func:`class_folders`, without splits.
+
+    Raises:
+        BadInputError: There is no sound, or a link leads in a circle.
+        MachineError: A folder cannot be read.
+    """
+    read, unread, remarks = _find(root)
+    if not read and not unread:
+        raise BadInputError(root, "no sound in it", f"sounds end in {', '.join(sorted(AUDIO_SUFFIXES))}")
+    return _listing(root, read, unread, 0, remarks)
+
+
+def walk(root: Path) -> Iterator[Parts]:
+    """The files anywhere below a folder, relative to it, hidden ones left out; links to folders are followed.
+
+    Raises:
+        BadInputError: A link leads to a folder that holds it.
+        MachineError: A folder cannot be read.
+    """
+    stack: list[tuple[Parts, tuple[str, ...]]] = [((), (os.path.realpath(root),))]
+    while stack:
+        parts, trail = stack.pop()  # with the real places of the folder and of those above it
+        folder = os.path.join(root, *parts)  # noqa: PTH118 - half the time of Path, and there are 300,000 files
+        try:
+            with os.scandir(folder) as entries:
+                found = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            raise unreadable(Path(folder), error) from error
+        for entry in found:
+            linked = entry.is_symlink()
+            if not (os.path.isdir(entry.path) if linked else entry.is_dir()):  # noqa: PTH112 - a link in a circle is none
+                yield (*parts, entry.name)
+                continue
+            real = os.path.realpath(entry.path) if linked else os.path.join(trail[-1], entry.name)  # noqa: PTH118
+            if linked and any(Path(place).is_relative_to(real) for place in trail):
+                raise BadInputError(entry.path, "is a link to a folder that holds it", "remove the link")
+            stack.append(((*parts, entry.name), (*trail, real)))
+
+
+def composed(name: str) -> str:
+    """The one spelling of a name: file systems differ in how they compose accents."""
+    return unicodedata.normalize("NFC", name)
+
+
+def tally(unread: Sequence[Unread], labels: Iterable[str]) -> str:
+    """How many sounds are not read, by kind, and the classes that have no clip but these.
+
+    Args:
+        unread: At least one.
+        labels: The classes of the clips that are read.
+    """
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(Counter(one.kind for one in unread).items()))
+    lost = sorted({one.label for one in unread} - {*labels, ""})
+    words = f"{_count(len(unread), 'sound')} not read ({kinds})"
+    return words + (f", and no clip of {some(lost)} is left" if lost else "")
+
+
+def alike_labels(labels: Iterable[str]) -> list[Remark]:
+    """A remark that names the labels which differ in case, blanks or Unicode form only; none where none do."""
+    spellings: dict[str, list[str]] = {}
+    for label in sorted(labels):
+        spellings.setdefault("".join(unicodedata.normalize("NFKC", label).casefold().split()), []).append(label)
+    alike = [" and ".join(map(repr, those)) for those in spellings.values() if len(those) > 1]
+    text = "are scored as different classes: they differ in case, blanks or Unicode form only"
+    return [Remark("labels", f"{some(alike)} {text}")] if alike else []
+
+
+def some(names: Iterable[str], shown: int = _SHOWN) -> str:
+    """The names in one line, the first few and the number of the others."""
+    every = list(names)
+    return ", ".join(every[:shown]) + (f" and {len(every) - shown:,} more" if len(every) > shown else "")
+
+
+def _find(root: Path) -> tuple[list[Parts], list[Parts], list[Remark]]:
+    """The sounds below a folder that are read, those that are not, and a word on copies of the former among these."""
+    read, other = [], []
+    for parts in walk(root):
+        ending = _ending(parts)
+        if ending in AUDIO_SUFFIXES:
+            read.append(parts)
+        elif ending in SOUND_SUFFIXES or (not ending and not (root.joinpath(*parts)).exists()):
+            other.append(parts)
+    stems = {(*parts[:-1], _stem(parts)) for parts in read}
+    unread = [parts for parts in other if (*parts[:-1], _stem(parts)) not in stems]
+    if copies := len(other) - len(unread):
+        text = f"{_count(copies, 'sound')} not read, each taken for the one of the same name beside it that is read"
+        return read, unread, [Remark("folders", text)]
+    return read, unread, []
+
+
+def _class_level(root: Path, below: Iterable[Parts]) -> tuple[int, list[Remark]]:
+    """Which part of a path is the class: 0, or 1 where the first is a split; and what is to be said of that."""
+    inner: dict[str, set[str]] = {}
+    mixed = False  # sounds beside the inner folders, or instead of them
+    for parts in below:
+        inner.setdefault(parts[0], set()).update(parts[1:-1][:1])
+        mixed = mixed or len(parts) == 2
+    tops = sorted(inner)
+    named = [top for top in tops if _names_a_split(top)]
+    times = Counter(name for names in inner.values() for name in names)
+    if named == tops:
+        if not mixed and len(times) > 1 and all(any(times[name] > 1 for name in names) for names in inner.values()):
+            text = (
+                f"{some(tops)} are read as splits, what they hold as classes (few-shot episodes draw from all splits)"
+            )
+            return 1, [Remark("splits", text)]
+        reason = f"its folders are named like splits ({some(tops)}), and what they hold is not the same class folders"
+        remedy = "give a folder with one sub-folder per class, or a CSV with columns path,label,split"
+        raise BadInputError(root, reason, remedy)
+    if len(named) > 1:
+        return 0, [Remark("splits", f"{some(named)} are named like splits and are taken for classes")]
+    alike = sorted(name for name, count in times.items() if count == len(tops) > 1)
+    if not mixed and len(alike) > 1:
+        text = f"every class folder holds folders of the same names, which are not used ({some(alike)})"
+        return 0, [Remark("splits", f"{text}; the classes are {some(tops)}")]
+    return 0, []
+
+
+def _names_a_split(name: str) -> bool:
+    """Whether a folder is named like a split or fold: ``train``, ``test_set``, ``audio-train``, ``fold3``."""
+    folded = name.casefold()
+    words = [word.removesuffix("set") or word for word in re.findall(r"[^\W\d_]+", folded)]
+    parts = _PARTS.intersection(words)
+    return bool(_FOLD.fullmatch(folded) or (parts and not set(words) - _PARTS - _BESIDE))
+
+
+def _listing(
+    root: Path, read: Iterable[Parts], unread: Iterable[Parts], level: int, remarks: Sequence[Remark]
+) -> Listing:
+    rows, lost = [], []
+    for parts in read:
+        clip = composed("/".join(parts))
+        label = composed(parts[level]) if len(parts) > 1 else ""
+        rows.append((clip, os.path.join(root, *parts), label, clip, composed(parts[0]) if level else ""))  # noqa: PTH118
+    for parts in sorted(unread):
+        label = composed(parts[level]) if len(parts) > 1 else ""
+        lost.append(Unread(composed("/".join(parts)), label, _ending(parts) or _LINK))
+    return Listing(pd.DataFrame(rows, columns=list(COLUMNS)), tuple(remarks), tuple(lost))
+
+
+def _ending(parts: Parts) -> str:
+    return os.path.splitext(parts[-1])[1].lower()  # noqa: PTH122
+
+
+def _stem(parts: Parts) -> str:
+    return os.path.splitext(parts[-1])[0]  # noqa: PTH122
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)} {'are' if number != 1 else 'is'}"
