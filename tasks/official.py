@@ -25,14 +25,9 @@ class Official(Task):
 
     elsewhere: ClassVar[tuple[str, ...]] = ()
 
-    def locate(self, data_dir: Path) -> Path:
-        """Finds the data set's root, in another layout than the archives' too; see :meth:`Task.locate`."""
-        places = (data_dir / self.card.name, data_dir)
-        return next((place for place in places if self.mark(place)), None) or super().locate(data_dir)
-
     def mark(self, root: Path) -> Path | None:
         """The `marker`, where the archives or other copies have it; None where it is not."""
-        return first(root, self.marker, *self.elsewhere)
+        return super().mark(root) or first(root, *self.elsewhere)
 
     def miniature(self, folder: Path, **sizes: Any) -> Path:
         """Makes a small stand-in; see `miniature.make`."""

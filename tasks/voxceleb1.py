@@ -38,13 +38,13 @@ class VoxCeleb1(Official):
         listed = _splits(first(root, "iden_split.txt", "*/iden_split.txt"))
         absent = _speakers(first(root, "vox1_meta.csv", "*/vox1_meta.csv"))
         rows = []
-        for folder, speaker in [(folder, name) for folder in _speaker_folders(root) for name in _speakers_in(folder)]:
-            absent.discard(speaker)
-            for video in names(folder / speaker):
-                group = f"{speaker}/{video}"
-                for name in filter(_UTTERANCE.fullmatch, names(f"{folder}/{group}")):
+        for place in [folder / speaker for folder in _speaker_folders(root) for speaker in _speakers_in(folder)]:
+            absent.discard(place.name)
+            for video in names(place):
+                group = f"{place.name}/{video}"
+                for name in filter(_UTTERANCE.fullmatch, names(place / video)):
                     split = listed.pop(f"{group}/{name}", "")
-                    rows.append((f"wav/{group}/{name}", f"{folder}/{group}/{name}", speaker, group, split))
+                    rows.append((f"wav/{group}/{name}", f"{place}/{video}/{name}", place.name, group, split))
         above = _speaker_folders(root.parent) if root.name in _PARTS else []
         hint = f"name the folder of all parts: --data-dir {root.parent}" if len(above) > 1 else ""
         return whole(self, root, rows, [f"wav/{name}" for name in listed or absent], hint)

@@ -60,11 +60,11 @@ def look(card: TaskCard, data_dir: Path) -> Copy:
         elif len(missing) == len(holds):
             state = "absent"
         copies.append(Copy(card.name, state, root, missing, archives))
-    with suppress(UsageError, BadInputError):
+    with suppress(UsageError, BadInputError, StopIteration):
         task = registry.find_task(card.name).load()()
-        root = task.locate(data_dir)
-        if not (root / task.marker).exists():
-            return Copy(card.name, "here", root, (), archives)
+        copy, mark = next((copy, mark) for copy in copies if (mark := task.mark(copy.root)))
+        if mark != copy.root / task.marker:  # another layout, of which names do not say what is missing
+            return copy._replace(state="miniature" if copy.state == "miniature" else "here", missing=())
     return next((copy for copy in copies if copy.state != "absent"), copies[0])
 
 

@@ -141,6 +141,10 @@ class Task:
         """
         raise UsageError(self.card.name, "has no miniature", "it is generated itself, or its reader makes none")
 
+    def mark(self, root: Path) -> Path | None:
+        """The `marker` in a root, or what stands for it in a copy of another layout; None where neither is there."""
+        return root / self.marker if (root / self.marker).exists() else None
+
     def locate(self, data_dir: Path) -> Path:
         """Finds the data set's root: ``data_dir/<name>``, or `data_dir` itself.
 
@@ -149,7 +153,7 @@ class Task:
         """
         places = (data_dir / self.card.name, data_dir)
         for place in places:
-            if (place / self.marker).exists():
+            if self.mark(place):
                 return place
         prepare = f"run 'uamix-bench tasks prepare {self.card.name}', " if self.card.files else ""
         where = f"{prepare}unpack {self.card.home or 'its archives'} into {places[0]}, or name another with --data-dir"
