@@ -93,6 +93,9 @@ def test_what_audioset_lost_is_counted(tmp_path: Path) -> None:
     data = load(tmp_path / "eval_segments.csv")
     assert len(data.clips) == 1
     assert data.partial == "holds 1 of the 4 clips of eval_segments.csv"
+    touch(tmp_path, "more/--4gqARaEJE.m4a", "_BfvyPmVMo4.mp4")  # a video beside its sound is no loss
+    lacks = "holds 1 of the 4 clips of eval_segments.csv; 1 are there in formats that are not read"
+    assert load(tmp_path / "eval_segments.csv").partial == lacks
     (tmp_path / "_BfvyPmVMo4.wav").unlink()
     with pytest.raises(BadInputError, match=r"none of the 4 clips .*--audio-root"):
         load(tmp_path / "eval_segments.csv")

@@ -240,6 +240,59 @@ def test_missing_files_are_counted_and_the_first_named(tmp_path: Path) -> None:
         load_task(path)
 
 
+@pytest.mark.parametrize(
+    ("header", "unused"),
+    [
+        ("path,label", None),
+        (",label,path,split,group", None),  # as pandas writes its index
+        ("path,label,start", "column start of the list is not used"),
+        ("path,label,start,end,speaker,fold", "columns start, end, speaker, fold of the list are not used"),
+        ("path,label,onset,offset,Group", "columns onset, offset, Group of the list are not used"),
+        ("path,label," + ",".join(f"c{i}" for i in range(12)), "c7 and 4 more of the list are not used"),
+    ],
+)
+def test_columns_that_are_not_used_are_named(tmp_path: Path, header: str, unused: str | None) -> None:
+    touch(tmp_path, ["a.wav"])
+    row = ",".join({"path": "a.wav", "label": "cat"}.get(name, "1") for name in header.split(","))
+    remarks = load_task(listed(tmp_path, f"{header}\n{row}\n")).remarks
+    assert [remark.code for remark in remarks] == ["columns"] * (unused is not None)
+    assert unused is None or unused in remarks[0].text
+
+
+@pytest.mark.parametrize("on_disk", ["Ton/é.wav", "Ton/é.WAV", f"Ton/{NFD}.wav"])
+@pytest.mark.parametrize("in_list", ["Ton/é.wav", "Ton\\é.wav", "Ton\\é.WAV", ".\\Ton\\é.wav", f"Ton\\{NFD}.WAV"])
+def test_a_list_from_another_system_finds_its_files(tmp_path: Path, on_disk: str, in_list: str) -> None:
+    touch(tmp_path, [on_disk])
+    data = load_task(listed(tmp_path, f"path,label\n{in_list},cat\n"))
+    assert data.clips["path"].tolist() == [str(tmp_path / on_disk)]
+    assert data.clips["clip"].tolist() == [unicodedata.normalize("NFC", on_disk)]
+    assert data.remarks == ()
+    (tmp_path / "list.txt").write_text(f"{in_list}\n")
+    assert find_data(str(tmp_path / "list.txt")).clips["path"].tolist() == [str(tmp_path / on_disk)]
+
+
+def test_a_name_that_is_there_as_listed_comes_first(tmp_path: Path) -> None:
+    touch(tmp_path, ["a\\b.wav", "a/b.wav", "c.wav", "c.WAV"])
+    data = load_task(listed(tmp_path, "path,label\na\\b.wav,cat\nc.WAV,dog\n"))
+    assert sorted(data.clips["path"]) == [str(tmp_path / name) for name in ("a\\b.wav", "c.WAV")]
+    with pytest.raises(BadInputError, match=r"line 3 repeats d\.wav"):
+        own(tmp_path / "x", "path,label\nd.wav,cat\nd.WAV,dog\n", ["d.wav"])
+
+
+@pytest.mark.parametrize(
+    ("in_list", "hint"),
+    [
+        ("tone/a.wav", r"the file is called .*/Tone/A\.wav: names differ in case, rename one of them"),
+        (r"C:\sounds\a.wav", "this is a Windows path: make it relative, and name its folder with --audio-root"),
+        (r"tone\b.wav", "check --audio-root"),
+    ],
+)
+def test_what_is_not_found_has_a_hint(tmp_path: Path, in_list: str, hint: str) -> None:
+    touch(tmp_path, ["Tone/A.wav"])
+    with pytest.raises(BadInputError, match=f"named in list.csv, but no such file; {hint}"):
+        load_task(listed(tmp_path, f"path,label\n{in_list},cat\n"))
+
+
 def test_paths_are_relative_to_the_audio_root(tmp_path: Path) -> None:
     touch(tmp_path / "sounds", ["x/a.wav"])
     (tmp_path / "lists").mkdir()

@@ -179,7 +179,7 @@ def _find(root: Path) -> tuple[list[Parts], list[Parts], list[Remark]]:
     stems = {(*parts[:-1], _stem(parts)) for parts in read}
     unread = [parts for parts in other if (*parts[:-1], _stem(parts)) not in stems]
     if copies := len(other) - len(unread):
-        text = f"{_count(copies, 'sound')} not read, each taken for the one of the same name beside it that is read"
+        text = f"{_count(copies, 'sound')} not read and taken for a copy of the one of the same name beside it"
         return read, unread, [Remark("folders", text)]
     return read, unread, []
 

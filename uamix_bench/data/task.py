@@ -303,7 +303,7 @@ def load_task(
     if found.unread:
         left_out = folders.tally(found.unread, found.clips["label"])
         if not keep_going or found.clips.empty:
-            remedy = "convert them, for example with 'ffmpeg -i IN OUT.flac'; --keep-going leaves them out"
+            remedy = "convert them ('ffmpeg -i IN OUT.flac'); fewshot and finetune set them aside with --keep-going"
             raise BadInputError(root, left_out, remedy)
         remarks.append(Remark("unread", left_out))
     table = _checked(found.clips, name)
