@@ -282,13 +282,14 @@ def test_a_name_that_is_there_as_listed_comes_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("in_list", "hint"),
     [
-        ("tone/a.wav", r"the file is called .*/Tone/A\.wav: names differ in case, rename one of them"),
+        ("tone/a.wav", r"the file is called .*/Tone/A\.wav: names differ in case or Unicode form, rename one of them"),
+        (f"caf{NFC}/caf{NFD}.wav", rf"the file is called .*/caf{NFD}/caf{NFC}\.wav: names differ"),
         (r"C:\sounds\a.wav", "this is a Windows path: make it relative, and name its folder with --audio-root"),
         (r"tone\b.wav", "check --audio-root"),
     ],
 )
 def test_what_is_not_found_has_a_hint(tmp_path: Path, in_list: str, hint: str) -> None:
-    touch(tmp_path, ["Tone/A.wav"])
+    touch(tmp_path, ["Tone/A.wav", f"caf{NFD}/caf{NFC}.wav"])
     with pytest.raises(BadInputError, match=f"named in list.csv, but no such file; {hint}"):
         load_task(listed(tmp_path, f"path,label\n{in_list},cat\n"))
 

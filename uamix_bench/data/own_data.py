@@ -218,14 +218,14 @@ def _find(root: Path, text: str) -> Path | None:
 
 
 def _hint(root: Path, text: str) -> str:
-    """What to do about a listed file that is not there: a name on the disk that differs in case, or a Windows path."""
+    """What to do about a listed file that is not there: a like name on the disk, or a Windows path."""
     place = root
     for part in Path(text.replace("\\", "/")).parts:
         with suppress(OSError):
-            alike = [name for name in os.listdir(place) if name.casefold() == part.casefold()]  # noqa: PTH208
+            alike = [name for name in os.listdir(place) if composed(name).casefold() == composed(part).casefold()]  # noqa: PTH208
             place = place / (part if part in alike or not alike else alike[0])
     if place.is_file():
-        return f"the file is called {place}: names differ in case, rename one of them"
+        return f"the file is called {place}: names differ in case or Unicode form, rename one of them"
     if re.match(r"[A-Za-z]:[\\/]", text):
         return "this is a Windows path: make it relative, and name its folder with --audio-root"
     return "check --audio-root"
