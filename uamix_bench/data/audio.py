@@ -1,7 +1,8 @@
 """Sound files and waveforms: decode, mix down, resample, cut, loop, and refuse what is not a whole recording.
 
 One decoder (libsndfile), one down-mix (the mean of the channels), one resampler (soxr HQ). Silence, clips of
-a few samples and float samples a little beyond full scale are sound; a file cut short is not.
+a few samples and float samples a little beyond full scale are sound; a file cut short is not. How long a file is, and
+of how many streams, the modules of its container say, since libsndfile believes headers and reads a first stream only.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
+from itertools import accumulate
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
 
+from uamix_bench.data import flac, mp3, ogg, riff, tags
+from uamix_bench.data.streams import REENCODE, REFETCH, Handle, Source, Stream, damaged, truncated
 from uamix_bench.util.errors import BadInputError, MachineError
 from uamix_bench.util.files import unreadable
 from uamix_bench.util.threads import PATIENCE_S
@@ -32,10 +36,7 @@ _MAX_FRAMES = 1 << 30  # six hours at 48 kHz; damaged headers claim 2^36 and mor
 _MAX_PEAK = 8.0  # 18 dB above full scale: room for float mixes, none for integers stored as floats
 _BLOCK = 1 << 20  # samples decoded at once
 _FILTER_REACH = 256  # samples of the lower rate; soxr HQ's filter reaches 90 of them
-_STREAMED = 0x7FFF_E000  # writers that cannot seek back leave a length of 2 or 4 GiB, less some bytes
-_SEVERAL = "WAV, FLAC, OGG or MP3"
-_REFETCH = "download or export it again"
-_REENCODE = "re-encode it, for example with 'ffmpeg -i IN OUT.flac'"
+_SEVERAL = "WAV, AIFF, FLAC, OGG or MP3"
 
 
 class Waveform(NamedTuple):
@@ -66,12 +67,12 @@ def probe(path: Path) -> AudioInfo:
         BadInputError: As `read`, but for what only decoding shows.
         MachineError: The file cannot be opened.
     """
-    with _opened(path) as (_, info):
-        return info
+    with _opened(path) as sound:
+        return sound.info
 
 
 def read(path: Path, sample_rate: int | None, *, max_seconds: float | None = None, offset: float = 0.0) -> Waveform:
-    """Decodes a WAV (also RF64), FLAC, OGG (Vorbis, Opus) or MP3 file, whatever its name, to a mono waveform.
+    """Decodes a WAV (also RF64), AIFF, FLAC, OGG (Vorbis, Opus, FLAC) or MP3 file, whatever its name, to mono.
 
     A part of a resampled file equals that part of the whole file resampled: what the filter reaches beyond
     the cut is decoded too, and decoding begins where the two grids of samples meet.
@@ -90,7 +91,9 @@ def read(path: Path, sample_rate: int | None, *, max_seconds: float | None = Non
             what no recording has, or holds a sample that is NaN, infinite or beyond 8 times full scale.
         MachineError: The file cannot be opened.
     """
-    with _opened(path) as (file, info):
+    until_s = None if max_seconds is None else offset + max_seconds + _reach_s(sample_rate)
+    with _opened(path, until_s) as sound:
+        info = sound.info
         target = sample_rate or info.sample_rate
         first = round(offset * target)
         if first >= max(1, info.frames * target // info.sample_rate):
@@ -98,7 +101,8 @@ def read(path: Path, sample_rate: int | None, *, max_seconds: float | None = Non
             raise BadInputError(path, reason, "choose an earlier offset")
         length = None if max_seconds is None else max(1, round(max_seconds * target))
         start, stop, begin = _span(info, target, first, length)
-        samples = _decode(path, file, start, stop - start)
+        sound.skip_to(start)
+        samples = sound.decode(stop - start)
     part = resample(samples, info.sample_rate, target)[begin:][:length]
     return Waveform(np.ascontiguousarray(part), target)
 
@@ -133,17 +137,16 @@ def segments(path: Path, sample_rate: int, seconds: float) -> Iterator[Samples]:
         BadInputError: As `read`, also after some segments.
         MachineError: The file cannot be opened.
     """
-    with _opened(path) as (file, info):
+    with _opened(path) as sound:
+        info = sound.info
         length = max(1, round(seconds * sample_rate))
         total = info.frames * sample_rate // info.sample_rate
         held, held_from = np.zeros(0, np.float32), 0
         for index in range(max(1, (2 * total + length) // (2 * length))):
             start, stop, begin = _span(info, sample_rate, index * length, length)
-            decoded = held_from + len(held)  # neighbours share the filter's reach
+            more = stop - held_from - len(held)  # neighbours share the filter's reach
             held, held_from = held[start - held_from :], start
-            held = np.concatenate([held, *_decode_blocks(path, file, decoded, stop - decoded)])
-            if start + len(held) < stop:
-                raise _ends_early(path, file, start + len(held))
+            held = np.concatenate([held, sound.decode(more)])
             part = resample(held, info.sample_rate, sample_rate)[begin:][:length]
             yield np.ascontiguousarray(part)
 
@@ -170,9 +173,98 @@ class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
         return False
 
 
+class _Sound:
+    """An open sound file: its streams decoded one after the other, as if they were one."""
+
+    def __init__(self, path: Path, file: FileIO, size: int, streams: list[Stream]) -> None:
+        self._path, self._disk, self._size, self._streams = path, file, size, streams
+        self._position = self._index = 0
+        self._handle: Handle | None = None
+        self._sound: _Sequential | None = None
+        infos = [self._open(index) for index in reversed(range(len(streams)))][::-1]  # the first one stays open
+        kinds = {(info.sample_rate, info.channels) for info in infos}
+        if len(kinds) > 1:
+            raise damaged(path, f"it is joined of streams of {_either(kinds)}")
+        self._ends = list(accumulate(info.frames for info in infos))
+        self.info = AudioInfo(self._ends[-1], infos[0].sample_rate, infos[0].channels)
+        _check_header(path, self.info)
+
+    def _open(self, index: int) -> AudioInfo:
+        """Opens a stream in place of the one that is open."""
+        stream = self._streams[index]
+        self.close()
+        if stream.source.is_file(self._size) and not stream.open_end:
+            self._disk.seek(0)
+            # By descriptor: the name's ending must not choose the decoder (".raw" would mean headerless).
+            self._sound = _Sequential(self._disk.fileno(), closefd=False)
+        else:
+            self._handle = Handle(stream)
+            self._sound = _Sequential(self._handle)
+        frames = self._sound.frames if stream.frames is None else stream.frames
+        return AudioInfo(frames, self._sound.samplerate, self._sound.channels)
+
+    def close(self) -> None:
+        """Closes the stream that is open."""
+        if self._sound is not None:
+            self._sound.close()
+
+    def check_disk(self) -> None:
+        """Raises what the disk said against reading, which a decoder takes for the end of a file."""
+        if self._handle is not None and self._handle.error is not None:
+            raise unreadable(self._path, self._handle.error) from self._handle.error
+
+    def skip_to(self, frame: int) -> None:
+        """Goes forward to a frame, from the beginning."""
+        assert self._sound is not None
+        exact = self._sound.format not in ("OGG", "MP3") and soundfile.SoundFile.seekable(self._sound)
+        if frame and exact and len(self._streams) == 1:
+            self._sound.seek(frame)
+            self._position = frame
+        else:
+            for _ in self._blocks(frame):
+                pass
+
+    def decode(self, frames: int) -> Samples:
+        """The next `frames`, (frames,) float32, mixed down; memory follows what a file holds, not what it claims."""
+        blocks = list(self._blocks(frames))
+        return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+    def _blocks(self, frames: int) -> Iterator[Samples]:
+        """Decodes on from where the file stands.
+
+        Raises:
+            BadInputError: It ends before.
+        """
+        stop = self._position + frames
+        while self._position < stop:
+            if self._position >= self._ends[self._index]:
+                self._index += 1
+                self._open(self._index)
+                continue
+            assert self._sound is not None
+            most = min(stop, self._ends[self._index]) - self._position
+            block = self._sound.read(min(most, max(1, _BLOCK // self.info.channels)), dtype="float32", always_2d=True)
+            if not len(block):
+                raise self._ends_early()
+            _check_samples(self._path, block, self._position)
+            self._position += len(block)
+            yield sum(block.T) / self.info.channels
+
+    def _ends_early(self) -> BadInputError:
+        self.check_disk()
+        if self._streams[self._index].frames is not None:  # what was counted, and nothing claims
+            return damaged(self._path, f"decoding ends after {self._position} of {self.info.frames} samples")
+        claim = f"its header claims {self.info.frames} frames, decoding ends after {self._position}"
+        return truncated(self._path, claim)
+
+
+def _either(kinds: set[tuple[int, int]]) -> str:
+    return " and ".join(f"{channels} channels at {rate} Hz" for rate, channels in sorted(kinds))
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[soundfile.SoundFile, AudioInfo]]:
-    """Opens a sound file by its content, its header checked."""
+def _opened(path: Path, until_s: float | None = None) -> Iterator[_Sound]:
+    """Opens a sound file by its content, its structure checked: as far as `until_s` needs it, or all of it."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -183,83 +275,70 @@ def _opened(path: Path) -> Iterator[tuple[soundfile.SoundFile, AudioInfo]]:
     except OSError as error:
         raise unreadable(path, error) from error
     with file:
-        kind = _kind(path, file, status.st_size)
-        if kind == "WAV":
-            _check_riff(path, file, status.st_size)
-        if kind == "OGG":
-            _check_ogg(path, file, status.st_size)
-        file.seek(0)
+        sound = None
         try:
-            # By descriptor: the name's ending must not choose the decoder (".raw" would mean headerless).
-            with _Sequential(file.fileno(), closefd=False) as sound:
-                info = AudioInfo(sound.frames, sound.samplerate, sound.channels)
-                _check_header(path, info)
-                yield sound, info
-        except soundfile.SoundFileError as error:
-            raise BadInputError(path, f"is a damaged or unsupported {kind} file", _REFETCH) from error
+            kind, streams = _streams(path, file, status.st_size, until_s)
+            try:
+                sound = _Sound(path, file, status.st_size, streams)
+                yield sound
+            except soundfile.SoundFileError as error:
+                if sound is not None:
+                    sound.check_disk()
+                raise BadInputError(path, f"is a damaged or unsupported {kind} file", REFETCH) from error
+        except OSError as error:
+            raise unreadable(path, error) from error
+        finally:
+            if sound is not None:
+                sound.close()
 
 
-def _kind(path: Path, file: FileIO, size: int) -> str:
-    """Names the container by its first bytes, and refuses every other kind before a decoder sees it."""
-    head = file.read(64)
+def _streams(path: Path, file: FileIO, size: int, until_s: float | None) -> tuple[str, list[Stream]]:
+    """The container of a file and what is to be decoded of it."""
     if not size:
-        raise BadInputError(path, "is empty (0 bytes)", _REFETCH)
-    if head.startswith((b"RIFF", b"RIFX", b"RF64")):
-        return "WAV"
-    if head.startswith((b"fLaC", b"OggS", b"ID3")):
-        return {b"fLaC": "FLAC", b"OggS": "OGG"}.get(head[:4], "MP3")
-    if head[0] == 0xFF and len(head) > 1 and head[1] & 0xE0 == 0xE0 and head[1] & 0x06:  # sync word, layer I to III
-        return "MP3"
+        raise BadInputError(path, "is empty (0 bytes)", REFETCH)
+    source = Source(path, file, [(0, size)])
+    head = source.at(0, 64)
+    if head.startswith(b"ID3") and (start := tags.behind(source, 0)) and _kind(source.at(start, 64)) not in ("MP3", ""):
+        source, head = source.part(start, size), source.at(start, 64)
+    kind = "MP3" if head.startswith(b"ID3") else _kind(head)
+    if kind == "WAV":
+        stream, is_mpeg = riff.wav(source)
+        return kind, mp3.streams(stream.source, until_s) if is_mpeg else [stream]
+    if kind == "AIFF":
+        return kind, [riff.aiff(source)]
+    if kind:
+        return kind, {"FLAC": flac.streams, "OGG": ogg.streams, "MP3": mp3.streams}[kind](source, until_s)
     if head.lstrip().startswith(b"<"):
         raise BadInputError(path, "is an HTML or XML page, not sound", "the download went wrong; fetch it again")
     if head.startswith(b"version https://git-lfs"):
         raise BadInputError(path, "is a git-lfs pointer, not the sound itself", "run 'git lfs pull' there")
-    raise BadInputError(path, f"is not a {_SEVERAL} file", _REENCODE)
+    raise BadInputError(path, f"is not a {_SEVERAL} file", REENCODE)
 
 
-def _check_riff(path: Path, file: FileIO, size: int) -> None:
-    """Refuses a WAV whose data chunk claims more bytes than the file holds; libsndfile would shorten it."""
-    order: Literal["big", "little"] = "big" if _at(file, 0, 4) == b"RIFX" else "little"
-    position, long_length = 12, None
-    for _ in range(1_000):  # a damaged file may hold millions of empty chunks
-        name, length = _at(file, position, 4), int.from_bytes(_at(file, position + 4, 4), order)
-        if name == b"ds64":  # RF64 keeps a length beyond 32 bits here (EBU Tech 3306)
-            long_length = int.from_bytes(_at(file, position + 16, 8), "little")
-        if name == b"data" or not name:
-            break
-        position += 8 + length + length % 2
-    else:
-        return
-    if long_length is not None:
-        length = long_length
-    elif length >= _STREAMED:
-        return
-    missing = position + 8 + length - size
-    if name and missing > 0:
-        raise _truncated(path, f"its header claims {length} bytes of sound, {missing} of them are missing")
+def _kind(head: bytes) -> str:
+    """The container, by a file's first bytes; empty for every other, which no decoder sees."""
+    if head.startswith((b"RIFF", b"RIFX", b"RF64")):
+        return "WAV"
+    if head.startswith(b"FORM") and head[8:12] in (b"AIFF", b"AIFC"):
+        return "AIFF"
+    if head.startswith((b"fLaC", b"OggS")):
+        return "FLAC" if head.startswith(b"f") else "OGG"
+    mpeg = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06  # sync word, layer I to III
+    return "MP3" if mpeg else ""
 
 
-def _check_ogg(path: Path, file: FileIO, size: int) -> None:
-    """Refuses an OGG file without its last page, which alone says how long it is (RFC 3533, section 6)."""
-    tail = _at(file, max(0, size - (1 << 16)), 1 << 16)  # a page has at most 65,307 bytes
-    page = tail[max(0, tail.rfind(b"OggS")) :]
-    whole = len(page) > 26 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
-    if not whole or not page[5] & 0x04:
-        raise _truncated(path, "its last page is missing")
-
-
-def _at(file: FileIO, position: int, count: int) -> bytes:
-    file.seek(position)
-    return file.read(count) or b""
+def _reach_s(sample_rate: int | None) -> float:
+    """Seconds that the filter reaches beyond a cut, at most."""
+    return 0.0 if sample_rate is None else _FILTER_REACH / min(sample_rate, *_SAMPLE_RATES[:1]) + 0.1
 
 
 def _check_header(path: Path, info: AudioInfo) -> None:
     if info.frames <= 0:
-        raise BadInputError(path, "holds no samples", _REFETCH)
+        raise BadInputError(path, "holds no samples", REFETCH)
     if info.sample_rate not in _SAMPLE_RATES or info.channels > _MAX_CHANNELS or info.frames > _MAX_FRAMES:
         claim = f"{info.frames} frames of {info.channels} channels at {info.sample_rate} Hz"
         limits = f"the limits are {_MAX_FRAMES} frames, {_MAX_CHANNELS} channels and 1,000 to 768,000 Hz"
-        raise BadInputError(path, f"claims {claim} ({limits})", _REENCODE)
+        raise BadInputError(path, f"claims {claim} ({limits})", REENCODE)
 
 
 def _span(info: AudioInfo, target: int, first: int, length: int | None) -> tuple[int, int, int]:
@@ -278,33 +357,6 @@ def _span(info: AudioInfo, target: int, first: int, length: int | None) -> tuple
     return start, stop, first - start * target // source
 
 
-def _decode(path: Path, file: soundfile.SoundFile, start: int, frames: int) -> Samples:
-    """Decodes `frames` from `start` on, mixed down; memory follows what a file holds, not what it claims."""
-    if file.format in ("OGG", "MP3"):  # where seeking is inexact
-        _decode_blocks(path, file, 0, start)
-    else:
-        file.seek(start)
-    blocks = _decode_blocks(path, file, start, frames)
-    found = sum(map(len, blocks))
-    if found < frames:
-        raise _ends_early(path, file, start + found)
-    return np.concatenate(blocks)
-
-
-def _decode_blocks(path: Path, file: soundfile.SoundFile, start: int, frames: int) -> list[Samples]:
-    """Decodes on from where the file stands, frame `start`, until `frames` are there or the file ends."""
-    blocks: list[Samples] = []
-    done = 0
-    while done < frames:
-        block = file.read(min(frames - done, max(1, _BLOCK // file.channels)), dtype="float32", always_2d=True)
-        if not len(block):
-            break
-        _check_samples(path, block, start + done)
-        blocks.append(sum(block.T) / file.channels)
-        done += len(block)
-    return blocks
-
-
 def _check_samples(path: Path, block: Samples, start: int) -> None:
     peak = max(block.max(), -block.min())
     if peak <= _MAX_PEAK:  # false where a sample is NaN
@@ -316,11 +368,3 @@ def _check_samples(path: Path, block: Samples, start: int) -> None:
         raise BadInputError(path, f"sample {start + index} is {what}", "repair the file, or leave it out")
     reason = f"reaches {peak:g} times full scale at sample {start + int(np.abs(block).max(axis=1).argmax())}"
     raise BadInputError(path, reason, "scale the samples to [-1, 1]")
-
-
-def _ends_early(path: Path, file: soundfile.SoundFile, frame: int) -> BadInputError:
-    return _truncated(path, f"its header claims {file.frames} frames, decoding ends after {frame}")
-
-
-def _truncated(path: Path, how: str) -> BadInputError:
-    return BadInputError(path, f"is truncated: {how}", _REFETCH)

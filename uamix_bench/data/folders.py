@@ -16,10 +16,10 @@ from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import unreadable
 
 COLUMNS = ("clip", "path", "label", "group", "split")  # of every clip table; see `task.Task.clips`
-AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3".split())  # what audio.py decodes
+AUDIO_SUFFIXES = frozenset(".wav .wave .aif .aiff .aifc .flac .ogg .oga .opus .mp3".split())  # what audio.py decodes
 # Names of recordings; those not among the above are counted and named, so that no folder shrinks without a word.
 SOUND_SUFFIXES = AUDIO_SUFFIXES | frozenset(
-    ".wave .rf64 .w64 .bwf .aif .aiff .aifc .aiffc .caf .m4a .m4b .m4r .mp4 .m4v .mov .3gp .3g2 .aac .adts .alac .wma"
+    ".rf64 .w64 .bwf .aiffc .caf .m4a .m4b .m4r .mp4 .m4v .mov .3gp .3g2 .aac .adts .alac .wma"
     " .wmv .asf .webm .weba .mka .mkv .ogv .ogx .spx .mogg .mp1 .mp2 .mpa .mpga .mpg .mpeg .ac3 .eac3 .dts .amr .awb"
     " .au .snd .sph .nist .voc .gsm .vox .ra .ram .rm .ape .wv .tta .tak .shn .mpc .dsf .dff .avi .flv .pcm".split()
 )

@@ -1,0 +1,119 @@
+"""FLAC streams (RFC 9639): several in one file, and lengths that their header leaves open or does not keep up with.
+
+The last frame tells its own place in the stream, so that the length is found without decoding.
+"""
+
+from __future__ import annotations
+
+from uamix_bench.data import tags
+from uamix_bench.data.streams import MAX_STREAMS, Source, Stream, damaged
+
+_MARK = b"fLaC"
+_STREAMINFO = (b"\0\0\0\x22", b"\x80\0\0\x22")  # the header of the block behind the mark
+_TOTAL_AT = 21  # four bits of this byte, and the four bytes behind it
+_TAIL = 1 << 16
+_MAX_TAIL = 1 << 22  # more than a frame of eight channels has
+_BLOCK_SIZES = {1: 192} | {code: 144 << code for code in range(2, 6)} | {code: 1 << code for code in range(8, 16)}
+
+
+def streams(source: Source, until_s: float | None) -> list[Stream]:
+    """Streams of a FLAC file: one, or several where files were joined.
+
+    Args:
+        source: The file.
+        until_s: Seconds that are wanted, beyond which nothing is looked at; None looks at all of it.
+
+    Raises:
+        BadInputError: A length is open, and no frame is there to tell it.
+    """
+    start = tags.behind(source, 0)
+    head = source.at(start, 26)
+    sample_rate, claimed = int.from_bytes(head[18:21], "big") >> 4, total(head)
+    if until_s is not None and claimed > until_s * sample_rate > 0:
+        return [_stream(source, start, source.size, check=False)]
+    starts, at = [start], start + 4
+    while (at := source.find(_MARK, at)) >= 0 and len(starts) <= MAX_STREAMS:
+        at += len(_MARK)
+        if source.at(at, 4) in _STREAMINFO:
+            starts.append(at - len(_MARK))
+    if len(starts) > MAX_STREAMS:
+        raise damaged(source.path, f"it is joined of more than {MAX_STREAMS} streams")
+    return [_stream(source, *span) for span in zip(starts, [*starts[1:], source.size], strict=True)]
+
+
+def _stream(source: Source, start: int, stop: int, check: bool = True) -> Stream:
+    part = source if (start, stop) == (0, source.size) else source.part(start, stop)
+    claimed, found = total(part.at(0, 26)), _length(part) if check else None
+    if claimed == 0 and found is None:
+        raise damaged(source.path, "its header leaves its length open, and it holds no frame that tells it")
+    if found is None or found <= claimed:
+        return Stream(part)  # the decoder finds what is cut
+    patch = bytes([part.at(_TOTAL_AT, 1)[0] & 0xF0 | found >> 32]) + (found & 0xFFFF_FFFF).to_bytes(4, "big")
+    return Stream(part.patched(_TOTAL_AT, patch), found)
+
+
+def total(head: bytes) -> int:
+    """Number of samples per channel that STREAMINFO states, of a stream's first 26 bytes; 0 leaves it open."""
+    return int.from_bytes(head[_TOTAL_AT : _TOTAL_AT + 5], "big") & 0xF_FFFF_FFFF
+
+
+def _length(part: Source) -> int | None:
+    """Samples per channel from the first frame to the last one's end."""
+    position = 4
+    while True:  # metadata blocks (section 8)
+        head = part.at(position, 4)
+        if len(head) < 4:
+            return None
+        position += 4 + int.from_bytes(head[1:], "big")
+        if head[0] & 0x80:
+            break
+    first = part.at(position, 32)
+    begin = _frame(first, first)
+    if begin is None:
+        return None
+    for reach in (_TAIL, _MAX_TAIL):
+        tail = part.at(max(position, part.size - reach), reach)
+        at = len(tail)
+        while (at := tail.rfind(first[:2], 0, at + 1)) >= 0:
+            last = _frame(tail[at : at + 32], first)
+            if last is not None:
+                unit = 1 if first[1] & 1 else begin[1]  # fixed block sizes number frames, variable ones samples
+                return (last[0] - begin[0]) * unit + last[1]
+            at -= 1
+        if position + reach >= part.size:
+            break
+    return None
+
+
+def _frame(head: bytes, first: bytes) -> tuple[int, int] | None:
+    """Number and samples of the frame with this header, if it is one and of the stream whose first one is `first`."""
+    if len(head) < 16 or head[0] != 0xFF or head[1] & 0xFE != 0xF8 or head[3] & 1 or head[3] >> 4 > 10:
+        return None
+    if head[1] != first[1] or (head[2] ^ first[2]) & 0x0F or (head[3] ^ first[3]) & 0x0E:
+        return None
+    more = 8 - (head[4] ^ 0xFF).bit_length()  # the number is coded as UTF-8 is, in up to 7 bytes
+    if more == 1 or more > 7:
+        return None
+    at = 5 + max(0, more - 1)
+    number = head[4] & (0x7F >> more)
+    for byte in head[5:at]:
+        if byte >> 6 != 0b10:
+            return None
+        number = number << 6 | byte & 0x3F
+    code = head[2] >> 4
+    wide = {6: 1, 7: 2}.get(code, 0)
+    samples = _BLOCK_SIZES.get(code, 0) or (int.from_bytes(head[at : at + wide], "big") + 1 if wide else 0)
+    at += wide + {12: 1, 13: 2, 14: 2}.get(head[2] & 0x0F, 0)
+    if not samples or _crc8(head[:at]) != head[at]:
+        return None
+    return number, samples
+
+
+def _crc8(content: bytes) -> int:
+    """CRC-8 with the polynomial x^8 + x^2 + x + 1 (section 9.1.8)."""
+    crc = 0
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc << 1 ^ 0x107) if crc & 0x80 else crc << 1
+    return crc

@@ -1,0 +1,138 @@
+"""Chunks of WAV (RIFF, RIFX, RF64) and AIFF files: lengths that contradict what the file holds.
+
+A decoder believes the length of the sound chunk; a writer that was killed, or counts in 32 bits, leaves a wrong one.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from typing import Literal, NamedTuple
+
+from uamix_bench.data.streams import REFETCH, Source, Stream, truncated
+from uamix_bench.util.errors import BadInputError
+
+_STREAMED = 0x7FFF_E000  # writers that cannot seek back leave a length of 2 or 4 GiB, less some bytes
+_UNKNOWN = b"\xff\xff\xff\xff"  # so libsndfile reads to the end of the file
+_MAX_CHUNKS = 1_000  # a damaged file may hold millions of empty ones
+_PADDING = 1 << 16  # zero bytes up to the end of a cluster of a disk
+_LETTERS = frozenset((string.ascii_letters + string.digits + " _-.()").encode())
+_KNOWN = frozenset(
+    b"LIST INFO fact PEAK JUNK junk PAD  FLLR bext iXML aXML axml chna cue  smpl inst plst labl note ltxt adtl DISP "
+    b"id3  ID3  acid cart umid levl r64m minf elm1 regn SAUR _PMX afsp LGWV MARK COMT INST MIDI AESD APPL NAME AUTH "
+    b"ANNO (c)  FVER SAXL CHAN"[index : index + 4]
+    for index in range(0, 270, 5)
+)
+_AIFC_PCM = (b"NONE", b"sowt", b"twos", b"raw ", b"in24", b"in32")
+_AIFF_STREAMED = 0x7F00_0000
+_MPEG = (0x0050, 0x0055)
+_EXTENSIBLE = 0xFFFE
+_IGNORE = "if all of it is sound, 'ffmpeg -ignore_length 1 -i IN OUT.wav' repairs it"
+
+
+class _Chunk(NamedTuple):
+    """A chunk's name, the first byte behind its header, and its length in bytes."""
+
+    name: bytes
+    start: int
+    length: int
+
+
+def wav(source: Source) -> tuple[Stream, bool]:
+    """The sound of a WAV file, and whether it is a stream of MPEG audio (format tags 0x50 and 0x55).
+
+    Raises:
+        BadInputError: The data chunk claims more bytes than the file holds, or more sound follows it.
+    """
+    order: Literal["big", "little"] = "big" if source.at(0, 4) == b"RIFX" else "little"
+    tag, long_length, data = 0, None, None
+    for chunk in _chunks(source, 12, order):
+        if chunk.name == b"ds64":  # RF64 keeps a length beyond 32 bits here (EBU Tech 3306)
+            long_length = int.from_bytes(source.at(chunk.start + 8, 8), "little")
+        if chunk.name == b"fmt ":
+            form = source.at(chunk.start, 26)
+            tag = int.from_bytes(form[:2], order)
+            tag = int.from_bytes(form[24:26], order) if tag == _EXTENSIBLE else tag
+        if chunk.name == b"data":
+            data = chunk
+            break
+    if data is None:
+        return Stream(source), False
+    start, length = data.start, data.length if long_length is None else long_length
+    stop, missing = start + length, start + length - source.size
+    if missing > 0 and (long_length is not None or length < _STREAMED):
+        raise truncated(source.path, f"its header claims {length} bytes of sound, {missing} of them are missing")
+    sound = source
+    if missing > 0:
+        stop = source.size
+    elif long_length is None or length:
+        behind = _sound_behind(source, stop, order)
+        if behind and not length:  # a writer that never came to write it
+            stop, sound = source.size, source.patched(start - 4, _UNKNOWN)
+        elif behind:
+            how = f"its header claims {length} bytes of sound, and {source.size - stop} bytes follow that are no chunk"
+            raise BadInputError(source.path, f"has an unfinished or wrong header: {how}", _IGNORE)
+    if tag in _MPEG:
+        return Stream(source.part(start, stop)), True
+    return Stream(sound), False
+
+
+def aiff(source: Source) -> Stream:
+    """The sound of an AIFF or AIFF-C file.
+
+    Raises:
+        BadInputError: The sound chunk claims more bytes than the file holds, the two lengths in the file contradict
+            each other, or more sound follows.
+    """
+    chunks = {chunk.name: chunk for chunk in reversed(_chunks(source, 12, "big"))}
+    if b"SSND" not in chunks or b"COMM" not in chunks:
+        return Stream(source)
+    start, length = chunks[b"SSND"][1:]
+    common = source.at(chunks[b"COMM"].start, 22)
+    frames = int.from_bytes(common[2:6], "big")
+    width = int.from_bytes(common[:2], "big") * math.ceil(int.from_bytes(common[6:8], "big") / 8)
+    if source.at(8, 4) == b"AIFC" and common[18:22] not in _AIFC_PCM:
+        width = 0  # as many bytes as the codec takes
+    missing = start + length - source.size
+    if length == 0 or (missing > 0 and length >= _AIFF_STREAMED):  # never finished: libsndfile reads to the end
+        return Stream(source)
+    if missing > 0:
+        raise truncated(source.path, f"its header claims {length} bytes of sound, {missing} of them are missing")
+    held = max(0, length - 8 - int.from_bytes(source.at(start, 4), "big"))
+    if width and held < frames * width:
+        raise truncated(source.path, f"its header claims {frames} frames, {held // width} are there")
+    if (width and held >= (frames + 1) * width) or _sound_behind(source, start + length, "big"):
+        how = f"its header claims {frames} frames, and bytes follow them that are no chunk"
+        raise BadInputError(source.path, f"has an unfinished or wrong header: {how}", REFETCH)
+    return Stream(source)
+
+
+def _chunks(source: Source, position: int, order: Literal["big", "little"]) -> list[_Chunk]:
+    """Chunks from `position` on, as far as their headers are there; an odd length is padded by a byte."""
+    found: list[_Chunk] = []
+    while len(head := source.at(position, 8)) == 8 and len(found) < _MAX_CHUNKS:
+        found.append(_Chunk(head[:4], position + 8, int.from_bytes(head[4:], order)))
+        position += 8 + found[-1].length + found[-1].length % 2
+    return found
+
+
+def _sound_behind(source: Source, position: int, order: Literal["big", "little"]) -> bool:
+    """Whether what follows the sound chunk is more than chunks, a tag and padding.
+
+    Raises:
+        BadInputError: A second file follows, or a second sound chunk.
+    """
+    return all(_is_sound(source, start, order) for start in sorted({position, position + position % 2}))
+
+
+def _is_sound(source: Source, position: int, order: Literal["big", "little"]) -> bool:
+    for chunk in _chunks(source, position, order):
+        if chunk.name in (b"RIFF", b"RIFX", b"RF64", b"FORM", b"data", b"SSND"):
+            how = f"holds a second sound from byte {chunk.start - 8} on, which would not be read"
+            raise BadInputError(source.path, how, "split the file")
+        end = chunk.start + chunk.length
+        if not _LETTERS.issuperset(chunk.name) or (end > source.size and chunk.name not in _KNOWN):
+            break
+        position = min(source.size, end + chunk.length % 2)
+    rest = source.at(position, _PADDING + 1)
+    return len(rest) >= 8 and not rest.startswith((b"TAG", b"ID3")) and (len(rest) > _PADDING or any(rest))

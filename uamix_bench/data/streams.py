@@ -1,0 +1,140 @@
+"""Streams of a sound file: the bytes that a decoder is given as one file. A container of several gives several."""
+
+from __future__ import annotations
+
+import io
+from bisect import bisect_right
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from uamix_bench.util.errors import BadInputError
+
+REFETCH = "download or export it again"
+REENCODE = "re-encode it, for example with 'ffmpeg -i IN OUT.flac'"
+MAX_STREAMS = 1_000  # a radio recording of days has one per title
+
+
+class Source:
+    """Random-access bytes: pieces of a file, and bytes of our own between them, joined in order.
+
+    Args:
+        path: The file's name, for messages.
+        file: The file, open for reading in binary.
+        pieces: (first byte, last but one) in the file, or the bytes themselves.
+    """
+
+    def __init__(self, path: Path, file: io.FileIO, pieces: Iterable[tuple[int, int] | bytes]) -> None:
+        self.path, self._file, self._pieces = path, file, list(pieces)
+        self._starts, self.size = [], 0
+        for piece in self._pieces:
+            self._starts.append(self.size)
+            self.size += len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]
+
+    def at(self, position: int, count: int) -> bytes:
+        """Up to `count` bytes from `position` on; fewer only at the end."""
+        found: list[bytes] = []
+        index = max(0, bisect_right(self._starts, position) - 1)
+        while count > 0 and index < len(self._pieces):
+            piece, inside = self._pieces[index], position - self._starts[index]
+            if isinstance(piece, bytes):
+                found.append(piece[inside : inside + count])
+            else:
+                self._file.seek(piece[0] + inside)
+                found.append(self._file.read(max(0, min(count, piece[1] - piece[0] - inside))) or b"")
+            position, count, index = position + len(found[-1]), count - len(found[-1]), index + 1
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    def part(self, start: int, stop: int) -> Source:
+        """The bytes from `start` to `stop`."""
+        pieces: list[tuple[int, int] | bytes] = []
+        for piece, begin in zip(self._pieces, self._starts, strict=True):
+            length = len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]
+            first, last = max(0, start - begin), min(length, stop - begin)
+            if first < last:
+                inside = piece[first:last] if isinstance(piece, bytes) else (piece[0] + first, piece[0] + last)
+                pieces.append(inside)
+        return Source(self.path, self._file, pieces)
+
+    def patched(self, position: int, content: bytes) -> Source:
+        """The same bytes but for `content` at `position`."""
+        return self.joined(
+            [self.part(0, position), content, self.part(position + len(content), self.size)],
+        )
+
+    def joined(self, parts: Iterable[Source | bytes]) -> Source:
+        """Parts of this file, one after the other."""
+        pieces: list[tuple[int, int] | bytes] = []
+        for part in parts:
+            pieces.extend([part] if isinstance(part, bytes) else part._pieces)
+        return Source(self.path, self._file, pieces)
+
+    def find(self, needle: bytes, position: int, stop: int | None = None) -> int:
+        """The first place of `needle` from `position` on, or -1."""
+        stop, block = self.size if stop is None else stop, 1 << 20
+        while position < stop:
+            found = self.at(position, min(block + len(needle) - 1, stop - position)).find(needle)
+            if found >= 0:
+                return position + found
+            position += block
+        return -1
+
+    def is_file(self, size: int) -> bool:
+        """Whether these bytes are the file as it lies on the disk, `size` bytes long."""
+        return self._pieces == [(0, size)]
+
+
+class Stream(NamedTuple):
+    """What is decoded as one file.
+
+    `frames` is the number of samples per channel found in its structure; None where the decoder's own count holds.
+    With `open_end` the decoder is told of an endless file, so that it goes on until there are no more bytes.
+    """
+
+    source: Source
+    frames: int | None = None
+    open_end: bool = False
+
+
+class Handle(io.RawIOBase):
+    """A stream as a file object of its own, read-only."""
+
+    _ENDLESS = 1 << 40
+    _TAIL = 1 << 12  # a decoder looks there for tags
+
+    def __init__(self, stream: Stream) -> None:
+        self._source, self._position = stream.source, 0
+        self._end = self._ENDLESS if stream.open_end else stream.source.size
+        self.error: OSError | None = None
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of any file."""
+        self._position = max(0, offset + (0, self._position, self._end)[whence])
+        return self._position
+
+    def tell(self) -> int:
+        """As of any file."""
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """As of any file; what the disk says against it is kept in `error`, for the decoder could not pass it on."""
+        if self._position >= self._ENDLESS - self._TAIL:
+            content = bytes(min(len(buffer), self._ENDLESS - self._position))
+        else:
+            try:
+                content = self._source.at(self._position, len(buffer))
+            except OSError as error:
+                self.error, content = error, b""
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
+def truncated(path: Path, how: str) -> BadInputError:
+    """The refusal of a file that is cut."""
+    return BadInputError(path, f"is truncated: {how}", REFETCH)
+
+
+def damaged(path: Path, how: str) -> BadInputError:
+    """The refusal of a file with a fault in its middle."""
+    return BadInputError(path, f"is damaged: {how}", REFETCH)
