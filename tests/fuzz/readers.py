@@ -59,14 +59,30 @@ def _sounds(folder: Path) -> list[bytes]:
     import soundfile
 
     kinds = [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "IMA_ADPCM"), ("RF64", "PCM_24"), ("FLAC", "PCM_16")]
-    kinds += [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")]
+    kinds += [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16"), ("AIFF", "ULAW")]
     steps = np.random.default_rng(0).integers(-8_000, 8_000, (2_400, 2)) / 2**15
     seeds = []
-    for container, subtype in kinds:
+    for container, subtype in [*kinds, ("WAV", "GSM610"), ("WAV", "G721_32")]:
         file = io.BytesIO()
-        soundfile.write(file, steps, 16_000, format=container, subtype=subtype)
+        sound = steps[:, 0] if subtype[0] == "G" else steps
+        soundfile.write(file, sound, 16_000, format=container, subtype=subtype)
         seeds.append(file.getvalue())
-    return seeds
+    wav, flac, vorbis, opus, mp3 = seeds[0], *seeds[4:8]
+    bare = mp3[mp3.index(mp3[:2], mp3.index(b"Info")) :]
+    length = wav.index(b"data") + 4
+    wrapped = wav[:20] + b"\x55\0" + wav[22:length] + struct.pack("<I", len(bare)) + bare
+    unfinished = wav[:length] + bytes(4) + wav[length + 4 :]
+    return [
+        *seeds,
+        bare,
+        mp3 * 2,
+        wrapped,
+        unfinished,
+        flac * 2,
+        flac[:21] + b"\xf0" + bytes(4) + flac[26:],
+        vorbis * 2,
+        opus * 2,
+    ]
 
 
 def _read_sound(content: bytes, folder: Path) -> None:
@@ -350,7 +366,26 @@ def _read_recipe(content: bytes, folder: Path) -> None:
 
 
 READERS = {
-    "sound": Reader(_sounds, _read_sound, (*_NUMBERS, b"data", b"fmt ", b"OggS", b"fLaC", b"ID3", b"\xff\xfb")),
+    "sound": Reader(
+        _sounds,
+        _read_sound,
+        (
+            *_NUMBERS,
+            b"data",
+            b"fmt ",
+            b"OggS",
+            b"fLaC",
+            b"ID3\4\0\0\0\0\1\1",
+            b"TAG",
+            b"Info",
+            b"VBRI",
+            b"FORM",
+            b"SSND",
+            b"COMM",
+            b"\xff\xfb\x90\0",
+            b"\xff\xf8",
+        ),
+    ),
     "checkpoint": Reader(
         _checkpoints, _read_checkpoint, (*_NUMBERS, b"PK\x03\x04", b"PK\x01\x02", b"data.pkl", *_JSON)
     ),

@@ -60,14 +60,18 @@ class AudioInfo:
         return self.frames / self.sample_rate
 
 
-def probe(path: Path) -> AudioInfo:
+def probe(path: Path, *, max_seconds: float | None = None) -> AudioInfo:
     """Reads a sound file's header and checks the file as far as that goes without decoding.
+
+    Args:
+        path: The file.
+        max_seconds: Length that is enough to know: of a file that is longer, no more need be looked at.
 
     Raises:
         BadInputError: As `read`, but for what only decoding shows.
         MachineError: The file cannot be opened.
     """
-    with _opened(path) as sound:
+    with _opened(path, max_seconds) as sound:
         return sound.info
 
 
@@ -298,9 +302,10 @@ def _streams(path: Path, file: FileIO, size: int, until_s: float | None) -> tupl
         raise BadInputError(path, "is empty (0 bytes)", REFETCH)
     source = Source(path, file, [(0, size)])
     head = source.at(0, 64)
-    if head.startswith(b"ID3") and (start := tags.behind(source, 0)) and _kind(source.at(start, 64)) not in ("MP3", ""):
-        source, head = source.part(start, size), source.at(start, 64)
-    kind = "MP3" if head.startswith(b"ID3") else _kind(head)
+    kind = _kind(head)
+    if start := tags.behind(source, 0):
+        kind = _kind(source.at(start, 64)) or ("MP3" if head.startswith(b"ID3") else "")
+        source = source if kind == "MP3" else source.part(start, size)
     if kind == "WAV":
         stream, is_mpeg = riff.wav(source)
         return kind, mp3.streams(stream.source, until_s) if is_mpeg else [stream]

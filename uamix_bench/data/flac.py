@@ -43,13 +43,17 @@ def streams(source: Source, until_s: float | None) -> list[Stream]:
 
 def _stream(source: Source, start: int, stop: int, check: bool = True) -> Stream:
     part = source if (start, stop) == (0, source.size) else source.part(start, stop)
-    claimed, found = total(part.at(0, 26)), _length(part) if check else None
-    if claimed == 0 and found is None:
-        raise damaged(source.path, "its header leaves its length open, and it holds no frame that tells it")
-    if found is None or found <= claimed:
+    claimed, found = total(part.at(0, 26)), _extent(part) if check else None
+    if found is None:
+        if claimed == 0:
+            raise damaged(source.path, "its header leaves its length open, and it holds no frame that tells it")
+        return Stream(part)
+    begin, length = found
+    segment = begin > 0 and claimed == begin + length  # cut out of a stream by a tool, with the header of the whole
+    if claimed >= max(1, length) and not segment:
         return Stream(part)  # the decoder finds what is cut
-    patch = bytes([part.at(_TOTAL_AT, 1)[0] & 0xF0 | found >> 32]) + (found & 0xFFFF_FFFF).to_bytes(4, "big")
-    return Stream(part.patched(_TOTAL_AT, patch), found)
+    patch = bytes([part.at(_TOTAL_AT, 1)[0] & 0xF0 | length >> 32]) + (length & 0xFFFF_FFFF).to_bytes(4, "big")
+    return Stream(part.patched(_TOTAL_AT, patch), length)
 
 
 def total(head: bytes) -> int:
@@ -57,8 +61,8 @@ def total(head: bytes) -> int:
     return int.from_bytes(head[_TOTAL_AT : _TOTAL_AT + 5], "big") & 0xF_FFFF_FFFF
 
 
-def _length(part: Source) -> int | None:
-    """Samples per channel from the first frame to the last one's end."""
+def _extent(part: Source) -> tuple[int, int] | None:
+    """The first frame's place in its stream, and samples per channel from there to the last frame's end."""
     position = 4
     while True:  # metadata blocks (section 8)
         head = part.at(position, 4)
@@ -78,7 +82,7 @@ def _length(part: Source) -> int | None:
             last = _frame(tail[at : at + 32], first)
             if last is not None:
                 unit = 1 if first[1] & 1 else begin[1]  # fixed block sizes number frames, variable ones samples
-                return (last[0] - begin[0]) * unit + last[1]
+                return begin[0] * unit, (last[0] - begin[0]) * unit + last[1]
             at -= 1
         if position + reach >= part.size:
             break

@@ -40,11 +40,13 @@ class _Format(NamedTuple):
 
 
 class _Count(NamedTuple):
-    """A Xing, Info or VBRI frame: its bytes, its mark, and the frames that it counts (0 where it does not say)."""
+    """A Xing, Info or VBRI frame: its size and mark, the frames and bytes that it counts (0 where it does not say)."""
 
     size: int = 0
     mark: str = ""
     frames: int = 0
+    bytes: int = 0
+    bytes_at: int = 0
 
 
 def streams(source: Source, until_s: float | None) -> list[Stream]:
@@ -88,7 +90,7 @@ def _stream(
     claim = _count_frame(source, start, form)
     wanted = math.inf if until_s is None else math.ceil(until_s * form.sample_rate / form.samples) + _MARGIN
     if claim.mark != "VBRI" and claim.frames > wanted:
-        return _counted(source, start, end), math.inf, end
+        return _counted(source, start, end, claim), math.inf, end
     count, position = _walk(source, start + claim.size, end, form, wanted, claim.frames)
     if position > end or _begins(source.at(position, end - position), form):
         raise truncated(source.path, "its last frame is incomplete")
@@ -99,16 +101,18 @@ def _stream(
     if not count:
         return None, 0.0, position
     if claim.mark != "VBRI" and claim.frames == count:
-        return _counted(source, start, position), seconds, position
+        return _counted(source, start, position, claim), seconds, position
     part = source.part(start + claim.size, position if count < wanted else end)
     return Stream(part, count * form.samples, open_end=True), seconds, position
 
 
-def _counted(source: Source, start: int, stop: int) -> Stream:
-    """A stream whose length the decoder knows from its Xing or Info frame."""
-    foreign = start + source.size - stop
-    plain = foreign <= _FOREIGN * source.size and (start == 0 or source.at(0, 3) == b"ID3")
-    return Stream(source if plain else source.part(start, stop))
+def _counted(source: Source, start: int, stop: int, claim: _Count) -> Stream:
+    """A stream whose length the decoder knows from its Xing or Info frame; of wrong bytes there it would warn."""
+    foreign = max(start + source.size - stop, abs(source.size - claim.bytes) if claim.bytes_at else 0)
+    if foreign <= _FOREIGN * source.size and (start == 0 or source.at(0, 3) == b"ID3"):
+        return Stream(source)
+    part = source.part(start, stop)
+    return Stream(part.patched(claim.bytes_at, part.size.to_bytes(4, "big")) if claim.bytes_at else part)
 
 
 def _walk(source: Source, position: int, end: int, form: _Format, wanted: float, claimed: int) -> tuple[int, int]:
@@ -144,7 +148,9 @@ def _count_frame(source: Source, position: int, form: _Format) -> _Count:
     at = 4 + ((17 if mono else 32) if first else (9 if mono else 17)) + 2 * protected
     if size and head[at : at + 4] in (b"Xing", b"Info"):
         frames = int.from_bytes(head[at + 8 : at + 12], "big") if head[at + 7] & 1 else 0
-        return _Count(size, head[at : at + 4].decode(), frames)
+        bytes_at = at + 8 + 4 * (head[at + 7] & 1) if head[at + 7] & 2 else 0
+        held = int.from_bytes(head[bytes_at : bytes_at + 4], "big")
+        return _Count(size, head[at : at + 4].decode(), frames, held, bytes_at)
     if size and head[36:40] == b"VBRI":
         return _Count(size, "VBRI", int.from_bytes(head[50:54], "big"))
     return _Count()

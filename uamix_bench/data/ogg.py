@@ -23,6 +23,17 @@ _VORBIS, _OPUS, _FLAC = b"\x01vorbis", b"OpusHead", b"\x7fFLAC"
 _OPUS_MS = (10, 20, 40, 60) * 3 + (10, 20) * 2 + (2.5, 5, 10, 20) * 4  # by the configuration of a packet
 
 
+def _crc_table() -> list[int]:
+    """CRC-32 of a page by the byte (RFC 3533, section 6)."""
+    table = [number << 24 for number in range(256)]
+    for _ in range(8):
+        table = [(crc << 1 ^ 0x1_04C1_1DB7) if crc & 0x8000_0000 else crc << 1 for crc in table]
+    return table
+
+
+_CRC = _crc_table()
+
+
 class _Page(NamedTuple):
     """A page: where it begins, where its body does, the lengths of its segments, and what its header says."""
 
@@ -110,7 +121,19 @@ def _link(source: Source, pages: list[_Page], alone: bool) -> list[Stream]:
         bodies = [(page.body, page.end) for page in pages if page.serial == first.serial]
         bodies[0] = (first.body + len(_FLAC) + 4, first.end)
         return flac.streams(source.joined(source.part(*body) for body in bodies), None)
+    if not pages[-1].flags & _LAST:
+        return [Stream(_marked(source.part(first.start, pages[-1].end), pages[-1].start - first.start))]
     return [Stream(source if alone else source.part(first.start, pages[-1].end))]
+
+
+def _marked(source: Source, last: int) -> Source:
+    """The same with the end-of-stream mark on its last page, without which libsndfile does not read Opus."""
+    page = source.at(last, _MAX_PAGE)
+    page = page[:5] + bytes([page[5] | _LAST]) + page[6:22] + bytes(4) + page[26:]
+    crc = 0
+    for byte in page:
+        crc = crc << 8 & 0xFFFF_FFFF ^ _CRC[crc >> 24 ^ byte]
+    return source.joined([source.part(0, last), page[:22], crc.to_bytes(4, "little"), page[26:]])
 
 
 def _check_end(source: Source, pages: list[_Page]) -> None:

@@ -20,7 +20,7 @@ from uamix_bench.util.errors import MachineError
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-_DECODING = 1  # raised whenever audio.read gives other samples for the same file
+_DECODING = 2  # raised whenever audio.read gives other samples for the same file
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,8 @@ def _columns(
             yield 0, 0
             continue
         try:
-            samples = audio.samples_read(audio.probe(Path(path)), model.sample_rate, clip_seconds)
+            info = audio.probe(Path(path), max_seconds=clip_seconds)
+            samples = audio.samples_read(info, model.sample_rate, clip_seconds)
         except BenchError:
             yield None
         else:

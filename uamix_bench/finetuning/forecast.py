@@ -59,5 +59,6 @@ def _longest_of_a_few(work: Finetuning) -> int:
     seconds = []
     for path in rows["path"]:
         with contextlib.suppress(BenchError):  # the training names it
-            seconds.append(min(audio.probe(Path(path)).duration_s, data.card.clip_seconds))
+            info = audio.probe(Path(path), max_seconds=data.card.clip_seconds)
+            seconds.append(min(info.duration_s, data.card.clip_seconds))
     return math.ceil(_FRAMES_S * max(seconds, default=data.card.clip_seconds))

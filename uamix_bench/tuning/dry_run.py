@@ -70,7 +70,7 @@ def holdings(data: TaskData) -> dict[str, Any]:
 
     def seconds(path: Path) -> float | None:
         try:
-            return min(probe(path).duration_s, data.card.clip_seconds)
+            return min(probe(path, max_seconds=data.card.clip_seconds).duration_s, data.card.clip_seconds)
         except BenchError:
             return None
 
