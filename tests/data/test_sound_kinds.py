@@ -295,7 +295,17 @@ def test_mp3_of_different_rates_are_not_joined(tmp_path: Path) -> None:
     soundfile.write(other, sound(1.0, 32_000), 32_000, format="MP3", subtype="MPEG_LAYER_III")
     for content in (mp3() + other.read_bytes(), bare(mp3()) + bare(other.read_bytes())):
         (tmp_path / "a").write_bytes(content)
-        refusal(tmp_path / "a", "1 channels at 32000 Hz and 1 channels at 44100 Hz")
+        refusal(tmp_path / "a", "different rates (32000, 44100 Hz)")
+
+
+def test_joined_streams_of_different_channels_are_mixed_down_each(tmp_path: Path) -> None:
+    stereo = tmp_path / "b"
+    soundfile.write(stereo, np.stack([sound(1.0, 44_100, 4)] * 2, axis=1), 44_100, format="MP3")
+    (tmp_path / "a").write_bytes(mp3())
+    wanted = [read(tmp_path / name, None).samples for name in "ab"]
+    (tmp_path / "c").write_bytes(mp3() + stereo.read_bytes())
+    check_whole(tmp_path / "c", np.concatenate(wanted))
+    assert probe(tmp_path / "c").channels == 2
 
 
 # --- WAV and AIFF
@@ -382,6 +392,17 @@ def test_a_cut_gsm_wav_is_refused(tmp_path: Path) -> None:
     content = (tmp_path / "a").read_bytes()
     (tmp_path / "a").write_bytes(content[:-70])
     refusal(tmp_path / "a", "is truncated")
+
+
+def test_an_rf64_is_read_to_its_end_or_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a", sound(), RATE, format="RF64", subtype="PCM_16")
+    content = (tmp_path / "a").read_bytes()
+    at = content.index(b"ds64") + 16
+    (tmp_path / "a").write_bytes(patched(content, at, bytes(8)))
+    check_whole(tmp_path / "a", sound(), tolerance=0)
+    for size, words in ((2_000, "unfinished or wrong header"), ((1 << 64) - 1, "truncated")):
+        (tmp_path / "a").write_bytes(patched(content, at, struct.pack("<Q", size)))
+        refusal(tmp_path / "a", words)
 
 
 @pytest.mark.parametrize("flags", ["", "-c:a pcm_s24be", "-c:a pcm_f32be", "-c:a pcm_mulaw", "-c:a pcm_s16le"])

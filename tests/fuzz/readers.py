@@ -68,7 +68,7 @@ def _sounds(folder: Path) -> list[bytes]:
         soundfile.write(file, sound, 16_000, format=container, subtype=subtype)
         seeds.append(file.getvalue())
     wav, flac, vorbis, opus, mp3 = seeds[0], *seeds[4:8]
-    bare = mp3[mp3.index(mp3[:2], mp3.index(b"Info")) :]
+    bare = mp3[mp3.index(mp3[:2], 50) :]
     length = wav.index(b"data") + 4
     wrapped = wav[:20] + b"\x55\0" + wav[22:length] + struct.pack("<I", len(bare)) + bare
     unfinished = wav[:length] + bytes(4) + wav[length + 4 :]

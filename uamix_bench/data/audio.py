@@ -186,11 +186,12 @@ class _Sound:
         self._handle: Handle | None = None
         self._sound: _Sequential | None = None
         infos = [self._open(index) for index in reversed(range(len(streams)))][::-1]  # the first one stays open
-        kinds = {(info.sample_rate, info.channels) for info in infos}
-        if len(kinds) > 1:
-            raise damaged(path, f"it is joined of streams of {_either(kinds)}")
+        rates = sorted({info.sample_rate for info in infos})
+        if len(rates) > 1:
+            how = f"is joined of streams of different rates ({', '.join(map(str, rates))} Hz)"
+            raise BadInputError(path, how, "split it, or join the sounds at one rate")
         self._ends = list(accumulate(info.frames for info in infos))
-        self.info = AudioInfo(self._ends[-1], infos[0].sample_rate, infos[0].channels)
+        self.info = AudioInfo(self._ends[-1], rates[0], max(info.channels for info in infos))
         _check_header(path, self.info)
 
     def _open(self, index: int) -> AudioInfo:
@@ -252,7 +253,7 @@ class _Sound:
                 raise self._ends_early()
             _check_samples(self._path, block, self._position)
             self._position += len(block)
-            yield sum(block.T) / self.info.channels
+            yield sum(block.T) / block.shape[1]
 
     def _ends_early(self) -> BadInputError:
         self.check_disk()
@@ -260,10 +261,6 @@ class _Sound:
             return damaged(self._path, f"decoding ends after {self._position} of {self.info.frames} samples")
         claim = f"its header claims {self.info.frames} frames, decoding ends after {self._position}"
         return truncated(self._path, claim)
-
-
-def _either(kinds: set[tuple[int, int]]) -> str:
-    return " and ".join(f"{channels} channels at {rate} Hz" for rate, channels in sorted(kinds))
 
 
 @contextmanager

@@ -11,8 +11,7 @@ from uamix_bench.data.streams import MAX_STREAMS, Source, Stream, damaged
 _MARK = b"fLaC"
 _STREAMINFO = (b"\0\0\0\x22", b"\x80\0\0\x22")  # the header of the block behind the mark
 _TOTAL_AT = 21  # four bits of this byte, and the four bytes behind it
-_TAIL = 1 << 16
-_MAX_TAIL = 1 << 22  # more than a frame of eight channels has
+_TAILS = (1 << 14, 1 << 17, 1 << 22)  # bytes; the last is more than a frame of eight channels has
 _BLOCK_SIZES = {1: 192} | {code: 144 << code for code in range(2, 6)} | {code: 1 << code for code in range(8, 16)}
 
 
@@ -75,7 +74,7 @@ def _extent(part: Source) -> tuple[int, int] | None:
     begin = _frame(first, first)
     if begin is None:
         return None
-    for reach in (_TAIL, _MAX_TAIL):
+    for reach in _TAILS:
         tail = part.at(max(position, part.size - reach), reach)
         at = len(tail)
         while (at := tail.rfind(first[:2], 0, at + 1)) >= 0:
@@ -117,7 +116,15 @@ def _crc8(content: bytes) -> int:
     """CRC-8 with the polynomial x^8 + x^2 + x + 1 (section 9.1.8)."""
     crc = 0
     for byte in content:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc << 1 ^ 0x107) if crc & 0x80 else crc << 1
+        crc = _CRC[crc ^ byte]
     return crc
+
+
+def _crc_table() -> list[int]:
+    table = list(range(256))
+    for _ in range(8):
+        table = [(crc << 1 ^ 0x107) if crc & 0x80 else crc << 1 for crc in table]
+    return table
+
+
+_CRC = _crc_table()

@@ -20,6 +20,7 @@ _MAX_PAGE = 65_307
 _NOWHERE = (1 << 64) - 1  # granule position of a page on which no packet ends
 _MARGIN = 1 << 16  # samples that an Opus stream may begin with and that are not heard
 _VORBIS, _OPUS, _FLAC = b"\x01vorbis", b"OpusHead", b"\x7fFLAC"
+_REMEDY = "download it again; if no other is to be had, 'ffmpeg -i IN OUT.flac' keeps what is there"
 _OPUS_MS = (10, 20, 40, 60) * 3 + (10, 20) * 2 + (2.5, 5, 10, 20) * 4  # by the configuration of a packet
 
 
@@ -141,7 +142,7 @@ def _check_end(source: Source, pages: list[_Page]) -> None:
     pages = [page for page in pages if page.serial == pages[-1].serial]
     head = source.at(pages[0].body, 32)
     if pages[-1].lacing[-1:] == b"\xff":
-        raise truncated(source.path, "its last packet is incomplete")
+        raise BadInputError(source.path, "is truncated: its last packet is incomplete", _REMEDY)
     if head.startswith(_FLAC) and flac.total(source.at(pages[0].body + len(_FLAC) + 4, 26)):
         return  # its decoder counts
     places = [page.granule for page in pages if page.granule != _NOWHERE]
@@ -150,8 +151,7 @@ def _check_end(source: Source, pages: list[_Page]) -> None:
         if pages[-1].granule < places[-2] + held:
             return
     how = "it is cut there, or its writer left the mark out"
-    remedy = "download it again; if all of it is there, re-encode it, for example with 'ffmpeg -i IN OUT.flac'"
-    raise BadInputError(source.path, f"has no end-of-stream mark on its last page: {how}", remedy)
+    raise BadInputError(source.path, f"has no end-of-stream mark on its last page: {how}", _REMEDY)
 
 
 def _durations(source: Source, pages: list[_Page], head: bytes) -> Iterator[tuple[int, float]]:

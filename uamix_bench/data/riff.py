@@ -45,36 +45,33 @@ def wav(source: Source) -> tuple[Stream, bool]:
         BadInputError: The data chunk claims more bytes than the file holds, or more sound follows it.
     """
     order: Literal["big", "little"] = "big" if source.at(0, 4) == b"RIFX" else "little"
-    tag, long_length, data = 0, None, None
-    for chunk in _chunks(source, 12, order):
-        if chunk.name == b"ds64":  # RF64 keeps a length beyond 32 bits here (EBU Tech 3306)
-            long_length = int.from_bytes(source.at(chunk.start + 8, 8), "little")
-        if chunk.name == b"fmt ":
-            form = source.at(chunk.start, 26)
-            tag = int.from_bytes(form[:2], order)
-            tag = int.from_bytes(form[24:26], order) if tag == _EXTENSIBLE else tag
-        if chunk.name == b"data":
-            data = chunk
-            break
-    if data is None:
+    chunks = {chunk.name: chunk for chunk in reversed(_chunks(source, 12, order))}  # the first of each name
+    if b"data" not in chunks:
         return Stream(source), False
-    start, length = data.start, data.length if long_length is None else long_length
-    stop, missing = start + length, start + length - source.size
-    if missing > 0 and (long_length is not None or length < _STREAMED):
-        raise truncated(source.path, f"its header claims {length} bytes of sound, {missing} of them are missing")
-    sound = source
-    if missing > 0:
+    start, length = chunks[b"data"][1:]
+    long_at = chunks[b"ds64"].start + 8 if b"ds64" in chunks else 0
+    if long_at:  # RF64 keeps a length beyond 32 bits there (EBU Tech 3306)
+        length = int.from_bytes(source.at(long_at, 8), "little")
+    stop, sound = start + length, source
+    if stop > source.size and not long_at and length >= _STREAMED:
         stop = source.size
-    elif long_length is None or length:
-        behind = _sound_behind(source, stop, order)
-        if behind and not length:  # a writer that never came to write it
-            stop, sound = source.size, source.patched(start - 4, _UNKNOWN)
-        elif behind:
+    elif stop > source.size:
+        how = f"its header claims {length} bytes of sound, {stop - source.size} of them are missing"
+        raise truncated(source.path, how)
+    elif _sound_behind(source, stop, order):
+        if length:
             how = f"its header claims {length} bytes of sound, and {source.size - stop} bytes follow that are no chunk"
             raise BadInputError(source.path, f"has an unfinished or wrong header: {how}", _IGNORE)
-    if tag in _MPEG:
-        return Stream(source.part(start, stop)), True
-    return Stream(sound), False
+        stop = source.size  # the writer never came to write the length
+        held = (stop - start).to_bytes(8, "little")
+        sound = source.patched(long_at, held) if long_at else source.patched(start - 4, _UNKNOWN)
+    return (Stream(source.part(start, stop)), True) if _is_mpeg(source, chunks, order) else (Stream(sound), False)
+
+
+def _is_mpeg(source: Source, chunks: dict[bytes, _Chunk], order: Literal["big", "little"]) -> bool:
+    form = source.at(chunks[b"fmt "].start, 26) if b"fmt " in chunks else b""
+    tag = int.from_bytes(form[:2], order)
+    return (int.from_bytes(form[24:26], order) if tag == _EXTENSIBLE else tag) in _MPEG
 
 
 def aiff(source: Source) -> Stream:

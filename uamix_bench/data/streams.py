@@ -12,6 +12,7 @@ from uamix_bench.util.errors import BadInputError
 
 REFETCH = "download or export it again"
 REENCODE = "re-encode it, for example with 'ffmpeg -i IN OUT.flac'"
+_NEAR = 1 << 12  # bytes that are read at once for a smaller number
 MAX_STREAMS = 1_000  # a radio recording of days has one per title
 
 
@@ -26,13 +27,24 @@ class Source:
 
     def __init__(self, path: Path, file: io.FileIO, pieces: Iterable[tuple[int, int] | bytes]) -> None:
         self.path, self._file, self._pieces = path, file, list(pieces)
-        self._starts, self.size = [], 0
+        self._starts: list[int] = []
+        self.size = 0
+        self._near, self._near_at = b"", 0  # headers lie side by side
         for piece in self._pieces:
             self._starts.append(self.size)
             self.size += len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]
 
     def at(self, position: int, count: int) -> bytes:
         """Up to `count` bytes from `position` on; fewer only at the end."""
+        inside = position - self._near_at
+        if inside >= 0 and (inside + count <= len(self._near) or self._near_at + len(self._near) == self.size):
+            return self._near[inside : inside + count]
+        if count >= _NEAR:
+            return self._read(position, count)
+        self._near, self._near_at = self._read(position, _NEAR), position
+        return self._near[:count]
+
+    def _read(self, position: int, count: int) -> bytes:
         found: list[bytes] = []
         index = max(0, bisect_right(self._starts, position) - 1)
         while count > 0 and index < len(self._pieces):
