@@ -612,3 +612,21 @@ def test_only_what_is_wanted_is_looked_at(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / name).write_bytes(content)
         assert len(read(tmp_path / name, 16_000, max_seconds=1.0).samples) == 16_000
         assert sum(looked) < max(100_000, len(content) / 4), name
+
+
+def test_a_mark_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from uamix_bench.data.streams import Source
+
+    monkeypatch.setattr("uamix_bench.data.streams._BLOCK", 64)
+    for size in (0, 3, 4, 5, 63, 64, 65, 200):
+        for at in range(0, size - 3):
+            content = bytearray(b"f" * size)
+            content[at : at + 4] = b"fLaC"
+            (tmp_path / "a").write_bytes(content)
+            with (tmp_path / "a").open("rb", buffering=0) as file:
+                source = Source(tmp_path / "a", file, [(0, size)])
+                for begin in range(0, size, 7):
+                    assert source.find(b"fLaC", begin) == content.find(b"fLaC", begin)
+                joined = source.joined([source.part(at, size), bytes(content[:at]), source.part(0, at)])
+                assert joined.at(0, 1_000) == content[at:] + content[:at] * 2
+                assert joined.patched(1, b"xy").part(1, 5).at(0, 3) == b"xyC"

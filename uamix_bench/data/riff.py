@@ -107,7 +107,8 @@ def aiff(source: Source) -> Stream:
 def _chunks(source: Source, position: int, order: Literal["big", "little"]) -> list[_Chunk]:
     """Chunks from `position` on, as far as their headers are there; an odd length is padded by a byte."""
     found: list[_Chunk] = []
-    while len(head := source.at(position, 8)) == 8 and len(found) < _MAX_CHUNKS:
+    while position + 8 <= source.size and len(found) < _MAX_CHUNKS:
+        head = source.at(position, 8)
         found.append(_Chunk(head[:4], position + 8, int.from_bytes(head[4:], order)))
         position += 8 + found[-1].length + found[-1].length % 2
     return found
@@ -119,7 +120,8 @@ def _sound_behind(source: Source, position: int, order: Literal["big", "little"]
     Raises:
         BadInputError: A second file follows, or a second sound chunk.
     """
-    return all(_is_sound(source, start, order) for start in sorted({position, position + position % 2}))
+    starts = sorted({position, position + position % 2})
+    return position + 8 <= source.size and all(_is_sound(source, start, order) for start in starts)
 
 
 def _is_sound(source: Source, position: int, order: Literal["big", "little"]) -> bool:

@@ -8,10 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from uamix_bench.util.errors import BadInputError
 
 REFETCH = "download or export it again"
 REENCODE = "re-encode it, for example with 'ffmpeg -i IN OUT.flac'"
+_BLOCK = 1 << 20  # bytes searched at once
 _NEAR = 1 << 12  # bytes that are read at once for a smaller number
 MAX_STREAMS = 1_000  # a radio recording of days has one per title
 
@@ -81,14 +84,13 @@ class Source:
             pieces.extend([part] if isinstance(part, bytes) else part._pieces)
         return Source(self.path, self._file, pieces)
 
-    def find(self, needle: bytes, position: int, stop: int | None = None) -> int:
-        """The first place of `needle` from `position` on, or -1."""
-        stop, block = self.size if stop is None else stop, 1 << 20
-        while position < stop:
-            found = self.at(position, min(block + len(needle) - 1, stop - position)).find(needle)
-            if found >= 0:
+    def find(self, mark: bytes, position: int) -> int:
+        """The first place of four bytes from `position` on, or -1."""
+        while position < self.size:
+            data = self.at(position, _BLOCK + 3)
+            if _holds(data, mark) and (found := data.find(mark)) >= 0:
                 return position + found
-            position += block
+            position += _BLOCK
         return -1
 
     def is_file(self, size: int) -> bool:
@@ -140,6 +142,16 @@ class Handle(io.RawIOBase):
         buffer[: len(content)] = content
         self._position += len(content)
         return len(content)
+
+
+def _holds(data: bytes, mark: bytes) -> bool:
+    """Whether four bytes are in the data; on noise some times as fast as `bytes.find`."""
+    word = np.frombuffer(mark, np.uint32)
+    counts = ((len(data) - shift) // 4 for shift in range(4))
+    return any(
+        count > 0 and bool((np.frombuffer(data, np.uint32, count, shift) == word).any())
+        for shift, count in enumerate(counts)
+    )
 
 
 def truncated(path: Path, how: str) -> BadInputError:
