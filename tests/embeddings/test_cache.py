@@ -459,7 +459,7 @@ def test_the_folder_says_whose_it_is() -> None:
 def test_clip_keys() -> None:
     contents = [key("a"), key("b")]
     base = clip_keys(contents, 5.0)
-    policy = b'{"clip_seconds":5.0,"decoding":1,"segments":"first"}'
+    policy = b'{"clip_seconds":5.0,"decoding":2,"segments":"first"}'
     assert base == [hashlib.sha256(policy + content).digest() for content in contents]
     assert clip_keys(contents, 5) == base
     others = [*base, *clip_keys(contents, 4.0), *clip_keys(contents, 5.0, "mean")]
