@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 MAPPED = ("baselines", "tasks", "reports")
 ROOMS = sorted(path.parent.name for path in (REPOSITORY / "uamix_bench").glob("[!_]*/__init__.py"))
 DOCUMENTED = {
+    "audio": "data.audio",
     "card": "plugins.card",
     "checkpoint": "models.checkpoint",
     "contract": "models.contract",
