@@ -138,11 +138,12 @@ def board(results: Iterable[Result]) -> Board:
     Args:
         results: Of any models, tasks and protocols; each id counts once, and of two of one unit the later one.
     """
-    unique = {result.id: result for result in results}
+    unique = {result.id: result for result in sorted(results, key=lambda result: result.sounds_recorded)}
     newest: dict[str, Result] = {}
     for result in sorted(unique.values(), key=lambda result: (result.provenance.started_at, result.id)):
         newest[result.unit() or result.id] = result
-    kept = list(newest.values())
+    recorded = {_asked(result) for result in newest.values() if result.sounds_recorded}
+    kept = [one for one in newest.values() if one.sounds_recorded or _asked(one) not in recorded]
     entrants = _entrants(kept)
     groups: dict[tuple[Protocol, str], list[Result]] = {}
     for result in kept:
@@ -158,12 +159,18 @@ def board(results: Iterable[Result]) -> Board:
     return Board(settings, sorted(entrants.values(), key=lambda e: e.label), kept, len(unique) - len(kept), tasks)
 
 
+def _asked(result: Result) -> str:
+    """What a result was asked, whatever sounds it is of."""
+    table = result.task.model_dump(mode="json", exclude={"content_sha256"})
+    model, protocol = (part.model_dump(mode="json") for part in (result.model, result.protocol))
+    return files.digest([model, table, protocol, result.episodes.digest, result.status.complete])
+
+
 def why_apart(result: Result) -> str:
     """Why a result that is not complete has no rank, in a few words."""
     if result.status.skipped:
         return f"{count(len(result.status.skipped), 'clip')} left out"
-    limited = any(note.startswith("--limit") for note in result.status.notes)
-    return "a part of each class" if limited else "an incomplete copy"
+    return "a part of each class" if result.status.limited else "an incomplete copy"
 
 
 def _order(protocol: Protocol, dtype: str) -> tuple[bool, str, int, int]:
@@ -180,6 +187,7 @@ def _remarks(protocol: Protocol, dtype: str) -> str:
         "seed": f"seed {protocol.seed}",
         "classifier": protocol.classifier,
         "group_disjoint": "group-disjoint",
+        "min_clips": f"classes of {protocol.min_clips} clips",
         "segments": f"segments {protocol.segments}",
     }
     told = [word for name, word in words.items() if getattr(protocol, name) != getattr(PAPER, name)]
@@ -203,7 +211,17 @@ def _entrants(results: Sequence[Result]) -> dict[ModelIdentity, Entrant]:
     return found
 
 
-_TELLING = ("weights_sha256", "adapter_version", "input", "pooling", "dtype", "train_seed", "recipe_sha256")
+_TELLING = (
+    "weights_sha256",
+    "source_sha256",
+    "metadata_sha256",
+    "adapter_version",
+    "input",
+    "pooling",
+    "dtype",
+    "train_seed",
+    "recipe_sha256",
+)
 
 
 def _told(identity: ModelIdentity, name: str) -> str:

@@ -25,7 +25,7 @@ _MOST_CLASSES = 60  # that a matrix or a forest can show
 _EXTREME_CLASSES = 20  # hardest and easiest, where there are more
 _PAIRS = 15  # of classes, most often confused
 _MOST_MODELS = 4  # side by side
-_POPULATIONS = {"ci95": "these clips", "ci95_clips": "new clips", "ci95_classes": "new classes too"}
+_POPULATIONS = {"episodes": "these clips", "clips": "new clips", "classes": "new classes too"}
 
 
 def report(
@@ -128,7 +128,7 @@ def _wider(table: Board) -> Table | None:
     """The half-widths that speak of more than these clips, where a result has one."""
     rows = []
     for setting, label, row, result in _cells(table.settings):
-        given = [getattr(result.score, name) for name in _POPULATIONS]
+        given = [getattr(result.score.intervals, name).half_width for name in _POPULATIONS]
         if any(half is not None for half in given[1:]):
             shown = map(plus_minus, given)
             rows.append((row.entrant.label, label, setting.title, *shown))

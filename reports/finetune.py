@@ -92,7 +92,7 @@ def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
         "trained parameters>",
         "split",
     )
-    intervals = " or ".join(dict.fromkeys(one.score.interval for one in records))
+    intervals = " or ".join(dict.fromkeys(one.score.method for one in records))
     return Table(
         columns,
         rows,

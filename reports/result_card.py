@@ -10,7 +10,7 @@ from uamix_bench.reports.blocks import Code, Facts, Section, count
 from uamix_bench.reports.board import why_apart
 from uamix_bench.util.text import plus_minus
 
-_INTERVALS = {"ci95": "these clips", "ci95_clips": "new clips of these classes", "ci95_classes": "new classes too"}
+_INTERVALS = {"episodes": "these clips", "clips": "new clips of these classes", "classes": "new classes too"}
 
 
 def drawer_id(result: Result) -> str:
@@ -31,14 +31,12 @@ def _outcome(result: Result) -> dict[str, object]:
     score, status, health = result.score, result.status, result.health
     facts: dict[str, object] = {"accuracy": f"{100 * score.accuracy:.2f}%"}
     for name, of in _INTERVALS.items():
-        half = getattr(score, name)
-        reason = next((note.partition(": ")[2] for note in status.notes if note.startswith(f"{name}: ")), "")
-        facts[f"95%, {of}"] = plus_minus(half) or f"not given: {reason}"
-    other = [note for note in status.notes if note.partition(": ")[0] not in _INTERVALS]
+        interval = getattr(score.intervals, name)
+        facts[f"95%, {of}"] = plus_minus(interval.half_width) or f"not given: {interval.reason}"
     return {
         **facts,
         "status": "complete" if status.complete else f"not ranked: {why_apart(result)}",
-        "notes": "; ".join(other),
+        "notes": "; ".join(status.notes),
         "embeddings": ": ".join(filter(None, [health.verdict, "; ".join(health.notes)])),
     }
 
@@ -55,12 +53,13 @@ def _evaluated(result: Result) -> dict[str, object]:
     ]
     return {
         "weights": f"SHA-256 {model.weights_sha256}" if model.weights_sha256 else "none",
+        "code": model.source_sha256 and f"SHA-256 {model.source_sha256}",
         "adapter": f"{model.adapter_version}, input {model.input}, pooling {model.pooling}, {model.dtype}",
         "recipe": model.recipe_sha256,
         "licence": model.licence,
         "pre-trained on": ", ".join(model.pretrained_on) or "nothing",
         "clips": f"{task.clips:,} in {count(task.classes, 'class', 'classes')}, cut at {task.clip_seconds:g} s; "
-        f"table {task.clips_sha256[:16]}",
+        f"table {task.clips_sha256[:16]}, sounds {(result.provenance.content_sha256 or 'not recorded')[:16]}",
         "protocol": ", ".join(filter(None, drawn)),
         "episodes": f"{episodes.algorithm}, digest {episodes.digest[:16]}"
         + (f", {count(left_out, 'class', 'classes')} left out" if left_out else ""),

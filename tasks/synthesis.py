@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from uamix_bench.util.files import write_atomic
 
-from . import synthesis_families as sounds
-from . import synthesis_speech as speech
+from . import synthesis_families as sounds, synthesis_speech as speech
 from .synthesis_signal import SAMPLE_RATE, Complex, Draw, Float, fft_size, frequencies, loudness
 
 __all__ = ["FAMILIES", "SAMPLE_RATE", "SPLITS", "VERSION", "SoundClass", "classes", "encode_wav", "render", "write"]

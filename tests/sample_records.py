@@ -15,15 +15,29 @@ from uamix_bench.records.finetune_record import (
     FinetuneRun,
     FinetuneScore,
     FinetuneSetting,
+    GroupIntervals,
 )
 from uamix_bench.records.provenance import collect
-from uamix_bench.records.record import Cost, Skipped, Status, TaskIdentity
-from uamix_bench.records.results import Episodes, Result, Score
+from uamix_bench.records.record import Cost, HalfInterval, Skipped, Status, TaskIdentity
+from uamix_bench.records.results import Episodes, Intervals, Result, Score
 from uamix_bench.records.training_records import DataIdentity, TrainingRecord
 from uamix_bench.scoring.episodes import EpisodeSet, Integers, Protocol
 from uamix_bench.scoring.health import Health
 from uamix_bench.scoring.metrics import clustered_interval
 from uamix_bench.tuning.recipe import TUNE
+
+SOUNDS = "3" * 64
+
+
+def score(
+    accuracy: float, ci95: float | str, clips: float | str = "too few", classes: float | str = "too few"
+) -> Score:
+    """A score with half-widths or, as texts, the reasons why there are none."""
+
+    def part(given: float | str) -> HalfInterval:
+        return HalfInterval(half_width=None, reason=given) if isinstance(given, str) else HalfInterval(half_width=given)
+
+    return Score(accuracy=accuracy, intervals=Intervals(episodes=part(ci95), clips=part(clips), classes=part(classes)))
 
 
 def few_shot(correct: tuple[int, ...] = (3, 4, 1), **changes: Any) -> Result:
@@ -32,7 +46,7 @@ def few_shot(correct: tuple[int, ...] = (3, 4, 1), **changes: Any) -> Result:
     total = 2 * len(correct)
     first = min(sum(correct), total)
     parts: dict[str, Any] = {
-        "status": Status(complete=True, notes=("ci95_clips: too few", "ci95_classes: too few")),
+        "status": Status(complete=True),
         "model": ModelIdentity(
             name="m",
             adapter_version="m/1",
@@ -49,9 +63,9 @@ def few_shot(correct: tuple[int, ...] = (3, 4, 1), **changes: Any) -> Result:
             algorithm="philox-1", digest="2" * 64, correct=correct, classes_left_out=0, shared_group_share=None
         ),
         "per_class": {"a": (first, total), "b": (sum(correct) - first, total)},
-        "score": Score(
-            accuracy=statistics.fmean(accuracies),
-            ci95=1.96 * statistics.pstdev(accuracies) / len(correct) ** 0.5,
+        "score": score(
+            statistics.fmean(accuracies),
+            1.96 * statistics.pstdev(accuracies) / len(correct) ** 0.5,
         ),
         "health": Health(
             verdict="green",
@@ -63,7 +77,7 @@ def few_shot(correct: tuple[int, ...] = (3, 4, 1), **changes: Any) -> Result:
             norms=(1.0, 2.0, 3.0),
         ),
         "cost": Cost(embedded_clips=30, embed_s=1.5, episodes_s=0.1, peak_memory_mb=100.0),
-        "provenance": collect(),
+        "provenance": collect().model_copy(update={"content_sha256": SOUNDS}),
     }
     return Result.create(**(parts | changes))
 
@@ -119,8 +133,8 @@ def finetuned(**changes: Any) -> FinetuneResult:
         "runs": runs,
         "score": FinetuneScore(
             value=(3 / 6 + 5 / 6) / 2,
-            ci95=clustered_interval([run.tested() for run in runs]).half_width,
-            interval="t(G - 1) x cluster-robust standard error over G groups",
+            intervals=GroupIntervals(groups=HalfInterval.of(clustered_interval([run.tested() for run in runs]))),
+            method="t(G - 1) x cluster-robust standard error over G groups",
             seeds_std=None,
         ),
         "cost": FinetuneCost(seconds=1.5, peak_memory_mb=None),
@@ -148,6 +162,6 @@ def scored(protocol: Protocol, episodes: EpisodeSet, correct: Integers, hits: In
             shared_group_share=episodes.shared_group_share,
         ),
         "per_class": {name: (hit, drawn * protocol.n_query) for name, hit, drawn in rows},
-        "score": Score(accuracy=float(accuracies.mean()), ci95=ci95),
+        "score": score(float(accuracies.mean()), ci95),
     }
     return few_shot(**(parts | changes))

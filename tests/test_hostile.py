@@ -15,8 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from uamix_bench.comparison.compare import compare
 from uamix_bench.comparison.sides import read_side

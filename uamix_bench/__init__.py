@@ -5,15 +5,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from uamix_bench.comparison.compare import compare as compare
-    from uamix_bench.data.task import Task as Task
-    from uamix_bench.data.task import load_task as load_task
+    from uamix_bench.data.task import Task as Task, load_task as load_task
     from uamix_bench.evaluation.fewshot import fewshot as fewshot
     from uamix_bench.finetuning.finetune import finetune as finetune
-    from uamix_bench.models.model import AudioModel as AudioModel
-    from uamix_bench.models.model import load_model as load_model
+    from uamix_bench.models.model import AudioModel as AudioModel, load_model as load_model
     from uamix_bench.records.results import Result as Result
-    from uamix_bench.scoring.episodes import PAPER as PAPER
-    from uamix_bench.scoring.episodes import Protocol as Protocol
+    from uamix_bench.scoring.episodes import PAPER as PAPER, Protocol as Protocol
     from uamix_bench.tuning.run import tune as tune
 
 _HOME = {

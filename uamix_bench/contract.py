@@ -2,10 +2,6 @@
 
 from uamix_bench.models.contract import (
     EQUAL as EQUAL,
-)
-from uamix_bench.models.contract import (
     Check as Check,
-)
-from uamix_bench.models.contract import (
     check as check,
 )

@@ -2,7 +2,5 @@
 
 from uamix_bench.models.frontend import (
     KaldiFbank as KaldiFbank,
-)
-from uamix_bench.models.frontend import (
     LogMel as LogMel,
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -258,3 +260,24 @@ def test_hostile_text_is_harmless_in_the_report(record: dict[str, Any]) -> None:
     assert "<script>alert" not in page.html
     assert "<script>alert" not in page.markdown
     assert "[y](javascript" not in page.markdown
+
+
+def test_arms_tuned_on_other_sounds_of_the_same_names_are_not_taken(
+    bench: Bench, arguments: list[str], sounds: Path, tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(sounds, tmp_path / "own"))
+    command = [str(own) if word == str(sounds) else word for word in arguments]
+    done = bench(*command, "--mix", "none", "--jobs", "1")
+    assert done.code == 0, done.err
+    record = load_record(tmp_path / "report" / "ablation.json")
+    assert isinstance(record, AblationRecord)
+    listed = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(own.rglob("*.wav"))]
+    expected = hashlib.sha256(json.dumps(listed, separators=(",", ":")).encode()).hexdigest()
+    assert {arm.training.data.content_sha256 for arm in record.arms} == {expected}
+    for path in own.rglob("*.wav"):
+        content = bytearray(path.read_bytes())
+        content[-2] ^= 1
+        path.write_bytes(content)
+    done = bench(*command, "--mix", "none", "--jobs", "1")
+    assert done.code == 2
+    assert "tuned from other weights or on other sounds" in done.err

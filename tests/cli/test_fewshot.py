@@ -16,7 +16,8 @@ from uamix_bench.cli import fewshot as fewshot_command
 from uamix_bench.data.task import load_task
 from uamix_bench.evaluation.fewshot import draw_episodes, fewshot, fewshot_grid
 from uamix_bench.models.model import load_model
-from uamix_bench.records.results import Result, load_result
+from uamix_bench.records.record import HalfInterval
+from uamix_bench.records.results import Result, Score, load_result
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.classifiers import CLASSIFIERS
 
@@ -188,9 +189,9 @@ def test_another_outcome_of_the_same_evaluation_is_an_alarm(bench: Bench, sounds
     parts["episodes"] = result.episodes.model_copy(update={"correct": tuple(correct)})
     hit, total = result.per_class[label]
     parts["per_class"] = {**result.per_class, label: (hit + 1, total)}
-    parts["score"] = result.score.model_copy(
-        update={"accuracy": float(accuracies.mean()), "ci95": float(1.96 * accuracies.std() / np.sqrt(len(correct)))}
-    )
+    half_width = float(1.96 * accuracies.std() / np.sqrt(len(correct)))
+    intervals = result.score.intervals.model_copy(update={"episodes": HalfInterval(half_width=half_width)})
+    parts["score"] = Score(accuracy=float(accuracies.mean()), intervals=intervals)
     path.unlink()
     forged = ResultStore().write(Result.create(**parts))
     content = forged.read_bytes()
@@ -444,3 +445,22 @@ def test_silent_clips_are_scored_not_punished(bench: Bench, sounds: Path, tmp_pa
     done = bench(*FEWSHOT, "-t", folder, "--json")
     assert done.code == 0
     assert load_result(next(path for path, _ in ResultStore())).health.silent == 1
+
+
+def test_min_clips_leaves_classes_out_and_is_recorded(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(sounds, tmp_path / "own"))
+    (own / "top" / "7.wav").unlink()
+
+    def told(*more: object) -> tuple[int, int | None, list[str]]:
+        done = bench("fewshot", "-m", "logmel", "-t", own, "--n", 2, "--q", 3, "--episodes", 20, *more, "--json")
+        assert done.code == 0, done.err
+        (result,) = done.envelope["results"]
+        return result["episodes"]["classes_left_out"], result["protocol"]["min_clips"], sorted(result["per_class"])
+
+    everything = ["high", "low", "mid", "top"]
+    assert told() == (0, None, everything)
+    assert told("--min-clips", 4) == (0, None, everything)  # which every class needs anyway
+    assert told("--min-clips", 8) == (1, 8, everything[:3])
+    refused = bench("fewshot", "-m", "logmel", "-t", own, "--n", 2, "--q", 3, "--min-clips", 9)
+    assert refused.code == 2
+    assert "need 2 classes of at least 9 clips (min_clips), and 0 of 4" in refused.error

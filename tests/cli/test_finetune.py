@@ -25,7 +25,7 @@ def test_a_probe_prints_its_score_and_keeps_the_record(bench: Bench, sounds: Pat
     assert "2 folds drawn here" in done.out
     (path,) = tmp_path.rglob("probe-*.json")
     record = json.loads(path.read_text())
-    value, half = (100 * record["score"][field] for field in ("value", "ci95"))
+    value, half = 100 * record["score"]["value"], 100 * record["score"]["intervals"]["groups"]["half_width"]
     assert f"{value:.2f} ± {half:.2f}" in done.out
     again = bench("finetune", "--task", sounds, "--freeze", "all", "--folds", "2", "-o", tmp_path, "--json")
     assert again.envelope["results"] == [

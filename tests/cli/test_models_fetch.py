@@ -16,8 +16,7 @@ import pytest
 from uamix_bench.data import fetch
 from uamix_bench.plugins import registry
 
-from ..data.test_fetch import CONTENT, SHA256, Server
-from ..data.test_fetch import server as server
+from ..data.test_fetch import CONTENT, SHA256, Server, server as server
 from .conftest import Bench
 
 NAME = "stranger-net"

@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +131,12 @@ def test_verify_draws_the_episodes_again(bench: Bench, sounds: Path, tmp_path: P
     for part, field, value, words in (
         ("episodes", "digest", "0" * 64, "episodes.digest is 000000000000, but the clip table gives"),
         ("task", "clips", 31, "task.clips is 31, but the clip table gives 32"),
-        ("score", "ci95_classes", 0.001, "score.ci95_classes is 0.001"),
+        ("score", "intervals.classes", {"half_width": 0.001, "reason": ""}, "score.intervals.classes is 0.001"),
         ("episodes", "shared_group_share", 0.5, "episodes.shared_group_share is 0.5"),
     ):
         forged = json.loads(json.dumps(genuine))
-        forged[part][field] = value
+        *above, last = [part, *field.split(".")]
+        reduce(getitem, above, forged)[last] = value
         path.write_text(json.dumps(_signed(forged)))
         assert bench("results", "verify", path).code == 0  # its own parts agree
         done = bench("results", "verify", path, "--task", sounds)

@@ -9,7 +9,8 @@ from scipy import stats
 
 from uamix_bench.cli.scores import show_results
 from uamix_bench.comparison.ranking import Ranking, rank
-from uamix_bench.records.results import Episodes, Result
+from uamix_bench.records.record import HalfInterval
+from uamix_bench.records.results import Episodes, Result, Score
 from uamix_bench.records.store import ResultStore
 
 from .conftest import SMALL, Bench
@@ -21,8 +22,15 @@ def results(bench: Bench, sounds: Path) -> list[Result]:
     return [result for _, result in ResultStore()]
 
 
-def with_score(result: Result, **fields: float | None) -> Result:
-    return result.model_copy(update={"score": result.score.model_copy(update=fields)})
+def with_intervals(result: Result, accuracy: float | None = None, **given: float | str) -> Result:
+    """With half-widths or, as texts, the reasons why there are none."""
+    changes = {
+        name: HalfInterval(half_width=None, reason=one) if isinstance(one, str) else HalfInterval(half_width=one)
+        for name, one in given.items()
+    }
+    intervals = result.score.intervals.model_copy(update=changes)
+    accuracy = result.score.accuracy if accuracy is None else accuracy
+    return result.model_copy(update={"score": Score(accuracy=accuracy, intervals=intervals)})
 
 
 def printed(capsys: pytest.CaptureFixture[str], results: list[Result], ranking: Ranking | None = None) -> str:
@@ -61,11 +69,11 @@ def test_intervals_for_new_data_stand_beside_the_conventional(
 ) -> None:
     half = results[0].score.ci95
     assert half is not None
-    out = printed(capsys, [with_score(results[0], ci95_clips=2.5 * half, ci95_classes=1.5 * half), results[1]])
+    out = printed(capsys, [with_intervals(results[0], clips=2.5 * half, classes=1.5 * half), results[1]])
     (row,) = [line for line in out.splitlines() if "(2.5x)" in line]
     assert row.split()[2:] == ["±", f"{100 * half:.2f}", "±", f"{250 * half:.2f}", "(2.5x)", "±", f"{150 * half:.2f}"]
     assert "more than twice as wide" in out
-    out = printed(capsys, [with_score(result, ci95_clips=1.5 * half) for result in results])
+    out = printed(capsys, [with_intervals(result, clips=1.5 * half) for result in results])
     assert "x)" not in out
     assert "new classes" in out
 
@@ -73,14 +81,14 @@ def test_intervals_for_new_data_stand_beside_the_conventional(
 def test_reasons_that_more_episodes_do_not_mend_are_printed(
     results: list[Result], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    notes = ("ci95_clips: a class has 4 groups, and 8 are needed", "ci95_classes: needs 4,000 episodes, has 40")
-    status = results[0].status.model_copy(update={"notes": notes})
-    out = printed(capsys, [results[0].model_copy(update={"status": status})])
+    reasons = {"clips": "a class has 4 groups, and 8 are needed", "classes": "needs 4,000 episodes, has 40"}
+    lacking = with_intervals(results[0], **reasons)
+    out = printed(capsys, [lacking])
     assert "no interval for new clips: a class has 4 groups, and 8 are needed" in out
     assert "no interval for new classes" not in out
     assert "--episodes 10000" in out
     elsewhere = results[1].model_copy(update={"task": results[1].task.model_copy(update={"name": "local/more"})})
-    both = printed(capsys, [results[0].model_copy(update={"status": status}), elsewhere], rank([]))
+    both = printed(capsys, [lacking, elsewhere], rank([]))
     assert "no interval for new clips on local/tones: a class has 4 groups" in both
 
 
@@ -106,7 +114,7 @@ def test_no_certainty_from_episodes_that_are_all_alike(
     (one,) = [result for _, result in ResultStore() if result.protocol.episodes == 1]
     wilson = stats.binomtest(one.episodes.correct[0], 12).proportion_ci(method="wilson")
     assert f"{100 * wilson.low:.1f} to {100 * wilson.high:.1f} by Wilson's 95% bounds for 12 trials" in done.out
-    perfect = with_score(results[0], accuracy=1.0, ci95=0.0)
+    perfect = with_intervals(results[0], 1.0, episodes=0.0)
     wilson = stats.binomtest(40, 40).proportion_ci(method="wilson")
     assert f"{100 * wilson.low:.1f} to 100.0 by Wilson's" in printed(capsys, [perfect], rank([]))
 

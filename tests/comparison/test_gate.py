@@ -3,8 +3,7 @@ from __future__ import annotations
 import argparse
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pytest_benchmark.utils import parse_compare_fail
 
 from uamix_bench.comparison.gate import TIMES, parse_gates

@@ -10,11 +10,11 @@ import pytest
 from scipy import stats
 
 from uamix_bench.comparison.ranking import cells, rank, wider
-from uamix_bench.records.results import Result, Score
+from uamix_bench.records.results import Result
 from uamix_bench.scoring.episodes import EpisodeSet, Protocol, draw
 from uamix_bench.scoring.statistics import ci95_clips
 
-from ..sample_records import few_shot
+from ..sample_records import few_shot, score
 
 
 def result(
@@ -35,9 +35,7 @@ def result(
         "protocol": Protocol(n_way=2, n_query=10, episodes=len(correct)),
         "episodes": plain.episodes.model_copy(update={"digest": digest, "correct": tuple(correct.tolist())}),
         "per_class": {"a": (min(right, total), total), "b": (max(0, right - total), total)},
-        "score": Score(
-            accuracy=float(accuracies.mean()), ci95=float(1.96 * accuracies.std() / np.sqrt(len(accuracies)))
-        ),
+        "score": score(float(accuracies.mean()), float(1.96 * accuracies.std() / np.sqrt(len(accuracies)))),
     }
     return few_shot(**(parts | changes))
 
@@ -127,8 +125,8 @@ def test_the_interval_of_a_difference_for_new_clips() -> None:
 
 
 def test_an_interval_of_more_than_twice_the_conventional_is_told() -> None:
-    score = result("a", hits(0.5, 1)).score
-    assert score.ci95 is not None
-    wide = score.model_copy(update={"ci95_clips": 2.5 * score.ci95, "ci95_classes": 1.9 * score.ci95})
-    assert wider(result("a", hits(0.5, 1), score=wide)) == pytest.approx({"ci95_clips": 2.5})
+    plain = result("a", hits(0.5, 1)).score
+    assert plain.ci95 is not None
+    wide = score(plain.accuracy, plain.ci95, 2.5 * plain.ci95, 1.9 * plain.ci95)
+    assert wider(result("a", hits(0.5, 1), score=wide)) == pytest.approx({"clips": 2.5})
     assert wider(result("a", hits(0.5, 1))) == {}

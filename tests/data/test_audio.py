@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from uamix_bench.data.audio import AudioInfo, Samples, loop, probe, read, resample, segments
 from uamix_bench.util.errors import BadInputError

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from uamix_bench.data.folders import AUDIO_SUFFIXES, SOUND_SUFFIXES, alike_labels, walk
 from uamix_bench.data.task import TaskData, load_task

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from uamix_bench.data.own_data import read_csv
 from uamix_bench.data.task import COLUMNS, OWN_CLIP_SECONDS, Task, TaskData, is_path, load_task, table_sha256

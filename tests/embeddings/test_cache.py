@@ -21,8 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from uamix_bench.embeddings.cache import EmbeddingCache, ModelKey, clip_keys
 from uamix_bench.storage import shards as shards_module

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from uamix_bench.engines import engine as engine_module
 from uamix_bench.engines.engine import Local, _Cluster, _Lost, _work, open_engine

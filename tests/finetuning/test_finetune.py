@@ -188,8 +188,9 @@ def test_the_record_round_trips_and_every_number_is_held(tuned: tuple[FinetuneRe
             load_record(path)
 
     tamper(lambda d: d["score"].update(value=d["score"]["value"] + 0.01))
-    tamper(lambda d: d["score"].update(ci95=d["score"]["ci95"] / 2))
-    tamper(lambda d: d["score"].update(ci95=None))
+    tamper(lambda d: d["score"]["intervals"]["groups"].update(half_width=result.score.ci95 / 2))
+    tamper(lambda d: d["score"]["intervals"]["groups"].update(half_width=None))
+    tamper(lambda d: d["score"]["intervals"]["groups"].update(half_width=None, reason="too few"))
     tamper(lambda d: d["runs"][0].update(correct=flip(d["runs"][0]["correct"])))
     tamper(lambda d: d["runs"][0]["groups"][0].__setitem__(1, 3))
     tamper(lambda d: d["runs"][0]["per_class"].update(low=[99, 99]))

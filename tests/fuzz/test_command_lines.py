@@ -12,8 +12,7 @@ from typing import Any
 
 import click
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from uamix_bench.cli import COMMANDS, main
 from uamix_bench.cli.errors import EXIT_CODES

@@ -11,8 +11,7 @@ import pytest
 import soundfile
 import torch
 import torchaudio
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 from torchaudio.compliance import kaldi

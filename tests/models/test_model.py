@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from uamix_bench.models.checkpoint import write_safetensors
 from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.sources import source_sha256
 from uamix_bench.plugins.card import ModelCard
 from uamix_bench.util.errors import BadInputError, BenchError, MachineError, UsageError
 
@@ -109,20 +111,23 @@ def test_no_waveform_gives_no_row() -> None:
     assert loaded().embed([], RATE).shape == (0, 10)
 
 
-def test_a_loaded_model_is_ready_and_says_what_it_is() -> None:
-    model = loaded(input="official", pooling="max", label="mine/1")
+def test_a_loaded_model_is_ready_and_says_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"any bytes")
+    model = load_model(Blocks, tmp_path / "weights", input="official", pooling="max", label="mine/1")
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert model.identity is not None
     assert model.identity.model_dump() == {
         "name": "mine/1",
         "adapter_version": "blocks/1",
-        "weights_sha256": "a" * 64,
+        "weights_sha256": hashlib.sha256(b"any bytes").hexdigest(),  # whatever the class says of them
         "parameters": 100,
         "embedding_dim": 10,
         "input": "official",
         "pooling": "max",
         "dtype": "float32",
+        "source_sha256": source_sha256(Blocks, AudioModel),
+        "metadata_sha256": hashlib.sha256(b'{"sha256":"%s","train_seed":"11"}' % (b"a" * 64)).hexdigest(),
         "recipe_sha256": None,
         "parent_sha256": None,
         "train_seed": 11,

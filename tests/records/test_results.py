@@ -10,12 +10,12 @@ import pytest
 from pydantic import ValidationError
 
 from uamix_bench.records.provenance import collect, command, git_state, scrub
-from uamix_bench.records.record import Cost, Status
-from uamix_bench.records.results import Score, load_result
+from uamix_bench.records.record import Cost
+from uamix_bench.records.results import load_result
 from uamix_bench.records.store import ResultStore
 from uamix_bench.util.errors import BadInputError
 
-from ..sample_records import few_shot
+from ..sample_records import few_shot, score
 
 
 @pytest.fixture
@@ -31,21 +31,24 @@ def test_it_round_trips_through_its_file(stored: Path) -> None:
 def test_the_record_is_that_of_the_design() -> None:
     document = few_shot().model_dump(mode="json")
     assert {part: list(value) for part, value in document.items() if isinstance(value, dict) and part != "health"} == {
-        "status": ["complete", "skipped", "notes"],
+        "status": ["complete", "limited", "partial", "skipped", "notes"],
         "model": [
             "name", "adapter_version", "weights_sha256", "parameters", "embedding_dim", "input", "pooling", "dtype",
-            "recipe_sha256", "parent_sha256", "train_seed", "pretrained_on", "licence",
+            "source_sha256", "metadata_sha256", "recipe_sha256", "parent_sha256", "train_seed", "pretrained_on",
+            "licence",
         ],
-        "task": ["name", "version", "clips_sha256", "classes", "clips", "clip_seconds"],
+        "task": ["name", "version", "clips_sha256", "content_sha256", "classes", "clips", "clip_seconds"],
         "protocol": [
-            "name", "n_way", "k_shot", "n_query", "episodes", "seed", "classifier", "group_disjoint", "segments",
+            "name", "n_way", "k_shot", "n_query", "episodes", "seed", "classifier", "group_disjoint", "min_clips",
+            "segments",
         ],
         "episodes": ["algorithm", "digest", "correct", "classes_left_out", "shared_group_share"],
         "per_class": ["a", "b"],
-        "score": ["accuracy", "ci95", "interval", "ci95_clips", "ci95_classes"],
+        "score": ["accuracy", "intervals"],
         "cost": ["embedded_clips", "embed_s", "episodes_s", "peak_memory_mb"],
         "provenance": [
             "package", "git_revision", "git_dirty", "packages", "python", "device", "platform", "started_at", "command",
+            "content_sha256",
         ],
     }  # fmt: skip
     assert list(document)[:5] == ["schema_version", "kind", "id", "status", "model"]
@@ -77,14 +80,19 @@ def _tamper(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     [
         ("id", "3" * 64),
         ("id", "../../etc"),
-        ("schema_version", 2),
+        ("schema_version", 1),
+        ("schema_version", 3),
         ("score.accuracy", 0.7),
         ("score.accuracy", True),
-        ("score.ci95", 0.1),
-        ("score.ci95", None),
-        ("score.interval", "some other"),
-        ("score.ci95_clips", -1.0),
-        ("status.notes", []),
+        ("score.intervals.episodes.half_width", 0.1),
+        ("score.intervals.episodes.half_width", None),
+        ("score.intervals.episodes.reason", "too few"),
+        ("score.intervals.clips.reason", ""),
+        ("score.intervals.others", {"half_width": 1.0}),
+        ("score.intervals.clips.half_width", -1.0),
+        ("task.content_sha256", "4" * 64),
+        ("status.limited", True),
+        ("status.partial", "lacks clips"),
         ("status.complete", 1),
         ("status.skipped", [{"clip": "x", "reason": "y"}]),
         ("model.name", "other"),
@@ -149,7 +157,7 @@ def test_what_was_tampered_with_is_refused_by_name(stored: Path, path: str, valu
         (lambda text: "[]", "not a JSON object"),
         (lambda text: text.replace('"fewshot"', '"future"'), "of the kind 'future'"),
         (lambda text: text + " " * 2**23, "larger than 8 MB"),
-        (lambda text: text.replace('"schema_version": 1', '"schema_version": 2'), "install a newer uamix-bench"),
+        (lambda text: text.replace('"schema_version": 2', '"schema_version": 3'), "install a newer uamix-bench"),
     ],
 )
 def test_what_is_not_strict_json_is_refused(stored: Path, change: Any, words: str) -> None:
@@ -170,13 +178,9 @@ def test_results_are_frozen() -> None:
 
 
 def test_one_episode_has_no_interval() -> None:
-    with pytest.raises(ValidationError, match="no note says why"):
-        few_shot((3,), score=Score(accuracy=0.75, ci95=None))
-    notes = ("ci95: one", "ci95_clips: one", "ci95_classes: one")
-    assert (
-        few_shot((3,), score=Score(accuracy=0.75, ci95=None), status=Status(complete=True, notes=notes)).score.ci95
-        is None
-    )
+    with pytest.raises(ValidationError, match="either a half-width or the reason"):
+        few_shot((3,), score=score(0.75, ""))
+    assert few_shot((3,), score=score(0.75, "one episode has no spread")).score.ci95 is None
 
 
 @pytest.mark.parametrize(

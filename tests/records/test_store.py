@@ -22,7 +22,7 @@ from uamix_bench.util.errors import BadInputError
 
 from ..sample_records import few_shot, finetuned, training
 
-SCHEMA = Path(__file__).parents[2] / "reports" / "schema" / "result.v1.json"
+SCHEMA = Path(__file__).parents[2] / "reports" / "schema" / "result.v2.json"
 
 
 def test_a_result_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_find_asks_for_everything_that_matters(tmp_path: Path) -> None:
     store = ResultStore(tmp_path / "other")
     path = store.write(result)
     assert list(store.find(*asked)) == [(path, result)]
-    assert not list(store.find(result.model.model_copy(update={"weights_sha256": None}), *asked[1:]))
+    assert not list(store.find(result.model.model_copy(update={"name": "other"}), *asked[1:]))
     assert not list(store.find(*asked[:3], "4" * 64))
     assert not list(store.find(*asked[:2], result.protocol.model_copy(update={"seed": 1}), asked[3]))
 
@@ -150,7 +150,7 @@ def test_stores_are_merged_by_copying(tmp_path: Path) -> None:
 
 
 def test_the_published_schema_is_that_of_the_models() -> None:
-    words = "run: uamix-bench results schema > reports/schema/result.v1.json"
+    words = "run: uamix-bench results schema > reports/schema/result.v2.json"
     assert json.loads(SCHEMA.read_text()) == schema(), words
     jsonschema.Draft202012Validator.check_schema(schema())
 
@@ -161,7 +161,7 @@ def test_another_reader_agrees_with_the_schema(tmp_path: Path) -> None:
     for record in (few_shot(), training(), finetuned()):
         document = json.loads(store.write(record).read_bytes())
         validator.validate(document)
-        for change in ({"extra": 1}, {"id": "x"}, {"schema_version": 2}, {"kind": "other"}, {"provenance": None}):
+        for change in ({"extra": 1}, {"id": "x"}, {"schema_version": 3}, {"kind": "other"}, {"provenance": None}):
             assert not validator.is_valid(document | change)
             path = tmp_path / "changed.json"
             path.write_text(json.dumps(document | change))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from uamix_bench.plugins.card import ModelIdentity
-from uamix_bench.records.record import Cost, Provenance, Status, TaskIdentity
-from uamix_bench.records.results import Episodes, Result, Score
+from uamix_bench.records.record import Cost, HalfInterval, Provenance, Status, TaskIdentity
+from uamix_bench.records.results import Episodes, Intervals, Result, Score
 from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.scoring.health import Health
 from uamix_bench.util.files import digest
@@ -46,6 +46,7 @@ def result(
     labels: tuple[str, ...] | None = None,
     seed: int = 0,
     complete: bool = True,
+    limited: bool = False,
     notes: tuple[str, ...] = (),
     started_at: str = "2026-11-26T12:00:00+00:00",
     command: str = "uamix-bench fewshot",
@@ -73,12 +74,11 @@ def result(
     accuracies = correct / (protocol.n_way * protocol.n_query)
     about = {"weights_sha256": digest(model), "parameters": 1_000_000, "embedding_dim": 768, "licence": "Apache-2.0"}
     about |= {"adapter_version": f"{model}/1", "input": "native", "pooling": "mean", "dtype": "float32"}
-    missing = ("ci95_clips: needs 10,000 episodes", "ci95_classes: needs 4,000 episodes")
     table = {"name": task, "version": "1", "clips_sha256": clips_sha256 or digest(task), "clip_seconds": seconds}
     spectrum = {"duplicate_share": 0.0, "effective_rank": 41.5, "norms": (1.0, 2.0, 3.0)}
     timed = clips if embedded_clips is None else embedded_clips
     return Result.create(
-        status=Status(complete=complete, notes=(*notes, *missing)),
+        status=Status(complete=complete, limited=limited, notes=notes),
         model=ModelIdentity(name=model, **{**about, **identity}),
         task=TaskIdentity(**table, classes=len(labels), clips=clips),
         protocol=protocol,
@@ -90,7 +90,14 @@ def result(
             shared_group_share=None,
         ),
         per_class={labels[at]: (right[at], int(times[at])) for at in range(len(labels)) if times[at]},
-        score=Score(accuracy=float(accuracies.mean()), ci95=float(1.96 * accuracies.std() / len(accuracies) ** 0.5)),
+        score=Score(
+            accuracy=float(accuracies.mean()),
+            intervals=Intervals(
+                episodes=HalfInterval(half_width=float(1.96 * accuracies.std() / len(accuracies) ** 0.5)),
+                clips=HalfInterval(half_width=None, reason="needs 10,000 episodes"),
+                classes=HalfInterval(half_width=None, reason="needs 4,000 episodes"),
+            ),
+        ),
         health=Health(verdict="green", clips=clips, non_finite=0, silent=0, **spectrum),
         cost=Cost(embedded_clips=timed, embed_s=clips / clips_per_s, episodes_s=0.04, peak_memory_mb=812.0),
         provenance=Provenance(
@@ -103,6 +110,7 @@ def result(
             platform="Linux x86_64",
             started_at=started_at,
             command=command,
+            content_sha256=digest([task, "sounds"]),
         ),
     )
 

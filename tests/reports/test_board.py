@@ -58,9 +58,7 @@ def test_a_mean_needs_every_task_and_what_is_partial_has_no_part_in_anything(rec
         records.result(name, rate, task=task, protocol=FEW) for name, rate in (("a", 0.5), ("b", 0.6)) for task in tasks
     ]
     one = records.result("c", 0.9, task="esc50", protocol=FEW)
-    limited = records.result(
-        "d", 0.95, task="esc50", protocol=FEW, complete=False, notes=("--limit: x",), clips_sha256="d" * 64
-    )
+    limited = records.result("d", 0.95, task="esc50", protocol=FEW, complete=False, limited=True, clips_sha256="d" * 64)
     setting = board([*whole, one, limited]).settings[0]
     assert [(row.entrant.label, row.mean is None, row.ranks) for row in setting.standings] == [
         ("b", False, (1, 1)),
@@ -147,3 +145,18 @@ def test_protocols_that_no_id_can_tell_apart_get_ids_of_their_own(records: Any) 
     ids = [setting.id for setting in made.settings]
     assert len(set(ids)) == len(names)
     assert all(re.fullmatch("[a-z0-9-]+", one) for one in ids)
+
+
+def test_an_old_record_gives_way_to_one_that_tells_its_sounds(records: Any) -> None:
+    now = records.result("a", 0.5, protocol=FEW)
+    parts = {name: value for name, value in now if name not in ("schema_version", "kind", "id")}
+    unsaid = now.provenance.model_copy(update={"content_sha256": None})
+    old = type(now).create(**parts | {"provenance": unsaid})
+    for both in ([old, now], [now, old]):
+        assert board(both).results == [now]
+    assert board([old]).results == [old]
+    task = now.task.model_copy(update={"content_sha256": now.provenance.content_sha256})
+    own = type(now).create(**parts | {"task": task})
+    found = board([old, own])
+    assert (found.results, found.superseded) == ([own], 1)
+    assert len(found.settings[0].columns) == 1

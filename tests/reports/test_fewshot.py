@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
+from uamix_bench.records.record import HalfInterval
 from uamix_bench.records.results import Result
 from uamix_bench.reports import clusters
 from uamix_bench.reports.fewshot import report
@@ -52,14 +53,16 @@ def test_what_is_missing_is_said_in_one_line() -> None:
 
 
 def test_partial_results_are_shown_apart_and_never_best() -> None:
-    page = report([result("whole", 0.4), result("part", 0.9, complete=False, notes=("--limit: a part",))])
+    page = report([result("whole", 0.4), result("part", 0.9, complete=False, limited=True)])
     assert "partial, not ranked" in page.markdown
     assert "less" not in page.markdown.partition("## Results")[0]
 
 
 def test_the_wide_intervals_are_shown_with_what_they_speak_of() -> None:
     one = result("a")
-    score = one.score.model_copy(update={"ci95_clips": 0.0213, "ci95_classes": 0.0357})
+    wide = {"clips": HalfInterval(half_width=0.0213), "classes": HalfInterval(half_width=0.0357)}
+    intervals = one.score.intervals.model_copy(update=wide)
+    score = one.score.model_copy(update={"intervals": intervals})
     parts = {name: value for name, value in one if name not in ("schema_version", "kind", "id")}
     page = report([Result.create(**parts | {"score": score})])
     assert "new clips | new classes too" in page.markdown

@@ -14,10 +14,11 @@ from uamix_bench.records.finetune_record import (
     FinetuneRun,
     FinetuneScore,
     FinetuneSetting,
+    GroupIntervals,
     seeds_std,
 )
 from uamix_bench.records.provenance import collect
-from uamix_bench.records.record import Status
+from uamix_bench.records.record import HalfInterval, Status
 from uamix_bench.reports.finetune import report
 from uamix_bench.scoring.metrics import clustered_interval
 from uamix_bench.util import files
@@ -69,8 +70,8 @@ def tuned(rate: float = 0.7, *, model: str = "m", fraction: float | None = None,
         runs=tuple(runs),
         score=FinetuneScore(
             value=float(np.mean([run.value() for run in runs])),
-            ci95=clustered_interval([run.tested() for run in runs]).half_width,
-            interval="t(G - 1) x cluster-robust standard error over G groups",
+            intervals=GroupIntervals(groups=HalfInterval.of(clustered_interval([run.tested() for run in runs]))),
+            method="t(G - 1) x cluster-robust standard error over G groups",
             seeds_std=seeds_std(runs),
         ),
         cost=FinetuneCost(seconds=12.0, peak_memory_mb=None),

@@ -63,7 +63,8 @@ def test_the_report_of_the_same_results_says_the_same(site: Path, store: Path, r
         assert drawn[0] == drawn[1]
     for document in map(json.loads, (path.read_text() for path in store.rglob("5w1s-*.json"))):
         if document["status"]["complete"]:
-            score = f"{100 * document['score']['accuracy']:.1f} ± {100 * document['score']['ci95']:.1f}"
+            half = document["score"]["intervals"]["episodes"]["half_width"]
+            score = f"{100 * document['score']['accuracy']:.1f} ± {100 * half:.1f}"
             assert score in index
             assert score in page
 
@@ -75,7 +76,8 @@ def test_accuracies_are_those_of_the_files(site: Path, store: Path) -> None:
         if not document["status"]["complete"]:
             continue
         column = [cell.split(" ")[0] for cell in rows["model"]].index(f"{document['task']['name']}@1")
-        mean, half = 100 * document["score"]["accuracy"], 100 * document["score"]["ci95"]
+        score = document["score"]
+        mean, half = 100 * score["accuracy"], 100 * score["intervals"]["episodes"]["half_width"]
         assert rows[document["model"]["name"]][column] == f"{mean:.1f} ± {half:.1f}"
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
 from uamix_bench.data.clip_table import sort_clips
@@ -332,11 +331,18 @@ def test_groups_that_cannot_be_parted_name_the_class() -> None:
 
 
 def test_protocol_is_data_that_round_trips() -> None:
-    fields = ["name", "n_way", "k_shot", "n_query", "episodes", "seed", "classifier", "group_disjoint", "segments"]
-    assert list(PAPER.model_dump()) == fields
-    assert PAPER.model_dump() == dict(
-        zip(fields, ["paper", 5, 1, 15, 600, 0, "nearest-centroid", False, "first"], strict=True)
-    )
+    assert PAPER.model_dump() == {
+        "name": "paper",
+        "n_way": 5,
+        "k_shot": 1,
+        "n_query": 15,
+        "episodes": 600,
+        "seed": 0,
+        "classifier": "nearest-centroid",
+        "group_disjoint": False,
+        "min_clips": None,
+        "segments": "first",
+    }
     assert Protocol.model_validate_json(PAPER.model_dump_json()) == PAPER
     wrong: list[dict[str, Any]] = [
         {"n_way": 1},
@@ -346,6 +352,7 @@ def test_protocol_is_data_that_round_trips() -> None:
         {"seed": -1},
         {"name": ""},
         {"segments": "last"},
+        {"min_clips": 0},
         {"shots": 1},
     ]
     for field in wrong:
@@ -390,3 +397,27 @@ def test_ten_thousand_episodes_of_real_size(name: str) -> None:
 
 def test_six_hundred_episodes_draw_a_seventh_of_nsynth() -> None:
     assert len(of_real_size("nsynth").draw(PAPER).clips) / 305_979 == pytest.approx(0.14, abs=0.01)
+
+
+def test_min_clips_leaves_classes_out_and_moves_no_draw() -> None:
+    """The classes are those with enough clips; of them every cell draws what it draws of a table of them alone."""
+    sizes = {"a": 4, "b": 6, "c": 9, "d": 9, "e": 12}
+    clips = [f"{label}/{number:02d}" for label, size in sizes.items() for number in range(size)]
+    labels = [clip[0] for clip in clips]
+    for k, fewest, kept in ((1, None, "abcde"), (1, 3, "abcde"), (1, 9, "cde"), (5, None, "cde"), (5, 9, "cde")):
+        protocol = Protocol(n_way=2, k_shot=k, n_query=3, episodes=40, min_clips=fewest)
+        found = draw(protocol, task="t", version="1", clips=clips, labels=labels)
+        assert found.class_names == tuple(kept)
+        assert found.classes_left_out == len(sizes) - len(kept)
+        plain = protocol.model_copy(update={"min_clips": None})
+        chosen = [number for number, label in enumerate(labels) if label in kept]
+        alone = draw(plain, task="t", version="1", clips=[clips[i] for i in chosen], labels=[labels[i] for i in chosen])
+        assert found.digest == alone.digest
+    with pytest.raises(UsageError, match=r"need 4 classes of at least 9 clips \(min_clips\), and 3 of 5"):
+        draw(
+            Protocol(n_way=4, k_shot=1, n_query=3, episodes=1, min_clips=9),
+            task="t",
+            version="1",
+            clips=clips,
+            labels=labels,
+        )

@@ -6,8 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from uamix_bench.scoring.health import Health, check, duplicates, effective_rank, raise_if_red
 from uamix_bench.util.errors import BadInputError

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from uamix_bench.studies.ablation import Ablation, plan
 from uamix_bench.tuning.fields import changed, find_field, read_values

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from uamix_bench.data.task import IncompleteError, TaskData, load_task, table_sha256
 from uamix_bench.evaluation.fewshot import draw_episodes, fewshot

@@ -61,7 +61,7 @@ def test_the_clip_table_is_one(name: str, data: TaskData) -> None:
     assert (table["label"] != "").all()
     assert (table["group"] != "").all()
     assert not table["clip"].str.contains(r"^/|\\|\.\.").any()
-    assert TaskIdentity.of(data).clips == len(table)
+    assert TaskIdentity.of(data, None).clips == len(table)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

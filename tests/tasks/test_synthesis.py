@@ -15,8 +15,7 @@ import pytest
 
 from uamix_bench.tasks import synthesis
 from uamix_bench.tasks.synthesis import FAMILIES, SoundClass, classes, encode_wav, render
-from uamix_bench.tasks.synthesis_signal import Draw, fft_size, filtered, impulses
-from uamix_bench.tasks.synthesis_signal import wave as tone
+from uamix_bench.tasks.synthesis_signal import Draw, fft_size, filtered, impulses, wave as tone
 from uamix_bench.tasks.synthetic import Synthetic
 
 GOLDEN = Path(__file__).with_name(

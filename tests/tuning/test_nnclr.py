@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from uamix_bench.tuning.mixing import partners, virtual_labels
 from uamix_bench.tuning.nnclr import (

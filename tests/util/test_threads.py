@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from uamix_bench.util import threads
 from uamix_bench.util.threads import in_threads

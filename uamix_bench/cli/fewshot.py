@@ -15,7 +15,7 @@ from uamix_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
     from uamix_bench.data.task import TaskData
-    from uamix_bench.evaluation.fewshot import Overwrite
+    from uamix_bench.evaluation.earlier import Overwrite
     from uamix_bench.records.results import Result
     from uamix_bench.scoring.episodes import EpisodeSet, Protocol
 
@@ -49,6 +49,11 @@ if TYPE_CHECKING:
     help="nearest-centroid, cosine, simpleshot, knn or logistic-regression.",
 )
 @click.option("--group-disjoint", is_flag=True, help="No group (recording, speaker) on both sides of an episode.")
+@click.option(
+    "--min-clips",
+    type=options.COUNT,
+    help="Clips that a class must have, or it is left out; default its supports and queries.",
+)
 @options.checkpoint
 @options.name
 @click.option("--pooling", metavar="NAME", help="How tokens become an embedding; default the model's own.")

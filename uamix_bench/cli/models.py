@@ -214,7 +214,7 @@ def convert(session: Session, source: str, output: Path | None, dtype: str) -> N
     facts = {
         "model": name,
         "source": str(path),
-        "source_sha256": model.metadata.get("sha256"),
+        "source_sha256": model.metadata.get("sha256") or (model.identity and model.identity.weights_sha256),
         "file": str(done.path),
         "sha256": done.sha256,
         "bytes": done.bytes,

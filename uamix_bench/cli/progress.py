@@ -28,8 +28,7 @@ class TerminalProgress(Progress):
                 yield advance
             return
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Display
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress as Display, TextColumn, TimeRemainingColumn
 
         console = Console(stderr=True)
         columns = (

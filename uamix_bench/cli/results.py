@@ -102,7 +102,7 @@ def show(session: Session, name: str, folder: Path | None) -> None:
 def verify(
     session: Session, paths: tuple[Path, ...], data_dir: Path | None, task: tuple[str, ...], audio_root: Path | None
 ) -> None:
-    """Recompute what can be recomputed: mean, interval, id, sums; with --data-dir episodes and the wider intervals too.
+    """Recompute what can be recomputed: mean, interval, id, sums; with --data-dir or --task episodes and sounds too.
 
     Exit code 3 where a file's parts disagree, or two files give one evaluation different outcomes; all are listed.
     """
@@ -281,8 +281,10 @@ def _card(record: Record) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name, part in document.items():
         if name == "score":
+            intervals = {f"95%, {of}": one["reason"] or one["half_width"] for of, one in part.pop("intervals").items()}
             part = {
-                field: f"{100 * value:.2f}%" if isinstance(value, float) else value for field, value in part.items()
+                field: f"{100 * value:.2f}%" if isinstance(value, float) else value
+                for field, value in (part | intervals).items()
             }
         elif name == "per_class":
             shares = sorted(((hits / max(1, total), label) for label, (hits, total) in part.items()), reverse=True)
@@ -312,7 +314,7 @@ def _draw_again(
             if isinstance(drawn, str):
                 unchecked[str(path)] = drawn
             else:
-                problems.setdefault(str(path), []).extend(disagreements(record, drawn))
+                problems.setdefault(str(path), []).extend(disagreements(record, drawn, redraw.sounds(record)))
     for name in [name for name, reasons in problems.items() if not reasons]:
         del problems[name]
     return unchecked

@@ -12,10 +12,12 @@ from uamix_bench.util.text import p_value, plus_minus
 
 if TYPE_CHECKING:
     from uamix_bench.comparison.ranking import Difference, Ranking
+    from uamix_bench.records.record import HalfInterval
     from uamix_bench.records.results import Result
 
 _WIDTH = 80  # columns that a note takes, as the tables do
-_POPULATIONS = {"ci95_clips": "new clips", "ci95_classes": "new classes"}
+_POPULATIONS = {"clips": "new clips", "classes": "new classes"}
+_TELLING = ("weights_sha256", "source_sha256", "metadata_sha256")
 _FEW = re.compile(r"needs [\d,]+ episodes")  # the reason that a user can do something about
 
 
@@ -85,15 +87,14 @@ def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep:
     """The three half-widths side by side where there are three, else what they need."""
     from uamix_bench.comparison.ranking import wider
 
-    given = [result for result in results if any(getattr(result.score, name) is not None for name in _POPULATIONS)]
+    given = [result for result in results if any(one.half_width is not None for one in _for_new(result).values())]
     if given:
         table = Table("model", "task", *(("n>", "k>") if sweep else ()), "these clips>", "new clips>", "new classes>")
         for result in given:
             times = wider(result)
             cells = [plus_minus(result.score.ci95 or 0.0)]
-            for name in _POPULATIONS:
-                half = getattr(result.score, name)
-                cells.append(plus_minus(half))
+            for name, interval in _for_new(result).items():
+                cells.append(plus_minus(interval.half_width))
                 cells[-1] += f" ({times[name]:.1f}x)" if name in times else ""
             table.add(labels[result.id], result.task.label, *_cell(result, sweep), *cells)
         print()
@@ -102,9 +103,9 @@ def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep:
             _note("(x) more than twice as wide as the conventional interval: claims about a model need these")
     lacking: dict[tuple[str, str], dict[str, None]] = {}  # what has no interval and why, and the tasks where
     for result in results:
-        for name, _, reason in (note.partition(": ") for note in result.status.notes):
-            if name in _POPULATIONS:
-                lacking.setdefault((name, reason), {})[result.task.label] = None
+        for name, interval in _for_new(result).items():
+            if interval.reason:
+                lacking.setdefault((name, interval.reason), {})[result.task.label] = None
     if any(_FEW.match(reason) for _, reason in lacking):
         _note("± speaks of these clips; --episodes 10000 adds intervals for new clips and classes, differences too")
     several = len({result.task.label for result in results}) > 1
@@ -112,6 +113,11 @@ def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep:
         if not _FEW.match(reason):
             where = f" on {', '.join(tasks)}" if several else ""
             _note(f"no interval for {_POPULATIONS[name]}{where}: {reason}")
+
+
+def _for_new(result: Result) -> dict[str, HalfInterval]:
+    """The intervals that speak of more than these clips."""
+    return {name: getattr(result.score.intervals, name) for name in _POPULATIONS}
 
 
 def _show_differences(pairs: Sequence[Difference], family: int, labels: Mapping[str, str], sweep: bool) -> None:
@@ -179,13 +185,16 @@ def _bounds(result: Result) -> str:
 
 
 def _labels(results: Sequence[Result]) -> dict[str, str]:
-    """What to call each result's model: its name, a part of its weights' fingerprint where two share it, and bf16."""
-    weights: dict[str, set[str | None]] = {}
+    """What to call each result's model: its name, parts of the digests that tell it from others of it, and bf16."""
+    told: dict[str, dict[str, set[str | None]]] = {}
     for result in results:
-        weights.setdefault(result.model.name, set()).add(result.model.weights_sha256)
+        of_name = told.setdefault(result.model.name, {name: set() for name in _TELLING})
+        for name, values in of_name.items():
+            values.add(getattr(result.model, name))
+    telling = {name: [field for field, values in found.items() if len(values) > 1] for name, found in told.items()}
     return {
         result.id: result.model.name
-        + (f" {(result.model.weights_sha256 or '')[:6]}" if len(weights[result.model.name]) > 1 else "")
+        + "".join(f" {(getattr(result.model, field) or '')[:6]}" for field in telling[result.model.name])
         + (f" {result.model.dtype}" if result.model.dtype != "float32" else "")
         for result in results
     }

@@ -155,6 +155,8 @@ def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes:
         raise UsageError(f"--classifier {name}", "no such classifier", nearest(name, list(CLASSIFIERS)))
     base = {"paper": PAPER, "metaaudio": METAAUDIO}[protocol]
     cell = Protocol(name=base.name, n_query=q or base.n_query, episodes=episodes or base.episodes, **fields)
+    if cell.min_clips is not None and cell.min_clips <= cell.k_shot + cell.n_query:  # which every class needs anyway
+        cell = cell.model_copy(update={"min_clips": None})
     published = base.model_copy(update={"n_way": cell.n_way, "k_shot": cell.k_shot})
     name = (cell.name if cell == published else "custom") + ("-classes" if own_classes else "")
     return cell.model_copy(update={"name": name})

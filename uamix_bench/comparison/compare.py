@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from uamix_bench.comparison.gate import Gate
-from uamix_bench.records.results import Result
+from uamix_bench.records.results import Result, other_model
 from uamix_bench.scoring.episodes import EpisodeSet
 from uamix_bench.scoring.statistics import (
     Z95,
@@ -175,6 +175,7 @@ def setting(result: Result) -> str:
     words = f"{protocol.n_way}-way {protocol.k_shot}-shot, {protocol.episodes:,} episodes"
     words += "" if protocol.classifier == "nearest-centroid" else f", {protocol.classifier}"
     words += f", seed {protocol.seed}" if protocol.seed else ""
+    words += f", classes of {protocol.min_clips} clips" if protocol.min_clips else ""
     return words + (", group-disjoint" if protocol.group_disjoint else "")
 
 
@@ -182,6 +183,7 @@ class _Setting(NamedTuple):
     """What tells results of one model on one task apart."""
 
     clips: str
+    content: str | None
     protocol: str
     dtype: str
     input: str
@@ -194,12 +196,14 @@ _Cells = dict[tuple[str, str], dict[_Setting, Result]]
 def _by_cell(results: Iterable[Result], side: str) -> _Cells:
     """Groups results by model and task, then by setting; each id once."""
     cells: _Cells = {}
-    for result in sorted(results, key=lambda result: (result.model.name, result.task.name, result.id)):
+    order = sorted(results, key=lambda one: (one.model.name, one.task.name, not one.sounds_recorded, one.id))
+    for result in order:
         model = result.model
         protocol = result.protocol.model_dump_json()
-        asked = _Setting(result.task.clips_sha256, protocol, model.dtype, model.input, model.pooling)
+        task = result.task
+        asked = _Setting(task.clips_sha256, task.content_sha256, protocol, model.dtype, model.input, model.pooling)
         there = cells.setdefault((model.name, result.task.name), {}).setdefault(asked, result)
-        if there.id == result.id:
+        if there.id == result.id or (there.model == result.model and there.sounds_recorded > result.sounds_recorded):
             continue
         both = f"{there.id[:12]} and {result.id[:12]}"
         if there.unit() is not None and there.unit() == result.unit():
@@ -207,10 +211,15 @@ def _by_cell(results: Iterable[Result], side: str) -> _Cells:
             raise BadInputError(f"{side}: {model.name} on {result.task.name}", reason, "find out which is right")
         raise UsageError(
             f"{side}: {model.name} on {result.task.name}",
-            f"two results could be meant, {both}, of other weights",
+            f"two results could be meant, {both}, of other {_told_apart(there, result)}",
             "name files instead of the folder, or evaluate into an empty one with -o",
         )
     return cells
+
+
+def _told_apart(one: Result, other: Result) -> str:
+    """What two results of one setting differ in, in a few words."""
+    return " and ".join(what for what, *_ in other_model(one.model, other.model)) or "origin"
 
 
 def _match(base: Result, candidates: Mapping[_Setting, Result]) -> Pair:
@@ -241,6 +250,8 @@ def _reasons(base: Result, head: Result) -> Iterator[str]:
     yield from _unequal("task version", base.task.version, head.task.version)
     yield from _unequal("clip length", base.task.clip_seconds, head.task.clip_seconds)
     yield from _unequal("clip table", base.task.clips_sha256[:12], head.task.clips_sha256[:12])
+    if base.task.content_sha256 and head.task.content_sha256:
+        yield from _unequal("sounds", base.task.content_sha256[:12], head.task.content_sha256[:12])
     yield from _unequal("episode algorithm", base.episodes.algorithm, head.episodes.algorithm)
     yield from _unequal("episode digest", base.episodes.digest[:12], head.episodes.digest[:12])
     if base.protocol.episodes == 1:
@@ -249,11 +260,14 @@ def _reasons(base: Result, head: Result) -> Iterator[str]:
 
 def _notes(base: Result, head: Result) -> Iterator[str]:
     """Says what else differs, and may be why the scores do."""
-    for what, field in (("weights", "weights_sha256"), ("recipe", "recipe_sha256")):
-        values = [getattr(result.model, field) for result in (base, head)]
-        yield from _unequal(what, *(value and value[:12] for value in values))
-    for field in ("adapter_version", "pooling", "embedding_dim"):
-        yield from _unequal(field.replace("_", " "), getattr(base.model, field), getattr(head.model, field))
+    for what, one, other in other_model(base.model, head.model):
+        yield from _unequal(what, one, other)
+    unsaid = [side for side, result in (("BASE", base), ("HEAD", head)) if not result.sounds_recorded]
+    if unsaid:
+        yield f"sounds not recorded in {' and '.join(unsaid)}"
+    elif base.task.content_sha256 == head.task.content_sha256:  # else they are no pair
+        digests = [result.provenance.content_sha256 or "" for result in (base, head)]
+        yield from _unequal(f"sounds under one version: {base.task.label}", *(digest[:12] for digest in digests))
 
 
 def _unequal(what: str, base: object, head: object) -> Iterator[str]:

@@ -138,10 +138,10 @@ def wider(result: Result) -> dict[str, float]:
     """By how much the intervals for new clips and new classes exceed the conventional one, where by more than `WIDER`.
 
     Returns:
-        ``ci95_clips`` and ``ci95_classes``, each as often as the conventional half-width; empty where none is.
+        ``clips`` and ``classes``, each as often as the conventional half-width; empty where none is.
     """
     usual = result.score.ci95
-    given = {name: getattr(result.score, name) for name in ("ci95_clips", "ci95_classes")}
+    given = {"clips": result.score.ci95_clips, "classes": result.score.ci95_classes}
     return {name: half / usual for name, half in given.items() if half and usual and half > WIDER * usual}
 
 

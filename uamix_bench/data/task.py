@@ -17,8 +17,7 @@ import pandas as pd
 
 from uamix_bench.data import folders, own_data
 from uamix_bench.data.clip_table import SortedClips, sort_clips
-from uamix_bench.data.folders import COLUMNS as COLUMNS
-from uamix_bench.data.folders import Listing, Remark, Unread
+from uamix_bench.data.folders import COLUMNS as COLUMNS, Listing, Remark, Unread
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import TaskCard
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
@@ -187,6 +186,12 @@ class TaskData:
     def name(self) -> str:
         """Name in results."""
         return self.card.name
+
+    @property
+    def version_tells_sounds(self) -> bool:
+        """Whether name and version stand for the sounds: of the project's own data sets, and not of miniatures."""
+        ours = type(self.task).__module__.startswith("uamix_bench.tasks.")
+        return ours and self.card.version == self.task.card.version
 
     @cached_property
     def clips_sha256(self) -> str:

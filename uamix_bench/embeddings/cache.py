@@ -27,8 +27,9 @@ _DECODING = 2  # raised whenever audio.read gives other samples for the same fil
 class ModelKey:
     """All that may change an embedding, and nothing that may not (a model's name).
 
-    `state_sha256` covers the tensors as they are now, whatever file they came from; `source_sha256` the code of
-    an adapter that is not the project's own, whose author may forget to raise `adapter_version`.
+    `state_sha256` covers the tensors as they are now, whatever file they came from. Of an adapter that is not the
+    project's own, whose author may forget to raise `adapter_version`, `source_sha256` covers the code,
+    `metadata_sha256` the settings beside the tensors, and `packages` says the versions of what the code imports.
     """
 
     adapter: str
@@ -41,11 +42,15 @@ class ModelKey:
     dtype: str
     sample_rate: int
     embedding_dim: int
+    metadata_sha256: str | None = None
+    packages: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over all fields."""
-        return files.digest(asdict(self))
+        """SHA-256 (hex) over all fields; without those of a stranger's adapter where they are None."""
+        stated = asdict(self)
+        absent = [name for name in ("metadata_sha256", "packages") if stated[name] is None]
+        return files.digest({name: value for name, value in stated.items() if name not in absent})
 
 
 def clip_keys(file_digests: Sequence[bytes], clip_seconds: float, segments: str = "first") -> list[bytes]:

@@ -54,6 +54,7 @@ class Embeddings:
         vectors: (n, D) float32; zero where not valid.
         valid: (n,) bool, False where the clip was skipped.
         silent: (n,) bool, True where what was heard spans less than 1e-4 of full scale about its mean.
+        digests: n 32-byte SHA-256 of the clips' files; zeros where one could not be read.
         keys: n 32-byte digests of what was heard: equal for identical files, and only for them.
         skipped: The clips that were skipped under `keep_going`.
         embedded_clips: How many distinct clips went through the model; the rest came from the cache.
@@ -64,6 +65,7 @@ class Embeddings:
     vectors: Floats
     valid: Mask
     silent: Mask
+    digests: tuple[bytes, ...]
     keys: tuple[bytes, ...]
     skipped: tuple[Skipped, ...]
     embedded_clips: int
@@ -140,6 +142,7 @@ def embed(
         vectors=run.rows[place, :-1],
         valid=valid,
         silent=valid & (run.rows[place, -1] < _SILENT),
+        digests=tuple(digested.digests),
         keys=tuple(keys),
         skipped=tuple(Skipped(clips[index], failures[index].reason) for index in sorted(failures)),
         embedded_clips=run.embedded,

@@ -14,15 +14,17 @@ import numpy.typing as npt
 
 from uamix_bench.data.folders import Remark
 from uamix_bench.data.task import TaskData
+from uamix_bench.evaluation.earlier import Overwrite, find_earlier
 from uamix_bench.plugins.card import Segments
 from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
-from uamix_bench.records.record import Cost, Provenance, Skipped, Status, TaskIdentity
-from uamix_bench.records.results import Episodes, Result, Score
+from uamix_bench.records.record import Cost, HalfInterval, Provenance, Skipped, Status, TaskIdentity
+from uamix_bench.records.results import Episodes, Intervals, Result, Score
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring import health
 from uamix_bench.scoring.classifiers import CLASSIFIERS
 from uamix_bench.scoring.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol, draw_sorted
 from uamix_bench.scoring.statistics import ci95_classes, ci95_clips, conventional_interval
+from uamix_bench.storage.digests import sounds_sha256
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.text import fit
@@ -31,9 +33,6 @@ if TYPE_CHECKING:  # a command checks names, episodes and folders before torch i
     from uamix_bench.models.model import AudioModel
 
 Floats = npt.NDArray[np.float32]
-Overwrite = Literal["never", "missing", "always"]
-
-_LONGEST_NOTE = 500  # characters
 
 
 class Ahead(NamedTuple):
@@ -141,8 +140,9 @@ def fewshot_kept(
         model: As for :func:`fewshot`.
         task: As for :func:`fewshot`.
         protocols: As for :func:`fewshot_grid`.
-        overwrite: What to do where a complete result of the same model, clip table, protocol and draw is there:
-            ``never`` refuses, ``missing`` reuses it, ``always`` evaluates again and compares.
+        overwrite: What to do where a complete result of the same model, sounds, clip table, protocol and draw is there:
+            ``never`` refuses, ``missing`` reuses it, ``always`` evaluates again and compares. One of other weights,
+            code or sounds under the same names is no such result; what changed is said.
         **options: See :class:`Options`.
 
     Raises:
@@ -150,12 +150,25 @@ def fewshot_kept(
         BadInputError: The result that is there differs from the one computed; nothing is overwritten.
         MachineError: The store cannot be written.
     """
-    there = find_earlier(store, model, task, protocols, overwrite, options.get("limit"))
-    wanted = [index for index, found in enumerate(there) if overwrite == "always" or not found]
+    progress = options.get("progress", SILENT)
+    there = find_earlier(
+        store,
+        model,
+        task,
+        protocols,
+        overwrite,
+        options.get("limit"),
+        memo=options.get("cache", True),
+        progress=progress,
+    )
+    wanted = [index for index, found in enumerate(there) if overwrite == "always" or not found.same]
+    for index in wanted:
+        if there[index].changed:
+            progress.say(f"evaluating again: {there[index].changed}")
     fresh = fewshot_grid(model, task, [protocols[index] for index in wanted], **options) if wanted else []
     computed = dict(zip(wanted, fresh, strict=True))
     kept = []
-    for index, found in enumerate(there):
+    for index, (found, _) in enumerate(there):
         if index not in computed:
             kept.append(Kept(found[0][1], found[0][0], "reused"))
             continue
@@ -167,36 +180,6 @@ def fewshot_kept(
             raise BadInputError(path, f"the same evaluation now comes out differently ({scores})", remedy)
         kept.append(Kept(result, store.write(result), "confirmed" if found else "wrote"))
     return kept
-
-
-def find_earlier(
-    store: ResultStore,
-    model: AudioModel,
-    task: TaskData,
-    protocols: Sequence[Protocol],
-    overwrite: Overwrite,
-    limit: int | None,
-) -> list[list[tuple[Path, Result]]]:
-    """Finds what a store holds of an evaluation: for each protocol its complete results, with their files.
-
-    Args: as for :func:`fewshot_kept`.
-
-    Raises:
-        UsageError: `overwrite` is never, and a result is there.
-    """
-    if model.identity is None:
-        raise ValueError("the model has no identity: load it with load_model")
-    if limit is not None or task.partial or task.unread:
-        return [[] for _ in protocols]
-    identity = TaskIdentity.of(task)
-    there = [
-        list(store.find(model.identity, identity, protocol, draw_episodes(task, protocol).digest))
-        for protocol in protocols
-    ]
-    if overwrite == "never" and any(there):
-        path = next(found[0][0] for found in there if found)
-        raise UsageError(path, "is there already", "use --overwrite missing to reuse it, or another folder with -o")
-    return there
 
 
 def remarks(task: TaskData, protocol: Protocol) -> tuple[Remark, ...]:
@@ -256,6 +239,7 @@ class _Pool:
         self._place = np.full(len(task.clips), -1)  # where a row's embedding stands
         self._vectors = np.zeros((0, model.embedding_dim), np.float32)
         self._keys: list[bytes] = []
+        self._digests: dict[int, bytes] = {}  # of the files, by row
         self._silent = np.zeros(0, np.bool_)
 
     def embed(self, rows: npt.NDArray[np.int64]) -> bool:
@@ -286,6 +270,7 @@ class _Pool:
         self._place[new[found.valid]] = len(self._vectors) + np.arange(np.count_nonzero(found.valid))
         self._vectors = np.concatenate([self._vectors, found.vectors[found.valid]])
         self._silent = np.concatenate([self._silent, found.silent[found.valid]])
+        self._digests |= zip(new.tolist(), found.digests, strict=True)
         self._keys += [key for key, good in zip(found.keys, found.valid, strict=True) if good]
         self.embedded += found.embedded_clips
         self.seconds += found.seconds
@@ -298,6 +283,10 @@ class _Pool:
         if sanity.non_finite:
             self._vectors[~np.isfinite(self._vectors).all(axis=1)] = 0
         return sanity
+
+    def sounds_sha256(self, rows: npt.NDArray[np.int64]) -> str:
+        """The digest of the sounds of rows of the full table, in their order."""
+        return sounds_sha256([self._digests[row] for row in rows.tolist()])
 
     def vectors(self, rows: npt.NDArray[np.int64]) -> Floats:
         """The embeddings of rows of the full table: (n, D) float32."""
@@ -337,28 +326,19 @@ class _Cell:
         episodes_s = self.draw_s + time.perf_counter() - started
 
         accuracies = correct / (protocol.n_way * protocol.n_query)
-        table = (episodes.class_of, episodes.group_of)
-        intervals = {
-            "ci95": conventional_interval(accuracies),
-            "ci95_clips": ci95_clips(accuracies, episodes.classes, episodes.drawn, *table),
-            "ci95_classes": ci95_classes(accuracies, episodes.classes, *table),
-        }
-        notes = [f"{name}: {interval.reason}" for name, interval in intervals.items() if interval.reason]
+        content_sha256 = pool.sounds_sha256(self.rows)
         limited = pool.options.get("limit") is not None
-        if limited:
-            notes.append("--limit: a part of each class; not comparable")
-        if self.full.partial:
-            notes.append(scrub(f"--allow-partial: {self.full.partial}")[:_LONGEST_NOTE])
-        notes += [scrub(str(remark)) for remark in remarks(self.full, protocol)]
         skipped = (*Skipped.unread(self.full), *(pool.broken[row] for row in self.skipped))
         return Result.create(
             status=Status(
                 complete=not (limited or skipped or self.full.partial),
+                limited=limited,
+                partial=scrub(self.full.partial),
                 skipped=skipped,
-                notes=(*notes, *sanity.notes),
+                notes=(*(scrub(str(remark)) for remark in remarks(self.full, protocol)), *sanity.notes),
             ),
             model=pool.model.identity,
-            task=TaskIdentity.of(self.task),
+            task=TaskIdentity.of(self.task, content_sha256),
             protocol=protocol,
             episodes=Episodes(
                 algorithm=ALGORITHM,
@@ -368,12 +348,7 @@ class _Cell:
                 shared_group_share=episodes.shared_group_share,
             ),
             per_class=_per_class(episodes, hits, protocol.n_query),
-            score=Score(
-                accuracy=float(accuracies.mean()),
-                ci95=intervals["ci95"].half_width,
-                ci95_clips=intervals["ci95_clips"].half_width,
-                ci95_classes=intervals["ci95_classes"].half_width,
-            ),
+            score=Score(accuracy=float(accuracies.mean()), intervals=_intervals(accuracies, episodes)),
             health=sanity,
             cost=Cost(
                 embedded_clips=pool.embedded,
@@ -381,13 +356,22 @@ class _Cell:
                 episodes_s=episodes_s,
                 peak_memory_mb=peak_memory_mb(str(pool.model.device)),
             ),
-            provenance=provenance,
+            provenance=provenance.model_copy(update={"content_sha256": content_sha256}),
         )
 
     def _draw(self) -> None:
         started = time.perf_counter()
         self.episodes = draw_episodes(self.task, self.protocol)
         self.draw_s = time.perf_counter() - started
+
+
+def _intervals(accuracies: npt.NDArray[np.float64], episodes: EpisodeSet) -> Intervals:
+    table = (episodes.class_of, episodes.group_of)
+    return Intervals(
+        episodes=HalfInterval.of(conventional_interval(accuracies)),
+        clips=HalfInterval.of(ci95_clips(accuracies, episodes.classes, episodes.drawn, *table)),
+        classes=HalfInterval.of(ci95_classes(accuracies, episodes.classes, *table)),
+    )
 
 
 def _per_class(episodes: EpisodeSet, hits: npt.NDArray[np.int64], n_query: int) -> dict[str, tuple[int, int]]:

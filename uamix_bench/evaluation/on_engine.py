@@ -26,7 +26,8 @@ from uamix_bench.embeddings.batching import Batches
 from uamix_bench.embeddings.cache import EmbeddingCache, ModelKey, clip_keys
 from uamix_bench.engines.engine import Engine, host
 from uamix_bench.engines.same_code import Versions, check_versions, differ, refuse_other, versions
-from uamix_bench.evaluation.fewshot import Ahead, Overwrite, draw_episodes, find_earlier, limited
+from uamix_bench.evaluation.earlier import Overwrite, find_earlier
+from uamix_bench.evaluation.fewshot import Ahead, draw_episodes, limited
 from uamix_bench.plugins.card import Segments
 from uamix_bench.records.provenance import device_name
 from uamix_bench.records.store import ResultStore
@@ -119,8 +120,10 @@ def embed_ahead(
         wanted = _wanted(model, device)
         cache = caches.setdefault(wanted.key, EmbeddingCache(wanted.key))
         for column, (data, protocols) in enumerate(tasks):
-            there = find_earlier(store, model, data, protocols, overwrite, limit)
-            cells = [cell for cell, found in zip(protocols, there, strict=True) if overwrite == "always" or not found]
+            there = find_earlier(store, model, data, protocols, overwrite, limit, progress=progress)
+            cells = [
+                cell for cell, found in zip(protocols, there, strict=True) if overwrite == "always" or not found.same
+            ]
             shards = list(_shards(model, wanted, cache, limited(data, limit), cells, batch_size, progress))
             jobs += shards
             cell_of += [(row, column)] * len(shards)

@@ -1,4 +1,4 @@
-"""The episodes of a result, drawn again from its clip table where that is here. No sound is read, no torch imported."""
+"""The episodes of a result, drawn again from its clip table where that is here; its sounds' digest. Free of torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from uamix_bench.data.task import TaskData, load_task
+from uamix_bench.evaluation.earlier import sounds_here
 from uamix_bench.evaluation.fewshot import draw_episodes
 from uamix_bench.plugins import registry
 from uamix_bench.records.results import Result
@@ -51,6 +52,16 @@ class Redraw:
             except BenchError as error:
                 return str(error)
         return self._drawn[key]
+
+    def sounds(self, result: Result) -> str | None:
+        """The digest of the sounds that a result's episodes draw, as they are here.
+
+        None where name and version stand for them, where the result records none, or a file is not here.
+        """
+        table, drawn = self.table(result), self(result)
+        if result.task.content_sha256 is None or isinstance(table, str) or isinstance(drawn, str):
+            return None
+        return sounds_here(table, [drawn.clips])[0]
 
     def draws(self, results: Iterable[Result]) -> dict[str, EpisodeSet]:
         """By digest, the episodes of those results whose clip table is here and gives the digest that they state."""

@@ -27,7 +27,7 @@ from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.records.finetune_record import FinetuneCost, FinetuneResult, FinetuneSetting
 from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
 from uamix_bench.records.record import Skipped, Status, TaskIdentity
-from uamix_bench.storage.digests import file_digests
+from uamix_bench.storage.digests import file_digests, sounds_sha256
 from uamix_bench.tuning.data import Frames, load_frames
 from uamix_bench.tuning.loop import Training
 from uamix_bench.util import files
@@ -172,9 +172,14 @@ class Finetuning:
         broken = tuple(Skipped(clip=scrub(clip), reason=scrub(reason)) for clip, reason in first["skipped"])
         skipped = (*Skipped.unread(self.data), *broken)
         return FinetuneResult.create(
-            status=Status(complete=not (skipped or self.data.partial), skipped=skipped, notes=notes),
+            status=Status(
+                complete=not (skipped or self.data.partial),
+                partial=scrub(self.data.partial),
+                skipped=skipped,
+                notes=notes,
+            ),
             model=self._identity_as_used(),
-            task=TaskIdentity.of(self.data, len(self.plan.labels.classes)),
+            task=TaskIdentity.of(self.data, self._sounds_sha256, len(self.plan.labels.classes)),
             setting=FinetuneSetting(
                 method="linear-probe" if self.freeze == "all" else "fine-tuning",
                 recipe=self.recipe.model_dump(mode="json"),
@@ -192,7 +197,7 @@ class Finetuning:
                 seconds=sum(outcome.facts["seconds"] for _, outcome in done),
                 peak_memory_mb=peak_memory_mb(str(self.model.device)),
             ),
-            provenance=provenance,
+            provenance=provenance.model_copy(update={"content_sha256": self._sounds_sha256}),
         )
 
     def _outcome(self, run: Run) -> Outcome:
@@ -295,7 +300,7 @@ class Finetuning:
         rows = self.data.clips.iloc[self._needed]
         self.data.task.materialise(rows, self.progress)
         digests = file_digests(rows["path"].tolist(), progress=self.progress).digests
-        return files.digest([digest.hex() for digest in digests])
+        return sounds_sha256(digests)
 
     @cached_property
     def _frames(self) -> tuple[Frames, Ints]:

@@ -14,14 +14,13 @@ import numpy.typing as npt
 
 from uamix_bench.data.task import TaskData
 from uamix_bench.finetuning.splits import Fold, Ints, Plan
-from uamix_bench.records.finetune_record import FinetuneRun, FinetuneScore, seeds_std
+from uamix_bench.records.finetune_record import FinetuneRun, FinetuneScore, GroupIntervals, seeds_std
 from uamix_bench.records.provenance import scrub
+from uamix_bench.records.record import HalfInterval
 from uamix_bench.scoring.metrics import Scored, average_precisions, bootstrap_interval, clustered_interval
 from uamix_bench.tuning.checkpoints import refuse_other
 from uamix_bench.util import files
 from uamix_bench.util.progress import Progress
-
-_LONGEST_NOTE = 500  # characters
 
 
 class Run(NamedTuple):
@@ -104,16 +103,15 @@ def score(
     interval = bootstrap_interval(tested) if several else clustered_interval(tested)
     made = FinetuneScore(
         value=float(np.mean([run.value() for run in runs])),
-        ci95=interval.half_width,
-        interval=(
+        intervals=GroupIntervals(groups=HalfInterval.of(interval)),
+        method=(
             "1.96 x standard deviation over 1,000 bootstrap samples of groups"
             if several
             else "t(G - 1) x cluster-robust standard error over G groups"
         ),
         seeds_std=seeds_std(runs),
     )
-    notes = [f"ci95: {interval.reason}"] if interval.reason else []
-    notes += dict.fromkeys(note for _, outcome in done for note in outcome.facts["notes"])
+    notes = dict.fromkeys(note for _, outcome in done for note in outcome.facts["notes"])
     return tuple(runs), made, (*notes, *_warnings(data, plan, several))
 
 
@@ -164,6 +162,4 @@ def _warnings(data: TaskData, plan: Plan, several: bool) -> list[str]:
         notes.append(f"{unknown:,} of {tested:,} test clips have a class that no training clip of their fold has")
     if several and unheard:
         notes.append(f"{unheard:,} classes without a positive test clip are left out of mAP, counted in every fold")
-    if data.partial:
-        notes.append(scrub(f"--allow-partial: {data.partial}")[:_LONGEST_NOTE])
     return notes + [scrub(str(remark)) for remark in data.remarks]

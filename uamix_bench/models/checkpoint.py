@@ -17,9 +17,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from uamix_bench.models.torchfile import AGAIN, AVOID, LEGACY_MAGIC, RESAVE, UNPACK, ZIP_MAGIC, read_torch, shown
-from uamix_bench.storage.digests import file_digests
+from uamix_bench.storage.digests import fingerprint
 from uamix_bench.util.errors import BadInputError, MachineError
-from uamix_bench.util.files import canonical_json, file_sha256, unreadable, write_atomic
+from uamix_bench.util.files import canonical_json, unreadable, write_atomic
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
@@ -28,7 +28,6 @@ _NAME_IT = "name the checkpoint file"
 _MAX_HEADER_BYTES = 8 * 2**20  # a safetensors header of ViT size has 50 kB; one of 63 MB takes seconds to parse
 _MAX_TENSORS = 20_000
 _SMALL_BYTES = 64 * 2**20
-_REMEMBERED_BYTES = 16 * 2**20  # files from this size on take longer to digest than their digest takes to look up
 
 
 @dataclass(frozen=True)
@@ -194,24 +193,6 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
 
     write_atomic(path, content)
     return sha256.hexdigest()
-
-
-def fingerprint(path: Path) -> str:
-    """Returns the SHA-256 (hex) of a file; that of a large one is remembered, as for sound files, until it changes.
-
-    Raises:
-        BenchError: The file cannot be read.
-    """
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if size < _REMEMBERED_BYTES:
-        return file_sha256(path)
-    done = file_digests([str(path)])
-    if done.failed:
-        raise done.failed[0]
-    return done.digests[0].hex()
 
 
 # --- which format

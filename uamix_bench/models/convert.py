@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from uamix_bench.models.checkpoint import fingerprint, read_checkpoint, write_safetensors
+from uamix_bench.models.checkpoint import read_checkpoint, write_safetensors
 from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins import registry
+from uamix_bench.storage.digests import fingerprint
 from uamix_bench.util.errors import BadInputError, UsageError
 
 
@@ -87,7 +88,7 @@ def save(model: AudioModel, path: Path, dtype: torch.dtype = torch.float32) -> s
         "model": model.card.name,
         "adapter_version": model.adapter_version,
         "card": model.card.model_dump_json(),
-        "source_sha256": model.metadata.get("sha256", ""),
+        "source_sha256": model.metadata.get("sha256") or (model.identity and model.identity.weights_sha256) or "",
     }
     metadata.pop("sha256", None)  # of the file read: that of the new one is another
     return write_safetensors(path, tensors, metadata)

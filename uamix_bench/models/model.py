@@ -14,8 +14,11 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from uamix_bench.data.audio import resample
+from uamix_bench.models.sources import is_own, source_sha256
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import Input, ModelCard, ModelIdentity, Weights
+from uamix_bench.storage.digests import state_sha256, weights_sha256
+from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError, MachineError, UsageError, nearest
 
 Floats = npt.NDArray[np.float32]
@@ -43,7 +46,7 @@ class AudioModel(nn.Module):
         input: ``native`` gives the model a clip's own length and no more, ``official`` pads to the length of
             pre-training.
         pooling: The chosen one of `poolings`.
-        metadata: What the weights file says of its making; empty for official files.
+        metadata: What the weights file says of its making, and settings that tensors do not tell, as texts.
         source: How it was loaded; None where not by name.
     """
 
@@ -228,12 +231,14 @@ def load_model(
         model.identity = ModelIdentity(
             name=label or resolved,
             adapter_version=f"{adapter.card.name}/{adapter.adapter_version}",
-            weights_sha256=model.metadata.get("sha256"),
+            weights_sha256=_weights_sha256(model, path),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             embedding_dim=model.embedding_dim,
             input=input,
             pooling=model.pooling,
             dtype=dtype,
+            source_sha256=source_sha256(adapter, AudioModel),
+            metadata_sha256=None if is_own(adapter) else _metadata_sha256(model),
             recipe_sha256=model.metadata.get("recipe_sha256"),
             parent_sha256=model.metadata.get("parent_sha256"),
             train_seed=int(seed) if (seed := model.metadata.get("train_seed", "")).isdecimal() else None,
@@ -279,6 +284,22 @@ def _resolve(name: str | type[AudioModel], checkpoint: str | Path | None) -> _Re
     if path is not None or bundled is None:
         return _Resolved(plugin.load(), plugin.name, path)
     return _Resolved(plugin.load(), bundled.id, plugin.folder / bundled.file, bundled)
+
+
+def _weights_sha256(model: AudioModel, path: Path | None) -> str | None:
+    """The digest of the file or folder that was given, else of a stranger's tensors; None where there are none."""
+    own = is_own(type(model))
+    if path is not None and (own or path.exists()):  # from_checkpoint may also take the name of something elsewhere
+        return weights_sha256(path, model.card.beside, whole=not own)
+    return None if own or not model.state_dict() else state_sha256(model)
+
+
+def _metadata_sha256(model: AudioModel) -> str:
+    try:
+        return files.digest(model.metadata)
+    except (TypeError, ValueError) as error:
+        reason = f"holds in its metadata what JSON cannot ({error})"
+        raise BadInputError(model.card.name, reason, "give texts by their names") from error
 
 
 def _anywhere(name: str, bundled: Weights | None) -> str:

@@ -86,6 +86,7 @@ class ModelCard(Card):
     default_weights: str | None = None
     files: tuple[WeightsFile, ...] = ()
     weights: tuple[Weights, ...] = ()
+    beside: tuple[str, ...] = Field(default=(), description="files beside the weights that are read with them")
 
     @model_validator(mode="after")
     def _knows_its_default(self) -> ModelCard:
@@ -95,7 +96,18 @@ class ModelCard(Card):
 
 
 class ModelIdentity(BaseModel):
-    """Which model gave an embedding: all that may change it, and what a reader wants to know of it."""
+    """Which model gave an embedding: all that may change it, and what a reader wants to know of it.
+
+    Attributes:
+        name: In results.
+        adapter_version: Of the project's own adapters it stands for the code.
+        weights_sha256: Of the file or folder that the model was loaded from; where there is none, of the tensors of a
+            class that is not the project's own.
+        source_sha256: Of the code of such a class, with all that it imports from beside; None for the project's own.
+        metadata_sha256: Of the canonical JSON of the metadata of such a class; likewise.
+        recipe_sha256: Of the recipe that the weights were tuned by.
+        parent_sha256: Of the weights that they were tuned from.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -107,6 +119,8 @@ class ModelIdentity(BaseModel):
     input: Input
     pooling: Text
     dtype: Text
+    source_sha256: Sha256 | None = None
+    metadata_sha256: Sha256 | None = None
     recipe_sha256: Sha256 | None = None
     parent_sha256: Sha256 | None = None
     train_seed: Count | None = None

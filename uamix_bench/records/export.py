@@ -134,25 +134,30 @@ _LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasc
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", '"': r"\textquotedbl{}", "|": r"\textbar{}"}
 
 _COLUMNS = (
-    "id model adapter_version weights_sha256 parameters embedding_dim input pooling dtype pretrained_on licence "
-    "task version clips_sha256 classes clips protocol n_way k_shot n_query episodes seed classifier group_disjoint "
-    "episodes_digest accuracy ci95 ci95_clips ci95_classes complete skipped health "
-    "embedded_clips embed_s episodes_s device started_at package"
+    "id model adapter_version weights_sha256 source_sha256 metadata_sha256 parameters embedding_dim input pooling "
+    "dtype pretrained_on licence task version clips_sha256 content_sha256 classes clips protocol n_way k_shot n_query "
+    "episodes seed classifier group_disjoint min_clips episodes_digest accuracy ci95 ci95_clips ci95_classes complete "
+    "limited partial skipped health embedded_clips embed_s episodes_s device started_at package"
 ).split()
 
 
 def _row(result: Result) -> dict[str, Any]:
     model, task = result.model.model_dump(), result.task.model_dump()
-    protocol, score = result.protocol.model_dump(), result.score.model_dump()
+    parts = (model, task, result.protocol.model_dump())
     return {
-        **{name: value for part in (model, task, protocol, score) for name, value in part.items() if name in _COLUMNS},
+        **{name: value for part in parts for name, value in part.items() if name in _COLUMNS},
         "id": result.id,
         "model": model["name"],
         "pretrained_on": ", ".join(model["pretrained_on"]),
         "task": task["name"],
-        "protocol": protocol["name"],
+        "content_sha256": result.provenance.content_sha256,
+        "protocol": result.protocol.name,
         "episodes_digest": result.episodes.digest,
+        "accuracy": result.score.accuracy,
+        **{name: getattr(result.score, name) for name in ("ci95", "ci95_clips", "ci95_classes")},
         "complete": result.status.complete,
+        "limited": result.status.limited,
+        "partial": result.status.partial,
         "skipped": len(result.status.skipped),
         "health": result.health.verdict,
         "embedded_clips": result.cost.embedded_clips,

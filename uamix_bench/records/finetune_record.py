@@ -12,12 +12,13 @@ from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.records.record import (
     Count,
     Fraction,
+    HalfInterval,
     HalfWidth,
     Part,
     Provenance,
-    Record,
     Seconds,
     Sha256,
+    SoundsRecord,
     Status,
     TaskIdentity,
     Text,
@@ -95,24 +96,35 @@ class FinetuneRun(Part):
         return self.correct.count("1") / max(1, len(self.correct))
 
 
+class GroupIntervals(Part):
+    """95% intervals of the score, by what they speak of: new groups (recordings, speakers, videos), trained alike."""
+
+    groups: HalfInterval
+
+
 class FinetuneScore(Part):
     """The mean over runs, a fraction, and half the width of its 95% interval.
 
     Attributes:
         value: Of the setting's metric.
-        ci95: For new groups (recordings, speakers, videos) under the same training clips. Accuracy's is recomputed from
-            the runs; mAP's cannot be without the scores of every clip, which the training's folder keeps.
-        interval: How `ci95` is computed.
+        intervals: Accuracy's is recomputed from the runs; mAP's cannot be without the scores of every clip, which the
+            training's folder keeps.
+        method: How the interval is computed.
         seeds_std: Standard deviation (n - 1) over seeds of the mean over folds; None for one seed.
     """
 
     value: Fraction
-    ci95: HalfWidth | None
-    interval: Literal[
+    intervals: GroupIntervals
+    method: Literal[
         "t(G - 1) x cluster-robust standard error over G groups",
         "1.96 x standard deviation over 1,000 bootstrap samples of groups",
     ]
     seeds_std: HalfWidth | None
+
+    @property
+    def ci95(self) -> float | None:
+        """Half-width of the interval for new groups."""
+        return self.intervals.groups.half_width
 
 
 class FinetuneCost(Part):
@@ -122,7 +134,7 @@ class FinetuneCost(Part):
     peak_memory_mb: Annotated[float, Field(ge=0)] | None
 
 
-class FinetuneResult(Record):
+class FinetuneResult(SoundsRecord):
     """A fine-tuning or linear probe of one encoder on one task: the last epoch of every run, on clips it never saw.
 
     Attributes:
@@ -151,6 +163,7 @@ class FinetuneResult(Record):
         Raises:
             ValueError: They disagree with what is stated.
         """
+        super().check()
         setting, runs = self.setting, self.runs
         if files.digest(setting.recipe) != setting.recipe_sha256:
             raise ValueError("recipe_sha256 is not that of the recipe")
@@ -162,14 +175,12 @@ class FinetuneResult(Record):
             raise ValueError("runs: not every fold once under every seed")
         for run in runs:
             self._check_run(run)
-        if self.status.complete and self.status.skipped:
-            raise ValueError("complete, yet clips were skipped")
-        if self.score.ci95 is None and not any(note.startswith("ci95: ") for note in self.status.notes):
-            raise ValueError("score.ci95 is null, and no note says why")
         agrees("score.value", self.score.value, float(np.mean([run.value() for run in runs])))
         agrees("score.seeds_std", self.score.seeds_std, seeds_std(runs))
         if setting.metric == "accuracy":
-            agrees("score.ci95", self.score.ci95, clustered_interval([run.tested() for run in runs]).half_width)
+            agrees(
+                "score.intervals.groups", self.score.ci95, clustered_interval([run.tested() for run in runs]).half_width
+            )
 
     def _check_run(self, run: FinetuneRun) -> None:
         name = f"run {run.fold}, seed {run.seed}"

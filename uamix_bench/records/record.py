@@ -8,21 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
-from uamix_bench.plugins.card import Count as Count
-from uamix_bench.plugins.card import Name
-from uamix_bench.plugins.card import Sha256 as Sha256
-from uamix_bench.plugins.card import Text as Text
+from uamix_bench.plugins.card import Count as Count, Name, Sha256 as Sha256, Text as Text
+from uamix_bench.records.schema_v1 import OldRecordError, upgraded
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.text import fit
 
 if TYPE_CHECKING:
     from uamix_bench.data.task import TaskData
+    from uamix_bench.scoring.statistics import Interval
 
 _ROUNDING = 1e-9  # sums in another order, on another machine
 _LONGEST_NAME = 200  # characters of a stranger's field, as an error shows it
+_UPGRADED = "upgraded"  # context of reading what was written in an older form: its id is taken anew
 _REMEDY = "restore the original file, or delete it and run again what wrote it"
 
 Seconds = Annotated[float, Field(ge=0)]
@@ -50,11 +50,45 @@ class Skipped(Part):
 
 
 class Status(Part):
-    """Whether all of the task was evaluated; what is not complete is never ranked or paired."""
+    """Whether all of the task was evaluated; what is not complete is never ranked or paired.
+
+    Attributes:
+        complete: Whether it was.
+        limited: Whether only the first clips of each class were asked for.
+        partial: What the copy of the data set lacks; empty for a whole one.
+        skipped: Clips that were set aside.
+        notes: What else a reader needs, one line each; nothing is told by their wording alone.
+    """
 
     complete: bool
+    limited: bool = False
+    partial: Text = ""
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[Text, ...] = ()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.complete and (self.limited or self.partial or self.skipped):
+            raise ValueError("complete, yet clips were skipped or left out")
+        return self
+
+
+class HalfInterval(Part):
+    """Half the width of a 95% interval or, where it cannot be given, the reason."""
+
+    half_width: HalfWidth | None
+    reason: Text = ""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.half_width is None) != bool(self.reason):
+            raise ValueError("an interval has either a half-width or the reason why there is none")
+        return self
+
+    @classmethod
+    def of(cls, interval: Interval) -> Self:
+        """That of a computed one."""
+        return cls(half_width=interval.half_width, reason=interval.reason)
 
 
 def task_label(name: str, version: str) -> str:
@@ -63,22 +97,37 @@ def task_label(name: str, version: str) -> str:
 
 
 class TaskIdentity(Part):
-    """The clip table that the episodes were drawn from."""
+    """The clip table that the episodes were drawn from, and the sounds.
+
+    Attributes:
+        clips_sha256: Of the table: ids, labels, groups and splits.
+        content_sha256: Of the bytes of the clips that were used, by their order in the table (`sounds_sha256` in
+            `uamix_bench.storage.digests`), for a user's own data; None where name and version stand for the sounds,
+            and the provenance has the digest.
+    """
 
     name: Name
     version: Version
     clips_sha256: Sha256
+    content_sha256: Sha256 | None = None
     classes: Count
     clips: Count
     clip_seconds: float = Field(gt=0)
 
     @classmethod
-    def of(cls, task: TaskData, classes: int | None = None) -> Self:
-        """That of a task's clips; `classes` where a clip may have several, so that labels are no classes."""
+    def of(cls, task: TaskData, content_sha256: str | None, classes: int | None = None) -> Self:
+        """That of a task's clips.
+
+        Args:
+            task: The task.
+            content_sha256: Of the bytes of the clips that are used; None where they are not looked at.
+            classes: How many, where a clip may have several, so that labels are no classes.
+        """
         return cls(
             name=task.name,
             version=task.card.version,
             clips_sha256=task.clips_sha256,
+            content_sha256=None if task.version_tells_sounds else content_sha256,
             classes=int(task.clips["label"].nunique()) if classes is None else classes,
             clips=len(task.clips),
             clip_seconds=task.card.clip_seconds,
@@ -100,7 +149,11 @@ class Cost(Part):
 
 
 class Provenance(Part):
-    """Where a record comes from; holds no user name, host or absolute path."""
+    """Where a record comes from; holds no user name, host or absolute path.
+
+    `content_sha256` is that of the sounds that were used, whatever the task; None in a record that says nothing of
+    them, as those of schema version 1 and trainings.
+    """
 
     package: Text
     git_revision: Text | None
@@ -111,6 +164,7 @@ class Provenance(Part):
     platform: Text
     started_at: Text
     command: Text
+    content_sha256: Sha256 | None = None
 
 
 class Record(Part):
@@ -128,7 +182,7 @@ class Record(Part):
 
     largest_bytes: ClassVar[int] = 8 * 2**20  # 10,000 episodes over 1,000 classes take 0.1 MB
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     kind: str
     id: Sha256
 
@@ -162,11 +216,36 @@ class Record(Part):
         """
 
     @model_validator(mode="after")
-    def _parts_agree(self) -> Self:
+    def _parts_agree(self, info: ValidationInfo) -> Self:
         self.check()
-        if self.id != self.expected_id():
+        if info.context == _UPGRADED:
+            object.__setattr__(self, "id", self.expected_id())  # frozen, but not made yet
+        elif self.id != self.expected_id():
             raise ValueError("the id is not that of the content")
         return self
+
+
+class SoundsRecord(Record):
+    """A record of an outcome on sounds: what tells that two are of the same."""
+
+    if TYPE_CHECKING:  # each kind places them in its own order
+        task: TaskIdentity
+        provenance: Provenance
+
+    @property
+    def sounds_recorded(self) -> bool:
+        """Whether it says which sounds it is of: those of schema version 1 do not, and are never reused."""
+        return self.provenance.content_sha256 is not None
+
+    def check(self) -> None:
+        """Makes sure that both digests of the sounds are one.
+
+        Raises:
+            ValueError: They are not.
+        """
+        stated = self.task.content_sha256
+        if stated is not None and stated != self.provenance.content_sha256:
+            raise ValueError("task.content_sha256 is not that of the provenance")
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -187,7 +266,7 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
     if not isinstance(document, dict):
         raise BadInputError(path, "is not a JSON object", _REMEDY)
     version = document.get("schema_version")
-    if isinstance(version, int) and not isinstance(version, bool) and version > 1:
+    if isinstance(version, int) and not isinstance(version, bool) and version > 2:
         raise BadInputError(path, "was written by a newer release, in another form", "install a newer uamix-bench")
     kind = document.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
@@ -195,13 +274,18 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
         raise BadInputError(path, reason, f"here are read: {', '.join(kinds)}")
     if len(text) > kinds[kind].largest_bytes:
         raise _too_large(path, kinds[kind].largest_bytes)
+    context = None
     try:
-        return kinds[kind].model_validate_json(text, strict=True)
+        if version == 1 and not isinstance(version, bool):
+            text, context = json.dumps(upgraded(document)), _UPGRADED
+        return kinds[kind].model_validate_json(text, strict=True, context=context)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))[:_LONGEST_NAME]
         reason = first["msg"].removeprefix("Value error, ")
         raise BadInputError(path, f"{field}: {reason}" if field else reason, _REMEDY) from error
+    except OldRecordError as error:
+        raise BadInputError(path, str(error), _REMEDY) from error
 
 
 def agrees(field: str, stated: float | None, expected: float | None) -> None:

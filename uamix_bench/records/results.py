@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +14,11 @@ from uamix_bench.records.record import (
     Cost,
     Count,
     Fraction,
-    HalfWidth,
+    HalfInterval,
     Part,
     Provenance,
-    Record,
     Sha256,
+    SoundsRecord,
     Status,
     TaskIdentity,
     Text,
@@ -39,21 +40,43 @@ class Episodes(Part):
     shared_group_share: Fraction | None
 
 
-class Score(Part):
-    """Mean accuracy over episodes, and half-widths of its 95% intervals; all fractions.
+class Intervals(Part):
+    """95% intervals of the mean accuracy, by what they speak of.
 
-    `ci95` speaks of these clips only; `ci95_clips` of new clips of these classes, `ci95_classes` of new classes too.
-    One that cannot be given is null, and a note of the status says why.
+    Attributes:
+        episodes: Another draw from these clips, 1.96 x population standard deviation / sqrt(n): the conventional one.
+        clips: New clips of these classes.
+        classes: New classes too.
     """
 
+    episodes: HalfInterval
+    clips: HalfInterval
+    classes: HalfInterval
+
+
+class Score(Part):
+    """Mean accuracy over episodes, and half-widths of its 95% intervals; all fractions."""
+
     accuracy: Fraction
-    ci95: HalfWidth | None
-    interval: Literal["1.96 x population std / sqrt(n)"] = "1.96 x population std / sqrt(n)"
-    ci95_clips: HalfWidth | None = None
-    ci95_classes: HalfWidth | None = None
+    intervals: Intervals
+
+    @property
+    def ci95(self) -> float | None:
+        """Half-width of the conventional interval, which speaks of these clips only."""
+        return self.intervals.episodes.half_width
+
+    @property
+    def ci95_clips(self) -> float | None:
+        """Half-width of the interval for new clips of these classes."""
+        return self.intervals.clips.half_width
+
+    @property
+    def ci95_classes(self) -> float | None:
+        """Half-width of the interval for new classes."""
+        return self.intervals.classes.half_width
 
 
-class Result(Record):
+class Result(SoundsRecord):
     """The persisted record of a few-shot evaluation."""
 
     kind: Literal["fewshot"] = "fewshot"
@@ -86,8 +109,8 @@ class Result(Record):
         return place(self.model, self.task, self.protocol)
 
     def unit(self) -> str | None:
-        """Model, clip table, protocol and draw of a complete result."""
-        if not self.status.complete:
+        """Model, clip table with its sounds, protocol and draw of a complete result."""
+        if not (self.status.complete and self.sounds_recorded):
             return None
         asked = (self.model, self.task, self.protocol)
         return files.digest([*(part.model_dump(mode="json") for part in asked), self.episodes.digest])
@@ -96,10 +119,11 @@ class Result(Record):
         """(E,) float64 accuracy of each episode."""
         return np.asarray(self.episodes.correct, np.float64) / (self.protocol.n_way * self.protocol.n_query)
 
-    def evaluates(self, model: ModelIdentity, task: TaskIdentity, protocol: Protocol, digest: str) -> bool:
-        """Whether this is the complete result of exactly this model, clip table, protocol and draw."""
-        asked = (model, task, protocol, digest)
-        return self.status.complete and asked == (self.model, self.task, self.protocol, self.episodes.digest)
+    def answers(self, task: TaskIdentity, protocol: Protocol, digest: str) -> bool:
+        """Whether this is a complete result of this clip table, protocol and draw; of any model, and of any sounds."""
+        table = task.model_copy(update={"content_sha256": self.task.content_sha256})
+        asked = (table, protocol, digest)
+        return self.status.complete and asked == (self.task, self.protocol, self.episodes.digest)
 
     def check(self) -> None:
         """Recomputes mean and conventional interval, lengths and sums.
@@ -107,6 +131,7 @@ class Result(Record):
         Raises:
             ValueError: They disagree with what is stated.
         """
+        super().check()
         protocol, correct = self.protocol, self.episodes.correct
         if len(correct) != protocol.episodes:
             raise ValueError(f"{protocol.episodes} episodes, but {len(correct)} numbers of correct queries")
@@ -122,19 +147,32 @@ class Result(Record):
             raise ValueError(
                 f"{len(totals)} classes drawn of {self.task.classes} with {self.episodes.classes_left_out} left out"
             )
-        if self.status.complete and self.status.skipped:
-            raise ValueError("complete, yet clips were skipped")
-        for interval in ("ci95", "ci95_clips", "ci95_classes"):
-            reason = any(note.startswith(f"{interval}: ") for note in self.status.notes)
-            if getattr(self.score, interval) is None and not reason:
-                raise ValueError(f"score.{interval} is null, and no note says why")
         agrees("score.accuracy", self.score.accuracy, float(self.accuracies().mean()))
-        agrees("score.ci95", self.score.ci95, conventional_interval(self.accuracies()).half_width)
+        agrees("score.intervals.episodes", self.score.ci95, conventional_interval(self.accuracies()).half_width)
 
 
 def place(model: ModelIdentity, task: TaskIdentity, protocol: Protocol) -> str:
     """Where a store keeps the results of a cell: ``<task>@<version>/<model>/<n>w<k>s``."""
     return f"{task.name}@{task.version}/{model.name}/{protocol.n_way}w{protocol.k_shot}s"
+
+
+def other_model(here: ModelIdentity, there: ModelIdentity) -> Iterator[tuple[str, object, object]]:
+    """What differs between two models of one name and may be why their scores do: what it is, and both values."""
+    for what, field in _MODEL_FACTS.items():
+        one, other = getattr(here, field), getattr(there, field)
+        if one != other:
+            yield what, *(value[:12] if field.endswith("sha256") and value else value for value in (one, other))
+
+
+_MODEL_FACTS = {
+    "weights": "weights_sha256",
+    "code": "source_sha256",
+    "metadata": "metadata_sha256",
+    "recipe": "recipe_sha256",
+    "adapter version": "adapter_version",
+    "pooling": "pooling",
+    "embedding dim": "embedding_dim",
+}
 
 
 def load_result(path: Path) -> Result:

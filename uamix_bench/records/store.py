@@ -106,10 +106,13 @@ class ResultStore:
     def find(
         self, model: ModelIdentity, task: TaskIdentity, protocol: Protocol, digest: str
     ) -> Iterator[tuple[Path, Result]]:
-        """Finds the complete few-shot results of exactly this model, clip table, protocol and draw."""
+        """Finds the complete few-shot results of this model's name, clip table, protocol and draw.
+
+        They may be of other weights, code or sounds: that is the caller's to ask.
+        """
         for path in self._beside(results.place(model, task, protocol)):
             result = load_result(path)
-            if result.evaluates(model, task, protocol, digest):
+            if result.answers(task, protocol, digest):
                 yield path, result
 
     def __iter__(self) -> Iterator[tuple[Path, Record]]:

@@ -24,11 +24,19 @@ from uamix_bench.util import files
 
 
 class DataIdentity(Part):
-    """The sounds that a training saw: their task, and the digest of what was made of them."""
+    """The sounds that a training saw.
+
+    Attributes:
+        name: Of their task.
+        version: Of their task.
+        sha256: Of the clip table.
+        content_sha256: Of the bytes of its files; None where schema version 1 did not record it.
+    """
 
     name: Name
     version: Version
     sha256: Sha256
+    content_sha256: Sha256 | None = None
 
     @property
     def label(self) -> str:

@@ -30,12 +30,22 @@ def conflicts(records: Iterable[tuple[Path, Record]]) -> Iterator[tuple[Path, st
                 yield path, f"has another outcome of the same evaluation than {other}"
 
 
-def disagreements(result: Result, drawn: EpisodeSet) -> Iterator[str]:
-    """Says what of a result is not what its episodes, drawn again from the same clip table, give."""
+def disagreements(result: Result, drawn: EpisodeSet, content_sha256: str | None) -> Iterator[str]:
+    """Says what of a result is not what its episodes, drawn again from the same clip table, give.
+
+    Args:
+        result: The result.
+        drawn: Its episodes, drawn again.
+        content_sha256: Of the sounds that they draw, as they are here; None where these are not looked at.
+    """
     stated = result.episodes
     if drawn.digest != stated.digest:
         yield f"episodes.digest is {stated.digest[:12]}, but the clip table gives {drawn.digest[:12]}"
         return
+    if content_sha256 is not None:
+        recorded = result.task.content_sha256 or result.provenance.content_sha256
+        if recorded is not None and recorded != content_sha256:
+            yield f"the sounds have the digest {recorded[:12]}, but those here {content_sha256[:12]}"
     classes = len(drawn.class_names) + drawn.classes_left_out
     yield from _unequal("episodes.classes_left_out", stated.classes_left_out, drawn.classes_left_out)
     yield from _unequal("task.classes", result.task.classes, classes)
@@ -47,9 +57,9 @@ def disagreements(result: Result, drawn: EpisodeSet) -> Iterator[str]:
         yield "per_class: the numbers of queries are not those of the episodes"
     table = (drawn.class_of, drawn.group_of)
     clips = ci95_clips(result.accuracies(), drawn.classes, drawn.drawn, *table)
-    yield from _unequal("score.ci95_clips", result.score.ci95_clips, clips.half_width)
+    yield from _unequal("score.intervals.clips", result.score.ci95_clips, clips.half_width)
     yield from _unequal(
-        "score.ci95_classes",
+        "score.intervals.classes",
         result.score.ci95_classes,
         ci95_classes(result.accuracies(), drawn.classes, *table).half_width,
     )

@@ -55,7 +55,8 @@ class Protocol(BaseModel):
     """How episodes are drawn and scored: data, stored in every result as it is.
 
     The defaults are the paper's: 600 episodes of 5 classes, 1 support and 15 queries a class, nearest
-    centroid. The name is a label and enters no draw.
+    centroid. The name is a label and enters no draw. Classes with fewer than `min_clips` clips are left out, and those
+    with fewer than k_shot + n_query in any case: so cells of several shots draw from the same classes.
 
     Raises:
         pydantic.ValidationError: A field out of range, or an unknown one.
@@ -71,7 +72,13 @@ class Protocol(BaseModel):
     seed: Count = 0
     classifier: str = "nearest-centroid"
     group_disjoint: bool = False
+    min_clips: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     segments: Segments = "first"
+
+    @property
+    def fewest_clips(self) -> int:
+        """Clips that a class needs to be drawn from."""
+        return max(self.k_shot + self.n_query, self.min_clips or 0)
 
     @field_validator("classifier")
     @classmethod
@@ -97,7 +104,7 @@ class EpisodeSet:
         support: (E, N, K) int64, rows of the clip table, in the order drawn.
         query: (E, N, Q) int64, rows of the clip table, in the order drawn.
         class_names: The C classes with enough clips, sorted.
-        classes_left_out: How many classes have fewer than k_shot + n_query clips.
+        classes_left_out: How many classes have too few clips, `Protocol.fewest_clips`.
         class_of: (n,) int64, each clip's index in `class_names`, -1 where its class is left out.
         table: The clip table.
     """
@@ -202,7 +209,7 @@ def draw_sorted(
         Episodes ``first .. first + episodes``, the same as in any longer draw.
 
     Raises:
-        UsageError: Fewer than n_way classes with k_shot + n_query clips, or a class whose groups are too few.
+        UsageError: Fewer than n_way classes with enough clips, or a class whose groups are too few.
     """
     count = protocol.episodes if episodes is None else episodes
     n, k, q = protocol.n_way, protocol.k_shot, protocol.n_query
@@ -359,7 +366,7 @@ class _Pools:
 def _eligible(protocol: Protocol, task: str, table: SortedClips) -> tuple[_Pools, Integers]:
     """Leaves out the classes with too few clips; returns the pools and (n,) each clip's class among them, or -1."""
     sizes = np.bincount(table.class_of, minlength=len(table.class_names))
-    kept = np.flatnonzero(sizes >= protocol.k_shot + protocol.n_query)
+    kept = np.flatnonzero(sizes >= protocol.fewest_clips)
     if len(kept) < protocol.n_way:
         raise _too_few(protocol, task, table.class_names, sizes, len(kept))
     class_of, rows = table.class_of, table.rows
@@ -378,14 +385,17 @@ def _eligible(protocol: Protocol, task: str, table: SortedClips) -> tuple[_Pools
 
 
 def _too_few(protocol: Protocol, task: str, names: list[str], sizes: Integers, kept: int) -> UsageError:
-    n, k, q = protocol.n_way, protocol.k_shot, protocol.n_query
-    short = [f"{names[c]} has {sizes[c]}" for c in np.argsort(sizes, kind="stable") if sizes[c] < k + q]
-    reason = f"{n}-way episodes need {n} classes of at least {k + q} clips (k {k} + q {q}), "
+    n, k, q, fewest = protocol.n_way, protocol.k_shot, protocol.n_query, protocol.fewest_clips
+    short = [f"{names[c]} has {sizes[c]}" for c in np.argsort(sizes, kind="stable") if sizes[c] < fewest]
+    why = f"k {k} + q {q}" if fewest == k + q else "min_clips"
+    reason = f"{n}-way episodes need {n} classes of at least {fewest} clips ({why}), "
     reason += f"and {kept} of {len(names)} have that many"
     if short:
         reason += f": {', '.join(short[:4])}{', ...' if len(short) > 4 else ''}"
     if len(names) < 2:
         return UsageError(task, reason, "add classes")
+    if fewest > k + q:
+        return UsageError(task, reason, f"use --min-clips {k + q} or more, up to what {n} classes have")
     ways = min(n, len(names))
     largest = int(np.sort(sizes)[-ways]) - k  # the last of the largest classes must hold k + q
     if largest <= 0:

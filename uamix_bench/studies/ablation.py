@@ -19,12 +19,13 @@ from uamix_bench.records.results import Result
 from uamix_bench.records.store import ResultStore
 from uamix_bench.records.training_records import AblationRecord, Arm, SetAside, TrainingRecord
 from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.storage.digests import file_digests, sounds_sha256
 from uamix_bench.tuning.fields import changed, find_field
 from uamix_bench.tuning.forecast import Forecast, forecast
 from uamix_bench.tuning.on_engine import tune_elsewhere
 from uamix_bench.tuning.recipe import HEAD_ALONE, Mixing, TuneRecipe, training_folder
 from uamix_bench.tuning.sounds import find_data
-from uamix_bench.tuning.trainings import RECORD, WEIGHTS, Job, has_begun, is_finished, metadata, tune_all
+from uamix_bench.tuning.trainings import RECORD, WEIGHTS, Job, has_begun, is_finished, tune_all
 from uamix_bench.util.errors import BadInputError, BenchError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
 
@@ -200,18 +201,21 @@ class Ablation:
         from uamix_bench.tuning.run import initial_model
 
         data = find_data(self.data, self.data_dir, self.audio_root)
-        same = {"data_sha256": data.clips_sha256, "parent_sha256": initial_model(self.init).metadata["sha256"]}
+        data.task.materialise(data.clips, progress)  # here, rather than in several workers
+        sounds = sounds_sha256(file_digests(data.clips["path"].tolist(), progress=progress).digests)
+        same = (initial_model(self.init).metadata["sha256"], data.clips_sha256, sounds)
         todo = []
         for job in map(self.job, self.arms):
             if not is_finished(job):
                 todo.append(job)
                 continue
-            made = metadata(job)
-            if any(made.get(name) != value for name, value in same.items()):
+            made = record.load(job.folder / RECORD, {"training": TrainingRecord})
+            recorded = made.data.content_sha256
+            if (made.parent_sha256, made.data.sha256, recorded or sounds) != same:
                 reason = "holds this recipe, tuned from other weights or on other sounds"
                 raise UsageError(job.folder, reason, "delete the folder, or name the weights or sounds differently")
-            progress.say(f"{job.label} is there: {job.folder}")
-        data.task.materialise(data.clips, progress)  # here, rather than in several workers
+            unsaid = "" if recorded else " (its sounds are not recorded)"
+            progress.say(f"{job.label} is there: {job.folder}{unsaid}")
         wanted = {job.head for job in todo if not has_begun(job)}
         heads = [job for job in self.heads() if job.folder in wanted and not is_finished(job)]
         options: dict[str, Any] = {"keep_going": keep_going, "progress": progress}

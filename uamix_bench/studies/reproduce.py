@@ -273,7 +273,8 @@ def _kept(
         sha256 = sha256 or files.file_sha256(file)
         cell = (result.protocol.n_way, result.protocol.k_shot)
         same = (result.model.weights_sha256, result.model.input, result.protocol)
-        if result.status.complete and cell in cells and same == (sha256, settings.input, settings.of_cell(cell)):
+        kept = result.status.complete and result.sounds_recorded  # else it is not reused
+        if kept and cell in cells and same == (sha256, settings.input, settings.of_cell(cell)):
             found.append((model, copy.task, cell))
     return found
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from uamix_bench.data.task import TaskData
-from uamix_bench.storage.digests import file_digests
+from uamix_bench.storage.digests import file_digests, sounds_sha256
 from uamix_bench.tuning.decoding import Fbank, Sounds, decode
-from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
 
@@ -97,11 +96,6 @@ def load_frames(
         skipped=skipped,
         sounds_sha256=sounds_sha256(digested.digests),
     )
-
-
-def sounds_sha256(digests: Sequence[bytes]) -> str:
-    """SHA-256 (hex) over the digests of the clips' files, in the order of the clip table."""
-    return files.digest([digest.hex() for digest in digests])
 
 
 def random(seed: int, stage: int, step: int, view: int) -> np.random.Generator:

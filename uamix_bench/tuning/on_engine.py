@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uamix_bench.data.task import is_path
 from uamix_bench.engines.engine import Engine, host
 from uamix_bench.engines.same_code import Versions, check_versions, refuse_other, versions
-from uamix_bench.storage.digests import file_digests
+from uamix_bench.storage.digests import file_digests, sounds_sha256
 from uamix_bench.tuning.sounds import find_data
 from uamix_bench.tuning.trainings import Job, carry_out, is_finished
 from uamix_bench.util import files
@@ -129,7 +129,6 @@ def carry_out_errand(errand: Errand, progress: Progress) -> BenchError | None:
 
 def _ground(job: Job, progress: Progress) -> tuple[Source, dict[str, str]]:
     """What a tuning's weights depend on beside its recipe and the code: where it begins, and digests by their names."""
-    from uamix_bench.tuning.data import sounds_sha256
     from uamix_bench.tuning.run import initial_model
 
     model, data = initial_model(job.init), find_data(job.data, job.data_dir, job.audio_root)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from uamix_bench.data.task import TaskData, is_path
-from uamix_bench.embeddings.model_key import state_sha256
 from uamix_bench.models.checkpoint import write_safetensors
 from uamix_bench.models.model import AudioModel, load_model
 from uamix_bench.models.vit import ViTShape
@@ -19,6 +18,7 @@ from uamix_bench.plugins import registry
 from uamix_bench.records.provenance import collect
 from uamix_bench.records.record import Provenance, Skipped, record_text
 from uamix_bench.records.training_records import DataIdentity, StageCost, TrainingRecord
+from uamix_bench.storage.digests import state_sha256
 from uamix_bench.tuning import distributed
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import Frames, load_frames
@@ -220,7 +220,12 @@ def _train(
         record = TrainingRecord.create(
             recipe=recipe.model_dump(mode="json"),
             recipe_sha256=recipe.sha256,
-            data=DataIdentity(name=data.name, version=data.card.version, sha256=frames.sha256),
+            data=DataIdentity(
+                name=data.name,
+                version=data.card.version,
+                sha256=frames.sha256,
+                content_sha256=frames.sounds_sha256 or None,
+            ),
             parent_sha256=parent,
             weights_sha256=file_sha256(folder / WEIGHTS),
             train_seed=recipe.seed,

@@ -1,0 +1,131 @@
+"""What a store holds of an evaluation: results of the same model and sounds, and what changed since others."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from uamix_bench.data.task import TaskData
+from uamix_bench.records.record import TaskIdentity
+from uamix_bench.records.results import Result, other_model
+from uamix_bench.records.store import ResultStore
+from uamix_bench.scoring.episodes import Protocol, draw_sorted
+from uamix_bench.storage.digests import file_digests, sounds_sha256
+from uamix_bench.util.errors import UsageError
+from uamix_bench.util.progress import SILENT, Progress
+
+if TYPE_CHECKING:  # a command checks names, episodes and folders before torch is imported
+    from uamix_bench.models.model import AudioModel
+
+Overwrite = Literal["never", "missing", "always"]
+
+_SETTINGS = ("input", "pooling", "dtype")  # of a model: what a user asks for, and so no change
+
+
+class Earlier(NamedTuple):
+    """What a store holds of an evaluation.
+
+    Attributes:
+        same: Its complete results, with their files.
+        changed: Where there are none: what differs from the latest result of the same names, settings and draw, and
+            the file and accuracy of that; empty without one.
+    """
+
+    same: list[tuple[Path, Result]]
+    changed: str
+
+
+def find_earlier(
+    store: ResultStore,
+    model: AudioModel,
+    task: TaskData,
+    protocols: Sequence[Protocol],
+    overwrite: Overwrite,
+    limit: int | None,
+    *,
+    memo: bool = True,
+    progress: Progress = SILENT,
+) -> list[Earlier]:
+    """Finds what a store holds of an evaluation, for each protocol.
+
+    Sounds are digested only where there is a result that may be of them, and those that are remembered are not read.
+
+    Args: as for :func:`uamix_bench.evaluation.fewshot.fewshot_kept`.
+
+    Raises:
+        UsageError: `overwrite` is never, and a result is there.
+    """
+    if model.identity is None:
+        raise ValueError("the model has no identity: load it with load_model")
+    if limit is not None or task.partial or task.unread:
+        return [Earlier([], "") for _ in protocols]
+    draws = [
+        draw_sorted(protocol, task.sorted_clips, task=task.name, version=task.card.version) for protocol in protocols
+    ]
+    table = TaskIdentity.of(task, None)
+    found = [
+        list(store.find(model.identity, table, protocol, drawn.digest))
+        for protocol, drawn in zip(protocols, draws, strict=True)
+    ]
+    asked = [drawn.clips for drawn, candidates in zip(draws, found, strict=True) if candidates]
+    here = iter(sounds_here(task, asked, memo, progress))
+    there = [_earlier(candidates, model, task, next(here)) if candidates else Earlier([], "") for candidates in found]
+    if overwrite == "never" and any(earlier.same for earlier in there):
+        path = next(earlier.same[0][0] for earlier in there if earlier.same)
+        raise UsageError(path, "is there already", "use --overwrite missing to reuse it, or another folder with -o")
+    return there
+
+
+def _earlier(candidates: Sequence[tuple[Path, Result]], model: AudioModel, task: TaskData, here: str | None) -> Earlier:
+    """Parts the results of the same evaluation from those of other weights, code or sounds."""
+    assert model.identity is not None
+    table = TaskIdentity.of(task, here)
+    same: list[tuple[Path, Result]] = []
+    others: list[tuple[str, str]] = []
+    for path, result in candidates:
+        if any(getattr(result.model, name) != getattr(model.identity, name) for name in _SETTINGS):
+            continue
+        there = result.provenance.content_sha256
+        changes = [what for what, *_ in other_model(result.model, model.identity)]
+        changes += ["sounds"] * (result.task.content_sha256 != table.content_sha256)
+        score = f"{path.name} ({result.score.accuracy:.2%})"
+        if there is None:
+            others.append((result.provenance.started_at, f"{score} does not record its sounds"))
+            continue
+        if not changes and result.model == model.identity:
+            same.append((path, result))
+            if here and there != here:
+                found = f"digest {there[:12]}, here {here[:12]}"
+                warnings.warn(f"{table.label}: {path.name} is of a copy with other sounds ({found})", stacklevel=3)
+            continue
+        what = ", ".join(changes) or "what is said of the model"
+        others.append((result.provenance.started_at, f"{what} changed since {score}"))
+    return Earlier(same, "" if same else max(others, default=("", ""))[1])
+
+
+def sounds_here(
+    task: TaskData, draws: Sequence[npt.NDArray[np.int64]], memo: bool = True, progress: Progress = SILENT
+) -> list[str | None]:
+    """The digest of the sounds of each draw; None where a file is not here, or cannot be read.
+
+    Args:
+        task: The task.
+        draws: Each (U,) rows of its clip table, ascending.
+        memo: Whether to look up and keep digests of files.
+        progress: Shows the files that are read.
+    """
+    if not draws:
+        return []
+    rows = np.unique(np.concatenate(draws))
+    found = file_digests(task.clips["path"].iloc[rows].tolist(), memo=memo, progress=progress)
+    unread = rows[list(found.failed)]
+    of_row = dict(zip(rows.tolist(), found.digests, strict=True))
+    return [
+        None if np.isin(unread, drawn).any() else sounds_sha256([of_row[row] for row in drawn.tolist()])
+        for drawn in draws
+    ]

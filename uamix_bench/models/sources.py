@@ -1,0 +1,211 @@
+"""The code that a stranger's class is written in: its files, those that it imports from beside, their digest.
+
+Imports are read, not run: statements anywhere in a file, and calls of ``import_module`` with a literal name. What is
+beside a file is in its own folder, in the package that it belongs to, or in a folder on ``sys.path`` that is neither
+Python's own nor one where packages are installed. Free of torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import marshal
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from types import FunctionType
+from typing import NamedTuple
+
+from uamix_bench.util import files
+
+_OURS = "uamix_bench"
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+
+
+class Sources(NamedTuple):
+    """Source files by their names relative to where their imports begin, and the other packages that they import."""
+
+    files: dict[str, Path]
+    packages: frozenset[str]
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) over the canonical JSON of the sorted pairs [name, SHA-256 of the file]."""
+        return files.digest([[name, files.file_sha256(path)] for name, path in sorted(self.files.items())])
+
+    @property
+    def versions(self) -> str:
+        """The packages with their versions, such as ``timm 1.0.20, torch 2.11.0``; those without one left out."""
+        known = ((name, _version(name)) for name in sorted(self.packages))
+        return ", ".join(f"{name} {version}" for name, version in known if version)
+
+
+def is_own(adapter: type) -> bool:
+    """Whether a class is the project's, whose `adapter_version` stands for its code."""
+    return adapter.__module__.startswith(f"{_OURS}.")
+
+
+def written_in(adapter: type, contract: type) -> list[str]:
+    """The files that a stranger's class, and those that it is derived from, are written in; none for the project's own.
+
+    A class's module would not do: two files of one name may have been imported one after the other. One that is typed
+    at a prompt gives the name of no file.
+
+    Args:
+        adapter: The class.
+        contract: What it is derived from: bases that are not are looked for among the imports.
+    """
+    named: set[str] = set()
+    for kind in adapter.__mro__:
+        if issubclass(kind, contract) and not is_own(kind):
+            written = {function.__code__.co_filename for function in _functions(kind)}
+            named |= written or {getattr(sys.modules.get(kind.__module__), "__file__", None) or "unknown"}
+    return sorted(named)
+
+
+def source_sha256(adapter: type, contract: type) -> str | None:
+    """SHA-256 (hex) of a stranger's code; None for the project's own.
+
+    Where it is not in files, as at a prompt, that of its compiled functions.
+    """
+    written = written_in(adapter, contract)
+    if not written:
+        return None
+    if all(Path(name).is_file() for name in written):
+        return sources(map(Path, written)).sha256
+    code = hashlib.sha256()
+    for kind in adapter.__mro__:
+        if issubclass(kind, contract) and not is_own(kind):
+            for function in _functions(kind):
+                code.update(marshal.dumps(function.__code__))
+    return code.hexdigest()
+
+
+def sources(roots: Iterable[Path]) -> Sources:
+    """Finds all that files of a stranger's code are written in: they, and what they import from beside, transitively.
+
+    Args:
+        roots: The files. A root that belongs to no package goes by no name, so that it may be renamed.
+    """
+    elsewhere = _user_folders()
+    packages: set[str] = set()
+    found: dict[Path, str] = {}
+    todo = []
+    for root in map(_absolute, roots):
+        top = _top(root)
+        found[root] = "" if top == root.parent else root.relative_to(top).as_posix()
+        todo.append(root)
+    while todo:
+        path = todo.pop()
+        top = _top(path)
+        above = (folder / "__init__.py" for folder in path.parents if folder.is_relative_to(top) and folder != top)
+        beside = {file: file.relative_to(top).as_posix() for file in above}  # a package runs before what is in it
+        for level, name in _imports(path):
+            for base in _bases(path, top, level, name, elsewhere):
+                start = top if base.is_relative_to(top) else base
+                imported = {file: file.relative_to(start).as_posix() for file in _modules(base, name)}
+                if imported:
+                    beside |= imported
+                    break
+            else:
+                if not level and (package := name.partition(".")[0]) not in sys.stdlib_module_names:
+                    packages.add(package)
+        todo += [file for file in beside if file not in found]
+        found = beside | found
+    # A name that two folders share is told by both its files: neither may hide the other.
+    named: dict[str, Path] = {}
+    for path, name in sorted(found.items()):
+        named[name if name not in named else f"{name} {len(named)}"] = path
+    return Sources(named, frozenset(packages))
+
+
+def _functions(kind: type) -> list[FunctionType]:
+    members = [inspect.unwrap(getattr(member, "__func__", member)) for member in vars(kind).values()]
+    return [member for member in members if inspect.isfunction(member)]
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - no link is followed
+
+
+def _top(path: Path) -> Path:
+    """Where the absolute imports of a file's package begin: the first folder above it that is no package."""
+    folder = path.parent
+    while (folder / "__init__.py").is_file() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def _bases(path: Path, top: Path, level: int, name: str, elsewhere: Sequence[Path]) -> Iterator[Path]:
+    """The folders beside a file from which an import of it may start."""
+    if level:
+        yield path.parents[level - 1] if level <= len(path.parents) else path.parent
+        return
+    first = name.partition(".")[0]
+    if first == _OURS:
+        return
+    for folder in dict.fromkeys((path.parent, top, *elsewhere)):
+        if not _INSTALLED & set(folder.parts) or (folder == top and first == path.relative_to(top).parts[0]):
+            yield folder
+
+
+def _user_folders() -> list[Path]:
+    """The folders on ``sys.path`` that hold neither Python's own modules nor installed packages."""
+    own = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
+    folders = [_absolute(Path(entry)) for entry in sys.path]
+    return [folder for folder in folders if folder.is_dir() and not any(folder.is_relative_to(one) for one in own)]
+
+
+def _modules(base: Path, name: str) -> Iterator[Path]:
+    """The files that an import of a dotted name below `base` runs: of the module, and of the packages above it."""
+    place = base
+    for part in filter(None, name.split(".")):
+        place = place / part
+        candidates = (place / "__init__.py", place.with_name(f"{part}.py"))
+        module = next((file for file in candidates if file.is_file()), None)
+        if module is not None:
+            yield module
+        elif not place.is_dir():
+            return
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str]]:
+    """The dots and the dotted name of each import in a file: for ``from a import b`` a, and a.b if it is a module."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):  # then it cannot be imported either
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            prefix = f"{node.module}." if node.module else ""
+            if node.module:
+                yield node.level, node.module
+            yield from ((node.level, f"{prefix}{alias.name}") for alias in node.names if alias.name != "*")
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            literal = node.args[0].value
+            if called in ("import_module", "__import__") and isinstance(literal, str):
+                name = literal.lstrip(".")
+                yield len(literal) - len(name), name
+
+
+@cache
+def _version(package: str) -> str | None:
+    """The version of the distribution that holds a package; None where nothing is known of one."""
+    names = [package] if _known(package) else metadata.packages_distributions().get(package, [])
+    return ", ".join(metadata.version(name) for name in names) or None
+
+
+def _known(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except (metadata.PackageNotFoundError, ValueError):
+        return False
+    return True
