@@ -89,6 +89,12 @@ def test_a_wrong_type_is_found_in_every_room(house: Path) -> None:
     assert [room for room in ROOMS if f"uamix_bench/{room}/planted.py:1: error" not in found] == []
 
 
+def test_torchaudio_is_an_oracle_of_the_tests_alone() -> None:
+    files = [path for folder in ("uamix_bench", *MAPPED) for path in (REPOSITORY / folder).rglob("*.py")]
+    assert len(files) > 100
+    assert [path.name for path in files if any(name.startswith("torchaudio") for name in imported(path))] == []
+
+
 def test_no_file_is_imported_under_its_folder_s_generic_name() -> None:
     loaded = [name for name in sys.modules if name.split(".")[0] in MAPPED]
     assert loaded == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 from torchaudio.compliance import kaldi
 
-from uamix_bench.models.frontend import KaldiFbank, LogMel
+from uamix_bench.baselines import m2d, maskspec
+from uamix_bench.models.frontend import KaldiFbank, LogMel, kaldi_mel_matrix, slaney_mel_matrix
 
 HANNING, POVEY = KaldiFbank(16_000, window="hanning"), KaldiFbank(16_000)
 SLANEY = LogMel(16_000, 400, 400, 160, 80, 50.0, 8_000.0, log_offset=1.1920929e-7)
@@ -105,6 +106,64 @@ def test_slaney_log_mel_is_torchaudios() -> None:
     )
     for samples in sounds().values():
         torch.testing.assert_close(alone(SLANEY, samples), (peer(samples) + 1.1920929e-7).log().T, atol=2e-5, rtol=0)
+
+
+def torchaudios_kaldi(bins: int, n_fft: int, sample_rate: int, f_min: float, f_max: float) -> tuple[Tensor, Tensor]:
+    """torchaudio's filters, a row for Nyquist added, and their centres in Hz."""
+    filters, centres = kaldi.get_mel_banks(bins, n_fft, float(sample_rate), f_min, f_max, 100.0, -500.0, 1.0)
+    return torch.nn.functional.pad(filters, (0, 1)).T, centres.flatten()
+
+
+@pytest.mark.parametrize("sample_rate", [16_000, 44_100])
+@pytest.mark.parametrize("bins", [40, 64, 128])
+def test_kaldis_filters_and_their_centres_are_torchaudios_to_the_bit(sample_rate: int, bins: int) -> None:
+    assert torch.equal(KaldiFbank(sample_rate, bins).mel_hz, torchaudios_kaldi(bins, 512, sample_rate, 20.0, 0.0)[1])
+    n_fft = 512 if sample_rate == 16_000 else 2_048
+    ours = kaldi_mel_matrix(bins, n_fft, sample_rate, 20.0, sample_rate / 2)
+    assert torch.equal(ours, torchaudios_kaldi(bins, n_fft, sample_rate, 20.0, 0.0)[0])
+
+
+@pytest.mark.parametrize("of", [*m2d.FRONT_ENDS.values(), maskspec.LOG_MEL])
+def test_the_adapters_filters_are_torchaudios_to_the_bit(of: LogMel) -> None:
+    setting = of.num_mel_bins, of.n_fft, of.sample_rate, of.f_min, of.f_max
+    if of.mel == "kaldi":
+        assert torch.equal(kaldi_mel_matrix(*setting), torchaudios_kaldi(*setting)[0])
+    else:
+        bins, n_fft, sample_rate, f_min, f_max = setting
+        peer = torchaudio.functional.melscale_fbanks(
+            n_fft // 2 + 1, f_min, f_max, bins, sample_rate, norm="slaney", mel_scale="slaney"
+        )
+        assert torch.equal(slaney_mel_matrix(*setting), peer)
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filterbank")
+@settings(max_examples=200, deadline=None)
+@given(
+    bins=st.integers(4, 200),
+    half=st.integers(32, 2_048),
+    sample_rate=st.integers(4_000, 96_000),
+    low=st.floats(0, 0.4),
+    high=st.floats(0.5, 1),
+)
+def test_every_mel_matrix_is_torchaudios_to_the_bit(
+    bins: int, half: int, sample_rate: int, low: float, high: float
+) -> None:
+    f_min, f_max = low * sample_rate / 2, high * sample_rate / 2
+    ours = kaldi_mel_matrix(bins, 2 * half, sample_rate, f_min, f_max)
+    assert torch.equal(ours, torchaudios_kaldi(bins, 2 * half, sample_rate, f_min, f_max)[0])
+    peer = torchaudio.functional.melscale_fbanks(
+        half + 1, f_min, f_max, bins, sample_rate, norm="slaney", mel_scale="slaney"
+    )
+    assert torch.equal(slaney_mel_matrix(bins, 2 * half, sample_rate, f_min, f_max), peer)
+
+
+@pytest.mark.parametrize("mel_matrix", [kaldi_mel_matrix, slaney_mel_matrix])
+@pytest.mark.parametrize(("f_min", "f_max"), [(-1.0, 8_000.0), (20.0, 8_001.0), (300.0, 300.0)])
+def test_filters_past_nyquist_or_without_width_are_refused(
+    mel_matrix: Callable[..., Tensor], f_min: float, f_max: float
+) -> None:
+    with pytest.raises(ValueError, match="want 0 <= f_min < f_max <= 8000 Hz"):
+        mel_matrix(80, 512, 16_000, f_min, f_max)
 
 
 def test_emphasised_log_mel_is_a_centred_stft() -> None:

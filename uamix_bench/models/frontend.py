@@ -8,20 +8,21 @@ what it gets alone, on one CPU thread bit for bit, elsewhere to the rounding of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torchaudio.compliance.kaldi import get_mel_banks
-from torchaudio.functional import melscale_fbanks
 
 _WINDOW_POWERS = {"hanning": 1.0, "povey": 0.85}
+_KALDI_LOW_HZ = 20.0  # Kaldi's default --low-freq
 FLOOR = torch.finfo(torch.float32).eps  # Kaldi's floor of a mel energy, 1.19e-7
 _BAND = 32  # mel bins multiplied at once: 98% of the matrix is zeros, and a band skips most of them
+_LEAST_FRAMES = 16  # of a batch: for fewer than four rows MKL multiplies by other kernels, which round otherwise
 _CPU_FRAMES = 512  # frames worked on at once: their spectra stay in the cache
 _GPU_FRAMES = 65_536
 
@@ -68,9 +69,8 @@ class KaldiFbank:
     @property
     def mel_hz(self) -> Tensor:
         """Centre frequencies of the mel bins, (F,) float32, Hz."""
-        no_warp = 100.0, -500.0, 1.0
-        centres: Tensor = get_mel_banks(self.num_mel_bins, 512, float(self.sample_rate), 20.0, 0.0, *no_warp)[1]
-        return centres.flatten().float()
+        centres = _kaldi_edges(self.num_mel_bins, _KALDI_LOW_HZ, self.sample_rate / 2)[1:-1]
+        return 700.0 * ((centres / 1127.0).exp() - 1.0)
 
     @property
     def hop_length(self) -> int:
@@ -156,11 +156,7 @@ class LogMel:
 
 
 def _own_samples(waveforms: Tensor, lengths: Tensor, shortest: int, hop_length: int) -> tuple[Tensor, Tensor]:
-    """Zero-pads clips to `shortest` samples and the batch to two frames; returns it and the lengths.
-
-    Two, because the product of a single row takes another kernel and rounds otherwise than that row does
-    among others.
-    """
+    """Zero-pads clips to `shortest` samples and the batch to the least frames; returns it and the lengths."""
     if waveforms.ndim != 2 or waveforms.dtype != torch.float32 or lengths.shape != waveforms.shape[:1]:
         raise ValueError(
             f"want waveforms (B, S) float32 and lengths (B,), got {tuple(waveforms.shape)} {waveforms.dtype} "
@@ -170,8 +166,9 @@ def _own_samples(waveforms: Tensor, lengths: Tensor, shortest: int, hop_length: 
     lengths = lengths.to(waveforms.device)
     if len(lengths) == 0 or int(lengths.min()) < 0 or int(lengths.max()) > samples:
         raise ValueError(f"want lengths in 0..{samples} of at least one clip, got {lengths.tolist()}")
-    if samples < shortest + hop_length:
-        waveforms = pad(waveforms, (0, shortest + hop_length - samples))
+    least = shortest + hop_length * (_LEAST_FRAMES - 1)
+    if samples < least:
+        waveforms = pad(waveforms, (0, least - samples))
     if int(lengths.min()) < shortest:  # only then does a frame reach past its clip's end
         past = torch.arange(waveforms.shape[1], device=waveforms.device) >= lengths.unsqueeze(1)
         waveforms = waveforms.masked_fill(past, 0.0)
@@ -215,7 +212,7 @@ def _mel_energies(
     """
     window, n_fft, bands = filters
     frames = signal.unfold(-1, len(window), hop_length)  # (B, T, W), a view
-    width = max(int(counts.max()), 2)
+    width = max(int(counts.max()), _LEAST_FRAMES)
     block = _CPU_FRAMES if signal.device.type == "cpu" else _GPU_FRAMES
     clips, size = min(len(frames), max(1, block // width)), min(width, block)
     energies = signal.new_empty(len(frames), width, bands[-1].bins.stop)
@@ -223,7 +220,7 @@ def _mel_energies(
     with torch.autocast(signal.device.type, enabled=False):
         for clip in range(0, len(frames), clips):
             for start in range(0, width, size):
-                # The last block overlaps the one before: blocks of one shape, none of a single row.
+                # The last block overlaps the one before: blocks of one shape, none of a few rows.
                 first = min(start, width - size)
                 part = frames[clip : clip + clips, first : first + size]
                 windowed = padded[: len(part)]
@@ -248,7 +245,8 @@ def _kaldi_filters(of: KaldiFbank, device: torch.device) -> _Filters:
     """Kaldi's window and filters (feature-window.cc, mel-computations.cc)."""
     window = torch.hann_window(of.window_length, periodic=False).pow(_WINDOW_POWERS[of.window])
     n_fft = 1 << (of.window_length - 1).bit_length()
-    return _filters(window, n_fft, _kaldi_matrix(of.num_mel_bins, n_fft, of.sample_rate, 20.0, 0.0), device)
+    matrix = kaldi_mel_matrix(of.num_mel_bins, n_fft, of.sample_rate, _KALDI_LOW_HZ, of.sample_rate / 2)
+    return _filters(window, n_fft, matrix, device)
 
 
 @lru_cache(maxsize=32)
@@ -258,19 +256,83 @@ def _log_mel_filters(of: LogMel, device: torch.device) -> _Filters:
     before = (of.n_fft - of.win_length) // 2
     window = torch.hann_window(of.win_length, periodic=of.periodic)
     window = pad(window, (before, of.n_fft - of.win_length - before))
-    if of.mel == "slaney":
-        slaney = partial(melscale_fbanks, norm="slaney", mel_scale="slaney")
-        matrix = slaney(of.n_fft // 2 + 1, of.f_min, of.f_max, of.num_mel_bins, of.sample_rate)
-    else:
-        matrix = _kaldi_matrix(of.num_mel_bins, of.n_fft, of.sample_rate, of.f_min, of.f_max)
+    mel_matrix = slaney_mel_matrix if of.mel == "slaney" else kaldi_mel_matrix
+    matrix = mel_matrix(of.num_mel_bins, of.n_fft, of.sample_rate, of.f_min, of.f_max)
     return _filters(window, of.n_fft, matrix, device)
 
 
-def _kaldi_matrix(bins: int, n_fft: int, sample_rate: int, f_min: float, f_max: float) -> Tensor:
-    """Kaldi's triangular filters, (n_fft // 2 + 1, bins); `f_max` 0 is Nyquist, itself without weight."""
-    no_warp = 100.0, -500.0, 1.0  # limits and factor of vocal tract length normalisation
-    matrix, _ = get_mel_banks(bins, n_fft, float(sample_rate), f_min, f_max, *no_warp)
-    return pad(matrix, (0, 1)).T
+def kaldi_mel_matrix(num_mel_bins: int, n_fft: int, sample_rate: int, f_min: float, f_max: float) -> Tensor:
+    """Kaldi's triangular mel filters of unit height, linear in mel = 1127 ln(1 + f / 700) (mel-computations.cc).
+
+    Bit for bit ``torchaudio.compliance.kaldi.get_mel_banks`` without warping, and a row of zeros for Nyquist.
+
+    Args:
+        num_mel_bins: F.
+        n_fft: Length of the transform in samples, even.
+        sample_rate: Of the waveforms, in Hz.
+        f_min: Lower edge of the lowest filter, in Hz.
+        f_max: Upper edge of the highest filter, in Hz.
+
+    Returns:
+        (n_fft // 2 + 1, F) float32.
+
+    Raises:
+        ValueError: The edges are not 0 <= f_min < f_max <= Nyquist.
+    """
+    _check_edges(sample_rate, f_min, f_max)
+    edges = _kaldi_edges(num_mel_bins, f_min, f_max)
+    hz = sample_rate / n_fft * torch.arange(n_fft // 2, dtype=torch.float32)
+    return pad(_triangles(1127.0 * (1.0 + hz / 700.0).log(), edges), (0, 0, 0, 1))
+
+
+def slaney_mel_matrix(num_mel_bins: int, n_fft: int, sample_rate: int, f_min: float, f_max: float) -> Tensor:
+    """Slaney's triangular mel filters of unit area, linear in Hz (Auditory Toolbox, 1998).
+
+    Slaney's scale is linear below 1 kHz, 3 mel per 200 Hz, and logarithmic above it, 27 mel per factor of 6.4.
+    Bit for bit ``torchaudio.functional.melscale_fbanks(norm="slaney", mel_scale="slaney")``.
+
+    Args:
+        num_mel_bins: F.
+        n_fft: Length of the transform in samples.
+        sample_rate: Of the waveforms, in Hz.
+        f_min: Lower edge of the lowest filter, in Hz.
+        f_max: Upper edge of the highest filter, in Hz.
+
+    Returns:
+        (n_fft // 2 + 1, F) float32.
+
+    Raises:
+        ValueError: The edges are not 0 <= f_min < f_max <= Nyquist.
+    """
+    _check_edges(sample_rate, f_min, f_max)
+    hz_a_mel, knee_hz, step = 200.0 / 3, 1_000.0, math.log(6.4) / 27.0
+    knee = knee_hz / hz_a_mel
+
+    def mel(hz: float) -> float:
+        return hz / hz_a_mel if hz < knee_hz else knee + math.log(hz / knee_hz) / step
+
+    edges = torch.linspace(mel(f_min), mel(f_max), num_mel_bins + 2)
+    edges = torch.where(edges < knee, hz_a_mel * edges, knee_hz * (step * (edges - knee)).exp())
+    matrix = _triangles(torch.linspace(0, sample_rate // 2, n_fft // 2 + 1), edges)
+    return matrix * (2.0 / (edges[2:] - edges[:-2]))
+
+
+def _check_edges(sample_rate: int, f_min: float, f_max: float) -> None:
+    if not 0 <= f_min < f_max <= sample_rate / 2:
+        raise ValueError(f"want 0 <= f_min < f_max <= {sample_rate / 2:g} Hz, got {f_min:g} and {f_max:g}")
+
+
+def _kaldi_edges(num_mel_bins: int, f_min: float, f_max: float) -> Tensor:
+    """Edges of overlapping filters at equal distances in Kaldi's mel, (F + 2,) float32; bin i peaks at edge i + 1."""
+    low, high = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (f_min, f_max))
+    return low + (high - low) / (num_mel_bins + 1) * torch.arange(num_mel_bins + 2, dtype=torch.float32)
+
+
+def _triangles(places: Tensor, edges: Tensor) -> Tensor:
+    """Triangles of height 1 over each three neighbours of `edges` (F + 2,), at `places` (V,): (V, F)."""
+    places = places.unsqueeze(1)
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    return torch.minimum((places - left) / (centre - left), (right - places) / (right - centre)).clamp(min=0.0)
 
 
 def _filters(window: Tensor, n_fft: int, matrix: Tensor, device: torch.device) -> _Filters:

@@ -17,7 +17,6 @@ from uamix_bench.util.text import fit
 
 PACKAGES = (
     "torch",
-    "torchaudio",
     "timm",
     "numpy",
     "scipy",

@@ -16,7 +16,7 @@ from ..timing import measure
 from ..workloads import embeddings
 
 FACTS = ("processor", "cores", "memory", "accelerators", "platform", "python", "packages", "git revision")
-PEERS = ("easyfsl", "kaldi-native-fbank")
+PEERS = ("torchaudio", "easyfsl", "kaldi-native-fbank")
 
 
 def section(scale: Scale) -> Section:
