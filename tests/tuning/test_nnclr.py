@@ -59,9 +59,9 @@ def test_golden_neighbours() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31))
 def test_loss_invariants(seed: int) -> None:
-    anchors, keys, labels = random_batch(seed)
+    anchors, keys, labels = (part.double() for part in random_batch(seed))
     losses = contrastive_loss(anchors, keys, labels, TAU)
-    logits = F.normalize(anchors.float(), dim=1) @ F.normalize(keys.float(), dim=1).T / TAU
+    logits = F.normalize(anchors, dim=1) @ F.normalize(keys, dim=1).T / TAU
     # torch's own soft-target cross-entropy
     torch.testing.assert_close(losses, F.cross_entropy(logits, labels, reduction="none"))
     own, other = torch.arange(6), torch.from_numpy(partners(6))
@@ -76,6 +76,10 @@ def test_loss_invariants(seed: int) -> None:
     torch.testing.assert_close(contrastive_loss(3 * anchors, 0.1 * keys, labels, TAU), losses)
     entropy = -(labels * labels.clamp_min(1e-30).log()).sum(dim=1)
     assert (losses >= entropy - 1e-6).all()
+    single = contrastive_loss(anchors.bfloat16(), keys.float(), labels.float(), TAU)
+    assert single.dtype == torch.float32
+    exact = contrastive_loss(anchors.bfloat16().double(), keys, labels, TAU)
+    torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=1e-5)
 
 
 def test_equal_similarities_cost_log_batch() -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import click
 
 from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output
+from uamix_bench.util.errors import package_error
 
 
 @click.command("env")
@@ -42,6 +46,7 @@ def facts() -> dict[str, Any]:
         "memory": _memory(),
         "accelerators": _accelerators(),
         "packages": ", ".join(f"{name} {version}" for name, version in provenance.package_versions().items()),
+        "beside torch": f"{_loads('torchvision')}; {_loads('torchaudio')} (only the tests need it)",
         "home": str(home),
         "home holds": ", ".join(sorted(entry.name for entry in home.iterdir())) if home.is_dir() else None,
         "environment": ", ".join(
@@ -50,6 +55,18 @@ def facts() -> dict[str, Any]:
             if name.startswith(("UAMIX_BENCH_", "OMP_NUM", "MKL_NUM", "CUDA_VISIBLE", "HF_HOME", "HF_HUB_OFFLINE"))
         ),
     }
+
+
+def _loads(name: str) -> str:
+    """Whether a library that is built for one torch loads beside the one that is here."""
+    if find_spec(name) is None:
+        return f"{name} is not installed"
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            module = import_module(name)
+    except Exception as error:  # each way of not fitting has a type of its own
+        return str(package_error(error) or f"{name} does not load ({type(error).__name__}: {error})")
+    return f"{name} {module.__version__} loads"
 
 
 def _memory() -> str | None:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TextIO
 
 import click
 
-from uamix_bench.util.errors import BenchError, MachineError, UsageError, is_out_of_memory
+from uamix_bench.util.errors import BenchError, MachineError, UsageError, is_out_of_memory, package_error
 
 EXIT_CODES = {
     0: "done",
@@ -115,6 +115,8 @@ def _describe(error: BaseException) -> tuple[int, dict[str, Any]]:
     elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # whatever asked whether it is a file
         name = f"{str(error.filename)[:40]}..."
         error = UsageError(name, "is longer than a file's name may be", "check the option")
+    else:
+        error = package_error(error) or error
     subject = reason = remedy = ""
     if isinstance(error, BenchError):
         code, subject, reason, remedy, message = error.exit_code, error.subject, error.reason, error.remedy, str(error)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from uamix_bench.plugins.card import ModelCard, TaskCard, Weights, read_card
-from uamix_bench.util.errors import BadInputError, UsageError, nearest
+from uamix_bench.util.errors import BadInputError, UsageError, nearest, package_error
 
 AnyCard = TypeVar("AnyCard", ModelCard, TaskCard)
 
@@ -45,6 +45,7 @@ class Plugin(Generic[AnyCard]):
 
         Raises:
             BadInputError: The plugin fails to import; the line names it and the cause.
+            MachineError: A package that the plugin needs fails to import; the line names that one.
         """
         return _load(self.entry_point)
 
@@ -73,6 +74,7 @@ def find_report(kind: str) -> Report:
     Raises:
         UsageError: No package announces one; the line suggests the nearest.
         BadInputError: It fails to import.
+        MachineError: A package that it needs fails to import.
     """
     known = reports()
     if kind not in known:
@@ -124,6 +126,7 @@ def from_file(reference: str, option: str) -> Any:
 
     Raises:
         BadInputError: The file or the name is not there, or the module fails to import.
+        MachineError: A package that the module needs fails to import.
     """
     path_text, _, name = reference.rpartition(":")
     path = Path(path_text)
@@ -138,7 +141,8 @@ def from_file(reference: str, option: str) -> Any:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a stranger's module raises
         sys.modules.pop(spec.name, None)
-        raise BadInputError(path, f"fails to import ({type(error).__name__}: {error})", "repair the file") from error
+        own = BadInputError(path, f"fails to import ({type(error).__name__}: {error})", "repair the file")
+        raise package_error(error, spec.name) or own from error
     if not hasattr(module, name):
         raise BadInputError(path, f"defines no '{name}'", nearest(name, [n for n in vars(module) if n[0] != "_"]))
     return getattr(module, name)
@@ -148,8 +152,8 @@ def _load(point: EntryPoint) -> Any:
     try:
         return point.load()
     except Exception as error:  # whatever a stranger's module raises
-        reason = f"{type(error).__name__}: {error}"
-        raise BadInputError(point.value, f"fails to import ({reason})", "repair the plugin") from error
+        own = BadInputError(point.value, f"fails to import ({type(error).__name__}: {error})", "repair the plugin")
+        raise package_error(error, point.module) or own from error
 
 
 def _plugins(group: str, kind: type[AnyCard]) -> dict[str, Plugin[AnyCard]]:

@@ -100,7 +100,7 @@ class Queue(nn.Module):
 def contrastive_loss(predictions: Tensor, keys: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Soft cross-entropy of each prediction against all keys (uaMix-MAE, Eq. 4; with one-hot labels NNCLR's loss).
 
-    L_i = - sum_n y_i[n] log softmax_n(p_i . k_n / temperature), in float32.
+    L_i = - sum_n y_i[n] log softmax_n(p_i . k_n / temperature), in float32, or float64 where the predictions are.
 
     Args:
         predictions: (B, d) predictions p of the (mixed) anchors; normalised here.
@@ -109,9 +109,10 @@ def contrastive_loss(predictions: Tensor, keys: Tensor, labels: Tensor, temperat
         temperature: Divides the cosine similarities.
 
     Returns:
-        (B,) float32 losses, one an anchor.
+        (B,) losses, one an anchor.
     """
-    similarity = F.normalize(predictions.float(), dim=1) @ F.normalize(keys.float(), dim=1).T
+    precise = torch.promote_types(predictions.dtype, torch.float32)
+    similarity = F.normalize(predictions.to(precise), dim=1) @ F.normalize(keys.to(precise), dim=1).T
     return -(labels * F.log_softmax(similarity / temperature, dim=1)).sum(dim=1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 from uamix_bench.util.text import visible
 
 
@@ -61,6 +63,38 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says, as Python's or torch's, that memory of the processor or a GPU was not to be had."""
     by_torch = any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory"))
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and by_torch)
+
+
+def package_error(error: BaseException, importer: str = "uamix_bench") -> MachineError | None:
+    """The error of an installed package that fails to import, told as that package's; None for any other error.
+
+    Args:
+        error: What was raised.
+        importer: The module whose import was asked for, such as a plugin's; what its own package raises is its own.
+    """
+    if not isinstance(error, Exception) or isinstance(error, BenchError):
+        return None
+    from importlib import metadata
+
+    own = {"uamix_bench", _package(importer)}
+    named = _package(error.name or "") if isinstance(error, ImportError) else ""
+    distributions = metadata.packages_distributions()
+    if isinstance(error, ModuleNotFoundError) and named not in (own | distributions.keys() | {""}):
+        remedy = "install it, or repair the import"
+        return MachineError(named, f"is not installed, and {importer} imports it", remedy)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>"]
+    at_fault = _package(frames[-1].f_globals["__name__"]) if frames else ""
+    at_fault = named if at_fault in own else at_fault
+    if at_fault in own or at_fault not in distributions:
+        return None
+    name = distributions[at_fault][0]
+    beside = f" beside torch {metadata.version('torch')}" if name in ("torchvision", "torchaudio") else ""
+    reason = f"does not load{beside} ({type(error).__name__}: {error})"
+    return MachineError(f"{name} {metadata.version(name)}", reason, "install versions that fit, as in constraints.txt")
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def nearest(name: str, known: list[str]) -> str:
