@@ -218,6 +218,26 @@ def test_a_process_that_is_killed_is_named(tmp_path: Path) -> None:
     assert re.match(r"rank 1: is gone \(process \d+ on .* was killed or crashed\); the same command", ended[0].said)
 
 
+def test_the_launcher_s_sigterm_does_not_hush_who_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun sends it to the others a tenth of a second after it has found a dead process."""
+    find_gone = distributed._find_gone
+
+    def terminated(peers: list[tuple[str, int]]) -> int | None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return find_gone(peers)
+
+    monkeypatch.setattr(distributed, "_find_gone", terminated)
+
+    def work(rank: int) -> None:
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        distributed.barrier()
+
+    ended = processes(2, work, tmp_path)
+    assert ended[0].code == MachineError.exit_code
+    assert re.match(r"rank 1: is gone \(process \d+ on ", ended[0].said)
+
+
 @pytest.mark.parametrize(
     ("environment", "line"),
     [

@@ -9,10 +9,12 @@ tensors. In a process that runs alone every function here is the identity.
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,7 @@ def joined(device_name: str = "auto") -> Iterator[None]:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         # The launcher's own store outlives its workers, and after a restart still has the addresses of the dead ones.
         options |= {"store": _store(), "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+    ended = ExitStack()
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", **options)
     try:
         peers: list[Any] = [None] * world()
@@ -100,9 +103,24 @@ def joined(device_name: str = "auto") -> Iterator[None]:
         try:
             yield
         except Exception as error:
+            ended.enter_context(_undisturbed())
             raise _verdict(error, peers) from error
     finally:
         dist.destroy_process_group()
+        ended.close()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignores SIGTERM: torchrun sends it to those whose peer died, which end anyway and have yet to say why."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
