@@ -194,7 +194,7 @@ class Ray(_Cluster):
     def __init__(self, address: str | None, device: str) -> None:
         try:
             import ray
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise _not_installed("ray", "Ray") from error
         self._ray: Any = ray
         self._ours = not ray.is_initialized()
@@ -266,7 +266,7 @@ class Slurm(_Cluster):
     def __init__(self, address: str | None, device: str) -> None:
         try:
             import submitit
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise _not_installed("slurm", "submitit") from error
         if address not in (None, "slurm", "local"):
             remedy = "choose a partition with SBATCH_PARTITION, or say local to try it out without a cluster"

@@ -17,7 +17,7 @@ from uamix_bench.models.checkpoint import read_checkpoint, write_safetensors
 from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins import registry
 from uamix_bench.storage.digests import fingerprint
-from uamix_bench.util.errors import BadInputError, UsageError
+from uamix_bench.util.errors import BadInputError, MachineError, UsageError
 
 
 class Converted(NamedTuple):
@@ -100,6 +100,7 @@ def owner(path: Path) -> str:
     Raises:
         UsageError: Several do.
         BadInputError: None does, or the file is damaged or unsafe.
+        MachineError: A package that the bundled models need does not load.
     """
     read_checkpoint(path)  # an unsafe file is refused before any adapter, a stranger's among them, opens it
     takers, refusals = [], []
@@ -108,7 +109,9 @@ def owner(path: Path) -> str:
             continue
         try:
             adapter = plugin.load()
-        except BadInputError as error:
+        except (BadInputError, MachineError) as error:
+            if plugin.entry_point.value.startswith("uamix_bench."):
+                raise
             warnings.warn(f"model '{name}' is left out: {error}", stacklevel=2)
             continue
         try:
