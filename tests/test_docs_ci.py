@@ -1,7 +1,8 @@
-"""docs/ci.md: its workflows are hardened, and its commands are ours."""
+"""docs/ci.md and .github/workflows: the workflows are hardened, and their commands exist."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,8 +15,13 @@ import yaml
 
 from uamix_bench.cli import cli
 
-PAGE = (Path(__file__).parents[1] / "docs" / "ci.md").read_text(encoding="utf-8")
+REPOSITORY = Path(__file__).parents[1]
+PAGE = (REPOSITORY / "docs" / "ci.md").read_text(encoding="utf-8")
 WORKFLOWS: list[dict[Any, Any]] = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+OURS: dict[str, dict[Any, Any]] = {
+    path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+    for path in sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
+}
 RUN_BY_STRANGERS = {"pull_request"}
 
 
@@ -33,7 +39,26 @@ def test_there_are_two() -> None:
     assert [workflow["name"] for workflow in WORKFLOWS] == ["evaluate", "comment"]
 
 
-@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda workflow: workflow["name"])
+def test_our_own_run_on_a_push_a_week_and_a_tag() -> None:
+    assert {name: workflow["name"] for name, workflow in OURS.items()} == {name: name for name in OURS}
+    assert {name: triggers(workflow) for name, workflow in OURS.items()} == {
+        "newest": {"schedule", "workflow_dispatch"},
+        "tests": {"push", "pull_request"},
+        "wheel": {"push"},
+    }
+    assert OURS["wheel"][True] == {"push": {"tags": ["v*"]}}
+
+
+def test_our_own_run_scripts_that_are_there() -> None:
+    scripts = [
+        word for workflow in OURS.values() for step in steps(workflow) for word in step.get("run", "").split()[:1]
+    ]
+    scripts = [word for word in scripts if word.startswith(".ci/")]
+    assert set(scripts) == {".ci/run", ".ci/newest", ".ci/sets", ".ci/wheel"}
+    assert all(os.access(REPOSITORY / script, os.X_OK) for script in scripts)
+
+
+@pytest.mark.parametrize("workflow", [*WORKFLOWS, *OURS.values()], ids=lambda workflow: workflow["name"])
 def test_a_workflow_is_hardened(workflow: dict[Any, Any]) -> None:
     assert workflow["permissions"] == {}
     assert "pull_request_target" not in triggers(workflow)
@@ -60,6 +85,7 @@ def test_no_stranger_s_code_runs_where_a_token_may_write() -> None:
 
 def test_no_secret_is_where_strangers_run() -> None:
     assert "secrets." not in PAGE
+    assert not any("secrets." in str(workflow) for workflow in OURS.values())
 
 
 def test_the_commands_are_ours() -> None:
