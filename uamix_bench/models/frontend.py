@@ -3,7 +3,7 @@
 Both take ``waveforms`` (B, S) float32 and ``lengths`` (B,) int64 in samples, and return ``frames`` (B, T, F)
 float32 and ``counts`` (B,) int64. Row b holds clip b's own ``counts[b]`` frames, then exact zeros. What
 stands in a waveform past its length is ignored, and no clip depends on its neighbours: a clip gets in a batch
-what it gets alone, on one CPU thread bit for bit, elsewhere to the rounding of sums in another order.
+what it gets alone, with MKL on one CPU thread bit for bit, elsewhere to the rounding of sums in another order.
 """
 
 from __future__ import annotations
