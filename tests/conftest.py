@@ -18,6 +18,26 @@ if TYPE_CHECKING:
     from uamix_bench.tuning.data import Frames
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Files whose tests are small, of every room: together they take about a minute of one core. Single tests elsewhere bear
+# the mark `quick` themselves.
+QUICK = {
+    *(
+        "test_architecture",
+        "test_card",
+        "test_classifiers",
+        "test_compare",
+        "test_docs_ci",
+        "test_embedding",
+        "test_export",
+    ),
+    *("test_files", "test_frontend", "test_gate", "test_health", "test_install", "test_metrics", "test_model"),
+    *("test_promises", "test_ranking", "test_registry", "test_results", "test_statistics", "test_task", "test_text"),
+    *("test_timings", "test_training_records", "test_vit"),
+    *("test_floors", "test_formats", "test_official"),
+    *("test_page", "test_published"),
+    *("test_aliases_partial", "test_esc50"),
+    *("test_classifier", "test_contrastive", "test_mixing", "test_nnclr", "test_splits"),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +50,11 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in QUICK:
+            item.add_marker("quick")
     if config.getoption("--slow"):
         return
     for item in items:

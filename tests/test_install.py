@@ -69,3 +69,9 @@ def test_an_older_torch_may_stay() -> None:
     ranges = {requirement.name: requirement.specifier for requirement in requirements()}
     for name, version in {"torch": "2.11.0", "torchvision": "0.26.0", "torchaudio": "2.11.0"}.items():
         assert version in ranges[name]
+
+
+def test_the_quick_files_are_there() -> None:
+    from .conftest import QUICK
+
+    assert {path.stem for path in Path(__file__).parent.rglob("test_*.py")} >= QUICK

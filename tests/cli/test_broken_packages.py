@@ -38,7 +38,7 @@ def bench(site: Path, home: Path, *arguments: str) -> subprocess.CompletedProces
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("fewshot", "-m", "uamix", "--episodes", "20"),
+        pytest.param(("fewshot", "-m", "uamix", "--episodes", "20"), marks=pytest.mark.quick),
         ("tune", "--recipe", "tiny", "--data", "synthetic", "--out", "tuned", "--dry-run"),
         ("models", "check", "uamix"),
     ],
@@ -57,6 +57,7 @@ def test_a_torchvision_for_another_torch_is_one_line_that_blames_no_plugin(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.quick
 def test_a_torch_that_does_not_load_is_named(tmp_path: Path) -> None:
     done = bench(
         broken(tmp_path / "site", torch=LIBRARY), tmp_path / "home", "fewshot", "-m", "logmel", "-t", "synthetic"
@@ -102,6 +103,7 @@ def _raised(code: str, folder: Path) -> BenchError:
     return caught.value
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("raises", "reason"),
     [
@@ -126,6 +128,7 @@ def test_a_package_under_a_model_is_named_and_not_the_model(
     assert "repair the file" not in str(error)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("code", "named"),
     [
@@ -143,6 +146,7 @@ def test_what_a_model_imports_and_does_not_get_is_named(code: str, named: str, t
     assert re.match(named, str(error))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "code",
     [
@@ -160,6 +164,7 @@ def test_what_is_the_model_s_own_fault_stays_its_own(code: str, tmp_path: Path) 
     assert error.exit_code == 3
 
 
+@pytest.mark.quick
 def test_a_helper_beside_the_model_is_the_model_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "helper_of_mine.py").write_text("raise OSError('out of order')\n")
