@@ -17,7 +17,7 @@ from uamix_bench.models.model import AudioModel
 from uamix_bench.models.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, find_shape
 from uamix_bench.plugins.card import ModelCard, read_card
 
-from .formats import refuse_others
+from .formats import own_tensors
 
 # AudioSet's statistics: dataset.py and main_pretrain.py of the official code; the spread is doubled when dividing.
 MEAN, STD = -4.2677393, 4.5689974
@@ -127,9 +127,9 @@ class AudioMAE(AudioModel):
         """Builds the model of a file; width and depth follow from its tensors."""
         checkpoint = read_checkpoint(path)
         what = "AudioMAE"
-        refuse_others(checkpoint, "audiomae", what)
-        tensors = encoder_keys(checkpoint.tensors)
-        found = find_shape(tensors, path=path, what=what, published=not _any(checkpoint.tensors, "encoder.stem."))
+        stored = own_tensors(checkpoint, "audiomae", what)
+        tensors = encoder_keys(stored)
+        found = find_shape(tensors, path=path, what=what, published=not _any(stored, "encoder.stem."))
         norm = _any(tensors, "encoder.norm.") or not _any(tensors, "fc_norm.")
         with torch.device("meta"):
             model = cls(ViTShape(found.width, found.depth, found.width // HEAD_DIM), norm)

@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from uamix_bench.models.checkpoint import load_state, read_checkpoint, read_settings
+from uamix_bench.models.checkpoint import load_state, read_checkpoint, read_settings, with_remark
 from uamix_bench.models.frontend import KaldiFbank
 from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins.card import ModelCard, read_card
 from uamix_bench.util.errors import BadInputError
 
-from .formats import refuse_others
+from .formats import own_tensors
 
 # BEATs.py, preprocess: the filterbank is taken of a waveform at the scale of 16-bit integers (in [-1, 1], quiet bins
 # would meet the filterbank's floor), and the spread is doubled when dividing.
@@ -238,18 +238,21 @@ class BEATs(AudioModel):
     def from_checkpoint(cls, path: Path) -> BEATs:
         """Builds the model of a file, as its cfg says."""
         checkpoint = read_checkpoint(path)
-        refuse_others(checkpoint, "beats", "BEATs")
         if any(key.startswith("quantize") for key in checkpoint.tensors):  # Tokenizers.py: quantize, quantize_layer
             raise BadInputError(path, "this is a BEATs tokenizer, not a BEATs model", "name a BEATs_iter*.pt file")
-        if not any(key.endswith("patch_embedding.weight") for key in checkpoint.tensors):
+        tensors = own_tensors(checkpoint, "beats", "BEATs")
+        if not any(key.endswith("patch_embedding.weight") for key in tensors):
             raise BadInputError(path, "holds no patch_embedding.weight, so it is no checkpoint of BEATs", _SEE)
         cfg = checkpoint.extras.get("cfg")
         official = cfg if isinstance(cfg, dict) else None
         config = read_settings(checkpoint, Config, official, what="BEATs", see=_SEE)
         with torch.device("meta"):
             model = cls(config)
-        load_state(model, encoder_keys(checkpoint.tensors), path=path, what="BEATs")
-        model.metadata = {**checkpoint.metadata, "cfg": config.model_dump_json(), "sha256": checkpoint.sha256}
+        load_state(model, encoder_keys(tensors), path=path, what="BEATs")
+        metadata = checkpoint.metadata
+        if "cfg" not in metadata and "deep_norm" not in (official or {}):
+            metadata = with_remark(metadata, "the cfg lacks deep_norm, so it is taken as false, BEATsConfig's default")
+        model.metadata = {**metadata, "cfg": config.model_dump_json(), "sha256": checkpoint.sha256}
         return model
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from uamix_bench.models.checkpoint import Checkpoint
+from uamix_bench.models.checkpoint import WRAPPERS, Checkpoint, unwrapped
 from uamix_bench.util.errors import BadInputError
 
 _BEATS = "patch_embedding.weight"
@@ -16,28 +16,50 @@ _MAE_AST = ("enc_sine_pos_embed.pe", "stem.positions")
 _POSITIONS = {64 * 8: "audiomae", 62 * 8: "maskspec"}
 _M2D_MEL_BINS = 80
 
+# Tensors by which an encoder is found under a wrapper's prefix: official names, and those of our own files.
+_MARKS = {
+    "beats": (
+        _BEATS,
+        "encoder.pos_conv.0.bias",
+        "encoder.layers.0.fc1.weight",
+        f"stem.{_BEATS}",
+        "blocks.0.fc1.weight",
+    ),
+    "mae-ast": (*_MAE_AST, "encoder.layers.0.fc1.weight", "blocks.0.linear1.weight"),
+}
+_MAE_STEM = ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias")
+_MAE_REST = ("blocks.0.norm1.weight", "blocks.0.attn.qkv.weight", "norm.weight")
+_MAE_MARKS = (
+    *(*_MAE_STEM, *_MAE_REST),
+    *(f"encoder.stem.{name}" for name in _MAE_STEM),
+    *(f"encoder.{name}" for name in _MAE_REST),
+)
 
-def refuse_others(checkpoint: Checkpoint, name: str, what: str) -> None:
-    """Refuses a checkpoint of another model; one that is nobody's passes, for the adapter to say what it lacks.
+
+def own_tensors(checkpoint: Checkpoint, name: str, what: str, wrappers: Sequence[str] = WRAPPERS) -> dict[str, Tensor]:
+    """The state dict of a model's own checkpoint, without the prefix of a wrapper; that of another model is refused.
 
     Args:
         checkpoint: Official, or converted by us.
         name: The name on the command line of the model that was asked for.
         what: The same for the error line (``AudioMAE``).
+        wrappers: The prefixes that are known.
 
     Raises:
-        BadInputError: It is another model's; the line says how to give it.
+        BadInputError: It is another model's, and the line says how to give it; or nobody's.
     """
     other = owner(checkpoint.tensors)
     if other not in (None, name):
         raise BadInputError(checkpoint.path, f"is a checkpoint of {other}, not of {what}", f"give it as {other}=PATH")
+    marks = _MARKS.get(name, _MAE_MARKS)
+    return unwrapped(checkpoint.tensors, marks, path=checkpoint.path, what=what, wrappers=wrappers)
 
 
 def owner(tensors: Mapping[str, Tensor]) -> str | None:
     """Returns the name on the command line of the model that such tensors belong to, or None."""
     if any(key.endswith(_BEATS) for key in tensors):
         return "beats"
-    if any(key in tensors for key in _MAE_AST):
+    if any(_encoder_tensor(tensors, name) is not None for name in _MAE_AST):
         return "mae-ast"
     patch, positions = (_encoder_tensor(tensors, name) for name in ("patch_embed.proj.weight", "pos_embed"))
     if patch is None or patch.ndim != 4 or patch.shape[1] != 1 or positions is None or positions.ndim != 3:

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from uamix_bench.models.checkpoint import Checkpoint, load_state, read_checkpoint
+from uamix_bench.models.checkpoint import WRAPPERS, Checkpoint, load_state, read_checkpoint
 from uamix_bench.models.frontend import LogMel
 from uamix_bench.models.model import AudioModel
 from uamix_bench.models.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, find_shape
 from uamix_bench.plugins.card import ModelCard, read_card
 from uamix_bench.util.errors import BadInputError
 
-from .formats import refuse_others
+from .formats import own_tensors
 
 MEL_BINS = 80
 EPS = torch.finfo(torch.float32).eps  # added to a mel energy before the logarithm
@@ -32,7 +32,7 @@ FRONT_ENDS = {
     "32k": LogMel(32_000, 800, 800, 320, MEL_BINS, 50.0, 16_000.0, log_offset=EPS),
 }
 NORM_STATS = (-7.1, 4.2)  # mean and spread of AudioSet, of the files of 2022, which hold none
-PREFIXES = ("module.ar.runtime.backbone.", "backbone.", "")  # fine-tuned in EVAR; a whole runtime; an encoder
+PREFIXES = (*WRAPPERS, "ar.runtime.", "backbone.")  # of files fine-tuned in EVAR, and of whole runtimes
 FIELD = re.compile(r"80x(?P<frames>\d{1,5})p(?P<mel>\d{1,2})x(?P<width>\d{1,4})(p(?P<rate>[^p]*)(p.*)?)?")
 
 
@@ -63,6 +63,7 @@ class M2D(AudioModel):
     """
 
     card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
+    adapter_version = "2"  # 1 zero-padded a clip shorter than a window before it was reflected
     poolings = ("stacked", "mean")
     norm_stats: Tensor
 
@@ -154,7 +155,7 @@ class M2D(AudioModel):
     def token_columns(self, samples: int) -> int:
         """Time columns, of all chunks, that a clip of `samples` samples takes."""
         shape = self.encoder.shape
-        frames = 1 + max(samples, self.log_mel.n_fft) // self.log_mel.hop_length
+        frames = 1 + max(samples, self.log_mel.shortest) // self.log_mel.hop_length
         chunks, rest = divmod(int(self._kept(torch.tensor(frames))), self.chunk)
         return chunks * shape.columns + min(-(-rest // shape.patch_frames), shape.columns)
 
@@ -173,13 +174,13 @@ class M2D(AudioModel):
             BadInputError: The file is not one of M2D's, or neither its folder's name nor its own says the sizes.
         """
         checkpoint = read_checkpoint(path)
-        refuse_others(checkpoint, "m2d", "M2D")
-        tensors = encoder_keys(without_prefix(checkpoint.tensors), beside="norm_stats")
+        tensors = encoder_keys(own_tensors(checkpoint, "m2d", "M2D", PREFIXES), beside="norm_stats")
         found = find_shape(tensors, path=path, what="M2D")
         sizes = read_sizes(checkpoint)
         with torch.device("meta"):
             model = cls(sizes, found.width, found.depth)
-        tensors = {"norm_stats": torch.tensor(NORM_STATS), **tensors}
+        stats = checkpoint.tensors.get("norm_stats", torch.tensor(NORM_STATS))  # some releases have it beside
+        tensors = {"norm_stats": stats, **tensors}
         load_state(model, tensors, path=path, what=f"M2D {sizes}")
         model.metadata = {**checkpoint.metadata, "sizes": str(sizes), "sha256": checkpoint.sha256}
         return model
@@ -210,13 +211,3 @@ def read_sizes(checkpoint: Checkpoint) -> Sizes:
     if not 0 < sizes.patch_frames <= sizes.frames or not sizes.patch_mel or MEL_BINS % sizes.patch_mel:
         raise BadInputError(checkpoint.path, f"is named {sizes}, which no patches fill", "restore the folder's name")
     return sizes
-
-
-def without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Takes from a runtime's or a fine-tuned file's keys the prefix of its encoder, and leaves out all without it."""
-    prefix = next((prefix for prefix in PREFIXES if f"{prefix}cls_token" in tensors), "")
-    return {
-        key.removeprefix(prefix): value
-        for key, value in tensors.items()
-        if key.startswith(prefix) or key == "norm_stats"
-    }

@@ -22,7 +22,7 @@ from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins.card import ModelCard, read_card
 from uamix_bench.util.errors import BadInputError
 
-from .formats import refuse_others
+from .formats import own_tensors
 
 MEL_BINS = 128
 EPSILON = 1e-5  # of nn.BatchNorm2d, which mae_ast.py leaves at its default
@@ -188,8 +188,8 @@ class MAEAST(AudioModel):
     def from_checkpoint(cls, path: Path) -> MAEAST:
         """Builds the model of a file, as its cfg says."""
         checkpoint = read_checkpoint(path)
-        refuse_others(checkpoint, "mae-ast", "MAE-AST")
-        if not checkpoint.tensors.keys() & {"enc_sine_pos_embed.pe", "stem.positions"}:
+        tensors = own_tensors(checkpoint, "mae-ast", "MAE-AST")
+        if not tensors.keys() & {"enc_sine_pos_embed.pe", "stem.positions"}:
             raise BadInputError(path, "holds no enc_sine_pos_embed.pe, so it is no checkpoint of MAE-AST", _SEE)
         cfg: Any = checkpoint.extras.get("cfg")
         whole = isinstance(cfg, dict) and all(isinstance(cfg.get(part), dict) for part in ("model", "task"))
@@ -197,7 +197,7 @@ class MAEAST(AudioModel):
         config = read_settings(checkpoint, Config, official, what="MAE-AST", see=_SEE)
         with torch.device("meta"):
             model = cls(config)
-        load_state(model, encoder_keys(checkpoint.tensors), path=path, what="MAE-AST")
+        load_state(model, encoder_keys(tensors), path=path, what="MAE-AST")
         model.metadata = {**checkpoint.metadata, "cfg": config.model_dump_json(), "sha256": checkpoint.sha256}
         return model
 

@@ -180,6 +180,22 @@ def test_safetensors_of_the_state_load_as_the_same_model(tmp_path: Path, tiny: A
     np.testing.assert_array_equal(again.embed([sound(9_000)], RATE), tiny.embed([sound(9_000)], RATE))
 
 
+def test_a_cfg_without_deep_norm_is_said(tmp_path: Path, tiny: Any) -> None:
+    """The class default is the other value than that of all published files."""
+    assert not tiny.remarks
+    path = save(
+        tmp_path, without_deep_norm := {k: v for k, v in SETTINGS.items() if k != "deep_norm"}, beats_state(SETTINGS)
+    )
+    with pytest.warns(UserWarning, match="beats: the cfg lacks deep_norm, so it is taken as false"):
+        model = load_model(BEATs, path, device="cpu")
+    assert model.remarks == ("the cfg lacks deep_norm, so it is taken as false, BEATsConfig's default",)
+    wanted = reference(sound(9_000), without_deep_norm | {"deep_norm": False}, beats_state(SETTINGS))
+    assert distance(model.embed([sound(9_000)], RATE)[0], wanted.mean(0)) < 1e-5
+    write_safetensors(tmp_path / "model.safetensors", model.state_dict(), model.metadata)
+    with pytest.warns(UserWarning, match="lacks deep_norm"):
+        assert load_model(BEATs, tmp_path / "model.safetensors", device="cpu").remarks == model.remarks
+
+
 def without(key: str) -> Callable[[State], State]:
     return lambda state: {name: value for name, value in state.items() if name != key}
 

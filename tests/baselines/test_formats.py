@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from uamix_bench import load_model
@@ -34,6 +35,43 @@ def test_the_other_model_is_named(files: dict[str, list[Path]], asked: str, give
     for path in files[given]:
         with pytest.raises(BadInputError, match=rf"is a checkpoint of {given}, not of .*; give it as {given}=PATH"):
             load_model(asked, path, device="cpu")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "encoder.", "module._orig_mod.model."])
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_wrappers_put_before_the_keys_changes_nothing(
+    files: dict[str, list[Path]], name: str, prefix: str, tmp_path: Path
+) -> None:
+    """Also of our own files, and beside tensors of others."""
+    path = files[name][0]
+    content = torch.load(path, weights_only=False)
+    content["model"] = {f"{prefix}{key}": value for key, value in content["model"].items()}
+    content["model"]["head.weight"] = torch.ones(3)
+    wrapped = tmp_path / path.parent.name / path.name  # M2D's folder says its sizes
+    wrapped.parent.mkdir()
+    torch.save(content, wrapped)
+    own = torch.load(wrapped, weights_only=False)
+    own["model"] = {f"{prefix}{key}": value for key, value in load_file(files[name][1]).items()}
+    torch.save(own, wrapped.with_name("own.pth"))
+    expected = load_model(name, path, device="cpu").state_dict()
+    for file in (wrapped, wrapped.with_name("own.pth")):
+        found = load_model(name, file, device="cpu").state_dict()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
+    if name != "m2d":
+        with pytest.raises(BadInputError, match=rf"is a checkpoint of {name}, not of M2D"):
+            load_model("m2d", wrapped, device="cpu")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_prefix_that_no_wrapper_writes_is_named(files: dict[str, list[Path]], name: str, tmp_path: Path) -> None:
+    content = torch.load(files[name][0], weights_only=False)
+    content["model"] = {f"online.{key}": value for key, value in content["model"].items()}
+    path = tmp_path / files[name][0].parent.name / "m.pth"
+    path.parent.mkdir()
+    torch.save(content, path)
+    with pytest.raises(BadInputError, match=r"its keys begin with 'online\.', which no known wrapper puts there; save"):
+        load_model(name, path, device="cpu")
 
 
 def m2d(patch: tuple[int, int], positions: int, prefix: str = "") -> dict[str, Tensor]:

@@ -153,13 +153,15 @@ def test_every_size_is_what_torchaudio_and_timm_give(tmp_path: Path, release: st
     model = load_model(M2D, saved(tmp_path / release, state, **extra), device="cpu", input=given)  # type: ignore[arg-type]
     assert model.sample_rate == (32_000 if sizes.rate == "32k" else 16_000)
     hop = model.sample_rate // 100
-    for frames in (4, 101, sizes.frames, sizes.frames + 1, sizes.frames + 45):
-        wave = sound(hop * (frames - 1) + 7)
+    half = model.log_mel.n_fft // 2  # from one more sample on the authors' code reflects a clip, and before it cannot
+    whole = [hop * (frames - 1) + 7 for frames in (4, 101, sizes.frames, sizes.frames + 1, sizes.frames + 45)]
+    for samples in (half + 1, half + 37, 2 * half - 1, *whole):
+        wave = sound(samples)
         steps = reference(state, sizes, wave, stats, whole=given == "native")
-        assert model.token_columns(len(wave)) == len(steps), frames
-        assert distance(pooled(model, "stacked", wave), steps.mean(dim=0)) < 1e-5, frames
+        assert model.token_columns(len(wave)) == len(steps), samples
+        assert distance(pooled(model, "stacked", wave), steps.mean(dim=0)) < 1e-5, samples
         flat = steps.unflatten(1, (-1, WIDTH)).mean(dim=(0, 1))
-        assert distance(pooled(model, "mean", wave), flat) < 1e-5, frames
+        assert distance(pooled(model, "mean", wave), flat) < 1e-5, samples
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", "module.ar.runtime.backbone."])
@@ -174,7 +176,8 @@ def test_prefixes_of_runtimes_and_fine_tuned_files(tmp_path: Path, prefix: str) 
 @pytest.mark.parametrize("given", ["native", "official"])
 def test_a_clip_gets_in_a_batch_what_it_gets_alone(tmp_path: Path, given: str) -> None:
     model = load_model(M2D, saved(tmp_path / TRAINING, state_of(RELEASES[TRAINING])), device="cpu", input=given)  # type: ignore[arg-type]
-    waves = [sound(length, seed=length) for length in (160, 1_600, 16_000, 52_803, 97_280, 97_290, 160_000, 210_000)]
+    lengths = (160, 237, 399, 1_600, 16_000, 52_803, 97_280, 97_290, 160_000, 210_000)
+    waves = [sound(length, seed=length) for length in lengths]
     assert_tokens_alike_in_a_batch(model, waves, rows=5)
     for how in model.poolings:
         model.pooling = how
@@ -209,7 +212,8 @@ def test_what_lacks_tensors_is_refused(tmp_path: Path) -> None:
     lacking = {key: value for key, value in state.items() if not key.startswith("blocks.1.mlp")}
     assert "lacks 4 of 31 encoder tensors (encoder.blocks.1.mlp" in refusal(saved(tmp_path / "a" / TRAINING, lacking))
     blocks = {key: value for key, value in state.items() if key.startswith("blocks")}
-    assert "not a checkpoint of M2D" in refusal(saved(tmp_path / "b" / TRAINING, blocks))
+    assert "lacks 6 of 31 encoder tensors" in refusal(saved(tmp_path / "b" / TRAINING, blocks))  # counts are the file's
+    assert "no checkpoint of M2D" in refusal(saved(tmp_path / "c" / TRAINING, {"lm_head.weight": torch.ones(2)}))
     for width in (0, 100):
         odd = {**state, "patch_embed.proj.weight": torch.zeros(width, 1, 16, 16)}
         assert "not a checkpoint of M2D" in refusal(saved(tmp_path / f"c{width}" / TRAINING, odd))

@@ -304,3 +304,39 @@ def test_narrow_terminals_shorten_names_and_never_numbers(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
     show(table)
     assert "a-model-with-a-long-name  local/a-task-with-a-long-name" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("UAMIX_BENCH_FEWSHOT_DEVCE", "UAMIX_BENCH_FEWSHOT_DEVICE"),
+        ("UAMIX_BENCH_HOMES", "UAMIX_BENCH_HOME"),
+        ("UAMIX_BENCH_MODELS_CONVERT_DTYP", "UAMIX_BENCH_MODELS_CONVERT_DTYPE"),
+        ("UAMIX_BENCH_CACHESIZE", "UAMIX_BENCH_CACHE_SIZE"),
+    ],
+)
+def test_an_unknown_variable_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str, known: str) -> None:
+    monkeypatch.setenv(known, "1")
+    assert not cli.unknown_variables()
+    monkeypatch.setenv(name, "x")
+    (line,) = cli.unknown_variables()
+    assert line == f"{name} is set, and no such variable is known; did you mean '{known}'?"
+    if "HOME" not in known:
+        assert f"uamix-bench: warning: {line}" in bench("models", "ls").err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of addresses")
+@pytest.mark.parametrize(
+    "mib", [60, 300, pytest.param(900, marks=pytest.mark.slow), pytest.param(2_500, marks=pytest.mark.slow)]
+)
+def test_too_few_addresses_are_the_machine_s_fault(mib: int, sounds: Path, tmp_path: Path) -> None:
+    """Wherever that is met: in Python, in numpy, or as torch's libraries are mapped."""
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({mib << 20}, {mib << 20})); "
+        "import sys; from uamix_bench.cli import main; "
+        f"sys.exit(main(['fewshot', '-m', 'uamix', '--task', {str(sounds)!r}, '--n', '3', '--k', '1', '--q', '2']))"
+    )
+    done = _python(code, tmp_path)
+    assert done.returncode == 4
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(f"not enough of it within the limit of {mib:,} MiB of addresses; raise it (ulimit -v)")

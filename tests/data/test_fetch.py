@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import json
 import signal
@@ -44,6 +45,7 @@ class Server(ThreadingHTTPServer):
         self.length: int | None = None  # what Content-Length says, if not the truth
         self.requests: list[dict[str, str]] = []
         self.gate: threading.Event | None = None
+        self.location = "/a/model.pth?signature=SECRET"
 
     def handle_error(self, *_: object) -> None:
         """A client that hangs up is no news."""
@@ -65,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         if self.path == "/redirect":
             self.send_response(302)
-            self.send_header("Location", "/a/model.pth?signature=SECRET")
+            self.send_header("Location", server.location)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -233,6 +235,56 @@ def test_a_length_that_promises_too_little(server: Server, tmp_path: Path, facts
     server.length = len(CONTENT) - 7
     with pytest.raises(BadInputError, match="published"):
         fetch.download(server.file(**facts), tmp_path)
+    assert visible(tmp_path) == set()
+
+
+@pytest.mark.parametrize("surplus", [1, 10_000_000])
+def test_a_body_that_goes_on_past_the_published_size_is_left(server: Server, tmp_path: Path, surplus: int) -> None:
+    """Without a length, or in pieces; what is written never passes the size."""
+    server.length, server.content = -1, CONTENT + bytes(surplus)
+    seen: list[int] = []
+
+    class Watching(Progress):
+        @contextmanager
+        def bar(self, *_: Any, **__: Any) -> Iterator[Callable[[int, str], None]]:
+            yield lambda count, _: seen.append(count)
+
+    with pytest.raises(BadInputError, match="sends more than the published 640,000 bytes"):
+        fetch.download(server.file(bytes=len(CONTENT)), tmp_path, progress=Watching())
+    assert sum(seen) <= len(CONTENT)
+    assert visible(tmp_path) == set()
+    server.headers["Transfer-Encoding"], server.length = "chunked", len(CONTENT)
+    server.content = b"%x\r\n%s\r\n0\r\n\r\n" % (len(CONTENT) + surplus, CONTENT + bytes(surplus))
+    with pytest.raises(BadInputError, match="sends more than the announced 640,000 bytes"):
+        fetch.download(server.file(), tmp_path)
+    assert visible(tmp_path) == set()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip", "x\x1b[2J"])
+def test_a_body_that_is_encoded_though_that_was_not_asked_is_refused(
+    server: Server, tmp_path: Path, encoding: str
+) -> None:
+    server.content, server.headers = gzip.compress(CONTENT), {"Content-Encoding": encoding}
+    with pytest.raises(BadInputError, match=r"127\.0\.0\.1 sends the file encoded \(") as caught:
+        fetch.download(server.file(), tmp_path)
+    assert "\x1b" not in str(caught.value)
+    assert visible(tmp_path) == set()
+    server.content, server.headers = CONTENT, {"Content-Encoding": "identity"}
+    assert fetch.download(server.file(), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["http://[::1", "http://", "//[", "http://a b/", "http://127.0.0.1:99999/", "file:///etc/passwd", "\xff\xfe://",
+     "http://.", "http://xn--\xff/", "http://%zz/", "https://user:SECRET@/", "/redirect"],
+)  # fmt: skip
+def test_a_malformed_redirect_is_one_line(server: Server, tmp_path: Path, location: str) -> None:
+    server.location = location
+    file = server.file(url=f"http://127.0.0.1:{server.server_port}/redirect")
+    with pytest.raises(MachineError) as caught:
+        fetch.download(file, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "SECRET" not in str(caught.value)
     assert visible(tmp_path) == set()
 
 

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import pathlib
 import pickle
 import random
@@ -177,6 +178,103 @@ def test_every_layout_opens(tmp_path: Path, layout: str, zipped: bool) -> None:
     assert checkpoint.extras == {"epoch": 3}
     assert checkpoint.metadata == {}
     assert checkpoint.stubbed == ()
+
+
+KEYS = ("model_state_dict", "model_state", "net", "weights", "params", "teacher")
+
+
+@pytest.mark.parametrize("key", [*KEYS, "anything", "model_ema"])
+def test_the_only_state_dict_is_found_under_any_key(tmp_path: Path, key: str) -> None:
+    content = {key: weights(), "epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}}
+    for path in (saved(tmp_path / "m.pth", content), saved(tmp_path / "t.pth", (3, {"lr": 0.1}, content))):
+        checkpoint = read_checkpoint(path)
+        assert_same(checkpoint.tensors, weights())
+        assert checkpoint.extras["epoch"] == 3
+        assert "remarks" not in checkpoint.metadata
+    for pair in ((weights(), {"state": {}}), [weights(), 0.5], {"model": {"state_dict": weights()}}):
+        assert_same(read_checkpoint(saved(tmp_path / "n.pth", pair)).tensors, weights())
+
+
+def other_weights() -> dict[str, Tensor]:
+    return {name: value + 1 for name, value in weights().items()}
+
+
+def test_several_state_dicts_are_named_and_one_is_taken_by_key(tmp_path: Path) -> None:
+    content = {"student": weights(), "critic": other_weights(), "epoch": 3}
+    path = saved(tmp_path / "m.pth", content)
+    assert refusal(path).startswith("holds several state dicts, under 'student', 'critic'; save one of them alone")
+    for key in ("student", "critic"):
+        checkpoint = read_checkpoint(path, key=key)
+        assert_same(checkpoint.tensors, content[key])
+        assert checkpoint.extras["epoch"] == 3
+    assert_same(
+        read_checkpoint(saved(tmp_path / "t.pth", [content, weights()]), key="0.critic").tensors, other_weights()
+    )
+    assert refusal(saved(tmp_path / "n.pth", {"net": weights(), "params": weights()})).startswith("holds several state")
+    with pytest.raises(BadInputError, match="holds no tensors under 'epoch'; keys that hold some: 'student', 'critic'"):
+        read_checkpoint(path, key="epoch")
+    write_safetensors(tmp_path / "m.safetensors", weights(), {})
+    with pytest.raises(BadInputError, match="is a safetensors file, which has no key 'model'"):
+        read_checkpoint(tmp_path / "m.safetensors", key="model")
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict"])
+def test_a_moving_average_beside_the_weights_is_taken_and_said(tmp_path: Path, key: str) -> None:
+    average = {f"module.{name}": value for name, value in other_weights().items()}
+    path = saved(tmp_path / "m.pth", {key: weights(), "model_ema": average})
+    checkpoint = read_checkpoint(path)
+    assert_same(checkpoint.tensors, average)
+    assert checkpoint.metadata["remarks"] == (
+        f"the weights are those under 'model_ema'; '{key}' holds others of the same names (to evaluate those, save "
+        f"read_checkpoint(path, key='{key}').tensors in a file)"
+    )
+    assert_same(read_checkpoint(path, key=key).tensors, weights())
+    assert read_checkpoint(path, key=key).metadata == {}
+    equal = read_checkpoint(saved(tmp_path / "m.pth", {key: weights(), "model_ema": weights()}))
+    assert equal.metadata == {}
+    foreign = read_checkpoint(saved(tmp_path / "m.pth", {key: weights(), "model_ema": {"gain": torch.ones(2)}}))
+    assert_same(foreign.tensors, weights())
+    assert foreign.metadata == {}
+    student = read_checkpoint(saved(tmp_path / "m.pth", {"teacher": weights(), "student": other_weights()}))
+    assert_same(student.tensors, weights())
+    assert "those under 'teacher'; 'student' holds others" in student.metadata["remarks"]
+
+
+PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "model.",
+    "encoder.",
+    "module._orig_mod.",
+    "_orig_mod.model.encoder.",
+    "model.model.",
+)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_load_state_looks_behind_the_prefixes_of_wrappers(tmp_path: Path, prefix: str) -> None:
+    source, module = network(), network()
+    tensors = {f"{prefix}{key}": value for key, value in source.state_dict().items()}
+    load_state(module, {"head.weight": torch.ones(2), **tensors}, path=tmp_path / "m.pth", what="x")
+    assert_same(dict(module.state_dict()), dict(source.state_dict()))
+
+
+def test_prefixes_that_real_wrappers_write(tmp_path: Path) -> None:
+    source, module = network(), network()
+    for wrapped in (nn.DataParallel(source), torch.compile(source), nn.DataParallel(torch.compile(source))):
+        load_state(module, wrapped.state_dict(), path=tmp_path / "m.pth", what="x")
+        assert_same(dict(module.state_dict()), dict(source.state_dict()))
+        nn.init.zeros_(module[0].weight)
+
+
+def test_other_prefixes_are_named(tmp_path: Path) -> None:
+    full, path = network().state_dict(), tmp_path / "m.pth"
+    with pytest.raises(BadInputError, match=r"its keys begin with 'net.encoder.', which no known wrapper puts there"):
+        load_state(network(), {f"net.encoder.{key}": value for key, value in full.items()}, path=path, what="x")
+    both = {f"{prefix}{key}": value for prefix in ("model.", "encoder.") for key, value in full.items()}
+    with pytest.raises(BadInputError, match=r"holds the tensors of x under 'encoder.' and 'model.'; save one of them"):
+        load_state(network(), both, path=path, what="x")
+    load_state(network(), {**both, **full}, path=path, what="x")  # the bare ones are meant
 
 
 def test_parameters_come_without_gradients_and_optimizer_tensors_are_left_out(tmp_path: Path) -> None:
@@ -627,6 +725,22 @@ def forged(header: dict[str, Any], data: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
+@pytest.mark.parametrize("kind", ["F4", "F6_E2M3", "F6_E3M2", "F3"])
+def test_types_that_torch_lacks_are_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "m.safetensors"
+    bits = 4 * int(kind[1])
+    path.write_bytes(forged({"w": {"dtype": kind, "shape": [4], "data_offsets": [0, bits // 8]}}, bytes(bits // 8)))
+    assert re.match(r"(w is of the type float4_e2m1fn_x2|holds values of the type F\w+), which", refusal(path))
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint64, torch.complex64])
+def test_types_that_torch_has_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {"w": torch.ones(3).to(dtype)}
+    for path in (tmp_path / "m.safetensors", tmp_path / "m.pth"):
+        write_safetensors(path, tensors, {}) if path.suffix == ".safetensors" else saved(path, tensors)
+        assert read_checkpoint(path).tensors["w"].dtype == dtype
+
+
 def test_damaged_safetensors_files(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     write_safetensors(path, weights(), {"a": "b"})
@@ -705,14 +819,14 @@ def test_load_state_names_what_is_missing_or_misshapen(tmp_path: Path) -> None:
     for key, value in full.items():  # each key in turn, missing and misshapen
         with pytest.raises(BadInputError) as caught:
             load_state(module, {k: v for k, v in full.items() if k != key}, path=path, what="AudioMAE")
-        expected = f"{path}: lacks 1 of 9 encoder tensors ({key}); this is not a checkpoint of AudioMAE"
+        expected = f"{path}: lacks 1 of 9 encoder tensors ({key}); this is no whole checkpoint of AudioMAE"
         assert str(caught.value) == expected
         longer = torch.zeros(*value.shape, 2)
         with pytest.raises(BadInputError) as caught:
             load_state(module, {**full, key: longer}, path=path, what="AudioMAE")
         assert f"({key} is {list(longer.shape)}, expected {list(value.shape)})" in str(caught.value)
-    with pytest.raises(BadInputError, match=r"lacks 9 of 9 .*0\.weight, .*\.\.\.\)"):
-        load_state(module, {f"module.{key}": value for key, value in full.items()}, path=path, what="AudioMAE")
+    with pytest.raises(BadInputError, match=r"holds no tensor of AudioMAE \(its keys: a0, a1, a2, a3, a4, \.\.\.\)"):
+        load_state(module, {f"a{index}": torch.ones(2) for index in range(9)}, path=path, what="AudioMAE")
     assert_same(dict(module.state_dict()), before)  # a refusal changes nothing
 
 
@@ -729,10 +843,8 @@ def test_a_small_file_that_asks_for_all_memory_is_at_fault_itself(
     def allocate(*_: object, **__: object) -> None:
         raise MemoryError
 
-    path = tmp_path / "file.pth"
-    with path.open("wb") as file:
-        file.write(LEGACY_PREFIX)
-        file.truncate(size)
+    path = saved(tmp_path / "file.pth", weights(), _use_new_zipfile_serialization=False)
+    os.truncate(path, size)
     monkeypatch.setattr("torch.load", allocate)
     with pytest.raises(kind, match=reason):
         read_checkpoint(path)

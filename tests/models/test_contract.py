@@ -14,6 +14,7 @@ from uamix_bench import AudioModel, load_model
 from uamix_bench.models.contract import check
 from uamix_bench.models.frontend import KaldiFbank
 from uamix_bench.plugins.registry import models
+from uamix_bench.util.errors import OwnCodeError
 
 from ..baselines.official import FORMATS, TINY, VIT_B, Size, checkpoint
 
@@ -178,3 +179,104 @@ def test_every_model_of_the_project_is_checked() -> None:
     assert {*FORMATS, *FLOORS, "uamix"} == {
         name for name, plugin in models().items() if plugin.entry_point.value.startswith("uamix_bench.")
     }
+
+
+# --- code that raises, and returns what it must not
+
+OWN = """
+import torch
+from uamix_bench import AudioModel
+from uamix_bench.models.frontend import KaldiFbank
+
+class Own(AudioModel):
+    sample_rate, embedding_dim = 16_000, 80
+
+    @classmethod
+    def from_checkpoint(cls, path):
+        return cls()
+
+    def frontend(self, waveforms, lengths):
+        return KaldiFbank(16_000, 80)(waveforms, lengths)
+
+    def tokens(self, spectrogram, lengths):
+        return spectrogram, torch.arange(spectrogram.shape[1]) < lengths[:, None]
+"""
+HEADS = {
+    "from_checkpoint": "    @classmethod\n    def from_checkpoint(cls, path):",
+    "frontend": "    def frontend(self, waveforms, lengths):",
+    "tokens": "    def tokens(self, spectrogram, lengths):",
+    "pool": "    def pool(self, tokens, mask, how):",
+}
+
+
+def own(folder: Path, method: str, body: str) -> tuple[str, int]:
+    """The name of a class whose `method` does `body`, and the line where that stands."""
+    text = f"{OWN}\nclass Bad(Own):\n{HEADS[method]}\n        {body}\n"
+    (folder / "own.py").write_text(text)
+    return f"{folder / 'own.py'}:Bad", text.count("\n")
+
+
+@pytest.mark.parametrize("method", HEADS)
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("{}['gain']", "KeyError: 'gain'"),
+        ("raise OSError('no such\\nserver')", "OSError: no such server"),
+        ("torch.ones(2) @ torch.ones(3)", "RuntimeError: "),
+        ("raise ValueError", "ValueError; repair it"),
+    ],
+)
+def test_code_that_raises_is_named_and_the_suite_stops(method: str, body: str, said: str, tmp_path: Path) -> None:
+    name, line = own(tmp_path, method, body)
+    (tmp_path / "weights").touch()
+    with pytest.raises(OwnCodeError) as caught:
+        load_model(name, tmp_path / "weights", device="cpu").embed([np.ones(8_000, np.float32)], 16_000)
+    assert str(caught.value).startswith(f"{tmp_path / 'own.py'}:{line}: {method} of Bad raises {said}")
+    assert caught.value.exit_code == 3
+    if method != "from_checkpoint":
+        (only,) = check(load_model(name, tmp_path / "weights", device="cpu"))
+        assert (only.name, only.passed) == ("embedding", False)
+        assert f"own.py:{line}: {method} of Bad raises" in only.reason
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "said"),
+    [
+        ("from_checkpoint", "cls()", "returns nothing, not a model"),
+        ("frontend", "return waveforms", r"returns \(1, 8000\) float32, not spectrogram and frame counts"),
+        ("frontend", "return None", "returns nothing, not spectrogram and frame counts"),
+        ("frontend", "return waveforms[0], lengths", r"returns \(8000,\) float32, not \(B, T, F\)"),
+        ("frontend", "return waveforms[..., None], len(lengths)", "returns a int, not a tensor as frame counts"),
+        ("frontend", "return waveforms[..., None], lengths / 2", r"returns \(1,\) float32, not counts \(B,\)"),
+        ("tokens", "return spectrogram", r"returns \(1, 48, 80\) float32, not tokens and mask"),
+        ("tokens", "return spectrogram, None", "returns nothing, not a tensor as mask"),
+        ("tokens", "return spectrogram, lengths, None", "returns 3 values, not tokens and mask"),
+        ("tokens", "return spectrogram, spectrogram[..., 0]", r"returns \(1, 48\) float32, not a mask \(B, L\) bool"),
+        ("tokens", "return spectrogram[:, :5], spectrogram[..., 0] > 0", r"returns \(1, 48\) bool, not a mask"),
+        ("tokens", "return spectrogram[0], lengths > 0", r"returns \(48, 80\) float32, not tokens \(B, L, D\)"),
+        ("pool", "return tokens", r"returns \(1, 48, 80\) float32, not \(B, embedding_dim\)"),
+        ("pool", "return tokens.mean(1).numpy()", "returns a ndarray, not a tensor"),
+    ],
+)
+def test_a_wrong_return_is_said_as_what_it_is(method: str, body: str, said: str, tmp_path: Path) -> None:
+    name, _ = own(tmp_path, method, body)
+    (tmp_path / "weights").touch()
+    with pytest.raises(OwnCodeError, match=f"{method} of Bad: {said}"):
+        load_model(name, tmp_path / "weights", device="cpu").embed([np.ones(8_000, np.float32)], 16_000)
+
+
+def test_memory_that_runs_out_in_own_code_is_the_machine_s(tmp_path: Path) -> None:
+    name, _ = own(tmp_path, "tokens", "raise RuntimeError('CUDA out of memory')")
+    (tmp_path / "weights").touch()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        load_model(name, tmp_path / "weights", device="cpu").embed([np.ones(8_000, np.float32)], 16_000)
+
+
+def test_a_clip_at_which_code_raises_is_named(tmp_path: Path) -> None:
+    name, _ = own(
+        tmp_path, "tokens", "assert len(spectrogram[0]) > 3, 'too short'; return super().tokens(spectrogram, lengths)"
+    )
+    (tmp_path / "weights").touch()
+    outcomes = check(load_model(name, tmp_path / "weights", device="cpu"))
+    assert [outcome.name for outcome in outcomes if not outcome.passed] == ["extremes"] == [outcomes[-1].name]
+    assert "AssertionError: too short (for 10 ms)" in outcomes[-1].reason

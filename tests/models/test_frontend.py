@@ -203,14 +203,26 @@ def test_a_clip_gets_in_a_batch_what_it_gets_alone(front_end: KaldiFbank | LogMe
 
 
 def test_frame_counts() -> None:
-    lengths = torch.tensor([0, 1, 399, 400, 559, 560, 160_000])
+    lengths = torch.tensor([0, 1, 201, 319, 320, 399, 400, 559, 560, 160_000])
     waveforms = noise(len(lengths), 160_000)
-    assert HANNING(waveforms, lengths)[1].tolist() == [1, 1, 1, 1, 1, 2, 998]
-    assert SLANEY(waveforms, lengths)[1].tolist() == [3, 3, 3, 3, 4, 4, 1_001]
+    assert HANNING(waveforms, lengths)[1].tolist() == [1, 1, 1, 1, 1, 1, 1, 1, 2, 998]
+    assert SLANEY(waveforms, lengths)[1].tolist() == [2, 2, 2, 2, 3, 3, 3, 4, 4, 1_001]
 
 
-def test_a_short_clip_is_padded_with_zeros_to_one_window() -> None:
-    for front_end, length in ((POVEY, 400), (SLANEY, 400), (EMPHASISED, 1_024)):
+@pytest.mark.parametrize("length", [201, 237, 319, 320, 321, 399, 400, 401])
+def test_a_clip_of_more_than_half_a_transform_is_reflected(length: int) -> None:
+    """Numpy's reflection, window by window and in float64: what torch.stft and nnAudio do from 201 samples on."""
+    samples = noise(length).double().numpy()
+    reflected = np.pad(samples, 200, mode="reflect")
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    frames = np.stack([reflected[at : at + 400] * window for at in range(0, length + 1, 160)])
+    mel = torchaudio.functional.melscale_fbanks(201, 50.0, 8_000.0, 80, 16_000, norm="slaney", mel_scale="slaney")
+    wanted = np.log(np.abs(np.fft.rfft(frames)) ** 2 @ mel.double().numpy() + 1.1920929e-7)
+    np.testing.assert_allclose(alone(SLANEY, noise(length)), wanted, atol=1e-4, rtol=0)
+
+
+def test_a_short_clip_is_padded_with_zeros_to_the_shortest_that_is_read() -> None:
+    for front_end, length in ((POVEY, 400), (SLANEY, 201), (EMPHASISED, 514)):
         padded = torch.nn.functional.pad(noise(100), (0, length - 100))
         torch.testing.assert_close(alone(front_end, noise(100)), alone(front_end, padded), atol=0, rtol=0)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,23 @@ def test_what_was_tampered_with_is_refused_by_name(stored: Path, path: str, valu
     assert stored.name in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "pydantic" not in str(caught.value)
+
+
+@pytest.mark.parametrize("repeated", ["first", "last"])
+def test_a_repeated_key_is_found_in_linear_time(repeated: str, tmp_path: Path) -> None:
+    """Four times the keys take about four times as long, with room for a machine that is busy."""
+
+    def seconds(keys: int) -> float:
+        members = [f'"{index:x}":0' for index in range(keys)]
+        at = "0" if repeated == "first" else f"{keys - 1:x}"
+        (tmp_path / "r.json").write_text("{" + ",".join([*members, f'"{at}":0']) + "}")
+        started = time.process_time()
+        with pytest.raises(BadInputError, match=f"the key '{at}' is repeated"):
+            load_result(tmp_path / "r.json")
+        return time.process_time() - started
+
+    seconds(10_000)
+    assert seconds(200_000) < 12 * min(seconds(50_000) for _ in range(3))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from importlib import import_module
 
 import click
@@ -27,6 +28,8 @@ COMMANDS = {
     "leaderboard": "Build a static leaderboard from result files.",
     "env": "Print what a bug report needs.",
 }
+
+_VARIABLES = ("UAMIX_BENCH_HOME", "UAMIX_BENCH_CACHE_SIZE", "UAMIX_BENCH_TEST_DATA")  # besides one for each option
 
 
 class Commands(click.Group):
@@ -97,6 +100,29 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
+def unknown_variables() -> list[str]:
+    """A line for each variable of the environment that is named like one of ours and is none."""
+    given = {name for name in os.environ if name.startswith("UAMIX_BENCH_")} - set(_VARIABLES)
+    if not given:
+        return []
+    known = {*_VARIABLES, *_option_variables(click.Context(cli, auto_envvar_prefix="UAMIX_BENCH"))}
+    unknown = sorted(given - known)
+    return [f"{name} is set, and no such variable is known; {nearest(name, sorted(known))}" for name in unknown]
+
+
+def _option_variables(context: click.Context) -> set[str]:
+    """The variables of all options of a command and of those below it."""
+    command, prefix = context.command, context.auto_envvar_prefix
+    options = [option for option in command.params if isinstance(option, click.Option) and option.name]
+    names = {f"{prefix}_{option.name}".upper() for option in options if option.allow_from_autoenv}
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            names |= _option_variables(click.Context(below, parent=context, info_name=name))
+    return names
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line.
 
@@ -110,6 +136,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; what a notebook has set may not be installed here
 
     def run(arguments: list[str], session: Session) -> int:
+        for line in unknown_variables():
+            warnings.warn(line, stacklevel=1)
         with cli.make_context("uamix-bench", arguments, obj=session, auto_envvar_prefix="UAMIX_BENCH") as context:
             return cli.invoke(context) or 0
 

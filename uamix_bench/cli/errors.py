@@ -18,7 +18,14 @@ from typing import Any, NoReturn, TextIO
 
 import click
 
-from uamix_bench.util.errors import BenchError, MachineError, UsageError, is_out_of_memory, package_error
+from uamix_bench.util.errors import (
+    BenchError,
+    MachineError,
+    UsageError,
+    address_limit,
+    is_out_of_memory,
+    package_error,
+)
 
 EXIT_CODES = {
     0: "done",
@@ -108,7 +115,10 @@ def _complain(failure: dict[str, Any]) -> None:
 def _describe(error: BaseException) -> tuple[int, dict[str, Any]]:
     """Returns the exit code, and the error as the envelope shows it."""
     if is_out_of_memory(error):
-        error = MachineError("memory", "there is not enough of it", "use a smaller --batch-size or --device cpu")
+        limit = address_limit()
+        within = "" if limit is None else f" within the limit of {limit / 2**20:,.0f} MiB of addresses"
+        remedy = "use a smaller --batch-size or --device cpu" if limit is None else "raise it (ulimit -v)"
+        error = MachineError("memory", f"there is not enough of it{within}", remedy)
     elif isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         name = error.filename or "the system"
         error = MachineError(name, error.strerror or type(error).__name__, "free space or check the permissions")

@@ -29,6 +29,7 @@ from uamix_bench.util.files import (
     write_json,
 )
 from uamix_bench.util.progress import SILENT, Progress
+from uamix_bench.util.text import visible
 
 CHECKSUMS = "checksums.json"
 
@@ -212,7 +213,12 @@ def _transfer(file: RemoteFile, target: Path, part: Path, progress: Progress) ->
                 have = 0
             need_space(target.parent, (total or file.bytes or 0) - have)
             write_json(notes, {"validator": validator or earlier.get("validator"), "total": total})
-            have = _receive(response.raw, part, have, total or file.bytes, target.name, progress)
+            most = file.bytes if total is None else total  # they are equal where both are known
+            have = _receive(response.raw, part, have, most, target.name, progress)
+            if most is not None and have > most:
+                _discard(part)
+                reason = f"{server} sends more than the {'published' if file.bytes else 'announced'} {most:,} bytes"
+                raise BadInputError(target, reason, _by_hand(file))
     except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
         raise _BrokeOffError(f"{server} does not answer in time") from error
     except requests.exceptions.SSLError as error:
@@ -221,18 +227,25 @@ def _transfer(file: RemoteFile, target: Path, part: Path, progress: Progress) ->
         raise _BrokeOffError(f"the connection to {server} failed or broke off") from error
     except requests.RequestException as error:  # its text may hold secrets of a redirect
         raise MachineError(target, f"{server}: {type(error).__name__}", _by_hand(file)) from error
+    except ValueError as error:  # of an address that is none, from whichever of the libraries meets it first
+        raise MachineError(target, f"{server} redirects to what is no address", _by_hand(file)) from error
     if total is not None and have < total:
         raise _BrokeOffError(f"{server} broke off after {have:,} of {total:,} bytes")
     return resumed
 
 
 def _receive(raw: Any, part: Path, have: int, total: int | None, name: str, progress: Progress) -> int:
-    """Writes a response's body behind the first `have` bytes of `part`; returns how many there are then."""
+    """Writes a response's body behind the first `have` bytes of `part`; returns how many there are then.
+
+    Where `total` is known, it stops at the first bytes beyond it, and writes none of them.
+    """
     try:
         with progress.bar(f"downloading {name}", total or 0, "B") as advance, part.open("r+b" if have else "wb") as out:
             out.seek(have)
             advance(have, "")
             for chunk in raw.stream(_CHUNK, decode_content=False):
+                if total is not None and have + len(chunk) > total:
+                    return have + len(chunk)
                 out.write(chunk)
                 have += len(chunk)
                 advance(len(chunk), "")
@@ -250,6 +263,9 @@ def _refuse(status: int, headers: Mapping[str, str], total: int | None, file: Re
         raise _BrokeOffError(f"{server} answers with status {status}")
     if status not in (200, 206):
         raise MachineError(target, f"{server} answers with status {status}", _by_hand(file))
+    encoding = headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise BadInputError(target, f"{server} sends the file encoded ({visible(encoding)[:20]})", _by_hand(file))
     if headers.get("Content-Type", "").startswith("text/html") and "htm" not in target.suffix:
         raise BadInputError(target, f"{server} sends a web page instead of the file", _by_hand(file))
     chunked = headers.get("Transfer-Encoding", "").lower() == "chunked"

@@ -24,7 +24,7 @@ from uamix_bench.embeddings.model_key import is_known, model_key
 from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins.card import Segments
 from uamix_bench.storage.digests import file_digests
-from uamix_bench.util.errors import BadInputError, BenchError
+from uamix_bench.util.errors import BadInputError, BenchError, own_code
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.threads import SLOW_S, in_threads
 
@@ -229,7 +229,9 @@ class _Run:
     def add(self, row: int, wave: Floats) -> int:
         """Takes a segment of a clip; returns how many clips were done meanwhile."""
         self._clips[row].waiting += 1
-        due = self._batches.add((row, wave), len(wave), self.model.token_columns(len(wave)))
+        with own_code("token_columns", type(self.model)):
+            columns = self.model.token_columns(len(wave))
+        due = self._batches.add((row, wave), len(wave), columns)
         return self._embed(due) if due else 0
 
     def end(self, row: int) -> int:
@@ -255,7 +257,8 @@ class _Run:
 
     def _embed(self, batch: list[tuple[int, Floats]]) -> int:
         rows, waves = zip(*batch, strict=True)
-        vectors = self.model.embed(waves, self.model.sample_rate)
+        with own_code("embed", type(self.model)):
+            vectors = self.model.embed(waves, self.model.sample_rate)
         if vectors.shape != (len(rows), self.model.embedding_dim):
             due = f"has shape {vectors.shape} where {(len(rows), self.model.embedding_dim)} is due"
             raise BadInputError(f"embed of {self.model.card.name}", due, "correct its pool() or embedding_dim")

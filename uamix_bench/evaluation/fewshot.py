@@ -328,6 +328,7 @@ class _Cell:
         accuracies = correct / (protocol.n_way * protocol.n_query)
         content_sha256 = pool.sounds_sha256(self.rows)
         limited = pool.options.get("limit") is not None
+        said = [scrub(line) for line in (*map(str, remarks(self.full, protocol)), *pool.model.remarks)]
         skipped = (*Skipped.unread(self.full), *(pool.broken[row] for row in self.skipped))
         return Result.create(
             status=Status(
@@ -335,7 +336,7 @@ class _Cell:
                 limited=limited,
                 partial=scrub(self.full.partial),
                 skipped=skipped,
-                notes=(*(scrub(str(remark)) for remark in remarks(self.full, protocol)), *sanity.notes),
+                notes=(*said, *sanity.notes),
             ),
             model=pool.model.identity,
             task=TaskIdentity.of(self.task, content_sha256),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -22,6 +24,9 @@ from uamix_bench.util.errors import BadInputError, MachineError
 from uamix_bench.util.files import canonical_json, unreadable, write_atomic
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
+
+# What DataParallel, torch.compile, Lightning and a model around an encoder put before its keys.
+WRAPPERS = ("module.", "_orig_mod.", "model.", "encoder.")
 
 _NAME_IT = "name the checkpoint file"
 
@@ -40,7 +45,8 @@ class Checkpoint:
         tensors: The state dict as stored: CPU tensors of any shape and dtype, all values finite.
         extras: What stands beside the state dict, as plain data (dict, list, tuple, str, bytes, numbers,
             None): objects become the dict of their attributes, paths and bare classes a str. No tensors.
-        metadata: The header metadata of a safetensors file; empty for others.
+        metadata: The header metadata of a safetensors file; empty for others. Under ``remarks``, a line each, what
+            should be known beside a score.
         stubbed: Names of the globals that were replaced by inert stubs, sorted.
     """
 
@@ -52,17 +58,20 @@ class Checkpoint:
     stubbed: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
     """Reads a safetensors file or a file of ``torch.save``, executing nothing that is in it.
 
     Args:
         path: The file, or a folder that holds ``model.safetensors`` (as ``tune --out`` writes).
+        key: Where the state dict stands in a file of ``torch.save``, such as ``model_ema`` or ``states.0``; by default
+            one of the usual keys (``model``, ``state_dict``, ``net``, ...), or the only one that holds tensors.
 
     Returns:
-        The state dict (under ``model``, ``state_dict`` or ``module``, or bare), keys unchanged, and the rest.
+        The state dict, its own keys unchanged, and the rest.
 
     Raises:
-        BadInputError: It is missing, truncated, damaged, unsafe, no checkpoint, or holds NaN or infinities.
+        BadInputError: It is missing, truncated, damaged, unsafe, no checkpoint, or holds NaN or infinities; or there
+            are several state dicts to choose from.
         MachineError: It cannot be read, or does not fit into memory.
     """
     path = Path(path)
@@ -81,17 +90,75 @@ def read_checkpoint(path: Path) -> Checkpoint:
     sha256 = fingerprint(path)
     try:
         if _looks_like_safetensors(head):
+            if key is not None:
+                raise BadInputError(path, f"is a safetensors file, which has no key {key!a}", "leave the key away")
             tensors, metadata = _read_safetensors(path, head)
             checkpoint = Checkpoint(path, sha256, tensors, metadata=metadata)
         else:
-            content = read_torch(path, is_zip=head.startswith(ZIP_MAGIC))
-            checkpoint = Checkpoint(path, sha256, content.tensors, content.extras, stubbed=content.stubbed)
+            content = read_torch(path, is_zip=head.startswith(ZIP_MAGIC), key=key)
+            metadata = with_remark({}, content.remark)
+            checkpoint = Checkpoint(path, sha256, content.tensors, content.extras, metadata, content.stubbed)
         _check_tensors(path, checkpoint.tensors)
     except MemoryError:
         if path.stat().st_size < _SMALL_BYTES:  # what it stores takes no more than that: a length in it is false
             raise BadInputError(path, "asks for far more memory than it has bytes", AGAIN) from None
         raise MachineError(path, "does not fit into memory", "use a machine with more") from None
     return checkpoint
+
+
+def with_remark(metadata: Mapping[str, str], line: str) -> dict[str, str]:
+    """Metadata to whose remarks a line is added, unless it is empty."""
+    return {**metadata, "remarks": "\n".join(filter(None, (metadata.get("remarks"), line)))} if line else {**metadata}
+
+
+def unwrapped(
+    tensors: Mapping[str, Tensor],
+    marks: Collection[str],
+    *,
+    path: Path,
+    what: str,
+    wrappers: Sequence[str] = WRAPPERS,
+) -> dict[str, Tensor]:
+    """State dict without the prefix that wrappers put before its keys; keys without that prefix are left out.
+
+    The prefix is empty or made of `wrappers`, in any order, and the one under which most of `marks` stand.
+
+    Args:
+        tensors: State dict as stored.
+        marks: Names of some of the module's own tensors.
+        path: The file the tensors came from, for error lines.
+        what: The model's name, for error lines.
+        wrappers: The known prefixes.
+
+    Raises:
+        BadInputError: None of `marks` is there, or only under an unknown prefix, or as many under several.
+    """
+    found = Counter(prefix for key in tensors for prefix in _prefixes(key, wrappers) if key[len(prefix) :] in marks)
+    if not found:
+        foreign = (key[:at] for key in tensors for at in range(len(key)) if key[at - 1] == "." and key[at:] in marks)
+        if prefix := next(foreign, ""):
+            reason = f"its keys begin with '{shown(prefix)}', which no known wrapper puts there"
+            raise BadInputError(path, reason, "save the state dict without that prefix")
+        reason = f"holds no tensor of {what} (its keys: {_first(list(tensors))})"
+        raise BadInputError(path, reason, f"this is no checkpoint of {what}")
+    best = [prefix for prefix, count in found.items() if count == max(found.values())]
+    if "" in best:
+        return dict(tensors)
+    if len(best) > 1:
+        under = " and ".join(f"'{shown(prefix)}'" for prefix in sorted(best))
+        raise BadInputError(path, f"holds the tensors of {what} under {under}", "save one of them alone")
+    return {key.removeprefix(best[0]): value for key, value in tensors.items() if key.startswith(best[0])}
+
+
+def _prefixes(key: str, wrappers: Sequence[str]) -> Iterator[str]:
+    """All prefixes of a key that are made of wrappers, the empty one first."""
+    end = 0
+    while True:
+        yield key[:end]
+        wrapper = next((wrapper for wrapper in wrappers if key.startswith(wrapper, end)), "")
+        if not wrapper:
+            return
+        end += len(wrapper)
 
 
 def load_state(module: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, what: str) -> None:
@@ -102,7 +169,8 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, 
 
     Args:
         module: The module to fill.
-        tensors: State dict with the module's own key names, of any floating dtype.
+        tensors: State dict with the module's own key names, bare or under a prefix that `unwrapped` knows, of any
+            floating dtype.
         path: The file the tensors came from, for error lines.
         what: The model's name, for error lines (``AudioMAE``).
 
@@ -110,10 +178,12 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, 
         BadInputError: Keys are missing or have other shapes; the line counts them and names the first five.
     """
     wanted = module.state_dict()
-    verdict = f"this is not a checkpoint of {what}"
+    if wanted:
+        tensors = unwrapped(tensors, wanted.keys(), path=path, what=what)
     missing = [key for key in wanted if key not in tensors]
     if missing:
-        raise BadInputError(path, f"lacks {len(missing)} of {len(wanted)} encoder tensors ({_first(missing)})", verdict)
+        reason = f"lacks {len(missing)} of {len(wanted)} encoder tensors ({_first(missing)})"
+        raise BadInputError(path, reason, f"this is no whole checkpoint of {what}")
     wrong = [
         f"{key} is {list(tensors[key].shape)}, expected {list(value.shape)}"
         for key, value in wanted.items()
@@ -121,7 +191,7 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, 
     ]
     if wrong:
         reason = f"has {len(wrong)} of {len(wanted)} encoder tensors in another shape ({_first(wrong)})"
-        raise BadInputError(path, reason, f"{verdict} of this size")
+        raise BadInputError(path, reason, f"this is not a checkpoint of {what} of this size")
     on_meta = any(value.is_meta for value in wanted.values())
     state = {
         key: tensors[key].to(
@@ -233,7 +303,12 @@ def _read_safetensors(path: Path, head: bytes) -> tuple[dict[str, Tensor], dict[
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, ValueError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # what torch lacks, safetensors tells by whatever it meets
+        if unknown := re.search(r"Dtype not understood: (\w+)|unknown variant `(\w+)`", str(error)):
+            reason = f"holds values of the type {unknown[1] or unknown[2]}, which this torch and safetensors lack"
+            raise BadInputError(path, reason, "save it as float32") from None
         raise BadInputError(path, f"truncated or damaged ({shown(error)})", AGAIN) from None
 
 
@@ -254,7 +329,11 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         if not (tensor.is_floating_point() or tensor.is_complex()):
             continue
         # The sum of finite values is finite unless it overflows: only then is each value looked at.
-        wide = tensor.float() if tensor.itemsize < 4 else tensor
+        try:
+            wide = tensor.float() if tensor.itemsize < 4 else tensor
+        except NotImplementedError:  # two numbers to a byte
+            reason = f"{name} is of the type {str(tensor.dtype).removeprefix('torch.')}, which torch cannot convert"
+            raise BadInputError(path, reason, "save it as float32") from None
         if not torch.isfinite(wide.sum()) and not torch.isfinite(wide).all():
             raise BadInputError(path, f"{name} holds NaN or infinite values", AGAIN)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from uamix_bench.models.convert import save
 from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins.card import ModelCard
-from uamix_bench.util.errors import BadInputError
+from uamix_bench.util.errors import BadInputError, OwnCodeError
 
 Floats = npt.NDArray[np.float32]
 
@@ -57,15 +57,22 @@ def check(model: AudioModel) -> list[Check]:
         model: From :func:`uamix_bench.load_model`, or any other in eval mode.
 
     Returns:
-        One outcome per check, in the order of the suite; a check that raises anything has failed.
+        One outcome per check, in the order of the suite; a check that raises anything has failed. Where the model's
+        own code raises or returns what it must not, that check is the last.
     """
-    return [_outcome(model, name, test, remedy) for name, test, remedy in _SUITE]
+    outcomes = []
+    for name, test, remedy in _SUITE:
+        try:
+            outcomes.append(_outcome(model, name, test, remedy))
+        except OwnCodeError as error:  # which the other checks would meet again
+            return [*outcomes, Check(name, False, f"{error.subject}: {error.reason}", error.remedy)]
+    return outcomes
 
 
 def _outcome(model: AudioModel, name: str, test: Callable[[AudioModel], str], remedy: str) -> Check:
     try:
         return Check(name, True, test(model))
-    except MemoryError:
+    except (MemoryError, OwnCodeError):
         raise
     except _Broken as broken:
         return Check(name, False, str(broken), remedy)
@@ -181,6 +188,8 @@ def _extremes(model: AudioModel) -> str:
     for name, clip in clips.items():
         try:
             given = _embed(model, [clip])
+        except OwnCodeError as error:
+            raise OwnCodeError(error.subject, f"{error.reason} (for {name})", error.remedy) from error
         except Exception as error:
             raise _Broken(f"{name} raises {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
         if given.shape != (1, model.embedding_dim) or not np.isfinite(given).all():
@@ -194,6 +203,8 @@ def _refuses(model: AudioModel) -> str:
         clip[7] = value
         try:
             model.embed([clip], model.sample_rate)
+        except OwnCodeError:
+            raise
         except BadInputError:
             continue
         except Exception as error:

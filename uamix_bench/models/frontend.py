@@ -103,7 +103,7 @@ class LogMel:
     """The log-mel spectrogram of a centred short-time Fourier transform: log(mel . |STFT|^2 + offset).
 
     Frames are centred on every `hop_length`-th sample, and a clip is reflected at its own two ends, so n
-    samples give 1 + n // hop_length frames. A clip shorter than `n_fft` is zero-padded to it.
+    samples give 1 + n // hop_length frames. A clip too short to be reflected is zero-padded to `shortest`.
 
     Args:
         sample_rate: Of the waveforms, in Hz.
@@ -131,6 +131,11 @@ class LogMel:
     mel: Literal["slaney", "kaldi"] = "slaney"
     pre_emphasis: float | None = None
 
+    @property
+    def shortest(self) -> int:
+        """Samples of the shortest clip that can be reflected: one more than half a transform."""
+        return self.n_fft // 2 + (1 if self.pre_emphasis is None else 2)
+
     @torch.no_grad()
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the log-mel frames of a batch.
@@ -145,7 +150,7 @@ class LogMel:
         Raises:
             ValueError: The shapes or types are not these.
         """
-        signal, lengths = _own_samples(waveforms, lengths, self.n_fft, self.hop_length)
+        signal, lengths = _own_samples(waveforms, lengths, self.shortest, self.hop_length)
         if self.pre_emphasis is not None:
             signal, lengths = signal[:, 1:] - self.pre_emphasis * signal[:, :-1], lengths - 1
         counts = 1 + lengths // self.hop_length

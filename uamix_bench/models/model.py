@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -19,9 +20,12 @@ from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import Input, ModelCard, ModelIdentity, Weights
 from uamix_bench.storage.digests import state_sha256, weights_sha256
 from uamix_bench.util import files
-from uamix_bench.util.errors import BadInputError, MachineError, UsageError, nearest
+from uamix_bench.util.errors import BadInputError, MachineError, OwnCodeError, UsageError, nearest, own_code
+from uamix_bench.util.text import visible
 
 Floats = npt.NDArray[np.float32]
+
+_MOST_REMARKS = 5  # a weights file may hold any text
 
 
 class Source(NamedTuple):
@@ -140,6 +144,7 @@ class AudioModel(nn.Module):
 
         Raises:
             BadInputError: A waveform is empty, not 1-D, of integers, or holds a NaN or infinite sample.
+            OwnCodeError: A user's own method raises, or returns something else than it must.
         """
         clips = [self._waveform(index, wave, sample_rate) for index, wave in enumerate(waveforms)]
         if not clips:
@@ -149,11 +154,43 @@ class AudioModel(nn.Module):
         for row, clip in zip(batch, clips, strict=True):
             row[: len(clip)] = torch.from_numpy(clip)
         device = self.device
-        spectrogram, counts = self.frontend(batch.to(device), lengths.to(device))
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            tokens, mask = self.tokens(spectrogram, counts)
-        pooled: Floats = self.pool(tokens.float(), mask, self.pooling).float().cpu().numpy()
-        return pooled
+        with own_code("frontend", type(self)):
+            framed = self.frontend(batch.to(device), lengths.to(device))
+        spectrogram, counts = self._pair("frontend", framed, "spectrogram", "frame counts")
+        self._must(spectrogram.ndim > 1 and len(spectrogram) == len(clips), "frontend", spectrogram, "(B, T, F)")
+        self._must(counts.shape == lengths.shape and not counts.is_floating_point(), "frontend", counts, "counts (B,)")
+        with own_code("tokens", type(self)), torch.autocast(device.type, torch.bfloat16, self.dtype == torch.bfloat16):
+            encoded = self.tokens(spectrogram, counts)
+        tokens, mask = self._pair("tokens", encoded, "tokens", "mask")
+        self._must(tokens.ndim == 3 and len(tokens) == len(clips), "tokens", tokens, "tokens (B, L, D)")
+        self._must(mask.shape == tokens.shape[:2] and mask.dtype == torch.bool, "tokens", mask, "a mask (B, L) bool")
+        with own_code("pool", type(self)):
+            pooled = self.pool(tokens.float(), mask, self.pooling)
+        self._must(isinstance(pooled, Tensor), "pool", pooled, "a tensor (B, embedding_dim)")
+        self._must(pooled.ndim == 2 and len(pooled) == len(clips), "pool", pooled, "(B, embedding_dim)")
+        embedded: Floats = pooled.float().cpu().numpy()
+        return embedded
+
+    def _pair(self, method: str, given: Any, *names: str) -> tuple[Tensor, Tensor]:
+        """The two tensors that a method returns."""
+        self._must(isinstance(given, tuple | list), method, given, " and ".join(names))
+        self._must(len(given) == 2, method, given, " and ".join(names))
+        for part, name in zip(given, names, strict=True):
+            self._must(isinstance(part, Tensor), method, part, f"a tensor as {name}")
+        return given[0], given[1]
+
+    def _must(self, holds: bool, method: str, given: Any, wanted: str) -> None:
+        """Says what a method returned that is not what its callers rely on."""
+        if not holds:
+            is_tensor = isinstance(given, Tensor)
+            shown = f"{tuple(given.shape)} {str(given.dtype).removeprefix('torch.')}" if is_tensor else _kind(given)
+            remedy = "see docs/your-model.md for what each method gives"
+            raise OwnCodeError(f"{method} of {type(self).__name__}", f"returns {shown}, not {wanted}", remedy)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What should be known of the weights beside a score, a line each, from `metadata`; as a rule nothing."""
+        return tuple(self.metadata.get("remarks", "").splitlines()[:_MOST_REMARKS])
 
     @property
     def device(self) -> torch.device:
@@ -212,7 +249,13 @@ def load_model(
     adapter, resolved, path, bundled = _resolve(name, checkpoint)
     if path is not None and not adapter.card.needs_weights:
         raise UsageError(f"--model {resolved}", "takes no checkpoint", "leave =PATH or --checkpoint away")
-    model = adapter.from_checkpoint(path) if path is not None else adapter.untrained()
+    made_by = "from_checkpoint" if path is not None else "untrained"
+    with own_code(made_by, adapter):
+        model = adapter.from_checkpoint(path) if path is not None else adapter.untrained()
+    if not isinstance(model, AudioModel):
+        raise OwnCodeError(
+            f"{made_by} of {adapter.__name__}", f"returns {_kind(model)}, not a model", "return the model"
+        )
     model.input = input
     if pooling is not None:
         if pooling not in model.poolings:
@@ -250,7 +293,17 @@ def load_model(
         raise BadInputError(
             path or resolved, f"says of itself what no result can hold ({first['loc'][0]}: {first['msg']})"
         ) from error
+    for line in model.remarks:
+        warnings.warn(visible(f"{model.identity.name}: {line}"), stacklevel=2)
     return model
+
+
+def _kind(value: Any) -> str:
+    """A value that is no tensor, in words."""
+    if value is None:
+        return "nothing"
+    several = isinstance(value, tuple | list)
+    return f"{len(value)} values" if several else f"a {type(value).__name__}"
 
 
 class _Resolved(NamedTuple):

@@ -2,23 +2,27 @@
 
 Such a file is a pickle, and a pickle is a program. Torch's weights-only unpickler runs an allow-listed part of it; the
 harmless classes that official files hold besides (argparse.Namespace, paths, omegaconf, numpy scalars) are given to it
-as inert stubs under their names: nothing is imported or called. Everything else is refused.
+as inert stubs under their names: nothing is imported or called. Everything else is refused, before torch sees it also
+what asks for more memory than the file has bytes.
 """
 
 from __future__ import annotations
 
+import io
+import mmap
 import re
 import sys
 import threading
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from uamix_bench.models.pickles import Judge, RefusedError
 from uamix_bench.util.errors import BadInputError, MachineError
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -33,7 +37,13 @@ RESAVE = "save its state dict as safetensors where the file is trusted"
 _SAFE_TORCH = (2, 10)  # before it weights_only ran code (CVE-2025-32434) and wrote past its memory (CVE-2026-24747)
 _MAX_EXTRAS = 200_000  # values; shared references let a small pickle unfold without end
 _MAX_DEPTH = 64
-_STATE_DICT_KEYS = ("model", "state_dict", "module")
+_OLD_PICKLES = 5  # of the old format: magic number, protocol, system, content, keys of the storages that follow
+
+# Where state dicts stand. Of the first, which official files have, the first that is there is taken.
+_FIRST_KEYS = ("model", "state_dict", "module")
+_KEYS = (*_FIRST_KEYS, "model_state_dict", "model_state", "net", "weights", "params", "teacher")
+_AVERAGES = ("model_ema", "state_dict_ema")  # of the weights beside them, and taken in their place, as timm does
+_SAME = 0.5  # share of equal names from which on a second state dict is another one of the same model
 
 # What is data though it stands in the standard library, or is not spelt as a class.
 _KNOWN_DATA = re.compile(
@@ -47,11 +57,12 @@ _KNOWN_DATA = re.compile(
 
 
 class TorchFile(NamedTuple):
-    """Content of a ``torch.save`` file, with the fields of :class:`uamix_bench.models.checkpoint.Checkpoint`."""
+    """Content of a ``torch.save`` file, as in :class:`uamix_bench.models.checkpoint.Checkpoint`, and a remark on it."""
 
     tensors: dict[str, Tensor]
     extras: dict[str, Any]
     stubbed: tuple[str, ...]
+    remark: str
 
 
 def shown(value: object) -> str:
@@ -81,15 +92,16 @@ class _Stub:
 _LOADING = threading.Lock()  # torch's allow-list belongs to the whole process
 
 
-def read_torch(path: Path, *, is_zip: bool) -> TorchFile:
+def read_torch(path: Path, *, is_zip: bool, key: str | None = None) -> TorchFile:
     """Reads a file of ``torch.save``.
 
     Args:
         path: The file.
         is_zip: Whether it begins with `ZIP_MAGIC`; otherwise it begins with `LEGACY_MAGIC`.
+        key: Where the state dict stands; None to look for it.
 
     Raises:
-        BadInputError: It is truncated, damaged, asks for more than data, or holds no state dict.
+        BadInputError: It is truncated, damaged, asks for more than data, or holds no state dict, or several.
         MachineError: This torch is older than its own safe reading of such files.
         MemoryError: It does not fit into memory.
     """
@@ -105,6 +117,7 @@ def read_torch(path: Path, *, is_zip: bool) -> TorchFile:
                 names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
                 if refused := [name for name in names if not _is_data(name)]:
                     raise _refusal(path, refused)
+            _judge(path, is_zip, names)
             stubs = [(type("Stub", (_Stub,), {"__slots__": (), "global_name": name}), name) for name in names]
             with torch.serialization.safe_globals(stubs):  # type: ignore[arg-type]
                 content = torch.load(path, map_location="cpu", weights_only=True)
@@ -112,10 +125,32 @@ def read_torch(path: Path, *, is_zip: bool) -> TorchFile:
             raise
         except Exception as error:  # a crafted pickle can make the unpickler raise anything
             complaint = str(error) or type(error).__name__
+        finally:  # a load that fails leaves its sparse tensors there, and the next file would be refused for them
+            torch._utils._sparse_tensors_to_validate.clear()
     if complaint:  # raised out here, so that torch's advice to switch safety off is in no traceback either
         raise _translated(path, complaint)
-    tensors, rest = _split(path, content)
-    return TorchFile(tensors, _Plain(path).mapping(rest, ()), tuple(names))
+    found = _find(path, content, key)
+    return TorchFile(_tensors(found.state), _Plain(path).mapping(found.beside, ()), tuple(names), found.remark)
+
+
+def _judge(path: Path, is_zip: bool, names: Sequence[str]) -> None:
+    """Refuses pickles that ask for more than weights and settings, or for more memory than the file has bytes.
+
+    Raises:
+        BadInputError: One does.
+        Exception: One is cut, damaged or of another protocol.
+    """
+    judge = Judge(path.stat().st_size, names if is_zip else None)
+    try:
+        if is_zip:  # by torch's own reader, which finds entries by other rules than Python's
+            judge.read(io.BytesIO(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")))
+            return
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pickles:
+            all(judge.read(pickles) for _ in range(_OLD_PICKLES))  # type: ignore[arg-type]
+    except RefusedError as error:
+        if asked := re.fullmatch(r"asks for (\S+)", str(error)):
+            raise _refusal(path, [asked[1]]) from None
+        raise BadInputError(path, f"refused: the pickle {shown(error)}, which no model file needs", AVOID) from None
 
 
 def _check_archive(path: Path) -> None:
@@ -128,7 +163,7 @@ def _check_archive(path: Path) -> None:
         raise BadInputError(path, f"damaged zip directory ({shown(error)})", AGAIN) from None
     with archive:
         entries = archive.infolist()
-        parts = {entry.filename.partition("/")[2] for entry in entries}
+        parts = {entry.filename.partition("/")[2].lower() for entry in entries}  # torch's reader overlooks case
         if "data.pkl" not in parts:
             raise BadInputError(path, "is a zip archive, but not a file of torch.save", UNPACK)
         if "constants.pkl" in parts:
@@ -176,20 +211,77 @@ def _translated(path: Path, complaint: str) -> BadInputError:
     return BadInputError(path, "truncated or damaged", AGAIN)
 
 
-def _split(path: Path, content: Any) -> tuple[dict[str, Tensor], dict[Any, Any]]:
-    """Finds the state dict; returns it and what stands beside it."""
-    if isinstance(content, dict):
-        for key in _STATE_DICT_KEYS:
-            inner = content.get(key)
-            if isinstance(inner, dict) and (tensors := _tensors(inner)):
-                return tensors, {other: value for other, value in content.items() if other != key}
-        if tensors := _tensors(content):
-            return tensors, {key: value for key, value in content.items() if key not in tensors}
-    candidates = [content.get(key) for key in _STATE_DICT_KEYS] if isinstance(content, dict) else [content]
-    for candidate in candidates:
-        if isinstance(candidate, _Stub):
-            raise BadInputError(path, f"holds a pickled {shown(candidate.global_name)}, no state dict", RESAVE)
-    raise BadInputError(path, "holds no state dict", "name a file with the model's weights")
+class _Found(NamedTuple):
+    """A state dict, what stands beside it, and what should be known of the choice."""
+
+    state: Mapping[Any, Any]
+    beside: Mapping[Any, Any]
+    remark: str
+
+
+def _find(path: Path, content: Any, key: str | None) -> _Found:
+    """Finds the state dict: under `key`, a usual key, bare, or under the only key that holds tensors."""
+    held = _held(content)
+    there = {name: state for name, (state, _) in held.items()}
+    usual = [name for name in there if name.split(".")[-1] in _KEYS]
+    first = [name for name in _FIRST_KEYS if name in there]
+    first = [name for name in _AVERAGES if first and name in there and _are_twins(there[first[0]], there[name])] + first
+    if key is not None and key not in there:
+        raise BadInputError(path, f"holds no tensors under {key!a}", f"keys that hold some: {_listed(there)}")
+    if key is None and not first and len(usual) != 1 and isinstance(content, Mapping) and (bare := _tensors(content)):
+        return _Found(bare, {name: value for name, value in content.items() if name not in bare}, "")
+    chosen = [key] if key is not None else first[:1] or usual or list(there)
+    if not chosen:
+        candidates = [content.get(name) for name in _KEYS] if isinstance(content, Mapping) else [content]
+        for candidate in candidates:
+            if isinstance(candidate, _Stub):
+                raise BadInputError(path, f"holds a pickled {shown(candidate.global_name)}, no state dict", RESAVE)
+        raise BadInputError(path, "holds no state dict", "name a file with the model's weights")
+    if len(chosen) > 1:
+        reason = f"holds several state dicts, under {_listed(chosen)}"
+        raise BadInputError(path, reason, "save one of them alone (read_checkpoint(path, key=...) takes one)")
+    state, beside = held[chosen[0]]
+    twins = [name for name in there if name not in chosen and _are_twins(state, there[name])]
+    remark = ""
+    if twins and key is None:
+        remark = f"the weights are those under {_listed(chosen)}; {_listed(twins)} holds others of the same names"
+        remark += f" (to evaluate those, save read_checkpoint(path, key={shown(twins[0])!r}).tensors in a file)"
+    return _Found(state, beside, remark)
+
+
+def _held(content: Any, within: int = 2) -> dict[str, tuple[Mapping[Any, Any], Mapping[Any, Any]]]:
+    """The mappings in a file that hold tensors, by key (of inner ones ``outer.inner``), and what stands beside each."""
+    if isinstance(content, Mapping):
+        values = {key: value for key, value in content.items() if isinstance(key, str)}
+    elif isinstance(content, list | tuple):
+        values = {str(index): value for index, value in enumerate(content[:_MAX_DEPTH])}
+    else:
+        return {}
+    held: dict[str, tuple[Mapping[Any, Any], Mapping[Any, Any]]] = {}
+    for key, value in values.items():
+        beside = {name: other for name, other in values.items() if name != key}
+        if isinstance(value, Mapping) and _tensors(value):
+            held[key] = (value, beside)
+        elif within and (key in _KEYS or not isinstance(content, Mapping) or isinstance(value, list | tuple)):
+            inner = _held(value, within - 1)
+            held |= {f"{key}.{name}": (state, {**beside, **more}) for name, (state, more) in inner.items()}
+    return held
+
+
+def _are_twins(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    """Whether most tensors of a state dict are in another too, under the same names, and not equal there."""
+    bare = {_WRAPPED.sub("", key): value for key, value in _tensors(other).items()}
+    pairs = [(value, bare.get(_WRAPPED.sub("", key))) for key, value in _tensors(one).items()]
+    same = [(a, b) for a, b in pairs if b is not None and a.shape == b.shape]
+    return len(same) >= _SAME * len(pairs) and not all(torch.equal(a, b.to(a.dtype)) for a, b in same)
+
+
+_WRAPPED = re.compile(r"^((module|_orig_mod|model|encoder)\.)+")
+
+
+def _listed(names: Iterable[str]) -> str:
+    found = [f"'{shown(name)}'" for name in names]
+    return ", ".join(found[:8]) + (", ..." if len(found) > 8 else "") if found else "none"
 
 
 def _tensors(values: Mapping[Any, Any]) -> dict[str, Tensor]:

@@ -210,8 +210,10 @@ def find_shape(tensors: Mapping[str, Tensor], *, path: Path, what: str, publishe
     Raises:
         BadInputError: No such encoder has this width.
     """
-    patch = tensors.get("encoder.stem.patch_embed.proj.weight")
-    width = ViTShape.width if patch is None else patch.shape[0] if patch.ndim else 0
+    named = ("stem.cls_token", "stem.pos_embed", "blocks.0.norm1.weight", "norm.weight")
+    patch, *others = (tensors.get(f"encoder.{name}") for name in ("stem.patch_embed.proj.weight", *named))
+    widths = [other.shape[-1] for other in others if other is not None and other.ndim]
+    width = (patch.shape[0] if patch.ndim else 0) if patch is not None else widths[0] if widths else ViTShape.width
     if width not in _WIDTHS:
         reason = f"is {width} wide, no multiple of {HEAD_DIM} up to {_WIDTHS[-1]:,}"
         raise BadInputError(path, reason, f"this is not a checkpoint of {what}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from uamix_bench.plugins.card import ModelCard, TaskCard, Weights, read_card
-from uamix_bench.util.errors import BadInputError, UsageError, nearest, package_error
+from uamix_bench.util.errors import BadInputError, UsageError, is_out_of_memory, nearest, package_error
 
 AnyCard = TypeVar("AnyCard", ModelCard, TaskCard)
 
@@ -139,19 +139,34 @@ def from_file(reference: str, option: str) -> Any:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a stranger's module raises
+    except (Exception, SystemExit) as error:  # whatever a stranger's module raises
         sys.modules.pop(spec.name, None)
-        own = BadInputError(path, f"fails to import ({type(error).__name__}: {error})", "repair the file")
+        if is_out_of_memory(error):
+            raise
+        reason = f"fails to import ({type(error).__name__}: {error})"
+        own = BadInputError(_line_of(error, path), reason, "repair the file")
         raise package_error(error, spec.name) or own from error
     if not hasattr(module, name):
         raise BadInputError(path, f"defines no '{name}'", nearest(name, [n for n in vars(module) if n[0] != "_"]))
     return getattr(module, name)
 
 
+def _line_of(error: BaseException, path: Path) -> str:
+    """The innermost place in a file or beside it where an error came from, as far as it is known."""
+    import traceback
+
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if Path(one.filename).parent == path.parent]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
+
+
 def _load(point: EntryPoint) -> Any:
     try:
         return point.load()
     except Exception as error:  # whatever a stranger's module raises
+        if is_out_of_memory(error):
+            raise
         own = BadInputError(point.value, f"fails to import ({type(error).__name__}: {error})", "repair the plugin")
         raise package_error(error, point.module) or own from error
 

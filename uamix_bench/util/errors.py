@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from uamix_bench.util.text import visible
+
+_LONGEST_CAUSE = 300  # characters
 
 
 class BenchError(Exception):
@@ -41,6 +47,10 @@ class BadInputError(BenchError):
     exit_code = 3
 
 
+class OwnCodeError(BadInputError):
+    """A user's own model or task raises, or returns what it must not (exit code 3)."""
+
+
 class MachineError(BenchError):
     """The machine cannot do it: disk, memory, permission, lock, network, a lost worker (exit code 4)."""
 
@@ -61,8 +71,63 @@ class RegressionFound(BenchError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says, as Python's or torch's, that memory of the processor or a GPU was not to be had."""
-    by_torch = any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory"))
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and by_torch)
+    words = str(error).lower()
+    by_torch = any(said in words for said in ("defaultcpuallocator", "out of memory"))
+    by_loader = any(said in words for said in ("cannot allocate memory", "failed to map segment"))  # of a library
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, SystemError) and address_limit() is not None)  # of C code that met it unprepared
+        or (isinstance(error, RuntimeError) and by_torch)
+        or (isinstance(error, ImportError | OSError) and by_loader)
+    )
+
+
+def address_limit() -> int | None:
+    """Bytes of addresses that this process may have (``ulimit -v``); None where that is not limited."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+@contextmanager
+def own_code(what: str, kind: type, home: str = "uamix_bench.") -> Iterator[None]:
+    """Names the file, the line and the exception where a user's own class raises; ours raise as they do.
+
+    Args:
+        what: What was called, for the line (``tokens``).
+        kind: The class whose code it is.
+        home: How the names of modules begin that are not a user's.
+
+    Raises:
+        OwnCodeError: The code raised an exception that is no BenchError and does not say that memory ran out.
+    """
+    try:
+        yield
+    except BenchError:
+        raise
+    except Exception as error:
+        bases = [base for base in kind.__mro__ if not base.__module__.startswith((home, "torch.", "builtins"))]
+        if not bases or is_out_of_memory(error):
+            raise
+        raise own_fault(
+            error, f"{what} of {kind.__name__}", [sys.modules.get(base.__module__) for base in bases]
+        ) from error
+
+
+def own_fault(error: BaseException, what: str, modules: Sequence[object]) -> OwnCodeError:
+    """The error for an exception of a user's code: at the innermost line in the folders of `modules`, if any."""
+    import traceback
+
+    folders = {os.path.dirname(path) for module in modules if (path := getattr(module, "__file__", None))}  # noqa: PTH120
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if os.path.dirname(frame.filename) in folders]  # noqa: PTH120
+    place = (own or frames)[-1] if frames else None
+    subject = f"{place.filename}:{place.lineno}" if place else what
+    said = " ".join(str(error).split())[:_LONGEST_CAUSE]
+    return OwnCodeError(subject, f"{what} raises {type(error).__name__}" + (f": {said}" if said else ""), "repair it")
 
 
 def package_error(error: BaseException, importer: str = "uamix_bench") -> MachineError | None:
