@@ -60,6 +60,13 @@ def by_cosine(x: np.ndarray, y: np.ndarray, queries: np.ndarray) -> np.ndarray:
     return cdist(queries, prototypes, "cosine").argmin(axis=1)
 
 
+def by_l2n(x: np.ndarray, y: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    from sklearn.neighbors import NearestCentroid
+    from sklearn.preprocessing import normalize
+
+    return NearestCentroid().fit(normalize(x), y).predict(normalize(queries))
+
+
 def by_cl2n(mean: np.ndarray) -> Predict:
     from sklearn.neighbors import NearestCentroid
     from sklearn.preprocessing import normalize
@@ -78,6 +85,7 @@ def peer(name: str, table: np.ndarray) -> Predict:
         "nearest-centroid": by_sklearn(NearestCentroid()),
         "cosine": by_cosine,
         "simpleshot": by_cl2n(table.mean(axis=0, dtype=np.float64)),
+        "l2n": by_l2n,
         "knn": by_sklearn(KNeighborsClassifier(1)),
         "logistic-regression": by_sklearn(LogisticRegression(tol=1e-10, max_iter=100_000)),
     }[name]
@@ -125,8 +133,84 @@ def test_majority_of_neighbours(neighbours: int) -> None:
         return np.array(chosen)
 
     table, (support, query) = embeddings(), indices(4, 3)
-    score = classifiers.knn(table, support, query, neighbours)
+    score = classifiers.classify("knn", table, support, query, neighbours)
     assert score.hits.tolist() == hits_of(predict, table, support, query).tolist()
+
+
+@pytest.mark.parametrize("k_shot", [1, 5])
+def test_easyfsl_s_simpleshot_is_our_cosine(k_shot: int) -> None:
+    methods = pytest.importorskip("easyfsl.methods")
+    torch = pytest.importorskip("torch")
+
+    def predict(x: np.ndarray, y: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        method = methods.SimpleShot(torch.nn.Identity())
+        method.process_support_set(torch.from_numpy(x), torch.from_numpy(y))
+        chosen: np.ndarray = method(torch.from_numpy(queries)).argmax(dim=1).numpy()
+        return chosen
+
+    table, (support, query) = embeddings(), indices(5, k_shot)
+    score = classifiers.cosine(table, support, query)
+    assert score.hits.tolist() == hits_of(predict, table, support, query).tolist()
+
+
+def by_distance(x: np.ndarray, y: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Nearest mean by differences in float64, which no row far out costs a digit."""
+    means = np.stack([x[y == slot].mean(axis=0) for slot in np.unique(y)])
+    return ((queries[:, None] - means) ** 2).sum(axis=-1).argmin(axis=1)
+
+
+def by_neighbour(x: np.ndarray, y: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    return y[((queries[:, None] - x) ** 2).sum(axis=-1).argmin(axis=1)]
+
+
+FAR = {"nearest-centroid": by_distance, "knn": by_neighbour, "cosine": by_cosine, "l2n": by_l2n}
+
+
+@pytest.mark.parametrize("name", FAR)
+@pytest.mark.parametrize("far", [1e3, 1e6, 1e9, 1e12, 1e30])
+def test_rows_far_out_are_scored_as_float64_scores_them(name: str, far: float) -> None:
+    table, (support, query) = embeddings(), indices(5, 2)
+    table[[support[3, 1, 0], query[5, 2, 1]], 3] = far, -far
+    score = CLASSIFIERS[name](table, support, query)
+    assert score.hits.tolist() == hits_of(FAR[name], table, support, query).tolist()
+
+
+@pytest.mark.parametrize("name", ["nearest-centroid", "knn"])
+@pytest.mark.parametrize("share", [7, 3])
+def test_many_rows_far_out_keep_their_own_distances_too(name: str, share: int) -> None:
+    table, (support, query) = embeddings(), indices(5, 2)
+    table[::share, 3] = 1e9 * np.random.default_rng(2).uniform(1, 9, len(table[::share])).astype(np.float32)
+    score = CLASSIFIERS[name](table, support, query)
+    assert score.hits.tolist() == hits_of(FAR[name], table, support, query).tolist()
+
+
+@pytest.mark.parametrize("far", [1e6, 1e12, 1e30])
+def test_a_row_far_out_has_no_part_in_the_mean_of_simpleshot(far: float) -> None:
+    table, (support, query) = embeddings(), indices(5, 2)
+    table[support[3, 1, 0], 3] = far
+    mean = np.delete(table, support[3, 1, 0], axis=0).mean(axis=0, dtype=np.float64)
+    score = classifiers.simpleshot(table, support, query)
+    assert score.hits.tolist() == hits_of(by_cl2n(mean), table, support, query).tolist()
+
+
+@pytest.mark.parametrize("name", ["nearest-centroid", "cosine", "simpleshot", "l2n", "knn"])
+@pytest.mark.parametrize("exponent", [-120, -77, -40, 40, 66, 120])
+def test_no_scale_changes_a_score(name: str, exponent: int) -> None:
+    """Powers of two, which no digit notices; 2^66 is some 1e20, 2^-77 some 1e-23, and squares leave float32."""
+    table, (support, query) = embeddings(), indices(5, 2)
+    usual = CLASSIFIERS[name](table, support, query)
+    scaled = CLASSIFIERS[name](np.ldexp(table, exponent), support, query)
+    assert scaled.chosen.tolist() == usual.chosen.tolist()
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_copies_far_out_are_a_tie(name: str) -> None:
+    """Silent clips with the inverse of their energy, as supports of two classes."""
+    table = embeddings()
+    table[:8] = table[0]
+    table[:8, 3] = 1e9
+    support, query = np.array([[[0], [1], [100]], [[100], [2], [3]]]), np.array([[[4], [5], [101]], [[101], [6], [7]]])
+    assert CLASSIFIERS[name](table, support, query).hits.tolist() == [[1, 0, 1], [1, 1, 0]]
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

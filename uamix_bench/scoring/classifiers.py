@@ -8,6 +8,7 @@ Each takes
 
 and returns a `Score`. Scores are taken on embeddings minus the mean over the n rows (pooled transformer features share
 a large common part that costs float32 its digits); where a classifier depends on the origin, the mean is accounted for.
+Rows far out have no part in that mean, and where there are some, or the scale is extreme, scores are taken in float64.
 Equal scores go to the lowest class slot; equal are those that differ by no more than float32 may err (`_ROUNDING`), for
 a matrix product need not round the same sum in two columns alike.
 """
@@ -24,10 +25,16 @@ import numpy.typing as npt
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+Table = npt.NDArray[np.floating[Any]]
+Fit = Callable[[Table], tuple[Table, Table | None]]
 
+FAR_OUT = 10.0  # times the median distance: rows beyond it have no part in the mean
 _BUFFER = 1 << 18  # numbers gathered at a time: they stay in the processor's cache
-_TINY = float(np.finfo(np.float32).tiny)
+_TINY = float(np.finfo(np.float64).tiny)
 _ROUNDING = 1e-6  # of a score's unit
+_DOUBLE_ROUNDING = 1e-12  # of a score itself, in float64
+_SAFE = 1e-24, 1e24  # squared lengths whose products float32 holds
+_SAMPLE = 128  # rows whose median says where most of the table is
 _NEWTON_STEPS, _HALVINGS = 100, 30
 
 
@@ -47,21 +54,23 @@ class Score(NamedTuple):
 
 def nearest_centroid(embeddings: Floats, support: Integers, query: Integers) -> Score:
     """Nearest mean of the supports by squared Euclidean distance (Snell et al. 2017, equations 1 and 2)."""
-    table, _ = _centred(embeddings)
-    return _linear(table, support, query, _centroids, _square(table))
+    table, _, square = _centred(embeddings)
+    return _linear(table, support, query, _centroids, square)
 
 
 def cosine(embeddings: Floats, support: Integers, query: Integers) -> Score:
-    """Mean of the supports with the largest cosine to the query; the origin is that of the raw embeddings."""
-    table, mean = _centred(embeddings)
+    """Mean of the supports with the largest cosine to the query; the origin is that of the raw embeddings.
 
-    def fit(shots: Floats) -> tuple[Floats, Floats]:
+    easyfsl's `SimpleShot` is this classifier.
+    """
+    table, mean, square = _centred(embeddings)
+
+    def fit(shots: Table) -> tuple[Table, Table]:
         centroids = shots.mean(axis=2, dtype=np.float64) + mean
         centroids /= np.maximum(np.linalg.norm(centroids, axis=2, keepdims=True), _TINY)
         centroids -= centroids.mean(axis=1, keepdims=True)  # the same for all classes: only rounding notices
-        return centroids.astype(np.float32), (centroids @ mean).astype(np.float32)
+        return centroids.astype(table.dtype), (centroids @ mean).astype(table.dtype)
 
-    square = _square(table)
     unit = square / max(math.sqrt(square + float(mean @ mean)), _TINY)  # of the centroids' directions, times a query
     return _linear(table, support, query, fit, unit)
 
@@ -71,14 +80,23 @@ def simpleshot(embeddings: Floats, support: Integers, query: Integers) -> Score:
 
     SimpleShot centres with the mean over its base classes. There are none here: the mean is over the n rows
     passed, which are the clips of all episodes without their labels, so it knows a little of the queries'
-    distribution.
+    distribution. Rows more than ten times as far out as the median row have no part in it.
     """
-    table, _ = _centred(embeddings)
-    table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), _TINY)
-    return _linear(table, support, query, _centroids, unit=1.0)
+    table = _centred(embeddings).table
+    table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), np.finfo(table.dtype).tiny)
+    return _linear(table.astype(np.float32, copy=False), support, query, _centroids, unit=1.0)
 
 
-def knn(embeddings: Floats, support: Integers, query: Integers, neighbours: int = 1) -> Score:
+def l2n(embeddings: Floats, support: Integers, query: Integers) -> Score:
+    """Nearest centroid of embeddings scaled to unit length, without centring (as in the evaluation of Heggan et al.).
+
+    SimpleShot's L2N (Wang et al. 2019, section 3).
+    """
+    lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
+    return nearest_centroid((embeddings / np.maximum(lengths, _TINY)).astype(np.float32), support, query)
+
+
+def knn(embeddings: Floats, support: Integers, query: Integers, neighbors: int = 1) -> Score:
     """Majority among the nearest supports by squared Euclidean distance.
 
     Equal votes go to the class with the nearest support among the voters.
@@ -87,23 +105,22 @@ def knn(embeddings: Floats, support: Integers, query: Integers, neighbours: int 
         embeddings: (n, D) float32.
         support: (E, N, K) int64.
         query: (E, N, Q) int64.
-        neighbours: How many supports vote, at most N * K.
+        neighbors: How many supports vote, at most N * K.
     """
-    table, _ = _centred(embeddings)
+    table, _, square = _centred(embeddings)
     ways, shots = support.shape[1:]
-    voters = min(neighbours, ways * shots)
+    voters = min(neighbors, ways * shots)
 
-    def fit(points: Floats) -> tuple[Floats, Floats]:
-        flat = points.reshape(len(points), ways * shots, -1)
-        return flat, -0.5 * np.vecdot(flat, flat)
+    def fit(points: Table) -> tuple[Table, None]:
+        return points.reshape(len(points), ways * shots, -1), None
 
-    def vote(scores: Floats) -> Integers:
+    def vote(scores: Table) -> Integers:
         nearest = np.argsort(-scores, axis=-1, kind="stable")[..., :voters] // shots
         votes: Integers = (nearest[..., None] == np.arange(ways)).astype(np.int64)  # (B, N * Q, voters, N)
         earliest = votes.argmax(axis=-2)
         return _best(votes.sum(axis=-2) * (voters + 1) - earliest, 0.0)
 
-    return _linear(table, support, query, fit, _square(table), vote if voters > 1 else None)
+    return _linear(table, support, query, fit, square, vote if voters > 1 else None)
 
 
 def logistic_regression(embeddings: Floats, support: Integers, query: Integers) -> Score:
@@ -113,17 +130,17 @@ def logistic_regression(embeddings: Floats, support: Integers, query: Integers) 
     single weight vector amounts to). The optimum lies in the span of the supports, so it is sought there, in
     at most N * K dimensions.
     """
-    table, _ = _centred(embeddings)
+    table = _centred(embeddings).table
     ways, shots = support.shape[1:]
     penalty = 2.0 if ways == 2 else 1.0
     targets = np.repeat(np.eye(ways), shots, axis=0)  # (N * K, N)
 
-    def fit(points: Floats) -> tuple[Floats, Floats]:
+    def fit(points: Table) -> tuple[Table, Table]:
         flat = points.reshape(len(points), ways * shots, -1).astype(np.float64)
         basis, coordinates = np.linalg.qr(flat.transpose(0, 2, 1))  # (B, D, r), (B, r, N * K)
         weights = _softmax_regression(coordinates.transpose(0, 2, 1), targets, penalty)
         full = (basis @ weights[:, :-1]).transpose(0, 2, 1)
-        return np.ascontiguousarray(full, dtype=np.float32), weights[:, -1].astype(np.float32)
+        return np.ascontiguousarray(full, dtype=table.dtype), weights[:, -1].astype(table.dtype)
 
     return _linear(table, support, query, fit, unit=1.0, buffers=16)
 
@@ -132,51 +149,123 @@ CLASSIFIERS: dict[str, Callable[[Floats, Integers, Integers], Score]] = {
     "nearest-centroid": nearest_centroid,
     "cosine": cosine,
     "simpleshot": simpleshot,
+    "l2n": l2n,
     "knn": knn,
     "logistic-regression": logistic_regression,
 }
 
 
-def _centred(embeddings: Floats) -> tuple[Floats, Doubles]:
-    """Returns the table minus its mean, and the (D,) float64 vector that was taken away."""
-    mean = embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return embeddings - mean, mean.astype(np.float64)
+def classify(name: str, embeddings: Floats, support: Integers, query: Integers, neighbors: int = 1) -> Score:
+    """Score of the classifier of that name in `CLASSIFIERS`; `neighbors` is for knn alone."""
+    if name == "knn":
+        return knn(embeddings, support, query, neighbors)
+    return CLASSIFIERS[name](embeddings, support, query)
 
 
-def _square(table: Floats) -> float:
-    """The median squared length of the rows."""
-    return float(np.median(np.vecdot(table, table)))
+class _Centred(NamedTuple):
+    """Embeddings minus their mean: (n, D) float32 or float64, the (D,) mean, and the median squared length of a row."""
+
+    table: Table
+    mean: Doubles
+    square: float
 
 
-def _centroids(shots: Floats) -> tuple[Floats, Floats]:
-    """Weights and biases of the nearest mean: the largest ``x . c - |c|^2 / 2`` has the least ``|x - c|``."""
+def _centred(embeddings: Floats) -> _Centred:
+    """Takes away the mean over all rows that are not far out."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
+        table = embeddings - mean
+        squares = np.vecdot(table, table)
+    square = float(np.median(squares))
+    sample = embeddings[:: -(-len(embeddings) // _SAMPLE)].astype(np.float64)
+    middle = np.median(sample, axis=0)  # half of the rows may lie anywhere, and it stays among the others
+    if _is_safe(table, squares, square, np.median(_squares(sample - middle))):
+        return _Centred(table, mean.astype(np.float64), square)
+    rows = embeddings - middle  # float64
+    squares = _squares(rows)
+    usual = squares <= FAR_OUT**2 * _typical(squares)
+    shift = rows[usual].mean(axis=0)
+    rows -= shift
+    return _Centred(rows, middle + shift, _typical(_squares(rows)))
+
+
+def _is_safe(table: Floats, squares: Floats, square: float, about_middle: float) -> bool:
+    """Whether float32 serves: no row far out has moved the mean, and no product of two lengths leaves its range."""
+    largest = float(squares.max())
+    if largest == 0.0:  # all rows equal, or squares too small for float32
+        return not table.any()
+    if not (_SAFE[0] < square < _SAFE[1] and largest <= FAR_OUT**2 * square):
+        return False
+    return square <= FAR_OUT * about_middle
+
+
+def _squares(rows: Doubles) -> Doubles:
+    """The squared lengths of (n, D) rows: (n,)."""
+    lengths: Doubles = np.vecdot(rows, rows)
+    return lengths
+
+
+def _typical(squares: Doubles) -> float:
+    """The median squared length of the rows that have any: copies of one clip may be most of a table."""
+    positive = squares[squares > 0]
+    return float(np.median(positive)) if len(positive) else 0.0
+
+
+def _centroids(shots: Table) -> tuple[Table, None]:
+    """The means that queries are to be near to."""
     centroids = np.add.reduce(shots, axis=2)
-    centroids *= np.float32(1 / shots.shape[2])
-    return centroids, -0.5 * np.vecdot(centroids, centroids)
+    centroids *= shots.dtype.type(1 / shots.shape[2])
+    return centroids, None
+
+
+def _scores(queries: Table, weights: Table, biases: Table | None) -> Table:
+    """``x . w + b``, or without biases what orders the weights by distance.
+
+    The largest ``x . w - |w|^2 / 2`` has the least ``|x - w|``. In float64 there are rows far out, between which
+    distances would be lost in the square of their length, so the distances themselves are taken.
+
+    Args:
+        queries: (B, Q, D).
+        weights: (B, M, D).
+        biases: (B, M).
+
+    Returns:
+        (B, Q, M).
+    """
+    if biases is None and weights.dtype == np.float64:
+        from scipy.spatial.distance import cdist
+
+        return np.stack([-0.5 * cdist(*pair, "sqeuclidean") for pair in zip(queries, weights, strict=True)])
+    scores: Table = queries @ weights.transpose(0, 2, 1)
+    scores += (-0.5 * np.vecdot(weights, weights) if biases is None else biases)[:, None]
+    return scores
 
 
 def _best(scores: npt.NDArray[Any], margin: float) -> Integers:
     """The lowest index of those within `margin` of the largest score, along the last axis."""
-    best: Integers = (scores >= scores.max(axis=-1, keepdims=True) - margin).argmax(axis=-1)
+    largest = scores.max(axis=-1, keepdims=True)
+    if scores.dtype == np.float64:  # of rows far out the scores are large, and so is their rounding
+        margin = margin + _DOUBLE_ROUNDING * np.abs(largest)
+    best: Integers = (scores >= largest - margin).argmax(axis=-1)
     return best
 
 
 def _linear(
-    table: Floats,
+    table: Table,
     support: Integers,
     query: Integers,
-    fit: Callable[[Floats], tuple[Floats, Floats]],
+    fit: Fit,
     unit: float,
-    vote: Callable[[Floats], Integers] | None = None,
+    vote: Callable[[Table], Integers] | None = None,
     buffers: int = 1,
 ) -> Score:
-    """Scores queries by ``x . w + b``, a few episodes at a time in buffers that are used again.
+    """Scores queries by ``x . w + b`` or distance, a few episodes at a time in buffers that are used again.
 
     Args:
-        table: (n, D) float32.
+        table: (n, D) float32 or float64, which weights and scores share.
         support: (E, N, K) int64.
         query: (E, N, Q) int64.
-        fit: Supports (B, N, K, D) to weights (B, M, D) and biases (B, M), float32.
+        fit: Supports (B, N, K, D) to weights (B, M, D) and biases (B, M), or None where the nearest weights win.
         unit: The size of a usual score, for what counts as equal.
         vote: Scores (B, N * Q, M) to class slots (B, N * Q); by default that of the largest.
         buffers: How many times the usual number of episodes to gather; a fit of many small steps likes more.
@@ -184,8 +273,8 @@ def _linear(
     episodes, ways, shots = support.shape
     queries, size = query.shape[2], table.shape[1]
     step = min(episodes, max(1, buffers * _BUFFER // (ways * (shots + queries) * size)))
-    shot_buffer = np.empty((step, ways, shots, size), np.float32)
-    query_buffer = np.empty((step, ways * queries, size), np.float32)
+    shot_buffer = np.empty((step, ways, shots, size), table.dtype)
+    query_buffer = np.empty((step, ways * queries, size), table.dtype)
     query_rows = query.reshape(episodes, -1)
     slots = np.arange(ways)[:, None]
     hits = np.empty((episodes, ways), np.int64)
@@ -196,9 +285,8 @@ def _linear(
         # mode="clip" lets numpy write straight into `out`; the rows are in range
         np.take(table, support[now], axis=0, out=shot_buffer[:batch], mode="clip")
         np.take(table, query_rows[now], axis=0, out=query_buffer[:batch], mode="clip")
-        weights, bias = fit(shot_buffer[:batch])
-        scores = query_buffer[:batch] @ weights.transpose(0, 2, 1)
-        scores += bias[:, None]
+        weights, biases = fit(shot_buffer[:batch])
+        scores = _scores(query_buffer[:batch], weights, biases)
         best = vote(scores) if vote else _best(scores, _ROUNDING * unit) // (weights.shape[1] // ways)
         chosen[now] = best.reshape(batch, ways, queries)
         hits[now] = (chosen[now] == slots).sum(axis=2)
