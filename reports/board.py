@@ -186,6 +186,7 @@ def _remarks(protocol: Protocol, dtype: str) -> str:
         "episodes": f"{protocol.episodes:,} episodes",
         "seed": f"seed {protocol.seed}",
         "classifier": protocol.classifier,
+        "neighbors": f"{protocol.neighbors} neighbors",
         "group_disjoint": "group-disjoint",
         "min_clips": f"classes of {protocol.min_clips} clips",
         "segments": f"segments {protocol.segments}",

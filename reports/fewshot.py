@@ -87,7 +87,7 @@ def accuracy(table: Board) -> Iterator[Block]:
     for remarks in dict.fromkeys(setting.remarks for setting in table.settings):
         settings = [setting for setting in table.settings if setting.remarks == remarks]
         protocol = settings[0].protocol
-        words = f"{protocol.episodes:,} episodes, {protocol.n_query} queries a class, {protocol.classifier}"
+        words = f"{protocol.episodes:,} episodes, {protocol.n_query} queries a class, {protocol.scored_by}"
         for label in dict.fromkeys(column.label for setting in settings for column in setting.columns):
             held = [setting for setting in settings if any(column.label == label for column in setting.columns)]
             rows: list[Row] = [

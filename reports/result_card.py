@@ -47,7 +47,7 @@ def _evaluated(result: Result) -> dict[str, object]:
     drawn = [
         f"{protocol.name}: {count(protocol.episodes, 'episode')}",
         f"{count(protocol.n_query, 'query', 'queries')} a class",
-        protocol.classifier,
+        protocol.scored_by,
         f"seed {protocol.seed}",
         "group-disjoint" if protocol.group_disjoint else "",
     ]
@@ -99,6 +99,7 @@ def repeat_command(result: Result) -> str:
         *(["--classes FILE"] if protocol.name.endswith("-classes") else []),
         f"--n {protocol.n_way} --k {protocol.k_shot} --q {protocol.n_query}",
         f"--episodes {protocol.episodes} --seed {protocol.seed} --classifier {shlex.quote(protocol.classifier)}",
+        *([f"--neighbors {protocol.neighbors}"] if protocol.neighbors > 1 else []),
         *(["--group-disjoint"] if protocol.group_disjoint else []),
         f"--input {model.input} --pooling {shlex.quote(model.pooling)} --dtype {shlex.quote(model.dtype)}",
     ]

@@ -74,7 +74,7 @@ def _protocol_words(setting: Setting) -> str:
     words = [
         f"{protocol.episodes:,} episodes of {protocol.n_way} classes",
         f"{count(protocol.k_shot, 'support')} and {count(protocol.n_query, 'query', 'queries')} a class",
-        protocol.classifier.replace("-", " "),
+        protocol.scored_by.replace("-", " "),
         f"seed {protocol.seed}",
     ]
     words += ["group-disjoint"] * protocol.group_disjoint + ["mean of all segments"] * (protocol.segments == "mean")

@@ -279,6 +279,8 @@ def test_dry_run_writes_nothing_and_loads_no_model(bench: Bench, sounds: Path, b
         (("--n", "0"), 2, "--n"),
         (("--n", "2,,3"), 2, "empty"),
         (("--classifier", "knnn"), 2, "did you mean 'knn'?"),
+        (("--neighbors", "3"), 2, "--neighbors 3: is of no use to the classifier nearest-centroid; give --classifier"),
+        (("--classifier", "knn", "--neighbors", "3", "--n", "2"), 2, "--neighbors 3: is more than the 2 supports"),
         (("--model", "logmel,random", "--checkpoint", "pyproject.toml"), 2, "belongs to one model"),
         (("--model", "logmel,random", "--name", "mine"), 2, "belongs to one model"),
         (("--name", "../mine"), 2, "cannot name results"),
@@ -381,6 +383,16 @@ def test_help_names_every_classifier() -> None:
     assert all(name in option.help for name in CLASSIFIERS)  # type: ignore[attr-defined]
 
 
+def test_neighbors_are_in_the_record_and_its_id_where_there_are_several(bench: Bench, sounds: Path) -> None:
+    shown = bench(*FEWSHOT, "-t", sounds, "--classifier", "knn", "--neighbors", "3", "--k", "2", "--n", "2")
+    assert "knn of 3 neighbors" in shown.out
+    bench(*FEWSHOT, "-t", sounds, "--classifier", "knn", "--k", "2", "--n", "2")
+    written = {load_result(path).protocol.neighbors: json.loads(path.read_text()) for path, _ in ResultStore()}
+    assert written[3]["protocol"].pop("neighbors") == 3
+    assert written[1]["protocol"] == written[3]["protocol"]
+    assert written[1]["id"] != written[3]["id"]
+
+
 def test_no_trace_of_user_host_or_folder_in_a_result(
     bench: Bench, sounds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,9 +454,12 @@ def test_silent_clips_are_scored_not_punished(bench: Bench, sounds: Path, tmp_pa
     folder = tmp_path / "quiet"
     shutil.copytree(sounds, folder)
     soundfile.write(folder / "low" / "0.wav", np.zeros(4_000), 16_000)
-    done = bench(*FEWSHOT, "-t", folder, "--json")
+    done = bench(*FEWSHOT, "-t", folder)
     assert done.code == 0
-    assert load_result(next(path for path, _ in ResultStore())).health.silent == 1
+    health = load_result(next(path for path, _ in ResultStore())).health
+    assert health.silent == 1
+    assert health.notes[-1] == f"1 of {health.clips} clips is silent"
+    assert f"logmel on local/quiet: {health.notes[-1]}\n" in done.out
 
 
 def test_min_clips_leaves_classes_out_and_is_recorded(bench: Bench, sounds: Path, tmp_path: Path) -> None:

@@ -252,6 +252,39 @@ def test_a_killed_pretraining_continues_to_the_same_weights(sounds: Path, pretra
     assert (tmp_path / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
 
 
+HOLDS = """
+import fcntl, sys, time
+with open(sys.argv[1], "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs flock")
+def test_a_second_training_in_a_folder_is_refused_until_the_first_is_gone(
+    sounds: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    """Whatever the first is; one that was killed leaves nothing that holds the next one up."""
+    pretrain = ["pretrain", "--data", sounds, "--out", tmp_path, *SMALL, "--set", "epochs=1"]
+    tune = ["tune", "--init", pretrained / "model.safetensors", "--data", sounds, "--out", tmp_path, *HEADS]
+    finetune = ["finetune", "--model", "audiomae-tiny", "--task", sounds, "--out", tmp_path, "--recipe", "tiny"]
+    holds = [sys.executable, "-c", HOLDS, str(tmp_path / ".lock")]
+    with subprocess.Popen(holds, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        for second in (pretrain, tune, finetune):
+            refused = run(*second, expect=4)
+            line = f"uamix-bench: error: {tmp_path}: another process is at work in this folder; wait until it ends"
+            assert refused.err.splitlines()[-1].startswith(line)
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+        first.kill()
+    run(*pretrain)
+    record = load_record(tmp_path / "training.json")
+    assert isinstance(record, TrainingRecord)
+    assert record.weights_sha256 == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_sigterm_saves_the_state_and_says_how_to_go_on(sounds: Path, pretrained: Path, tmp_path: Path) -> None:
     arguments = ["tune", "--init", f"audiomae={pretrained / 'model.safetensors'}", "--data", sounds, "--out", tmp_path]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -144,6 +146,29 @@ def test_a_worker_that_tells_nothing_ends_itself() -> None:
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (75, "alive\n", "")
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
+def test_a_worker_that_stood_still_is_not_lost() -> None:
+    code = """
+    import time
+    from uamix_bench.engines import engine
+    engine._HANGS_S = 1.0
+    with engine._watched() as progress:
+        progress.say("begun")
+        print("begun", flush=True)
+        while time.thread_time() < 0.2:
+            pass
+    print("done")
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "begun\n"
+        os.kill(worker.pid, signal.SIGSTOP)
+        time.sleep(1.5)
+        os.kill(worker.pid, signal.SIGCONT)
+        assert worker.communicate(timeout=60)[0] == "done\n"
+    assert worker.returncode == 0
 
 
 @pytest.mark.parametrize(("name", "module", "extra"), [("ray", "ray", "ray"), ("slurm", "submitit", "slurm")])

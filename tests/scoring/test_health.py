@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from uamix_bench.scoring.health import Health, check, duplicates, effective_rank, raise_if_red
+from uamix_bench.scoring.health import Clips, Health, check, duplicates, effective_rank, raise_if_red
 from uamix_bench.util.errors import BadInputError
 
 
@@ -121,3 +121,55 @@ def test_red_stops_unless_allowed() -> None:
     assert raised.value.exit_code == 3
     raise_if_red(red, "beats on esc50", allow=True)
     raise_if_red(check(random(100), keys(100)), "beats on esc50")
+
+
+def clips(n: int, classes: int) -> Clips:
+    return Clips(
+        [f"{index % classes}/{index:03d}.wav" for index in range(n)], [f"class {i % classes}" for i in range(n)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("silent", "verdict", "note"),
+    [
+        ([], "green", None),
+        ([3, 7], "green", "2 of 16 clips are silent"),
+        ([5], "green", "1 of 16 clips is silent"),
+        ([0, 4, 8, 12], "yellow", "4 of 16 clips are silent, all of class class 0"),
+        ([0, 4, 8, 12, 1, 5, 9, 13, 2], "yellow", "9 of 16 clips are silent, all of classes class 0, class 1"),
+        (range(16), "yellow", "16 of 16 clips are silent"),
+    ],
+)
+@pytest.mark.parametrize("copies", [False, True])
+def test_silent_clips_are_said(silent: list[int], verdict: str, note: str | None, copies: bool) -> None:
+    """Each of them counts, be it a copy of another."""
+    quiet = np.isin(np.arange(16), list(silent))
+    names = [b"\0\0" if copies and quiet[index] else key for index, key in enumerate(keys(20)[4:])]
+    health = check(random(16), names, quiet, clips(16, 4))
+    assert (health.verdict, health.notes) == (verdict, (note,) if note else ())
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("far", [1e3, 1e12, 3e38])
+def test_an_embedding_far_out_is_named_be_it_silent_or_not(far: float, quiet: bool) -> None:
+    vectors = random(120)
+    vectors[41, 3] = far
+    health = check(vectors, keys(120), quiet & (np.arange(120) == 41), clips(120, 5))
+    median = np.median(np.linalg.norm(vectors.astype(np.float64), axis=1))
+    assert health.verdict == "yellow"
+    expected = f"1 of 120 embeddings is far out (norms up to {far:.2g} where the median is {median:.2g}): 1/041.wav"
+    assert health.notes[0] == expected
+    assert health.effective_rank > 14  # of the others
+
+
+def test_a_common_part_or_a_spread_of_norms_is_not_far_out() -> None:
+    vectors = random(300) * np.geomspace(0.3, 3, 300, dtype=np.float32)[:, None]
+    assert check(vectors, keys(300)).notes == ()
+    assert check(vectors + 500, keys(300)).notes == ()
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e-23])
+def test_a_scale_that_logistic_regression_cannot_bear_is_said(scale: float) -> None:
+    (note,) = check(random(300) * np.float32(scale), keys(300)).notes
+    assert note.startswith("median norm")
+    assert "logistic-regression" in note

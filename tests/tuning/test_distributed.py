@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -271,6 +272,36 @@ def test_a_process_that_hangs_ends_the_job(tmp_path: Path, monkeypatch: pytest.M
     assert time.monotonic() - began < 60
     assert ended[0].code == MachineError.exit_code
     assert re.match(r"rank 0: lost another process \(.*[Tt]ime.*\); the same command", ended[0].said), ended[0].said
+
+
+def test_processes_that_stood_still_together_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-Z or `docker pause` for longer than the patience, while one waits for the other."""
+    monkeypatch.setattr(distributed, "_PATIENCE", timedelta(seconds=3))
+    monkeypatch.setattr(distributed, "_POLL", timedelta(seconds=0.1))
+
+    def stand_still() -> None:
+        while len(pids := [path.read_text() for path in tmp_path.glob("*.pid")]) < 2 or not all(pids):
+            time.sleep(0.05)
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in pids:
+                os.kill(int(pid), number)
+            if number == signal.SIGSTOP:
+                time.sleep(4)
+
+    def work(rank: int) -> None:
+        distributed.barrier()
+        (tmp_path / f"{rank}.pid").write_text(str(os.getpid()))
+        if rank == 1:
+            began = time.thread_time()
+            while time.thread_time() < began + 0.3:
+                pass
+        distributed.barrier()
+
+    thread = threading.Thread(target=stand_still)
+    thread.start()
+    ended = processes(2, work, tmp_path / "said")
+    thread.join()
+    assert [process.code for process in ended] == [0, 0], ended
 
 
 def test_processes_that_disagree_do_not_begin(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from uamix_bench.util import threads
-from uamix_bench.util.threads import in_threads
+from uamix_bench.util.threads import Watch, in_threads
 
 
 @pytest.fixture
@@ -100,3 +102,41 @@ def test_a_program_with_a_thread_that_hangs_ends() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "KeyboardInterrupt" in done.stderr
+
+
+def test_a_watch_goes_only_while_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    watch, looks = Watch(step_s=1.0), []
+    for passed in (0.25, 1.0, 1.5, 3_600.0, 1.0):
+        now[0] += passed
+        looks.append(watch.look())
+    assert looks == [0.25, 1.25, 2.75, 4.75, 5.75]
+
+
+STOPPED = """
+import time
+from uamix_bench.util import threads
+threads.SLOW_S, threads.PATIENCE_S = 0.2, 1.5
+
+def work(item):
+    print("begun", flush=True)
+    while time.thread_time() < 0.1 * (item + 1):
+        pass
+    return "done"
+
+print(*threads.in_threads(work, [0, 1, 2], threads=1, ahead=3, slow=lambda item: None, hung=lambda item: "hung"))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
+def test_time_in_which_the_process_stood_still_blames_nothing() -> None:
+    """Stopped for longer than the patience, with work in a thread: Ctrl-Z, `docker pause`, `scontrol suspend`."""
+    with subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(2)
+        os.kill(process.pid, signal.SIGCONT)
+        said, _ = process.communicate(timeout=60)
+    assert said.splitlines()[-1] == "done done done"

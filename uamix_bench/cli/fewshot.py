@@ -46,8 +46,10 @@ if TYPE_CHECKING:
     default="nearest-centroid",
     show_default=True,
     metavar="NAME",
-    help="nearest-centroid, cosine, simpleshot, knn or logistic-regression.",
+    help="nearest-centroid; cosine (easyfsl's SimpleShot); simpleshot (CL2N, the mean over the clips passed); l2n "
+    "(unit length, nearest centroid); knn; logistic-regression.",
 )
+@click.option("--neighbors", type=options.COUNT, default=1, show_default=True, help="Supports that vote in knn.")
 @click.option("--group-disjoint", is_flag=True, help="No group (recording, speaker) on both sides of an episode.")
 @click.option(
     "--min-clips",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from uamix_bench.cli.tables import Table, count, per_cent, show
@@ -76,6 +76,8 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
             skipped = len(result.status.skipped)
             what = f"{skipped} broken clip{'s' * (skipped != 1)} left out" if skipped else "a part of the clips"
             _note(f"* {labels[result.id]} on {result.task.label}: partial ({what}), not comparable")
+    for line in _health(results, labels):
+        _note(line)
     if shares := _shared(results):
         _note(f"Queries that share their group with a support clip: {', '.join(shares)} (--group-disjoint)")
     for result in results:
@@ -153,7 +155,7 @@ def _setting(results: Sequence[Result], sweep: bool) -> str:
     words = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
     queries = _several({result.protocol.n_query for result in results})
     words += f"{queries} {'query' if queries == '1' else 'queries'} a class, "
-    words += f"{first.episodes:,} episode{'s' * (first.episodes > 1)}, {first.classifier}"
+    words += f"{first.episodes:,} episode{'s' * (first.episodes > 1)}, {first.scored_by}"
     words += f", seed {first.seed}" if first.seed else ""
     words += ", group-disjoint" if first.group_disjoint else ""
     words += ", mean of all segments" if first.segments == "mean" else ""
@@ -172,6 +174,18 @@ def _shared(results: Sequence[Result]) -> list[str]:
             shares.setdefault(result.task.label, []).append(100 * result.episodes.shared_group_share)
     ends = {task: dict.fromkeys(f"{share:.1f}" for share in (min(found), max(found))) for task, found in shares.items()}
     return [f"{task} {' to '.join(numbers)}%" for task, numbers in ends.items()]
+
+
+def _health(results: Sequence[Result], labels: Mapping[str, str]) -> Iterator[str]:
+    """What the health checks say, once for all models of a task where they say the same."""
+    models: dict[str, dict[str, None]] = {}
+    told: dict[tuple[str, str], dict[str, None]] = {}
+    for result in results:
+        models.setdefault(result.task.label, {})[labels[result.id]] = None
+        for note in result.health.notes:
+            told.setdefault((result.task.label, note), {})[labels[result.id]] = None
+    for (task, note), who in told.items():
+        yield f"{task}: {note}" if len(who) == len(models[task]) > 1 else f"{', '.join(who)} on {task}: {note}"
 
 
 def _bounds(result: Result) -> str:

@@ -145,7 +145,7 @@ def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes:
         **fields: The other fields of `Protocol`.
 
     Raises:
-        UsageError: Unknown classifier.
+        UsageError: Unknown classifier, or neighbors that it has not.
     """
     from uamix_bench.scoring.classifiers import CLASSIFIERS
     from uamix_bench.scoring.episodes import METAAUDIO, PAPER, Protocol
@@ -153,6 +153,14 @@ def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes:
     if fields["classifier"] not in CLASSIFIERS:
         name = fields["classifier"]
         raise UsageError(f"--classifier {name}", "no such classifier", nearest(name, list(CLASSIFIERS)))
+    if (voters := fields.get("neighbors", 1)) > 1:
+        supports = fields["n_way"] * fields["k_shot"]
+        if fields["classifier"] != "knn":
+            reason = f"is of no use to the classifier {fields['classifier']}"
+            raise UsageError(f"--neighbors {voters}", reason, "give --classifier knn too")
+        if voters > supports:
+            reason = f"is more than the {supports} supports of an episode"
+            raise UsageError(f"--neighbors {voters}", reason, f"give at most {supports}, or a larger --k")
     base = {"paper": PAPER, "metaaudio": METAAUDIO}[protocol]
     cell = Protocol(name=base.name, n_query=q or base.n_query, episodes=episodes or base.episodes, **fields)
     if cell.min_clips is not None and cell.min_clips <= cell.k_shot + cell.n_query:  # which every class needs anyway

@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar, get_args
 from uamix_bench.util import files
 from uamix_bench.util.errors import BenchError, MachineError, UsageError, nearest
 from uamix_bench.util.progress import SILENT, Progress
+from uamix_bench.util.threads import Watch
 
 EngineName = Literal["local", "ray", "slurm"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
@@ -337,35 +338,37 @@ def _work(
 class _Heard(Progress):
     """Remembers when something was told last."""
 
-    def __init__(self) -> None:
-        self.at = time.monotonic()
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.at = watch.look()
 
     @contextmanager
     def bar(self, what: str, total: int, unit: str = "clips") -> Iterator[Callable[[int, str], None]]:
         """See :meth:`Progress.bar`."""
 
         def advance(count: int, note: str = "") -> None:
-            self.at = time.monotonic()
+            self.at = self.watch.look()
 
-        self.at = time.monotonic()
+        self.at = self.watch.look()
         yield advance
 
     def say(self, line: str) -> None:
         """See :meth:`Progress.say`."""
-        self.at = time.monotonic()
+        self.at = self.watch.look()
 
 
 @contextmanager
 def _watched() -> Iterator[Progress]:
     """Ends this process where the progress that it yields hears nothing for too long: a hung worker is a lost one."""
-    heard, done = _Heard(), threading.Event()
+    watch = Watch(_HANGS_S / 60)
+    heard, done = _Heard(watch), threading.Event()
 
-    def watch() -> None:
+    def listen() -> None:
         while not done.wait(_HANGS_S / 60):
-            if time.monotonic() - heard.at > _HANGS_S:
+            if watch.look() - heard.at > _HANGS_S:
                 os._exit(os.EX_TEMPFAIL)
 
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=listen, daemon=True)
     thread.start()
     try:
         yield heard

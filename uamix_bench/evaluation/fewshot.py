@@ -21,7 +21,7 @@ from uamix_bench.records.record import Cost, HalfInterval, Provenance, Skipped, 
 from uamix_bench.records.results import Episodes, Intervals, Result, Score
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring import health
-from uamix_bench.scoring.classifiers import CLASSIFIERS
+from uamix_bench.scoring.classifiers import classify
 from uamix_bench.scoring.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol, draw_sorted
 from uamix_bench.scoring.statistics import ci95_classes, ci95_clips, conventional_interval
 from uamix_bench.storage.digests import sounds_sha256
@@ -278,7 +278,11 @@ class _Pool:
 
     def check(self, subject: str, allow_unhealthy: bool) -> health.Health:
         """Looks at all embeddings; where non-finite ones are let pass they are scored as zeros."""
-        sanity = health.check(self._vectors, self._keys, self._silent)
+        rows = np.argsort(np.where(self._place < 0, len(self._place), self._place))[: len(self._vectors)]
+        clips = self.task.clips.iloc[rows]
+        named = health.Clips(clips["clip"].tolist(), clips["label"].tolist())
+        sanity = health.check(self._vectors, self._keys, self._silent, named)
+        sanity = sanity.model_copy(update={"notes": tuple(map(scrub, sanity.notes))})
         health.raise_if_red(sanity, subject, allow=allow_unhealthy)
         if sanity.non_finite:
             self._vectors[~np.isfinite(self._vectors).all(axis=1)] = 0
@@ -322,7 +326,8 @@ class _Cell:
         """Classifies the queries and fills the record."""
         started = time.perf_counter()
         protocol, episodes = self.protocol, self.episodes
-        correct, hits, _ = CLASSIFIERS[protocol.classifier](pool.vectors(self.rows), *episodes.compact())
+        vectors, indices = pool.vectors(self.rows), episodes.compact()
+        correct, hits, _ = classify(protocol.classifier, vectors, *indices, protocol.neighbors)
         episodes_s = self.draw_s + time.perf_counter() - started
 
         accuracies = correct / (protocol.n_way * protocol.n_query)

@@ -14,7 +14,7 @@ from uamix_bench.embeddings.cache import EmbeddingCache, clip_keys, kept_models
 from uamix_bench.evaluation.redraw import Redraw
 from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.records.results import Result
-from uamix_bench.scoring.classifiers import CLASSIFIERS
+from uamix_bench.scoring.classifiers import classify
 from uamix_bench.scoring.episodes import EpisodeSet
 from uamix_bench.storage.digests import file_digests
 from uamix_bench.util.errors import BadInputError
@@ -83,7 +83,8 @@ def replay(result: Result, redraw: Redraw) -> Replay:
     for cache in _caches(result.model):
         found, vectors = _kept(cache, data, episodes.clips)
         if found.all():
-            score = CLASSIFIERS[result.protocol.classifier](vectors, *episodes.compact())
+            protocol = result.protocol
+            score = classify(protocol.classifier, vectors, *episodes.compact(), protocol.neighbors)
             if tuple(score.correct.tolist()) == result.episodes.correct:
                 return Replay(data, episodes, score.chosen, cache)
             differs = True

@@ -162,9 +162,14 @@ class Finetuning:
         """Does the runs that are not done yet, and makes the record of all.
 
         Raises:
+            MachineError: Another process is at work in the folder.
             Stopped: `stop` said so; what is done is kept.
         """
         files.check_writable(self.place)
+        with files.locked(self.place / files.LOCK, None):
+            return self._result()
+
+    def _result(self) -> FinetuneResult:
         provenance = collect(str(self.model.device))
         done = [(run, self._outcome(run)) for run in self.runs]
         runs, made, notes = score(self.data, self.plan, done, self.several)

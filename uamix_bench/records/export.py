@@ -136,8 +136,8 @@ _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", '"': r"\textquotedbl{}",
 _COLUMNS = (
     "id model adapter_version weights_sha256 source_sha256 metadata_sha256 parameters embedding_dim input pooling "
     "dtype pretrained_on licence task version clips_sha256 content_sha256 classes clips protocol n_way k_shot n_query "
-    "episodes seed classifier group_disjoint min_clips episodes_digest accuracy ci95 ci95_clips ci95_classes complete "
-    "limited partial skipped health embedded_clips embed_s episodes_s device started_at package"
+    "episodes seed classifier neighbors group_disjoint min_clips episodes_digest accuracy ci95 ci95_clips ci95_classes "
+    "complete limited partial skipped health embedded_clips embed_s episodes_s device started_at package"
 ).split()
 
 
@@ -152,6 +152,7 @@ def _row(result: Result) -> dict[str, Any]:
         "task": task["name"],
         "content_sha256": result.provenance.content_sha256,
         "protocol": result.protocol.name,
+        "neighbors": result.protocol.neighbors,
         "episodes_digest": result.episodes.digest,
         "accuracy": result.score.accuracy,
         **{name: getattr(result.score, name) for name in ("ci95", "ci95_clips", "ci95_classes")},
@@ -216,7 +217,7 @@ def _per_cent(result: Result) -> float:
 
 def _words(result: Result) -> str:
     protocol, half = result.protocol, result.score.ci95
-    drawn = f"{protocol.episodes} episodes of {protocol.n_query} queries, {protocol.classifier}"
+    drawn = f"{protocol.episodes} episodes of {protocol.n_query} queries, {protocol.scored_by}"
     return f"{_setting(result)}, {drawn} {plus_minus(half)}".strip()
 
 

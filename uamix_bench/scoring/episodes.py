@@ -30,11 +30,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from json.encoder import encode_basestring
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from uamix_bench.data.clip_table import SortedClips, sort_clips
 from uamix_bench.plugins.card import Count, Segments, Text
@@ -45,6 +53,7 @@ from uamix_bench.util.errors import UsageError, nearest
 ALGORITHM = "philox-1"
 _CLASSES, _GROUPS, _CLIPS = 0, 1, 2  # streams; _CLIPS is the first of n_query + k_shot
 _REDRAWS = 64
+_LATER = {"neighbors": 1}  # fields younger than the first records: left out at these values, so that no id moves
 _CHUNK = 16_384  # class slots drawn together: their ranks stay in the processor's cache
 
 Integers = npt.NDArray[np.int64]
@@ -74,6 +83,25 @@ class Protocol(BaseModel):
     group_disjoint: bool = False
     min_clips: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     segments: Segments = "first"
+    neighbors: Annotated[int, Field(ge=1, lt=2**31)] = 1
+
+    @property
+    def scored_by(self) -> str:
+        """The classifier in words."""
+        return self.classifier + (f" of {self.neighbors} neighbors" if self.neighbors > 1 else "")
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = serialize(self)
+        return {name: value for name, value in document.items() if name not in _LATER or value != _LATER[name]}
+
+    @model_validator(mode="after")
+    def _neighbors_are_there(self) -> Self:
+        if self.neighbors > 1 and self.classifier != "knn":
+            raise ValueError(f"neighbors are of the classifier knn, not of {self.classifier}")
+        if self.neighbors > self.n_way * self.k_shot:
+            raise ValueError(f"{self.neighbors} neighbors, but {self.n_way * self.k_shot} supports in an episode")
+        return self
 
     @property
     def fewest_clips(self) -> int:

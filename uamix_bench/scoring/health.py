@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,17 @@ Mask = npt.NDArray[np.bool_]
 _RANK_ROWS = 2_000  # enough to tell a rank of 4 from one of 40, and bounds the time
 _LOW_RANK = 4.0
 _SOME, _MANY = 0.05, 0.5  # shares of duplicates that are worth a note, and that are not an encoder's
+_FAR = 10.0  # times the median norm, or a tenth of it
+_USUAL = 1e-10, 1e10  # median norms
+_NAMED = 3  # clips or classes that a note names
 _EQUAL = 1e-5  # of a vector's largest value: ten times what float32 sums differ by in another order
+
+
+class Clips(NamedTuple):
+    """What notes call the n clips: their ids, and the labels of their classes."""
+
+    names: Sequence[str]
+    labels: Sequence[str]
 
 
 class Health(BaseModel):
@@ -32,7 +42,7 @@ class Health(BaseModel):
         effective_rank: exp of the entropy of the normalised singular values of the centred embeddings (Roy
             and Vetterli, "The effective rank", EUSIPCO 2007), on at most 2,000 clips; None below two.
         norms: Least, median and largest Euclidean norm; None without a clip.
-        notes: What led to the verdict, one line each.
+        notes: What led to the verdict, and what else is worth knowing, one line each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,13 +57,14 @@ class Health(BaseModel):
     notes: tuple[str, ...] = ()
 
 
-def check(vectors: Floats, keys: Sequence[bytes], silent: Mask | None = None) -> Health:
+def check(vectors: Floats, keys: Sequence[bytes], silent: Mask | None = None, clips: Clips | None = None) -> Health:
     """Looks at embeddings.
 
     Args:
         vectors: (n, D) float32.
-        keys: n digests of what was embedded; equal keys are one clip.
+        keys: n digests of what was embedded; equal keys are one clip, but in the note of silent ones.
         silent: (n,) bool, which clips are silent; None for none.
+        clips: What notes call the clips; without them notes have numbers alone.
     """
     _, first = np.unique(np.asarray(keys, "S"), return_index=True)
     first.sort()
@@ -61,11 +72,15 @@ def check(vectors: Floats, keys: Sequence[bytes], silent: Mask | None = None) ->
     quiet = np.zeros(len(first), np.bool_) if silent is None else silent[first]
     sound = vectors[first[finite & ~quiet]]
     share = float(duplicates(sound).mean()) if len(sound) else 0.0
-    rank = effective_rank(sound) if len(sound) > 1 else None
-    norms = np.linalg.norm(sound.astype(np.float64), axis=1)
+    norms = np.linalg.norm(vectors[first].astype(np.float64), axis=1)
+    usual = float(np.median(norms[finite])) if finite.any() else 0.0
+    far = finite & (norms > _FAR * usual)
+    plain = vectors[first[finite & ~quiet & ~far]]  # one far out is a direction of its own, and the only one
+    rank = effective_rank(plain) if len(plain) > 1 else None
 
     broken = int((~finite).sum())
-    red, yellow = [], []
+    red: list[str] = []
+    yellow: list[str] = []
     if broken:
         red.append(f"{broken} of {len(first)} embeddings hold a NaN or infinite value")
     if share > _MANY:
@@ -74,8 +89,20 @@ def check(vectors: Floats, keys: Sequence[bytes], silent: Mask | None = None) ->
         yellow.append(f"{share:.1%} of clips share their embedding with a different clip")
     if rank is not None and rank < min(_LOW_RANK, len(sound) / 2):  # few clips span little anyway
         yellow.append(f"effective rank {rank:.1f}: the embeddings vary in hardly any direction")
-    if len(first) and quiet.all():
-        yellow.append("every clip is silent")
+    if usual and far.any():
+        who = f": {_named(clips.names[row] for row in first[far])}" if clips else ""
+        most = f"norms up to {norms[far].max():.2g} where the median is {usual:.2g}"
+        yellow.append(f"{_of(far, 'embedding')} far out ({most}){who}")
+    if usual and not _USUAL[0] < usual < _USUAL[1]:
+        yellow.append(f"median norm {usual:.2g}: logistic-regression, whose penalty has a scale, means little")
+    aside: list[str] = []
+    if silent is not None and silent.any():
+        whole = _silent_classes(silent, clips.labels) if clips else []
+        line = f"{_of(silent, 'clip')} silent"
+        if whole and not silent.all():
+            line += f", all of class{'es' * (len(whole) > 1)} {_named(whole)}"
+        (yellow if whole or silent.all() else aside).append(line)
+    heard = norms[finite & ~quiet]
     return Health(
         verdict="red" if red else "yellow" if yellow else "green",
         clips=len(first),
@@ -83,9 +110,28 @@ def check(vectors: Floats, keys: Sequence[bytes], silent: Mask | None = None) ->
         silent=int(quiet.sum()),
         duplicate_share=share,
         effective_rank=rank,
-        norms=(float(norms.min()), float(np.median(norms)), float(norms.max())) if len(norms) else None,
-        notes=(*red, *yellow),
+        norms=(float(heard.min()), float(np.median(heard)), float(heard.max())) if len(heard) else None,
+        notes=(*red, *yellow, *aside),
     )
+
+
+def _silent_classes(silent: Mask, labels: Sequence[str]) -> list[str]:
+    """The classes with no clip that can be heard, sorted."""
+    every = np.asarray(labels, object)
+    return sorted(set(every[silent]) - set(every[~silent]))
+
+
+def _of(chosen: Mask, what: str) -> str:
+    """Counts in words, up to the adjective: ``4 of 16 clips are``."""
+    count = int(chosen.sum())
+    return f"{count} of {len(chosen)} {what}s {'is' if count == 1 else 'are'}"
+
+
+def _named(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    return ", ".join(listed[:_NAMED]) + more
 
 
 def raise_if_red(health: Health, subject: str, allow: bool = False) -> None:
@@ -117,7 +163,8 @@ def duplicates(vectors: Floats) -> Mask:
     for start in starts:
         here, after = order[start : start + 4_096], order[start + 1 : start + 4_097]
         a, b = vectors[here[: len(after)]], vectors[after]
-        near = np.abs(a - b).max(axis=1) <= _EQUAL * np.abs(a).max(axis=1)
+        with np.errstate(over="ignore"):
+            near = np.abs(a - b).max(axis=1) <= _EQUAL * np.abs(a).max(axis=1)
         equal[here[: len(after)][near]] = True
         equal[after[near]] = True
     return equal

@@ -83,10 +83,12 @@ def load_frames(
         raise BadInputError(data.root, "no clip can be read", "run 'uamix-bench tasks verify' on it")
     count = decoded.counts[kept]
     skipped = tuple((clips[index], decoded.reasons[index]) for index in sorted(decoded.reasons))
+    if skipped:
+        progress.say(f"skipped {len(skipped)} of {len(clips)} clips that cannot be read")
     for clip, reason in skipped[:_NAMED]:
         progress.say(f"skipped {clip}: {reason}")
     if len(skipped) > _NAMED:
-        progress.say(f"skipped {len(skipped) - _NAMED} more of {len(clips)} clips")
+        progress.say(f"skipped {len(skipped) - _NAMED} more; the record names all")
     return Frames(
         values=decoded.values,
         first=np.cumsum(count) - count,

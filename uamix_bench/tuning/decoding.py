@@ -32,7 +32,7 @@ from uamix_bench.data.audio import read, undecoded
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError, MachineError, Stopped
 from uamix_bench.util.progress import Progress
-from uamix_bench.util.threads import SLOW_S, in_threads, settle
+from uamix_bench.util.threads import SLOW_S, Watch, in_threads, settle
 
 Halves = npt.NDArray[np.float16]
 Ints = npt.NDArray[np.int64]
@@ -221,12 +221,13 @@ def _blocks(sounds: Sounds, done: int, workers: int | None, progress: Progress) 
 
     pool = ProcessPoolExecutor(count, initializer=_begin_worker, initargs=(os.getpid(),))
     ahead: deque[tuple[list[str], Future[_Block]]] = deque()
+    watch = Watch(SLOW_S / 10)
 
     def due() -> _Block:
         paths, future = ahead.popleft()
-        waited_s = time.monotonic()
+        begun_s = watch.look()
         block = f"{paths[0]} or one of the {len(paths) - 1} after it"
-        if not settle(future, lambda: slow(block), lambda: time.monotonic() - waited_s > _PATIENCE_S):
+        if not settle(future, lambda: slow(block), lambda: watch.look() - begun_s > _PATIENCE_S, watch):
             reason = f"a process that decodes does not answer for {_PATIENCE_S:g} s (at {block})"
             raise MachineError("--workers", reason, _ALONE)
         return future.result()

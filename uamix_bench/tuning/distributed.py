@@ -26,12 +26,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from uamix_bench.util.errors import BenchError, MachineError, Stopped, UsageError
+from uamix_bench.util.threads import Watch
 
 Ints = npt.NDArray[np.int64]
 
+_group: Any = None  # of all processes, for tensors on the CPU: while they are joined
+
 _PATIENCE = timedelta(minutes=5)  # for another process at the same step; one that hangs longer is lost
-_LEADER_WORKS = timedelta(days=30)  # decoding a data set for the first time
+_NEVER = timedelta(days=30)  # gloo's own patience, which goes on while this process stands still
+_POLL = timedelta(seconds=1)
 _REAPED_S = 5.0  # within which a process that died has left the table of processes
+_LOOK_S = 0.05
 _AGAIN = "the same command continues from the last checkpoint (torchrun --max-restarts does so by itself)"
 
 
@@ -97,15 +102,18 @@ def joined(device_name: str = "auto") -> Iterator[None]:
         options |= {"store": _store(), "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
     ended = ExitStack()
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", **options)
+    global _group
     try:
+        _group = dist.new_group(backend="gloo", timeout=_NEVER)
         peers: list[Any] = [None] * world()
-        dist.all_gather_object(peers, (socket.gethostname(), os.getpid()))
+        _gather_objects(peers, (socket.gethostname(), os.getpid()))
         try:
             yield
         except Exception as error:
             ended.enter_context(_undisturbed())
             raise _verdict(error, peers) from error
     finally:
+        _group = None
         dist.destroy_process_group()
         ended.close()
 
@@ -130,12 +138,11 @@ def leader_first() -> Iterator[None]:
         yield
         return
     follows = os.environ.get("LOCAL_RANK", "0") != "0"
-    group = dist.new_group(backend="gloo", timeout=_LEADER_WORKS)
     if follows:
-        _call(dist.barrier, group=group)
+        _call(dist.barrier, patience=_NEVER)  # decoding a data set for the first time takes long
     yield
     if not follows:
-        _call(dist.barrier, group=group)
+        _call(dist.barrier, patience=_NEVER)
 
 
 def barrier() -> None:
@@ -153,7 +160,7 @@ def agree(facts: dict[str, str]) -> None:
     if world() == 1:
         return
     everyone: list[Any] = [None] * world()
-    _call(dist.all_gather_object, everyone, facts)
+    _gather_objects(everyone, facts)
     for number, theirs in enumerate(everyone):
         for what, value in theirs.items():
             if value != everyone[0][what]:
@@ -257,9 +264,27 @@ def _joined() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def _call(collective: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+def _gather_objects(everyone: list[Any], own: Any) -> None:
+    """Fills a list with an object of each process; all are here by then, so that none is waited for."""
+    barrier()
+    dist.all_gather_object(everyone, own, group=_group)
+
+
+def _call(collective: Callable[..., Any], *tensors: Any, patience: timedelta | None = None) -> None:
+    """Does a collective. Between CPUs, time in which this process stood still does not count against the others."""
     try:
-        collective(*arguments, **options)
+        if any(isinstance(tensor, Tensor) and tensor.is_cuda for tensor in tensors):
+            collective(*tensors)  # NCCL, which has a clock of its own
+            return
+        work = collective(*tensors, group=_group, async_op=True)
+        watch, most_s = Watch(_POLL.total_seconds()), (patience or _PATIENCE).total_seconds()
+        while not work.is_completed():
+            with suppress(RuntimeError):  # a poll that ends without an answer, or an error that is raised below
+                work.wait(_POLL)
+            if watch.look() > most_s and not work.is_completed():
+                _group.abort()
+                raise RuntimeError(f"timed out after {most_s:g} s")
+        work.wait()
     except RuntimeError as error:
         raise LostPeer(f"rank {rank()}", f"lost another process ({str(error).splitlines()[0]})", _AGAIN) from error
 
@@ -282,12 +307,12 @@ def _verdict(error: Exception, peers: list[tuple[str, int]]) -> BenchError:
 
 def _find_gone(peers: list[tuple[str, int]]) -> int | None:
     """The rank of a process on this machine that is no more, or None where there is none, or one has spoken."""
-    deadline = time.monotonic() + _REAPED_S
-    while time.monotonic() < deadline and not _said():
+    watch = Watch(_LOOK_S)
+    while watch.look() < _REAPED_S and not _said():
         for number, (host, pid) in enumerate(peers):
             if host == socket.gethostname() and _is_gone(pid):
                 return number
-        time.sleep(0.05)
+        time.sleep(_LOOK_S)
     return None
 
 

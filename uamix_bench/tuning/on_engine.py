@@ -23,11 +23,13 @@ from uamix_bench.tuning.trainings import Job, carry_out, is_finished
 from uamix_bench.util import files
 from uamix_bench.util.errors import BenchError, MachineError
 from uamix_bench.util.progress import SILENT, Progress
+from uamix_bench.util.threads import Watch
 
 if TYPE_CHECKING:  # torch is imported where a model is
     from uamix_bench.models.model import Source
 
 _LATE_S = 60.0  # within which a network file system shows what another machine has written
+_LOOK_S = 0.5
 
 
 class Errand(NamedTuple):
@@ -163,10 +165,10 @@ def _await(job: Job) -> None:
     Raises:
         MachineError: It does not come.
     """
-    deadline = time.monotonic() + _LATE_S
+    watch = Watch(_LOOK_S)
     while not is_finished(job):
-        if time.monotonic() > deadline:
+        if watch.look() > _LATE_S:
             reason = "a worker finished it, and it is not here"
             raise MachineError(job.folder, reason, "put UAMIX_BENCH_HOME on a disk that all machines share")
-        time.sleep(0.5)
+        time.sleep(_LOOK_S)
         list(job.folder.glob("*"))  # a network file system asks for a folder again when it is listed

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from uamix_bench.tuning.sounds import shareable
 from uamix_bench.tuning.throughput import matrix_rate
 from uamix_bench.tuning.views import Spectrograms
 from uamix_bench.util.errors import UsageError
-from uamix_bench.util.files import check_writable, file_sha256, write_atomic
+from uamix_bench.util.files import LOCK, check_writable, locked, write_atomic
 from uamix_bench.util.progress import SILENT, Progress
 
 WEIGHTS = "model.safetensors"
@@ -68,15 +69,17 @@ def pretrain(
 
     Raises:
         UsageError: `init` is not a vision transformer, or not of the recipe's size; `compiled` without a GPU.
+        MachineError: Another process trains in `folder`.
         BenchError: See :meth:`~uamix_bench.tuning.loop.Training.run`.
     """
     recipe = shareable(recipe, data)
     model = new_model(recipe) if init is None else _of_size(initial_model(init), recipe, init)
     if compiled:
         _compile(model.encoder.blocks, device)
-    frames = _decoded(recipe, data, folder, model, workers, progress, stop)
-    stage = Pretraining(model.encoder, recipe, frames, _spectrograms(model, recipe, device), anew=init is None)
-    return _train(recipe, [stage], model, frames, data, folder, model.metadata.get("sha256"), progress, stop)
+    with _claimed(folder):
+        frames = _decoded(recipe, data, folder, model, workers, progress, stop)
+        stage = Pretraining(model.encoder, recipe, frames, _spectrograms(model, recipe, device), anew=init is None)
+        return _train(recipe, [stage], model, frames, data, folder, model.metadata.get("sha256"), progress, stop)
 
 
 def tune(
@@ -86,6 +89,7 @@ def tune(
     folder: Path,
     *,
     head: Path | None = None,
+    wait: bool = False,
     device: str = "auto",
     compiled: bool = False,
     workers: int | None = None,
@@ -102,6 +106,7 @@ def tune(
         folder: As in :func:`pretrain`.
         head: Folder of stage 1 alone, trained there once for all recipes that share it (`TuneRecipe.head_only`), with
             the weights that stage 1 within `folder` gives, bit for bit; None trains it in `folder`.
+        wait: Whether to wait for another process that trains in `folder`, rather than be refused.
         device: As for load_model.
         compiled: As in :func:`pretrain`.
         workers: Processes that decode; see :func:`~uamix_bench.tuning.data.load_frames`.
@@ -113,20 +118,22 @@ def tune(
 
     Raises:
         UsageError: The model is not a vision transformer that can be tuned; `compiled` without a GPU.
+        MachineError: Another process trains in `folder`, and `wait` is False.
         BenchError: See :meth:`~uamix_bench.tuning.loop.Training.run`.
     """
     recipe = shareable(recipe, data)
     model = initial_model(init)
     if compiled:
         _compile(model.encoder.blocks, device)
-    frames = _decoded(recipe, data, folder, model, workers, progress, stop)
-    stages = tuning_stages(model, recipe, frames, _spectrograms(model, recipe, device))
-    parent = model.metadata["sha256"]
-    before = None
-    if head is not None:
-        identity = _identity(data, frames, parent)
-        before = Training(recipe.head_only(), stages[:1], frames, head / "checkpoints", identity, progress, stop)
-    return _train(recipe, stages, model, frames, data, folder, parent, progress, stop, before)
+    with _claimed(folder, progress.say if wait else None):
+        frames = _decoded(recipe, data, folder, model, workers, progress, stop)
+        stages = tuning_stages(model, recipe, frames, _spectrograms(model, recipe, device))
+        parent = model.metadata["sha256"]
+        before = None
+        if head is not None:
+            identity = _identity(data, frames, parent)
+            before = Training(recipe.head_only(), stages[:1], frames, head / "checkpoints", identity, progress, stop)
+        return _train(recipe, stages, model, frames, data, folder, parent, progress, stop, before)
 
 
 def new_model(recipe: PretrainRecipe) -> Any:
@@ -167,6 +174,17 @@ def tuning_stages(model: Any, recipe: TuneRecipe, frames: Frames, spectrograms: 
     return [stage(network, recipe, frames, spectrograms) for stage in (HeadStage, TuneStage)]
 
 
+@contextmanager
+def _claimed(folder: Path, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Keeps other trainings out of a folder; of several processes that train as one, the first does."""
+    if distributed.rank():
+        yield
+        return
+    check_writable(folder)
+    with locked(folder / LOCK, say):
+        yield
+
+
 def _decoded(
     recipe: Recipe,
     data: TaskData,
@@ -177,7 +195,6 @@ def _decoded(
     stop: Callable[[], bool],
 ) -> Frames:
     """Says what is about to happen; one process of a machine decodes, the others wait."""
-    check_writable(folder)
     checkpoints = folder / "checkpoints"
     progress.say(f"recipe '{recipe.name}' on {len(data.clips):,} clips of {data.name}; checkpoints in {checkpoints}")
     if data.partial:
@@ -215,7 +232,7 @@ def _train(
     training = Training(recipe, stages, frames, folder / "checkpoints", identity, progress, stop, before)
     training.run()
     if distributed.rank() == 0:
-        _write_weights(training, model, data, folder, parent, provenance)
+        weights_sha256 = _write_weights(training, model, data, folder, parent, provenance)
         cost = [_cost(pace, device) for pace in training.paces]
         record = TrainingRecord.create(
             recipe=recipe.model_dump(mode="json"),
@@ -227,7 +244,7 @@ def _train(
                 content_sha256=frames.sounds_sha256 or None,
             ),
             parent_sha256=parent,
-            weights_sha256=file_sha256(folder / WEIGHTS),
+            weights_sha256=weights_sha256,
             train_seed=recipe.seed,
             history=tuple(training.history),
             skipped=(*Skipped.unread(data), *(Skipped(clip=clip, reason=reason) for clip, reason in frames.skipped)),
@@ -282,7 +299,8 @@ def _identity(data: TaskData, frames: Frames, parent: str | None) -> dict[str, A
 
 def _write_weights(
     training: Training, model: AudioModel, data: TaskData, folder: Path, parent: str | None, provenance: Provenance
-) -> None:
+) -> str:
+    """Writes the encoder; returns the SHA-256 (hex) of what was written."""
     recipe, frames = training.recipe, training.frames
     dtype = torch.float16 if recipe.save_dtype == "float16" else torch.float32
     tensors: dict[str, Tensor] = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
@@ -302,7 +320,7 @@ def _write_weights(
     }
     if parent:
         metadata["parent_sha256"] = parent
-    write_safetensors(folder / WEIGHTS, tensors, metadata)
+    return write_safetensors(folder / WEIGHTS, tensors, metadata)
 
 
 def _cost(pace: Pace, device: torch.device) -> StageCost:

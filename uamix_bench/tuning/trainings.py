@@ -124,7 +124,7 @@ def carry_out(job: Job, progress: Progress, stop: Callable[[], bool]) -> None:
     with computing_with(job.threads):
         options: dict[str, Any] = {"device": job.device, "progress": progress, "stop": stop}
         decoders = 1 if job.threads == 1 else None
-        tune(job.recipe, data, job.init, job.folder, head=job.head, workers=decoders, **options)
+        tune(job.recipe, data, job.init, job.folder, head=job.head, wait=True, workers=decoders, **options)
 
 
 @contextmanager

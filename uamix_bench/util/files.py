@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from uamix_bench.util.errors import BadInputError, BenchError, MachineError, UsageError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+LOCK = ".lock"  # of a training's folder
 _TEMPORARY = ".tmp-"
 _USE_S = 3_600.0  # resolution of the time of last use
 _WAITING_S = 60.0  # between the lines of who waits for a lock
@@ -198,13 +199,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Lets one process (and thread) at a time pass; the others wait, and say so now and then.
+def locked(path: Path, say: Callable[[str], None] | None) -> Iterator[None]:
+    """Lets one process (and thread) at a time pass; the others wait, and say so now and then, or are refused.
 
     A dead one's lock is gone.
 
+    Args:
+        path: The file of the lock.
+        say: Is told who waits; None refuses to wait.
+
     Raises:
-        MachineError: The lock cannot be made.
+        MachineError: The lock cannot be made, or another process has it and `say` is None.
     """
     import filelock
 
@@ -215,6 +220,9 @@ def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
             try:
                 lock.acquire(timeout=patience_s)
             except filelock.Timeout:
+                if say is None:
+                    reason = "another process is at work in this folder"
+                    raise MachineError(path.parent, reason, "wait until it ends, or choose another folder") from None
                 say(f"waiting for another process that holds {path}")
                 patience_s = _WAITING_S
     except (OSError, NotImplementedError) as error:

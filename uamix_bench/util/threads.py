@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, wait
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -18,22 +18,56 @@ PATIENCE_S = 60.0  # for the decoding of one clip, which takes milliseconds: a f
 _PARTING_S = 2.0  # for threads at work when no more is wanted: a decoder that is cut off at exit may abort
 
 
-def settle(future: Future[Outcome], slow: Callable[[], None], over: Callable[[], bool] = lambda: False) -> bool:
+class Watch:
+    """A clock of waiting, in seconds, that goes only while it is looked at.
+
+    Of the time between two looks no more than twice the usual step counts: the rest this process did not wait, but did
+    something else or stood still (Ctrl-Z, `docker pause`, a laptop that sleeps), and with it what it waits for.
+
+    Args:
+        step_s: The time between two looks of a loop that waits.
+    """
+
+    def __init__(self, step_s: float) -> None:
+        self._most_s = 2 * step_s
+        self._total_s, self._seen_s = 0.0, time.monotonic()
+        self._lock = Lock()
+
+    def look(self) -> float:
+        """Looks at the clock: the seconds that were waited in all."""
+        with self._lock:
+            now_s = time.monotonic()
+            self._total_s += min(now_s - self._seen_s, self._most_s)
+            self._seen_s = now_s
+            return self._total_s
+
+
+def settle(
+    future: Future[Outcome],
+    slow: Callable[[], None],
+    over: Callable[[], bool] = lambda: False,
+    watch: Watch | None = None,
+) -> bool:
     """Waits until a future is done.
 
     Args:
         future: What is waited for.
         slow: Called once where that takes longer than ten seconds.
         over: Asked from then on whether to give up.
+        watch: Goes while this waits, with looks a second apart; default one of its own.
 
     Returns:
         Whether it is done.
     """
-    if not future.done() and not wait([future], SLOW_S).done:
-        slow()
+    watch = watch or Watch(SLOW_S / 10)
+    begun_s, said = watch.look(), False
     while not future.done():
-        if over():
-            return False
+        if watch.look() - begun_s >= SLOW_S:
+            if not said:
+                slow()
+                said = True
+            if over():
+                return False
         wait([future], SLOW_S / 10)
     return True
 
@@ -44,8 +78,8 @@ class _Job(Generic[Item, Outcome]):
         self.future: Future[Outcome] = Future()
         self.begun_s: float | None = None
 
-    def hangs(self) -> bool:
-        return self.begun_s is not None and time.monotonic() - self.begun_s > PATIENCE_S
+    def hangs(self, watch: Watch) -> bool:
+        return self.begun_s is not None and watch.look() - self.begun_s > PATIENCE_S
 
 
 def in_threads(
@@ -68,16 +102,18 @@ def in_threads(
         threads: How many work at once.
         ahead: How many items are begun before they are asked for.
         slow: Told of an item that is waited for longer than ten seconds.
-        hung: What stands for an item that took longer than a minute and is given up; without it none is.
+        hung: What stands for an item that is given up after a minute of waiting for it or those before it; without it
+            none is.
     """
     jobs: SimpleQueue[_Job[Item, Outcome] | None] = SimpleQueue()
     pending: deque[_Job[Item, Outcome]] = deque()
     workers: list[Thread] = []
+    watch = Watch(SLOW_S / 10)
 
     def serve() -> None:
         while (job := jobs.get()) is not None:
             if job.future.set_running_or_notify_cancel():
-                job.begun_s = time.monotonic()
+                job.begun_s = watch.look()
                 try:
                     job.future.set_result(work(job.item))
                 except BaseException as error:
@@ -89,7 +125,7 @@ def in_threads(
         workers[-1].start()
 
     def outcome(job: _Job[Item, Outcome]) -> Outcome:
-        if settle(job.future, lambda: slow(job.item), job.hangs if hung else lambda: False):
+        if settle(job.future, lambda: slow(job.item), lambda: hung is not None and job.hangs(watch), watch):
             return job.future.result()
         start()  # in place of the one that hangs
         assert hung is not None
