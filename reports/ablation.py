@@ -176,8 +176,9 @@ def _sweep(record: AblationRecord, differences: Sequence[Delta]) -> Iterator[Sec
             "These cells explore, and are not tested: the declared tests are those above."
         )
     ]
-    for task in dict.fromkeys(delta.task for delta in differences):
-        here = [delta for delta in differences if delta.task == task]
+    for task, left_out in dict.fromkeys((delta.task, delta.classes_left_out) for delta in differences):
+        here = [delta for delta in differences if (delta.task, delta.classes_left_out) == (task, left_out)]
+        ways, shots = ([*dict.fromkeys(numbers)] for numbers in zip(*map(_cell, here), strict=True))
         if len(shots) > 1:
             blocks.append(_curves(here, task, "shots", "way", shots, ways, 1))
         if len(ways) > 1:

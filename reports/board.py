@@ -58,6 +58,7 @@ class Column:
         label: Name and version, and a part of the digest where one table has several such columns.
         classes: How many.
         clips: How many.
+        left_out: How many of the classes have too few clips for the episodes.
         key: Digest (hex) of the clip table's identity and the episodes; empty where no complete result was drawn.
     """
 
@@ -66,6 +67,7 @@ class Column:
     label: str
     classes: int
     clips: int
+    left_out: int
     key: str
 
 
@@ -96,6 +98,7 @@ class Setting:
         id: For links, such as ``5w1s``.
         protocol: How episodes were drawn and scored.
         remarks: What else tells it from other settings of these ways and shots; empty for the usual one.
+        series: The same without the clips that a class must have, by which the cells of one sweep may differ.
         columns: The tasks.
         standings: The models, best first, those without a rank last.
         ranking: The paired tests of this table.
@@ -105,6 +108,7 @@ class Setting:
     id: str
     protocol: Protocol
     remarks: str
+    series: str
     columns: Sequence[Column]
     standings: Sequence[Standing]
     ranking: Ranking
@@ -150,10 +154,12 @@ def board(results: Iterable[Result]) -> Board:
         groups.setdefault((result.protocol, result.model.dtype), []).append(result)
     settings: list[Setting] = []
     for (protocol, dtype), group in sorted(groups.items(), key=lambda item: _order(*item[0])):
-        made = _setting(protocol, _remarks(protocol, dtype), group, entrants)
+        series = _remarks(protocol.model_copy(update={"min_clips": None}), dtype)
+        made = _setting(protocol, _remarks(protocol, dtype), series, group, entrants)
         if any(made.id == other.id for other in settings):  # they differ in what no id can hold
             key = files.digest([protocol.model_dump(mode="json"), dtype])[:6]
-            made = replace(made, id=f"{made.id}-{key}", remarks=f"{made.remarks} {key}".strip())
+            words, joined = (f"{text} {key}".strip() for text in (made.remarks, made.series))
+            made = replace(made, id=f"{made.id}-{key}", remarks=words, series=joined)
         settings.append(made)
     tasks = sorted({result.task.name for result in kept})
     return Board(settings, sorted(entrants.values(), key=lambda e: e.label), kept, len(unique) - len(kept), tasks)
@@ -239,7 +245,7 @@ def _speed(results: Iterable[Result], identity: ModelIdentity) -> Speed | None:
 
 
 def _setting(
-    protocol: Protocol, remarks: str, results: Sequence[Result], entrants: dict[ModelIdentity, Entrant]
+    protocol: Protocol, remarks: str, series: str, results: Sequence[Result], entrants: dict[ModelIdentity, Entrant]
 ) -> Setting:
     complete = [result for result in results if result.status.complete]
     columns = _columns(results)
@@ -253,7 +259,7 @@ def _setting(
     identity = f"{protocol.n_way}w{protocol.k_shot}s" + (f"-{slug(remarks)}" if remarks else "")
     standings = _standings([(entrants[model], row) for model, row in rows.items()], columns)
     set_aside = [(entrants[model], row) for model, row in apart.items()]
-    return Setting(identity, protocol, remarks, columns, standings, rank(complete), set_aside)
+    return Setting(identity, protocol, remarks, series, columns, standings, rank(complete), set_aside)
 
 
 def _columns(results: Sequence[Result]) -> list[Column]:
@@ -269,7 +275,8 @@ def _columns(results: Sequence[Result]) -> list[Column]:
     columns = []
     for (name, version, key), result in sorted(found.items(), key=lambda item: item[0]):
         label = task_label(name, version) + (f" {key[:6]}" if times[name, version] > 1 else "")
-        columns.append(Column(name, version, label, result.task.classes, result.task.clips, key))
+        left_out = result.episodes.classes_left_out
+        columns.append(Column(name, version, label, result.task.classes, result.task.clips, left_out, key))
     return columns
 
 

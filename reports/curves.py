@@ -11,6 +11,7 @@ from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Figure
 from uamix_bench.reports.board import Setting
 from uamix_bench.scoring.episodes import PAPER
+from uamix_bench.util.text import classes_drawn
 
 _AXES = {"k_shot": "shots", "n_way": "ways"}
 
@@ -19,43 +20,49 @@ def accuracy_curves(settings: Sequence[Setting]) -> tuple[list[Figure], list[Fig
     """Draws accuracy over each of shots and ways, at every value of the other where it has several.
 
     Args:
-        settings: In their order; only those that differ in ways and shots alone share a figure.
+        settings: In their order; only those that differ in ways and shots alone share a figure, and only results on the
+            same classes of the same clip table a line.
 
     Returns:
         For each axis the figure with most points, of equals that at the paper's 5 ways or 1 shot; then all others.
     """
     first: list[Figure] = []
     others: list[Figure] = []
-    for remarks in dict.fromkeys(setting.remarks for setting in settings):
-        alike = [setting for setting in settings if setting.remarks == remarks]
+    for series in dict.fromkeys(setting.series for setting in settings):
+        alike = [setting for setting in settings if setting.series == series]
         for axis, fixed in (("k_shot", "n_way"), ("n_way", "k_shot")):
             lines: dict[int, list[Setting]] = {}
             for setting in sorted(alike, key=lambda setting: getattr(setting.protocol, axis)):
                 lines.setdefault(getattr(setting.protocol, fixed), []).append(setting)
             usual = getattr(PAPER, fixed)
             order = sorted(lines, key=lambda value: (-len(lines[value]), value != usual, value))
-            drawn = [_figure(lines[value], axis, fixed) for value in order if len(lines[value]) > 1]
+            drawn = [figure for value in order if (figure := _figure(lines[value], axis, fixed))]
             first += drawn[:1]
             others += drawn[1:]
     return first, others
 
 
-def _figure(along: Sequence[Setting], axis: str, fixed: str) -> Figure:
-    """One figure of settings in the order of the axis: a panel a task, a line a model, the best of the first on top."""
+def _figure(along: Sequence[Setting], axis: str, fixed: str) -> Figure | None:
+    """One figure of settings in the order of the axis: a panel a task, a line a model, the best of the first on top.
+
+    Classes that some settings leave out make a panel of their own; None where no panel has a line.
+    """
     panels: dict[str, list[figures.Series]] = {}
     entrants = dict.fromkeys(row.entrant.label for setting in along for row in setting.standings)
     for label in dict.fromkeys(column.label for setting in along for column in setting.columns):
-        for entrant in entrants:
-            points = [
-                (getattr(setting.protocol, axis), row.results[label])
-                for setting in along
-                for row in setting.standings
-                if row.entrant.label == entrant and label in row.results
-            ]
-            if points:
-                panels.setdefault(label, []).append(_series(entrant, points))
+        lines = _lines(along, axis, label)
+        tables = {table for table, _ in lines}
+        for (table, left_out), of in lines.items():
+            if any(len(points) > 1 for points in of.values()):
+                classes = next(iter(next(iter(of.values())).values())).task.classes
+                told = [f"{classes_drawn(classes, left_out)} classes"] * bool(left_out)
+                told += [f"clips {table[:6]}"] * (len(tables) > 1)
+                drawn = [_series(name, sorted(of[name].items())) for name in entrants if name in of]
+                panels[", ".join((label, *told))] = drawn
+    if not panels:
+        return None
     value = getattr(along[0].protocol, fixed)
-    where = ", ".join(filter(None, (f"{value}-{_AXES[fixed].removesuffix('s')}", along[0].remarks)))
+    where = ", ".join(filter(None, (f"{value}-{_AXES[fixed].removesuffix('s')}", along[0].series)))
     words = _AXES[axis]
     return figures.curves(
         f"Accuracy over {words}, {where}",
@@ -66,6 +73,21 @@ def _figure(along: Sequence[Setting], axis: str, fixed: str) -> Figure:
         x_ticks=sorted({getattr(setting.protocol, axis) for setting in along}),
         log_x=axis == "k_shot",
     )
+
+
+def _lines(along: Sequence[Setting], axis: str, label: str) -> dict[tuple[str, int], dict[str, dict[int, Result]]]:
+    """The results of a task by clip table and classes left out, by model, and by place on the axis.
+
+    The classes left out are the smallest: of one table, as many are the same.
+    """
+    lines: dict[tuple[str, int], dict[str, dict[int, Result]]] = {}
+    for setting in along:
+        for row in setting.standings:
+            if result := row.results.get(label):
+                on = (result.task.clips_sha256, result.episodes.classes_left_out)
+                points = lines.setdefault(on, {}).setdefault(row.entrant.label, {})
+                points.setdefault(getattr(setting.protocol, axis), result)
+    return lines
 
 
 def _series(name: str, points: Sequence[tuple[int, Result]]) -> figures.Series:

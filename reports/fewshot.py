@@ -19,7 +19,7 @@ from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.result_card import drawer, drawer_id
 from uamix_bench.util.errors import BenchError, UsageError
-from uamix_bench.util.text import p_value, plus_minus, with_half
+from uamix_bench.util.text import classes_drawn, p_value, plus_minus, with_half
 
 _MOST_CLASSES = 60  # that a matrix or a forest can show
 _EXTREME_CLASSES = 20  # hardest and easiest, where there are more
@@ -84,8 +84,8 @@ def result_drawers(table: Board) -> list[Block]:
 
 def accuracy(table: Board) -> Iterator[Block]:
     """A table for each task and way of drawing and scoring, with ways and shots as columns; then wider intervals."""
-    for remarks in dict.fromkeys(setting.remarks for setting in table.settings):
-        settings = [setting for setting in table.settings if setting.remarks == remarks]
+    for series in dict.fromkeys(setting.series for setting in table.settings):
+        settings = [setting for setting in table.settings if setting.series == series]
         protocol = settings[0].protocol
         words = f"{protocol.episodes:,} episodes, {protocol.n_query} queries a class, {protocol.scored_by}"
         for label in dict.fromkeys(column.label for setting in settings for column in setting.columns):
@@ -93,7 +93,7 @@ def accuracy(table: Board) -> Iterator[Block]:
             rows: list[Row] = [
                 (name, *(_score(setting, name, label) for setting in held)) for name in _names(held, label)
             ]
-            titles = [f"{setting.protocol.n_way}-way {setting.protocol.k_shot}-shot>" for setting in held]
+            titles = [f"{_cell_title(setting, label)}>" for setting in held]
             yield Table(("model", *titles), rows, f"{label}: {words}, seed {protocol.seed}")
     yield Prose(
         "± half-width of the conventional 95% interval, 1.96 x population std / sqrt(episodes): it speaks of the draw "
@@ -102,6 +102,13 @@ def accuracy(table: Board) -> Iterator[Block]:
     )
     if wide := _wider(table):
         yield wide
+
+
+def _cell_title(setting: Setting, label: str) -> str:
+    """Ways and shots, and how many of the classes are drawn from where some are left out."""
+    column = next(column for column in setting.columns if column.label == label)
+    words = f"{setting.protocol.n_way}-way {setting.protocol.k_shot}-shot"
+    return words + (f", {classes_drawn(column.classes, column.left_out)} classes" if column.left_out else "")
 
 
 def _names(settings: Sequence[Setting], label: str) -> list[str]:

@@ -50,6 +50,7 @@ def _evaluated(result: Result) -> dict[str, object]:
         protocol.scored_by,
         f"seed {protocol.seed}",
         "group-disjoint" if protocol.group_disjoint else "",
+        f"classes of {protocol.min_clips} clips or more" if protocol.min_clips else "",
     ]
     return {
         "weights": f"SHA-256 {model.weights_sha256}" if model.weights_sha256 else "none",
@@ -101,6 +102,7 @@ def repeat_command(result: Result) -> str:
         f"--episodes {protocol.episodes} --seed {protocol.seed} --classifier {shlex.quote(protocol.classifier)}",
         *([f"--neighbors {protocol.neighbors}"] if protocol.neighbors > 1 else []),
         *(["--group-disjoint"] if protocol.group_disjoint else []),
+        *([f"--min-clips {protocol.min_clips}"] if protocol.min_clips else []),
         f"--input {model.input} --pooling {shlex.quote(model.pooling)} --dtype {shlex.quote(model.dtype)}",
     ]
     return " \\\n  ".join(words)

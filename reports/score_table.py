@@ -18,6 +18,7 @@ from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.markdown import markdown
 from uamix_bench.reports.published import Published, PublishedRow, PublishedTable
 from uamix_bench.reports.result_card import drawer_id
+from uamix_bench.util.text import classes_drawn
 
 _OVERLAP = "†"
 
@@ -40,7 +41,11 @@ def _score_table(setting: Setting, papers: Published) -> Table:
         "rank>",
         *(["mean>"] if several else []),
         *(
-            Cell(f"{column.label}>", note=f"{column.classes:,} classes", href=class_file(setting, column))
+            Cell(
+                f"{column.label}>",
+                note=f"{classes_drawn(column.classes, column.left_out)} classes",
+                href=class_file(setting, column),
+            )
             for column in setting.columns
         ),
         "parameters>",

@@ -14,11 +14,13 @@ from hypothesis import given, settings, strategies as st
 
 from uamix_bench.data.folders import AUDIO_SUFFIXES, SOUND_SUFFIXES, alike_labels, walk
 from uamix_bench.data.task import TaskData, load_task
-from uamix_bench.evaluation.fewshot import fewshot, fewshot_kept, find_earlier, remarks
+from uamix_bench.evaluation.earlier import find_earlier
+from uamix_bench.evaluation.fewshot import draw_episodes, fewshot, fewshot_kept
 from uamix_bench.finetuning.splits import plan
 from uamix_bench.models.model import load_model
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.remarks import remarks
 from uamix_bench.tuning.sounds import find_data
 from uamix_bench.util.errors import BadInputError
 
@@ -96,7 +98,7 @@ def test_what_is_not_read_leaves_a_partial_result_that_names_it(tmp_path: Path, 
     assert "unread: 2 sounds are not read (1 .m4a, 1 .wma), and no clip of c is left" in result.status.notes
     assert result.episodes == kept.episodes  # of the same clips, and yet another record
     assert result.id != kept.id
-    assert find_earlier(store, model, data, [SMALL], "missing", None) == [[]]
+    assert [one.same for one in find_earlier(store, model, data, [SMALL], "missing", None)] == [[]]
 
 
 def test_a_copy_in_another_format_beside_a_sound_and_a_sound_in_no_class_are_said(tmp_path: Path) -> None:
@@ -257,9 +259,16 @@ def test_labels_that_look_alike_are_named(tmp_path: Path) -> None:
 
 
 def test_group_disjoint_episodes_of_data_without_groups_are_said(tmp_path: Path) -> None:
-    data = load_task(str(touch(tmp_path / "own", ["a/1.wav", "b/2.wav"])))
-    disjoint = SMALL.model_copy(update={"group_disjoint": True})
-    assert remarks(data, SMALL) == ()
-    assert [one.code for one in remarks(data, disjoint)] == ["groups"]
-    (tmp_path / "list.csv").write_text("path,label,group\nown/a/1.wav,a,g\nown/b/2.wav,b,g\n")
-    assert remarks(load_task(str(tmp_path / "list.csv")), disjoint) == ()
+    names = [f"{label}/{number}.wav" for label in "ab" for number in range(12)]
+    data = load_task(str(touch(tmp_path / "own", names)))
+    plain = Protocol(n_way=2, k_shot=1, n_query=1, episodes=4)
+    disjoint = plain.model_copy(update={"group_disjoint": True})
+
+    def codes(data: TaskData, protocol: Protocol) -> list[str]:
+        return [one.code for one in remarks([protocol], [draw_episodes(data, protocol)])]
+
+    assert codes(data, plain) == []
+    assert codes(data, disjoint) == ["groups"]
+    rows = "".join(f"own/{name},{name[0]},{name[0]}{number // 2}\n" for number, name in enumerate(names))
+    (tmp_path / "list.csv").write_text(f"path,label,group\n{rows}")
+    assert codes(load_task(str(tmp_path / "list.csv")), disjoint) == []

@@ -12,13 +12,13 @@ import soundfile
 
 from uamix_bench.comparison.compare import compare
 from uamix_bench.data.task import TaskData, load_task
-from uamix_bench.embeddings.cache import file_digests
 from uamix_bench.evaluation.earlier import find_earlier, sounds_here
 from uamix_bench.evaluation.fewshot import draw_episodes, fewshot_kept
 from uamix_bench.models.model import AudioModel, load_model
 from uamix_bench.plugins import registry
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.storage.digests import file_digests
 
 SMALL = Protocol(name="small", n_way=3, k_shot=1, n_query=2, episodes=5)
 

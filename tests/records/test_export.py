@@ -103,3 +103,24 @@ def test_latex_is_a_booktabs_table_of_escaped_text() -> None:
     )
     with pytest.raises(UsageError, match="would share a cell"):
         to_latex([few_shot(), of("protocol", seed=1)])
+
+
+def test_results_on_other_classes_never_share_a_column_or_a_setting() -> None:
+    whole = few_shot()
+    swept = Result.create(
+        **{
+            name: getattr(whole, name)
+            for name in type(whole).model_fields
+            if name not in ("id", "task", "episodes", "model")
+        },
+        model=whole.model.model_copy(update={"name": "n"}),
+        task=whole.task.model_copy(update={"classes": whole.task.classes + 3}),
+        episodes=whole.episodes.model_copy(update={"classes_left_out": 3}),
+    )
+    drawn, classes = whole.task.classes, whole.task.classes + 3
+    assert f" & 2-way 1-shot & 2-way 1-shot, {drawn} of {classes} classes \\\\" in to_latex([whole, swept])
+    assert frame([whole, swept])[["classes", "classes_left_out"]].to_numpy().tolist() == [[drawn, 0], [classes, 3]]
+    document = json.loads(next(iter(to_mteb([swept]).values())))
+    assert document["scores"]["test"][0]["hf_subset"] == f"2-way 1-shot, {drawn} of {classes} classes"
+    (entry,) = yaml.safe_load(to_eval_results([swept], {"t": "o/t"}))
+    assert entry["dataset"]["task_id"] == f"2-way-1-shot-{drawn}-of-{classes}-classes"

@@ -51,6 +51,7 @@ def result(
     started_at: str = "2026-11-26T12:00:00+00:00",
     command: str = "uamix-bench fewshot",
     clips_sha256: str = "",
+    left_out: int = 0,
     embedded_clips: int | None = None,
     clips_per_s: float = 60.0,
     **identity: Any,
@@ -80,13 +81,13 @@ def result(
     return Result.create(
         status=Status(complete=complete, limited=limited, notes=notes),
         model=ModelIdentity(name=model, **{**about, **identity}),
-        task=TaskIdentity(**table, classes=len(labels), clips=clips),
+        task=TaskIdentity(**table, classes=len(labels) + left_out, clips=clips),
         protocol=protocol,
         episodes=Episodes(
             algorithm="philox-1",
             digest=draw,
             correct=tuple(correct.tolist()),
-            classes_left_out=0,
+            classes_left_out=left_out,
             shared_group_share=None,
         ),
         per_class={labels[at]: (right[at], int(times[at])) for at in range(len(labels)) if times[at]},

@@ -10,7 +10,9 @@ from scipy.spatial.distance import cdist
 
 from uamix_bench.records.record import HalfInterval
 from uamix_bench.records.results import Result
-from uamix_bench.reports import clusters
+from uamix_bench.reports import clusters, figures
+from uamix_bench.reports.board import board
+from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.fewshot import report
 from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.util.errors import UsageError
@@ -50,6 +52,41 @@ def test_what_is_missing_is_said_in_one_line() -> None:
         report([result("a")], tsne=["default"])
     with pytest.raises(UsageError, match="no few-shot result"):
         report([])
+
+
+def in_figures(results: list[Result]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """By figure and panel, the shots of each line."""
+    with pytest.MonkeyPatch.context() as patch:
+        drawn: dict[str, dict[str, dict[str, list[float]]]] = {}
+
+        def curves(title: str, panels: Any, **_: Any) -> Any:
+            drawn[title] = {name: {line.label: list(line.x) for line in lines} for name, lines in panels.items()}
+            return title
+
+        patch.setattr(figures, "curves", curves)
+        accuracy_curves(board(results).settings)
+    return drawn
+
+
+def test_cells_of_other_classes_or_clips_share_no_curve() -> None:
+    """Of 12 classes, 3 have clips enough for 5 shots no more; one sweep was made of the others, one cell of all."""
+    few = tuple(f"class {number:04d}" for number in range(9))
+    fewest = {1: 20, 3: 20, 5: None}
+    swept = [
+        result("a", 0.5, task="own", protocol=Protocol(k_shot=k, min_clips=least), labels=few, left_out=3)
+        for k, least in fewest.items()
+    ]
+    whole = result("a", 0.7, task="own", protocol=Protocol(k_shot=1))
+    assert in_figures(swept) == {"Accuracy over shots, 5-way": {"own@1, 9 of 12 classes": {"a": [1, 3, 5]}}}
+    assert in_figures([*swept, whole]) == in_figures(swept)
+    assert in_figures([whole, swept[2]]) == {}
+    also = result("a", 0.7, task="own", protocol=Protocol(k_shot=3))
+    both = in_figures([*swept, whole, also])["Accuracy over shots, 5-way"]
+    assert both == {"own@1": {"a": [1, 3]}, "own@1, 9 of 12 classes": {"a": [1, 3, 5]}}
+    other = result("a", 0.7, task="own", protocol=Protocol(k_shot=5), clips_sha256="c" * 64)
+    assert in_figures([whole, other]) == {}
+    page = report([*swept, whole])
+    assert "| model | 5-way 1-shot | 5-way 5-shot, 9 of 12 classes | 5-way 1-shot, 9 of 12 classes |" in page.markdown
 
 
 def test_partial_results_are_shown_apart_and_never_best() -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from uamix_bench.studies.ablation import Ablation
     from uamix_bench.tuning.forecast import Forecast
     from uamix_bench.tuning.trainings import Job
+    from uamix_bench.util.progress import Progress
 
 
 @click.command("ablate")
@@ -114,8 +115,8 @@ def command(
     arms = library.plan(shareable(base, sounds), mix, _varied(vary), range(seeds) if seeds > 1 else (base.seed,))
     protocols = [_protocol(ways, shots, q, episodes) for ways in n for shots in k]
     tasks = [load_task(name, data_dir, audio_root=audio_root) for name in selection.chosen_tasks(task)]
-    selection.say_remarks(tasks)
-    clips = _clips_drawn(tasks, protocols)  # too few classes or clips show now, and not after the training
+    # Too few classes or clips show now, and not after the training.
+    clips = _clips_drawn(tasks, protocols, progress, sounds=not dry_run)
     workers = min(jobs or (1 if _may_have_gpu(device) or engine != "local" else 2), len(arms))
     places = (init, base.data, data_dir, audio_root, device)
     ablation = library.Ablation(arms, *places, workers, _threads(workers) if engine == "local" else 1)
@@ -183,18 +184,22 @@ def _protocol(n_way: int, k_shot: int, q: int | None, episodes: int | None) -> P
     return selection.protocol(protocol="paper", q=q, episodes=episodes, own_classes=False, **fields)
 
 
-def _clips_drawn(tasks: Sequence[TaskData], protocols: Sequence[Protocol]) -> int:
-    """How many clips each arm embeds.
+def _clips_drawn(tasks: Sequence[TaskData], protocols: Sequence[Protocol], progress: Progress, sounds: bool) -> int:
+    """How many clips each arm embeds; says what must be known of them.
 
     Raises:
         UsageError: Too few classes or clips for a protocol.
     """
     import numpy as np
 
-    from uamix_bench.evaluation.fewshot import draw_episodes
+    from uamix_bench.evaluation.fewshot import draw_sweep
 
-    drawn = [[draw_episodes(task, protocol).clips for protocol in protocols] for task in tasks]
-    return sum(len(np.unique(np.concatenate(rows))) for rows in drawn)
+    clips = 0
+    for task in tasks:
+        cells, drawn = draw_sweep(task, protocols)
+        selection.say_remarks(task, cells, drawn, progress, sounds)
+        clips += len(np.unique(np.concatenate([episodes.clips for episodes in drawn])))
+    return clips
 
 
 def _threads(workers: int) -> int | None:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 @click.option(
     "--min-clips",
     type=options.COUNT,
-    help="Clips that a class must have, or it is left out; default its supports and queries.",
+    help="Clips that a class must have, or it is left out; default its supports and queries, at the largest --k.",
 )
 @options.checkpoint
 @options.name
@@ -133,7 +133,7 @@ def command(
 
     Without options: the bundled uamix-tiny on the bundled synthetic sounds, 600 episodes of 5 classes, 1 support
     and 15 queries a class, nearest centroid, as the paper has it. Lists for --n and --k give one result per cell,
-    on one embedding pass.
+    on one embedding pass; all cells take the classes that have clips enough for the largest --k.
     """
     items = session.begin("fewshot", "results")
     models = selection.chosen_models(model, checkpoint, name)
@@ -150,7 +150,7 @@ def command(
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.comparison.ranking import rank
     from uamix_bench.data.task import load_task
-    from uamix_bench.evaluation.fewshot import draw_episodes, fewshot_kept, limited, most_queries
+    from uamix_bench.evaluation.fewshot import draw_sweep, fewshot_kept, limited, most_queries
     from uamix_bench.records.store import ResultStore
 
     store = ResultStore(output)
@@ -171,17 +171,20 @@ def command(
         tasks = [data.only(chosen) for data in tasks]
     elif protocol == "metaaudio":
         tasks = [data.metaaudio() for data in tasks]
-    selection.say_remarks(tasks, cells)
     progress = TerminalProgress(quiet)
+    if setting["group_disjoint"]:
+        tasks = [data.group_copies(progress) for data in tasks]
+    parts = [limited(data, limit) for data in tasks]
     grids = [cells] * len(tasks)
     if q == "auto":  # one q for all shots, so that they share their queries
-        fitting = [most_queries(limited(data, limit), cells) for data in tasks]
+        fitting = [most_queries(part, cells) for part in parts]
         for data, queries in zip(tasks, fitting, strict=True):
             progress.say(f"{data.name}: {queries} {'queries' if queries > 1 else 'query'} a class (--q auto)")
         grids = [grid(queries) for queries in fitting]
-    draws = [
-        [draw_episodes(limited(data, limit), cell) for cell in cells] for data, cells in zip(tasks, grids, strict=True)
-    ]
+    swept = [draw_sweep(part, cells) for part, cells in zip(parts, grids, strict=True)]
+    grids, draws = [cells for cells, _ in swept], [drawn for _, drawn in swept]
+    for part, cells, drawn in zip(parts, grids, draws, strict=True):
+        selection.say_remarks(part, cells, drawn, progress, sounds=not dry_run)
     if dry_run:
         _show_plan(session, models, tasks, grids, draws)
         return 0
@@ -262,6 +265,7 @@ def _show_plan(
                         "episodes_digest": episodes.digest,
                         "clips": len(data.clips),
                         "clips_drawn": len(episodes.clips),
+                        "classes": len(episodes.table.class_names),
                         "classes_left_out": episodes.classes_left_out,
                     }
                 )

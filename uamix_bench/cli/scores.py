@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from uamix_bench.cli.tables import Table, count, per_cent, show
-from uamix_bench.util.text import p_value, plus_minus
+from uamix_bench.util.text import classes_drawn, p_value, plus_minus
 
 if TYPE_CHECKING:
     from uamix_bench.comparison.ranking import Difference, Ranking
@@ -33,11 +33,13 @@ def show_results(results: Sequence[Result], ranking: Ranking) -> None:
 
 def show_plan(items: Sequence[Mapping[str, Any]]) -> None:
     """Prints what would be evaluated."""
-    table = Table("model", "task", "n>", "k>", "q>", "episodes>", "clips to embed>", "of>")
+    table = Table("model", "task", "n>", "k>", "q>", "episodes>", "classes>", "clips to embed>", "of>")
     for item in items:
         protocol = item["protocol"]
         numbers = (protocol["n_way"], protocol["k_shot"], protocol["n_query"], protocol["episodes"])
-        table.add(item["model"], item["task"], *map(count, (*numbers, item["clips_drawn"], item["clips"])))
+        classes = classes_drawn(item["classes"], item["classes_left_out"])
+        clips = map(count, (item["clips_drawn"], item["clips"]))
+        table.add(item["model"], item["task"], *map(count, numbers), classes, *clips)
     show(table)
 
 
@@ -63,7 +65,7 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
             *_cell(result, sweep),
             per_cent(result.score.accuracy, result.score.ci95) + ("" if result.status.complete else "*"),
             *((mark,) if ranked else ()),
-            count(result.task.classes),
+            classes_drawn(result.task.classes, result.episodes.classes_left_out),
             count(result.task.clips),
             _rate(cost.embedded_clips, cost.embed_s) if cost.embedded_clips else "cached",
             _rate(result.protocol.episodes, cost.episodes_s),
@@ -158,6 +160,8 @@ def _setting(results: Sequence[Result], sweep: bool) -> str:
     words += f"{first.episodes:,} episode{'s' * (first.episodes > 1)}, {first.scored_by}"
     words += f", seed {first.seed}" if first.seed else ""
     words += ", group-disjoint" if first.group_disjoint else ""
+    fewest = {result.protocol.min_clips for result in results} - {None}
+    words += f", classes of {_several(filter(None, fewest))} clips or more" if fewest else ""
     words += ", mean of all segments" if first.segments == "mean" else ""
     return words + ("" if first.name in ("paper", "custom") else f", {first.name}")
 

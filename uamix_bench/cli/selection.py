@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ from uamix_bench.util.text import visible
 
 if TYPE_CHECKING:
     from uamix_bench.data.task import TaskData
-    from uamix_bench.scoring.episodes import Protocol
+    from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+    from uamix_bench.util.progress import Progress
 
 
 def models(given: str, checkpoint: Path | None = None) -> list[str]:
@@ -134,8 +135,8 @@ def classes(path: Path) -> tuple[str, ...]:
 def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes: bool, **fields: Any) -> Protocol:
     """Makes the protocol of one cell.
 
-    Its name is that of the published one where only ways and shots differ from it, else ``custom``; classes that the
-    user lists are added to it.
+    Its name is that of the published one where only ways, shots and `min_clips` differ from it, else ``custom``;
+    classes that the user lists are added to it.
 
     Args:
         protocol: The published one that gives what is None.
@@ -163,21 +164,31 @@ def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes:
             raise UsageError(f"--neighbors {voters}", reason, f"give at most {supports}, or a larger --k")
     base = {"paper": PAPER, "metaaudio": METAAUDIO}[protocol]
     cell = Protocol(name=base.name, n_query=q or base.n_query, episodes=episodes or base.episodes, **fields)
-    if cell.min_clips is not None and cell.min_clips <= cell.k_shot + cell.n_query:  # which every class needs anyway
-        cell = cell.model_copy(update={"min_clips": None})
-    published = base.model_copy(update={"n_way": cell.n_way, "k_shot": cell.k_shot})
+    free = {name: getattr(cell, name) for name in ("n_way", "k_shot", "min_clips")}
+    published = base.model_copy(update=free)
     name = (cell.name if cell == published else "custom") + ("-classes" if own_classes else "")
     return cell.model_copy(update={"name": name})
 
 
-def say_remarks(tasks: Iterable[TaskData], protocols: Sequence[Protocol] = ()) -> None:
-    """Says on stderr, quiet or not, what a reader of scores on these tasks must know; their records say it too."""
-    from uamix_bench.evaluation.fewshot import remarks
+def say_remarks(
+    task: TaskData, cells: Sequence[Protocol], draws: Sequence[EpisodeSet], progress: Progress, sounds: bool = True
+) -> None:
+    """Says on stderr, quiet or not, what a reader of scores on these episodes must know; their records say it too.
 
-    for data in tasks:
-        said = [*data.remarks, *(remark for protocol in protocols for remark in remarks(data, protocol))]
-        for remark in dict.fromkeys(said):
-            print(visible(f"{data.name}: {remark.text}"), file=sys.stderr)
+    Args:
+        task: What the cells of a sweep draw from.
+        cells: The cells.
+        draws: Their episodes.
+        progress: Shows the files that are read.
+        sounds: Whether files are read, to find copies.
+    """
+    import numpy as np
+
+    from uamix_bench.scoring.remarks import remarks
+
+    rows = np.unique(np.concatenate([episodes.clips for episodes in draws]))
+    for remark in (*task.remarks, *remarks(cells, draws, task.first_copies(rows, progress) if sounds else None)):
+        print(visible(f"{task.name}: {remark.text}"), file=sys.stderr)
 
 
 def demonstration(chosen: list[str], checkpoint: Path | None) -> str:

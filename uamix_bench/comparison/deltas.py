@@ -20,6 +20,7 @@ class Delta(NamedTuple):
         task: Name and version.
         n_way: Of the cell.
         k_shot: Of the cell.
+        classes_left_out: For having too few clips; as many as in another cell of the task are the same.
         seeds: How many trainings.
         accuracy: Mean over seeds and episodes.
         half_width: Conventional 95% half-width over episodes, of their means over seeds.
@@ -37,6 +38,7 @@ class Delta(NamedTuple):
     task: str
     n_way: int
     k_shot: int
+    classes_left_out: int
     seeds: int
     accuracy: float
     half_width: float | None
@@ -86,6 +88,7 @@ def _delta(cell: int, arms: Mapping[int, Arm], reference: Mapping[int, Arm], lab
         task=result.task.label,
         n_way=result.protocol.n_way,
         k_shot=result.protocol.k_shot,
+        classes_left_out=result.episodes.classes_left_out,
         seeds=len(own),
         accuracy=float(own.mean()),
         half_width=conventional_interval(own.mean(0)).half_width,

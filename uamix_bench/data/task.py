@@ -13,10 +13,13 @@ from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from uamix_bench.data import folders, own_data
 from uamix_bench.data.clip_table import SortedClips, sort_clips
+from uamix_bench.data.copies import first_copies, one_group
 from uamix_bench.data.folders import COLUMNS as COLUMNS, Listing, Remark, Unread
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import TaskCard
@@ -164,7 +167,8 @@ class TaskData:
     """A data set that is there: its reader, its root, and its clip table, sorted by clip.
 
     `partial` says what an incomplete copy lacks, and is empty for a whole one. `remarks` are what a reader of scores
-    must know of the table, `unread` the clips that are no part of it because their format is not read.
+    must know of the table, `unread` the clips that are no part of it because their format is not read. `copies_grouped`
+    says that clips of equal content share a group.
 
     Raises:
         ValueError: The table is not sorted.
@@ -177,6 +181,7 @@ class TaskData:
     partial: str = ""
     remarks: tuple[Remark, ...] = ()
     unread: tuple[Unread, ...] = ()
+    copies_grouped: bool = False
 
     def __post_init__(self) -> None:
         if not self.clips["clip"].is_monotonic_increasing:  # episodes and digests go by this order
@@ -202,6 +207,27 @@ class TaskData:
     def sorted_clips(self) -> SortedClips:
         """The clip table in the order that draws go by, made once for all of them."""
         return sort_clips(*(self.clips[column].tolist() for column in ("clip", "label", "group")), ordered=True)
+
+    def group_copies(self, progress: Progress = SILENT) -> TaskData:
+        """The same task with clips of equal content in one group, as group-disjoint episodes take it.
+
+        The clips of the project's own data sets stand as they are published.
+        """
+        if self.copies_grouped or self.version_tells_sounds:
+            return self
+        groups = one_group(self.clips["group"].tolist(), first_copies(self.clips["path"].tolist(), progress))
+        return replace(self, clips=self.clips.assign(group=groups), copies_grouped=True)
+
+    def first_copies(self, rows: npt.NDArray[np.int64], progress: Progress = SILENT) -> npt.NDArray[np.int64] | None:
+        """(n,) int64: for each clip of `rows` the first of them of equal content, for every other one itself.
+
+        None where name and version stand for the sounds.
+        """
+        if self.version_tells_sounds:
+            return None
+        first = np.arange(len(self.clips))
+        first[rows] = rows[first_copies(self.clips["path"].iloc[rows].tolist(), progress)]
+        return first
 
     def split(self, *names: str) -> TaskData:
         """The same task, with only the clips of these splits.

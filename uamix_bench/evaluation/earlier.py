@@ -64,13 +64,14 @@ def find_earlier(
         raise ValueError("the model has no identity: load it with load_model")
     if limit is not None or task.partial or task.unread:
         return [Earlier([], "") for _ in protocols]
+    tables = draw_tables(task, protocols, progress)
     draws = [
-        draw_sorted(protocol, task.sorted_clips, task=task.name, version=task.card.version) for protocol in protocols
+        draw_sorted(protocol, table.sorted_clips, task=task.name, version=task.card.version)
+        for protocol, table in zip(protocols, tables, strict=True)
     ]
-    table = TaskIdentity.of(task, None)
     found = [
-        list(store.find(model.identity, table, protocol, drawn.digest))
-        for protocol, drawn in zip(protocols, draws, strict=True)
+        list(store.find(model.identity, TaskIdentity.of(table, None), protocol, drawn.digest))
+        for protocol, table, drawn in zip(protocols, tables, draws, strict=True)
     ]
     asked = [drawn.clips for drawn, candidates in zip(draws, found, strict=True) if candidates]
     here = iter(sounds_here(task, asked, memo, progress))
@@ -79,6 +80,12 @@ def find_earlier(
         path = next(earlier.same[0][0] for earlier in there if earlier.same)
         raise UsageError(path, "is there already", "use --overwrite missing to reuse it, or another folder with -o")
     return there
+
+
+def draw_tables(task: TaskData, protocols: Sequence[Protocol], progress: Progress = SILENT) -> list[TaskData]:
+    """The clip table that each protocol draws from: with equal clips in one group where episodes are group-disjoint."""
+    grouped = task.group_copies(progress) if any(protocol.group_disjoint for protocol in protocols) else task
+    return [grouped if protocol.group_disjoint else task for protocol in protocols]
 
 
 def _earlier(candidates: Sequence[tuple[Path, Result]], model: AudioModel, task: TaskData, here: str | None) -> Earlier:

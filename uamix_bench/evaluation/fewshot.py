@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from uamix_bench.data.folders import Remark
+from uamix_bench.data.copies import first_of_equals
 from uamix_bench.data.task import TaskData
-from uamix_bench.evaluation.earlier import Overwrite, find_earlier
+from uamix_bench.evaluation.earlier import Overwrite, draw_tables, find_earlier
 from uamix_bench.plugins.card import Segments
 from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
 from uamix_bench.records.record import Cost, HalfInterval, Provenance, Skipped, Status, TaskIdentity
@@ -23,7 +23,9 @@ from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring import health
 from uamix_bench.scoring.classifiers import classify
 from uamix_bench.scoring.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol, draw_sorted
+from uamix_bench.scoring.remarks import remarks
 from uamix_bench.scoring.statistics import ci95_classes, ci95_clips, conventional_interval
+from uamix_bench.scoring.sweep import sweep
 from uamix_bench.storage.digests import sounds_sha256
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
@@ -104,7 +106,8 @@ def fewshot_grid(
 ) -> list[Result]:
     """Evaluates several protocols on one embedding pass for each of their two rules of segments.
 
-    Each result has the id that :func:`fewshot` gives it alone.
+    Cells of several shots draw from the same classes (:func:`uamix_bench.scoring.sweep.sweep`); each result has the id
+    that :func:`fewshot` gives its own protocol alone.
     """
     if model.identity is None:
         raise ValueError("the model has no identity: load it with load_model")
@@ -112,7 +115,9 @@ def fewshot_grid(
     if ahead := options.get("ahead"):
         provenance = provenance.model_copy(update={"device": fit(", ".join(ahead.devices))})
     task = limited(task, options.get("limit"))
-    cells = [_Cell(task, protocol) for protocol in protocols]
+    protocols = sweep(protocols, task.sorted_clips)
+    tables = draw_tables(task, protocols, options.get("progress", SILENT))
+    cells = [_Cell(table, protocol) for table, protocol in zip(tables, protocols, strict=True)]
     results: dict[int, Result] = {}
     for segments in dict.fromkeys(protocol.segments for protocol in protocols):
         sharing = {at: cell for at, cell in enumerate(cells) if cell.protocol.segments == segments}
@@ -151,6 +156,7 @@ def fewshot_kept(
         MachineError: The store cannot be written.
     """
     progress = options.get("progress", SILENT)
+    protocols = sweep(protocols, limited(task, options.get("limit")).sorted_clips)
     there = find_earlier(
         store,
         model,
@@ -182,21 +188,25 @@ def fewshot_kept(
     return kept
 
 
-def remarks(task: TaskData, protocol: Protocol) -> tuple[Remark, ...]:
-    """What a reader of scores on a task under a protocol must know; nothing where there is nothing to say."""
-    if not protocol.group_disjoint or task.clips["group"].duplicated().any():
-        return task.remarks
-    text = "no two clips share a group, so that group-disjoint episodes keep nothing apart"
-    return (*task.remarks, Remark("groups", text))
-
-
 def draw_episodes(task: TaskData, protocol: Protocol) -> EpisodeSet:
     """Draws a protocol's episodes from a task's clip table; see :func:`uamix_bench.scoring.episodes.draw_sorted`.
 
     Raises:
         UsageError: Too few classes or clips for the protocol.
     """
-    return draw_sorted(protocol, task.sorted_clips, task=task.name, version=task.card.version)
+    (table,) = draw_tables(task, [protocol])
+    return draw_sorted(protocol, table.sorted_clips, task=task.name, version=task.card.version)
+
+
+def draw_sweep(task: TaskData, protocols: Sequence[Protocol]) -> tuple[list[Protocol], list[EpisodeSet]]:
+    """The cells of a grid, made a sweep of on a task (:func:`uamix_bench.scoring.sweep.sweep`), and their episodes.
+
+    Raises:
+        UsageError: Too few classes or clips; of several cells, the one of most shots says so.
+    """
+    cells = sweep(protocols, task.sorted_clips)
+    drawn = {cell: draw_episodes(task, cell) for cell in sorted(cells, key=lambda cell: -cell.k_shot)}
+    return cells, [drawn[cell] for cell in cells]
 
 
 def most_queries(task: TaskData, protocols: Sequence[Protocol]) -> int:
@@ -288,9 +298,9 @@ class _Pool:
             self._vectors[~np.isfinite(self._vectors).all(axis=1)] = 0
         return sanity
 
-    def sounds_sha256(self, rows: npt.NDArray[np.int64]) -> str:
-        """The digest of the sounds of rows of the full table, in their order."""
-        return sounds_sha256([self._digests[row] for row in rows.tolist()])
+    def digests(self, rows: npt.NDArray[np.int64]) -> list[bytes]:
+        """The digests of the files of rows of the full table."""
+        return [self._digests[row] for row in rows.tolist()]
 
     def vectors(self, rows: npt.NDArray[np.int64]) -> Floats:
         """The embeddings of rows of the full table: (n, D) float32."""
@@ -331,9 +341,10 @@ class _Cell:
         episodes_s = self.draw_s + time.perf_counter() - started
 
         accuracies = correct / (protocol.n_way * protocol.n_query)
-        content_sha256 = pool.sounds_sha256(self.rows)
+        content_sha256 = sounds_sha256(pool.digests(self.rows))
         limited = pool.options.get("limit") is not None
-        said = [scrub(line) for line in (*map(str, remarks(self.full, protocol)), *pool.model.remarks)]
+        told = (*self.full.remarks, *remarks([protocol], [episodes], self._copies(pool)))
+        said = [scrub(line) for line in (*map(str, told), *pool.model.remarks)]
         skipped = (*Skipped.unread(self.full), *(pool.broken[row] for row in self.skipped))
         return Result.create(
             status=Status(
@@ -364,6 +375,14 @@ class _Cell:
             ),
             provenance=provenance.model_copy(update={"content_sha256": content_sha256}),
         )
+
+    def _copies(self, pool: _Pool) -> npt.NDArray[np.int64] | None:
+        """For each clip of the table the first of equal content, as far as clips are drawn."""
+        if self.full.version_tells_sounds:
+            return None
+        first, drawn = np.arange(len(self.task.clips)), self.episodes.clips
+        first[drawn] = drawn[first_of_equals(pool.digests(self.rows))]
+        return first
 
     def _draw(self) -> None:
         started = time.perf_counter()

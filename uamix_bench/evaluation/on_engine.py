@@ -32,6 +32,7 @@ from uamix_bench.plugins.card import Segments
 from uamix_bench.records.provenance import device_name
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.sweep import sweep
 from uamix_bench.storage.digests import file_digests
 from uamix_bench.util import files
 from uamix_bench.util.errors import BenchError, MachineError, UsageError
@@ -120,6 +121,7 @@ def embed_ahead(
         wanted = _wanted(model, device)
         cache = caches.setdefault(wanted.key, EmbeddingCache(wanted.key))
         for column, (data, protocols) in enumerate(tasks):
+            protocols = sweep(protocols, limited(data, limit).sorted_clips)
             there = find_earlier(store, model, data, protocols, overwrite, limit, progress=progress)
             cells = [
                 cell for cell, found in zip(protocols, there, strict=True) if overwrite == "always" or not found.same

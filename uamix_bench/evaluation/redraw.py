@@ -7,10 +7,9 @@ from pathlib import Path
 
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.evaluation.earlier import sounds_here
-from uamix_bench.evaluation.fewshot import draw_episodes
 from uamix_bench.plugins import registry
 from uamix_bench.records.results import Result
-from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.episodes import EpisodeSet, draw_sorted
 from uamix_bench.util.errors import BenchError
 
 _MOST_DRAWS = 2**26  # clips in all episodes, 0.5 GB: a file of a few MB may ask for more
@@ -48,7 +47,8 @@ class Redraw:
         key = (table.clips_sha256, protocol.model_dump_json())
         if key not in self._drawn:
             try:
-                self._drawn[key] = draw_episodes(table, protocol)
+                table_of, version = table.sorted_clips, table.card.version
+                self._drawn[key] = draw_sorted(protocol, table_of, task=table.name, version=version)
             except BenchError as error:
                 return str(error)
         return self._drawn[key]
@@ -77,9 +77,10 @@ class Redraw:
                 return found
             where = [found]
         for data in where:
-            for table in _parts(data, result):
-                if table.clips_sha256 == result.task.clips_sha256:
-                    return table
+            for part in _parts(data, result):
+                for table in _as_drawn(part, result):
+                    if table.clips_sha256 == result.task.clips_sha256:
+                        return table
         return f"the clip table of {result.task.name} here is another ({where[0].clips_sha256[:12]})"
 
     def _load(self, name: str) -> TaskData | str:
@@ -94,6 +95,13 @@ class Redraw:
                 except BenchError as error:
                     self._loaded[name] = str(error)
         return self._loaded[name]
+
+
+def _as_drawn(data: TaskData, result: Result) -> Iterator[TaskData]:
+    """A table as it is, and with equal clips in one group where that is what episodes are drawn from."""
+    yield data
+    if result.protocol.group_disjoint:
+        yield data.group_copies()
 
 
 def _parts(data: TaskData, result: Result) -> Iterator[TaskData]:

@@ -149,15 +149,20 @@ def _warnings(data: TaskData, plan: Plan, several: bool) -> list[str]:
     """What makes a score say less, or other, than it seems to."""
     targets, group_of = plan.labels.targets, data.clips["group"].to_numpy(str)
     tested = sum(len(fold.test) for fold in plan.folds)
-    shared = unknown = unheard = 0
+    used = np.unique(np.concatenate([part for fold in plan.folds for part in (fold.train, fold.test)]))
+    first = data.first_copies(used)
+    shared = copied = unknown = unheard = 0
     for fold in plan.folds:
         trained, heard = targets[fold.train].any(axis=0), targets[fold.test].any(axis=0)
         shared += int(np.isin(group_of[fold.test], group_of[fold.train]).sum())
+        copied += 0 if first is None else int(np.isin(first[fold.test], first[fold.train]).sum())
         unknown += int((targets[fold.test] & ~trained).any(axis=1).sum())
         unheard += int((~heard).sum())
     notes = []
     if shared:
         notes.append(f"{shared:,} of {tested:,} test clips share a group with a training clip of their fold")
+    if copied:
+        notes.append(f"{copied:,} of {tested:,} test clips are identical copies of a training clip of their fold")
     if unknown:
         notes.append(f"{unknown:,} of {tested:,} test clips have a class that no training clip of their fold has")
     if several and unheard:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from uamix_bench.records.results import Result
 from uamix_bench.util.errors import UsageError
-from uamix_bench.util.text import plus_minus, with_half
+from uamix_bench.util.text import classes_drawn, plus_minus, with_half
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,7 @@ def to_eval_results(results: Sequence[Result], datasets: Mapping[str, str]) -> s
             raise UsageError(result.task.name, "has no data set on the Hub that is known here", remedy)
         entries.append(
             {
-                "dataset": {"id": datasets[result.task.name], "task_id": _setting(result).replace(" ", "-")},
+                "dataset": {"id": datasets[result.task.name], "task_id": _slug(result)},
                 "value": _per_cent(result),
                 "date": result.provenance.started_at,
                 "notes": f"accuracy in per cent, {_words(result)}",
@@ -90,7 +90,7 @@ def to_model_index(results: Sequence[Result], datasets: Mapping[str, str]) -> st
             "dataset": {
                 "type": datasets.get(result.task.name, result.task.name),
                 "name": f"{result.task.name}@{result.task.version}",
-                "config": _setting(result).replace(" ", "-"),
+                "config": _slug(result),
             },
             "metrics": [
                 {"type": "accuracy", "value": _per_cent(result), "name": f"accuracy, per cent, {_words(result)}"}
@@ -135,9 +135,10 @@ _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", '"': r"\textquotedbl{}",
 
 _COLUMNS = (
     "id model adapter_version weights_sha256 source_sha256 metadata_sha256 parameters embedding_dim input pooling "
-    "dtype pretrained_on licence task version clips_sha256 content_sha256 classes clips protocol n_way k_shot n_query "
-    "episodes seed classifier neighbors group_disjoint min_clips episodes_digest accuracy ci95 ci95_clips ci95_classes "
-    "complete limited partial skipped health embedded_clips embed_s episodes_s device started_at package"
+    "dtype pretrained_on licence task version clips_sha256 content_sha256 classes classes_left_out clips protocol "
+    "n_way k_shot n_query episodes seed classifier neighbors group_disjoint min_clips episodes_digest accuracy ci95 "
+    "ci95_clips ci95_classes complete limited partial skipped health embedded_clips embed_s episodes_s device "
+    "started_at package"
 ).split()
 
 
@@ -150,6 +151,7 @@ def _row(result: Result) -> dict[str, Any]:
         "model": model["name"],
         "pretrained_on": ", ".join(model["pretrained_on"]),
         "task": task["name"],
+        "classes_left_out": result.episodes.classes_left_out,
         "content_sha256": result.provenance.content_sha256,
         "protocol": result.protocol.name,
         "neighbors": result.protocol.neighbors,
@@ -208,7 +210,13 @@ def _one_model(results: Sequence[Result]) -> str:
 
 
 def _setting(result: Result) -> str:
-    return f"{result.protocol.n_way}-way {result.protocol.k_shot}-shot"
+    """Ways and shots, and how many of the classes are drawn from where some are left out: else cells look alike."""
+    words, left_out = f"{result.protocol.n_way}-way {result.protocol.k_shot}-shot", result.episodes.classes_left_out
+    return words + (f", {classes_drawn(result.task.classes, left_out)} classes" if left_out else "")
+
+
+def _slug(result: Result) -> str:
+    return _setting(result).replace(", ", "-").replace(" ", "-")
 
 
 def _per_cent(result: Result) -> float:

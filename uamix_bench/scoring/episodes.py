@@ -65,7 +65,8 @@ class Protocol(BaseModel):
 
     The defaults are the paper's: 600 episodes of 5 classes, 1 support and 15 queries a class, nearest
     centroid. The name is a label and enters no draw. Classes with fewer than `min_clips` clips are left out, and those
-    with fewer than k_shot + n_query in any case: so cells of several shots draw from the same classes.
+    with fewer than k_shot + n_query in any case. So the cells of a sweep over shots draw from the same classes
+    (`uamix_bench.scoring.sweep`).
 
     Raises:
         pydantic.ValidationError: A field out of range, or an unknown one.
@@ -179,11 +180,13 @@ class EpisodeSet:
 
         None where every clip is a group of its own.
         """
-        if self.group_of is None:
-            return None
-        supports = self.group_of[self.support].reshape(len(self.support), -1)
-        queries = self.group_of[self.query].reshape(len(self.query), -1)
-        held = np.zeros(int(self.group_of.max()) + 1, dtype=bool)
+        return None if self.group_of is None else self.shared(self.group_of)
+
+    def shared(self, part_of: Integers) -> float:
+        """Share of queries whose part is also that of a support of the same episode; `part_of` is (n,) from 0."""
+        supports = part_of[self.support].reshape(len(self.support), -1)
+        queries = part_of[self.query].reshape(len(self.query), -1)
+        held = np.zeros(int(part_of.max()) + 1, dtype=bool)
         shared = 0
         for support, query in zip(supports, queries, strict=True):
             held[support] = True
@@ -423,7 +426,7 @@ def _too_few(protocol: Protocol, task: str, names: list[str], sizes: Integers, k
     if len(names) < 2:
         return UsageError(task, reason, "add classes")
     if fewest > k + q:
-        return UsageError(task, reason, f"use --min-clips {k + q} or more, up to what {n} classes have")
+        return UsageError(task, reason, "use a smaller --min-clips, or a smaller largest --k")
     ways = min(n, len(names))
     largest = int(np.sort(sizes)[-ways]) - k  # the last of the largest classes must hold k + q
     if largest <= 0:

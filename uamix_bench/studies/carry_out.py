@@ -16,6 +16,8 @@ from uamix_bench.evaluation.fewshot import draw_episodes, fewshot_kept
 from uamix_bench.records.record import Record
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.remarks import remarks
+from uamix_bench.scoring.sweep import sweep
 from uamix_bench.studies.paper import ARMS, SOURCE, Settings, architecture
 from uamix_bench.studies.reproduce import Here, Job, Plan
 from uamix_bench.util.errors import BadInputError, UsageError
@@ -80,13 +82,16 @@ class Work:
 
     def _evaluate(self, encoder: AudioModel, data: TaskData, jobs: Sequence[Job]) -> Iterable[Record]:
         cells = dict.fromkeys(cell for job in jobs for cell in job.cells)
-        protocols = [protocol for cell in cells if self._can_draw(data, protocol := self.settings.of_cell(cell))]
+        alone = [protocol for cell in cells if self._can_draw(data, protocol := self.settings.of_cell(cell))]
+        protocols = [protocol for protocol in sweep(alone, data.sorted_clips) if self._can_draw(data, protocol)]
         kinds = {job.kind for job in jobs}
         if "clusters" in kinds:  # draws some of the clips, and shows any
             from uamix_bench.embeddings.embedding import embed
 
             embed(encoder, data, np.arange(len(data.clips)), batch_size=self.batch_size, progress=self.progress)
         if protocols:
+            for remark in remarks(protocols, [draw_episodes(data, protocol) for protocol in protocols]):
+                self.progress.say(f"{data.name}: {remark.text}")
             kept_or_made = fewshot_kept(
                 self.store, encoder, data, protocols, batch_size=self.batch_size, progress=self.progress
             )

@@ -296,6 +296,8 @@ def not_comparable(result: Result, model: ModelCard, settings: Settings) -> str:
         return "a part of the data"
     if (result.protocol.n_way, result.protocol.k_shot) != (PAPER.n_way, PAPER.k_shot):
         return f"{result.protocol.n_way}-way {result.protocol.k_shot}-shot"
+    if result.protocol.min_clips:
+        return f"only classes of {result.protocol.min_clips} clips or more"
     if result.protocol.name != PAPER.name:
         return f"{result.protocol.episodes:,} episodes of {result.protocol.n_query} queries"
     if model.parameters and abs(result.model.parameters - model.parameters) > 0.05 * model.parameters:

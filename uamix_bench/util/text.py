@@ -29,6 +29,11 @@ def p_value(p: float) -> str:
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
+def classes_drawn(classes: int, left_out: int) -> str:
+    """How many classes episodes draw from: ``12``, or ``9 of 12`` where some have too few clips."""
+    return f"{classes - left_out:,} of {classes:,}" if left_out else f"{classes:,}"
+
+
 def with_half(
     value: float, half_width: float | None, decimals: int = 2, sign: str = "", scale: float = 100.0
 ) -> tuple[str, str]:

@@ -1,0 +1,79 @@
+"""Remarks on what episodes draw from: classes that are left out, groups that are none, copies of clips. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from uamix_bench.data.copies import Integers
+from uamix_bench.data.folders import Remark, some
+from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+
+_NAMED = 4  # classes in one line
+_PAIRS = 2  # of copies
+
+
+def remarks(
+    protocols: Sequence[Protocol], draws: Sequence[EpisodeSet], first: Integers | None = None
+) -> tuple[Remark, ...]:
+    """What must be known of scores on these episodes; nothing where there is nothing to say.
+
+    Args:
+        protocols: The cells of one sweep, or one alone.
+        draws: Their episodes, of one clip table of n rows.
+        first: (n,) for each clip drawn the first row of equal content (:func:`uamix_bench.data.copies.first_copies`);
+            None where sounds are not looked at.
+    """
+    copies = _copies(protocols[0], draws, first) if first is not None else ()
+    return (*_left_out(protocols, draws), *_ungrouped(protocols, draws), *copies)
+
+
+def _left_out(protocols: Sequence[Protocol], draws: Sequence[EpisodeSet]) -> Iterable[Remark]:
+    """The classes with too few clips; in the words of the cell that asks for most."""
+    protocol, drawn = max(
+        zip(protocols, draws, strict=True), key=lambda one: (one[0].fewest_clips, one[0].k_shot + one[0].n_query)
+    )
+    if not drawn.classes_left_out:
+        return
+    names, k, q, fewest = drawn.table.class_names, protocol.k_shot, protocol.n_query, protocol.fewest_clips
+    sizes = np.bincount(drawn.table.class_of, minlength=len(names))
+    short = [f"{names[c]} has {sizes[c]}" for c in np.argsort(sizes, kind="stable") if sizes[c] < fewest]
+    why = f"k {k} + q {q}" if fewest == k + q else "min_clips"
+    text = f"{len(short)} of {len(names)} classes are left out for having fewer than {fewest} clips ({why}): "
+    text += some(short, _NAMED)
+    yield Remark("classes", text + ("; --q auto leaves no class out" if sizes.min() > k else ""))
+
+
+def _ungrouped(protocols: Sequence[Protocol], draws: Sequence[EpisodeSet]) -> Iterable[Remark]:
+    """Group-disjoint episodes where there is no group of several clips."""
+    if any(protocol.group_disjoint for protocol in protocols) and draws[0].group_of is None:
+        yield Remark("groups", "no two clips share a group, so that group-disjoint episodes keep nothing apart")
+
+
+def _copies(protocol: Protocol, draws: Sequence[EpisodeSet], first: Integers) -> Iterable[Remark]:
+    """The clips drawn whose content another one has, under another name and perhaps under another label."""
+    rows = np.unique(np.concatenate([drawn.clips for drawn in draws]))
+    _, content, times = np.unique(first[rows], return_inverse=True, return_counts=True)
+    copied = times[content] > 1
+    if not copied.any():
+        return
+    table = draws[0].table
+    alike: dict[int, list[int]] = {}
+    for row, number in zip(rows[copied].tolist(), content[copied].tolist(), strict=True):
+        alike.setdefault(number, []).append(row)
+    pairs = [" and ".join(table.ids[row] for row in those[:2]) for those in alike.values()]
+    text = f"{int(copied.sum()):,} of {len(rows):,} clips drawn are identical copies ({some(pairs, _PAIRS)})"
+    several = []
+    for those in alike.values():
+        of_label = {table.class_of[row]: row for row in reversed(those)}
+        if len(of_label) > 1:
+            chosen = [(table.ids[row], table.class_names[table.class_of[row]]) for row in sorted(of_label.values())]
+            several.append(" and ".join(f"{clip} as {label}" for clip, label in chosen[:2]))
+    if several:
+        stand = "recording stands" if len(several) == 1 else "recordings stand"
+        text += f"; {len(several):,} {stand} under several labels ({some(several, _PAIRS)})"
+    shares = dict.fromkeys(f"{100 * share:.1f}" for share in sorted(drawn.shared(first) for drawn in draws))
+    ends = list(shares)
+    text += f"; {' to '.join(dict.fromkeys((ends[0], ends[-1])))}% of queries have a copy among their supports"
+    yield Remark("copies", text + ("" if protocol.group_disjoint else "; --group-disjoint keeps copies on one side"))
