@@ -260,8 +260,11 @@ def test_labels_that_look_alike_are_named(tmp_path: Path) -> None:
 
 def test_group_disjoint_episodes_of_data_without_groups_are_said(tmp_path: Path) -> None:
     names = [f"{label}/{number}.wav" for label in "ab" for number in range(12)]
-    data = load_task(str(touch(tmp_path / "own", names)))
-    plain = Protocol(n_way=2, k_shot=1, n_query=1, episodes=4)
+    root = touch(tmp_path / "own", names)
+    for name in names:
+        (root / name).write_text(name)  # no two alike
+    data = load_task(str(root))
+    plain = Protocol(n_way=2, n_query=1, episodes=4)
     disjoint = plain.model_copy(update={"group_disjoint": True})
 
     def codes(data: TaskData, protocol: Protocol) -> list[str]:
