@@ -1,14 +1,15 @@
 """Results as a leaderboard, as plain data: settings, columns, rows, ranks. Nothing is drawn here.
 
-Only complete results of one clip table, protocol, draw and precision share a column; what is partial or limited stands
-apart and is in no rank or mean.
+Only results of one clip table, protocol, draw and precision share a column. Those that left out broken clips share one
+if they left out the same, in a table of their own where complete results are there; what is limited or on an
+incomplete copy stands apart and is in no rank or mean. Of a user's own data the newest version is shown.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import NamedTuple
 
@@ -17,13 +18,15 @@ import numpy.typing as npt
 
 from uamix_bench.comparison.ranking import SIGNIFICANCE, Ranking, rank
 from uamix_bench.plugins.card import ModelIdentity
-from uamix_bench.records.record import task_label
+from uamix_bench.records.newest import newest
+from uamix_bench.records.record import Skipped
 from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import count
 from uamix_bench.reports.page import slug
 from uamix_bench.scoring.episodes import PAPER, Protocol
 from uamix_bench.scoring.statistics import Z95, holm
 from uamix_bench.util import files
+from uamix_bench.util.text import listed
 
 
 class Speed(NamedTuple):
@@ -55,11 +58,13 @@ class Column:
     Attributes:
         name: Of the task.
         version: Of the task.
-        label: Name and version, and a part of the digest where one table has several such columns.
+        label: Name and version, how many broken clips are left out, and what else tells it from the columns of all
+            settings with the same remarks: one label is one clip table.
         classes: How many.
         clips: How many.
-        left_out: How many of the classes have too few clips for the episodes.
-        key: Digest (hex) of the clip table's identity and the episodes; empty where no complete result was drawn.
+        classes_left_out: How many of the classes have too few clips for the episodes.
+        key: `Result.cell` of its results; empty where none can be compared.
+        left_out: The broken clips that its results left out.
     """
 
     name: str
@@ -67,8 +72,9 @@ class Column:
     label: str
     classes: int
     clips: int
-    left_out: int
+    classes_left_out: int
     key: str
+    left_out: tuple[Skipped, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Standing:
 
     Attributes:
         entrant: The model.
-        results: By column label, its complete result.
+        results: By column label, its result.
         mean: Accuracy over all columns; None where one is missing.
         half_width: Of the mean's 95% interval on these clips; None likewise.
         ranks: The best and worst place it may have; None where it is not ranked.
@@ -102,7 +108,7 @@ class Setting:
         columns: The tasks.
         standings: The models, best first, those without a rank last.
         ranking: The paired tests of this table.
-        apart: Partial and limited results, by model and column label.
+        apart: Limited results and those on incomplete copies, by model and column label.
     """
 
     id: str
@@ -122,13 +128,23 @@ class Setting:
 
 @dataclass(frozen=True)
 class Board:
-    """All settings; `superseded` counts results that a later one of the same model, clips and episodes replaces."""
+    """All settings.
+
+    Attributes:
+        settings: The tables.
+        entrants: The models.
+        results: All that are shown.
+        superseded: Number of results that a later one of the same model, clips and episodes replaces.
+        earlier: A line for each data set of which results of an earlier version are left out.
+        tasks: Names of the data sets.
+    """
 
     settings: Sequence[Setting]
     entrants: Sequence[Entrant]
     results: Sequence[Result]
-    superseded: int = 0
-    tasks: Sequence[str] = field(default_factory=tuple)
+    superseded: int
+    earlier: Sequence[str]
+    tasks: Sequence[str]
 
     def main(self) -> Setting:
         """The setting that a reader sees first: the paper's 5-way 1-shot, else the one with most results."""
@@ -140,43 +156,49 @@ def board(results: Iterable[Result]) -> Board:
     """Sorts results into settings, columns and rows, and ranks them.
 
     Args:
-        results: Of any models, tasks and protocols; each id counts once, and of two of one unit the later one.
+        results: Of any models, tasks and protocols; see `newest`.
     """
-    unique = {result.id: result for result in sorted(results, key=lambda result: result.sounds_recorded)}
-    newest: dict[str, Result] = {}
-    for result in sorted(unique.values(), key=lambda result: (result.provenance.started_at, result.id)):
-        newest[result.unit() or result.id] = result
-    recorded = {_asked(result) for result in newest.values() if result.sounds_recorded}
-    kept = [one for one in newest.values() if one.sounds_recorded or _asked(one) not in recorded]
+    kept, superseded, earlier = newest(results)
     entrants = _entrants(kept)
     groups: dict[tuple[Protocol, str], list[Result]] = {}
     for result in kept:
         groups.setdefault((result.protocol, result.model.dtype), []).append(result)
+    tables = [
+        (protocol, dtype, ", ".join(filter(None, [_remarks(protocol, dtype), words])), table)
+        for (protocol, dtype), group in sorted(groups.items(), key=lambda item: _order(*item[0]))
+        for words, table in _tables(group)
+    ]
+    labels: dict[str, str] = {}
+    for remarks in {remarks for _, _, remarks, _ in tables}:
+        labels |= _labels([result for _, _, same, table in tables if same == remarks for result in table])
     settings: list[Setting] = []
-    for (protocol, dtype), group in sorted(groups.items(), key=lambda item: _order(*item[0])):
+    for protocol, dtype, remarks, table in tables:
         series = _remarks(protocol.model_copy(update={"min_clips": None}), dtype)
-        made = _setting(protocol, _remarks(protocol, dtype), series, group, entrants)
+        made = _setting(protocol, remarks, series, table, entrants, labels)
         if any(made.id == other.id for other in settings):  # they differ in what no id can hold
-            key = files.digest([protocol.model_dump(mode="json"), dtype])[:6]
+            key = files.digest(sorted(result.id for result in table))[:6]
             words, joined = (f"{text} {key}".strip() for text in (made.remarks, made.series))
             made = replace(made, id=f"{made.id}-{key}", remarks=words, series=joined)
         settings.append(made)
     tasks = sorted({result.task.name for result in kept})
-    return Board(settings, sorted(entrants.values(), key=lambda e: e.label), kept, len(unique) - len(kept), tasks)
-
-
-def _asked(result: Result) -> str:
-    """What a result was asked, whatever sounds it is of."""
-    table = result.task.model_dump(mode="json", exclude={"content_sha256"})
-    model, protocol = (part.model_dump(mode="json") for part in (result.model, result.protocol))
-    return files.digest([model, table, protocol, result.episodes.digest, result.status.complete])
+    return Board(settings, sorted(entrants.values(), key=lambda e: e.label), kept, superseded, earlier, tasks)
 
 
 def why_apart(result: Result) -> str:
-    """Why a result that is not complete has no rank, in a few words."""
-    if result.status.skipped:
-        return f"{count(len(result.status.skipped), 'clip')} left out"
-    return "a part of each class" if result.status.limited else "an incomplete copy"
+    """Why a result that can be compared with none has no rank, in a few words."""
+    if result.status.limited:
+        return "a part of each class"
+    return "an incomplete copy" if result.status.partial else "incomplete"
+
+
+def left_out_notes(setting: Setting) -> list[str]:
+    """For each column whose results left out broken clips: the clips, and what the results are compared with."""
+    return [
+        f"{column.label}: without {listed([f'{one.clip} ({one.reason})' for one in column.left_out])}, which every "
+        "result here left out as broken; they are compared with each other only."
+        for column in setting.columns
+        if column.left_out
+    ]
 
 
 def _order(protocol: Protocol, dtype: str) -> tuple[bool, str, int, int]:
@@ -207,15 +229,15 @@ def _entrants(results: Sequence[Result]) -> dict[ModelIdentity, Entrant]:
     by_name: dict[str, list[ModelIdentity]] = {}
     for identity in identities:
         by_name.setdefault(identity.name, []).append(identity)
-    found = {}
+    labels: dict[ModelIdentity, str] = {}
     for same in by_name.values():
         telling = [name for name in _TELLING if len({getattr(one, name) for one in same}) > 1]
-        labels = [" ".join([one.name, *(_told(one, name) for name in telling)]) for one in same]
-        for identity, label in zip(same, labels, strict=True):
-            if labels.count(label) > 1:  # they differ in what is no name, such as what they were trained on
-                label += f" {files.digest(identity.model_dump(mode='json'))[:6]}"
-            found[identity] = Entrant(identity, label, _speed(results, identity))
-    return found
+        labels |= {one: " ".join([one.name, *(_told(one, name) for name in telling)]) for one in same}
+    times = Counter(labels.values())
+    for identity, label in labels.items():
+        if times[label] > 1:  # they differ in what is no name, such as what they were trained on
+            labels[identity] = f"{label} {files.digest(identity.model_dump(mode='json'))[:6]}"
+    return {identity: Entrant(identity, label, _speed(results, identity)) for identity, label in labels.items()}
 
 
 _TELLING = (
@@ -232,7 +254,9 @@ _TELLING = (
 
 
 def _told(identity: ModelIdentity, name: str) -> str:
-    value = getattr(identity, name)
+    value, words = getattr(identity, name), name.removesuffix("_sha256").replace("train_", "")
+    if value is None:
+        return f"no {words}"
     return f"{value}"[:6] if name.endswith("sha256") else f"seed {value}" if name == "train_seed" else f"{value}"
 
 
@@ -244,39 +268,94 @@ def _speed(results: Iterable[Result], identity: ModelIdentity) -> Speed | None:
     return Speed(most.cost.embedded_clips / most.cost.embed_s, most.provenance.device)
 
 
-def _setting(
-    protocol: Protocol, remarks: str, series: str, results: Sequence[Result], entrants: dict[ModelIdentity, Entrant]
-) -> Setting:
-    complete = [result for result in results if result.status.complete]
-    columns = _columns(results)
-    rows: dict[ModelIdentity, dict[str, Result]] = {}
-    for result in complete:
-        rows.setdefault(result.model, {})[_label_in(columns, result)] = result
-    apart: dict[ModelIdentity, dict[str, Result]] = {}
+def _tables(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """The results of one protocol and precision as tables, each with the words that tell it from the first.
+
+    The first has what is complete; of a task without such results, those that left out the same broken clips, the
+    largest of several such groups; and what stands apart. Each other group is a table by itself.
+    """
+    first: list[Result] = []
+    cells: dict[tuple[str, str], dict[str, list[Result]]] = {}  # by task, the groups that left out the same
     for result in results:
-        if not result.status.complete:
-            apart.setdefault(result.model, {})[_label_in(columns, result)] = result
+        if (cell := result.cell()) and result.status.skipped:
+            cells.setdefault(_task_of(result), {}).setdefault(cell, []).append(result)
+        else:
+            first.append(result)
+    whole = {_task_of(result) for result in first if result.cell()}
+    others = []
+    for task, groups in cells.items():
+        ordered = sorted(groups.values(), key=lambda group: (-len(group), len(group[0].status.skipped), group[0].id))
+        if task not in whole:
+            first += ordered.pop(0)
+        others += [(f"{group[0].task.label}{_less(group[0])}", group) for group in ordered]
+    return [*([("", first)] if first else []), *others]
+
+
+def _less(result: Result) -> str:
+    skipped = len(result.status.skipped)
+    return f" less {count(skipped, 'clip')}" if skipped else ""
+
+
+def _labels(results: Sequence[Result]) -> dict[str, str]:
+    """The label of each result's column, by id: of the same label are results on one clip table."""
+    tables: dict[tuple[str, float, str], list[str]] = {}
+    for result in results:
+        task = result.task
+        facts = (f"{task.label}{_less(result)}", task.clip_seconds, task.clips_sha256 if result.cell() else "")
+        tables.setdefault(facts, []).append(result.id)
+    known = [facts for facts in tables if facts[2]] or list(tables)
+    found: dict[str, str] = {}
+    for (label, seconds, sha256), ids in tables.items():
+        same = [facts for facts in known if facts[0] == label]
+        told = label + (f" {seconds:g} s" if len({one[1] for one in same}) > 1 else "")
+        told += f" {sha256[:6]}" if sha256 and len({one[2] for one in same if one[1] == seconds}) > 1 else ""
+        found |= dict.fromkeys(ids, told)
+    return found
+
+
+def _setting(
+    protocol: Protocol,
+    remarks: str,
+    series: str,
+    results: Sequence[Result],
+    entrants: dict[ModelIdentity, Entrant],
+    labels: dict[str, str],
+) -> Setting:
+    compared = [result for result in results if result.cell()]
+    columns = _columns(results, labels)
+    rows: dict[ModelIdentity, dict[str, Result]] = {}
+    for result in compared:
+        rows.setdefault(result.model, {})[_label_in(columns, result)] = result
+    apart: list[tuple[Entrant, dict[str, Result]]] = []
+    for result in results:
+        if not result.cell():
+            entrant, label = entrants[result.model], _label_in(columns, result)
+            row = next((row for one, row in apart if one is entrant and label not in row), None)
+            if row is None:
+                apart.append((entrant, {label: result}))
+            else:
+                row[label] = result
     identity = f"{protocol.n_way}w{protocol.k_shot}s" + (f"-{slug(remarks)}" if remarks else "")
     standings = _standings([(entrants[model], row) for model, row in rows.items()], columns)
-    set_aside = [(entrants[model], row) for model, row in apart.items()]
-    return Setting(identity, protocol, remarks, series, columns, standings, rank(complete), set_aside)
+    return Setting(identity, protocol, remarks, series, columns, standings, rank(compared), apart)
 
 
-def _columns(results: Sequence[Result]) -> list[Column]:
-    """The columns of complete results, and those of tasks that have no other."""
+def _columns(results: Sequence[Result], labels: dict[str, str]) -> list[Column]:
+    """The columns of results that can be compared, and those of tasks that have no other."""
     found: dict[tuple[str, str, str], Result] = {}
     for result in results:
-        if result.status.complete:
-            found.setdefault((*_task_of(result), _key(result)), result)
+        if key := result.cell():
+            found.setdefault((*_task_of(result), key), result)
     for result in results:
         if _task_of(result) not in {key[:2] for key in found}:
             found[*_task_of(result), ""] = result
-    times = Counter(key[:2] for key in found)
+    times = Counter(labels[result.id] for result in found.values())
     columns = []
     for (name, version, key), result in sorted(found.items(), key=lambda item: item[0]):
-        label = task_label(name, version) + (f" {key[:6]}" if times[name, version] > 1 else "")
-        left_out = result.episodes.classes_left_out
-        columns.append(Column(name, version, label, result.task.classes, result.task.clips, left_out, key))
+        label = labels[result.id]
+        label += f" {key[:6]}" if times[label] > 1 else ""  # of other episodes, or of other sounds
+        task, skipped, fewer = result.task, result.status.skipped, result.episodes.classes_left_out
+        columns.append(Column(name, version, label, task.classes, task.clips, fewer, key, skipped if key else ()))
     return columns
 
 
@@ -284,14 +363,10 @@ def _task_of(result: Result) -> tuple[str, str]:
     return result.task.name, result.task.version
 
 
-def _key(result: Result) -> str:
-    return files.digest([result.task.model_dump(mode="json"), result.episodes.digest])
-
-
 def _label_in(columns: Sequence[Column], result: Result) -> str:
-    """The column that a result stands in: its own, or for one that is not complete the first of its task."""
+    """The column that a result stands in: its own, or for one that cannot be compared the first of its task."""
     of_task = [column for column in columns if (column.name, column.version) == _task_of(result)]
-    key = _key(result)
+    key = result.cell()
     return next((column.label for column in of_task if column.key == key), of_task[0].label)
 
 

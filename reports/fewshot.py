@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from uamix_bench.evaluation.replay import Replay, replay
 from uamix_bench.records.results import Result
 from uamix_bench.reports import clusters, figures
 from uamix_bench.reports.blocks import Block, Cell, Figure, Mark, Prose, Row, Section, Table, count, percent
-from uamix_bench.reports.board import Board, Column, Setting, Standing, board
+from uamix_bench.reports.board import Board, Column, Setting, Standing, board, left_out_notes, why_apart
 from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.result_card import drawer, drawer_id
@@ -65,12 +66,16 @@ def report(
     if tsne:
         blocks += [Section("Clusters", list(_clusters(replays, tsne)))]
     blocks.append(Section("Results", result_drawers(table)))
-    return render("Few-shot results", blocks, lead=_lead(table), footer="Made by uamix-bench from its result files.")
+    page = render("Few-shot results", blocks, lead=_lead(table), footer="Made by uamix-bench from its result files.")
+    return replace(page, said=table.earlier)
 
 
 def _lead(table: Board) -> str:
     models, tasks = count(len(table.entrants), "model"), count(len(table.tasks), "task")
-    return f"{models}, {tasks}, {count(len(table.settings), 'setting')}: accuracy of N-way K-shot episodes in per cent."
+    text = f"{models}, {tasks}, {count(len(table.settings), 'setting')}: accuracy of N-way K-shot episodes in per cent."
+    if table.superseded:
+        text += f" {count(table.superseded, 'older result')} of the same evaluation left out."
+    return " ".join([text, *(f"{line}." for line in table.earlier)])
 
 
 def result_drawers(table: Board) -> list[Block]:
@@ -94,7 +99,8 @@ def accuracy(table: Board) -> Iterator[Block]:
                 (name, *(_score(setting, name, label) for setting in held)) for name in _names(held, label)
             ]
             titles = [f"{_cell_title(setting, label)}>" for setting in held]
-            yield Table(("model", *titles), rows, f"{label}: {words}, seed {protocol.seed}")
+            notes = {note for setting in held for note in left_out_notes(setting) if note.startswith(f"{label}: ")}
+            yield Table(("model", *titles), rows, f"{label}: {words}, seed {protocol.seed}", "\n\n".join(sorted(notes)))
     yield Prose(
         "± half-width of the conventional 95% interval, 1.96 x population std / sqrt(episodes): it speaks of the draw "
         "of episodes from these clips. Bold: the best of a task at a setting. Underlined: cannot be told from it "
@@ -108,7 +114,9 @@ def _cell_title(setting: Setting, label: str) -> str:
     """Ways and shots, and how many of the classes are drawn from where some are left out."""
     column = next(column for column in setting.columns if column.label == label)
     words = f"{setting.protocol.n_way}-way {setting.protocol.k_shot}-shot"
-    return words + (f", {classes_drawn(column.classes, column.left_out)} classes" if column.left_out else "")
+    return words + (
+        f", {classes_drawn(column.classes, column.classes_left_out)} classes" if column.classes_left_out else ""
+    )
 
 
 def _names(settings: Sequence[Setting], label: str) -> list[str]:
@@ -127,7 +135,9 @@ def _score(setting: Setting, name: str, label: str) -> Cell:
     for entrant, results in setting.apart:
         if entrant.label == name and label in results:
             score, link = results[label].score, f"#{drawer_id(results[label])}"
-            return percent(score.accuracy, score.ci95, mark="faint", note="partial, not ranked", href=link)
+            return percent(
+                score.accuracy, score.ci95, mark="faint", note=f"{why_apart(results[label])}, not ranked", href=link
+            )
     return Cell("")
 
 
@@ -196,7 +206,7 @@ def over_ways_and_shots(table: Board) -> Iterator[Section]:
 
 
 def _held(setting: Setting, column: Column) -> dict[str, Result]:
-    """The complete results of a column by model, best first."""
+    """The results of a column by model, best first."""
     found = {row.entrant.label: row.results[column.label] for row in setting.standings if column.label in row.results}
     return dict(sorted(found.items(), key=lambda item: -item[1].score.accuracy))
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from uamix_bench.records.finetune_record import FinetuneResult
+from uamix_bench.records.newest import newest
 from uamix_bench.reports import figures, provenance
-from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Row, Section, Table, percent
+from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Row, Section, Table, count, percent
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
 from uamix_bench.util.errors import UsageError
@@ -27,13 +29,15 @@ def report(records: Iterable[Any]) -> Page:
     Raises:
         UsageError: There is none among them.
     """
-    found = list({record.id: record for record in records if isinstance(record, FinetuneResult)}.values())
+    found, superseded, earlier = newest(record for record in records if isinstance(record, FinetuneResult))
     if not found:
         raise UsageError("report", "no fine-tuning among the records", "run 'uamix-bench finetune' first")
     labels = _labels(found)
     by_task: dict[str, list[FinetuneResult]] = {}
     for one in found:
         by_task.setdefault(one.task.label, []).append(one)
+    lead = ["The last epoch of every run, on clips that it never saw."]
+    lead += [f"{count(superseded, 'older record')} of the same evaluation left out."] * bool(superseded)
     blocks: list[Block] = [
         Section(task, [_scores(of_task, labels), *_fractions(task, of_task), *_classes(of_task, labels)])
         for task, of_task in by_task.items()
@@ -43,12 +47,13 @@ def report(records: Iterable[Any]) -> Page:
     if drawn:
         blocks.append(Section("Trainings", drawn))
     blocks.append(Section("Records", [_record(one, labels[one.id]) for one in found], look="folded"))
-    return render(
+    page = render(
         "Fine-tuning and linear probes",
         blocks,
-        lead="The last epoch of every run, on clips that it never saw.",
+        lead=" ".join([*lead, *(f"{line}." for line in earlier)]),
         footer="Made by uamix-bench from its records.",
     )
+    return replace(page, said=earlier)
 
 
 def _labels(records: Sequence[FinetuneResult]) -> dict[str, str]:
@@ -104,10 +109,20 @@ def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
 
 def _fractions(task: str, records: Sequence[FinetuneResult]) -> Iterator[Figure]:
     """Score over the share of labels, where a model has several."""
-    lines: dict[str, dict[float, FinetuneResult]] = {}
+    lines: list[dict[float, FinetuneResult]] = []  # each of one model, trained one way on one clip table
     for one in records:
-        lines.setdefault(f"{one.model.name}, {one.setting.method}", {})[one.setting.fraction or 1.0] = one
-    several = {name: sorted(points.items()) for name, points in lines.items() if len(points) > 1}
+        share = one.setting.fraction or 1.0
+        fitting = (line for line in lines if share not in line and _line(next(iter(line.values()))) == _line(one))
+        if (line := next(fitting, None)) is not None:
+            line[share] = one
+        else:
+            lines.append({share: one})
+    found = [sorted(line.items()) for line in lines if len(line) > 1]
+    names = [f"{one.model.name}, {one.setting.method}" for (_, one), *_ in found]
+    several = {
+        name + (f" ({points[0][1].id[:6]})" if names.count(name) > 1 else ""): points
+        for name, points in zip(names, found, strict=True)
+    }
     if several:
         yield figures.curves(
             f"{task} with few labels",
@@ -127,6 +142,10 @@ def _fractions(task: str, records: Sequence[FinetuneResult]) -> Iterator[Figure]
             description="Score with its 95% band over the share of training clips that were used.",
             log_x=True,
         )
+
+
+def _line(one: FinetuneResult) -> tuple[object, ...]:
+    return one.model, one.setting.method, one.setting.frozen_blocks, one.setting.metric, one.task.clips_sha256
 
 
 def _classes(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Iterator[Figure]:

@@ -51,7 +51,7 @@ def leaderboard(records: Iterable[Any], *, title: str = "Few-shot audio leaderbo
         for setting in table.settings
         for column in setting.columns
     }
-    return Page(index.title, index.html, index.markdown, files)
+    return Page(index.title, index.html, index.markdown, files, table.earlier)
 
 
 def _lead(table: Board) -> str:
@@ -62,7 +62,7 @@ def _lead(table: Board) -> str:
     )
     if table.superseded:
         text += f" {count(table.superseded, 'older result')} of the same evaluation left out."
-    return text
+    return " ".join([text, *(f"{line}." for line in table.earlier)])
 
 
 def _main_first(table: Board) -> list[Setting]:
@@ -102,7 +102,8 @@ def _reading() -> Section:
         "How to read it",
         [
             Prose(
-                "Only complete results on the same clips, episodes and precision share a column. The ± of a table is "
+                "Only complete results on the same clips, episodes and precision share a column. Where broken clips "
+                "were left out, results without the same clips share one, and its name says so. The ± of a table is "
                 "the half-width of the conventional 95% interval, 1.96 x population std / sqrt(episodes): another draw "
                 "of episodes from these clips. It says nothing of other clips or classes; where a result has intervals "
                 "for those, its drawer shows them.\n\n"

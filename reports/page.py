@@ -36,12 +36,14 @@ class Page:
         html: One file that needs nothing else and opens from disk.
         markdown: The same content.
         files: Further files that `html` links to, by their path relative to it.
+        said: Lines of the page that its reader must not miss, for stderr.
     """
 
     title: str
     html: str
     markdown: str
     files: Mapping[str, str] = field(default_factory=dict)
+    said: Sequence[str] = ()
 
 
 def render(

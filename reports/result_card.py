@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-
-from uamix_bench.plugins import registry
+from uamix_bench.plugins.card import trained_on
+from uamix_bench.records.repeat import repeat_command
 from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import Code, Facts, Section, count
 from uamix_bench.reports.board import why_apart
-from uamix_bench.util.text import plus_minus
+from uamix_bench.util.text import listed, plus_minus
 
 _INTERVALS = {"episodes": "these clips", "clips": "new clips of these classes", "classes": "new classes too"}
 
@@ -28,17 +27,27 @@ def drawer(result: Result, label: str) -> Section:
 
 
 def _outcome(result: Result) -> dict[str, object]:
-    score, status, health = result.score, result.status, result.health
+    score, health = result.score, result.health
     facts: dict[str, object] = {"accuracy": f"{100 * score.accuracy:.2f}%"}
     for name, of in _INTERVALS.items():
         interval = getattr(score.intervals, name)
         facts[f"95%, {of}"] = plus_minus(interval.half_width) or f"not given: {interval.reason}"
     return {
         **facts,
-        "status": "complete" if status.complete else f"not ranked: {why_apart(result)}",
-        "notes": "; ".join(status.notes),
+        "status": _status(result),
+        "notes": "; ".join(result.status.notes),
         "embeddings": ": ".join(filter(None, [health.verdict, "; ".join(health.notes)])),
     }
+
+
+def _status(result: Result) -> str:
+    if result.status.complete:
+        return "complete"
+    if not result.cell():
+        return f"not ranked: {why_apart(result)}"
+    skipped = result.status.skipped
+    clips = listed([f"{one.clip} ({one.reason})" for one in skipped])
+    return f"compared only with results without the same {count(len(skipped), 'broken clip')}: {clips}"
 
 
 def _evaluated(result: Result) -> dict[str, object]:
@@ -58,7 +67,7 @@ def _evaluated(result: Result) -> dict[str, object]:
         "adapter": f"{model.adapter_version}, input {model.input}, pooling {model.pooling}, {model.dtype}",
         "recipe": model.recipe_sha256,
         "licence": model.licence,
-        "pre-trained on": ", ".join(model.pretrained_on) or "nothing",
+        "pre-trained on": trained_on(model.pretrained_on),
         "clips": f"{task.clips:,} in {count(task.classes, 'class', 'classes')}, cut at {task.clip_seconds:g} s; "
         f"table {task.clips_sha256[:16]}, sounds {(result.provenance.content_sha256 or 'not recorded')[:16]}",
         "protocol": ", ".join(filter(None, drawn)),
@@ -79,30 +88,3 @@ def _run(result: Result) -> dict[str, object]:
         "started": run.started_at,
         "command": run.command,
     }
-
-
-def repeat_command(result: Result) -> str:
-    """The command line that evaluates a result's cell again, every word of it quoted for a shell.
-
-    A user's own weights and data are no part of a record: a placeholder says where they go.
-    """
-    model, task, protocol = result.model, result.task, result.protocol
-    registered = registry.models().get(model.name)
-    name = model.name
-    if registered is None and name not in registry.bundled_weights():
-        name = f"ARCHITECTURE=WEIGHTS --name {shlex.quote(name)}"
-    elif registered is not None and registered.card.needs_weights:
-        name = f"{shlex.quote(name)}=WEIGHTS"
-    data = "FOLDER_OR_CSV" if task.name.startswith("local/") else shlex.quote(task.name)
-    words = [
-        f"uamix-bench fewshot --model {name} --task {data}",
-        *(["--protocol metaaudio"] if protocol.name.startswith("metaaudio") else []),
-        *(["--classes FILE"] if protocol.name.endswith("-classes") else []),
-        f"--n {protocol.n_way} --k {protocol.k_shot} --q {protocol.n_query}",
-        f"--episodes {protocol.episodes} --seed {protocol.seed} --classifier {shlex.quote(protocol.classifier)}",
-        *([f"--neighbors {protocol.neighbors}"] if protocol.neighbors > 1 else []),
-        *(["--group-disjoint"] if protocol.group_disjoint else []),
-        *([f"--min-clips {protocol.min_clips}"] if protocol.min_clips else []),
-        f"--input {model.input} --pooling {shlex.quote(model.pooling)} --dtype {shlex.quote(model.dtype)}",
-    ]
-    return " \\\n  ".join(words)

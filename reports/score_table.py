@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from uamix_bench.plugins import registry
+from uamix_bench.plugins.card import trained_on
 from uamix_bench.records.results import Result
 from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Block, Cell, Code, Figure, Row, Section, Table, count, percent
-from uamix_bench.reports.board import Column, Entrant, Setting, Standing, why_apart
+from uamix_bench.reports.board import Column, Entrant, Setting, Standing, left_out_notes, why_apart
 from uamix_bench.reports.class_page import class_file
 from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.markdown import markdown
@@ -43,7 +44,7 @@ def _score_table(setting: Setting, papers: Published) -> Table:
         *(
             Cell(
                 f"{column.label}>",
-                note=f"{classes_drawn(column.classes, column.left_out)} classes",
+                note=f"{classes_drawn(column.classes, column.classes_left_out)} classes",
                 href=class_file(setting, column),
             )
             for column in setting.columns
@@ -60,12 +61,13 @@ def _score_table(setting: Setting, papers: Published) -> Table:
         if tests
         else "",
     ]
+    notes += left_out_notes(setting)
     if any(_overlaps(row.entrant, column) for row in setting.standings for column in setting.columns):
         notes.append(f"{_OVERLAP} The model was pre-trained on data of this task.")
     groups: dict[str, list[Row]] = {}
     if setting.apart:
         apart = [_row(setting, Standing(entrant, row), several) for entrant, row in setting.apart]
-        groups["Partial or limited, never ranked"] = apart
+        groups["Incomplete copy or limited, never ranked"] = apart
     for known, published in _published_here(setting, papers):
         heading = f"Published, not measured here: {known.title.partition(':')[0]}"
         groups[heading] = [_published_row(setting, row, several) for row in published]
@@ -104,7 +106,7 @@ def _row(setting: Setting, standing: Standing, several: bool) -> Row:
         *(_score(setting, entrant, column, standing.results.get(column.label)) for column in setting.columns),
         Cell(_millions(entrant.identity.parameters), sort=entrant.identity.parameters),
         Cell("") if speed is None else Cell(_rate(speed.clips_per_s), sort=speed.clips_per_s),
-        Cell(", ".join(entrant.identity.pretrained_on) or "nothing", mark="faint"),
+        Cell(trained_on(entrant.identity.pretrained_on), mark="faint"),
     )
 
 
@@ -117,7 +119,7 @@ def _score(setting: Setting, entrant: Entrant, column: Column, result: Result | 
         result.score.ci95,
         mark="best" if best else "tie" if alike else "",
         href=f"#{drawer_id(result)}",
-        note="" if result.status.complete else why_apart(result),
+        note="" if result.cell() else why_apart(result),
     )
     if _overlaps(entrant, column):
         cell = Cell(cell.text, f"{cell.minor} {_OVERLAP}", cell.sort, cell.mark, cell.href, cell.note)

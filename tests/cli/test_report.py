@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +17,7 @@ from uamix_bench.records.store import ResultStore
 from uamix_bench.tasks.miniature import make
 from uamix_bench.util import files
 
-from ..sample_records import training
+from ..sample_records import few_shot, training
 from .conftest import SMALL, Bench
 
 
@@ -110,3 +113,73 @@ def test_a_class_that_is_not_there_and_a_kind_without_embeddings(bench: Bench, r
     assert bench("report", path, "--tsne", "default").code == 2
     path.write_text(json.dumps({"kind": "unheard"}))
     assert "is of the kind 'unheard'" in bench("report", path).error
+
+
+def test_a_folder_that_changed_is_shown_by_its_newest_version_in_every_form(
+    bench: Bench, sounds: Path, tmp_path: Path
+) -> None:
+    folder, asked = tmp_path / "mine", ("-m", "logmel,random", *SMALL)
+    shutil.copytree(sounds, folder)
+    old = bench("fewshot", "-t", folder, *asked, "--json").envelope["results"]
+    (folder / "low" / "3.wav").unlink()
+    new = bench("fewshot", "-t", folder, *asked, "--json").envelope["results"]
+    shown, gone = ([f"{100 * one['score']['accuracy']:.1f} ± " for one in results] for results in (new, old))
+    results, line = files.home() / "results", "local/mine: 2 records of an earlier version of the data"
+    for command, page in (
+        (("report", results, "-o", tmp_path / "out"), "out/fewshot.md"),
+        (("leaderboard", "build", results, "-o", tmp_path / "site"), "site/index.md"),
+    ):
+        done = bench(*command)
+        assert done.code == 0
+        assert done.err.startswith(line)
+        text = (tmp_path / page).read_text(encoding="utf-8")
+        assert line in text
+        assert all(score in text for score in shown)
+        assert not any(score in text for score in gone if score not in shown)
+    alone = [path for path in results.rglob("*.json") if old[0]["id"][:12] in path.name]
+    assert bench("report", *alone, "-o", tmp_path / "alone").err == ""
+    assert gone[0] in (tmp_path / "alone" / "fewshot.md").read_text(encoding="utf-8")
+    exported = bench("results", "export", results)
+    assert exported.err.startswith(line)
+    assert sorted(row["id"] for row in csv.DictReader(io.StringIO(exported.out))) == sorted(one["id"] for one in new)
+    assert bench("results", "export", results, "--format", "latex").code == 0
+
+
+def test_models_that_left_out_the_same_broken_clips_are_compared(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cut"
+    shutil.copytree(sounds, folder)
+    for name in ("low/3.wav", "mid/4.wav"):
+        (folder / name).write_bytes(b"RIFF")
+    asked = ("fewshot", "-t", folder, "-m", "logmel,random", *SMALL)
+    done = bench(*asked, "--keep-going")
+    assert done.code == 6
+    assert "Difference to logmel on the same episodes" in done.out
+    assert " best " in done.out
+    said = " ".join(done.out.split())
+    assert (
+        said.count("left out") == said.count("logmel, random on local/cut: partial (2 broken clips left out: low") == 1
+    )
+    assert bench("report", files.home() / "results", "-o", tmp_path / "out", "--task", folder).code == 0
+    page = (tmp_path / "out" / "fewshot.md").read_text(encoding="utf-8")
+    assert "| logmel less random | local/cut less 2 clips |" in page
+    assert page.count("local/cut less 2 clips: without low/3.wav") == 1
+    assert "What logmel takes for what" in page  # its episodes are drawn again, without these clips
+    (logmel, random) = (record for _, record in ResultStore())
+    assert logmel.episodes.digest == random.episodes.digest
+    one = bench(*asked, "--keep-going", "--limit", "6")
+    assert "Difference" not in one.out
+
+
+def test_what_a_model_was_trained_on_is_unknown_where_nothing_is_said(bench: Bench, tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    path = store.write(few_shot())
+    store.write(few_shot(model=few_shot().model.model_copy(update={"name": "fresh", "pretrained_on": ("none",)})))
+    assert "pretrained on: unknown" in " ".join(bench("results", "show", path).out.replace("_", " ").split())
+    exported = csv.DictReader(io.StringIO(bench("results", "export", tmp_path).out))
+    assert {row["model"]: row["pretrained_on"] for row in exported} == {"m": "unknown", "fresh": "none"}
+    assert bench("report", tmp_path, "-o", tmp_path / "out").code == 0
+    assert bench("leaderboard", "build", path, "-o", tmp_path / "site").code == 0
+    for page in ("out/fewshot.md", "site/index.md"):
+        assert "pre-trained on: unknown" in (tmp_path / page).read_text(encoding="utf-8")
+    assert "pre-trained on: none" in (tmp_path / "out" / "fewshot.md").read_text(encoding="utf-8")
+    assert "nothing" not in bench("models", "ls").out

@@ -347,7 +347,7 @@ def test_metaaudio_has_its_own_classes_and_numbers(bench: Bench, tmp_path: Path)
     settings = ("name", "n_way", "k_shot", "n_query", "episodes")
     assert [cell["protocol"][name] for name in settings] == ["metaaudio", 5, 1, 1, 10_000]
     (own,) = plan("-t", "esc50", "--protocol", "metaaudio", "--episodes", "600", "--n", "3").envelope["items"]
-    assert [own["protocol"][name] for name in settings] == ["custom", 3, 1, 1, 600]
+    assert [own["protocol"][name] for name in settings] == ["metaaudio-custom", 3, 1, 1, 600]
     (paper,) = plan("-t", "esc50", "--q", "1").envelope["items"]
     assert (paper["clips"], paper["protocol"]["name"]) == (100, "custom")
     asked = plan("-t", "nsynth", "--protocol", "metaaudio")

@@ -11,7 +11,7 @@ from scipy import stats
 
 from uamix_bench.comparison.compare import Comparison, Pair, compare
 from uamix_bench.comparison.gate import parse_gates
-from uamix_bench.records.record import Status
+from uamix_bench.records.record import Skipped, Status
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.classifiers import nearest_centroid
 from uamix_bench.scoring.episodes import EpisodeSet, Protocol
@@ -53,6 +53,20 @@ def only(comparison: Comparison) -> Pair:
 def test_what_is_not_comparable_says_why_with_both_values(head: Result, reason: str) -> None:
     pair = only(compare([few_shot()], [head], POINT))
     assert (pair.verdict, pair.reason, pair.evidence, pair.failed) == ("not comparable", reason, None, False)
+
+
+def test_results_without_the_same_broken_clips_are_a_pair() -> None:
+    def without(*clips: str, correct: tuple[int, ...] = (3, 4, 1)) -> Result:
+        skipped = tuple(Skipped(clip=clip, reason="no samples") for clip in clips)
+        return few_shot(correct, status=Status(complete=not clips, skipped=skipped))
+
+    pair = only(compare([without("x/1.wav")], [without("x/1.wav", correct=(2, 3, 0))]))
+    assert pair.evidence is not None
+    assert pair.evidence.difference == pytest.approx(-1 / 4)
+    names = [f"{number}.wav" for number in range(8)]
+    pair = only(compare([without()], [without(*names)]))
+    words = "broken clips left out none in BASE, 8 (0.wav, 1.wav, 2.wav, 3.wav, 4.wav, 3 more) in HEAD"
+    assert (pair.verdict, pair.reason) == ("not comparable", words)
 
 
 def test_what_may_differ_is_noted() -> None:

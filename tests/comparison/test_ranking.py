@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from uamix_bench.comparison.ranking import cells, rank, wider
+from uamix_bench.records.record import Skipped, Status
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.episodes import EpisodeSet, Protocol, draw
 from uamix_bench.scoring.statistics import ci95_clips
@@ -97,6 +98,22 @@ def test_only_what_is_comparable_shares_a_cell() -> None:
     assert [len(cell) for cell in cells([one, *others])] == [1, 1, 1, 1, 1]
     assert rank([one, *others]) == (frozenset(), frozenset(), ())
     assert [len(cell) for cell in cells([one, result("b", hits(0.5, 2)), one])] == [2]
+    cut, gone = (Skipped(clip=clip, reason="no samples") for clip in ("x/1.wav", "x/2.wav"))
+    statuses = {
+        name: Status(complete=False, **status)
+        for name, status in {
+            "cut": {"skipped": (cut,)},
+            "cut too": {"skipped": (Skipped(clip="x/1.wav", reason="gave up after a minute"),)},
+            "others": {"skipped": (cut, gone)},
+            "limited": {"limited": True},
+            "cut and limited": {"limited": True, "skipped": (cut,)},
+            "cut of a part": {"partial": "30 of 32 clips", "skipped": (cut,)},
+            "a part": {"partial": "30 of 32 clips"},
+            "a part too": {"partial": "30 of 32 clips"},
+        }.items()
+    }
+    found = cells([one, *(result(name, hits(0.5, 2), status=status) for name, status in statuses.items())])
+    assert [[one.model.name for one in cell] for cell in found] == [["a"], ["cut", "cut too"], ["others"]]
     assert cells([]) == []
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from uamix_bench.plugins.card import NAME_PATTERN, ModelCard, TaskCard, read_card
+from uamix_bench.plugins import registry
+from uamix_bench.plugins.card import NAME_PATTERN, ModelCard, TaskCard, read_card, trained_on
 from uamix_bench.util.errors import BadInputError
 
 MODEL = """
@@ -97,3 +98,17 @@ def test_reading_cards_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
     assert done.stderr == ""
+
+
+def test_a_model_says_that_it_was_never_trained_or_nothing_is_known(tmp_path: Path) -> None:
+    for text, words in (("[]", "unknown"), ('["none"]', "none"), ('["A", "B"]', "A, B")):
+        found = read_card(card(tmp_path, f"{MODEL}pretrained_on = {text}\n"), ModelCard)
+        assert trained_on(found.pretrained_on) == words
+    with pytest.raises(BadInputError, match="'none' stands alone"):
+        read_card(card(tmp_path, MODEL + 'pretrained_on = ["none", "A"]\n'), ModelCard)
+
+
+def test_the_cards_of_what_is_not_trained_say_so() -> None:
+    said = {name: plugin.card.pretrained_on for name, plugin in registry.models().items()}
+    assert {name for name, training in said.items() if training == ("none",)} == {"logmel", "random"}
+    assert all(said.values())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from uamix_bench.plugins.card import ModelIdentity
-from uamix_bench.records.record import Cost, HalfInterval, Provenance, Status, TaskIdentity
+from uamix_bench.records.record import Cost, HalfInterval, Provenance, Skipped, Status, TaskIdentity
 from uamix_bench.records.results import Episodes, Intervals, Result, Score
 from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.scoring.health import Health
@@ -47,6 +47,10 @@ def result(
     seed: int = 0,
     complete: bool = True,
     limited: bool = False,
+    skipped: tuple[str, ...] = (),
+    version: str = "1",
+    content_sha256: str | None = None,
+    clip_seconds: float | None = None,
     notes: tuple[str, ...] = (),
     started_at: str = "2026-11-26T12:00:00+00:00",
     command: str = "uamix-bench fewshot",
@@ -58,11 +62,14 @@ def result(
 ) -> Result:
     """A result whose episodes are about as right as `rate`; results of one task and protocol share their draw.
 
+    Those that skipped the same clips share a clip table and a draw of their own.
+
     Episodes differ in how hard they are in the same way for every model, as real ones do.
     """
     protocol = protocol or Protocol(episodes=100)
     classes, clips, seconds = TASKS.get(task, (12, 480, 2.0))
     labels = labels or tuple(f"class {number:04d}" for number in range(classes))
+    clips_sha256 = clips_sha256 or (digest([task, version, skipped]) if skipped or version != "1" else "")
     draw = digest([task, protocol.model_dump(exclude={"k_shot"}), clips_sha256])
     hardness, drawn = _episodes(draw, len(labels), protocol.n_way, protocol.episodes)
     own = np.random.default_rng([int(draw[:8], 16), seed, int(digest([model, identity])[:8], 16)])
@@ -75,11 +82,17 @@ def result(
     accuracies = correct / (protocol.n_way * protocol.n_query)
     about = {"weights_sha256": digest(model), "parameters": 1_000_000, "embedding_dim": 768, "licence": "Apache-2.0"}
     about |= {"adapter_version": f"{model}/1", "input": "native", "pooling": "mean", "dtype": "float32"}
-    table = {"name": task, "version": "1", "clips_sha256": clips_sha256 or digest(task), "clip_seconds": seconds}
+    table = {"name": task, "version": version, "clips_sha256": clips_sha256 or digest(task)}
+    table |= {"clip_seconds": clip_seconds or seconds, "content_sha256": content_sha256}
     spectrum = {"duplicate_share": 0.0, "effective_rank": 41.5, "norms": (1.0, 2.0, 3.0)}
     timed = clips if embedded_clips is None else embedded_clips
     return Result.create(
-        status=Status(complete=complete, limited=limited, notes=notes),
+        status=Status(
+            complete=complete and not skipped,
+            limited=limited,
+            skipped=tuple(Skipped(clip=clip, reason="cut short") for clip in skipped),
+            notes=notes,
+        ),
         model=ModelIdentity(name=model, **{**about, **identity}),
         task=TaskIdentity(**table, classes=len(labels) + left_out, clips=clips),
         protocol=protocol,
@@ -111,7 +124,7 @@ def result(
             platform="Linux x86_64",
             started_at=started_at,
             command=command,
-            content_sha256=digest([task, "sounds"]),
+            content_sha256=content_sha256 or digest([task, "sounds"]),
         ),
     )
 

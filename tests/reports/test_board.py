@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from uamix_bench.reports.board import board
+from uamix_bench.reports.board import board, left_out_notes
+from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.scoring.episodes import METAAUDIO, Protocol
 from uamix_bench.scoring.statistics import holm
 
@@ -118,6 +119,147 @@ def test_models_of_one_name_are_told_apart(records: Any) -> None:
     assert len(set(labels)) == 5
     assert any("official" in label for label in labels)
     assert any("999999" in label for label in labels)
+
+
+def test_names_that_spell_another_model_s_label_are_told_apart(records: Any) -> None:
+    made = board(
+        [
+            records.result("a", protocol=FEW),
+            records.result("a", protocol=FEW, input="official"),
+            records.result("a official", protocol=FEW),
+            records.result("b", protocol=FEW, weights_sha256=None),
+            records.result("b", protocol=FEW, source_sha256="7" * 64),
+        ]
+    )
+    labels = [entrant.label for entrant in made.entrants]
+    assert len(set(labels)) == 5
+    assert sum(label.startswith("a official") for label in labels) == 2
+    assert any("no weights" in label for label in labels)
+    assert len(made.settings[0].standings) == 5
+
+
+VERSIONS = ("aaaaaaaaaaaa", "bbbbbbbbbbbb")
+
+
+def changed_folder(records: Any, shots: tuple[int, ...] = (1,)) -> list[Any]:
+    """Two models on a folder, and again after it changed: what is lower is of the first version."""
+    return [
+        records.result(
+            name,
+            rate + 0.1 * number,
+            task="local/s",
+            version=version,
+            content_sha256=str(number) * 64,
+            protocol=Protocol(episodes=60, k_shot=shot),
+            started_at=f"2026-11-0{1 + number}T00:00:00+00:00",
+        )
+        for number, version in enumerate(VERSIONS)
+        for name, rate in (("m", 0.4), ("n", 0.6))
+        for shot in shots
+    ]
+
+
+def test_a_folder_that_changed_is_one_column_with_the_numbers_of_its_newest_version(records: Any) -> None:
+    results = changed_folder(records, shots=(1, 5))
+    made = board(results)
+    assert [[column.label for column in setting.columns] for setting in made.settings] == [["local/s"]] * 2
+    for setting in made.settings:
+        shown = {row.entrant.label: row.results["local/s"] for row in setting.standings}
+        expected = {
+            one.model.name: one
+            for one in results
+            if (one.task.version, one.protocol) == ("bbbbbbbbbbbb", setting.protocol)
+        }
+        assert shown == expected
+        pairs = [(pair.result.id, pair.reference.id) for pair in setting.ranking.differences]
+        assert [set(pair) for pair in pairs] == [{one.id for one in expected.values()}]
+    assert made.earlier[0].startswith("local/s: 4 records of an earlier version")
+    alone = board([one for one in results if one.task.version == "aaaaaaaaaaaa"])
+    assert (len(alone.results), list(alone.earlier)) == (4, [])
+
+
+def test_crop_lengths_and_class_lists_of_one_folder_are_columns_with_names_of_their_own(records: Any) -> None:
+    same = {"task": "local/s", "version": "aaaaaaaaaaaa", "content_sha256": "5" * 64, "protocol": FEW}
+    results = [
+        records.result("m", 0.3, **same),
+        records.result("m", 0.5, **same, clip_seconds=1.0),
+        records.result("m", 0.7, **same, clips_sha256="c" * 64),
+    ]
+    (setting,) = board(results).settings
+    (row,) = setting.standings
+    assert len(row.results) == 3
+    assert {one.id for one in row.results.values()} == {one.id for one in results}
+    assert [label for label, one in row.results.items() if one is results[1]] == ["local/s 1 s"]
+    assert all(label.startswith("local/s 2 s ") for label, one in row.results.items() if one is not results[1])
+
+
+def test_a_label_is_one_clip_table_at_all_shots(records: Any) -> None:
+    one, other = "c" * 64, "d" * 64
+    shots = [Protocol(episodes=60, k_shot=shot) for shot in (1, 5)]
+    made = board(
+        [
+            records.result("m", protocol=shots[0], clips_sha256=one),
+            records.result("m", protocol=shots[1], clips_sha256=other),
+        ]
+    )
+    labels = [column.label for setting in made.settings for column in setting.columns]
+    assert labels == ["esc50@1 cccccc", "esc50@1 dddddd"]
+    assert accuracy_curves(made.settings) == ([], [])
+
+
+def without(records: Any, name: str, rate: float, *clips: str, **more: Any) -> Any:
+    return records.result(name, rate, protocol=FEW, skipped=clips, **more)
+
+
+def test_results_without_the_same_clips_are_ranked_among_themselves(records: Any) -> None:
+    results = [without(records, name, rate, "a.wav", "b.wav") for name, rate in (("m", 0.4), ("n", 0.6), ("o", 0.8))]
+    other = records.result("m", 0.5, task="nsynth", protocol=FEW)
+    (setting,) = board([*results, other]).settings
+    assert [column.label for column in setting.columns] == ["esc50@1 less 2 clips", "nsynth@1"]
+    assert setting.ranking.best == {results[2].id}
+    p = [stats.ttest_rel(a.accuracies(), b.accuracies()).pvalue for a, b in combinations(results, 2)]
+    found = [pair.p for pair in setting.ranking.differences]
+    assert found == pytest.approx(p)
+    means = {row.entrant.label: row.mean for row in setting.standings}
+    assert means["m"] == pytest.approx((results[0].score.accuracy + other.score.accuracy) / 2)
+    assert means["n"] is None
+    (note,) = left_out_notes(setting)
+    assert "a.wav (cut short), b.wav (cut short)" in note
+    alone = board(results).settings[0]
+    assert [(row.entrant.label, row.ranks) for row in alone.standings] == [("o", (1, 1)), ("n", (2, 2)), ("m", (3, 3))]
+
+
+def test_what_left_out_clips_is_never_ranked_against_what_is_complete_or_left_out_others(records: Any) -> None:
+    complete = [records.result(name, rate, protocol=FEW) for name, rate in (("m", 0.3), ("n", 0.4))]
+    two = [without(records, name, rate, "a.wav", "b.wav") for name, rate in (("m", 0.6), ("n", 0.7), ("o", 0.8))]
+    one = [without(records, name, rate, "a.wav") for name, rate in (("p", 0.8), ("q", 0.9))]
+    limited = records.result("r", 0.9, protocol=FEW, complete=False, limited=True, clips_sha256="d" * 64)
+    made = board([*complete, *two, *one, limited])
+    rows = {setting.title: {row.entrant.label for row in setting.standings} for setting in made.settings}
+    assert rows == {
+        "5-way 1-shot, 60 episodes": {"m", "n"},
+        "5-way 1-shot, 60 episodes, esc50@1 less 2 clips": {"m", "n", "o"},
+        "5-way 1-shot, 60 episodes, esc50@1 less 1 clip": {"p", "q"},
+    }
+    groups = [{one.id for one in group} for group in (complete, two, one)]
+    for setting in made.settings:
+        for pair in setting.ranking.differences:
+            assert any({pair.result.id, pair.reference.id} <= group for group in groups)
+    assert sum(len(setting.ranking.differences) for setting in made.settings) == 1 + 3 + 1
+    assert [entrant.label for entrant, _ in made.settings[0].apart] == ["r"]
+    without_complete = board([*two, *one]).settings
+    assert [len(setting.standings) for setting in without_complete] == [3, 2]
+    assert len({setting.id for setting in made.settings}) == 3
+
+
+def test_two_limited_results_of_one_model_are_both_there(records: Any) -> None:
+    limited = [
+        records.result("m", rate, protocol=FEW, complete=False, limited=True, clips_sha256=letter * 64)
+        for rate, letter in ((0.3, "a"), (0.5, "b"))
+    ]
+    (setting,) = board(limited).settings
+    assert {one.id for _, row in setting.apart for one in row.values()} == {one.id for one in limited}
+    assert not setting.standings
 
 
 def test_the_later_of_two_results_of_one_evaluation_counts(records: Any) -> None:

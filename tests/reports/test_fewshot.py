@@ -91,7 +91,7 @@ def test_cells_of_other_classes_or_clips_share_no_curve() -> None:
 
 def test_partial_results_are_shown_apart_and_never_best() -> None:
     page = report([result("whole", 0.4), result("part", 0.9, complete=False, limited=True)])
-    assert "partial, not ranked" in page.markdown
+    assert "a part of each class, not ranked" in page.markdown
     assert "less" not in page.markdown.partition("## Results")[0]
 
 

@@ -105,3 +105,20 @@ def test_nothing_to_show_is_an_error() -> None:
     records: list[Any] = [result("a")]
     with pytest.raises(UsageError, match="no fine-tuning among the records"):
         report(records)
+
+
+def test_two_models_of_one_name_are_two_lines_over_labels() -> None:
+    found = []
+    for weights, rates in (("a" * 64, (0.3, 0.5)), ("b" * 64, (0.6, 0.9))):
+        for rate, fraction in zip(rates, (0.1, None), strict=True):
+            one = tuned(rate, fraction=fraction)
+            parts = {
+                name: getattr(one, name) for name in type(one).model_fields if name not in ("id", "schema_version")
+            }
+            parts["model"] = one.model.model_copy(update={"weights_sha256": weights})
+            found.append(FinetuneResult.create(**parts))
+    text = report(found).markdown.split("esc50@1 with few labels")[1].split("Accuracy by class")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| m, fine-tuning (")]
+    scores = [f"{100 * one.score.value:.3g}" for one in found]
+    assert len({row.split("|")[1] for row in rows}) == 2
+    assert all(score in text for score in scores)

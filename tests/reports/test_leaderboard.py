@@ -17,11 +17,11 @@ from markdown_it import MarkdownIt
 from uamix_bench.cli import cli, main
 from uamix_bench.cli.errors import Session
 from uamix_bench.plugins import registry
+from uamix_bench.records.repeat import repeat_command
 from uamix_bench.records.store import ResultStore
 from uamix_bench.reports.blocks import Cell, Table
 from uamix_bench.reports.latex import booktabs, escape
 from uamix_bench.reports.leaderboard import leaderboard
-from uamix_bench.reports.result_card import repeat_command
 from uamix_bench.scoring.episodes import METAAUDIO, Protocol
 
 FEW = Protocol(episodes=40)

@@ -68,6 +68,8 @@ def build(
         raise UsageError(f"--task {unknown}", "no result is of it", nearest(unknown, sorted(named)))
     chosen = [result for result in evaluated if not task or result.task.name in task]
     page = registry.find_report("leaderboard")(chosen, title=title)
+    for line in getattr(page, "said", ()):
+        TerminalProgress(quiet).say(line)
     for name, text in {"index.html": page.html, "index.md": page.markdown, **page.files}.items():
         files.write_atomic(output / name, text.encode(), durable=False)
     items.append(

@@ -40,6 +40,7 @@ def ls(session: Session) -> None:
     if session.json:
         return
     from uamix_bench.cli.tables import Table, show
+    from uamix_bench.plugins.card import trained_on
 
     table = Table("model", "paper", "size>", "Hz>", "licence", "trained on", "weights here", wrapped=_WRAPPED)
     for name, plugin in plugins.items():
@@ -50,7 +51,7 @@ def ls(session: Session) -> None:
             _millions(card.parameters),
             str(card.sample_rate),
             card.licence,
-            ", ".join(card.pretrained_on) or "nothing",
+            trained_on(card.pretrained_on),
             _state(plugin),
         )
     show(table)
@@ -71,11 +72,13 @@ def info(session: Session, name: str) -> None:
     if session.json:
         return
     from uamix_bench.cli.tables import show_card
+    from uamix_bench.plugins.card import trained_on
 
     stands_for = f"{weights.id}: {weights.note}" if weights else None
     found = _fetched(plugin.name)
     path = str(found[0]) if len(found) == 1 else "PATH"
     use = f"--model {name}" if weights or not plugin.card.needs_weights else f"--model {name}={path}"
+    facts = {**facts, "pretrained_on": trained_on(plugin.card.pretrained_on)}
     show_card({**facts, **({"stands for": stands_for} if stands_for else {}), "use": use})
 
 

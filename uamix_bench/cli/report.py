@@ -71,6 +71,8 @@ def command(
         for kind, of_kind in kinds.items()
     }
     for kind, page in pages.items():
+        for line in getattr(page, "said", ()):
+            progress.say(line)
         html, markdown = write_page(page, output, kind)
         items.append({"kind": kind, "records": len(kinds[kind]), "html": str(html), "markdown": str(markdown)})
         if not session.json:

@@ -171,7 +171,16 @@ def export(
     found = _read(paths)
     if found.bad:
         raise found.bad[0]
-    results = [result for result in _choose(found, **chosen) if result.status.complete]
+    from uamix_bench.records.newest import newest
+
+    given = _choose(found, **chosen)
+    shown = newest(given)
+    kept = {result.id for result in shown.records if result.status.complete}
+    results = [result for result in given if result.id in kept]
+    for line in shown.earlier:
+        click.echo(line, err=True)
+    if partial := sum(not result.status.complete for result in shown.records):
+        click.echo(f"{partial} partial result{'s' * (partial != 1)} left out", err=True)
     if not results:
         raise UsageError("results", "none is chosen", "see 'uamix-bench results ls'")
     if form == "mteb":
@@ -277,6 +286,8 @@ def _one(name: str, folder: Path | None) -> tuple[Path, Record]:
 
 def _card(record: Record) -> dict[str, Any]:
     """A record's facts in the order of the file; what is long is cut short."""
+    from uamix_bench.plugins.card import trained_on
+
     document = record.model_dump(mode="json")
     facts: dict[str, Any] = {}
     for name, part in document.items():
@@ -286,6 +297,8 @@ def _card(record: Record) -> dict[str, Any]:
                 field: f"{100 * value:.2f}%" if isinstance(value, float) else value
                 for field, value in (part | intervals).items()
             }
+        elif name == "model":
+            part["pretrained_on"] = trained_on(part["pretrained_on"])
         elif name == "per_class":
             shares = sorted(((hits / max(1, total), label) for label, (hits, total) in part.items()), reverse=True)
             lines = [f"{label}: {share:.1%}" for share, label in shares]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from uamix_bench.cli.tables import Table, count, per_cent, show
-from uamix_bench.util.text import classes_drawn, p_value, plus_minus
+from uamix_bench.util.text import classes_drawn, listed, p_value, plus_minus
 
 if TYPE_CHECKING:
     from uamix_bench.comparison.ranking import Difference, Ranking
@@ -73,11 +73,8 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
     show(table, _setting(results, sweep))
     if ranking.alike:
         _note(f"≈ cannot be told from the best ({_test(len(ranking.differences))})")
-    for result in results:
-        if not result.status.complete:
-            skipped = len(result.status.skipped)
-            what = f"{skipped} broken clip{'s' * (skipped != 1)} left out" if skipped else "a part of the clips"
-            _note(f"* {labels[result.id]} on {result.task.label}: partial ({what}), not comparable")
+    for words, who in _partial(results, labels).items():
+        _note(f"* {', '.join(who)} on {words}")
     for line in _health(results, labels):
         _note(line)
     if shares := _shared(results):
@@ -85,6 +82,21 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
     for result in results:
         if not result.score.ci95:  # one episode, or all alike: 1.96 x std / sqrt(n) says nothing, or certainty
             _note(f"{labels[result.id]} on {result.task.label}: {_bounds(result)}")
+
+
+def _partial(results: Sequence[Result], labels: Mapping[str, str]) -> dict[str, dict[str, None]]:
+    """What results lack, in words, and the models of which it is true."""
+    found: dict[str, dict[str, None]] = {}
+    for result in results:
+        if result.status.complete:
+            continue
+        words = f"{result.task.label}: partial (a part of the clips), not comparable"
+        if result.cell():
+            clips = [one.clip for one in result.status.skipped]
+            what = f"{len(clips)} broken clip{'s' * (len(clips) != 1)} left out: {listed(clips)}"
+            words = f"{result.task.label}: partial ({what}), compared only with results without these clips"
+        found.setdefault(words, {})[labels[result.id]] = None
+    return found
 
 
 def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep: bool) -> None:

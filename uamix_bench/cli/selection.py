@@ -135,8 +135,8 @@ def classes(path: Path) -> tuple[str, ...]:
 def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes: bool, **fields: Any) -> Protocol:
     """Makes the protocol of one cell.
 
-    Its name is that of the published one where only ways, shots and `min_clips` differ from it, else ``custom``;
-    classes that the user lists are added to it.
+    Its name is that of the published one where only ways, shots and `min_clips` differ from it, else ``custom``, or
+    ``metaaudio-custom`` where its classes are MetaAudio's; classes that the user lists are added to it.
 
     Args:
         protocol: The published one that gives what is None.
@@ -166,7 +166,8 @@ def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes:
     cell = Protocol(name=base.name, n_query=q or base.n_query, episodes=episodes or base.episodes, **fields)
     free = {name: getattr(cell, name) for name in ("n_way", "k_shot", "min_clips")}
     published = base.model_copy(update=free)
-    name = (cell.name if cell == published else "custom") + ("-classes" if own_classes else "")
+    custom = "custom" if base is PAPER else f"{base.name}-custom"
+    name = (cell.name if cell == published else custom) + ("-classes" if own_classes else "")
     return cell.model_copy(update={"name": name})
 
 

@@ -30,6 +30,7 @@ from uamix_bench.scoring.statistics import (
     smallest_drop,
 )
 from uamix_bench.util.errors import BadInputError, UsageError
+from uamix_bench.util.text import listed
 
 SIGNIFICANCE = 0.05  # of each declared family: all verdicts, and all pairs of a gate
 POWER = 0.8  # with which `Pair.smallest` would have been found
@@ -243,8 +244,9 @@ def _reasons(base: Result, head: Result) -> Iterator[str]:
         if field != "name":
             yield from _unequal(f"protocol: {field}", getattr(base.protocol, field), getattr(head.protocol, field))
     for side, result in (("BASE", base), ("HEAD", head)):
-        if not result.status.complete:
+        if not result.cell():
             yield f"partial: {side} lacks clips"
+    yield from _unequal("broken clips left out", *(_left_out(result) for result in (base, head)))
     yield from _unequal("dtype", base.model.dtype, head.model.dtype)
     yield from _unequal("input", base.model.input, head.model.input)
     yield from _unequal("task version", base.task.version, head.task.version)
@@ -256,6 +258,11 @@ def _reasons(base: Result, head: Result) -> Iterator[str]:
     yield from _unequal("episode digest", base.episodes.digest[:12], head.episodes.digest[:12])
     if base.protocol.episodes == 1:
         yield "one episode has no spread"
+
+
+def _left_out(result: Result) -> str:
+    clips = [one.clip for one in result.status.skipped]
+    return f"{len(clips)} ({listed(clips)})" if clips else "none"
 
 
 def _notes(base: Result, head: Result) -> Iterator[str]:

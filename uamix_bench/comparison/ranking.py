@@ -1,8 +1,8 @@
 """What results say of their models: the best, what cannot be told from it, and every pairwise difference. Pure.
 
-Only complete results of one clip table, protocol, draw and precision are compared, episode by episode. The tests
-form one declared family, every pair of models in every such cell of a table, and Holm's correction runs over all
-of it: so the model that came out best may be picked after the fact.
+Only results of one clip table, protocol, draw and precision, which are complete or left out the same broken clips, are
+compared, episode by episode. The tests form one declared family, every pair of models in every such cell of a table,
+and Holm's correction runs over all of it: so the model that came out best may be picked after the fact.
 """
 
 from __future__ import annotations
@@ -95,15 +95,9 @@ class Ranking(NamedTuple):
 
 def cells(results: Iterable[Result]) -> list[list[Result]]:
     """Groups the results that may be compared; each once, in the order given, those of one episode left out."""
-    found: dict[tuple[str, ...], dict[str, Result]] = {}
+    found: dict[str, dict[str, Result]] = {}
     for result in results:
-        if result.status.complete and result.protocol.episodes > 1:
-            key = (
-                result.task.model_dump_json(),
-                result.protocol.model_dump_json(),
-                result.episodes.digest,
-                result.model.dtype,
-            )
+        if result.protocol.episodes > 1 and (key := result.cell()):
             found.setdefault(key, {}).setdefault(result.id, result)
     return [list(cell.values()) for cell in found.values()]
 

@@ -254,6 +254,10 @@ class TaskData:
             raise UsageError(self.name, f"has no class '{unknown[0]}'{more}", nearest(unknown[0], known))
         return self._where(self.clips["label"].isin(wanted))
 
+    def without(self, clips: Iterable[str]) -> TaskData:
+        """The same task without these clips."""
+        return self._where(~self.clips["clip"].isin(set(clips)))
+
     def metaaudio(self) -> TaskData:
         """The same task, with only the test classes of MetaAudio's split (Heggan et al. 2022, ``Baseline/*.npy``).
 

@@ -76,8 +76,9 @@ class Redraw:
             if isinstance(found, str):
                 return found
             where = [found]
+        left_out = {one.clip for one in result.status.skipped}
         for data in where:
-            for part in _parts(data, result):
+            for part in _parts(data.without(left_out) if left_out else data, result):
                 for table in _as_drawn(part, result):
                     if table.clips_sha256 == result.task.clips_sha256:
                         return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import read_toml
@@ -22,6 +22,23 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
 Text = Annotated[str, Field(pattern=rf"^[^{UNFIT_PATTERN[1:-1]}]*$", max_length=LONGEST)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+UNTRAINED = "none"  # alone in `pretrained_on`: the model was trained on no data; an empty list says nothing
+
+
+def _alone(training: tuple[str, ...]) -> tuple[str, ...]:
+    if UNTRAINED in training and len(training) > 1:
+        raise ValueError(f"'{UNTRAINED}' stands alone, for a model that was trained on no data")
+    return training
+
+
+Training = Annotated[tuple[Text, ...], AfterValidator(_alone)]  # data sets that a model was trained on
+
+
+def trained_on(training: tuple[str, ...]) -> str:
+    """The data that a model was trained on, as tables say it: ``unknown`` where nothing is stated."""
+    return ", ".join(training) or "unknown"
 
 
 class Card(BaseModel):
@@ -68,20 +85,23 @@ class Weights(BaseModel):
     id: Name
     file: str
     licence: str
-    pretrained_on: tuple[str, ...]
+    pretrained_on: Training
     note: str = ""
     demonstration: bool = True
 
 
 class ModelCard(Card):
-    """A pretrained audio model. `parameters` counts the encoder used for embeddings; None leaves it unstated."""
+    """A pretrained audio model. `parameters` counts the encoder used for embeddings; None leaves it unstated.
+
+    `pretrained_on` is empty where it is not known, and `UNTRAINED` alone for a model that was never trained.
+    """
 
     paper: str = ""
     sample_rate: int = Field(gt=0, description="Hz")
     embedding_dim: int = Field(gt=0)
     parameters: int | None = Field(default=None, ge=0)
     parameters_published: str = ""
-    pretrained_on: tuple[str, ...] = ()
+    pretrained_on: Training = ()
     needs_weights: bool = True
     default_weights: str | None = None
     files: tuple[WeightsFile, ...] = ()
@@ -124,7 +144,7 @@ class ModelIdentity(BaseModel):
     recipe_sha256: Sha256 | None = None
     parent_sha256: Sha256 | None = None
     train_seed: Count | None = None
-    pretrained_on: tuple[Text, ...] = ()
+    pretrained_on: Training = ()
     licence: Text = ""
 
 

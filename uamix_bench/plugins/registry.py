@@ -20,7 +20,10 @@ AnyCard = TypeVar("AnyCard", ModelCard, TaskCard)
 
 
 class RenderedPage(Protocol):
-    """What a report gives: a title, one self-contained HTML file, the same as Markdown, and the files beside them."""
+    """What a report gives: a title, one self-contained HTML file, the same as Markdown, the files beside them.
+
+    `said`, which a report need not have, are lines of the page for stderr too.
+    """
 
     title: str
     html: str

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from uamix_bench.plugins.card import trained_on
 from uamix_bench.records.results import Result
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.text import classes_drawn, plus_minus, with_half
@@ -37,12 +38,17 @@ def to_mteb(results: Sequence[Result]) -> dict[str, str]:
 
     Returns:
         The documents by path, as the repository of MTEB's results has them: ``<model>/<revision>/<task>.json``.
+
+    Raises:
+        UsageError: Two results fall into one subset.
     """
     grouped: dict[str, list[Result]] = {}
     for result in results:
         revision = (result.model.weights_sha256 or "no_revision_available")[:40]
         name, task = (text.replace("/", "__") for text in (result.model.name, result.task.name))
         grouped.setdefault(f"{name}/{revision}/{task}.json", []).append(result)
+    for group in grouped.values():
+        _distinct(group, lambda result: result.task.name)
     return {path: _mteb(group) for path, group in grouped.items()}
 
 
@@ -54,9 +60,10 @@ def to_eval_results(results: Sequence[Result], datasets: Mapping[str, str]) -> s
         datasets: By task, the data set on the Hub that is registered as its benchmark; its `task_id` is the setting.
 
     Raises:
-        UsageError: Results of several models, or a task without its data set.
+        UsageError: Results of several models, two of one task and setting, or a task without its data set.
     """
     _one_model(results)
+    _distinct(results, lambda result: result.task.name)
     entries = []
     for result in results:
         if result.task.name not in datasets:
@@ -81,9 +88,10 @@ def to_model_index(results: Sequence[Result], datasets: Mapping[str, str]) -> st
         datasets: By task, its data set on the Hub; else the task's own name stands for it.
 
     Raises:
-        UsageError: Results of several models.
+        UsageError: Results of several models, or two of one task and setting.
     """
     name = _one_model(results)
+    _distinct(results, lambda result: result.task.label)
     entries = [
         {
             "task": {"type": "audio-classification", "name": f"Few-shot audio classification, {_setting(result)}"},
@@ -110,12 +118,9 @@ def to_latex(results: Sequence[Result]) -> str:
     import pandas as pd
 
     cells: dict[tuple[str, str], dict[str, str]] = {}
+    _distinct(results, lambda result: (result.model.name, result.task.label))
     for result in results:
-        column = (latex(result.task.label), _setting(result))
-        row = cells.setdefault(column, {})
-        if result.model.name in row:
-            reason = f"two results of {result.model.name}, {_setting(result)}, would share a cell"
-            raise UsageError(result.task.name, reason, "name the files")
+        row = cells.setdefault((latex(result.task.label), _setting(result)), {})
         half = result.score.ci95
         row[result.model.name] = " ".join(with_half(result.score.accuracy, half)).strip().replace("±", "$\\pm$")
     table = pd.DataFrame(cells).fillna("")
@@ -149,7 +154,7 @@ def _row(result: Result) -> dict[str, Any]:
         **{name: value for part in parts for name, value in part.items() if name in _COLUMNS},
         "id": result.id,
         "model": model["name"],
-        "pretrained_on": ", ".join(model["pretrained_on"]),
+        "pretrained_on": trained_on(result.model.pretrained_on),
         "task": task["name"],
         "classes_left_out": result.episodes.classes_left_out,
         "content_sha256": result.provenance.content_sha256,
@@ -207,6 +212,20 @@ def _one_model(results: Sequence[Result]) -> str:
             ", ".join(names), "are several models, and the Hub wants a file for each", "choose one: --model"
         )
     return names[0]
+
+
+def _distinct(results: Iterable[Result], place: Callable[[Result], object]) -> None:
+    """Makes sure that no two results have one place at one setting.
+
+    Raises:
+        UsageError: Two have.
+    """
+    seen = set()
+    for result in results:
+        if (place(result), _setting(result)) in seen:
+            reason = f"two results of {result.model.name}, {_setting(result)}, would share a cell"
+            raise UsageError(result.task.name, reason, "name the files")
+        seen.add((place(result), _setting(result)))
 
 
 def _setting(result: Result) -> str:

@@ -48,7 +48,7 @@ def collect(device: str = "cpu") -> Provenance:
         python=platform.python_version(),
         device=fit(device_name(device)),
         platform=f"{platform.system()} {platform.machine()}",
-        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         command=command(sys.argv),
     )
 

@@ -134,6 +134,11 @@ class TaskIdentity(Part):
         )
 
     @property
+    def own(self) -> bool:
+        """Whether it is a user's own folder or list, whose version is the hash of its clip table."""
+        return self.name.startswith("local/")
+
+    @property
     def label(self) -> str:
         """What tables call it."""
         return task_label(self.name, self.version)

@@ -115,6 +115,19 @@ class Result(SoundsRecord):
         asked = (self.model, self.task, self.protocol)
         return files.digest([*(part.model_dump(mode="json") for part in asked), self.episodes.digest])
 
+    def cell(self) -> str | None:
+        """Digest of what results that may be compared share: clips, sounds, protocol, draw and precision.
+
+        Results that left out the same broken clips share it, and none with a complete one. It is None for a limited
+        result and for one on an incomplete copy, which are compared with nothing.
+        """
+        status = self.status
+        if status.limited or status.partial or not (status.complete or status.skipped):
+            return None
+        parts = [part.model_dump(mode="json") for part in (self.task, self.protocol)]
+        drawn = [self.episodes.algorithm, self.episodes.digest]
+        return files.digest([*parts, *drawn, self.model.dtype, [one.clip for one in status.skipped]])
+
     def accuracies(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """(E,) float64 accuracy of each episode."""
         return np.asarray(self.episodes.correct, np.float64) / (self.protocol.n_way * self.protocol.n_query)

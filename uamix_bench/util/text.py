@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 # Controls, what XML cannot hold, and what is not seen but changes how its neighbours are read (marks and overrides of
 # direction, zero-width spaces). The joiners U+200C and U+200D, which Persian and Hindi spell with, may stay.
@@ -52,3 +53,8 @@ def with_half(
 def plus_minus(half_width: float | None, decimals: int = 2, scale: float = 100.0) -> str:
     """A half-width alone, as in ``± 0.90``; nothing where there is none."""
     return "" if half_width is None or not math.isfinite(half_width) else f"± {scale * half_width:.{decimals}f}"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first names with commas between them, and how many more there are."""
+    return ", ".join([*names[:most], *([f"{len(names) - most:,} more"] if len(names) > most else [])])

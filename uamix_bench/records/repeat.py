@@ -1,0 +1,60 @@
+"""The command line that repeats a result: the one mapping from a record's fields to flags. Free of torch."""
+
+from __future__ import annotations
+
+import shlex
+
+from uamix_bench.plugins import registry
+from uamix_bench.records.results import Result
+from uamix_bench.scoring.episodes import Protocol
+
+_SHORT = {"n_way": "--n", "k_shot": "--k", "n_query": "--q"}  # the flag of any other field is its name
+
+
+def repeat_command(result: Result) -> str:
+    """The command line that evaluates a result's cell again, every word of it quoted for a shell.
+
+    A user's own weights, code, data and lists are no part of a record: words in capitals say where they go.
+    """
+    model, task, status = result.model, result.task, result.status
+    evaluated = ["uamix-bench", "fewshot", *_model(result), "--task", _data(result)]
+    heard = ["--clip-seconds", _number(task.clip_seconds), *(["--keep-going"] if status.skipped else [])]
+    heard += [*(["--limit", "CLIPS"] if status.limited else []), *(["--allow-partial"] if status.partial else [])]
+    embedded = ["--input", model.input, "--pooling", model.pooling, "--dtype", model.dtype]
+    embedded += ["--allow-unhealthy"] if result.health.verdict == "red" else []
+    lines = [evaluated, protocol_flags(result.protocol), heard, embedded]
+    return " \\\n  ".join(map(shlex.join, lines))
+
+
+def protocol_flags(protocol: Protocol) -> list[str]:
+    """The flags of ``uamix-bench fewshot`` that give a protocol; what is unset has none."""
+    words = ["--protocol", "metaaudio"] if protocol.name.startswith("metaaudio") else []
+    words += ["--classes", "FILE"] if protocol.name.endswith("-classes") else []
+    for field in type(protocol).model_fields:
+        value = getattr(protocol, field)
+        if field == "name" or value is None or value is False:
+            continue
+        flag = _SHORT.get(field, f"--{field.replace('_', '-')}")
+        words += [flag] if value is True else [flag, str(value)]
+    return words
+
+
+def _model(result: Result) -> list[str]:
+    name = result.model.name
+    registered = registry.models().get(name)
+    if registered is not None:
+        return ["--model", f"{name}=WEIGHTS" if registered.card.needs_weights else name]
+    if name in registry.bundled_weights():
+        return ["--model", name]
+    return ["--model", "FILE.py:CLASS" if result.model.source_sha256 else "ARCHITECTURE=WEIGHTS", "--name", name]
+
+
+def _data(result: Result) -> str:
+    if result.task.own:
+        return "FOLDER_OR_CSV"
+    return result.task.name if result.task.name in registry.tasks() else "FILE.py:CLASS"
+
+
+def _number(value: float) -> str:
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
