@@ -267,12 +267,22 @@ def _joined() -> bool:
 def _gather_objects(everyone: list[Any], own: Any) -> None:
     """Fills a list with an object of each process; all are here by then, so that none is waited for."""
     barrier()
-    dist.all_gather_object(everyone, own, group=_group)
+    with _told_as_lost():
+        dist.all_gather_object(everyone, own, group=_group)
+
+
+@contextmanager
+def _told_as_lost() -> Iterator[None]:
+    """Makes what torch raises of a collective the loss of another process."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostPeer(f"rank {rank()}", f"lost another process ({str(error).splitlines()[0]})", _AGAIN) from error
 
 
 def _call(collective: Callable[..., Any], *tensors: Any, patience: timedelta | None = None) -> None:
     """Does a collective. Between CPUs, time in which this process stood still does not count against the others."""
-    try:
+    with _told_as_lost():
         if any(isinstance(tensor, Tensor) and tensor.is_cuda for tensor in tensors):
             collective(*tensors)  # NCCL, which has a clock of its own
             return
@@ -285,8 +295,6 @@ def _call(collective: Callable[..., Any], *tensors: Any, patience: timedelta | N
                 _group.abort()
                 raise RuntimeError(f"timed out after {most_s:g} s")
         work.wait()
-    except RuntimeError as error:
-        raise LostPeer(f"rank {rank()}", f"lost another process ({str(error).splitlines()[0]})", _AGAIN) from error
 
 
 def _verdict(error: Exception, peers: list[tuple[str, int]]) -> BenchError:
