@@ -134,7 +134,7 @@ def _table(record: AblationRecord, shown: Sequence[Delta], title: str) -> Table:
     ]
     notes = [
         "± of the accuracy: conventional 95% half-width over episodes. ± of the difference: paired t interval on the "
-        "same episodes. Both speak of these clips and these trainings.",
+        "same episodes. Both cover these clips and these trainings only.",
         f"Over seeds: standard deviation over the {len(record.seeds)} trainings, apart from the spread over episodes."
         if seeds
         else "One training of each variant: what another seed would give is not known from it.",
@@ -249,8 +249,8 @@ def _limits(record: AblationRecord, first: Sequence[Delta]) -> str:
     protocol = record.arms[0].results[0].protocol
     smallest = [delta.difference_half for delta in first if delta.difference_half is not None]
     texts = [
-        f"The intervals of differences speak of the draw of {protocol.episodes:,} episodes from these clips. More "
-        "episodes make them as narrow as one likes; they say nothing of new clips, new classes or other data sets."
+        f"The intervals of differences cover only which {protocol.episodes:,} episodes were drawn from these clips. "
+        "More episodes make them as narrow as one likes; they say nothing of new clips, new classes or other data sets."
         + (f" Here they are about ± {100 * float(np.median(smallest)):.2f} points wide." if smallest else ""),
         "A training is one draw too."
         + (

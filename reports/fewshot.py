@@ -102,8 +102,9 @@ def accuracy(table: Board) -> Iterator[Block]:
             notes = {note for setting in held for note in left_out_notes(setting) if note.startswith(f"{label}: ")}
             yield Table(("model", *titles), rows, f"{label}: {words}, seed {protocol.seed}", "\n\n".join(sorted(notes)))
     yield Prose(
-        "± half-width of the conventional 95% interval, 1.96 x population std / sqrt(episodes): it speaks of the draw "
-        "of episodes from these clips. Bold: the best of a task at a setting. Underlined: cannot be told from it "
+        "± half-width of the conventional 95% interval, 1.96 x population std / sqrt(episodes): it covers only "
+        "which episodes were drawn from these clips. Bold: the best of a task at a setting. Underlined: cannot be told "
+        "from it "
         f"(paired t on the same episodes at {SIGNIFICANCE:.0%}, Holm over the pairs of the setting)."
     )
     if wide := _wider(table):
@@ -154,7 +155,7 @@ def _wider(table: Board) -> Table | None:
     return Table(
         ("model", "task", "setting", *(f"{words}>" for words in _POPULATIONS.values())),
         rows,
-        "95% half-widths in points, by what they speak of",
+        "95% half-widths in points, by the population they cover",
         "A claim about a model on sounds beyond these clips needs the wider ones.",
     )
 
@@ -184,7 +185,7 @@ def differences(settings: Iterable[Setting]) -> Iterator[Section]:
             rows.append((f"{name} less {other}", label, setting.title, less, p, f"{100 * found.smallest:.2f}"))
     if rows:
         note = (
-            "Points ± half-width of the 95% t interval of the paired differences, which speaks of these clips. p: "
+            "Points ± half-width of the 95% t interval of the paired differences, over the draw of episodes. p: "
             "two-sided, Holm over the pairs of a setting. Detectable: the true difference that one such test would "
             f"have found with a probability of {POWER:g}."
         )
@@ -291,7 +292,7 @@ def _confusion(name: str, found: Replay) -> Iterator[Block]:
     about = "Cells are shares of the queries of the row's class, in episodes where the column's class was a choice."
     if len(labels) <= _MOST_CLASSES:
         description = f"{about} Most often {name} takes {words}." if pairs else about
-        yield figures.matrix(f"What {name} takes for what, %", labels, counts, of=of, description=description)
+        yield figures.matrix(f"Confusion matrix of {name}, %", labels, counts, of=of, description=description)
     if not pairs:
         yield Prose(f"{name} takes no class for another in these episodes.")
         return

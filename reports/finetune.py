@@ -102,7 +102,7 @@ def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
         columns,
         rows,
         "Mean over runs",
-        f"± half-width of the 95% interval ({intervals}): it speaks of new recordings, speakers or videos under the "
+        f"± half-width of the 95% interval ({intervals}): it covers new recordings, speakers or videos under the "
         "same training clips." + " Over seeds: standard deviation of the mean over folds, apart from that." * seeds,
     )
 

@@ -81,7 +81,7 @@ def _lead(gates: Sequence[str]) -> str:
 def _accuracy(pairs: Sequence[Pair]) -> Table:
     """Failing pairs first, then those that cannot be compared: a comment may be cut at its end."""
     ordered = sorted(pairs, key=lambda pair: (not pair.failed, pair.evidence is not None))
-    columns = ("model", "task", "setting", "base %>", "head %>", "points>", "verdict", "smallest drop>", "speaks of")
+    columns = ("model", "task", "setting", "base %>", "head %>", "points>", "verdict", "smallest drop>", "covers")
     return Table(columns, [_row(pair) for pair in ordered], title="Accuracy")
 
 

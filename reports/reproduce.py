@@ -27,7 +27,7 @@ from uamix_bench.util.text import with_half
 
 _AGREE = (
     "Intervals agree where 0 lies in the 95% interval of the difference, whose half-width is the root of the sum of "
-    "both squares: the two draws of episodes are independent. Both intervals speak of the draw alone, so one pair in "
+    "both squares: the two draws of episodes are independent. Both intervals cover the draw alone, so one pair in "
     "twenty would not agree even if nothing differed. What is not comparable is shown and not judged."
 )
 _MISSING = Cell("missing", mark="faint")

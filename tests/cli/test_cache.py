@@ -33,7 +33,7 @@ def test_ls_and_path(filled: Bench, bench_home: Path) -> None:
 
 
 def test_verify_names_the_bad_and_a_run_mends_them(filled: Bench, sounds: Path, bench_home: Path) -> None:
-    assert filled("cache", "verify").out == "3 shards hold together\n"
+    assert filled("cache", "verify").out == "3 shards verified\n"
     (item,) = filled("cache", "ls", "-m", "logmel", "--json").envelope["items"]
     (shard,) = (bench_home / "embeddings" / item["key"]).glob("*.shard")
     os.truncate(shard, shard.stat().st_size - 5)
@@ -62,7 +62,7 @@ def test_prune(filled: Bench, bench_home: Path) -> None:
     assert envelope["left_bytes"] == 0
     assert envelope["removed_bytes"] == sum(item["bytes"] for item in envelope["items"]) > 0
     assert filled("cache", "ls", "--json").envelope["items"] == []
-    assert filled("cache", "verify").out == "0 shards hold together\n"
+    assert filled("cache", "verify").out == "0 shards verified\n"
     assert list((bench_home / "results").rglob("*.json"))
 
 

@@ -75,6 +75,18 @@ def test_help_takes_a_tenth_of_importing_torch(tmp_path: Path) -> None:
     assert seconds(helped) < 0.1 * seconds("import torch")
 
 
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_waiting_threads_sleep_unless_the_user_wants_otherwise(given: str | None, tmp_path: Path) -> None:
+    code = (
+        "import os; import uamix_bench, uamix_bench.cli; before = os.environ.get('OMP_WAIT_POLICY'); "
+        "uamix_bench.cli.main(['--version']); print(before, os.environ['OMP_WAIT_POLICY'])"
+    )
+    surroundings = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    surroundings |= {"OMP_WAIT_POLICY": given} if given else {}
+    done = subprocess.run([sys.executable, "-c", code], env=surroundings, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{given} {given or 'PASSIVE'}"  # importing sets nothing
+
+
 def test_no_mapped_name_is_imported_at_top_level(tmp_path: Path) -> None:
     done = _python(
         "import sys\nfrom uamix_bench.cli import main\nmain(['models', 'ls'])\nprint('LOADED', *sys.modules)", tmp_path

@@ -37,7 +37,7 @@ def test_results_become_a_page_with_confusions_and_clusters(bench: Bench, result
     assert done.out.splitlines() == [str(tmp_path / "out" / name) for name in ("fewshot.html", "fewshot.md")]
     page = (tmp_path / "out" / "fewshot.md").read_text(encoding="utf-8")
     for words in (
-        "What logmel takes for what",
+        "Confusion matrix of logmel",
         "Most often confused by random",
         "3 classes of esc50 by t-SNE",
         "silhouette",
@@ -71,7 +71,7 @@ def test_no_torch_is_imported_and_a_notebook_s_backend_not_needed(results: Path,
     asked = ["report", str(results), "--data-dir", str(tmp_path / "data"), "--tsne", "default", "-o", str(tmp_path)]
     done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "What logmel takes for what" in (tmp_path / "fewshot.md").read_text(encoding="utf-8")
+    assert "Confusion matrix of logmel" in (tmp_path / "fewshot.md").read_text(encoding="utf-8")
 
 
 def test_each_kind_gets_a_page_and_what_is_no_record_is_set_aside(bench: Bench, results: Path, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_models_that_left_out_the_same_broken_clips_are_compared(bench: Bench, s
     page = (tmp_path / "out" / "fewshot.md").read_text(encoding="utf-8")
     assert "| logmel less random | local/cut less 2 clips |" in page
     assert page.count("local/cut less 2 clips: without low/3.wav") == 1
-    assert "What logmel takes for what" in page  # its episodes are drawn again, without these clips
+    assert "Confusion matrix of logmel" in page  # its episodes are drawn again, without these clips
     (logmel, random) = (record for _, record in ResultStore())
     assert logmel.episodes.digest == random.episodes.digest
     one = bench(*asked, "--keep-going", "--limit", "6")

@@ -91,7 +91,7 @@ def test_show_takes_a_file_or_the_beginning_of_an_id(bench: Bench, folder: Path)
 
 
 def test_verify_lists_every_bad_file(bench: Bench, folder: Path) -> None:
-    assert bench("results", "verify").out == "4 files hold together\n"
+    assert bench("results", "verify").out == "4 files verified\n"
     document = json.loads(ResultStore(folder).path(few_shot()).read_bytes())
     (folder / "mean.json").write_text(json.dumps(document | {"score": document["score"] | {"accuracy": 0.99}}))
     (folder / "broken.json").write_text("{")
@@ -99,7 +99,7 @@ def test_verify_lists_every_bad_file(bench: Bench, folder: Path) -> None:
     ResultStore(folder / "elsewhere").write(other)  # as a copied file would be
     done = bench("results", "verify")
     assert done.code == 3
-    assert "3 of 7 files: do not hold together" in done.error
+    assert "3 of 7 files: do not verify" in done.error
     assert "score.accuracy is 0.99" in done.out
     assert "broken.json: is not strict JSON" in done.out
     assert "has another outcome of the same evaluation than" in done.out

@@ -134,6 +134,8 @@ def main(argv: list[str] | None = None) -> int:
     """
 
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; what a notebook has set may not be installed here
+    # Threads of OpenMP that wait actively take the processor from other work, many times what the work itself takes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     def run(arguments: list[str], session: Session) -> int:
         for line in unknown_variables():

@@ -117,7 +117,7 @@ def verify(session: Session, models: tuple[str, ...], quiet: bool) -> None:
         remedy = "the next run that meets them leaves the damage out and computes it again"
         raise BadInputError(f"{len(items)} of {shards} shards", "not what was written", remedy)
     if not session.json:
-        print(f"{shards} shard{'s' * (shards != 1)} hold together")
+        print(f"{shards} shard{'s' * (shards != 1)} verified")
 
 
 @command.command("prune")

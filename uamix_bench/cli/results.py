@@ -131,10 +131,10 @@ def verify(
             click.echo(f"episodes of {times} result{'s' * (times != 1)} not drawn again: {reason}", err=True)
     if problems:
         raise BadInputError(
-            f"{len(problems)} of {len(items)} files", "do not hold together", "restore the originals, or delete them"
+            f"{len(problems)} of {len(items)} files", "do not verify", "restore the originals, or delete them"
         )
     if not session.json:
-        print(f"{len(items)} file{'s' * (len(items) != 1)} hold together")
+        print(f"{len(items)} file{'s' * (len(items) != 1)} verified")
 
 
 @command.command("export")

@@ -123,7 +123,7 @@ def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep:
             if interval.reason:
                 lacking.setdefault((name, interval.reason), {})[result.task.label] = None
     if any(_FEW.match(reason) for _, reason in lacking):
-        _note("± speaks of these clips; --episodes 10000 adds intervals for new clips and classes, differences too")
+        _note("± covers only which episodes were drawn from these clips; --episodes 10000 adds intervals for new clips")
     several = len({result.task.label for result in results}) > 1
     for (name, reason), tasks in lacking.items():
         if not _FEW.match(reason):
@@ -153,7 +153,7 @@ def _show_differences(pairs: Sequence[Difference], family: int, labels: Mapping[
     references = list(dict.fromkeys(labels[found.reference.id] for found in pairs))
     print()
     show(table, f"Difference to {' or '.join(references)} on the same episodes (95%, of these clips)")
-    _note(f"p: {_test(family)}; detectable: found with a probability of 0.8")
+    _note(f"p: {_test(family)}; detectable: smallest true difference that this run would find 8 times in 10")
 
 
 def _test(family: int) -> str:

@@ -69,7 +69,7 @@ class Ranking(NamedTuple):
     def facts(self) -> dict[str, Any]:
         """The same as plain data, as ``comparison`` in an envelope of ``--json`` has it; results by their ids."""
         return {
-            "test": "paired t on the same episodes, two-sided; speaks of these clips only",
+            "test": "paired t on the same episodes, two-sided; covers these clips only",
             "correction": "holm",
             "family": len(self.differences),
             "significance": SIGNIFICANCE,
