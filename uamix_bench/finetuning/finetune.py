@@ -49,7 +49,7 @@ def finetune(model: AudioModel, data: TaskData, recipe: FinetuneRecipe | ProbeRe
         model: Encoder from :func:`uamix_bench.load_model`; it is not changed.
         data: Task from :func:`uamix_bench.load_task`.
         recipe: Recipe of ``FINETUNE`` in `uamix_bench.finetuning.recipe`; its ``PROBE`` makes a linear probe.
-        **options: Further arguments of :class:`Finetuning`.
+        **options: Remaining arguments of :class:`Finetuning`.
 
     Raises:
         UsageError: The model cannot be trained in this way, or the data has too few classes or groups.

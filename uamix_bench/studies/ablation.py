@@ -1,5 +1,4 @@
-"""Ablation: grid of recipes -> trainings -> few-shot results -> differences to a reference. Torch-free until
-training."""
+"""Ablation: recipes -> trainings -> few-shot results -> differences to a reference. Torch-free until training."""
 
 from __future__ import annotations
 
