@@ -305,7 +305,7 @@ def _device(module: nn.Module) -> torch.device:
 
 
 def _own_stream(module: nn.Module) -> torch.cuda.Stream | None:
-    """CUDA stream of the module's GPU for work beside the model's; None on a CPU."""
+    """CUDA stream of the module's GPU for work in parallel with the model; None on a CPU."""
     device = _device(module)
     return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 

@@ -1,8 +1,8 @@
 """Augmentations that make a view, all on log-mel spectrograms, vectorised over the batch.
 
 On a logarithmic power scale a gain is an offset, an equaliser a curve over mel bins, a fade a ramp over frames, and
-noise joins by log-add-exp; stretching, shifting and looping are one gather. So a view costs next to nothing beside
-the encoder, and no waveform is decoded twice.
+noise joins by log-add-exp; stretching, shifting and looping are one gather. So a view costs next to nothing compared
+with the encoder, and no waveform is decoded twice.
 """
 
 from __future__ import annotations
