@@ -1,7 +1,7 @@
 """uaMix-MAE's two stages: the head alone on a frozen encoder, then head and upper half on mixtures.
 
 Source: the paper (ICASSP 2024, section 3), and MAE-CT's recipe for the choices that it leaves open. docs/method.md has
-the equations. equations.
+the equations.
 """
 
 from __future__ import annotations
