@@ -1,1 +1,1 @@
-"""The models: per model a card (NAME.toml) and an adapter (NAME.py), reached through entry points."""
+"""Baseline models: for each a card (NAME.toml) and an adapter (NAME.py), found through entry points."""

@@ -28,8 +28,9 @@ class AudioMAE(AudioModel):
     """AudioMAE's encoder.
 
     Args:
-        shape: The encoder's sizes.
-        norm: Whether the file has a LayerNorm over tokens (pre-trained), rather than one after pooling (fine-tuned).
+        shape: Sizes of the encoder.
+        norm: Whether the file has a LayerNorm over tokens (pre-trained); if False, it has one after pooling
+            (fine-tuned).
     """
 
     card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
@@ -47,13 +48,13 @@ class AudioMAE(AudioModel):
 
     @property
     def embedding_dim(self) -> int:  # type: ignore[override]
-        """D, or rows x D where the rows are stacked."""
+        """Embedding size: D, or rows x D with the mel rows stacked."""
         shape = self.encoder.shape
         return shape.width * (shape.rows if self.pooling == "stacked" else 1)
 
     @staticmethod
     def normalise(spectrogram: Tensor) -> Tensor:
-        """(x - mean) / (2 std), with AudioSet's statistics, whatever the data."""
+        """Normalised spectrogram, (x - mean) / (2 std), with AudioSet's statistics, whatever the data."""
         return (spectrogram - MEAN) / (2 * STD)
 
     def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,12 +62,12 @@ class AudioMAE(AudioModel):
 
         Args:
             waveforms: (B, S) float32 in [-1, 1] at 16 kHz.
-            lengths: (B,) samples.
+            lengths: (B,) number of samples of each clip.
 
         Returns:
-            (B, T, F) float32 and the frames (B,) that count: all 1,024 under ``official``, whole patches of the clip's
-            own frames under ``native`` (at least one, zero-padded; an incomplete last patch is dropped, as BEATs and
-            MAE-AST do).
+            (B, T, F) float32 spectrograms and their (B,) frames that count: all 1,024 under ``official``, whole patches
+            of the clip's own frames under ``native`` (at least one, zero-padded; an incomplete last patch is dropped,
+            as in BEATs and MAE-AST).
         """
         inside = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
         mean = (waveforms * inside).sum(dim=1) / lengths.clamp_min(1)
@@ -107,18 +108,18 @@ class AudioMAE(AudioModel):
         return super().pool(patches, own, how)
 
     def layers(self) -> list[nn.Module]:
-        """The stem, then the blocks."""
+        """Layers of the encoder: the stem, then the blocks."""
         return self.encoder.layers()
 
     def token_columns(self, samples: int) -> int:
-        """Time columns that a clip of `samples` samples takes."""
+        """Number of time columns of a clip of `samples` samples."""
         if self.input == "official":
             return FRAMES // self.encoder.shape.patch_frames
         frames = 1 + max(0, samples - self.fbank.window_length) // self.fbank.hop_length
         return int(self._whole(torch.tensor(frames))) // self.encoder.shape.patch_frames
 
     def _whole(self, frames: Tensor) -> Tensor:
-        """Frames of whole patches within `frames`, at least one patch, at most the position table."""
+        """Number of frames of whole patches within `frames`, at least one patch, at most the position table."""
         shape = self.encoder.shape
         return (frames // shape.patch_frames).clamp(1, shape.columns) * shape.patch_frames
 

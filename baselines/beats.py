@@ -1,8 +1,8 @@
 """BEATs (Chen et al., ICML 2023): a post-norm transformer with gated relative positions, taught by acoustic tokenizers.
 
 Reads the official files of microsoft/unilm (folder beats): BEATs_iter1 to iter3+, pre-trained and fine-tuned. Their
-``cfg`` says what the tensors cannot (above all ``max_distance``), so a bare state dict is refused. A fine-tuned file's
-predictor is passed over: its tokens are embedded like those of a pre-trained one.
+``cfg`` holds settings that the tensors do not show (above all ``max_distance``), so a bare state dict is refused. A
+fine-tuned file's predictor is ignored: its tokens are embedded like those of a pre-trained one.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Size = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Config(BaseModel):
-    """A file's ``cfg``, as far as embeddings depend on it; defaults are those of BEATs.py, class BEATsConfig.
+    """Settings in a file's ``cfg`` that embeddings depend on; defaults are those of BEATs.py, class BEATsConfig.
 
-    What that class offers besides (pre-norm, other activations, ungated or absent relative positions) is refused.
+    Other values of that class (pre-norm, other activations, ungated or absent relative positions) are refused.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,9 +68,9 @@ class Config(BaseModel):
 
 
 class Stem(nn.Module):
-    """Patches with a LayerNorm at their own width, the projection, convolutional positions, LayerNorm.
+    """Stem: patches with a LayerNorm at their own width, projection, convolutional positions, LayerNorm.
 
-    Holds the table of relative positions too, which all blocks share.
+    It also holds the table of relative positions, which all blocks share.
     """
 
     def __init__(self, config: Config) -> None:
@@ -90,8 +90,8 @@ class Stem(nn.Module):
         """Embeds whole patches.
 
         Args:
-            spectrogram: (B, T, F) float32, T a multiple of the patch.
-            mask: (B, L) bool, the tokens that are a clip's own.
+            spectrogram: (B, T, F) float32 spectrograms, T a multiple of the patch.
+            mask: (B, L) bool mask of the tokens that are a clip's own.
 
         Returns:
             (B, L, D) tokens, time-major: all mel rows of the first time column, then those of the second.
@@ -106,11 +106,11 @@ class Stem(nn.Module):
         return out
 
     def relative_positions(self, length: int) -> Tensor:
-        """Returns what is added to the logits before gating, (heads, length, length): a row per query, keys along it.
+        """Bias of relative positions, added to the logits before gating: (heads, length, length), a row per query.
 
-        backbone.py, _relative_positions_bucket: in each direction half of a direction's buckets hold one distance each,
-        the others logarithmic bands up to `max_distance`; keys that come later have buckets of their own. Reckoned on
-        the CPU in float32, as there, so that a distance on the edge of two bands falls to the same side.
+        Source: backbone.py, _relative_positions_bucket. In each direction half of its buckets hold one distance each,
+        the others logarithmic bands up to `max_distance`; keys that come later have buckets of their own. Distances are
+        computed on the CPU in float32, as there, so that one on the edge of two bands falls to the same side.
         """
         direction = self.config.num_buckets // 2
         exact = direction // 2
@@ -137,7 +137,7 @@ class Attention(nn.Module):
         self.grep_a = nn.Parameter(torch.ones(1, heads, 1, 1))
 
     def forward(self, tokens: Tensor, relative: Tensor, mask: Tensor | None) -> Tensor:
-        """Attends: tokens (B, L, D), relative (heads, L, L), mask (B, L) bool or None -> (B, L, D)."""
+        """Applies attention: tokens (B, L, D), relative (heads, L, L), mask (B, L) bool or None -> (B, L, D)."""
         projections = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (proj(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in projections)
         # The gate sees the query before the logits' scaling. The reference divides by 32 and multiplies by it again
@@ -152,7 +152,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A post-norm layer, LayerNorm(alpha x + f(x)) twice; under deep-norm alpha is (2 layers)^(1/4), otherwise 1."""
+    """Post-norm block, LayerNorm(alpha x + f(x)) twice; under deep-norm alpha is (2 layers)^(1/4), otherwise 1."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -174,13 +174,14 @@ class Block(nn.Module):
 class BEATs(AudioModel):
     """BEATs' encoder.
 
-    The authors neither crop nor pad, so ``native`` and ``official`` input are the same: a clip's own length, the last
-    frames that fill no patch dropped. A clip too short for one patch is padded with silence, as the authors pad
-    waveforms. In a batch whole time columns are masked; the authors' padding mask is spread over the flattened tokens,
-    may cut a column in two, and gives a clip another embedding than it gets alone (models of this package never do).
+    The authors neither crop nor pad, so ``native`` and ``official`` input are identical: a clip's own length, without
+    the last frames that fill no patch. A clip too short for one patch is padded with silence, as the authors pad
+    waveforms. In a batch whole time columns are masked. The authors' padding mask is spread over the flattened tokens
+    and may cut a column in two, which gives a clip another embedding than it gets alone; models of this package never
+    do that.
 
     Args:
-        config: The sizes, from the file.
+        config: Sizes and settings from the file.
     """
 
     card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
@@ -200,10 +201,10 @@ class BEATs(AudioModel):
 
         Args:
             waveforms: (B, S) float32 in [-1, 1] at 16 kHz.
-            lengths: (B,) samples.
+            lengths: (B,) number of samples of each clip.
 
         Returns:
-            (B, T, F) float32 and the frames (B,) of each clip, at least one patch.
+            (B, T, F) float32 spectrograms and the frames (B,) of each clip, at least one patch.
         """
         shortest = self.fbank.window_length + (self.config.input_patch_size - 1) * self.fbank.hop_length
         waveforms = functional.pad(waveforms, (0, max(0, shortest - waveforms.shape[1])))
@@ -226,17 +227,17 @@ class BEATs(AudioModel):
         return tokens, mask  # no final norm: the last layer ends in one
 
     def layers(self) -> list[nn.Module]:
-        """The stem, then the blocks."""
+        """Layers of the encoder: the stem, then the blocks."""
         return [self.stem, *self.blocks]
 
     def token_columns(self, samples: int) -> int:
-        """Time columns that a clip of `samples` samples takes."""
+        """Number of time columns of a clip of `samples` samples."""
         frames = 1 + max(0, samples - self.fbank.window_length) // self.fbank.hop_length
         return max(1, frames // self.config.input_patch_size)
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> BEATs:
-        """Builds the model of a file, as its cfg says."""
+        """Builds the model of a file by its cfg."""
         checkpoint = read_checkpoint(path)
         if any(key.startswith("quantize") for key in checkpoint.tensors):  # Tokenizers.py: quantize, quantize_layer
             raise BadInputError(path, "this is a BEATs tokenizer, not a BEATs model", "name a BEATs_iter*.pt file")
@@ -260,10 +261,10 @@ _SEE = "see 'uamix-bench models info beats'"
 
 
 def encoder_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Maps official keys to ours; keys of no use here keep names that the model does not have.
+    """Maps official keys to this model's; unused keys keep names that the model does not have.
 
-    Folds the weight norm of the positional convolution, and takes the table of relative positions from layer 0: the
-    file repeats that shared table under every layer. Files of our own already have these names.
+    It folds the weight norm of the positional convolution, and takes the table of relative positions from layer 0, as
+    the file repeats that shared table under every layer. Files written by this package already have these names.
     """
     if any(key.startswith("stem.") for key in tensors):
         return tensors

@@ -1,4 +1,4 @@
-"""The official formats told apart, by names and shapes of tensors: whose a checkpoint is that was given to another."""
+"""Recognition of official formats by names and shapes of tensors, to name the model that a wrong checkpoint is of."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ _MAE_MARKS = (
 
 
 def own_tensors(checkpoint: Checkpoint, name: str, what: str, wrappers: Sequence[str] = WRAPPERS) -> dict[str, Tensor]:
-    """The state dict of a model's own checkpoint, without the prefix of a wrapper; that of another model is refused.
+    """State dict of a model's own checkpoint, without the prefix of a wrapper; that of another model is refused.
 
     Args:
-        checkpoint: Official, or converted by us.
-        name: The name on the command line of the model that was asked for.
-        what: The same for the error line (``AudioMAE``).
-        wrappers: The prefixes that are known.
+        checkpoint: Checkpoint, official or converted by this package.
+        name: Name on the command line of the requested model.
+        what: Name of that model in the error line (``AudioMAE``).
+        wrappers: Known prefixes of wrappers.
 
     Raises:
-        BadInputError: It is another model's, and the line says how to give it; or nobody's.
+        BadInputError: The checkpoint is another model's, and the line says how to give it; or no known model's.
     """
     other = owner(checkpoint.tensors)
     if other not in (None, name):
@@ -73,5 +73,5 @@ def owner(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _encoder_tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor | None:
-    """Finds a tensor of the encoder under any prefix (a wrapper's, or ours)."""
+    """Finds a tensor of the encoder under any prefix (a wrapper's, or this package's)."""
     return next((value for key, value in tensors.items() if f".{key}".endswith(f".{name}")), None)

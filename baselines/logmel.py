@@ -1,4 +1,4 @@
-"""A floor for every table: the mean and standard deviation over time of each of 128 log-mel bins."""
+"""Log-mel baseline, a floor for every table: mean and standard deviation over time of each of 128 log-mel bins."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ class LogMelStatistics(AudioModel):
 
     @classmethod
     def untrained(cls) -> LogMelStatistics:
-        """Builds the model; it has no weights."""
+        """Builds the model, which has no weights."""
         return cls()
 
     def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S) waveforms to (B, T, 128) log-mel frames and their counts."""
+        """Log-mel frames (B, T, 128) of (B, S) waveforms, and their counts."""
         return self.fbank(waveforms, lengths)
 
     def tokens(self, spectrogram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The frames themselves."""
+        """Tokens, which are the frames themselves, and their mask."""
         return spectrogram, torch.arange(spectrogram.shape[1], device=lengths.device) < lengths[:, None]
 
     def token_columns(self, samples: int) -> int:
-        """Frames of a clip."""
+        """Number of frames of a clip."""
         return 1 + max(0, samples - self.fbank.window_length) // self.fbank.hop_length
 
     def pool(self, tokens: Tensor, mask: Tensor, how: str) -> Tensor:
-        """(B, T, 128) to (B, 256): means, then population standard deviations over the clip's own frames."""
+        """Means, then population standard deviations, over the clip's own frames: (B, T, 128) to (B, 256)."""
         mean = super().pool(tokens, mask, how)
         variance = super().pool((tokens - mean[:, None]).square(), mask, how)
         return torch.cat([mean, variance.sqrt()], dim=1)

@@ -2,8 +2,9 @@
 
 Reads the releases of github.com/nttcslab/m2d: training checkpoints, ``_enconly`` files, fine-tuned files and whole
 runtimes, of M2D, M2D-AS, M2D-S, M2D-X and the audio side of M2D-CLAP. Constants and rules are those of the official
-``examples/portable_m2d.py``. Proven against that code's own output: 80x608p16x16 at 16 kHz, training and ``_enconly``
-files. The other sizes and 32 kHz go the same way, held to an independent implementation but to no official output.
+``examples/portable_m2d.py``. Verified against that code's own output: 80x608p16x16 at 16 kHz, training and ``_enconly``
+files. Other sizes and 32 kHz use the same code. They are compared with an independent implementation, but with no
+official output.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ FIELD = re.compile(r"80x(?P<frames>\d{1,5})p(?P<mel>\d{1,2})x(?P<width>\d{1,4})(
 
 
 class Sizes(NamedTuple):
-    """What a release's name says: frames of a chunk, mel bins and frames of a patch, and the sample rate (``16k``)."""
+    """Sizes in a release's name: frames of a chunk, mel bins and frames of a patch, and the sample rate (``16k``)."""
 
     frames: int
     patch_mel: int
@@ -45,7 +46,7 @@ class Sizes(NamedTuple):
     rate: str
 
     def __str__(self) -> str:
-        """The field of the name, ``80x608p16x16p16k``."""
+        """Field of the name, ``80x608p16x16p16k``."""
         return f"{MEL_BINS}x{self.frames}p{self.patch_mel}x{self.patch_frames}p{self.rate}"
 
 
@@ -53,12 +54,12 @@ class M2D(AudioModel):
     """M2D's encoder.
 
     A long clip is encoded in chunks, each alone. ``official`` zero-pads the last one, after normalising, to whole
-    patches, and the padded last step counts as much as any; ``native`` drops what does not fill a patch, unless it is
-    all there is.
+    patches, and the padded last step counts like any other. ``native`` drops frames that do not fill a patch, unless
+    the clip has no others.
 
     Args:
-        sizes: Of the chunk, the patch and the sample rate.
-        width: D, features of a token.
+        sizes: Sizes of the chunk and the patch, and the sample rate.
+        width: Number of features D of a token.
         depth: Number of transformer blocks.
     """
 
@@ -88,7 +89,7 @@ class M2D(AudioModel):
 
     @property
     def embedding_dim(self) -> int:  # type: ignore[override]
-        """D, or rows x D where the rows are stacked."""
+        """Embedding size: D, or rows x D with the mel rows stacked."""
         shape = self.encoder.shape
         return shape.width * (shape.rows if self.pooling == "stacked" else 1)
 
@@ -97,10 +98,10 @@ class M2D(AudioModel):
 
         Args:
             waveforms: (B, S) float32 in [-1, 1] at the model's rate.
-            lengths: (B,) samples.
+            lengths: (B,) number of samples of each clip.
 
         Returns:
-            (B, T, 80) float32, zero past a clip's own frames, and the frames (B,) that count.
+            (B, T, 80) float32 spectrograms, zero past a clip's own frames, and the frames (B,) that count.
         """
         frames, counts = self.log_mel(waveforms, lengths)
         mean, std = self.norm_stats
@@ -109,15 +110,15 @@ class M2D(AudioModel):
         return ((frames[:, : past.shape[1]] - mean) / std).masked_fill(past[..., None], 0.0), counts
 
     def tokens(self, spectrogram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encodes chunk by chunk.
+        """Encodes spectrograms chunk by chunk.
 
         Args:
-            spectrogram: (B, T, 80) float32, zero past a clip's own frames.
-            lengths: (B,) frames of each clip.
+            spectrogram: (B, T, 80) float32 spectrograms, zero past a clip's own frames.
+            lengths: (B,) number of frames of each clip.
 
         Returns:
-            tokens (B, L, D) after the final norm, without CLS: a chunk after the other, in each the lowest mel row
-            first; mask (B, L) bool.
+            Tokens (B, L, D) after the final norm, without CLS, one chunk after the other, in each the lowest mel row
+            first; and their mask (B, L) bool.
         """
         tokens, masks = [], []
         for start in range(0, int(lengths.max()), self.chunk):
@@ -149,18 +150,18 @@ class M2D(AudioModel):
         return super().pool(torch.cat(steps, dim=1), torch.cat(owns, dim=1), how)
 
     def layers(self) -> list[torch.nn.Module]:
-        """The stem, then the blocks."""
+        """Layers of the encoder: the stem, then the blocks."""
         return self.encoder.layers()
 
     def token_columns(self, samples: int) -> int:
-        """Time columns, of all chunks, that a clip of `samples` samples takes."""
+        """Number of time columns, of all chunks, of a clip of `samples` samples."""
         shape = self.encoder.shape
         frames = 1 + max(samples, self.log_mel.shortest) // self.log_mel.hop_length
         chunks, rest = divmod(int(self._kept(torch.tensor(frames))), self.chunk)
         return chunks * shape.columns + min(-(-rest // shape.patch_frames), shape.columns)
 
     def _kept(self, frames: Tensor) -> Tensor:
-        """Of `frames`, those that count: all, or under ``native`` those that fill the last chunk's patches."""
+        """Number of `frames` that count: all, or under ``native`` those that fill the last chunk's patches."""
         if self.input == "official":
             return frames
         whole = frames - frames % self.chunk % self.encoder.shape.patch_frames
@@ -168,10 +169,10 @@ class M2D(AudioModel):
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> M2D:
-        """Builds the model of a file in the folder it was released in, whose name says what the file does not.
+        """Builds the model of a file in the folder it was released in, whose name holds the sizes.
 
         Raises:
-            BadInputError: The file is not one of M2D's, or neither its folder's name nor its own says the sizes.
+            BadInputError: The file is not one of M2D's, or neither its folder's name nor its own holds the sizes.
         """
         checkpoint = read_checkpoint(path)
         tensors = encoder_keys(own_tensors(checkpoint, "m2d", "M2D", PREFIXES), beside="norm_stats")
@@ -189,11 +190,11 @@ class M2D(AudioModel):
 def read_sizes(checkpoint: Checkpoint) -> Sizes:
     """Reads the sizes from a file's own metadata, its folder's name or its stem, in this order.
 
-    The second field between dashes says them: ``80x608p16x16`` is mel bins x frames and the patch in both; the rate
+    The second field between dashes holds them: ``80x608p16x16`` is mel bins x frames and the patch in both. The rate
     may follow (``p32k``, default 16k), and letters for a text encoder.
 
     Raises:
-        BadInputError: None of them says sizes, or says what no M2D has.
+        BadInputError: None of them holds sizes, or the sizes are not those of any M2D.
     """
     file = checkpoint.path.absolute()
     names = [f"-{checkpoint.metadata.get('sizes', '')}", file.parent.name, file.stem]

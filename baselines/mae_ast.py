@@ -1,8 +1,8 @@
 """MAE-AST (Baade et al., Interspeech 2022): a masked autoencoder over spectrogram patches, or over whole frames.
 
-Reads the official fairseq files (AlanBaade/MAE-AST-Public), patch and frame, float32 or float16. Their ``cfg`` says
-what the tensors cannot (patches of 16 x 16 and of 2 x 128 have as many pixels), so a bare state dict is refused.
-Decoder and pre-training heads are passed over.
+Reads the official fairseq files (AlanBaade/MAE-AST-Public), patch and frame, float32 or float16. Their ``cfg`` holds
+settings that the tensors do not show (patches of 16 x 16 and of 2 x 128 have as many pixels), so a bare state dict is
+refused. Decoder and pre-training heads are ignored.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Size = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Config(BaseModel):
-    """A file's ``cfg``, model and task in one, as far as embeddings depend on it.
+    """Settings in a file's ``cfg``, model and task in one, that embeddings depend on.
 
-    Defaults are those of mae_ast.py, class MAE_AST_Config. What that class offers besides (overlapping patches,
-    pre-norm, other activations, convolutional positions) is refused.
+    Defaults are those of mae_ast.py, class MAE_AST_Config. Other values of that class (overlapping patches, pre-norm,
+    other activations, convolutional positions) are refused.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -59,7 +59,7 @@ class Config(BaseModel):
 
     @property
     def rows(self) -> int:
-        """Tokens of a time column."""
+        """Number of tokens of a time column."""
         return MEL_BINS // self.ast_kernel_size_chan
 
     @model_validator(mode="after")
@@ -73,9 +73,9 @@ class Config(BaseModel):
 
 
 class Stem(nn.Module):
-    """Patches, their projection, sinusoidal positions, LayerNorm.
+    """Stem: patches, projection, sinusoidal positions, LayerNorm.
 
-    Holds the table ``positions`` (1, max_token_length, D), a buffer: it is fixed, and always comes from the file.
+    The table ``positions`` (1, max_token_length, D) is a buffer: it is fixed, and always comes from the file.
     """
 
     positions: Tensor
@@ -102,13 +102,13 @@ class Stem(nn.Module):
 class MAEAST(AudioModel):
     """MAE-AST's encoder: post-norm layers, exact GELU, LayerNorm eps 1e-5, no CLS, no final norm.
 
-    The authors pad no single clip, so ``native`` and ``official`` input are the same: a clip's own length, the last
-    frames that fill no patch dropped. A clip too short for one patch gets zero frames before batch norm, as the authors
-    pad. In a batch whole time columns are masked; the authors keep a partly padded column that they drop for a clip
-    alone, which gives it another embedding (models of this package never do).
+    The authors pad no single clip, so ``native`` and ``official`` input are identical: a clip's own length, without the
+    last frames that fill no patch. A clip too short for one patch gets zero frames before batch norm, as in the
+    authors' code. In a batch whole time columns are masked. The authors keep a partly padded column that they drop for
+    a clip alone, which gives it another embedding; models of this package never do that.
 
     Args:
-        config: The sizes, from the file.
+        config: Sizes and settings from the file.
     """
 
     card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
@@ -145,10 +145,10 @@ class MAEAST(AudioModel):
 
         Args:
             waveforms: (B, S) float32 in [-1, 1] at 16 kHz.
-            lengths: (B,) samples.
+            lengths: (B,) number of samples of each clip.
 
         Returns:
-            (B, T, F) float32 and the frames (B,) of each clip, at least one patch.
+            (B, T, F) float32 spectrograms and the frames (B,) of each clip, at least one patch.
         """
         frames, counts = self.fbank(waveforms, lengths)  # zero frames after each clip's own
         shortest = self.config.ast_kernel_size_time
@@ -159,8 +159,8 @@ class MAEAST(AudioModel):
         """Encodes whole time columns, at most as many as there are positions for (16 minutes in the official files).
 
         Returns:
-            The last layer's tokens (B, L, D), or under ``layer-mean`` the mean of all layers' tokens (the embedding
-            before them not included: s3prl's weighted sum with equal weights), and their mask (B, L).
+            Tokens (B, L, D) of the last layer, or under ``layer-mean`` the mean of all layers' tokens (without the
+            embedding before them: s3prl's weighted sum with equal weights), and their mask (B, L).
         """
         frames, rows = self.config.ast_kernel_size_time, self.config.rows
         columns = (lengths // frames).clamp(max=self.config.max_token_length // rows)
@@ -175,18 +175,18 @@ class MAEAST(AudioModel):
         return (mean if self.pooling == "layer-mean" else tokens), mask
 
     def layers(self) -> list[nn.Module]:
-        """The stem, then the blocks."""
+        """Layers of the encoder: the stem, then the blocks."""
         return [self.stem, *self.blocks]
 
     def token_columns(self, samples: int) -> int:
-        """Time columns that a clip of `samples` samples takes."""
+        """Number of time columns of a clip of `samples` samples."""
         frames = 1 + max(0, samples - self.fbank.window_length) // self.fbank.hop_length
         columns = max(1, frames // self.config.ast_kernel_size_time)
         return min(columns, self.config.max_token_length // self.config.rows)
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> MAEAST:
-        """Builds the model of a file, as its cfg says."""
+        """Builds the model of a file by its cfg."""
         checkpoint = read_checkpoint(path)
         tensors = own_tensors(checkpoint, "mae-ast", "MAE-AST")
         if not tensors.keys() & {"enc_sine_pos_embed.pe", "stem.positions"}:
@@ -220,10 +220,10 @@ _BLOCK = {
 
 
 def encoder_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Maps fairseq's keys to ours, with the three projections of each attention as one matrix; drops the rest.
+    """Maps fairseq's keys to this model's, with the three projections of each attention as one matrix; drops the rest.
 
-    Among the rest is a ``layer_norm`` of 128 features, which the authors' code never uses. Files of our own already
-    have these names.
+    Dropped, too, is a ``layer_norm`` of 128 features, which the authors' code never uses. Files written by this package
+    already have these names.
     """
     if "stem.positions" in tensors:
         return tensors

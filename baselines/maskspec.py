@@ -1,9 +1,9 @@
 """MaskSpec (Chong et al., ICASSP 2023): a ViT pre-trained by masked spectrogram prediction, at 32 kHz.
 
-Reads the pre-trained and fine-tuned ViT files of github.com/WangHelin1997/MaskSpec. Proven by goldens: the pre-trained
-file, 10 s clips and shorter ones; the fine-tuned file is held to them with its norm moved behind the pooling, as the
-authors' code has it. Spectrograms are standardised per mel bin with numbers that no checkpoint holds: AudioSet's come
-with this file, and the authors' ``mean_std_128.npy`` beside a checkpoint goes before them.
+Reads the pre-trained and fine-tuned ViT files of github.com/WangHelin1997/MaskSpec. Verified by golden files: the
+pre-trained file, with 10 s clips and shorter ones; the fine-tuned file with its norm moved behind the pooling, as in
+the authors' code. Spectrograms are standardised per mel bin with statistics that no checkpoint holds. AudioSet's come
+with this file; the authors' ``mean_std_128.npy`` beside a checkpoint replaces them.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ PATCH, COLUMNS = 16, 62
 class MaskSpec(AudioModel):
     """MaskSpec's encoder.
 
-    Every clip is padded with silence, or cut, to 10 s before the transform. ``official`` encodes all 62 time columns;
-    ``native`` keeps the clip's own whole ones (one at least), as the authors do when they fine-tune on shorter clips:
-    positions are added first, so a column's own does not depend on the clip's length.
+    Every clip is padded with silence, or cut, to 10 s before the transform. ``official`` encodes all 62 time columns.
+    ``native`` keeps the clip's own whole ones (one at least), as the authors do when they fine-tune on shorter clips.
+    Positions are added first, so a column's own does not depend on the clip's length.
 
     Args:
-        width: D, features of a token.
+        width: Number of features D of a token.
         depth: Number of transformer blocks.
-        norm: Whether the file has a LayerNorm over tokens (pre-trained), rather than one after pooling (fine-tuned).
+        norm: Whether the file has a LayerNorm over tokens (pre-trained); if False, it has one after pooling
+            (fine-tuned).
     """
 
     card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
@@ -70,11 +71,11 @@ class MaskSpec(AudioModel):
 
         Args:
             waveforms: (B, S) float32 in [-1, 1] at 32 kHz.
-            lengths: (B,) samples.
+            lengths: (B,) number of samples of each clip.
 
         Returns:
-            (B, T, 128) float32 and the frames (B,) that count: 1,000 under ``official``, whole patches of the clip's
-            own under ``native``.
+            (B, T, 128) float32 spectrograms and the frames (B,) that count: 1,000 under ``official``, whole patches of
+            the clip's own under ``native``.
         """
         if self.input == "official":
             frames, samples = FRAMES, SAMPLES
@@ -109,11 +110,11 @@ class MaskSpec(AudioModel):
         return self.fc_norm(pooled) if how == "fc-norm" else pooled
 
     def layers(self) -> list[nn.Module]:
-        """The stem, then the blocks."""
+        """Layers of the encoder: the stem, then the blocks."""
         return self.encoder.layers()
 
     def token_columns(self, samples: int) -> int:
-        """Time columns that a clip of `samples` samples takes."""
+        """Number of time columns of a clip of `samples` samples."""
         return COLUMNS if self.input == "official" else int(_own_columns(torch.tensor(samples)))
 
     @classmethod
@@ -143,7 +144,7 @@ class MaskSpec(AudioModel):
 
 
 def _own_columns(samples: Tensor) -> Tensor:
-    """Whole time columns within `samples` (target_t of models_vit.py), at least one, at most 62."""
+    """Number of whole time columns within `samples` (target_t of models_vit.py), at least one, at most 62."""
     return (samples // LOG_MEL.hop_length // PATCH).clamp(1, COLUMNS)
 
 
@@ -154,9 +155,9 @@ def audioset_statistics() -> Tensor:
 
 
 def read_statistics(path: Path) -> Tensor:
-    """Reads frame_mean and frame_std from what the authors' get_mean_std.py writes, (2, 128) float32.
+    """Reads frame_mean and frame_std from a file of the authors' get_mean_std.py, (2, 128) float32.
 
-    That is a pickled dict in an ``.npy`` file. Its opcodes are listed, and none is run: the numbers are the first
+    The file is a pickled dict in an ``.npy`` file. Its opcodes are listed, and none is run: the numbers are the first
     bytes of the right length after each name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A floor for every table: AudioMAE's architecture at the bundled size, with weights drawn once from a fixed seed."""
+"""Random baseline, a floor for every table: AudioMAE's architecture at the bundled size, weights from a fixed seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .audiomae import AudioMAE
 
 
 class RandomEncoder(AudioMAE):
-    """What the architecture alone gives."""
+    """Encoder with random weights, which shows the share of the architecture alone."""
 
     card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
 

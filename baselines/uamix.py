@@ -14,13 +14,13 @@ from .audiomae import AudioMAE
 
 
 class UaMixMAE(AudioMAE):
-    """The tuned encoder: AudioMAE's architecture and front end; pooled as it was in tuning."""
+    """Tuned encoder with AudioMAE's architecture and front end, pooled as in its tuning."""
 
     card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> AudioMAE:
-        """Builds the model of a file that ``uamix-bench tune`` wrote; its metadata says so."""
+        """Builds the model of a file that ``uamix-bench tune`` wrote, by its metadata."""
         model = super().from_checkpoint(path)
         if model.metadata.get("kind") != "tune":
             raise BadInputError(path, "was not written by 'uamix-bench tune'", f"give it as audiomae={path}")
@@ -32,7 +32,7 @@ class UaMixMAE(AudioMAE):
 
 
 def _recipe(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The recipe that the file names; empty where it names none that can be read."""
+    """Recipe in a file's metadata; empty if there is none that can be read."""
     try:
         recipe = json.loads(metadata.get("recipe", ""))
     except ValueError:

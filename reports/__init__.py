@@ -1,1 +1,1 @@
-"""The reports, reached through entry points."""
+"""Reports, found through entry points."""

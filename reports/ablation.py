@@ -1,4 +1,4 @@
-"""The report of an ablation: differences to the reference, seeds apart from episodes, curves, the paper's Table 3."""
+"""Report of an ablation: differences to the reference, seeds apart from episodes, curves, the paper's Table 3."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def ablation(records: Iterable[Any], *, title: str = "") -> Page:
     """Renders one ablation.
 
     Args:
-        records: Of any kind, one of them an ablation.
-        title: Default one that names the data it was tuned on.
+        records: Records of any kind, one of them an ablation.
+        title: Title of the page; by default it names the data of the tuning.
 
     Raises:
-        UsageError: There is no ablation among the records, or more than one.
+        UsageError: The records hold no ablation, or more than one.
     """
     found = [record for record in records if isinstance(record, AblationRecord)]
     if len(found) != 1:
@@ -66,7 +66,7 @@ def _lead(record: AblationRecord, first: Sequence[Delta]) -> str:
 
 
 def _verdict(first: Sequence[Delta]) -> str:
-    """What the first cells show, whatever it is."""
+    """Verdict on the first cells: variants better than the reference, worse, and not told apart from it."""
     reference = next(delta.label for delta in first if delta.reference)
     told: dict[str, list[str]] = {"better": [], "worse": [], "alike": []}
     several = len({delta.task for delta in first}) > 1
@@ -166,7 +166,7 @@ def _row(delta: Delta, tasks: bool, cells: bool, seeds: bool, tested: bool) -> I
 
 
 def _sweep(record: AblationRecord, differences: Sequence[Delta]) -> Iterator[Section]:
-    """Curves over N and over K, where the grid has them."""
+    """Curves over N and over K, if the grid has several."""
     ways, shots = ([*dict.fromkeys(numbers)] for numbers in zip(*map(_cell, differences), strict=True))
     if len(ways) * len(shots) == 1:
         return
@@ -213,7 +213,7 @@ def _curves(
 
 
 def _training(record: AblationRecord) -> Figure:
-    """Loss and effective rank over the steps of stage 2, of the first seed."""
+    """Figure of loss and effective rank over the steps of stage 2, for the first seed."""
     arms = [arm for arm in record.arms if arm.training.train_seed == record.seeds[0]]
     panels = {
         words: [line for arm in arms if (line := _history(arm, name)) is not None] for name, words in _CURVES.items()

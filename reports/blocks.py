@@ -1,4 +1,4 @@
-"""Blocks: what a page says, as plain data, before it takes a form (prose, facts, tables, figures, code, sections)."""
+"""Blocks: content of a page as plain data, before it takes a form (prose, facts, tables, figures, code, sections)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Prose:
 
 @dataclass(frozen=True)
 class Code:
-    """Text to be copied as it is, such as a command."""
+    """Text to copy unchanged, such as a command."""
 
     text: str
     title: str = ""
@@ -34,23 +34,23 @@ class Code:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and their values; those with an empty value are left out."""
+    """Facts as names and values; those with an empty value are left out."""
 
     facts: Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table.
+    """Cell of a table.
 
     Attributes:
-        text: What it says.
-        minor: What follows in smaller type, such as a half-width.
-        sort: What the column is sorted by; None sorts by the text.
-        mark: ``best`` is set bold and ``tie`` underlined; ``better`` and ``worse`` are coloured (the text must say it
-            too); ``faint`` recedes.
-        href: An id of this page (``#id``), a file beside it, or an https address.
-        note: A remark, shown below.
+        text: Text of the cell.
+        minor: Text that follows in smaller type, such as a half-width.
+        sort: Number that the column is sorted by; None sorts by the text.
+        mark: Look of the cell: ``best`` is set bold and ``tie`` underlined; ``better`` and ``worse`` are coloured (the
+            text must say it too); ``faint`` recedes.
+        href: Link target: an id of this page (``#id``), a file beside it, or an https address.
+        note: Remark shown below the cell.
     """
 
     text: str
@@ -70,15 +70,15 @@ Row: TypeAlias = Sequence["Cell | str"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table that a reader may sort, and filter where it is long.
+    """Table that a reader may sort, and filter if it is long.
 
     Attributes:
-        columns: Headings; one that ends in ``>`` is of numbers, aligned to the right. A cell's note is shown
+        columns: Column headings; one that ends in ``>`` is of numbers, aligned to the right. A cell's note is shown
             below it, and carries its link.
         rows: Rows of as many cells; the first cell names the row.
-        title: The caption.
-        note: What the reader must know to read it.
-        groups: Further rows under headings of their own, told apart from the first and sorted within.
+        title: Caption of the table.
+        note: Note that a reader needs to read the table.
+        groups: Groups of further rows under headings of their own, separate from the first rows and sorted within.
     """
 
     columns: Sequence[Cell | str]
@@ -94,20 +94,20 @@ class Table:
                     raise ValueError(f"{len(row)} cells under {len(self.columns)} headings in '{self.title}'")
 
     def bodies(self) -> Iterator[tuple[str, Sequence[Row]]]:
-        """The groups of rows with their headings, the first without one."""
+        """Groups of rows with their headings, the first without one."""
         yield "", self.rows
         yield from self.groups.items()
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its text alternative.
+    """Drawing with its text alternative.
 
     Attributes:
-        title: What it shows.
-        svg: An ``<svg>`` element from `uamix_bench.reports.figures`.
-        description: What a reader would see in it, in words.
-        data: The numbers drawn; unfolds below the drawing, and stands in its place in Markdown.
+        title: Caption of the figure.
+        svg: ``<svg>`` element from `uamix_bench.reports.figures`.
+        description: Description of the drawing in words.
+        data: Table of the numbers drawn; unfolds below the drawing, and replaces it in Markdown.
     """
 
     title: str
@@ -121,11 +121,12 @@ class Section:
     """Blocks under a heading.
 
     Attributes:
-        title: The heading.
-        blocks: What it holds.
-        id: What links name; made from the title where none is given.
-        look: ``open``; ``folded``, closed until asked for; ``drawer``, opened over the page by a link to its id.
-        data: ``data-`` attributes for a report's own script.
+        title: Heading of the section.
+        blocks: Blocks of the section.
+        id: Name for links; made from the title if none is given.
+        look: Look of the section: ``open``; ``folded``, closed at first; ``drawer``, opened over the page by a link to
+            its id.
+        data: Values of ``data-`` attributes for a report's own script.
     """
 
     title: str
@@ -139,30 +140,30 @@ Block: TypeAlias = "Prose | Code | Facts | Table | Figure | Section"
 
 
 def percent(fraction: float | None, half_width: float | None = None, **options: Any) -> Cell:
-    """A cell with a fraction in per cent, one decimal, and the half-width of its interval."""
+    """Cell with a fraction in per cent, one decimal, and the half-width of its interval."""
     if fraction is None:
         return Cell("")
     return Cell(*with_half(fraction, half_width, 1), **{"sort": fraction, **options})
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun, such as ``1 clip`` or ``2,000 clips``."""
+    """Number with its noun, such as ``1 clip`` or ``2,000 clips``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def as_cell(cell: Cell | str) -> Cell:
-    """A cell, where plain text may stand for one."""
+    """Cell made of plain text; a cell stays as it is."""
     return Cell(cell) if isinstance(cell, str) else cell
 
 
 def clean(text: str) -> str:
-    """One line without characters that hide or reorder others: controls, marks of direction, zero-width spaces."""
+    """Text as one line without characters that hide or reorder others: controls, bidi marks, zero-width spaces."""
     line = " ".join(text.split())
     return line if line.isascii() and line.isprintable() else "".join(map(_visible, line))
 
 
 def clean_lines(text: str) -> list[str]:
-    """The lines of a text to be shown as they are: tabs as spaces, and without such characters too."""
+    """Lines of a text for verbatim display: tabs as spaces, without characters that hide or reorder others."""
     return ["".join(map(_visible, line.expandtabs(4))) for line in text.splitlines()]
 
 

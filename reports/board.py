@@ -1,8 +1,9 @@
-"""Results as a leaderboard, as plain data: settings, columns, rows, ranks. Nothing is drawn here.
+"""Leaderboard of results as plain data: settings, columns, rows, ranks. Nothing is drawn here.
 
-Only results of one clip table, protocol, draw and precision share a column. Those that left out broken clips share one
-if they left out the same, in a table of their own where complete results are there; what is limited or on an
-incomplete copy stands apart and is in no rank or mean. Of a user's own data the newest version is shown.
+Only results of one clip table, protocol, draw and precision share a column. Results that left out broken clips share
+one if they left out the same clips. They have a table of their own if the task also has complete results. Limited
+results and those on incomplete copies stand apart and count in no rank or mean. For a user's own data the newest
+version is shown.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from uamix_bench.util.text import listed
 
 
 class Speed(NamedTuple):
-    """How fast a model embedded: clips per second, and the device that did."""
+    """Embedding speed of a model: clips per second, and the device."""
 
     clips_per_s: float
     device: str
@@ -38,12 +39,12 @@ class Speed(NamedTuple):
 
 @dataclass(frozen=True)
 class Entrant:
-    """A model as it was evaluated: one row.
+    """Entrant of the leaderboard: a model as it was evaluated, one row.
 
     Attributes:
-        identity: What may change its embeddings.
-        label: Its name, and what tells it from others of that name.
-        speed: On the run that embedded most clips; None where all came from the cache.
+        identity: Identity of the model: all that may change its embeddings.
+        label: Name of the model, with all that tells it from others of that name.
+        speed: Embedding speed in the run that embedded most clips; None if all came from the cache.
     """
 
     identity: ModelIdentity
@@ -53,18 +54,18 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Column:
-    """A task with the clips and episodes that all of the column share.
+    """Column of the leaderboard: a task, with the clips and episodes that all of its results share.
 
     Attributes:
-        name: Of the task.
-        version: Of the task.
-        label: Name and version, how many broken clips are left out, and what else tells it from the columns of all
-            settings with the same remarks: one label is one clip table.
-        classes: How many.
-        clips: How many.
-        classes_left_out: How many of the classes have too few clips for the episodes.
-        key: `Result.cell` of its results; empty where none can be compared.
-        left_out: The broken clips that its results left out.
+        name: Name of the task.
+        version: Version of the task.
+        label: Name and version of the task, number of broken clips left out, and all that tells it from the columns of
+            all settings with the same remarks: one label is one clip table.
+        classes: Number of classes.
+        clips: Number of clips.
+        classes_left_out: Number of classes that have too few clips for the episodes.
+        key: Value of `Result.cell` of its results; empty if none can be compared.
+        left_out: Broken clips that its results left out.
     """
 
     name: str
@@ -79,14 +80,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a setting says of one model.
+    """Standing of one model in a setting.
 
     Attributes:
-        entrant: The model.
-        results: By column label, its result.
-        mean: Accuracy over all columns; None where one is missing.
-        half_width: Of the mean's 95% interval on these clips; None likewise.
-        ranks: The best and worst place it may have; None where it is not ranked.
+        entrant: Row of the model.
+        results: Results of the model, by column label.
+        mean: Mean accuracy over all columns; None if a result is missing.
+        half_width: Half-width of the mean's 95% interval on these clips; None if a result is missing.
+        ranks: Best and worst rank it may have; None if it is not ranked.
     """
 
     entrant: Entrant
@@ -98,16 +99,16 @@ class Standing:
 
 @dataclass(frozen=True)
 class Setting:
-    """One table: a protocol and a precision.
+    """Setting of the leaderboard, one table: a protocol and a precision.
 
     Attributes:
-        id: For links, such as ``5w1s``.
-        protocol: How episodes were drawn and scored.
-        remarks: What else tells it from other settings of these ways and shots; empty for the usual one.
-        series: The same without the clips that a class must have, by which the cells of one sweep may differ.
-        columns: The tasks.
-        standings: The models, best first, those without a rank last.
-        ranking: The paired tests of this table.
+        id: Name for links, such as ``5w1s``.
+        protocol: Protocol by which episodes were drawn and scored.
+        remarks: Differences from other settings of these ways and shots, in words; empty for the usual setting.
+        series: Same words without the minimum number of clips a class, by which the cells of one sweep may differ.
+        columns: Columns of the tasks.
+        standings: Standings of the models, best first, those without a rank last.
+        ranking: Paired tests of this table.
         apart: Limited results and those on incomplete copies, by model and column label.
     """
 
@@ -122,20 +123,20 @@ class Setting:
 
     @property
     def title(self) -> str:
-        """Ways and shots, and what else is to be told."""
+        """Title of the setting: ways and shots, and its remarks."""
         return f"{self.protocol.n_way}-way {self.protocol.k_shot}-shot" + (f", {self.remarks}" if self.remarks else "")
 
 
 @dataclass(frozen=True)
 class Board:
-    """All settings.
+    """Leaderboard with all settings.
 
     Attributes:
-        settings: The tables.
-        entrants: The models.
-        results: All that are shown.
+        settings: Settings, one table each.
+        entrants: Models, one row each.
+        results: Results that are shown.
         superseded: Number of results that a later one of the same model, clips and episodes replaces.
-        earlier: A line for each data set of which results of an earlier version are left out.
+        earlier: Lines that name the data sets of which results of an earlier version are left out.
         tasks: Names of the data sets.
     """
 
@@ -147,7 +148,7 @@ class Board:
     tasks: Sequence[str]
 
     def main(self) -> Setting:
-        """The setting that a reader sees first: the paper's 5-way 1-shot, else the one with most results."""
+        """Setting that a reader sees first: the paper's 5-way 1-shot, else the one with most results."""
         usual = [setting for setting in self.settings if setting.id == "5w1s"]
         return max(usual or self.settings, key=lambda setting: sum(len(row.results) for row in setting.standings))
 
@@ -156,7 +157,7 @@ def board(results: Iterable[Result]) -> Board:
     """Sorts results into settings, columns and rows, and ranks them.
 
     Args:
-        results: Of any models, tasks and protocols; see `newest`.
+        results: Results of any models, tasks and protocols; see `newest`.
     """
     kept, superseded, earlier = newest(results)
     entrants = _entrants(kept)
@@ -185,14 +186,14 @@ def board(results: Iterable[Result]) -> Board:
 
 
 def why_apart(result: Result) -> str:
-    """Why a result that can be compared with none has no rank, in a few words."""
+    """Reason why a result that can be compared with no other has no rank, in a few words."""
     if result.status.limited:
         return "a part of each class"
     return "an incomplete copy" if result.status.partial else "incomplete"
 
 
 def left_out_notes(setting: Setting) -> list[str]:
-    """For each column whose results left out broken clips: the clips, and what the results are compared with."""
+    """Notes on columns whose results left out broken clips: the clips, and the results they are compared with."""
     return [
         f"{column.label}: without {listed([f'{one.clip} ({one.reason})' for one in column.left_out])}, which every "
         "result here left out as broken; they are compared with each other only."
@@ -207,7 +208,7 @@ def _order(protocol: Protocol, dtype: str) -> tuple[bool, str, int, int]:
 
 
 def _remarks(protocol: Protocol, dtype: str) -> str:
-    """In words, what tells a protocol from the paper's but for ways and shots."""
+    """Differences of a protocol from the paper's besides ways and shots, in words."""
     words = {
         "name": "" if protocol.name in ("paper", "custom") else protocol.name,
         "n_query": count(protocol.n_query, "query", "queries"),
@@ -224,7 +225,7 @@ def _remarks(protocol: Protocol, dtype: str) -> str:
 
 
 def _entrants(results: Sequence[Result]) -> dict[ModelIdentity, Entrant]:
-    """Every model with a label of its own."""
+    """Entrants by model, each with a label of its own."""
     identities = list(dict.fromkeys(result.model for result in results))
     by_name: dict[str, list[ModelIdentity]] = {}
     for identity in identities:
@@ -269,10 +270,10 @@ def _speed(results: Iterable[Result], identity: ModelIdentity) -> Speed | None:
 
 
 def _tables(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
-    """The results of one protocol and precision as tables, each with the words that tell it from the first.
+    """Tables of the results of one protocol and precision, each with the words that tell it from the first.
 
-    The first has what is complete; of a task without such results, those that left out the same broken clips, the
-    largest of several such groups; and what stands apart. Each other group is a table by itself.
+    The first table has the complete results. For a task without any, it has the largest group of results that left out
+    the same broken clips. It also has the results that stand apart. Each other group has a table of its own.
     """
     first: list[Result] = []
     cells: dict[tuple[str, str], dict[str, list[Result]]] = {}  # by task, the groups that left out the same
@@ -297,7 +298,7 @@ def _less(result: Result) -> str:
 
 
 def _labels(results: Sequence[Result]) -> dict[str, str]:
-    """The label of each result's column, by id: of the same label are results on one clip table."""
+    """Labels of the results' columns, by result id; results with one label are on one clip table."""
     tables: dict[tuple[str, float, str], list[str]] = {}
     for result in results:
         task = result.task
@@ -341,7 +342,7 @@ def _setting(
 
 
 def _columns(results: Sequence[Result], labels: dict[str, str]) -> list[Column]:
-    """The columns of results that can be compared, and those of tasks that have no other."""
+    """Columns of comparable results, and those of tasks that have no others."""
     found: dict[tuple[str, str, str], Result] = {}
     for result in results:
         if key := result.cell():
@@ -364,14 +365,14 @@ def _task_of(result: Result) -> tuple[str, str]:
 
 
 def _label_in(columns: Sequence[Column], result: Result) -> str:
-    """The column that a result stands in: its own, or for one that cannot be compared the first of its task."""
+    """Label of a result's column: its own, or for one that cannot be compared the first of its task."""
     of_task = [column for column in columns if (column.name, column.version) == _task_of(result)]
     key = result.cell()
     return next((column.label for column in of_task if column.key == key), of_task[0].label)
 
 
 def _standings(rows: Sequence[tuple[Entrant, dict[str, Result]]], columns: Sequence[Column]) -> list[Standing]:
-    """Means, and the places that a model may have: Holm over the differences of all pairs' means."""
+    """Standings with means and possible ranks: Holm over the differences of all pairs' means."""
     whole = [(entrant, row) for entrant, row in rows if len(row) == len(columns)]
     ranked = []
     if whole:
@@ -391,14 +392,14 @@ def _compare(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Compares models by their mean over tasks, on the same episodes of each.
 
-    The tasks are given, and their episodes independent: the variance of a mean of m tasks is that of the paired
-    differences' means, summed over tasks, over m squared. Normal approximation, two-sided, Holm over all pairs.
+    The tasks are taken as given, and their episodes as independent. The variance of a mean of m tasks is that of the
+    paired differences' means, summed over tasks, over m squared. Normal approximation, two-sided, Holm over all pairs.
 
     Args:
-        table: Per model (n) its results of the same m columns.
+        table: Results of each of n models in the same m columns.
 
     Returns:
-        (n,) means, (n,) their standard errors, (n, n) whether two differ at 5%.
+        (n,) means, (n,) standard errors of the means, and (n, n) True if two models differ at 5%.
     """
     from scipy.special import ndtr
 

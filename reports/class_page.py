@@ -8,12 +8,12 @@ from uamix_bench.reports.page import Page, render, slug
 
 
 def class_file(setting: Setting, column: Column) -> str:
-    """The name of the page of a column."""
+    """Name of the page of a column."""
     return f"classes-{setting.id}-{slug(column.label)}-{column.key[:6] or 'partial'}.html"
 
 
 def class_page(setting: Setting, column: Column) -> Page:
-    """The page of a column."""
+    """Page of a column."""
     rows = [row for row in setting.standings if column.label in row.results]
     rows += [Standing(entrant, held) for entrant, held in setting.apart if column.label in held]
     counts = [row.results[column.label].per_class for row in rows]

@@ -1,4 +1,4 @@
-"""How a few classes lie in the embeddings of two models: a t-SNE as a picture, and what is measured beside it."""
+"""Class clusters in the embeddings of two models: a t-SNE as a picture, with measured separation beside it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _SEED = 0
 
 
 class Measures(NamedTuple):
-    """What is measured of labelled embeddings, by Euclidean distance between centred embeddings.
+    """Separation of classes in labelled embeddings, by Euclidean distance between centred embeddings.
 
     Attributes:
-        silhouette: Mean over clips of (b - a) / max(a, b), a the mean distance to its class, b to the nearest other
-            (Rousseeuw 1987): 1 for classes far apart, 0 for classes on top of each other.
+        silhouette: Silhouette, the mean over clips of (b - a) / max(a, b), a the mean distance to its class, b to the
+            nearest other (Rousseeuw 1987): 1 for classes far apart, 0 for classes on top of each other.
         purity: Share of clips whose nearest clip of another group has their class; by chance about one in C.
     """
 
@@ -40,12 +40,12 @@ class Measures(NamedTuple):
 
 
 def measure(embeddings: Floats, class_of: Integers, group_of: Integers) -> Measures:
-    """Measures how classes lie apart.
+    """Measures the separation of classes.
 
     Args:
-        embeddings: (n, D) float32.
-        class_of: (n,) int64, of two classes or more.
-        group_of: (n,) int64: a clip's neighbours of its own group (recording, speaker) do not count.
+        embeddings: (n, D) float32 embeddings.
+        class_of: (n,) int64 class of each clip, of two classes or more.
+        group_of: (n,) int64 group (recording, speaker) of each clip; neighbours of a clip's own group do not count.
     """
     from sklearn.metrics import silhouette_score
     from sklearn.metrics.pairwise import euclidean_distances
@@ -72,15 +72,16 @@ def place(embeddings: Floats) -> npt.NDArray[np.float64]:
 
 
 def choose(task: str, labels: Sequence[str], wanted: Sequence[str] = (DEFAULT,)) -> list[str]:
-    """The classes to show.
+    """Classes to show.
 
     Args:
-        task: Of the clips.
-        labels: All its classes.
-        wanted: Some of them; ``default`` stands for the paper's where they are among `labels`, else the first eight.
+        task: Name of the clips' task.
+        labels: Names of all its classes.
+        wanted: Names of wanted classes; ``default`` stands for the paper's if all are among `labels`, else the first
+            eight.
 
     Raises:
-        UsageError: One is not there, or there are fewer than two.
+        UsageError: A class does not exist, or there are fewer than two.
     """
     if list(wanted) == [DEFAULT]:
         of_paper = PAPER_CLASSES.get(task, [])
@@ -96,14 +97,15 @@ def choose(task: str, labels: Sequence[str], wanted: Sequence[str] = (DEFAULT,))
 
 
 def blocks(replays: Mapping[str, Replay], wanted: Sequence[str] = (DEFAULT,)) -> list[Block]:
-    """The figure and its table.
+    """Figure of the clusters, and its table.
 
     Args:
-        replays: By what to call them, models on one clip table; the clips shown are those that all have embeddings of.
-        wanted: See :func:`choose`.
+        replays: Replays of models on one clip table, by the models' names; clips without an embedding of every model
+            are left out.
+        wanted: Names of wanted classes; see :func:`choose`.
 
     Raises:
-        UsageError: See :func:`choose`; or too few clips are kept for all models.
+        UsageError: The classes are refused by :func:`choose`; or too few clips are in the cache for all models.
     """
     data = next(iter(replays.values())).data
     chosen = choose(data.name, sorted(set(data.clips["label"])), wanted)

@@ -17,14 +17,14 @@ _AXES = {"k_shot": "shots", "n_way": "ways"}
 
 
 def accuracy_curves(settings: Sequence[Setting]) -> tuple[list[Figure], list[Figure]]:
-    """Draws accuracy over each of shots and ways, at every value of the other where it has several.
+    """Draws accuracy over shots for each number of ways that has several, and over ways for each number of shots.
 
     Args:
-        settings: In their order; only those that differ in ways and shots alone share a figure, and only results on the
-            same classes of the same clip table a line.
+        settings: Settings in their order. Only those that differ in ways and shots alone share a figure. Only results
+            on the same classes of the same clip table share a line.
 
     Returns:
-        For each axis the figure with most points, of equals that at the paper's 5 ways or 1 shot; then all others.
+        Figure with most points for each axis, of equals that at the paper's 5 ways or 1 shot; then all others.
     """
     first: list[Figure] = []
     others: list[Figure] = []
@@ -43,9 +43,9 @@ def accuracy_curves(settings: Sequence[Setting]) -> tuple[list[Figure], list[Fig
 
 
 def _figure(along: Sequence[Setting], axis: str, fixed: str) -> Figure | None:
-    """One figure of settings in the order of the axis: a panel a task, a line a model, the best of the first on top.
+    """Figure of settings in the order of the axis: a panel a task, a line a model, the best of the first on top.
 
-    Classes that some settings leave out make a panel of their own; None where no panel has a line.
+    A task has another panel for settings that leave out some of its classes. None if no panel has a line.
     """
     panels: dict[str, list[figures.Series]] = {}
     entrants = dict.fromkeys(row.entrant.label for setting in along for row in setting.standings)
@@ -76,9 +76,9 @@ def _figure(along: Sequence[Setting], axis: str, fixed: str) -> Figure | None:
 
 
 def _lines(along: Sequence[Setting], axis: str, label: str) -> dict[tuple[str, int], dict[str, dict[int, Result]]]:
-    """The results of a task by clip table and classes left out, by model, and by place on the axis.
+    """Results of a task by clip table and classes left out, by model, and by place on the axis.
 
-    The classes left out are the smallest: of one table, as many are the same.
+    Every setting leaves out the smallest classes, so on one table an equal number means the same classes.
     """
     lines: dict[tuple[str, int], dict[str, dict[int, Result]]] = {}
     for setting in along:

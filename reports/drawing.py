@@ -1,7 +1,7 @@
-"""The drawing board of the figures: matplotlib under the house style, and its SVG made part of a page.
+"""Drawing of figures: matplotlib under the house style, and its SVG made part of a page.
 
 Colours become CSS variables of templates/page.css, so that a figure follows light, dark and print. Text stays text. The
-output depends on nothing but what is drawn: no dates, no random ids.
+output depends on the drawn data alone: no dates, no random ids.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _XLINK = "{http://www.w3.org/1999/xlink}href"
 def canvas_of(
     width: float, height: float, panels: int = 1, columns: int = 0, **share: Any
 ) -> Iterator[tuple[Canvas, list[Axes]]]:
-    """A figure of `width` x `height` units and its axes, under the house style; no global state is left behind."""
+    """Figure of `width` x `height` units and its axes, under the house style; no global state is left behind."""
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
@@ -86,7 +86,7 @@ def canvas_of(
 
 
 def panel_titles(names: Iterable[str], columns: int) -> tuple[list[str], int]:
-    """The names over panels, `columns` a row, in lines as wide as a panel; and the height of their further lines."""
+    """Titles of panels, `columns` a row, wrapped to the width of a panel; and the height of their further lines."""
     letters = max(12, int(WIDTH / columns / 8))  # 8 units of the SVG each
     titles = [textwrap.fill(clean(name), letters) for name in names]
     return titles, 15 * max((title.count("\n") for title in titles), default=0)
@@ -109,7 +109,7 @@ def draw_legend(canvas: Canvas, handles: Sequence[Any], labels: Sequence[str]) -
 
 
 def legend_columns(labels: Sequence[str]) -> int:
-    """How many labels fit side by side, at most four."""
+    """Number of labels that fit side by side, at most four."""
     widest = 60 + 7 * max(map(len, labels), default=0)  # units of the SVG: the handle, and the letters
     return max(1, min(4, len(labels), WIDTH // widest))
 
@@ -135,7 +135,7 @@ def name_points(ax: Axes, labels: Sequence[str], x: npt.NDArray[Any], y: npt.NDA
 
 
 def to_svg(canvas: Canvas, title: str, description: str) -> str:
-    """The figure as one ``<svg>`` element for the inside of a page.
+    """SVG of a figure, as one ``<svg>`` element for the inside of a page.
 
     Style attributes, which the page's policy forbids, become presentation attributes; colours become CSS variables; ids
     carry a mark that the page replaces; numbers are rounded to a hundredth of a pixel.

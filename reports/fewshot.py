@@ -1,4 +1,4 @@
-"""Few-shot results: accuracies with their intervals, curves, episodes, classes, confusions, clusters."""
+"""Report of few-shot results: accuracies with their intervals, curves, episodes, classes, confusions, clusters."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def report(
     """Renders few-shot results.
 
     Args:
-        records: Of any kind; those of few-shot evaluations are shown.
-        data_dir: Where data sets are, for confusion matrices; default ``UAMIX_BENCH_HOME/data``.
-        own: A user's own data that results are of.
-        tsne: The classes of a t-SNE; see :func:`uamix_bench.reports.clusters.choose`. None for no t-SNE.
+        records: Records of any kind; those of few-shot evaluations are shown.
+        data_dir: Folder of the data sets, for confusion matrices; default ``UAMIX_BENCH_HOME/data``.
+        own: Folders and CSVs of a user's own data that results are of.
+        tsne: Classes of a t-SNE; see :func:`uamix_bench.reports.clusters.choose`. None for no t-SNE.
 
     Raises:
-        UsageError: There is no few-shot result among the records, or no t-SNE can be made of them.
+        UsageError: The records hold no few-shot result, or no t-SNE can be made of them.
     """
     results = [record for record in records if isinstance(record, Result)]
     if not results:
@@ -79,7 +79,7 @@ def _lead(table: Board) -> str:
 
 
 def result_drawers(table: Board) -> list[Block]:
-    """What is known of each result, opened by the links of its scores."""
+    """Drawers with the provenance of each result, opened by the links of its scores."""
     labels = {entrant.identity: entrant.label for entrant in table.entrants}
     return [drawer(result, labels[result.model]) for result in table.results]
 
@@ -88,7 +88,7 @@ def result_drawers(table: Board) -> list[Block]:
 
 
 def accuracy(table: Board) -> Iterator[Block]:
-    """A table for each task and way of drawing and scoring, with ways and shots as columns; then wider intervals."""
+    """Accuracy tables, one for each task and protocol, with ways and shots as columns; then wider intervals."""
     for series in dict.fromkeys(setting.series for setting in table.settings):
         settings = [setting for setting in table.settings if setting.series == series]
         protocol = settings[0].protocol
@@ -112,7 +112,7 @@ def accuracy(table: Board) -> Iterator[Block]:
 
 
 def _cell_title(setting: Setting, label: str) -> str:
-    """Ways and shots, and how many of the classes are drawn from where some are left out."""
+    """Heading of a column: ways and shots, and the number of classes drawn from if some are left out."""
     column = next(column for column in setting.columns if column.label == label)
     words = f"{setting.protocol.n_way}-way {setting.protocol.k_shot}-shot"
     return words + (
@@ -121,7 +121,7 @@ def _cell_title(setting: Setting, label: str) -> str:
 
 
 def _names(settings: Sequence[Setting], label: str) -> list[str]:
-    """The models that have results of a task, those that stand apart last."""
+    """Names of the models that have results of a task, those that stand apart last."""
     rows = [row.entrant.label for setting in settings for row in setting.standings if label in row.results]
     apart = [entrant.label for setting in settings for entrant, results in setting.apart if label in results]
     return list(dict.fromkeys([*rows, *apart]))
@@ -143,7 +143,7 @@ def _score(setting: Setting, name: str, label: str) -> Cell:
 
 
 def _wider(table: Board) -> Table | None:
-    """The half-widths that speak of more than these clips, where a result has one."""
+    """Table of the half-widths that cover new clips or classes; None if no result has one."""
     rows = []
     for setting, label, row, result in _cells(table.settings):
         given = [getattr(result.score.intervals, name).half_width for name in _POPULATIONS]
@@ -161,7 +161,7 @@ def _wider(table: Board) -> Table | None:
 
 
 def _cells(settings: Iterable[Setting]) -> Iterator[tuple[Setting, str, Standing, Result]]:
-    """Every complete result, with where it stands."""
+    """Complete results, each with its setting, column label and standing."""
     for setting in settings:
         for column in setting.columns:
             for row in setting.standings:
@@ -170,7 +170,7 @@ def _cells(settings: Iterable[Setting]) -> Iterator[tuple[Setting, str, Standing
 
 
 def differences(settings: Iterable[Setting]) -> Iterator[Section]:
-    """All pairs of models on the same episodes; nothing where there is no pair."""
+    """Differences of all pairs of models on the same episodes; nothing without a pair."""
     rows: list[Row] = []
     for setting in settings:
         of = {result.id: (row.entrant.label, label) for _, label, row, result in _cells([setting])}
@@ -197,7 +197,7 @@ def differences(settings: Iterable[Setting]) -> Iterator[Section]:
 
 
 def over_ways_and_shots(table: Board) -> Iterator[Section]:
-    """Accuracy over shots and ways, where there are several; all but the first figure of each are folded."""
+    """Figures of accuracy over shots and ways, if there are several; all but the first of each are folded."""
     drawn, others = accuracy_curves(table.settings)
     blocks: list[Block] = [*drawn]
     if others:
@@ -207,13 +207,13 @@ def over_ways_and_shots(table: Board) -> Iterator[Section]:
 
 
 def _held(setting: Setting, column: Column) -> dict[str, Result]:
-    """The results of a column by model, best first."""
+    """Results of a column by model, best first."""
     found = {row.entrant.label: row.results[column.label] for row in setting.standings if column.label in row.results}
     return dict(sorted(found.items(), key=lambda item: -item[1].score.accuracy))
 
 
 def _episodes(setting: Setting, column: Column) -> Figure:
-    """How the accuracies of single episodes spread."""
+    """Histogram of the accuracies of single episodes."""
     held = dict(list(_held(setting, column).items())[:_MOST_MODELS])
     asked = setting.protocol.n_way * setting.protocol.n_query
     step = -(-asked // 25)  # of queries: an accuracy lies inside a bin, never on an edge
@@ -231,7 +231,7 @@ def _episodes(setting: Setting, column: Column) -> Figure:
 
 
 def _replays(setting: Setting, column: Column, redraw: Redraw) -> dict[str, Replay | BenchError]:
-    """The episodes of each model again, or why they cannot be had."""
+    """Replayed episodes of each model, or the error that prevents it."""
     found: dict[str, Replay | BenchError] = {}
     for name, result in _held(setting, column).items():
         try:
@@ -258,7 +258,7 @@ def _classes(setting: Setting, column: Column, replays: Mapping[str, Replay | Be
 
 
 def _by_class(held: Mapping[str, Result]) -> Figure:
-    """Accuracy by class, the hardest on average first; of many classes the hardest and the easiest."""
+    """Figure of accuracy by class, the hardest on average first; of many classes the hardest and the easiest."""
     rates = {
         name: {label: hit / asked for label, (hit, asked) in result.per_class.items() if asked}
         for name, result in held.items()
@@ -310,7 +310,7 @@ def _confusion(name: str, found: Replay) -> Iterator[Block]:
 
 
 def _clusters(replays: Mapping[str, Mapping[str, Replay | BenchError]], wanted: Sequence[str]) -> Iterator[Block]:
-    """A t-SNE of the first two models on each task that has the classes; an error where there is none at all."""
+    """Figures by t-SNE of the first two models on each task that has the classes; an error if there is none at all."""
     unfit: list[UsageError] = []  # tasks without these classes
     lacking: list[BenchError] = []  # why there are no embeddings
     shown = False

@@ -40,13 +40,13 @@ Numbers = npt.ArrayLike
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a figure.
+    """Series of a figure: one line.
 
     Attributes:
-        label: What the legend calls it.
-        x: (n,) where.
-        y: (n,) how much.
-        half: (n,) half-width of the band around it, NaN where there is none; None for no band.
+        label: Name in the legend.
+        x: (n,) positions along the bottom.
+        y: (n,) values.
+        half: (n,) half-widths of the band around it, NaN if there is none; None for no band.
     """
 
     label: str
@@ -66,16 +66,16 @@ def forest(
     marks: Sequence[int] | None = None,
     share_x: bool = False,
 ) -> Figure:
-    """A forest plot: values with their intervals, one row a label, one panel a name.
+    """Forest plot: values with their intervals, one row a label, one panel a name.
 
     Args:
-        title: The caption.
-        labels: (n,) rows, from the top.
-        panels: Per panel (n,) values and (n,) half-widths, NaN where there is none.
-        x_label: What the values are.
-        description: What the figure shows, in words.
-        reference: Where a vertical line is drawn, such as 0 for differences.
-        marks: (n,) which series' colour a row takes; default all the first.
+        title: Caption of the figure.
+        labels: (n,) names of the rows, from the top.
+        panels: Values (n,) and half-widths (n,) of each panel, NaN if there is none.
+        x_label: Label of the axis of the values.
+        description: Description of the figure in words.
+        reference: Position of a vertical line, such as 0 for differences.
+        marks: (n,) number of the series whose colour a row takes; default all the first.
         share_x: Whether all panels have one scale.
     """
     rows, look = len(labels), marks or [0] * len(labels)
@@ -114,15 +114,15 @@ def curves(
     x_ticks: Sequence[float] | None = None,
     log_x: bool = False,
 ) -> Figure:
-    """Lines with bands, one panel a name: accuracy over K or N, a training. A label has one look throughout.
+    """Line plot with bands, one panel a name: accuracy over K or N, a training. A label has one look throughout.
 
     Args:
-        title: The caption.
-        panels: Per panel its lines.
-        x_label: What is along the bottom.
-        y_label: What is along the side.
-        description: What the figure shows, in words.
-        x_ticks: Where the axis is labelled; default matplotlib's choice.
+        title: Caption of the figure.
+        panels: Lines of each panel.
+        x_label: Label of the axis along the bottom.
+        y_label: Label of the axis along the side.
+        description: Description of the figure in words.
+        x_ticks: Positions of the axis labels; default matplotlib's choice.
         log_x: Whether equal ratios of x are equal distances.
     """
     labels = list(dict.fromkeys(series.label for lines in panels.values() for series in lines))
@@ -173,17 +173,17 @@ def scatter(
     half: Numbers | None = None,
     log_x: bool = False,
 ) -> Figure:
-    """Points with their names.
+    """Scatter plot of points with their names.
 
     Args:
-        title: The caption.
-        labels: (n,) names.
-        x: (n,) along the bottom.
-        y: (n,) along the side.
-        x_label: What x is.
-        y_label: What y is.
-        description: What the figure shows, in words.
-        half: (n,) half-widths of y's intervals, NaN where there is none.
+        title: Caption of the figure.
+        labels: (n,) names of the points.
+        x: (n,) positions along the bottom.
+        y: (n,) positions along the side.
+        x_label: Label of the axis along the bottom.
+        y_label: Label of the axis along the side.
+        description: Description of the figure in words.
+        half: (n,) half-widths of y's intervals, NaN if there is none.
         log_x: Whether equal ratios of x are equal distances.
     """
     across, up = np.asarray(x, np.float64), np.asarray(y, np.float64)
@@ -218,14 +218,14 @@ def points(
     *,
     description: str,
 ) -> Figure:
-    """Clouds of points coloured by class, panels side by side without axes: a t-SNE of two models.
+    """Point clouds coloured by class, panels side by side without axes: a t-SNE of two models.
 
     Args:
-        title: The caption.
-        panels: Per panel (n, 2) positions.
-        class_of: (n,) the class of each point.
+        title: Caption of the figure.
+        panels: Positions (n, 2) of the points, by panel.
+        class_of: (n,) class of each point.
         names: (C,) names of the classes.
-        description: What the figure shows, in words.
+        description: Description of the figure in words.
     """
     of = np.asarray(class_of)
     titles, more = panel_titles(panels, len(panels))
@@ -248,11 +248,11 @@ def histogram(
     """Histograms of samples, in one frame.
 
     Args:
-        title: The caption.
-        samples: Per label (n,) values.
-        x_label: What the values are.
-        description: What the figure shows, in words.
-        bins: Edges, or how many equal ones span all samples.
+        title: Caption of the figure.
+        samples: Values (n,) of each label.
+        x_label: Label of the axis of the values.
+        description: Description of the figure in words.
+        bins: Edges of the bins, or the number of equal ones that span all samples.
     """
     pooled = np.concatenate([np.asarray(values, np.float64).ravel() for values in samples.values()])
     edges = np.histogram_bin_edges(pooled, bins)
@@ -281,12 +281,12 @@ def bars(
     """Horizontal bars, one row a label.
 
     Args:
-        title: The caption.
-        labels: (n,) rows, from the top.
-        values: (n,) lengths.
-        x_label: What the values are.
-        description: What the figure shows, in words.
-        half: (n,) half-widths of their intervals.
+        title: Caption of the figure.
+        labels: (n,) names of the rows, from the top.
+        values: (n,) lengths of the bars.
+        x_label: Label of the axis of the values.
+        description: Description of the figure in words.
+        half: (n,) half-widths of the values' intervals.
     """
     length = np.asarray(values, np.float64)
     with canvas_of(WIDTH, 64 + 26 * len(labels)) as (canvas, (ax,)):
@@ -304,14 +304,14 @@ def bars(
 def matrix(
     title: str, labels: Sequence[str], counts: Numbers, *, description: str, of: Numbers | None = None
 ) -> Figure:
-    """A confusion matrix: rows are true classes, columns predicted ones, the shade is a share.
+    """Confusion matrix: rows are true classes, columns predicted ones, the shade is a share.
 
     Args:
-        title: The caption.
+        title: Caption of the figure.
         labels: (C,) names of the classes.
-        counts: (C, C) how often.
-        description: What the figure shows, in words.
-        of: (C, C) of how many; default the sum of the row.
+        counts: (C, C) number of predictions.
+        description: Description of the figure in words.
+        of: (C, C) number of queries that the counts are a share of; default the sum of the row.
     """
     from matplotlib.patches import Rectangle
 
@@ -356,5 +356,5 @@ def _with_half(values: Numbers, halves: Numbers | None, at: int) -> Cell:
 
 
 def _thinned(rows: Sequence[tuple[Any, ...]], most: int = 400) -> Sequence[tuple[Any, ...]]:
-    """Every so many rows, where a long training would make the page heavy."""
+    """Rows thinned evenly to at most `most`, as a long training would make the page heavy."""
     return rows[:: -(-len(rows) // most)] if len(rows) > most else rows

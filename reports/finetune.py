@@ -1,4 +1,4 @@
-"""Fine-tunings and linear probes: scores with their intervals, folds, label fractions, classes, training curves."""
+"""Report of fine-tunings and linear probes: scores with their intervals, folds, label fractions, classes, curves."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def report(records: Iterable[Any]) -> Page:
     """Renders fine-tunings.
 
     Args:
-        records: Of any kind; those of fine-tunings and linear probes are shown.
+        records: Records of any kind; those of fine-tunings and linear probes are shown.
 
     Raises:
-        UsageError: There is none among them.
+        UsageError: The records hold no fine-tuning and no linear probe.
     """
     found, superseded, earlier = newest(record for record in records if isinstance(record, FinetuneResult))
     if not found:
@@ -57,7 +57,7 @@ def report(records: Iterable[Any]) -> Page:
 
 
 def _labels(records: Sequence[FinetuneResult]) -> dict[str, str]:
-    """What each record is called, by id: model, method and fraction, and what else tells it from others on its task."""
+    """Labels of records by id: model, method and fraction, and all that tells one from others on its task."""
     made = {}
     for one in records:
         share = "" if one.setting.fraction is None else f", {100 * one.setting.fraction:g}% of labels"
@@ -108,7 +108,7 @@ def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
 
 
 def _fractions(task: str, records: Sequence[FinetuneResult]) -> Iterator[Figure]:
-    """Score over the share of labels, where a model has several."""
+    """Figure of the score over the share of labels, if a model has several."""
     lines: list[dict[float, FinetuneResult]] = []  # each of one model, trained one way on one clip table
     for one in records:
         share = one.setting.fraction or 1.0
@@ -149,7 +149,7 @@ def _line(one: FinetuneResult) -> tuple[object, ...]:
 
 
 def _classes(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Iterator[Figure]:
-    """Accuracy by class over all runs; under mAP the average precision."""
+    """Figure of accuracy by class over all runs; under mAP of average precision."""
     shown = sorted(records, key=lambda one: -one.score.value)[:_MOST_MODELS]
     rates = {labels[one.id]: _by_class(one) for one in shown}
     names = sorted(
@@ -188,7 +188,7 @@ def _by_class(one: FinetuneResult) -> dict[str, float]:
 
 
 def _published(tasks: set[str]) -> Iterator[Section]:
-    """What others published on one of the tasks."""
+    """Published results on one of the tasks."""
     tables = [table for table in published().tables if table.kind != "few-shot"]
     here = [table for table in tables if any(tasks & set(row.accuracy) for row in table.rows)]
     if here:
@@ -196,7 +196,7 @@ def _published(tasks: set[str]) -> Iterator[Section]:
 
 
 def _training(one: FinetuneResult, label: str) -> Figure | None:
-    """The loss of every run over its steps."""
+    """Figure of the loss of every run over its steps."""
     lines = []
     for run in one.runs:
         points = [(entry["step"], entry["loss"]) for entry in run.history if {"step", "loss"} <= set(entry)]

@@ -1,4 +1,4 @@
-"""A table of a page as LaTeX, in the form of booktabs."""
+"""LaTeX form of a page's table, with booktabs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SIGNS = {"±": "$\\pm$", "≈": "$\\approx$", "†": "\\dag{}", "‡": "\\ddag{
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints and does not obey."""
+    """Text escaped for LaTeX."""
     safe = latex(clean(text))
     for sign, command in _SIGNS.items():
         safe = safe.replace(sign, command)
@@ -19,7 +19,7 @@ def escape(text: str) -> str:
 
 
 def booktabs(table: Table) -> str:
-    """A ``tabular`` of the table's rows, the best in bold, its equals underlined; each group below a rule."""
+    """Table as a ``tabular``, the best in bold, its equals underlined; each group below a rule."""
     columns = [as_cell(column) for column in table.columns]
     shape = "".join("r" if column.text.endswith(">") else "l" for column in columns)
     lines = [f"\\begin{{tabular}}{{{shape}}}", "\\toprule"]

@@ -1,4 +1,4 @@
-"""The leaderboard: few-shot results as a static site that opens from disk."""
+"""Leaderboard: few-shot results as a static site that opens from disk."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def leaderboard(records: Iterable[Any], *, title: str = "Few-shot audio leaderbo
     """Renders the site.
 
     Args:
-        records: Of any kind; those of few-shot evaluations are shown.
-        title: Of the index.
+        records: Records of any kind; those of few-shot evaluations are shown.
+        title: Title of the index.
 
     Raises:
-        UsageError: There is no few-shot result among the records.
+        UsageError: The records hold no few-shot result.
     """
     results = [record for record in records if isinstance(record, Result)]
     if not results:

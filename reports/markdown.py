@@ -1,4 +1,4 @@
-"""Blocks as Markdown; text from outside stays text in it, with no markup, link or mention."""
+"""Markdown form of blocks; text from outside stays text in it, with no markup, link or mention."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def markdown(blocks: Iterable[Block], level: int = 2) -> str:
 
 
 def _markdown(blocks: Iterable[Block], level: int) -> Iterator[str]:
-    """The parts of a Markdown document, to be joined by blank lines."""
+    """Parts of a Markdown document, to be joined by blank lines."""
     for block in blocks:
         match block:
             case Prose(text):
@@ -90,7 +90,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def _text(text: str) -> str:
-    """Text that no Markdown reader takes for markup, a row of a table, a link or a mention."""
+    """Text escaped so that no Markdown reader takes it for markup, a row of a table, a link or a mention."""
     safe = clean(text).translate(_ESCAPES).replace("://", "&#58;//").replace("www.", "www&#46;")
     safe = re.sub(r"(?<=\w)&#64;(?=\d+(?![\w.]))", "@", safe)  # a version, such as esc50@1, is no mention or address
     return re.sub(r"^(\d*)([-+=.)])(?=[\s=-]|$)", lambda start: f"{start[1]}&#{ord(start[2])};", safe)

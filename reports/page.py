@@ -1,7 +1,7 @@
 """Page: blocks rendered to a self-contained HTML file and to Markdown.
 
-A report builds blocks and calls :func:`render`. Whatever comes from outside is cleaned and escaped there, in both
-forms, so that a report cannot forget it.
+A report builds blocks and calls :func:`render`. Text from outside is cleaned and escaped there, in both forms, so that
+a report cannot forget it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 @dataclass(frozen=True)
 class Page:
-    """A rendered report.
+    """Page: a rendered report.
 
     Attributes:
-        title: What it is called.
-        html: One file that needs nothing else and opens from disk.
-        markdown: The same content.
-        files: Further files that `html` links to, by their path relative to it.
+        title: Title of the page.
+        html: Text of one HTML file that needs nothing else and opens from disk.
+        markdown: Same content as Markdown.
+        files: Texts of other files that `html` links to, by their path relative to it.
         said: Lines of the page that its reader must not miss, for stderr.
     """
 
@@ -59,13 +59,13 @@ def render(
     """Renders one content to HTML and Markdown.
 
     Args:
-        title: The heading and the name of the browser's tab.
-        blocks: The content in order.
-        lead: A sentence or two below the title.
-        footer: The last line.
-        up: A link to the page above this one.
+        title: Heading, and name of the browser's tab.
+        blocks: Blocks of the content, in order.
+        lead: Text of a sentence or two below the title.
+        footer: Last line of the page.
+        up: Link to the page above this one.
         scripts: Names of further scripts among the templates; the page must be whole without them.
-        files: Further files that the page links to.
+        files: Texts of other files that the page links to, by path.
     """
     style = _source("page.css")
     code = [_source(name) for name in ("page.js", *scripts)]
@@ -97,7 +97,7 @@ def render(
 
 @cache
 def environment() -> Environment:
-    """The one Jinja environment: all output is cleaned and escaped, and an unknown name is an error."""
+    """Jinja environment of all pages: output is cleaned and escaped, and an unknown name is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(
@@ -119,7 +119,7 @@ def environment() -> Environment:
 
 
 def slug(text: str) -> str:
-    """Lower-case letters, digits and hyphens of a text, for an id or a file name."""
+    """Name made of the lower-case letters, digits and hyphens of a text, for an id or a file name."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:60] or "x"
 
@@ -138,7 +138,7 @@ def _safe(text: str) -> str:
 
 
 def _row(cells: Row, columns: Sequence[Cell | str]) -> Markup:
-    """The cells of a table's row. Pages hold tens of thousands, so this is no macro."""
+    """HTML of the cells of a table's row. Pages hold tens of thousands, so this is no macro."""
     parts = []
     for at, (item, column) in enumerate(zip(cells, columns, strict=True)):
         cell = as_cell(item)
@@ -157,19 +157,19 @@ def _row(cells: Row, columns: Sequence[Cell | str]) -> Markup:
 
 
 def _drawing(figure: Figure, number: int) -> Markup:
-    """The SVG of a figure, with ids that are its own on this page."""
+    """SVG of a figure, with ids that are unique on this page."""
     return Markup(figure.svg.replace(FIGURE_ID, f"figure-{number}"))
 
 
 class _Ids:
-    """Ids that are each given once on a page."""
+    """Generator of ids that are unique on a page."""
 
     def __init__(self) -> None:
         self.taken: set[str] = set()
         self.count = 0
 
     def of(self, section: Section) -> str:
-        """The id of a section: its own, or one from its title."""
+        """Id of a section: its own, or one from its title."""
         wanted = section.id or slug(section.title)
         if section.id and section.id in self.taken:
             raise ValueError(f"two sections have the id '{section.id}'")
@@ -180,7 +180,7 @@ class _Ids:
         return name
 
     def number(self) -> int:
-        """The next number of a table or figure."""
+        """Next number of a table or figure."""
         self.count += 1
         return self.count
 

@@ -1,4 +1,4 @@
-"""Where a record comes from, in words that all reports share."""
+"""Provenance of a record, in words that all reports share."""
 
 from __future__ import annotations
 

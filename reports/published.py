@@ -1,4 +1,4 @@
-"""Published figures as data: reports/published.toml, read, and shown as tables that nobody takes for measured ones."""
+"""Published figures as data, read from reports/published.toml, and shown in tables marked as not measured here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Part(BaseModel):
 
 
 class Source(_Part):
-    """Where figures were published. `cards` names the models whose cards hold its BibTeX entries."""
+    """Source of published figures. `cards` names the models whose cards hold its BibTeX entries."""
 
     title: str
     url: str = ""
@@ -32,17 +32,17 @@ class Source(_Part):
 
 
 class PublishedRow(_Part):
-    """A published row.
+    """Row of a published table.
 
     Attributes:
-        label: What the source calls it.
-        model: The model here that it is about; empty where there is none.
-        source: Where it differs from the table's.
-        trained: How many parameters were trained, as published.
-        mixing: Of the tuning, where the table compares them.
-        accuracy: By task, in per cent: the accuracy, and the half-width of its 95% interval where one is published.
-        recalled: The tasks whose values were written down from memory and not read again in the source.
-        note: What a reader must know.
+        label: Name in the source.
+        model: Name of the registered model that it is about; empty if there is none.
+        source: Id of the source, if it is not the table's.
+        trained: Number of trained parameters, as published.
+        mixing: Mixing of the tuning, if the table compares mixings.
+        accuracy: Accuracy in per cent by task, and the half-width of its 95% interval if one is published.
+        recalled: Tasks whose values were written down from memory and not read again in the source.
+        note: Note that a reader needs.
     """
 
     label: str
@@ -55,7 +55,7 @@ class PublishedRow(_Part):
     note: str = ""
 
     def cell(self, task: str) -> Cell:
-        """The cell of a task: empty where nothing is published, marked where the value is only recalled."""
+        """Cell of a task: empty if nothing is published, marked if the value is only recalled."""
         if task not in self.accuracy:
             return Cell("")
         value, *half = self.accuracy[task]
@@ -65,7 +65,7 @@ class PublishedRow(_Part):
 
 
 class PublishedTable(_Part):
-    """A table of a paper or page."""
+    """Published table of a paper or web page."""
 
     id: str
     title: str
@@ -78,7 +78,7 @@ class PublishedTable(_Part):
 
 
 class Published(_Part):
-    """All of reports/published.toml."""
+    """Content of reports/published.toml."""
 
     sources: Mapping[str, Source]
     tables: tuple[PublishedTable, ...]
@@ -94,15 +94,15 @@ class Published(_Part):
         return self
 
     def table(self, id: str) -> PublishedTable:
-        """The table of an id, such as ``uamix-table-2``."""
+        """Table of an id, such as ``uamix-table-2``."""
         return next(table for table in self.tables if table.id == id)
 
     def source_of(self, table: PublishedTable, row: PublishedRow) -> Source:
-        """Where a row was published."""
+        """Source of a row."""
         return self.sources[row.source or table.source]
 
     def show(self, table: PublishedTable) -> Table:
-        """A table of the page, with remarks, and the source of every row or of all."""
+        """Table for a page, with remarks, and the source of every row or of all."""
         tasks = list(dict.fromkeys(task for row in table.rows for task in row.accuracy))
         sources = [self.source_of(table, row) for row in table.rows]
         trained, many = any(row.trained for row in table.rows), len(set(map(id, sources))) > 1

@@ -1,4 +1,4 @@
-"""The report of a comparison: what got worse, what cannot be compared, and how small a drop it could have found."""
+"""Report of a comparison: regressions, pairs that cannot be compared, and the smallest drop that would be found."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def regression(
     """Renders a comparison.
 
     Args:
-        comparison: Of results; None where there were none.
-        timings: Of benchmarks.
-        gates: What was to be failed on, as it was given.
+        comparison: Comparison of results; None if there were none.
+        timings: Comparisons of benchmark timings.
+        gates: Gates of --fail-on, as given.
     """
     pairs = comparison.pairs if comparison else ()
     blocks: list[Block] = []
@@ -37,7 +37,7 @@ def regression(
 
 
 def headline(pairs: Sequence[Pair], timings: Sequence[Timing], gates: Sequence[str]) -> str:
-    """The outcome in one line."""
+    """Outcome in one line."""
     failed = sum(pair.failed for pair in pairs) + sum(bool(timing.failed) for timing in timings)
     unknown = sum(pair.evidence is None for pair in pairs) + sum(timing.change is None for timing in timings)
     count = len(pairs) + len(timings)
@@ -55,7 +55,7 @@ def headline(pairs: Sequence[Pair], timings: Sequence[Timing], gates: Sequence[s
 
 
 def notes(pairs: Sequence[Pair]) -> list[str]:
-    """What a reader must know of the verdicts, a paragraph each."""
+    """Notes on the verdicts, a paragraph each."""
     evidence = [pair.evidence for pair in pairs if pair.evidence]
     lines = []
     if any(one.population == "new clips" for one in evidence):
@@ -79,7 +79,7 @@ def _lead(gates: Sequence[str]) -> str:
 
 
 def _accuracy(pairs: Sequence[Pair]) -> Table:
-    """Failing pairs first, then those that cannot be compared: a comment may be cut at its end."""
+    """Table of pairs: failing ones first, then those that cannot be compared, as a comment may be cut at its end."""
     ordered = sorted(pairs, key=lambda pair: (not pair.failed, pair.evidence is not None))
     columns = ("model", "task", "setting", "base %>", "head %>", "points>", "verdict", "smallest drop>", "covers")
     return Table(columns, [_row(pair) for pair in ordered], title="Accuracy")
@@ -125,7 +125,7 @@ def _speed(timings: Sequence[Timing]) -> Table:
 
 
 def duration(seconds: float) -> str:
-    """A time with three digits and its unit."""
+    """Time with three digits and its unit."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""The paper's tables and figures beside ours: its number, ours, the difference, and whether the intervals agree."""
+"""Report of a reproduction: the paper's number, ours, the difference, and whether the intervals agree."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _MISSING = Cell("missing", mark="faint")
 
 
 class Outcome(NamedTuple):
-    """A number of the paper beside ours; all in per cent.
+    """Outcome of a reproduction: a number of the paper beside ours, all in per cent.
 
     Attributes:
-        paper: Its accuracy and half-width; None where none is published.
-        ours: Likewise; None where it is missing.
-        why_not: Why the two are not compared; empty where they are.
-        href: Of what is known of ours.
+        paper: Accuracy and half-width in the paper; None if none is published.
+        ours: Accuracy and half-width measured here; None if missing.
+        why_not: Reason why the two are not compared; empty if they are.
+        href: Link to the details of our result.
     """
 
     paper: tuple[float, float] | None
@@ -50,14 +50,14 @@ class Outcome(NamedTuple):
 
     @property
     def difference(self) -> tuple[float, float] | None:
-        """Ours less the paper's, and the half-width of its 95% interval; None where they are not compared."""
+        """Difference, ours less the paper's, and the half-width of its 95% interval; None if they are not compared."""
         if self.paper is None or self.ours is None or self.ours[1] is None or self.why_not:
             return None
         return self.ours[0] - self.paper[0], math.hypot(self.ours[1], self.paper[1])
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the intervals agree; None where the numbers are not compared."""
+        """True if the intervals agree; None if the numbers are not compared."""
         if self.difference is None:
             return None
         distance, half_width = self.difference
@@ -70,10 +70,10 @@ def report(
     """Renders targets.
 
     Args:
-        records: What the jobs of the plans gave.
-        plans: Of the targets, in the order in which they are shown.
-        set_aside: One line for each thing that could not be done.
-        data_dir: Where data sets are, for a t-SNE; default ``UAMIX_BENCH_HOME/data``.
+        records: Records of the plans' jobs.
+        plans: Plans of the targets, in the order in which they are shown.
+        set_aside: Lines that name the failures, one each.
+        data_dir: Folder of the data sets, for a t-SNE; default ``UAMIX_BENCH_HOME/data``.
     """
     found = list(records)
     results = [record for record in found if isinstance(record, Result)]
@@ -97,7 +97,7 @@ def report(
 
 
 def outcomes(plan: Plan, results: Iterable[Result]) -> dict[tuple[str, str], Outcome]:
-    """The numbers of a table with published values, by model and task."""
+    """Outcomes of a table with published values, by model and task."""
     cards = {name: plugin.card for name, plugin in registry.models().items()}
     usual = (PAPER.n_way, PAPER.k_shot)
     ordered = sorted(results, key=lambda one: (one.protocol.n_way, one.protocol.k_shot) == usual)  # it wins, if there
@@ -123,7 +123,7 @@ def _belongs(plan: Plan, result: Result) -> bool:
 
 
 def _published(target: Target) -> dict[tuple[str, str], tuple[float, float]]:
-    """Accuracy and half-width in per cent, by our name of the model and task."""
+    """Published accuracy and half-width in per cent, by our name of the model and task."""
     if not target.published:
         return {}
     by_mixing: dict[str, str] = {mixing: name for name, mixing in ARMS.items()}

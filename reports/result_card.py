@@ -1,4 +1,4 @@
-"""One result of the leaderboard: where it comes from, and the command that repeats it."""
+"""Card of one result on the leaderboard: its provenance, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _INTERVALS = {"episodes": "these clips", "clips": "new clips of these classes", 
 
 
 def drawer_id(result: Result) -> str:
-    """The id of a result's drawer on the page."""
+    """Id of a result's drawer on the page."""
     return f"r-{result.id[:16]}"
 
 
 def drawer(result: Result, label: str) -> Section:
-    """A drawer with the provenance of a result; `label` is what the leaderboard calls its model."""
+    """Drawer with the provenance of a result; `label` is the name of its model on the leaderboard."""
     task, protocol = result.task, result.protocol
     title = f"{label} on {task.label}, {protocol.n_way}-way {protocol.k_shot}-shot"
     facts = {**_outcome(result), **_evaluated(result), **_run(result), "result": result.id}

@@ -1,4 +1,4 @@
-"""One setting of the leaderboard: its table, its figures, and the table to be copied."""
+"""Section of one setting of the leaderboard: its table, its figures, and the table to copy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OVERLAP = "†"
 
 
 def setting_section(setting: Setting, papers: Published) -> Section:
-    """A setting with all that belongs to it; its ``data-`` attributes are what templates/leaderboard.js chooses by."""
+    """Section of a setting; templates/leaderboard.js selects sections by its ``data-`` attributes."""
     shown = _score_table(setting, papers)
     data = {"way": str(setting.protocol.n_way), "shot": str(setting.protocol.k_shot), "remarks": setting.remarks}
     blocks: list[Block] = [shown]
@@ -127,7 +127,7 @@ def _score(setting: Setting, entrant: Entrant, column: Column, result: Result | 
 
 
 def _published_here(setting: Setting, papers: Published) -> Iterator[tuple[PublishedTable, list[PublishedRow]]]:
-    """The rows published for these ways and shots on one of these tasks; of equal ones the first."""
+    """Published rows for these ways and shots on one of these tasks; of equal ones the first."""
     tasks = {column.name for column in setting.columns}
     seen = set()
     for table in papers.tables:
@@ -156,7 +156,7 @@ def _published_row(setting: Setting, row: PublishedRow, several: bool) -> Row:
 
 
 def _overlaps(entrant: Entrant, column: Column) -> bool:
-    """Whether a data set that the model learned from is named after the task, or is it."""
+    """True if the model's pre-training data include the task, or a data set named after it."""
     names = {column.name}
     if plugin := registry.tasks().get(column.name):
         names |= {*plugin.card.aliases, plugin.card.title.split(":")[0]}
@@ -199,7 +199,7 @@ def _best_words(setting: Setting) -> str:
 
 
 def _against_cost(setting: Setting) -> Iterator[Figure]:
-    """Accuracy against speed, of the models that are ranked and were timed."""
+    """Figure of accuracy against speed, of the models that are ranked and were timed."""
     timed = [row for row in setting.standings if row.mean is not None and row.entrant.speed is not None]
     if len(timed) < 2:
         return
@@ -228,7 +228,7 @@ def _copies(setting: Setting, table: Table) -> Iterator[Code]:
 
 
 def _citations(setting: Setting) -> list[str]:
-    """The entries of the cards of the models and tasks of a table, each once."""
+    """BibTeX entries of the models and tasks of a table, each once."""
     cards = [_model_card(row.entrant.identity.name) for row in setting.standings]
     cards += [
         registry.tasks()[column.name].card if column.name in registry.tasks() else None for column in setting.columns
@@ -238,7 +238,7 @@ def _citations(setting: Setting) -> list[str]:
 
 
 def _model_card(name: str) -> Any:
-    """The card of a registered model or of bundled weights; None for a name that is a user's own."""
+    """Card of a registered model or of bundled weights; None for a user's own name."""
     if name in registry.models():
         return registry.models()[name].card
     plugin = registry.bundled_weights().get(name)

@@ -1,4 +1,4 @@
-"""Trainings: curves of loss, learning rate and effective rank, and what was trained on what."""
+"""Report of trainings: curves of loss, learning rate and effective rank, recipes and data."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def report(records: Iterable[Any]) -> Page:
     """Renders trainings.
 
     Args:
-        records: Of any kind; those of trainings are shown.
+        records: Records of any kind; those of trainings are shown.
 
     Raises:
-        UsageError: There is none among them.
+        UsageError: The records hold no training.
     """
     found = list({record.id: record for record in records if isinstance(record, TrainingRecord)}.values())
     if not found:
@@ -53,7 +53,7 @@ def report(records: Iterable[Any]) -> Page:
 
 
 def _labels(records: Sequence[TrainingRecord]) -> list[str]:
-    """Kind, name and mixing of the recipe; data, seed and the id's first digits where they tell trainings apart."""
+    """Labels of trainings: kind, name and mixing of the recipe; data, seed and the id's first digits if they differ."""
     data = len({record.data for record in records}) > 1
     seeds = len({record.train_seed for record in records}) > 1
     made = []
@@ -88,12 +88,12 @@ def _overview(records: Sequence[TrainingRecord], labels: Sequence[str]) -> Table
 
 
 def _last(record: TrainingRecord, key: str) -> float:
-    """The last logged value of a figure; NaN where there is none."""
+    """Last logged value of a figure; NaN if there is none."""
     return next((entry[key] for entry in reversed(record.history) if key in entry), float("nan"))
 
 
 def _steps(record: TrainingRecord) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """(n,) the step of each entry, counted on from stage to stage."""
+    """Step (n,) of each entry, counted on from stage to stage."""
     steps, before, stage = [], 0.0, None
     for entry in record.history:
         if stage is not None and entry.get("stage", 0) != stage:
@@ -127,7 +127,7 @@ def _curves(records: Sequence[TrainingRecord], labels: Sequence[str]) -> list[Fi
 
 
 def _recipes(records: Sequence[TrainingRecord], labels: Sequence[str]) -> Table:
-    """Every field; where there are several trainings, those that differ come first."""
+    """Table of every field; with several trainings, the fields that differ come first."""
     fields = list(dict.fromkeys(field for record in records for field in record.recipe))
     told = {field: [_told(record.recipe.get(field)) for record in records] for field in fields}
     differ = [field for field in fields if len(set(told[field])) > 1]

@@ -1,1 +1,1 @@
-"""The data sets: per data set a card (NAME.toml) and a reader (NAME.py), reached through entry points."""
+"""Data sets: for each a card (NAME.toml) and a reader (NAME.py), found through entry points."""

@@ -39,7 +39,7 @@ class FSDKaggle2018(Official):
     def clips(self, root: Path) -> pd.DataFrame:
         """Lists the clips: label the class, group the Freesound id, split train-verified, train-unverified or test.
 
-        Only clips that a list names and that belong to the scoring: the competition's test folder also holds some
+        Only clips that a list names and that count for the scoring: the competition's test folder also holds some
         thousands that were ignored, three of them empty. A listed clip that is empty counts as missing.
         """
         columns = ("fname", "label", "freesound_id")
@@ -64,10 +64,10 @@ class FSDKaggle2018(Official):
 
 
 def _list(base: Path, name: str, at_kaggle: str) -> Path:
-    """The list `name`, where the archives have it or beside the sounds, or that of Kaggle.
+    """Path of the list `name`, from the archives or beside the sounds, or of Kaggle's list.
 
     Raises:
-        BadInputError: There is but Kaggle's ``train.csv``, which does not say what recordings the clips are from.
+        BadInputError: The only list is Kaggle's ``train.csv``, which does not name the recordings of the clips.
     """
     places = [f"{folder}{file}" for file in (name, at_kaggle) for folder in (*(f"{meta}/" for meta in _META), "")]
     found = first(base, *places) or base / places[0]

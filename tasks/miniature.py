@@ -1,7 +1,7 @@
 """Miniature copies of the official data sets: their real folders, names and lists, with a few generated sounds.
 
-For tests and trials. A copy is marked as what it is (see `Task.edition`), so that a reader expects its number of clips
-and no score on it passes for one on the data set.
+They are for tests and trials. A copy is marked as a miniature (see `Task.edition`). So a reader expects its number of
+clips, and no score on it passes for one on the data set.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ _KAGGLE18 = (
 
 
 class Layout(NamedTuple):
-    """What a copy holds, by path relative to its root: the class number of each sound, the text of each list.
+    """Contents of a copy, by path relative to its root: the class number of each sound, the text of each list.
 
-    Classes whose numbers are alike modulo `families` are of one family, which is heard; 0 where there is none.
+    Classes whose numbers are equal modulo `families` share an audible family; 0 if there are no families.
     """
 
     sample_rate: int
@@ -71,18 +71,19 @@ def make(
     """Makes a miniature of an official data set.
 
     Args:
-        name: The task's, such as ``esc50``.
-        folder: A new or empty folder, which becomes the data set's root: give it as ``--data-dir``.
-        clips_per_class: At least 1.
-        classes: The first so many of the data set's classes; None for all, or 30 where there are hundreds.
-        seconds: Length of every clip; 16-bit mono at the data set's rate. The official clips are mostly longer.
-        seed: Of the sounds.
+        name: Name of the task, such as ``esc50``.
+        folder: New or empty folder, which becomes the data set's root for ``--data-dir``.
+        clips_per_class: Number of clips of each class, at least 1.
+        classes: Number of classes, the first ones of the data set; None for all, or 30 if the data set has hundreds.
+        seconds: Length of every clip, in seconds; 16-bit mono at the data set's rate. The official clips are mostly
+            longer.
+        seed: Seed of the sounds.
 
     Returns:
-        `folder`.
+        Path `folder`, as given.
 
     Raises:
-        UsageError: No such miniature, or the folder holds something, which the mark would belie.
+        UsageError: The task has no miniature, or the folder is not empty.
         MachineError: The folder cannot be written.
     """
     if name not in LAYOUTS:
@@ -119,7 +120,7 @@ def make(
 
 
 def _sound(label: int, index: int, samples: int, sample_rate: int, seed: int) -> npt.NDArray[np.float64]:
-    """A trembling tone with noise, (samples,) in [-1, 1]: a class has its pitch and rate, a clip its own tuning."""
+    """Tone with tremolo and noise, (samples,) in [-1, 1]: pitch and rate by class, tuning by clip."""
     generator = np.random.default_rng((seed, label, index))
     time = np.arange(samples) / sample_rate
     pitch_hz = 110 * 2 ** (label % 53 / 12) * generator.uniform(0.98, 1.02)
@@ -128,13 +129,16 @@ def _sound(label: int, index: int, samples: int, sample_rate: int, seed: int) ->
 
 
 def _formant(family: int, samples: int, sample_rate: int) -> npt.NDArray[np.float64]:
-    """What a family of instruments has in common at any pitch, (samples,): a resonance, here a steady tone."""
+    """Resonance of a family of instruments, the same at any pitch, (samples,): here a steady tone."""
     pitch_hz = 300 * 2 ** (family / 2.5)
     return 0.2 * np.sin(2 * np.pi * pitch_hz * np.arange(samples) / sample_rate)
 
 
 def _esc50(classes: int | None, count: int) -> Layout:
-    """Two takes of each recording, five folds; one recording spans rooster and hen and two folds, as four really do."""
+    """Miniature ESC-50: two takes a recording, five folds.
+
+    One recording spans rooster and hen and two folds, as four really do.
+    """
     sounds, rows = {}, ["filename,fold,target,category,esc10,src_file,take"]
     for target, category in enumerate(_ESC50[:classes]):
         for index in range(count):
@@ -148,7 +152,7 @@ def _esc50(classes: int | None, count: int) -> Layout:
 
 
 def _nsynth(classes: int | None, count: int) -> Layout:
-    """Train has instruments of its own, valid and test share theirs, of families that all have; two velocities."""
+    """Miniature NSynth: train has instruments of its own, valid and test share theirs; all families; two velocities."""
     sounds: dict[str, int] = {}
     examples: dict[str, dict[str, Any]] = {"train": {}, "valid": {}, "test": {}}
     for number in range(classes or 30):
@@ -179,7 +183,7 @@ def _nsynth(classes: int | None, count: int) -> Layout:
 
 
 def _speech_commands(classes: int | None, count: int) -> Layout:
-    """Every word by the same speakers, two takes each; the fourth speaker's clips are listed as test."""
+    """Miniature Speech Commands: all words by the same speakers, two takes each; the fourth speaker is in test."""
     sounds, validation, test = {}, [], []
     for number, word in enumerate(_WORDS[:classes]):
         for index in range(count):
@@ -195,9 +199,10 @@ def _speech_commands(classes: int | None, count: int) -> Layout:
 
 
 def _fsdkaggle2018(classes: int | None, count: int) -> Layout:
-    """Every fourth clip of a class is test, every second verified; the test folder holds an empty, ignored clip too.
+    """Miniature FSDKaggle2018: every fourth clip of a class is test, every second verified.
 
-    Of two or three clips the last is test, of single ones every second class: neither list is ever empty.
+    Of two or three clips the last is test, of single ones every second class, so that neither list is empty. The test
+    folder also holds an empty, ignored clip.
     """
     every = min(max(count, 2), 4)
     sounds = {}
@@ -221,7 +226,7 @@ def _fsdkaggle2018(classes: int | None, count: int) -> Layout:
 
 
 def _voxceleb1(classes: int | None, count: int) -> Layout:
-    """Two utterances of each video; ids of videos begin with ``-`` or hold ``_``, as some of YouTube's do."""
+    """Miniature VoxCeleb1: two utterances of each video, whose id begins with ``-`` or holds ``_``, as some do."""
     sounds, splits, meta = {}, [], ["VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet"]
     for number in range(classes or 30):
         speaker = f"id{10_001 + number}"
@@ -235,7 +240,7 @@ def _voxceleb1(classes: int | None, count: int) -> Layout:
 
 
 def _hex(text: str) -> str:
-    """Eight hexadecimal digits of the text."""
+    """Eight hexadecimal digits made from a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

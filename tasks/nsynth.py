@@ -21,7 +21,7 @@ SPLITS = ("train", "valid", "test")
 class NSynth(Official):
     """Reads ``nsynth-{split}/examples.json`` and ``nsynth-{split}/audio/{note}.wav``, all three splits.
 
-    A note is named ``{instrument}-{pitch:03d}-{velocity:03d}``, to be read from the right.
+    A note is named ``{instrument}-{pitch:03d}-{velocity:03d}``, which is parsed from the right.
     """
 
     card = read_card(Path(__file__).with_suffix(".toml"), TaskCard)
@@ -54,15 +54,16 @@ class NSynth(Official):
         return whole(self, root, rows, missing)
 
     def supervised(self, root: Path, table: pd.DataFrame) -> pd.DataFrame:
-        """Label ``instrument_family_str``, which an instrument's name begins with, and group the instrument.
+        """Clip table for fine-tuning, with ``instrument_family_str`` as the label and the instrument as the group.
 
-        The name is ``{family}_{source}_{number}``, to be read from the right: one family is ``synth_lead``.
+        The family is read from the instrument's name. That is ``{family}_{source}_{number}``, which is parsed from the
+        right: one family is ``synth_lead``.
         """
         instrument = table["label"]
         return table.assign(label=instrument.str.rsplit("_", n=2).str[0], group=instrument)
 
     def locate(self, data_dir: Path) -> Path:
-        """Finds the root by any of the three splits, so that a copy that lacks one is found and its clips counted."""
+        """Finds the root by any of the three splits, so that an incomplete copy is found and its clips counted."""
         for place in (data_dir / self.card.name, data_dir):
             if any((place / f"nsynth-{split}" / "examples.json").is_file() for split in SPLITS):
                 return place
@@ -70,7 +71,7 @@ class NSynth(Official):
 
 
 def _instruments(path: Path) -> dict[str, str]:
-    """Maps each note to its instrument; of the other twelve fields of a note nothing is kept in memory."""
+    """Maps each note to its instrument; the other twelve fields of a note are not kept in memory."""
     try:
         with path.open("rb") as file:
             notes = json.load(file, object_hook=_instrument)

@@ -1,4 +1,4 @@
-"""What the readers of official layouts share: names in a folder, and the refusal of an incomplete copy."""
+"""Parts shared by the readers of official layouts: names in a folder, and the refusal of an incomplete copy."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _NAMED = 3  # missing files that the error names
 
 
 class Official(Task):
-    """A published data set, of which there is a miniature.
+    """Published data set that has a miniature.
 
     Attributes:
-        elsewhere: Where copies that did not come from the authors' archives have the `marker`, as globs below the root.
+        elsewhere: Globs below the root for the `marker` in copies that did not come from the authors' archives.
     """
 
     elsewhere: ClassVar[tuple[str, ...]] = ()
 
     def mark(self, root: Path) -> Path | None:
-        """The `marker`, where the archives or other copies have it; None where it is not."""
+        """Path of the `marker` in the archives' layout or that of other copies; None if it is missing."""
         return super().mark(root) or first(root, *self.elsewhere)
 
     def miniature(self, folder: Path, **sizes: Any) -> Path:
@@ -37,10 +37,10 @@ class Official(Task):
 
 
 def first(root: Path, *patterns: str) -> Path | None:
-    """What the first of some globs below a root finds, if any does.
+    """Path found by the first glob below a root that finds any; None if none does.
 
     Raises:
-        BadInputError: That glob finds several.
+        BadInputError: That glob finds several paths.
     """
     for pattern in patterns:
         found = below(root, pattern)
@@ -53,18 +53,18 @@ def first(root: Path, *patterns: str) -> Path | None:
 
 
 def below(root: Path, pattern: str) -> list[Path]:
-    """What a glob below a root finds, but for hidden folders: archives are unpacked in such."""
+    """Paths that a glob below a root finds, without hidden folders, which archives are unpacked in."""
     found = sorted(root.glob(pattern))
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
 
 
 def holder(folders: Iterable[Path], wanted: Iterable[str], least_bytes: int = 0) -> tuple[Path, set[str]]:
-    """The folder that holds the most of some names, the first of equals, and all names in it.
+    """Folder that holds the most of some names, the first of equals, and all names in it.
 
     Args:
-        folders: At least one.
-        wanted: The names.
-        least_bytes: As for :func:`names`.
+        folders: Folders to compare, at least one.
+        wanted: Names to look for.
+        least_bytes: Size in bytes from which a file counts.
     """
     sought = set(wanted)
     found = [(folder, names(folder, least_bytes)) for folder in folders]
@@ -72,11 +72,11 @@ def holder(folders: Iterable[Path], wanted: Iterable[str], least_bytes: int = 0)
 
 
 def names(folder: str | Path, least_bytes: int = 0) -> set[str]:
-    """The names in a folder, without a look at each file unless `least_bytes` asks for its size.
+    """Names in a folder, without a look at each file unless `least_bytes` asks for its size.
 
     Args:
-        folder: A folder; one that is not there holds nothing.
-        least_bytes: The size from which a file counts.
+        folder: Path of a folder; a missing one holds nothing.
+        least_bytes: Size in bytes from which a file counts.
 
     Raises:
         MachineError: The folder cannot be read.
@@ -91,11 +91,11 @@ def names(folder: str | Path, least_bytes: int = 0) -> set[str]:
 
 
 def lines(path: Path) -> list[str]:
-    """The lines of a published text file (UTF-8, any line ending), empty ones left out.
+    """Lines of a published text file (UTF-8, any line ending), empty ones left out.
 
     Raises:
-        BadInputError: The file is not there or is no text.
-        MachineError: It cannot be read.
+        BadInputError: The file is missing or is no text.
+        MachineError: The file cannot be read.
     """
     try:
         return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -111,15 +111,15 @@ def whole(
     """Makes the clip table of a copy that holds every clip.
 
     Args:
-        task: The reader, whose card says how many clips there are.
-        root: The data set's root.
-        rows: The clips found, in the order of `COLUMNS`.
-        missing: What the data set's own lists name and `root` lacks.
-        hint: What to do about an incomplete copy; empty to unpack the archives again.
+        task: Reader whose card holds the number of clips.
+        root: Root folder of the data set.
+        rows: Clips found, in the order of `COLUMNS`.
+        missing: Names in the data set's own lists that `root` lacks.
+        hint: Remedy for an incomplete copy; empty to unpack the archives again.
 
     Raises:
         IncompleteError: The copy lacks clips; the line has the counts.
-        BadInputError: It holds more than the data set does.
+        BadInputError: The copy holds more clips than the data set.
     """
     expected = task.edition(root).clips
     absent = sorted(missing)

@@ -35,10 +35,10 @@ class Family:
     """A family of sounds.
 
     Attributes:
-        synthesise: (draw, sample count) -> (S,) float64 samples of any scale.
-        traits: Dimensions of the space in which classes are regions.
-        seconds: Shortest and longest sound, without the silence around it.
-        counts: Classes in each of SPLITS.
+        synthesise: Function (draw, sample count) -> (S,) float64 samples of any scale.
+        traits: Number of dimensions of the space in which classes are regions.
+        seconds: Shortest and longest sound in seconds, without the silence around it.
+        counts: Number of classes in each of SPLITS.
     """
 
     synthesise: Callable[[Draw, int], Float]
@@ -73,10 +73,10 @@ class SoundClass:
     """A class of sounds.
 
     Attributes:
-        label: Its name, such as "fm-bell-017"; no two classes of any splits share one.
-        family: A key of FAMILIES.
-        split: "train", "valid" or "test".
-        index: Its number within the family.
+        label: Name of the class, such as "fm-bell-017"; no two classes of any splits share one.
+        family: Key of FAMILIES.
+        split: Split of the class: "train", "valid" or "test".
+        index: Number of the class within the family.
     """
 
     label: str
@@ -106,9 +106,9 @@ def render(sound_class: SoundClass, clip_index: int, seed: int = 0) -> NDArray[n
     The samples depend on nothing but the arguments and VERSION and agree on every machine to within one step.
 
     Args:
-        sound_class: One of `classes`.
+        sound_class: Class of `classes`.
         clip_index: Number of the clip, from 0; there is no last one.
-        seed: Another seed gives other clips of the same classes.
+        seed: Seed of the clips; another seed gives other clips of the same classes.
 
     Returns:
         (S,) int16 samples at 16 kHz, mono, 0.3 to 2 s, the peak between -16 and 0 dB of full scale.
@@ -134,7 +134,7 @@ def encode_wav(samples: NDArray[np.int16]) -> bytes:
 def write(clips: list[tuple[str, str]]) -> int:
     """Render and write clips, each file whole or not at all; return how many.
 
-    It stands here, and not with the task, so that a worker process need not import pandas.
+    The function is here, and not in the task's module, so that a worker process need not import pandas.
 
     Args:
         clips: Pairs of a clip's id, ``{split}/{label}/{index:03d}.wav``, and the path of its file.

@@ -93,7 +93,7 @@ def wave(frequency: Float, harmonics: Float) -> Float:
     """Return (S,) samples of a periodic tone.
 
     Args:
-        frequency: (S,) in Hz.
+        frequency: (S,) frequencies in Hz.
         harmonics: (H,) amplitudes from the fundamental up; those beyond 7.6 kHz are left out.
     """
     points = 4096

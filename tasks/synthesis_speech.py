@@ -14,7 +14,7 @@ _HOP = 128
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker.
+    """Voice of one speaker.
 
     Attributes:
         pitch: Median fundamental in Hz.
@@ -39,13 +39,16 @@ class Voice:
 
 @dataclass(frozen=True)
 class Consonant:
-    """How a syllable begins.
+    """Consonant that begins a syllable.
 
     Attributes:
         locus: Second formant in Hz from which the vowel is reached.
         closure: Strength of voicing before the release, 0 to 1.
-        noise_hz: Centre of the noise in Hz; octaves: its width; gain: its strength, 0 to 1.
-        noise_from: Start and noise_to: end of the noise, as shares of the syllable.
+        noise_hz: Centre of the noise in Hz.
+        octaves: Width of the noise in octaves.
+        gain: Strength of the noise, 0 to 1.
+        noise_from: Start of the noise, as a share of the syllable.
+        noise_to: End of the noise, as a share of the syllable.
     """
 
     locus: float

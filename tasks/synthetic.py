@@ -42,8 +42,8 @@ class Synthetic(Task):
         """Renders the files of `rows` that are missing; each appears whole or not at all.
 
         Args:
-            rows: Rows of `clips`.
-            progress: Shows how far it is.
+            rows: Rows of the clip table of `clips`.
+            progress: Progress display.
 
         Raises:
             MachineError: A file cannot be written.
@@ -69,5 +69,5 @@ class Synthetic(Task):
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a clip's file is there, and is not what a power cut leaves: an empty one."""
+    """True if a clip's file exists and is not empty, as a power cut leaves it."""
     return path.exists() and path.stat().st_size > 0

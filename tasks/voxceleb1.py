@@ -30,7 +30,7 @@ class VoxCeleb1(Official):
     marker = "wav"
 
     def mark(self, root: Path) -> Path | None:
-        """The first of the folders of speakers; an empty ``wav`` where there is no other."""
+        """First of the folders of speakers; an empty ``wav`` if there is no other."""
         return next(iter(_speaker_folders(root)), None) or super().mark(root)
 
     def clips(self, root: Path) -> pd.DataFrame:
@@ -51,7 +51,7 @@ class VoxCeleb1(Official):
 
 
 def _speaker_folders(root: Path) -> list[Path]:
-    """The folders of speakers: ``wav``, or one in each part, or the parts themselves; a level further down, too."""
+    """Folders of speakers: ``wav``, or one in each part, or the parts themselves; also one level further down."""
     for level in ("", "*/"):
         for inner in ("/wav", ""):
             places = ["wav"] * bool(inner) + [f"{part}{inner}" for part in _PARTS]

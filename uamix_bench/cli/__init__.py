@@ -1,4 +1,4 @@
-"""The command line: one file a command, loaded when it is called. A command parses, calls the library, prints."""
+"""Command line: one file a command, loaded when it is called. A command parses, calls the library, prints."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _VARIABLES = ("UAMIX_BENCH_HOME", "UAMIX_BENCH_CACHE_SIZE", "UAMIX_BENCH_TEST_DA
 
 
 class Commands(click.Group):
-    """A group whose commands are imported on their first use."""
+    """Command group whose commands are imported on their first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of the help."""
+        """Names of the commands, in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
@@ -101,7 +101,7 @@ def cli(ctx: click.Context) -> None:
 
 
 def unknown_variables() -> list[str]:
-    """A line for each variable of the environment that is named like one of ours and is none."""
+    """Lines that name unknown environment variables beginning with UAMIX_BENCH_."""
     given = {name for name in os.environ if name.startswith("UAMIX_BENCH_")} - set(_VARIABLES)
     if not given:
         return []
@@ -111,7 +111,7 @@ def unknown_variables() -> list[str]:
 
 
 def _option_variables(context: click.Context) -> set[str]:
-    """The variables of all options of a command and of those below it."""
+    """Environment variables of all options of a command and of its subcommands."""
     command, prefix = context.command, context.auto_envvar_prefix
     options = [option for option in command.params if isinstance(option, click.Option) and option.name]
     names = {f"{prefix}_{option.name}".upper() for option in options if option.allow_from_autoenv}
@@ -127,10 +127,10 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        argv: The arguments after the program's name; default those of this process.
+        argv: Arguments after the program's name; default those of this process.
 
     Returns:
-        The exit code.
+        Exit code.
     """
 
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; what a notebook has set may not be installed here

@@ -166,7 +166,7 @@ def command(
 
 
 def _varied(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """The values of --vary by field."""
+    """Values of --vary by field."""
     from uamix_bench.tuning.fields import read_values
 
     varied: dict[str, list[Any]] = {}
@@ -179,16 +179,16 @@ def _varied(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def _protocol(n_way: int, k_shot: int, q: int | None, episodes: int | None) -> Protocol:
-    """The cell of a grid, all else as the paper has it."""
+    """Protocol of a pair of ways and shots, all else as in the paper."""
     fields = {"n_way": n_way, "k_shot": k_shot, "seed": 0, "classifier": "nearest-centroid", "group_disjoint": False}
     return selection.protocol(protocol="paper", q=q, episodes=episodes, own_classes=False, **fields)
 
 
 def _clips_drawn(tasks: Sequence[TaskData], protocols: Sequence[Protocol], progress: Progress, sounds: bool) -> int:
-    """How many clips each arm embeds; says what must be known of them.
+    """Number of clips that each arm embeds; prints the remarks on them.
 
     Raises:
-        UsageError: Too few classes or clips for a protocol.
+        UsageError: A task has too few classes or clips for a protocol.
     """
     import numpy as np
 
@@ -203,7 +203,7 @@ def _clips_drawn(tasks: Sequence[TaskData], protocols: Sequence[Protocol], progr
 
 
 def _threads(workers: int) -> int | None:
-    """An equal share of the cores for each of several trainings; None leaves it to torch, or to OMP_NUM_THREADS."""
+    """Number of threads of each training, an equal share of the cores; None leaves it to torch or OMP_NUM_THREADS."""
     if workers == 1 or "OMP_NUM_THREADS" in os.environ:
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -211,7 +211,7 @@ def _threads(workers: int) -> int | None:
 
 
 def _may_have_gpu(device: str) -> bool:
-    """Whether trainings would share a GPU; found out without torch."""
+    """True if trainings may share a GPU; determined without torch."""
     return Path("/dev/nvidiactl").exists() if device == "auto" else device.partition(":")[0] != "cpu"
 
 
@@ -229,7 +229,7 @@ def _announcement(ablation: Ablation, forecast: Forecast | None, clips: int) -> 
 
 
 def _plan_items(ablation: Ablation, work: Sequence[Job], forecast: Forecast | None) -> list[dict[str, Any]]:
-    """The trainings as plain data: stage 1 alone, which arms share, then the arms."""
+    """Trainings as plain data: stage 1 alone, which arms share, then the arms."""
     from uamix_bench.tuning.trainings import is_finished, remaining
 
     arms = {ablation.job(arm).folder: arm for arm in ablation.arms}

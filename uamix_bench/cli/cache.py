@@ -1,4 +1,4 @@
-"""``uamix-bench cache``: what is kept only to save work, its checks and its pruning."""
+"""``uamix-bench cache``: list, check and prune the caches, which only save work."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def prune(
 
 
 def _chosen(globs: tuple[str, ...]) -> list[Holding]:
-    """The holdings whose name or key fits one of `globs`; all without any."""
+    """Caches whose name or key matches one of `globs`; all caches without any."""
     from fnmatch import fnmatchcase
 
     from uamix_bench.embeddings.housekeeping import holdings

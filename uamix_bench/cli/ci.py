@@ -1,4 +1,4 @@
-"""What a comparison tells a build server: JUnit, annotations, the job's summary, a comment of a bounded size."""
+"""Output of a comparison for a build server: JUnit, annotations, the job's summary, a comment of a bounded size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CUT = "\n\nCut here: the whole report is longer than {limit:,} bytes.\n"
 
 
 class Case(NamedTuple):
-    """One comparison as a test case: who, what, how it ended, and why."""
+    """Test case of one comparison: its group, name, outcome and message."""
 
     group: str
     name: str
@@ -32,7 +32,7 @@ class Case(NamedTuple):
 
 
 def cases(comparison: Comparison | None, timings: Sequence[Timing]) -> list[Case]:
-    """All comparisons: those on which a gate fails, and as errors those that cannot be made."""
+    """Test cases of all comparisons; a failed gate is a failure, an impossible comparison an error."""
     from uamix_bench.comparison.compare import setting
 
     found = []
@@ -73,7 +73,7 @@ def write_junit(path: Path, found: Sequence[Case]) -> None:
 
 
 def annotate(found: Sequence[Case]) -> None:
-    """Prints ``::error::`` lines to stderr, which GitHub reads as it does stdout, where it runs this."""
+    """Prints ``::error::`` lines to stderr on GitHub, which reads them there as it does on stdout."""
     if os.environ.get("GITHUB_ACTIONS") != "true":
         return
     wrong = [case for case in found if case.outcome != "passed"]
@@ -84,10 +84,10 @@ def annotate(found: Sequence[Case]) -> None:
 
 
 def summarise(markdown: str) -> None:
-    """Appends a report to the job's summary, where ``GITHUB_STEP_SUMMARY`` names a file for it.
+    """Appends a report to the job's summary, if ``GITHUB_STEP_SUMMARY`` names its file.
 
     Raises:
-        MachineError: It cannot be written.
+        MachineError: The summary cannot be written.
     """
     name = os.environ.get("GITHUB_STEP_SUMMARY")
     if not name:
@@ -102,7 +102,7 @@ def summarise(markdown: str) -> None:
 
 
 def cut(markdown: str, limit: int) -> bytes:
-    """UTF-8 of a report of at most `limit` bytes; one that is longer ends after a whole line, and says so."""
+    """UTF-8 bytes of a report, at most `limit`; a longer one is cut after a whole line and says so."""
     content = markdown.encode()
     if len(content) <= limit:
         return content

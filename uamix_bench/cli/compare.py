@@ -95,7 +95,7 @@ def command(
 
 
 def _check(path: Path, base: Side, gates: tuple[Gate, ...]) -> None:
-    """Fails closed where there is nothing to compare with, or to hold a gate against."""
+    """Refuses a BASE that has nothing to compare with, or nothing that a gate applies to."""
     if not base.results and base.timings is None:
         raise UsageError(
             path, "holds nothing to compare with", "name a folder of results or a file of pytest-benchmark"
@@ -135,7 +135,7 @@ def _compare_timings(path: Path, base: Side, head: Side, gates: tuple[Gate, ...]
 
 
 def _end(found: list[Case], gates: tuple[Gate, ...]) -> None:
-    """Says in one line, and by the exit code, how it ended."""
+    """Reports the outcome in one line and by the exit code."""
     for outcome, error, words in (
         ("failed", RegressionFound, f"fail {', '.join(gate.text for gate in gates)}"),
         ("error", UsageError, "cannot be made"),

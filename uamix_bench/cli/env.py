@@ -1,4 +1,4 @@
-"""``uamix-bench env``: what a bug report needs."""
+"""``uamix-bench env``: versions, machine and folders for a bug report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def command(session: Session) -> None:
 
 
 def facts() -> dict[str, Any]:
-    """The facts by name, in words; those that are not known are None."""
+    """Facts by name, in words; unknown ones are None."""
     from uamix_bench.records import provenance
     from uamix_bench.util import files
 
@@ -58,7 +58,7 @@ def facts() -> dict[str, Any]:
 
 
 def _loads(name: str) -> str:
-    """Whether a library that is built for one torch loads beside the one that is here."""
+    """Outcome, in words, of loading a library that is built for one version of torch."""
     if find_spec(name) is None:
         return f"{name} is not installed"
     try:

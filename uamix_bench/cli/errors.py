@@ -1,4 +1,4 @@
-"""How a command ends: exit code, one line on stderr, one JSON envelope on stdout. Nothing heavy is imported here."""
+"""End of a command: exit code, one line on stderr, one JSON envelope on stdout. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ _OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.
 
 @dataclass
 class Session:
-    """What a command tells the end of the program.
+    """State of a command that the end of the program reads.
 
     Attributes:
         json: Whether stdout gets the envelope.
         verbose: Whether errors show their traceback.
-        command: The command's name.
-        key: What the envelope calls the items.
-        items: What the command found, as plain data; None where it did not come to run.
-        facts: What it found of all items together, by the name that the envelope gives it.
+        command: Name of the command.
+        key: Name of the items in the envelope.
+        items: Items that the command found, as plain data; None if it did not run.
+        facts: Facts on all items together, by their name in the envelope.
     """
 
     json: bool = False
@@ -61,17 +61,17 @@ class Session:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def begin(self, command: str, key: str = "items") -> list[Any]:
-        """Opens the list that the envelope will show."""
+        """Opens the list of items that the envelope will show."""
         self.command, self.key, self.items = command, key, []
         return self.items
 
 
 class Terminated(BaseException):
-    """The process was asked to end (SIGTERM)."""
+    """Request to end the process (SIGTERM)."""
 
 
 def guarded(run: Callable[[list[str], Session], int], argv: list[str] | None) -> int:
-    """Runs a command and turns whatever it raises into a line, an envelope and an exit code."""
+    """Runs a command and turns any error into a line, an envelope and an exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     session = Session(json="--json" in arguments, verbose=not {"-v", "--verbose"}.isdisjoint(arguments))
     failure: dict[str, Any] | None = None
@@ -107,7 +107,7 @@ def guarded(run: Callable[[list[str], Session], int], argv: list[str] | None) ->
 
 
 def _complain(failure: dict[str, Any]) -> None:
-    """Says why a command failed, where that can be said: stderr may be a file on a full disk."""
+    """Prints why a command failed, unless stderr cannot be written (a file on a full disk)."""
     with suppress(OSError):
         print(f"uamix-bench: error: {failure['message']}", file=sys.stderr)
 
@@ -159,19 +159,19 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _nowhere() -> TextIO:
-    """What stands for a stream that was closed before the program began."""
+    """Replacement of a stream that was closed before the program began."""
     return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def _hang_up() -> int:
-    """The reader of our output left: that is no error, and the interpreter's last flush must not complain either."""
+    """Success after the reader of stdout has left; stdout is replaced, so that the final flush raises no error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Lets SIGTERM unwind the stack, so that temporary files and progress displays are tidied."""
+    """Turns SIGTERM into an exception, so that temporary files and progress displays are removed."""
 
     def terminate(*_: object) -> NoReturn:
         raise Terminated

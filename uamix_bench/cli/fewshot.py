@@ -1,4 +1,4 @@
-"""``uamix-bench fewshot``: models x tasks x settings, as tables or JSON, each result kept in a file of its own."""
+"""``uamix-bench fewshot``: models x tasks x settings, as tables or JSON, each result stored in a file of its own."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def _show_plan(
     grids: Sequence[Sequence[Protocol]],
     draws: Sequence[Sequence[EpisodeSet]],
 ) -> None:
-    """Shows the cells that would be evaluated, and how many clips each would embed."""
+    """Shows the evaluations that would run, and the number of clips that each would embed."""
     items = session.begin("fewshot")
     for name_or_path in models:
         for data, protocols, sets in zip(tasks, grids, draws, strict=True):

@@ -1,4 +1,4 @@
-"""``uamix-bench finetune``: supervised fine-tuning and linear probes, each kept in a record of its own."""
+"""``uamix-bench finetune``: supervised fine-tuning and linear probes, each stored in a record of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
     name = "freeze"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A number of blocks, or ``all``."""
+        """Value of --freeze: a number of blocks, or ``all``."""
         if value == "all" or isinstance(value, int):
             return value
         if not str(value).isdecimal():
@@ -207,7 +207,7 @@ def _is_audioset(name: str) -> bool:
 
 
 def _load(name: str, data_dir: Path | None, places: dict[str, Any]) -> TaskData:
-    """Loads a task, a folder or a list; AudioSet's own lists hold their labels without saying so in a header."""
+    """Loads a task, a folder or a list; AudioSet's own lists have labels but no header that says so."""
     from uamix_bench.data.task import load_task
 
     return load_task(name, data_dir, labelled=not _is_audioset(name), **places)
@@ -216,7 +216,7 @@ def _load(name: str, data_dir: Path | None, places: dict[str, Any]) -> TaskData:
 def _recipe(
     name: str | None, data: TaskData, probe: bool, seed: int | None, changes: tuple[str, ...]
 ) -> FinetuneRecipe | ProbeRecipe:
-    """The recipe that is named, else the task's own, else ``tiny``; with its changes."""
+    """Recipe that is named, else the task's own, else ``tiny``; with its changes."""
     from uamix_bench.finetuning.recipe import FINETUNE, PROBE, FinetuneRecipe, ProbeRecipe
 
     known: dict[str, Any] = {PROBE.name: PROBE} if probe else dict(FINETUNE)
@@ -228,7 +228,7 @@ def _recipe(
 
 
 def _plan(work: Finetuning) -> dict[str, Any]:
-    """What would be done, as plain data."""
+    """Dry run as plain data."""
     from uamix_bench.finetuning.forecast import estimate
 
     assert work.model.identity is not None
@@ -256,7 +256,7 @@ def _plan(work: Finetuning) -> dict[str, Any]:
 
 
 def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
-    """Prints what would be done."""
+    """Prints the dry runs."""
     from uamix_bench.cli.listing import share
     from uamix_bench.cli.tables import Table, count, duration, show
 

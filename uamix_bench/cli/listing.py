@@ -1,4 +1,4 @@
-"""Records on stdout, one a line: a table for each kind."""
+"""Records on stdout, one a line, with a table for each kind."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def show_records(records: Sequence[Record]) -> None:
 
 
 def what_was_trained(result: FinetuneResult) -> str:
-    """What of the model a fine-tuning changed, in a few words."""
+    """Trained part of the model in a fine-tuning, in a few words."""
     blocks = result.setting.frozen_blocks
     return "linear probe" if blocks is None else f"all but {blocks} blocks" if blocks else "all"
 
 
 def share(fraction: float | None) -> str:
-    """A share of the training clips; nothing where it is all of them."""
+    """Share of the training clips in per cent; empty for all of them."""
     return "" if fraction is None else f"{100 * fraction:g}%"
 
 

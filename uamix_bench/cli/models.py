@@ -1,4 +1,4 @@
-"""``uamix-bench models``: what can be evaluated, from the cards alone; whether a model keeps to the contract."""
+"""``uamix-bench models``: list models from their cards, get and convert weights, check the contract."""
 
 from __future__ import annotations
 
@@ -237,14 +237,14 @@ def _millions(parameters: int | None) -> str:
 
 
 def _facts(plugin: Plugin[ModelCard]) -> dict[str, object]:
-    """The card as plain data, and where weights of the model lie on this machine."""
+    """Card as plain data, with the paths of the model's weights on this machine."""
     card = plugin.card
     here = [str(path) for path in (*_bundled(plugin).values(), *_fetched(plugin.name))]
     return {**card.model_dump(mode="json"), "name": plugin.name, "here": here}
 
 
 def _state(plugin: Plugin[ModelCard]) -> str:
-    """Says which weights of a model are on this machine."""
+    """Names the weights of a model that are on this machine."""
     ids, here = [weights.id for weights in plugin.card.weights], _bundled(plugin)
     bundled = [name if name in here else f"{name} (missing)" for name in ids]
     fetched = [path.name for path in _fetched(plugin.name)]
@@ -252,13 +252,13 @@ def _state(plugin: Plugin[ModelCard]) -> str:
 
 
 def _bundled(plugin: Plugin[ModelCard]) -> dict[str, Path]:
-    """The weights beside the card, by id."""
+    """Weights files beside the card, by id."""
     paths = {weights.id: plugin.folder / weights.file for weights in plugin.card.weights}
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
 def _fetched(name: str) -> list[Path]:
-    """The weights files in the model's folder of checkpoints; nothing is read."""
+    """Weights files in the model's folder of checkpoints; they are not read."""
     return sorted(path for path in _folder(name).rglob("*") if path.suffix in _WEIGHTS and path.is_file())
 
 

@@ -18,13 +18,13 @@ _VAST = 2**31 - 1  # from here on a limit goes without saying, until a number pa
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
-    """A number within limits, which help and errors give as a person would; NaN is within none.
+    """Number within limits, written in help and errors as a person would; NaN is never within them.
 
     Args:
-        least: The smallest value; whole numbers alone where it is an int.
-        most: The largest value.
+        least: Smallest value; if it is an int, only whole numbers are valid.
+        most: Largest value.
         beyond: Whether `least` itself is too small.
-        metavar: What the help calls the value; default N, with the limits where they are not those of a count.
+        metavar: Name of the value in the help; default N, with limits other than those of a count.
     """
 
     name = "number"
@@ -36,7 +36,7 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         self.metavar = metavar or ("N" if limits in ("0..", "1..") else limits)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """What the help calls the value."""
+        """Name of the value in the help."""
         return self.metavar
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -53,7 +53,7 @@ COUNT = Number()
 
 
 class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
-    """One or more values with commas between them; a path that exists is never split."""
+    """List of one or more values with commas between them; a path that exists is never split."""
 
     name = "list"
     envvar_list_splitter = ","
@@ -63,7 +63,7 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since cli
         self.metavar = metavar
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """What the help calls the values."""
+        """Name of the values in the help."""
         return self.metavar
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
@@ -80,12 +80,12 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 
 
 class CountOrAuto(click.ParamType):  # type: ignore[type-arg]  # as above
-    """A number from 1 on, or the word auto."""
+    """Number from 1 on, or the word auto."""
 
     name = "count"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """What the help calls the value."""
+        """Name of the value in the help."""
         return "N|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["auto"]:
@@ -104,7 +104,7 @@ def merged(_: click.Context, __: click.Parameter, values: tuple[tuple[Any, ...],
 
 
 def to_path(_: click.Context, __: click.Parameter, value: str | None) -> Path | None:
-    """A path as given, with ~ for the user's home; whether it must exist is the library's to say."""
+    """Path as given, with ~ for the user's home; the library checks if it must exist."""
     return None if value is None else expanded(value)
 
 
@@ -195,7 +195,7 @@ def _remember(field: str) -> Callable[[click.Context, click.Parameter, bool], No
 
 
 def json_output(function: AnyCallback) -> AnyCallback:
-    """Adds --json and -v, which the end of the program looks at."""
+    """Adds --json and -v, which are read when the program ends."""
     for names, field, words in (
         (("-v", "--verbose"), "verbose", "Show the traceback of an error."),
         (("--json",), "json", "Print one JSON document instead of tables, errors too."),
@@ -240,7 +240,7 @@ def config(function: AnyCallback) -> AnyCallback:
 
 
 def of_a_run(function: AnyCallback) -> AnyCallback:
-    """Adds what all long work takes last: --config, --quiet, --json and -v."""
+    """Adds the options of all long work, last: --config, --quiet, --json and -v."""
     return config(quiet(json_output(function)))
 
 

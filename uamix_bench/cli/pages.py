@@ -1,4 +1,4 @@
-"""What a rendered page becomes on the disk."""
+"""Rendered pages written to files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def write_page(page: RenderedPage, folder: Path, name: str) -> tuple[Path, Path]
     """Writes a page as ``<name>.html`` and ``<name>.md``, with the files that it links to beside them.
 
     Returns:
-        The paths of the two.
+        Paths of the two files.
 
     Raises:
         MachineError: The folder cannot be written.

@@ -10,10 +10,10 @@ from uamix_bench.util.progress import Progress
 
 
 class TerminalProgress(Progress):
-    """Bars where stderr is a terminal; `say` prints to stderr.
+    """Progress display: bars if stderr is a terminal; `say` prints to stderr.
 
     Args:
-        quiet: Neither bars nor lines.
+        quiet: Whether to show neither bars nor lines.
     """
 
     def __init__(self, quiet: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""``uamix-bench reproduce``: the paper's tables and figures, as far as what is here allows."""
+"""``uamix-bench reproduce``: the paper's tables and figures, as far as this machine has data and weights."""
 
 from __future__ import annotations
 
@@ -128,11 +128,11 @@ def command(
 
 
 def _given(checkpoints: Sequence[str]) -> dict[str, Path]:
-    """The values of --checkpoint.
+    """Values of --checkpoint.
 
     Raises:
-        UsageError: One names no model of any target.
-        BadInputError: Its file is not there.
+        UsageError: A value names a model of no target.
+        BadInputError: A file does not exist.
     """
     from uamix_bench.studies.paper import TARGETS
 
@@ -149,7 +149,7 @@ def _given(checkpoints: Sequence[str]) -> dict[str, Path]:
 
 
 def _missing(plans: Sequence[Plan]) -> list[dict[str, Any]]:
-    """What is missing for the plans, each thing once, with all that waits for it."""
+    """Missing items of the plans, each once, with all that needs it."""
     found: dict[tuple[str, str], list[str]] = {}
     for made in plans:
         for need in made.missing:
@@ -162,7 +162,7 @@ def _missing_lines(plans: Sequence[Plan]) -> list[str]:
 
 
 def _show(session: Session, items: list[Any], plans: Sequence[Plan]) -> None:
-    """Lists the jobs, and per target and model what is ready and about how long it takes; then what is missing."""
+    """Lists the jobs, then the missing items; for each target and model, how many jobs can run and their time."""
     from uamix_bench.studies.reproduce import matrix_rate
 
     rate = matrix_rate()

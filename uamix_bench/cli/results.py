@@ -1,4 +1,4 @@
-"""``uamix-bench results``: what is in the results folder, whether it holds together, and its other forms."""
+"""``uamix-bench results``: list, show, verify and export the results folder."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def _read(paths: Sequence[Path]) -> Found:
 def _choose(
     found: Found, model: tuple[str, ...], task: tuple[str, ...], n: tuple[int, ...], k: tuple[int, ...]
 ) -> list[Result]:
-    """The few-shot results that the filters let pass, each id once, by task and setting, the best first."""
+    """Few-shot results that pass the filters, each id once, by task and setting, the best first."""
     from uamix_bench.records.results import Result
 
     chosen = {
@@ -247,7 +247,7 @@ def _choose(
 def _others(
     found: Found, model: tuple[str, ...], task: tuple[str, ...], n: tuple[int, ...], k: tuple[int, ...]
 ) -> list[Record]:
-    """The other records that the filters let pass, each id once, by kind and place."""
+    """Other records that pass the filters, each id once, by kind and place."""
     from uamix_bench.records.finetune_record import FinetuneResult
     from uamix_bench.records.training_records import AblationRecord, TrainingRecord
 
@@ -271,7 +271,7 @@ def _fits(name: str, globs: tuple[str, ...]) -> bool:
 
 
 def _one(name: str, folder: Path | None) -> tuple[Path, Record]:
-    """The record of a file, or the one whose id begins so."""
+    """Record of a file, or the record whose id begins with a text."""
     from uamix_bench.records.store import load_record
 
     if Path(name).suffix == ".json" or Path(name).is_file():
@@ -285,7 +285,7 @@ def _one(name: str, folder: Path | None) -> tuple[Path, Record]:
 
 
 def _card(record: Record) -> dict[str, Any]:
-    """A record's facts in the order of the file; what is long is cut short."""
+    """Facts of a record in the order of the file; long ones are cut short."""
     from uamix_bench.plugins.card import trained_on
 
     document = record.model_dump(mode="json")
@@ -315,7 +315,7 @@ def _card(record: Record) -> dict[str, Any]:
 def _draw_again(
     found: Found, problems: dict[str, list[str]], data_dir: Path | None, own: tuple[str, ...], audio_root: Path | None
 ) -> dict[str, str]:
-    """Adds what the clip tables say otherwise; returns by file why its episodes could not be drawn."""
+    """Adds contradictions with the clip tables; returns by file why its episodes could not be drawn."""
     from uamix_bench.evaluation.redraw import Redraw
     from uamix_bench.records.results import Result
     from uamix_bench.records.verify import disagreements

@@ -1,4 +1,4 @@
-"""Results on stdout: scores with the best marked, how far they can be trusted, and paired differences."""
+"""Results on stdout: scores with the best marked, their intervals, and paired differences."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def show_results(results: Sequence[Result], ranking: Ranking) -> None:
 
 
 def show_plan(items: Sequence[Mapping[str, Any]]) -> None:
-    """Prints what would be evaluated."""
+    """Prints the evaluations that would run."""
     table = Table("model", "task", "n>", "k>", "q>", "episodes>", "classes>", "clips to embed>", "of>")
     for item in items:
         protocol = item["protocol"]
@@ -85,7 +85,7 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
 
 
 def _partial(results: Sequence[Result], labels: Mapping[str, str]) -> dict[str, dict[str, None]]:
-    """What results lack, in words, and the models of which it is true."""
+    """Missing parts of results, in words, with the models that they are missing for."""
     found: dict[str, dict[str, None]] = {}
     for result in results:
         if result.status.complete:
@@ -100,7 +100,7 @@ def _partial(results: Sequence[Result], labels: Mapping[str, str]) -> dict[str, 
 
 
 def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep: bool) -> None:
-    """The three half-widths side by side where there are three, else what they need."""
+    """Prints the three half-widths side by side, or what is needed to compute them."""
     from uamix_bench.comparison.ranking import wider
 
     given = [result for result in results if any(one.half_width is not None for one in _for_new(result).values())]
@@ -132,7 +132,7 @@ def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep:
 
 
 def _for_new(result: Result) -> dict[str, HalfInterval]:
-    """The intervals that speak of more than these clips."""
+    """Intervals that cover new clips or new classes, and not only these clips."""
     return {name: getattr(result.score.intervals, name) for name in _POPULATIONS}
 
 
@@ -183,7 +183,7 @@ def _several(numbers: Iterable[int]) -> str:
 
 
 def _shared(results: Sequence[Result]) -> list[str]:
-    """Each task whose episodes do not keep all groups apart, with the share of queries that this touches."""
+    """Tasks whose episodes share groups between queries and supports, with the share of such queries."""
     shares: dict[str, list[float]] = {}
     for result in results:
         if result.episodes.shared_group_share:
@@ -193,7 +193,7 @@ def _shared(results: Sequence[Result]) -> list[str]:
 
 
 def _health(results: Sequence[Result], labels: Mapping[str, str]) -> Iterator[str]:
-    """What the health checks say, once for all models of a task where they say the same."""
+    """Notes of the health checks, once for all models of a task if they are identical."""
     models: dict[str, dict[str, None]] = {}
     told: dict[tuple[str, str], dict[str, None]] = {}
     for result in results:
@@ -205,7 +205,7 @@ def _health(results: Sequence[Result], labels: Mapping[str, str]) -> Iterator[st
 
 
 def _bounds(result: Result) -> str:
-    """Wilson's bounds where the conventional interval has none, or none of any width."""
+    """Wilson's bounds, for results whose conventional interval is missing or has no width."""
     from uamix_bench.scoring.statistics import wilson_interval
 
     episodes = result.protocol.episodes
@@ -215,7 +215,7 @@ def _bounds(result: Result) -> str:
 
 
 def _labels(results: Sequence[Result]) -> dict[str, str]:
-    """What to call each result's model: its name, parts of the digests that tell it from others of it, and bf16."""
+    """Label of each result's model: its name, digests that tell it from others of that name, and the precision."""
     told: dict[str, dict[str, set[str | None]]] = {}
     for result in results:
         of_name = told.setdefault(result.model.name, {name: set() for name in _TELLING})

@@ -1,4 +1,4 @@
-"""What --model, --task and the options of a protocol stand for, checked before anything heavy is imported or read."""
+"""Values of --model, --task and the protocol options, checked before anything heavy is imported or read."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     """Expands one value of --model.
 
     Args:
-        given: A name, a glob over names, ``NAME=PATH`` or ``FILE.py:CLASS``.
-        checkpoint: The value of --checkpoint.
+        given: Name, glob over names, ``NAME=PATH`` or ``FILE.py:CLASS``.
+        checkpoint: Value of --checkpoint.
 
     Raises:
         UsageError: No such model, or it needs weights.
-        BadInputError: The weights are not there.
+        BadInputError: The weights do not exist.
     """
     from uamix_bench.plugins import registry
 
@@ -55,7 +55,7 @@ def chosen_models(given: Sequence[str], checkpoint: Path | None, label: str | No
 
     Raises:
         UsageError: No such model, or it needs weights; weights or a label for several; or no label of results.
-        BadInputError: The weights are not there.
+        BadInputError: The weights do not exist.
     """
     found = list(dict.fromkeys(name for one in given for name in models(one, checkpoint)))
     if len(found) > 1 and (checkpoint or label):
@@ -98,10 +98,10 @@ def tasks(given: str) -> list[str]:
 
 
 def check_label(label: str | None) -> None:
-    """Makes sure that a label can name a folder of results.
+    """Checks that a label can name a folder of results.
 
     Raises:
-        UsageError: It cannot.
+        UsageError: The label cannot name a folder.
     """
     if label is None:
         return
@@ -113,10 +113,10 @@ def check_label(label: str | None) -> None:
 
 
 def classes(path: Path) -> tuple[str, ...]:
-    """Reads the value of --classes: one class a line, empty lines passed over.
+    """Reads the file of --classes: one class a line, empty lines skipped.
 
     Raises:
-        BadInputError: The file is not there, is no text, or names no class.
+        BadInputError: The file does not exist, is no text, or names no class.
     """
     from uamix_bench.util.files import regular, unreadable
 
@@ -133,20 +133,20 @@ def classes(path: Path) -> tuple[str, ...]:
 
 
 def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes: bool, **fields: Any) -> Protocol:
-    """Makes the protocol of one cell.
+    """Makes the protocol of one pair of ways and shots.
 
-    Its name is that of the published one where only ways, shots and `min_clips` differ from it, else ``custom``, or
-    ``metaaudio-custom`` where its classes are MetaAudio's; classes that the user lists are added to it.
+    The name is that of the published protocol if only ways, shots and `min_clips` differ from it. Otherwise it is
+    ``custom``, or ``metaaudio-custom`` with MetaAudio's classes. A user's list of classes is added to the name.
 
     Args:
-        protocol: The published one that gives what is None.
-        q: Queries of each class.
-        episodes: How many.
+        protocol: Published protocol whose values replace None.
+        q: Number of queries of each class.
+        episodes: Number of episodes.
         own_classes: Whether the user lists the classes.
-        **fields: The other fields of `Protocol`.
+        **fields: Remaining fields of `Protocol`.
 
     Raises:
-        UsageError: Unknown classifier, or neighbors that it has not.
+        UsageError: The classifier is unknown, or takes no neighbors.
     """
     from uamix_bench.scoring.classifiers import CLASSIFIERS
     from uamix_bench.scoring.episodes import METAAUDIO, PAPER, Protocol
@@ -174,14 +174,14 @@ def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes:
 def say_remarks(
     task: TaskData, cells: Sequence[Protocol], draws: Sequence[EpisodeSet], progress: Progress, sounds: bool = True
 ) -> None:
-    """Says on stderr, quiet or not, what a reader of scores on these episodes must know; their records say it too.
+    """Prints on stderr, even with --quiet, the remarks on these episodes; the records hold them too.
 
     Args:
-        task: What the cells of a sweep draw from.
-        cells: The cells.
-        draws: Their episodes.
-        progress: Shows the files that are read.
-        sounds: Whether files are read, to find copies.
+        task: Task that the episodes of a sweep are drawn from.
+        cells: Protocols of the sweep.
+        draws: Episodes of each protocol.
+        progress: Progress display of the files that are read.
+        sounds: Whether files are read to find copies.
     """
     import numpy as np
 
@@ -193,7 +193,7 @@ def say_remarks(
 
 
 def demonstration(chosen: list[str], checkpoint: Path | None) -> str:
-    """Returns the line that says which of the models hold demonstration weights; empty where none does."""
+    """Returns a line that names the models with demonstration weights; empty if there are none."""
     from uamix_bench.plugins import registry
 
     shown = []

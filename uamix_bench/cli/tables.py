@@ -25,8 +25,8 @@ class Table(RichTable):
     """A table of plain text.
 
     Args:
-        columns: Headings; one that ends in ``>`` is aligned to the right.
-        wrapped: Headings of the columns whose text may go over several lines.
+        columns: Column headings; one that ends in ``>`` is aligned to the right.
+        wrapped: Headings of the columns whose text may be wrapped.
     """
 
     def __init__(self, *columns: str, wrapped: tuple[str, ...] = ()) -> None:
@@ -42,7 +42,7 @@ class Table(RichTable):
             )
 
     def add(self, *cells: str) -> None:
-        """Adds a row; nothing in it is markup."""
+        """Adds a row of plain text; markup has no effect."""
         self.add_row(*map(Text, cells))
 
 
@@ -63,7 +63,7 @@ def show(table: RichTable, title: str = "") -> None:
 
 
 def show_card(facts: Mapping[str, Any]) -> None:
-    """Prints facts one a line; those that are empty are left out."""
+    """Prints facts, one a line; empty ones are left out."""
     table = RichTable.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -83,17 +83,17 @@ def show_checks(title: str, checks: Sequence[Check]) -> None:
 
 
 def count(number: int | None) -> str:
-    """A number with thousands separated; nothing where it is not known."""
+    """Number with thousands separated; empty if unknown."""
     return "" if number is None else f"{number:,}"
 
 
 def per_cent(value: float, half_width: float | None, sign: str = "") -> str:
-    """A share in per cent, with half the width of its interval where there is one."""
+    """Share in per cent, with the half-width of its interval if there is one."""
     return " ".join(with_half(value, half_width, sign=sign)).strip()
 
 
 def duration(seconds: float) -> str:
-    """A time that is only roughly known, in the largest unit that suits it."""
+    """Approximate time in the largest fitting unit."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:,.1f} h"

@@ -1,4 +1,4 @@
-"""``uamix-bench tasks``: what models can be evaluated on; which data sets are here, whole, or can be brought here."""
+"""``uamix-bench tasks``: list the data sets, check their copies on this machine, and get them."""
 
 from __future__ import annotations
 

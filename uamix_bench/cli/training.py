@@ -1,4 +1,4 @@
-"""What the commands that train share: options, recipe changes, and stopping with the state saved."""
+"""Parts shared by the commands that train: options, recipe changes, and stopping with the state saved."""
 
 from __future__ import annotations
 
@@ -61,12 +61,13 @@ def change(recipe: Any, changes: dict[str, Any], texts: tuple[str, ...]) -> Any:
     """Returns the recipe with fields changed, validated.
 
     Args:
-        recipe: A recipe.
-        changes: Fields from options; None leaves a field alone.
-        texts: ``field=value`` as given to --set; the value is JSON, or else a string. ``views.x=1`` reaches into views.
+        recipe: Recipe to change.
+        changes: Values of fields from options; None leaves a field alone.
+        texts: Values of --set, ``field=value``; the value is JSON, or else a string. ``views.x=1`` sets a field of
+            views.
 
     Raises:
-        UsageError: An unknown field or a value that does not fit; the line says which.
+        UsageError: A field is unknown or a value is not valid; the line names it.
     """
     from uamix_bench.tuning.fields import changed, find_field, read_value
 
@@ -80,10 +81,10 @@ def change(recipe: Any, changes: dict[str, Any], texts: tuple[str, ...]) -> Any:
 
 
 def find(recipes: dict[str, Any], name: str, kind: type[Any]) -> Any:
-    """Returns a recipe by name, or from a JSON file such as the metadata of weights holds.
+    """Returns a recipe by name, or from a JSON file such as the metadata of weights.
 
     Raises:
-        UsageError: Neither is there, or the file is not a recipe.
+        UsageError: Neither exists, or the file is not a recipe.
     """
     from pydantic import ValidationError
 
@@ -98,10 +99,10 @@ def find(recipes: dict[str, Any], name: str, kind: type[Any]) -> Any:
 
 
 def refuse_torchrun(session: Session) -> None:
-    """Ends a command that does not share its work where it is one of several processes; the first of them speaks.
+    """Refuses to run under torchrun, for commands that use one process; the first process prints the error.
 
     Raises:
-        UsageError: torchrun, or what sets its variables, has started several.
+        UsageError: The environment, as torchrun sets it, asks for several processes.
     """
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes == "1":
@@ -115,10 +116,10 @@ def refuse_torchrun(session: Session) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Lets the first SIGINT or SIGTERM end the training at the next step with its state saved; the second ends at once.
+    """Ends the training at the next step with its state saved on the first SIGINT or SIGTERM; at once on the second.
 
     Yields:
-        The function that a training asks whether to stop.
+        Function that a training polls; True asks it to stop.
     """
     asked = threading.Event()
     received: list[int] = []
@@ -156,7 +157,7 @@ def carry_out(
     quiet: bool,
     dry_run: bool,
 ) -> None:
-    """Runs a training, or says what it would do, and prints where the weights are."""
+    """Runs a training, or prints its dry run; then prints the path of the weights."""
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.tuning.recipe import training_folder
 
@@ -203,7 +204,7 @@ def carry_out(
 def _plan(
     recipe: Any, init: str | None, data_dir: Path | None, audio_root: Path | None, progress: Progress
 ) -> dict[str, Any]:
-    """What a training would do, as plain data; ``steps`` and ``data`` are None where the data is not there."""
+    """Dry run of a training as plain data; ``steps`` and ``data`` are None if the data does not exist."""
     from uamix_bench.tuning import dry_run
     from uamix_bench.tuning.run import initial_model
     from uamix_bench.tuning.sounds import find_data
@@ -234,7 +235,7 @@ def _plan(
 
 
 def _plan_lines(plan: dict[str, Any]) -> Iterator[str]:
-    """What a training would do, for a reader."""
+    """Dry run of a training as lines of text."""
     held = plan["data"]
     if held:
         hours = "generated on first use" if held["hours"] is None else f"{held['hours']:,.2f} hours"

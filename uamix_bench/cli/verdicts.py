@@ -1,4 +1,4 @@
-"""The verdicts of a comparison on stdout."""
+"""Verdicts of a comparison on stdout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def show_verdicts(comparison: Comparison | None, timings: Sequence[Timing]) -> None:
-    """Prints one table of accuracy and one of speed, with what a reader must know of them."""
+    """Prints one table of accuracy and one of speed, with the notes that a reader must know."""
     if comparison:
         _show_accuracy(comparison)
     if comparison and timings:

@@ -1,7 +1,7 @@
-"""Where jobs run: in this process, or on the workers of a cluster that an existing engine manages (Ray, SLURM).
+"""Execution engines: this process, or the workers of a cluster that an existing engine manages (Ray, SLURM).
 
-A job is plain data with a label; what is done with it is a function of a module that workers can import, and depends on
-nothing but the job. So a job whose worker is lost is done again by another one, and comes out the same.
+A job is plain data with a label. Workers import the function that does it. Its outcome depends on nothing but the job.
+So if a worker is lost, another one repeats its jobs with identical outcomes.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _MINUTES = 240  # that SLURM lets one run; SBATCH_TIMELIMIT wins
 
 
 class Job(Protocol):
-    """Plain data, picklable, that a worker needs nothing else with."""
+    """Unit of work: picklable plain data that holds all that a worker needs."""
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """Name of the job in messages."""
 
 
 AnyJob = TypeVar("AnyJob", bound=Job)
@@ -50,25 +50,25 @@ Function = Callable[[AnyJob, Progress], Outcome]
 
 
 class Engine(ABC):
-    """Does jobs. A context manager: leaving it ends what it still does, and its connection."""
+    """Executor of jobs, and a context manager: leaving it ends running jobs and closes the connection."""
 
     @abstractmethod
     def map(
         self, function: Function[AnyJob, Outcome], jobs: Sequence[AnyJob], progress: Progress = SILENT
     ) -> Generator[tuple[int, Outcome], None, None]:
-        """Does jobs that do not depend on one another; closing the generator ends those that run.
+        """Does jobs that do not depend on one another; closing the generator ends the running ones.
 
         Args:
-            function: Does one, and tells how far it is: a job that tells nothing for five minutes is lost. It is called
-                by name on the workers, may be called twice for a job, and must then give the same.
-            jobs: What to do.
-            progress: Is told of lost workers, once for each cause.
+            function: Function that does one job and reports its progress. Workers import it by name. A job is lost if
+                it reports nothing for five minutes. A job may be done twice, and both outcomes must be identical.
+            jobs: Jobs to do.
+            progress: Progress display; it names lost workers, once for each cause.
 
         Yields:
-            A job's index and its outcome as they finish, in any order, each index once.
+            Index and outcome of each finished job, in any order, each index once.
 
         Raises:
-            BenchError: What `function` raised for a job.
+            BenchError: `function` raised it for a job.
             MachineError: The workers of a job were lost several times; the line names the job and the cause.
         """
 
@@ -83,7 +83,7 @@ class Engine(ABC):
 
 
 class Local(Engine):
-    """This process: one job after the other, in order."""
+    """Engine of this process: one job after the other, in order."""
 
     def map(
         self, function: Function[AnyJob, Outcome], jobs: Sequence[AnyJob], progress: Progress = SILENT
@@ -97,15 +97,15 @@ def open_engine(name: str, address: str | None = None, device: str = "cpu") -> E
     """Connects to an engine.
 
     Args:
-        name: ``local``, ``ray`` or ``slurm``.
-        address: Of a Ray cluster, such as ``10.0.0.1:6379``; default RAY_ADDRESS, or the one that runs on this
-            machine. For SLURM, ``local`` makes its jobs processes of this machine.
-        device: The torch device of the workers. For ``cuda``, and for ``auto`` where a Ray cluster has a GPU, each job
-            asks for one.
+        name: Name of the engine: ``local``, ``ray`` or ``slurm``.
+        address: Address of a Ray cluster, such as ``10.0.0.1:6379``; default RAY_ADDRESS, or the cluster that runs on
+            this machine. For SLURM, ``local`` runs its jobs as processes of this machine.
+        device: Torch device of the workers. For ``cuda``, and for ``auto`` if a Ray cluster has a GPU, each job asks
+            for one GPU.
 
     Raises:
-        UsageError: No such engine, or its extra is not installed.
-        MachineError: There is no such cluster.
+        UsageError: The engine is unknown, or its extra is not installed.
+        MachineError: The cluster cannot be reached, or SLURM is not installed.
     """
     if name not in ENGINES:
         raise UsageError(f"--engine {name}", "no such engine", nearest(name, list(ENGINES)))
@@ -119,11 +119,11 @@ def open_engine(name: str, address: str | None = None, device: str = "cpu") -> E
 
 
 class _Lost(Exception):
-    """The worker of a job ended without an outcome; the words say how."""
+    """Loss of a worker that ended without an outcome; the message says how."""
 
 
 class _Cluster(Engine):
-    """What engines of other machines share: jobs go out in bundles, and what is lost goes out again.
+    """Base of the cluster engines: jobs are sent in bundles, and lost bundles are sent again.
 
     A bundle is a few jobs that one worker does one after the other.
     """
@@ -170,15 +170,15 @@ class _Cluster(Engine):
 
     @abstractmethod
     def _submit(self, function: Callable[..., Any], bundles: Sequence[Sequence[Job]]) -> list[Any]:
-        """Hands bundles to the engine; a handle each."""
+        """Submits bundles to the engine; returns one handle a bundle."""
 
     @abstractmethod
     def _wait(self, handles: list[Any]) -> list[Any]:
-        """Waits for one of them to end; those that have, or none after a while."""
+        """Waits for bundles to end; returns the handles of those that have, or none after a while."""
 
     @abstractmethod
     def _outcomes(self, handle: Any) -> list[Any]:
-        """What the jobs of a bundle gave, or the BenchError that ended one.
+        """Outcomes of a bundle's jobs; from the first job that failed on, its BenchError.
 
         Raises:
             _Lost: The worker ended without an outcome.
@@ -186,11 +186,11 @@ class _Cluster(Engine):
 
     @abstractmethod
     def _cancel(self, handle: Any) -> None:
-        """Ends a bundle that nobody waits for any more."""
+        """Cancels a bundle whose outcome is no longer needed."""
 
 
 class Ray(_Cluster):
-    """A Ray cluster, which exists: each job is a task of one processor, or of one GPU."""
+    """Engine of an existing Ray cluster: each job is a task of one processor, or of one GPU."""
 
     def __init__(self, address: str | None, device: str) -> None:
         try:
@@ -229,7 +229,7 @@ class Ray(_Cluster):
                 signal.signal(signal.SIGTERM, before)
 
     def close(self) -> None:
-        """Disconnects; the cluster goes on."""
+        """Disconnects from the cluster, which goes on running."""
         if self._ours:
             self._ray.shutdown()
 
@@ -262,7 +262,7 @@ class Ray(_Cluster):
 
 
 class Slurm(_Cluster):
-    """A SLURM cluster, through submitit: an array of jobs, whose folder all machines must see."""
+    """Engine of a SLURM cluster, through submitit: one job array, whose folder all machines must share."""
 
     def __init__(self, address: str | None, device: str) -> None:
         try:
@@ -284,7 +284,7 @@ class Slurm(_Cluster):
             self._executor.update_parameters(gpus_per_node=1)
 
     def close(self) -> None:
-        """Deletes the folder of what was exchanged."""
+        """Deletes the folder of exchanged files."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _bundles(self, jobs: int) -> Iterator[range]:
@@ -322,7 +322,7 @@ class Slurm(_Cluster):
 def _work(
     function: Function[AnyJob, Outcome], jobs: Sequence[AnyJob], argv: Sequence[str] | None = None
 ) -> list[Outcome | BenchError]:
-    """On a worker: does jobs up to the first that fails, under the caller's command line, which records name."""
+    """Does jobs on a worker, up to the first that fails, under the caller's command line, which records name."""
     sys.argv = list(argv or sys.argv)
     outcomes: list[Outcome | BenchError] = []
     with _watched() as progress:
@@ -336,7 +336,7 @@ def _work(
 
 
 class _Heard(Progress):
-    """Remembers when something was told last."""
+    """Progress that keeps the time of its last report."""
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
@@ -359,7 +359,7 @@ class _Heard(Progress):
 
 @contextmanager
 def _watched() -> Iterator[Progress]:
-    """Ends this process where the progress that it yields hears nothing for too long: a hung worker is a lost one."""
+    """Watchdog of a worker: ends this process if the yielded progress gets no report for too long."""
     watch = Watch(_HANGS_S / 60)
     heard, done = _Heard(watch), threading.Event()
 
@@ -378,7 +378,7 @@ def _watched() -> Iterator[Progress]:
 
 
 def host() -> str:
-    """The name of this machine, for messages."""
+    """Name of this machine, for messages."""
     return socket.gethostname()
 
 
@@ -387,5 +387,5 @@ def _not_installed(extra: str, package: str) -> UsageError:
 
 
 def _gist(error: BaseException) -> str:
-    """The first sentence of what an error says, or its type."""
+    """First sentence of an error's message, or its type."""
     return re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".") or type(error).__name__

@@ -1,4 +1,4 @@
-"""What must be alike on all machines of an engine, and the line that says what is not: results would differ, too."""
+"""Check that all machines of an engine have identical code and inputs, as results would differ otherwise."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ Versions = tuple[tuple[str, str], ...]
 
 
 def versions() -> Versions:
-    """Names and versions of the code that runs here: this package, its git revision, the packages that results name."""
+    """Names and versions of the running code: this package, its git revision, the packages that results name."""
     ours = {"uamix-bench": package_version(), "uamix-bench's git revision": git_state()[0] or "none"}
     return tuple({**ours, **package_versions()}.items())
 
 
 def check_versions(wanted: Versions) -> None:
-    """Makes sure, on a worker, that its code is the caller's.
+    """Checks, on a worker, that its code is identical to the caller's.
 
     Raises:
-        MachineError: It is not; the line names the first that differs, and both values.
+        MachineError: The code differs; the line names the first difference, and both values.
     """
     refuse_other("", dict(versions()), dict(wanted), "install the same versions on every machine")
 
 
 def refuse_other(whose: str, here: Mapping[str, object], there: Mapping[str, object], remedy: str) -> None:
-    """Makes sure that a worker has the values that the caller has.
+    """Checks that a worker has the values that the caller has.
 
     Args:
-        whose: Of what they are values; empty for the worker itself.
-        here: The worker's, by name.
-        there: The caller's.
-        remedy: What to do about it.
+        whose: Name of what the values describe, such as a model; empty for the worker itself.
+        here: Values of the worker, by name.
+        there: Values of the caller, by name.
+        remedy: Remedy for the error line.
 
     Raises:
-        MachineError: One differs; the line names it, and both values.
+        MachineError: A value differs; the line names it, and both values.
     """
     for name, value in there.items():
         if here.get(name) != value:
@@ -45,5 +45,5 @@ def refuse_other(whose: str, here: Mapping[str, object], there: Mapping[str, obj
 
 
 def differ(here: object, there: object) -> str:
-    """Both values of what should be one, cut to the length that tells digests apart."""
+    """Text of two differing values, each cut to a length that tells digests apart."""
     return f"here {str(here)[:16]}, there {str(there)[:16]}"

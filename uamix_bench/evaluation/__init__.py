@@ -1,1 +1,1 @@
-"""The whole line: models, tasks and protocols to results."""
+"""Few-shot evaluation: from models, tasks and protocols to results."""

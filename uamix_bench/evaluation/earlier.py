@@ -1,4 +1,4 @@
-"""What a store holds of an evaluation: results of the same model and sounds, and what changed since others."""
+"""Earlier results of an evaluation in a store: same model and sounds, or the changes since then."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _SETTINGS = ("input", "pooling", "dtype")  # of a model: what a user asks for, a
 
 
 class Earlier(NamedTuple):
-    """What a store holds of an evaluation.
+    """Earlier results of an evaluation in a store.
 
     Attributes:
-        same: Its complete results, with their files.
-        changed: Where there are none: what differs from the latest result of the same names, settings and draw, and
-            the file and accuracy of that; empty without one.
+        same: Complete results of the same evaluation, with their files.
+        changed: If `same` is empty, the differences from the latest result of the same names, settings and draw, with
+            its file and accuracy. Empty if no such result exists.
     """
 
     same: list[tuple[Path, Result]]
@@ -51,14 +51,14 @@ def find_earlier(
     memo: bool = True,
     progress: Progress = SILENT,
 ) -> list[Earlier]:
-    """Finds what a store holds of an evaluation, for each protocol.
+    """Finds the earlier results of an evaluation in a store, for each protocol.
 
-    Sounds are digested only where there is a result that may be of them, and those that are remembered are not read.
+    Sounds are digested only if a result may be of them. Files with a stored digest are not read again.
 
-    Args: as for :func:`uamix_bench.evaluation.fewshot.fewshot_kept`.
+    The arguments are those of :func:`uamix_bench.evaluation.fewshot.fewshot_kept`.
 
     Raises:
-        UsageError: `overwrite` is never, and a result is there.
+        UsageError: `overwrite` is ``never``, and a result exists.
     """
     if model.identity is None:
         raise ValueError("the model has no identity: load it with load_model")
@@ -83,13 +83,13 @@ def find_earlier(
 
 
 def draw_tables(task: TaskData, protocols: Sequence[Protocol], progress: Progress = SILENT) -> list[TaskData]:
-    """The clip table that each protocol draws from: with equal clips in one group where episodes are group-disjoint."""
+    """Clip table that each protocol draws from; equal clips share a group if its episodes are group-disjoint."""
     grouped = task.group_copies(progress) if any(protocol.group_disjoint for protocol in protocols) else task
     return [grouped if protocol.group_disjoint else task for protocol in protocols]
 
 
 def _earlier(candidates: Sequence[tuple[Path, Result]], model: AudioModel, task: TaskData, here: str | None) -> Earlier:
-    """Parts the results of the same evaluation from those of other weights, code or sounds."""
+    """Separates results of the same evaluation from those of other weights, code or sounds."""
     assert model.identity is not None
     table = TaskIdentity.of(task, here)
     same: list[tuple[Path, Result]] = []
@@ -118,13 +118,13 @@ def _earlier(candidates: Sequence[tuple[Path, Result]], model: AudioModel, task:
 def sounds_here(
     task: TaskData, draws: Sequence[npt.NDArray[np.int64]], memo: bool = True, progress: Progress = SILENT
 ) -> list[str | None]:
-    """The digest of the sounds of each draw; None where a file is not here, or cannot be read.
+    """Digest of the sounds of each draw; None if a file is missing or unreadable.
 
     Args:
-        task: The task.
-        draws: Each (U,) rows of its clip table, ascending.
-        memo: Whether to look up and keep digests of files.
-        progress: Shows the files that are read.
+        task: Task whose clips are drawn.
+        draws: Draws, each (U,) ascending rows of the task's clip table.
+        memo: Whether to look up and store digests of files.
+        progress: Progress display of the files that are read.
     """
     if not draws:
         return []

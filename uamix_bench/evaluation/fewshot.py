@@ -38,12 +38,12 @@ Floats = npt.NDArray[np.float32]
 
 
 class Ahead(NamedTuple):
-    """What the workers of an engine embedded for an evaluation before it began; the embeddings are in the cache.
+    """Embeddings that an engine's workers added to the cache for an evaluation before it began.
 
     Attributes:
-        clips: How many distinct ones.
-        seconds: That they took, added up over the workers.
-        devices: Names of the processors or GPUs that did it.
+        clips: Number of distinct clips.
+        seconds: Embedding time in seconds, summed over the workers.
+        devices: Names of the processors or GPUs that embedded.
     """
 
     clips: int
@@ -52,17 +52,18 @@ class Ahead(NamedTuple):
 
 
 class Options(TypedDict, total=False):
-    """How an evaluation is run.
+    """Options of an evaluation.
 
     Attributes:
-        batch_size: Clips in a batch, at most; default 16.
-        cache: Whether embeddings are looked up and kept under ``UAMIX_BENCH_HOME/embeddings``; default True.
-        keep_going: Whether to set broken clips aside, default False. Episodes are then drawn from the table without the
-            broken ones they met, so digest and table differ from a full result's, with which it is never paired.
-        limit: Only the first so many clips of each class, for a quick look; default None, all.
-        allow_unhealthy: Whether to score embeddings that mean nothing all the same; default False.
-        ahead: What was embedded for this evaluation elsewhere, for the record; default None, nothing.
-        progress: Shows how far it is; default silent.
+        batch_size: Maximum number of clips in a batch; default 16.
+        cache: Whether embeddings are looked up and stored under ``UAMIX_BENCH_HOME/embeddings``; default True.
+        keep_going: Whether to skip broken clips; default False. Episodes are then drawn from the table without the
+            broken clips that the first draw met. So digest and table differ from those of a full result, and the two
+            are never paired.
+        limit: Number of clips of each class to keep, the first ones, for a quick look; default None, all.
+        allow_unhealthy: Whether to score even if the embedding health check fails; default False.
+        ahead: Embeddings made elsewhere for this evaluation, for the record; default None, no such embeddings.
+        progress: Progress display; default silent.
     """
 
     batch_size: int
@@ -75,7 +76,7 @@ class Options(TypedDict, total=False):
 
 
 class Kept(NamedTuple):
-    """A result, the file that holds it, and whether that is new, was there, or was there and came out again."""
+    """Result with its file, which was written, reused, or confirmed by an equal new result."""
 
     result: Result
     path: Path
@@ -86,13 +87,13 @@ def fewshot(model: AudioModel, task: TaskData, protocol: Protocol = PAPER, **opt
     """Evaluates a model on a task under one protocol.
 
     Args:
-        model: From :func:`uamix_bench.load_model`.
-        task: From :func:`uamix_bench.load_task`.
-        protocol: How episodes are drawn and scored; default the paper's.
-        **options: See :class:`Options`.
+        model: Model from :func:`uamix_bench.load_model`.
+        task: Task from :func:`uamix_bench.load_task`.
+        protocol: Protocol by which episodes are drawn and scored; default the paper's.
+        **options: Options of the evaluation; see :class:`Options`.
 
     Returns:
-        The result; `status.complete` is False where clips were skipped, `limit` is given, or the copy is partial.
+        Result; `status.complete` is False if clips were skipped, `limit` is given, or the copy is partial.
 
     Raises:
         UsageError: Too few classes or clips for the protocol.
@@ -104,10 +105,10 @@ def fewshot(model: AudioModel, task: TaskData, protocol: Protocol = PAPER, **opt
 def fewshot_grid(
     model: AudioModel, task: TaskData, protocols: Sequence[Protocol], **options: Unpack[Options]
 ) -> list[Result]:
-    """Evaluates several protocols on one embedding pass for each of their two rules of segments.
+    """Evaluates several protocols; those with the same segment rule share one embedding pass.
 
-    Cells of several shots draw from the same classes (:func:`uamix_bench.scoring.sweep.sweep`); each result has the id
-    that :func:`fewshot` gives its own protocol alone.
+    Protocols of several shots draw from the same classes (:func:`uamix_bench.scoring.sweep.sweep`). Each result has the
+    id that :func:`fewshot` gives its own protocol alone.
     """
     if model.identity is None:
         raise ValueError("the model has no identity: load it with load_model")
@@ -138,21 +139,21 @@ def fewshot_kept(
     overwrite: Overwrite = "missing",
     **options: Unpack[Options],
 ) -> list[Kept]:
-    """Evaluates what a store does not hold yet, and writes it there.
+    """Evaluates the protocols that a store has no results of, and writes the results there.
 
     Args:
-        store: Where results are kept.
-        model: As for :func:`fewshot`.
-        task: As for :func:`fewshot`.
-        protocols: As for :func:`fewshot_grid`.
-        overwrite: What to do where a complete result of the same model, sounds, clip table, protocol and draw is there:
-            ``never`` refuses, ``missing`` reuses it, ``always`` evaluates again and compares. One of other weights,
-            code or sounds under the same names is no such result; what changed is said.
-        **options: See :class:`Options`.
+        store: Store of the results.
+        model: Model from :func:`uamix_bench.load_model`.
+        task: Task from :func:`uamix_bench.load_task`.
+        protocols: Protocols to evaluate, as in :func:`fewshot_grid`.
+        overwrite: Treatment of an existing complete result of the same model, sounds, clip table, protocol and draw:
+            ``never`` refuses, ``missing`` reuses it, ``always`` evaluates again and compares. A result of other
+            weights, code or sounds under the same names does not count as existing; the change is reported.
+        **options: Options of the evaluation; see :class:`Options`.
 
     Raises:
-        UsageError: `overwrite` is never, and a result is there.
-        BadInputError: The result that is there differs from the one computed; nothing is overwritten.
+        UsageError: `overwrite` is ``never``, and a result exists.
+        BadInputError: The existing result differs from the one computed; nothing is overwritten.
         MachineError: The store cannot be written.
     """
     progress = options.get("progress", SILENT)
@@ -199,10 +200,10 @@ def draw_episodes(task: TaskData, protocol: Protocol) -> EpisodeSet:
 
 
 def draw_sweep(task: TaskData, protocols: Sequence[Protocol]) -> tuple[list[Protocol], list[EpisodeSet]]:
-    """The cells of a grid, made a sweep of on a task (:func:`uamix_bench.scoring.sweep.sweep`), and their episodes.
+    """Protocols of a grid, made a sweep on a task (:func:`uamix_bench.scoring.sweep.sweep`), and their episodes.
 
     Raises:
-        UsageError: Too few classes or clips; of several cells, the one of most shots says so.
+        UsageError: Too few classes or clips; of several protocols, the error is that of the one with most shots.
     """
     cells = sweep(protocols, task.sorted_clips)
     drawn = {cell: draw_episodes(task, cell) for cell in sorted(cells, key=lambda cell: -cell.k_shot)}
@@ -210,12 +211,13 @@ def draw_sweep(task: TaskData, protocols: Sequence[Protocol]) -> tuple[list[Prot
 
 
 def most_queries(task: TaskData, protocols: Sequence[Protocol]) -> int:
-    """The most queries a class, up to what the protocols ask, that all of them can draw: shots share their queries.
+    """Largest number of queries a class that all protocols can draw, up to the number they ask for.
 
-    No class is left out; where episodes are group-disjoint, the groups that their supports leave have to hold as many.
+    Protocols of several shots share their queries. No class is left out. If episodes are group-disjoint, the groups
+    that are no supports must hold as many clips.
 
     Raises:
-        UsageError: There is no such number.
+        UsageError: The protocols cannot draw even one query a class.
     """
     most = task.most_queries(max(one.k_shot for one in protocols), max(one.n_query for one in protocols))
     if not any(one.group_disjoint for one in protocols):
@@ -231,7 +233,7 @@ def most_queries(task: TaskData, protocols: Sequence[Protocol]) -> int:
 
 
 def limited(task: TaskData, clips_per_class: int | None) -> TaskData:
-    """The same task with only the first clips, by id, of each class."""
+    """Task with only the first clips, by id, of each class."""
     if clips_per_class is None:
         return task
     first = task.clips.groupby("label").cumcount() < clips_per_class
@@ -239,7 +241,7 @@ def limited(task: TaskData, clips_per_class: int | None) -> TaskData:
 
 
 class _Pool:
-    """The embeddings that the cells of a grid share, by row of the full clip table."""
+    """Embeddings that the protocols of a grid share, by row of the full clip table."""
 
     def __init__(self, model: AudioModel, task: TaskData, segments: Segments, options: Options) -> None:
         self.model, self.task, self.segments, self.options = model, task, segments, options
@@ -253,7 +255,7 @@ class _Pool:
         self._silent = np.zeros(0, np.bool_)
 
     def embed(self, rows: npt.NDArray[np.int64]) -> bool:
-        """Embeds those of `rows` that are not here yet; returns whether one of them is broken."""
+        """Embeds the new ones of `rows`; returns True if one of them is broken."""
         from uamix_bench.embeddings.embedding import embed
 
         new = np.unique(rows[self._place[rows] < 0])
@@ -287,7 +289,7 @@ class _Pool:
         return not found.valid.all()
 
     def check(self, subject: str, allow_unhealthy: bool) -> health.Health:
-        """Looks at all embeddings; where non-finite ones are let pass they are scored as zeros."""
+        """Runs the health check on all embeddings; non-finite ones that it lets pass become zeros."""
         rows = np.argsort(np.where(self._place < 0, len(self._place), self._place))[: len(self._vectors)]
         clips = self.task.clips.iloc[rows]
         named = health.Clips(clips["clip"].tolist(), clips["label"].tolist())
@@ -299,17 +301,17 @@ class _Pool:
         return sanity
 
     def digests(self, rows: npt.NDArray[np.int64]) -> list[bytes]:
-        """The digests of the files of rows of the full table."""
+        """Digests of the files of rows of the full table."""
         return [self._digests[row] for row in rows.tolist()]
 
     def vectors(self, rows: npt.NDArray[np.int64]) -> Floats:
-        """The embeddings of rows of the full table: (n, D) float32."""
+        """Embeddings of rows of the full table: (n, D) float32."""
         chosen: Floats = self._vectors[self._place[rows]]
         return chosen
 
 
 class _Cell:
-    """One protocol of a grid: the clips that it may draw from, and what it draws."""
+    """One protocol of a grid, with the clips that it may draw from and its episodes."""
 
     def __init__(self, task: TaskData, protocol: Protocol) -> None:
         self.protocol = protocol
@@ -324,7 +326,7 @@ class _Cell:
         return self.kept[self.episodes.clips]
 
     def leave_out(self, broken: dict[int, Skipped]) -> None:
-        """Draws again without the broken clips that the draw has met."""
+        """Draws again without the broken clips among the drawn ones."""
         met = [row for row in self.rows.tolist() if row in broken]
         if met:
             self.skipped = tuple(sorted((*self.skipped, *met)))
@@ -333,7 +335,7 @@ class _Cell:
             self._draw()
 
     def result(self, pool: _Pool, sanity: health.Health, provenance: Provenance) -> Result:
-        """Classifies the queries and fills the record."""
+        """Classifies the queries and makes the result."""
         started = time.perf_counter()
         protocol, episodes = self.protocol, self.episodes
         vectors, indices = pool.vectors(self.rows), episodes.compact()
@@ -377,7 +379,7 @@ class _Cell:
         )
 
     def _copies(self, pool: _Pool) -> npt.NDArray[np.int64] | None:
-        """For each clip of the table the first of equal content, as far as clips are drawn."""
+        """First clip of equal content for each clip of the table; only drawn clips are compared."""
         if self.full.version_tells_sounds:
             return None
         first, drawn = np.arange(len(self.task.clips)), self.episodes.clips
@@ -400,7 +402,7 @@ def _intervals(accuracies: npt.NDArray[np.float64], episodes: EpisodeSet) -> Int
 
 
 def _per_class(episodes: EpisodeSet, hits: npt.NDArray[np.int64], n_query: int) -> dict[str, tuple[int, int]]:
-    """Correct and all queries of each class that was drawn."""
+    """Number of correct queries, and of all queries, of each drawn class."""
     classes = episodes.classes.ravel()
     times = np.bincount(classes, minlength=len(episodes.class_names)).tolist()
     right = np.bincount(classes, hits.ravel(), minlength=len(episodes.class_names)).tolist()

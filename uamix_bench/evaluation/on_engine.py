@@ -1,8 +1,9 @@
-"""The embeddings of an evaluation grid, made by the workers of an engine before the grid is evaluated here.
+"""Embedding of an evaluation grid by the workers of an engine, before the grid is evaluated on this machine.
 
-Workers load a model by its name, read the sounds under the paths that they have here, and send rows back; the rows go
-into this machine's cache. The evaluation that follows is the local one, which finds them there: what an engine does to
-a result is to save time. A worker whose code, weights or sounds are others is refused, for its rows would be too.
+Workers load a model by its name, read the sounds under the same paths as here, and send embeddings back. The embeddings
+go into this machine's cache. The evaluation that follows is the local one and finds them there, so an engine changes
+the time of a result and nothing else. A worker with other code, weights or sounds is refused, as its embeddings would
+differ.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _CLIPS = 128  # of a job: seconds on a processor with ViT-B, and few enough to b
 
 
 class Wanted(NamedTuple):
-    """The model that a worker shall have, and the versions of all that its embeddings may depend on."""
+    """Model that a worker must load, and the versions of all that its embeddings may depend on."""
 
     source: Source
     device: str
@@ -57,7 +58,7 @@ class Wanted(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """A job: sound files to embed, with the keys that they have in the cache here."""
+    """Embedding job: sound files, with their keys in this machine's cache."""
 
     label: str
     model: Wanted
@@ -69,7 +70,7 @@ class Shard(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a worker made of n files: (n,) which could be decoded, and (n, D + 1) rows as the cache keeps them."""
+    """Outcome of an embedding job of n files: (n,) True if decoded, and (n, D + 1) rows as the cache stores them."""
 
     done: Mask
     rows: Floats
@@ -88,29 +89,29 @@ def embed_ahead(
     batch_size: int = 16,
     progress: Progress = SILENT,
 ) -> dict[tuple[int, int], Ahead]:
-    """Embeds with an engine what the evaluation of a grid will ask for, and keeps it in the cache.
+    """Embeds with an engine the clips that the evaluation of a grid needs, and adds them to the cache.
 
-    All cells share one list of jobs, so that no worker waits for the end of a cell. Broken sounds are left to the
-    evaluation, which says what is wrong with them; and so is what UAMIX_BENCH_CACHE_SIZE has no room for.
+    All evaluations share one list of jobs, so that no worker waits for the end of another evaluation. Broken sounds are
+    left to the evaluation, which reports them. So are the clips that do not fit into UAMIX_BENCH_CACHE_SIZE.
 
     Args:
-        engine: Does the work.
-        models: Each from :func:`uamix_bench.load_model`, by name, with the store of its results: cells whose results
-            are there need nothing. One at a time is held.
-        tasks: Each with its protocols.
-        device: The torch device of the workers.
-        overwrite: As for :func:`uamix_bench.evaluation.fewshot.fewshot_kept`.
-        limit: As for :class:`uamix_bench.evaluation.fewshot.Options`.
-        batch_size: As for :class:`uamix_bench.evaluation.fewshot.Options`.
-        progress: Shows how far it is.
+        engine: Engine whose workers embed.
+        models: Models from :func:`uamix_bench.load_model`, loaded by name, each with the store of its results.
+            Evaluations whose results exist need no embeddings. One model at a time is in memory.
+        tasks: Tasks, each with its protocols.
+        device: Torch device of the workers.
+        overwrite: Treatment of existing results, as in :func:`uamix_bench.evaluation.fewshot.fewshot_kept`.
+        limit: Number of clips of each class to keep, as in :class:`uamix_bench.evaluation.fewshot.Options`.
+        batch_size: Maximum number of clips in a batch.
+        progress: Progress display.
 
     Returns:
-        What was embedded of a cell, by the places of its model and its task in the lists.
+        Number of clips and time of the embedding, by the places of model and task in the lists.
 
     Raises:
-        UsageError: A model was not loaded by name; a result is there, and `overwrite` is never; or
-            UAMIX_BENCH_CACHE_SIZE is no size.
-        MachineError: The cache cannot be written, workers were lost, or one has other versions, weights or sounds.
+        UsageError: A model was not loaded by name; a result exists and `overwrite` is ``never``; or
+            UAMIX_BENCH_CACHE_SIZE is not a size.
+        MachineError: The cache cannot be written, workers were lost, or a worker has other versions, weights or sounds.
     """
     files.check_writable(files.home() / "embeddings")
     limit_bytes = housekeeping.size_limit()
@@ -151,7 +152,7 @@ def embed_ahead(
 
 
 def embed_shard(job: Shard, progress: Progress) -> Rows:
-    """Does a job on a worker.
+    """Does an embedding job on a worker.
 
     Raises:
         MachineError: The worker has other versions, weights or sounds than the caller, or lacks them; or it cannot load
@@ -193,9 +194,9 @@ def _shards(
     batch_size: int,
     progress: Progress,
 ) -> Iterator[Shard]:
-    """Divides what the cache lacks of a cell, so that every clip is in the batch that it is in without an engine.
+    """Divides the clips missing from the cache into jobs; every clip has the same batch as without an engine.
 
-    For a sum in a batch of another size may be rounded otherwise. Clips heard in segments are divided in order.
+    In a batch of another size a sum may be rounded otherwise. Clips heard in segments are divided in order.
     """
     for segments in dict.fromkeys(protocol.segments for protocol in protocols):
         sharing = [protocol for protocol in protocols if protocol.segments == segments]
@@ -220,7 +221,7 @@ def _shards(
 def _columns(
     model: AudioModel, paths: Sequence[str], clip_seconds: float, segments: Segments
 ) -> Iterator[tuple[int, int] | None]:
-    """What batches go by, from the headers of files: samples and columns of tokens; None for a broken file."""
+    """Sort keys of batches, from the headers of files: samples and columns of tokens; None for a broken file."""
     from uamix_bench.data import audio
 
     for path in paths:
@@ -239,7 +240,7 @@ def _columns(
 def _gathered(
     keys: Sequence[bytes], lengths: Iterable[tuple[int, int] | None], batch_size: int
 ) -> Iterator[list[bytes]]:
-    """Gathers whole batches, each of which a worker that takes the clips in this order makes anew, into shards."""
+    """Gathers whole batches into jobs; a worker that takes the clips in this order forms the same batches."""
     batches: Batches[bytes] = Batches(batch_size)
     shard: list[bytes] = []
     for key, length in zip(keys, lengths, strict=True):
@@ -259,7 +260,7 @@ def _gathered(
 
 @lru_cache(maxsize=1)
 def _load(wanted: Wanted) -> AudioModel:
-    """Loads the caller's model on a worker, which keeps it for its next job."""
+    """Loads the caller's model on a worker; kept in memory for its next job."""
     check_versions(wanted.versions)
 
     from uamix_bench.embeddings.model_key import model_key

@@ -1,4 +1,4 @@
-"""The episodes of a result, drawn again from its clip table where that is here; its sounds' digest. Free of torch."""
+"""Episodes of a result, drawn again from its clip table if that is available; digest of their sounds. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _MOST_DRAWS = 2**26  # clips in all episodes, 0.5 GB: a file of a few MB may ask
 
 
 class Redraw:
-    """Finds clip tables by their digest and draws from them, each once.
+    """Redrawing of results' episodes: clip tables found by digest, each drawn from once.
 
     Args:
-        data_dir: Where data sets are; default ``UAMIX_BENCH_HOME/data``.
-        own: Folders and CSVs of a user's own data, which results call ``local/<stem>``.
-        audio_root: What the paths of these CSVs are relative to.
+        data_dir: Folder of the data sets; default ``UAMIX_BENCH_HOME/data``.
+        own: Folders and CSVs of a user's own data, named ``local/<stem>`` in results.
+        audio_root: Folder that the paths of these CSVs are relative to.
 
     Raises:
-        BenchError: One of `own` is no data set.
+        BenchError: An entry of `own` is not a data set.
     """
 
     def __init__(self, data_dir: Path | None = None, own: Iterable[str] = (), audio_root: Path | None = None) -> None:
@@ -34,9 +34,9 @@ class Redraw:
         self._drawn: dict[tuple[str, str], EpisodeSet] = {}
 
     def __call__(self, result: Result) -> EpisodeSet | str:
-        """Draws a result's episodes from its clip table; words that say why not, where that is not here.
+        """Draws a result's episodes from its clip table; returns the reason as text if that is impossible.
 
-        The digest of what is drawn need not be the one that the result states: that is the caller's to ask.
+        The digest of the episodes may differ from the one that the result states; the caller must compare them.
         """
         table = self.table(result)
         if isinstance(table, str):
@@ -54,9 +54,9 @@ class Redraw:
         return self._drawn[key]
 
     def sounds(self, result: Result) -> str | None:
-        """The digest of the sounds that a result's episodes draw, as they are here.
+        """Digest of this machine's copies of the sounds that a result's episodes draw.
 
-        None where name and version stand for them, where the result records none, or a file is not here.
+        None if the result records no digest, as name and version identify its sounds, or if a file is missing.
         """
         table, drawn = self.table(result), self(result)
         if result.task.content_sha256 is None or isinstance(table, str) or isinstance(drawn, str):
@@ -64,12 +64,12 @@ class Redraw:
         return sounds_here(table, [drawn.clips])[0]
 
     def draws(self, results: Iterable[Result]) -> dict[str, EpisodeSet]:
-        """By digest, the episodes of those results whose clip table is here and gives the digest that they state."""
+        """Episodes by digest, for the results whose clip table is available and yields the digest that they state."""
         drawn = (self(result) for result in results)
         return {episodes.digest: episodes for episodes in drawn if isinstance(episodes, EpisodeSet)}
 
     def table(self, result: Result) -> TaskData | str:
-        """The clip table of a result, or why there is none."""
+        """Clip table of a result, or the reason as text if it is not available."""
         where = [data for data in self._own if data.name == result.task.name]
         if not where:
             found = self._load(result.task.name)
@@ -99,14 +99,14 @@ class Redraw:
 
 
 def _as_drawn(data: TaskData, result: Result) -> Iterator[TaskData]:
-    """A table as it is, and with equal clips in one group where that is what episodes are drawn from."""
+    """Clip table as it is; if episodes are group-disjoint, also the table with equal clips in one group."""
     yield data
     if result.protocol.group_disjoint:
         yield data.group_copies()
 
 
 def _parts(data: TaskData, result: Result) -> Iterator[TaskData]:
-    """The tables that a result on this data may have drawn from: all of it, MetaAudio's classes, or those it met."""
+    """Tables that a result on this data may have drawn from: the full one, MetaAudio's classes, or its own classes."""
     yield data
     if data.card.metaaudio is not None and not set(data.card.metaaudio) - set(data.clips["label"]):
         yield data.metaaudio()

@@ -1,4 +1,4 @@
-"""A result's episodes again, on the embeddings that the cache kept: which class was taken for which. Free of torch."""
+"""Replay of a result's episodes on cached embeddings: chosen classes and the confusion matrix. Torch-free."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _DTYPES = {"bfloat16": "bf16"}  # torch's name, and that of --dtype
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """The episodes of a result, drawn and classified again with the same outcome.
+    """Episodes of a result, drawn and classified again with the same outcome.
 
     Attributes:
-        data: The clip table that they were drawn from.
-        episodes: The draw.
-        chosen: (E, N, Q) the class slot that each query was given.
-        cache: Holds the model's embeddings.
+        data: Clip table that the episodes were drawn from.
+        episodes: Episodes of the draw.
+        chosen: (E, N, Q) class slot given to each query.
+        cache: Cache of the model's embeddings.
     """
 
     data: TaskData
@@ -43,11 +43,12 @@ class Replay:
     cache: EmbeddingCache
 
     def confusion(self) -> tuple[Integers, Integers]:
-        """What was taken for what.
+        """Confusion matrix.
 
         Returns:
-            (C, C) int64 queries of the row's class that were given the column's; and (C, C) int64, of how many: those
-            in an episode where the column's class was a choice. C are the draw's `class_names`.
+            (C, C) int64 number of queries of the row's class that were given the column's class; and (C, C) int64
+            number of queries of the row's class in episodes that had the column's class. C is the length of
+            `class_names`.
         """
         size, classes = len(self.episodes.class_names), self.episodes.classes
         true = np.broadcast_to(classes[:, :, None], self.chosen.shape)
@@ -57,7 +58,7 @@ class Replay:
         return counts.reshape(size, size), met.reshape(size, size) * self.chosen.shape[2]
 
     def embeddings(self, rows: Integers) -> tuple[Mask, Floats]:
-        """Looks up clips: (n,) which are kept, and (n, D) float32, zero where not."""
+        """Looks up clips in the cache: (n,) True if found, and (n, D) float32, zero if not found."""
         return _kept(self.cache, self.data, rows)
 
 
@@ -65,11 +66,11 @@ def replay(result: Result, redraw: Redraw) -> Replay:
     """Draws a result's episodes again and classifies them on cached embeddings.
 
     Args:
-        result: A complete one.
-        redraw: Finds the clip table that it was drawn from.
+        result: Complete result.
+        redraw: Source of the clip table that the result was drawn from.
 
     Raises:
-        BadInputError: The data is not here, the draw or the outcome is another one, or the embeddings are not kept.
+        BadInputError: The data is missing, the draw or the outcome differs, or the embeddings are not in the cache.
     """
     subject = f"{result.model.name} on {result.task.name}"
     data, episodes = redraw.table(result), redraw(result)
@@ -94,7 +95,7 @@ def replay(result: Result, redraw: Redraw) -> Replay:
 
 
 def _caches(model: ModelIdentity) -> Iterator[EmbeddingCache]:
-    """The caches of embeddings that may be this model's: what tells them further is not in a result."""
+    """Caches that may hold this model's embeddings; a result does not record enough to tell them apart further."""
     wanted = model.model_dump(include={"adapter_version", "weights_sha256", "input", "pooling", "embedding_dim"})
     for key in kept_models():
         same = all(getattr(key, field) == value for field, value in wanted.items())

@@ -1,1 +1,1 @@
-"""Training on a task's labels, and linear probes."""
+"""Supervised training: fine-tuning on a task's labels, and linear probes."""

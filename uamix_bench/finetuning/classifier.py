@@ -1,4 +1,4 @@
-"""An encoder with a linear head, trained on labels as AudioMAE is (models_vit.py, dataset.py, util/lr_decay.py)."""
+"""Encoder with a linear head, trained on labels as AudioMAE is (models_vit.py, dataset.py, util/lr_decay.py)."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _POOLING = "prenorm-mean"  # the mean of patches before the final norm, which th
 
 
 class Classifier(nn.Module):
-    """Encoder, mean over tokens, LayerNorm, linear head.
+    """Classifier: encoder, mean over tokens, LayerNorm, linear head.
 
-    Where the model offers ``prenorm-mean`` it is taken and the model's final norm left out, as the authors do; other
-    models keep their own pooling and final norm.
+    A model that offers ``prenorm-mean`` is pooled by it, without its final norm, as the authors do. Other models keep
+    their own pooling and final norm.
 
     Args:
-        model: The encoder; it is changed, so give a copy.
-        classes: C.
-        recipe: The hyper-parameters.
-        frozen: Lower blocks that stay as they are, the stem with them.
+        model: Encoder; training changes it, so pass a copy.
+        classes: Number of classes C.
+        recipe: Hyper-parameters.
+        frozen: Number of lower blocks to freeze; the stem is frozen with them.
 
     Raises:
         UsageError: The model cannot be trained, or has fewer blocks than `frozen`.
@@ -78,19 +78,19 @@ class Classifier(nn.Module):
         self.train()
 
     def trained(self) -> list[nn.Module]:
-        """The layers that are not frozen, what the encoder has besides them where it is used, the norm and the head."""
+        """Trained modules: unfrozen layers, the encoder's other parts if they are used, LayerNorm and head."""
         rest = [] if self.pooling == _POOLING else [_Rest(self.encoder)]
         return [*self.encoder.layers()[self.frozen :], *rest, self.fc_norm, self.head]
 
     def train(self, mode: bool = True) -> Classifier:
-        """Sets the mode; frozen layers stay in eval mode."""
+        """Sets the training mode; frozen layers stay in eval mode."""
         super().train(mode)
         for layer in self.encoder.layers()[: self.frozen]:
             layer.eval()
         return self
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """(B, T, F) normalised -> (B, C) logits; padding counts as any frame, as the authors have it."""
+        """Logits of normalised input, (B, T, F) -> (B, C); padding counts as any frame, as in the authors' code."""
         lengths = torch.full((len(spectrogram),), spectrogram.shape[1], device=spectrogram.device)
         tokens, mask = self.encoder.tokens(spectrogram, lengths)
         return self.head(self.fc_norm(self.encoder.pool(tokens.float(), mask, self.pooling)))  # type: ignore[no-any-return]
@@ -109,7 +109,7 @@ class Classifier(nn.Module):
 
 
 class _Rest(nn.Module):
-    """What a model holds beside its layers, such as a final norm, seen as one module."""
+    """Parameters of a model outside its layers, such as a final norm, as one module."""
 
     def __init__(self, model: AudioModel) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class _Rest(nn.Module):
 
 
 def pooling(model: AudioModel) -> str:
-    """The pooling that a model is fine-tuned with."""
+    """Pooling that a model is fine-tuned with."""
     return _POOLING if _POOLING in model.poolings else model.pooling
 
 
@@ -131,7 +131,7 @@ def _final_norm(model: AudioModel, width: int) -> nn.LayerNorm:
 
 
 def _drop_paths(blocks: Sequence[nn.Module], largest: float) -> bool:
-    """Gives timm's blocks their rates, from 0 to `largest`; returns whether all are such blocks."""
+    """Sets the drop path rates of timm's blocks, from 0 to `largest`; returns True if all are such blocks."""
     known = all(hasattr(block, "drop_path1") and hasattr(block, "drop_path2") for block in blocks)
     if known and largest:
         for block, rate in zip(blocks, np.linspace(0, largest, len(blocks)).tolist(), strict=True):
@@ -141,14 +141,14 @@ def _drop_paths(blocks: Sequence[nn.Module], largest: float) -> bool:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Turns the frames of clips into a model's input.
+    """Conversion of clips' frames into a model's input.
 
     Attributes:
-        raw: (B, S) waveforms and (B,) lengths -> (B, T, F) values before normalisation and (B,) counts.
-        normalise: (B, T, F) of those -> the model's input.
-        is_power: Whether the values are log power in nepers, so that two sounds can be mixed; else they are the
+        raw: Front end: (B, S) waveforms and (B,) lengths -> (B, T, F) values before normalisation and (B,) counts.
+        normalise: Function from (B, T, F) values to the model's input.
+        is_power: Whether the values are log power in nepers, so that two sounds can be mixed; if False, they are the
             adapter's own, already normalised input.
-        length: T.
+        length: Number of frames T.
     """
 
     raw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -160,12 +160,12 @@ class Inputs:
         """Cuts clips to T frames from their start, or zero-pads them.
 
         Args:
-            frames: The data.
-            clips: (B,) rows.
-            turn: (B,) frames by which each clip is turned in a circle first.
+            frames: Frames of all clips.
+            clips: (B,) rows of the clips.
+            turn: (B,) number of frames by which each clip is rotated first.
 
         Returns:
-            (B, T, F) float32 values, and (B, T, 1) bool: which are the clip's own.
+            (B, T, F) float32 values, and (B, T, 1) bool mask of the clip's own frames.
         """
         position = np.arange(self.length)[None, :]  # (1, T)
         count = frames.count[clips][:, None]
@@ -177,10 +177,10 @@ class Inputs:
 
 
 def inputs(model: AudioModel, recipe: FinetuneRecipe, length: int) -> Inputs:
-    """The inputs that a model and a recipe need.
+    """Inputs of a model for a recipe.
 
     Raises:
-        UsageError: The recipe wants what the adapter does not give.
+        UsageError: The recipe needs log-mel power before normalisation, and the adapter has none.
     """
     fbank: Any = getattr(model, "fbank", None)
     own: Any = getattr(model, "normalise", None)
@@ -202,11 +202,11 @@ def spans(u: npt.NDArray[np.float64], size: int, largest: int) -> tuple[npt.NDAr
 
     Args:
         u: (2, B) uniforms in [0, 1).
-        size: Of the axis.
-        largest: Widest interval.
+        size: Length of the axis.
+        largest: Largest width of the interval.
 
     Returns:
-        First and one past the last, (B,) each.
+        First index of the interval and one past its last, (B,) each.
     """
     width = u[0] * min(largest, size)
     start = (u[1] * (size - width)).astype(np.int64)
@@ -217,10 +217,10 @@ def mask_out(values: Tensor, u: npt.NDArray[np.float64], mask_frames: int, mask_
     """Sets one run of frames and one band of bins of each clip to zero, (B, T, F) -> (B, T, F).
 
     Args:
-        values: Before normalisation, so that zero is what the authors mask with.
-        u: (4, B) uniforms: two of the frames, two of the bins.
-        mask_frames: Longest run.
-        mask_mel: Widest band.
+        values: (B, T, F) values before normalisation, so that the mask is zero as in the authors' code.
+        u: (4, B) uniforms in [0, 1): two for the frames, two for the bins.
+        mask_frames: Longest masked run, in frames.
+        mask_mel: Widest masked band, in bins.
     """
     hidden = torch.zeros(values.shape, dtype=torch.bool)
     for axis, largest, draws in ((1, mask_frames, u[:2]), (2, mask_mel, u[2:])):
@@ -234,12 +234,12 @@ def mask_out(values: Tensor, u: npt.NDArray[np.float64], mask_frames: int, mask_
 
 
 def mix_power(values: Tensor, other: Tensor, lam: Tensor) -> Tensor:
-    """The log power of lam a + (1 - lam) b, for sounds that are not in phase: their powers add.
+    """Log power of lam a + (1 - lam) b, for sounds that are not in phase: their powers add.
 
     Args:
-        values: (B, T, F) nepers.
-        other: (B, T, F) nepers, minus infinity where the other sound has ended.
-        lam: (B,); 1 leaves a clip as it is.
+        values: (B, T, F) log power of a, in nepers.
+        other: (B, T, F) log power of b, in nepers; minus infinity after the end of the sound.
+        lam: (B,) weights of a; 1 leaves a clip as it is.
     """
     share = lam.clamp(1e-12, 1)[:, None, None].log() * 2
     rest = (1 - lam).clamp_min(0)[:, None, None].log() * 2
@@ -247,7 +247,7 @@ def mix_power(values: Tensor, other: Tensor, lam: Tensor) -> Tensor:
 
 
 def loss_of(logits: Tensor, targets: Tensor, recipe: FinetuneRecipe) -> Tensor:
-    """The recipe's loss of (B, C) logits under (B, C) targets, which are shares where clips are mixed."""
+    """Loss of the recipe for (B, C) logits and (B, C) targets, which are shares for mixed clips."""
     logits = logits.float()
     if recipe.loss == "binary":
         return F.binary_cross_entropy_with_logits(logits, targets)
@@ -256,15 +256,15 @@ def loss_of(logits: Tensor, targets: Tensor, recipe: FinetuneRecipe) -> Tensor:
 
 
 class FineTuning(Stage):
-    """The one stage of a fine-tuning.
+    """Stage of a fine-tuning, its only one.
 
     Args:
-        module: Encoder and head.
-        recipe: The hyper-parameters.
-        frames: The training clips.
-        targets: (n, C) bool classes of them.
-        feed: Turns them into what the model sees.
-        device: Where it trains.
+        module: Classifier of encoder and head.
+        recipe: Hyper-parameters.
+        frames: Frames of the training clips.
+        targets: (n, C) bool classes of the training clips.
+        feed: Conversion of frames into the model's input.
+        device: Torch device of the training.
     """
 
     name = "fine-tuning"
@@ -283,12 +283,12 @@ class FineTuning(Stage):
         self.epochs = recipe.epochs
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Those of the classifier."""
+        """Parameter groups of the classifier."""
         self.module.train()
         return self.module.parameter_groups()
 
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """One batch of augmented clips."""
+        """Loss of one batch of augmented clips, and the figures to log."""
         views, targets = batch.inputs if batch.inputs is not None else self.inputs(batch)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # drop path draws from torch's own stream: here a function of the step
@@ -302,7 +302,7 @@ class FineTuning(Stage):
         return loss, {"accuracy": float((best > 0).float().mean())}
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The (B, T, F) input and (B, C) targets of a step: turned, mixed, masked, normalised, with noise."""
+        """Input (B, T, F) and targets (B, C) of a step: rotated, mixed, masked, normalised, with noise."""
         recipe, clips, size = self.recipe, batch.clips, len(batch.clips)
         draw = random(recipe.seed, batch.stage, batch.step, 0)
         turn = draw.integers(0, 1 << 31, size) if recipe.roll else None
@@ -337,7 +337,7 @@ class FineTuning(Stage):
 def scores(
     module: Classifier, frames: Frames, clips: Ints, inputs: Inputs, device: torch.device, progress: Progress
 ) -> npt.NDArray[np.float32]:
-    """(n, C) float32 logits of clips as they are: neither augmented nor mixed."""
+    """Logits of clips, (n, C) float32, neither augmented nor mixed."""
     module.eval()
     parts = []
     recipe = module.recipe

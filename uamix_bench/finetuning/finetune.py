@@ -43,18 +43,18 @@ _PATCH = 16  # frames, where a model does not say
 
 
 def finetune(model: AudioModel, data: TaskData, recipe: FinetuneRecipe | ProbeRecipe, **options: Any) -> FinetuneResult:
-    """Fine-tunes a model on a task, or fits a linear probe: `Finetuning`, carried out.
+    """Fine-tunes a model on a task, or fits a linear probe to it; see :class:`Finetuning`.
 
     Args:
-        model: From :func:`uamix_bench.load_model`; it is not changed.
-        data: From :func:`uamix_bench.load_task`.
-        recipe: Of ``FINETUNE`` in `uamix_bench.finetuning.recipe`; its ``PROBE`` makes a linear probe.
-        options: Further arguments of :class:`Finetuning`.
+        model: Encoder from :func:`uamix_bench.load_model`; it is not changed.
+        data: Task from :func:`uamix_bench.load_task`.
+        recipe: Recipe of ``FINETUNE`` in `uamix_bench.finetuning.recipe`; its ``PROBE`` makes a linear probe.
+        **options: Remaining arguments of :class:`Finetuning`.
 
     Raises:
-        UsageError: The model cannot be trained so, or the data has too few classes or groups.
+        UsageError: The model cannot be trained in this way, or the data has too few classes or groups.
         BadInputError: A split or clip is missing or broken.
-        Stopped: `stop` said so; what is done is kept.
+        Stopped: `stop` returned True; finished runs are kept.
     """
     if isinstance(recipe, ProbeRecipe):
         options.setdefault("freeze", "all")
@@ -63,25 +63,25 @@ def finetune(model: AudioModel, data: TaskData, recipe: FinetuneRecipe | ProbeRe
 
 @dataclass
 class Finetuning:
-    """A fine-tuning or linear probe of one encoder on one task.
+    """Fine-tuning or linear probe of one encoder on one task.
 
     Args:
-        model: From :func:`uamix_bench.load_model`; it is not changed.
-        data: From :func:`uamix_bench.load_task`.
-        recipe: A :class:`FinetuneRecipe`, or a :class:`ProbeRecipe` where `freeze` is ``all``.
-        freeze: Lower blocks that stay as they are, the stem with them; ``all`` for a linear probe.
+        model: Encoder from :func:`uamix_bench.load_model`; it is not changed.
+        data: Task from :func:`uamix_bench.load_task`.
+        recipe: Recipe: a :class:`FinetuneRecipe`, or a :class:`ProbeRecipe` if `freeze` is ``all``.
+        freeze: Number of lower blocks to freeze, the stem with them; ``all`` for a linear probe.
         fraction: Share of the training clips; None for all.
-        folds: How many, where the data bring no split of their own.
-        seeds: Trainings of each fold, from the recipe's seed on.
-        separator: Between the classes of a clip that has several.
-        folder: Where checkpoints and outcomes are kept; default below ``UAMIX_BENCH_HOME/training``.
-        workers: Processes that decode; None for one a core.
-        keep_going: Whether to set broken clips aside; otherwise one error lists them.
-        progress: Shows how far it is.
-        stop: See :class:`~uamix_bench.tuning.loop.Training`.
+        folds: Number of folds for data that have no split of their own.
+        seeds: Number of trainings of each fold, with seeds from the recipe's on.
+        separator: Text between the classes of a clip that has several; None if clips have one.
+        folder: Folder of checkpoints and outcomes; default below ``UAMIX_BENCH_HOME/training``.
+        workers: Number of decoding processes; None for one a core.
+        keep_going: Whether to skip broken clips; if False, one error lists them.
+        progress: Progress display.
+        stop: Function polled after every step; see :class:`~uamix_bench.tuning.loop.Training`.
 
     Raises:
-        UsageError: The model cannot be trained so, or the data has too few classes or groups.
+        UsageError: The model cannot be trained in this way, or the data has too few classes or groups.
         BadInputError: A split or clip is missing or broken.
     """
 
@@ -113,24 +113,24 @@ class Finetuning:
 
     @property
     def several(self) -> bool:
-        """Whether a clip may have several classes."""
+        """True if a clip may have several classes."""
         return self.separator is not None
 
     @property
     def runs(self) -> list[Run]:
-        """Every fold under every seed."""
+        """Runs: every fold with every seed."""
         return [Run(fold, self.recipe.seed + seed) for fold in self.plan.folds for seed in range(self.seeds)]
 
     @property
     def place(self) -> Path:
-        """The folder of checkpoints and outcomes."""
+        """Folder of checkpoints and outcomes."""
         if self.folder is not None:
             return self.folder
         return files.home() / "training" / f"finetune-{self.recipe.name}-{files.digest(self.identity)[:12]}"
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What a resumed run must find unchanged, by name."""
+        """Facts, by name, that must be identical to resume a run."""
         assert self.model.identity is not None
         return {
             "recipe": self.recipe.model_dump(mode="json"),
@@ -143,27 +143,27 @@ class Finetuning:
         }
 
     def train_rows(self, run: Run) -> Ints:
-        """The rows that a run trains on."""
+        """Rows of the clip table that a run trains on."""
         return subset(run.fold.train, self.plan.labels.targets, self.fraction, run.seed)
 
     def recipe_of(self, run: Run, clips: int) -> FinetuneRecipe:
-        """The recipe of one run: its seed, and a batch no larger than its `clips`."""
+        """Recipe of one run: its seed, and a batch no larger than its `clips`."""
         assert isinstance(self.recipe, FinetuneRecipe)
         return self.recipe.model_copy(update={"seed": run.seed, "batch": max(1, min(self.recipe.batch, clips))})
 
     def classifier(self, recipe: FinetuneRecipe) -> Classifier:
-        """A fresh classifier on a copy of the encoder."""
+        """New classifier on a copy of the encoder."""
         assert self.freeze != "all"
         module = Classifier(copy.deepcopy(self.model), len(self.plan.labels.classes), recipe, self.freeze)
         inputs(self.model, recipe, _PATCH)
         return module.to(self.model.device)
 
     def result(self) -> FinetuneResult:
-        """Does the runs that are not done yet, and makes the record of all.
+        """Carries out the runs that are not finished, and makes the record of all.
 
         Raises:
-            MachineError: Another process is at work in the folder.
-            Stopped: `stop` said so; what is done is kept.
+            MachineError: Another process works in the folder.
+            Stopped: `stop` returned True; finished runs are kept.
         """
         files.check_writable(self.place)
         with files.locked(self.place / files.LOCK, None):
@@ -206,7 +206,7 @@ class Finetuning:
         )
 
     def _outcome(self, run: Run) -> Outcome:
-        """Reads the outcome of a run that is done, or does it."""
+        """Reads the outcome of a finished run, or carries the run out."""
         path = self.place / f"{run.name}.npz"
         identity = {**self.identity, "sounds": self._sounds_sha256}
         if kept := read_outcome(path, identity, self.progress):
@@ -221,7 +221,7 @@ class Finetuning:
         return outcome
 
     def _identity_as_used(self) -> ModelIdentity:
-        """The encoder's, with the pooling that a fine-tuning takes."""
+        """Identity of the encoder, with the pooling of the fine-tuning."""
         identity = self.model.identity
         assert identity is not None
         if self.freeze == "all":
@@ -301,7 +301,7 @@ class Finetuning:
 
     @cached_property
     def _sounds_sha256(self) -> str:
-        """Of the files of all clips that are needed."""
+        """SHA-256 over the files of all needed clips."""
         rows = self.data.clips.iloc[self._needed]
         self.data.task.materialise(rows, self.progress)
         digests = file_digests(rows["path"].tolist(), progress=self.progress).digests
@@ -309,7 +309,7 @@ class Finetuning:
 
     @cached_property
     def _frames(self) -> tuple[Frames, Ints]:
-        """The frames of all clips that are needed, and the place of each row of the clip table in them, or -1."""
+        """Frames of all needed clips, and the place of each row of the clip table in them, or -1."""
         assert isinstance(self.recipe, FinetuneRecipe)
         needed = replace(self.data, clips=self.data.clips.iloc[self._needed].reset_index(drop=True))
         feed = inputs(self.model, self.recipe, _PATCH)
@@ -330,19 +330,19 @@ class Finetuning:
 
     @cached_property
     def _table_rows(self) -> Ints:
-        """The row of the clip table of each clip in the frames."""
+        """Row of the clip table of each clip in the frames."""
         place = self._frames[1]
         rows = np.flatnonzero(place >= 0)
         return rows[np.argsort(place[rows])]
 
     @cached_property
     def length(self) -> int:
-        """Frames of the input: the recipe's, or the longest clip's in whole patches."""
+        """Number of frames of the input: the recipe's, or the longest clip's in whole patches."""
         assert isinstance(self.recipe, FinetuneRecipe)
         return self.recipe.frames[0] if self.recipe.frames else self.whole(int(self._frames[0].count.max()))
 
     def whole(self, frames: int) -> int:
-        """Frames rounded up to whole patches, within the positions that the model has."""
+        """Number of frames rounded up to whole patches, within the positions that the model has."""
         shape: Any = getattr(getattr(self.model, "encoder", None), "shape", None)
         patch = getattr(shape, "patch_frames", _PATCH)
         return int(min(-(-frames // patch), getattr(shape, "columns", 1 << 30))) * patch
@@ -379,6 +379,6 @@ def _on_cpu(
     waveforms: torch.Tensor,
     lengths: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Runs a front end that holds tensors where they are, and brings what it gives back."""
+    """Runs a front end on the device of its tensors, and returns its output on the CPU."""
     values, counts = raw(waveforms.to(device), lengths.to(device))
     return values.cpu(), counts.cpu()

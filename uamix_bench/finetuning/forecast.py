@@ -1,4 +1,4 @@
-"""How long a fine-tuning will take: a small batch is timed."""
+"""Duration forecast of a fine-tuning, from the time of a small batch."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _FRAMES_S = 100  # a second, of every front end here
 
 
 def estimate(work: Finetuning) -> tuple[int, float | None]:
-    """The training steps of all runs, and how many seconds they and the tests take.
+    """Training steps of all runs, and the seconds that training and tests take.
 
-    The time is for this machine as busy as it is now, without decoding; None for a linear probe.
+    The time is measured under the machine's current load and excludes decoding. It is None for a linear probe.
     """
     recipe, model = work.recipe, work.model
     if not isinstance(recipe, FinetuneRecipe):
@@ -52,7 +52,7 @@ def estimate(work: Finetuning) -> tuple[int, float | None]:
 
 
 def _longest_of_a_few(work: Finetuning) -> int:
-    """Frames of the longest of a few clips, spread over the table."""
+    """Number of frames of the longest of a few clips, spread over the table."""
     data = work.data
     rows = data.clips.iloc[:: max(1, len(data.clips) // _LOOKED_AT)]
     data.task.materialise(rows, work.progress)

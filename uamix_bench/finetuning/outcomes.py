@@ -1,4 +1,4 @@
-"""What the runs of a fine-tuning leave behind: a file each, and together the score that a record states."""
+"""Outcomes of a fine-tuning's runs: a file for each, and together the score that a record states."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ from uamix_bench.util.progress import Progress
 
 
 class Run(NamedTuple):
-    """One training to do."""
+    """Run of a fine-tuning: one training on one fold with one seed."""
 
     fold: Fold
     seed: int
 
     @property
     def name(self) -> str:
-        """The name of its files."""
+        """Name of the run's files."""
         return f"{re.sub(r'[^A-Za-z0-9._-]', '_', self.fold.name)}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves behind, in a file that makes the next call of the same command skip it.
+    """Outcome of a run, stored in a file so that a repeated command skips the run.
 
     Attributes:
-        scores: (n, C) float32 of the test clips.
-        test: (n,) int64 rows of them in the clip table.
-        facts: Plain data: train_clips, batch, strength, trained_parameters, frames, history, notes, skipped, seconds.
+        scores: (n, C) float32 scores of the test clips.
+        test: (n,) int64 rows of the test clips in the clip table.
+        facts: Plain data by name: train_clips, batch, strength, trained_parameters, frames, history, notes, skipped,
+            seconds.
     """
 
     scores: npt.NDArray[np.float32]
@@ -50,7 +51,7 @@ class Outcome:
     facts: dict[str, Any]
 
     def write(self, path: Path, identity: dict[str, Any]) -> None:
-        """Writes it, with what it is the outcome of."""
+        """Writes the outcome, with the identity of its run."""
         facts = json.dumps({"identity": identity, **self.facts}, allow_nan=False)
         files.write_atomic(
             path,
@@ -59,10 +60,10 @@ class Outcome:
 
 
 def read_outcome(path: Path, identity: dict[str, Any], progress: Progress) -> Outcome | None:
-    """Reads the outcome of a run that is finished; None where there is none, or the file is damaged.
+    """Reads the outcome of a finished run; None if there is none, or the file is damaged.
 
     Raises:
-        UsageError: It is that of another training; the line names every difference.
+        UsageError: The outcome is that of another training; the line names every difference.
     """
     if not path.is_file():
         return None
@@ -80,16 +81,16 @@ def read_outcome(path: Path, identity: dict[str, Any], progress: Progress) -> Ou
 def score(
     data: TaskData, plan: Plan, done: Sequence[tuple[Run, Outcome]], several: bool
 ) -> tuple[tuple[FinetuneRun, ...], FinetuneScore, tuple[str, ...]]:
-    """Scores all runs.
+    """Computes the score of all runs.
 
     Args:
-        data: The task.
-        plan: Its labels and folds.
-        done: Every run with its outcome.
-        several: Whether a clip may have several classes: mAP, else accuracy.
+        data: Task that was tested.
+        plan: Labels and folds of the task.
+        done: Runs, each with its outcome.
+        several: Whether a clip may have several classes; the metric is then mAP, else accuracy.
 
     Returns:
-        The runs as the record has them, the score, and notes that a reader needs.
+        Runs as the record has them, the score, and notes that a reader needs.
     """
     group_of = data.clips["group"].to_numpy(str)
     names = np.unique(np.concatenate([group_of[outcome.test] for _, outcome in done]))
@@ -146,7 +147,7 @@ def _run(
 
 
 def _warnings(data: TaskData, plan: Plan, several: bool) -> list[str]:
-    """What makes a score say less, or other, than it seems to."""
+    """Notes on limits of a score: shared groups, copies, and classes missing from training or test."""
     targets, group_of = plan.labels.targets, data.clips["group"].to_numpy(str)
     tested = sum(len(fold.test) for fold in plan.folds)
     used = np.unique(np.concatenate([part for fold in plan.folds for part in (fold.train, fold.test)]))

@@ -17,12 +17,12 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Probe(NamedTuple):
-    """What a probe says of the test clips.
+    """Outcome of a probe on the test clips.
 
     Attributes:
-        scores: (n, C) float32; minus infinity for a class that no training clip has.
-        strength: The C of scikit-learn that was chosen.
-        note: What a reader should know; empty where all is as usual.
+        scores: (n, C) float32 scores; minus infinity for a class that no training clip has.
+        strength: Chosen regularisation, scikit-learn's C.
+        note: Note for the reader; empty if there is nothing unusual.
     """
 
     scores: Floats
@@ -44,14 +44,14 @@ def probe(
     """Fits on the training clips, with the strength that does best on validation clips, and scores the test clips.
 
     Args:
-        recipe: The hyper-parameters.
+        recipe: Hyper-parameters.
         vectors: (N, D) embeddings of all clips.
         targets: (N, C) classes of all clips.
         groups: (N,) group of each clip.
-        train: Rows.
-        validation: Rows; where there are none, inner folds of `train` take their place.
-        test: Rows.
-        several: Whether a clip may have several classes: each is then a regression of its own, chosen by mAP.
+        train: Rows of the training clips.
+        validation: Rows of the validation clips; if there are none, inner folds of `train` take their place.
+        test: Rows of the test clips.
+        several: Whether a clip may have several classes; each is then a regression of its own, chosen by mAP.
     """
     strength, note = _choose(recipe, vectors, targets, groups, train, validation, several)
     return Probe(_fit(recipe, vectors, targets, train, test, strength, several), strength, note)
@@ -86,7 +86,7 @@ def _choose(
 
 
 def _inner(recipe: ProbeRecipe, targets: Mask, groups: npt.NDArray[np.str_], train: Ints) -> list[tuple[Ints, Ints]]:
-    """Folds of the training clips that keep groups whole; none where no class has two groups."""
+    """Folds of the training clips, with no group split across them; none if no class has two groups."""
     label = targets[train].argmax(axis=1)
     pairs = np.unique(np.stack([label, np.unique(groups[train], return_inverse=True)[1]]), axis=1)
     count = min(recipe.inner_folds, int(np.bincount(pairs[0]).max()))
@@ -99,7 +99,7 @@ def _inner(recipe: ProbeRecipe, targets: Mask, groups: npt.NDArray[np.str_], tra
 def _fit(
     recipe: ProbeRecipe, vectors: Floats, targets: Mask, train: Ints, test: Ints, strength: float, several: bool
 ) -> Floats:
-    """(n, C) scores of the test clips; all is standardised with the training clips' statistics."""
+    """Scores (n, C) of the test clips; embeddings are standardised with the training clips' statistics."""
     from sklearn.linear_model import LogisticRegression
 
     mean, spread = vectors[train].mean(axis=0), vectors[train].std(axis=0)

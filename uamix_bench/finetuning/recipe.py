@@ -1,6 +1,6 @@
 """Recipes of fine-tuning and of linear probes as data, torch-free: AudioMAE's own per task, and a small one.
 
-Where a number comes from: [S] main_finetune_esc.py, main_finetune_as.py, dataset.py and ft_as.sh of the official code
+Sources of the numbers: [S] main_finetune_esc.py, main_finetune_as.py, dataset.py and ft_as.sh of the official code
 (facebookresearch/AudioMAE); [R] recalled from the appendix of its paper (Huang et al., NeurIPS 2022), not in the code.
 """
 
@@ -15,10 +15,10 @@ from uamix_bench.util.files import digest
 
 
 class FinetuneRecipe(Recipe):
-    """Supervised fine-tuning of an encoder with a linear head on pooled tokens, as AudioMAE does it.
+    """Recipe of supervised fine-tuning: an encoder with a linear head on pooled tokens, as in AudioMAE.
 
-    The official names of the two masks are a trap: main_finetune_as.py overrides its parser's freqm 192 and timem 48 by
-    48 and 192, as 128 mel bins must have it; main_finetune_esc.py passes its parser's freqm 96 and timem 24 on. The
+    The official names of the two masks are misleading. main_finetune_as.py overrides its parser's freqm 192 and timem
+    48 by 48 and 192, as 128 mel bins require. main_finetune_esc.py passes its parser's freqm 96 and timem 24 on. The
     recipes hold what the code does; AST's order for ESC-50 is ``mask_mel=24 mask_frames=96``.
     """
 
@@ -58,12 +58,12 @@ class FinetuneRecipe(Recipe):
 
     @property
     def learning_rate(self) -> float:
-        """The head's peak: linear scaling with the batch."""
+        """Peak learning rate of the head: linear scaling with the batch."""
         return self.base_learning_rate * self.batch / 256
 
     @property
     def floor(self) -> float:
-        """The share of the peak learning rate that the cosine falls to."""
+        """Share of the peak learning rate that the cosine falls to."""
         return min(1.0, self.min_learning_rate / self.learning_rate)
 
     @model_validator(mode="after")
@@ -74,10 +74,10 @@ class FinetuneRecipe(Recipe):
 
 
 class ProbeRecipe(BaseModel):
-    """A linear probe: logistic regression on standardised embeddings of the frozen encoder.
+    """Recipe of a linear probe: logistic regression on standardised embeddings of the frozen encoder.
 
-    Standardised with the training clips' statistics. The strength is chosen on the official validation clips, else on
-    inner folds of the training clips that keep groups whole; ties go to the smaller one.
+    Embeddings are standardised with the training clips' statistics. The strength is chosen on the official validation
+    clips, else on inner folds of the training clips, with no group split across them. Ties go to the smaller strength.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

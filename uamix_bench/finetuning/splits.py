@@ -1,4 +1,4 @@
-"""Which clips train and which are tested: a task's own splits, else folds that keep groups whole; and fewer labels."""
+"""Splits of a supervised task: its own, else folds with no group split across them; and subsets of the labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FOLD = re.compile(r"(fold[-_ ]?)?\d+", re.IGNORECASE)
 
 
 class Fold(NamedTuple):
-    """Rows of the clip table, each in at most one part; `validation` may be empty."""
+    """Fold: rows of the clip table, each in at most one part; `validation` may be empty."""
 
     name: str
     train: Ints
@@ -37,14 +37,14 @@ class Fold(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """What is predicted: the sorted classes, and (n, C) which of them each clip is of."""
+    """Labels to predict: the sorted classes, and (n, C) True for the classes of each clip."""
 
     classes: tuple[str, ...]
     targets: Mask
 
 
 class Plan(NamedTuple):
-    """The folds, how they came about in words, and what is predicted."""
+    """Plan of a fine-tuning: the folds, their origin in words, and the labels to predict."""
 
     folds: tuple[Fold, ...]
     scheme: str
@@ -52,14 +52,14 @@ class Plan(NamedTuple):
 
 
 def supervised(data: TaskData) -> TaskData:
-    """The task as fine-tuning takes it, where labels or groups are others than in few-shot episodes."""
+    """Task for fine-tuning, whose labels or groups may differ from those of few-shot episodes."""
     return replace(data, clips=data.task.supervised(data.root, data.clips))
 
 
 def joined(data: TaskData, test: TaskData) -> TaskData:
-    """One task of two: all clips of `data` train, those of `test` are tested; ids say which with a first folder.
+    """Task made of two: all clips of `data` train, those of `test` are tested; a first folder in the ids tells which.
 
-    Its clips, and so its digest and version, are those of both; its name is that of `data`.
+    Clips, digest and version are those of both tasks together; the name is that of `data`.
     """
     parts = [
         part.clips.assign(clip=f"{split}/" + part.clips["clip"], split=split)
@@ -74,20 +74,20 @@ def joined(data: TaskData, test: TaskData) -> TaskData:
 
 
 def plan(data: TaskData, *, folds: int = FOLDS, seed: int = 0, separator: str | None = None) -> Plan:
-    """Decides on splits and labels.
+    """Chooses splits and labels.
 
-    In this order: the card's; a split column that names train and test (and perhaps validation), or folds; else
-    `folds` seeded folds that keep groups whole and classes balanced.
+    The first of these that exists: the card's splits; a split column that names train and test (and perhaps
+    validation), or folds; else `folds` seeded folds with no group split across them and balanced classes.
 
     Args:
-        data: From :func:`supervised`.
-        folds: How many, where the data bring no split; no more than there are groups.
-        seed: Of these.
-        separator: Between the classes of a clip that has several, in the label column.
+        data: Task from :func:`supervised`.
+        folds: Number of folds for data that have no split; reduced to the number of groups if that is smaller.
+        seed: Seed of these folds.
+        separator: Text between the classes of a clip that has several, in the label column.
 
     Raises:
-        UsageError: Fewer than two classes or groups.
-        BadInputError: A split that there should be has no clip.
+        UsageError: The data has fewer than two classes or groups.
+        BadInputError: A named split has no clip.
     """
     labels = read_labels(data, separator)
     card = data.card.supervised or _named_splits(data.clips["split"])
@@ -106,10 +106,10 @@ def plan(data: TaskData, *, folds: int = FOLDS, seed: int = 0, separator: str | 
 
 
 def read_labels(data: TaskData, separator: str | None = None) -> Labels:
-    """Reads the label column, which holds one class a clip or, with a separator, several.
+    """Reads the label column: one class a clip or, with a separator, several.
 
     Raises:
-        UsageError: There are fewer than two classes.
+        UsageError: The data has fewer than two classes.
     """
     column = data.clips["label"].astype(str)
     parts = (
@@ -128,17 +128,17 @@ def read_labels(data: TaskData, separator: str | None = None) -> Labels:
 def subset(train: Ints, targets: Mask, fraction: float | None, seed: int) -> Ints:
     """Chooses a share of the training clips, at least one of each class; a smaller share is part of a larger.
 
-    Clips come in one seeded order, of which a share is a prefix: first one of each class, then the classes in step
-    (by the share of its rarest class that a clip's place is).
+    A share is a prefix of one seeded order of the clips. First comes one clip of each class. The others are ordered by
+    their relative place among the clips of their rarest class, so that classes stay balanced.
 
     Args:
-        train: (n,) rows.
+        train: (n,) rows of the training clips.
         targets: (N, C) classes of all clips.
         fraction: Share of the clips; None for all.
-        seed: Of the order.
+        seed: Seed of the order.
 
     Returns:
-        Sorted rows.
+        Sorted rows of the chosen clips.
     """
     if fraction is None:
         return train
@@ -156,16 +156,16 @@ def subset(train: Ints, targets: Mask, fraction: float | None, seed: int) -> Int
 
 
 def group_folds(label: Ints, groups: npt.NDArray[np.str_], count: int, seed: int) -> list[tuple[Ints, Ints]]:
-    """Folds that keep groups whole and classes as balanced as that allows.
+    """Folds with no group split across them, and classes as balanced as that allows.
 
     Args:
         label: (n,) class of each clip.
         groups: (n,) group of each clip.
-        count: Folds, at most as many as there are groups.
-        seed: Of the draw.
+        count: Number of folds, at most the number of groups.
+        seed: Seed of the draw.
 
     Returns:
-        The rows of each fold that train, and those that are tested.
+        Rows of each fold: those that train, and those that are tested.
     """
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
@@ -177,7 +177,7 @@ def group_folds(label: Ints, groups: npt.NDArray[np.str_], count: int, seed: int
 
 
 def _named_splits(column: pd.Series[str]) -> Supervised | None:
-    """What a split column says by itself: train and test, or folds; None where it says neither."""
+    """Splits that a split column names: train and test, or folds; None if it names neither."""
     names = sorted(set(column) - {""})
     if len(names) > 1 and all(map(_FOLD.fullmatch, names)):
         return Supervised(folds=tuple(names))

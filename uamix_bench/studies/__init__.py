@@ -1,1 +1,1 @@
-"""Ablations, and the paper's tables and figures."""
+"""Studies of many runs: ablations, and the paper's tables and figures."""

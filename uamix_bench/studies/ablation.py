@@ -1,4 +1,4 @@
-"""A grid of recipes -> trainings -> few-shot results -> differences to a reference. Free of torch until it trains."""
+"""Ablation: recipes -> trainings -> few-shot results -> differences to a reference. Torch-free until training."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _FIXED = {"mix": "--mix", "seed": "--seeds", "data": "--data", "name": "--recipe
 
 @dataclass(frozen=True)
 class PlannedArm:
-    """One recipe of the grid.
+    """Arm of an ablation: one recipe of the grid.
 
     Attributes:
-        label: Mixing and varied fields; the same for all seeds.
-        reference: Whether the others of its seed are held against it.
-        varied: What it has of the fields that the grid varies, as plain data.
-        recipe: Its hyper-parameters.
+        label: Name made of mixing and varied fields; identical for all seeds.
+        reference: Whether the other arms of its seed are compared with this one.
+        varied: Values of the fields that the grid varies, as plain data.
+        recipe: Hyper-parameters of the arm.
     """
 
     label: str
@@ -59,22 +59,22 @@ def plan(
     vary: Mapping[str, Sequence[Any]] | None = None,
     seeds: Sequence[int] = (0,),
 ) -> list[PlannedArm]:
-    """Lays out a grid: every mixing with every combination of the varied fields, and the reference, for every seed.
+    """Plans a grid: every mixing with every combination of the varied fields, and the reference, for every seed.
 
-    The reference is the recipe's own setting with t-cutmix. Combinations that train equally (alpha where nothing is
-    mixed) are one arm.
+    The reference is the recipe's own setting with t-cutmix. Combinations that train equally (alpha with no mixing) are
+    one arm.
 
     Args:
-        base: Gives what is not varied.
-        mixings: Those of the grid; none of them: tf-cutmix where nothing is varied, else t-cutmix.
-        vary: Values by the name of a recipe's field, as `find_field` reads it.
-        seeds: Of the trainings; each trains the whole grid.
+        base: Recipe with the values of all fields that are not varied.
+        mixings: Mixings of the grid; if empty, tf-cutmix if no field is varied, else t-cutmix.
+        vary: Values to try by the name of a recipe's field, as `find_field` reads it.
+        seeds: Seeds of the trainings; each trains the whole grid.
 
     Returns:
-        The arms, seed by seed, the reference of the seed first.
+        Arms, seed by seed, the reference of the seed first.
 
     Raises:
-        UsageError: An unknown field, one that is not for varying, or a value that does not fit.
+        UsageError: A field is unknown or cannot be varied, or a value is not valid.
     """
     fields: dict[str, Sequence[Any]] = {}
     for given, values in (vary or {}).items():
@@ -117,17 +117,17 @@ def _field(recipe: TuneRecipe, name: str) -> Any:
 
 @dataclass(frozen=True)
 class Ablation:
-    """A plan with what it is carried out on.
+    """Ablation: planned arms, with the model, sounds and machine to train them on.
 
     Args:
-        arms: From :func:`plan`.
-        init: The pretrained model, as `load_model` takes it.
-        data: The sounds, as `find_data` takes them; where it is a path, the recipes name them otherwise.
-        data_dir: Where data sets are; default ``UAMIX_BENCH_HOME/data``.
-        audio_root: What a CSV's paths are relative to.
-        device: As for load_model.
-        workers: Trainings at once.
-        threads: That each computes with on the processor; None for torch's own choice.
+        arms: Arms from :func:`plan`.
+        init: Pretrained model, as `load_model` takes it.
+        data: Name or path of the sounds, as `find_data` takes it; for a path, the recipes hold the data's name instead.
+        data_dir: Folder of the data sets; default ``UAMIX_BENCH_HOME/data``.
+        audio_root: Folder that a CSV's paths are relative to.
+        device: Torch device, as `load_model` takes it.
+        workers: Number of trainings at once.
+        threads: Number of processor threads of each training; None for torch's own choice.
     """
 
     arms: Sequence[PlannedArm]
@@ -140,19 +140,19 @@ class Ablation:
     threads: int | None = None
 
     def job(self, arm: PlannedArm) -> Job:
-        """The training of an arm, in the folder where `tune` would keep it."""
+        """Training of an arm, in the folder that `tune` would use."""
         head = self._folder(arm.recipe.head_only()) if arm.recipe.head_epochs else None
         label = arm.label + (f", seed {arm.recipe.seed}" if self.seeds > 1 else "")
         return self._job(label, arm.recipe, head)
 
     def heads(self) -> list[Job]:
-        """The trainings of stage 1 alone, each shared by the arms that agree in it."""
+        """Trainings of stage 1 alone, each shared by the arms with the same stage 1."""
         recipes = {arm.recipe.head_only().sha256: arm.recipe for arm in self.arms if arm.recipe.head_epochs}
         return [self._job(f"stage 1, seed {recipe.seed}", recipe.head_only(), None) for recipe in recipes.values()]
 
     @property
     def seeds(self) -> int:
-        """How many there are."""
+        """Number of seeds."""
         return len({arm.recipe.seed for arm in self.arms})
 
     def _job(self, label: str, recipe: TuneRecipe, head: Path | None) -> Job:
@@ -163,9 +163,9 @@ class Ablation:
         return training_folder(recipe.model_copy(update={"data": self.data}), self.init)
 
     def forecast(self) -> Forecast:
-        """Estimates how long the trainings will take: stage 1 alone, then the arms, in the order of `heads` and `arms`.
+        """Estimates the duration of the trainings: stage 1 alone, then the arms, in the order of `heads` and `arms`.
 
-        A stage 1 that no arm waits for counts as done.
+        A training of stage 1 that no arm needs counts as finished.
         """
         waiting = {job.head for job in map(self.job, self.arms) if not (is_finished(job) or has_begun(job))}
 
@@ -182,21 +182,21 @@ class Ablation:
         progress: Progress = SILENT,
         stop: Callable[[], bool] = lambda: False,
     ) -> dict[Path, BenchError]:
-        """Trains the arms that are not there yet; what was begun is continued.
+        """Trains the arms that are not finished; those that have begun are resumed.
 
         Args:
-            engine: Its workers train, in folders that they share with this machine; None for `workers` processes here.
-            keep_going: Whether arms that fail are set aside.
-            progress: Is told of every step.
-            stop: Asked after every step here; True ends all with their state saved.
+            engine: Engine whose workers train, in folders that all machines share; None for `workers` processes here.
+            keep_going: Whether the other arms go on after a failure.
+            progress: Progress display, advanced with every step.
+            stop: Function polled after every step on this machine; True ends all trainings with their state saved.
 
         Returns:
-            Under `keep_going` what went wrong, by the folder of the arm.
+            Errors by the folder of the failed arm; empty without `keep_going`.
 
         Raises:
             UsageError: A folder holds the same recipe, tuned from other weights or on other sounds.
-            Stopped: `stop` said so.
-            BenchError: An arm failed; with an engine see :func:`uamix_bench.tuning.on_engine.tune_elsewhere`, too.
+            Stopped: `stop` returned True.
+            BenchError: An arm failed; with an engine see also :func:`uamix_bench.tuning.on_engine.tune_elsewhere`.
         """
         from uamix_bench.tuning.run import initial_model
 
@@ -239,21 +239,21 @@ class Ablation:
         batch_size: int = 16,
         progress: Progress = SILENT,
     ) -> AblationRecord:
-        """Evaluates the trained arms on the same episodes, each on one embedding pass a task; reuses what is there.
+        """Evaluates the trained arms on the same episodes, with one embedding pass a task; existing results are reused.
 
         Args:
-            tasks: Where episodes come from.
-            protocols: The cells.
-            failed: What :meth:`tune` returned.
-            engine: Its workers embed, and all is scored here; None embeds here, too.
-            keep_going: Whether arms whose embeddings mean nothing are set aside.
-            batch_size: Clips in a batch, at most.
-            progress: Shows how far it is.
+            tasks: Tasks that episodes are drawn from.
+            protocols: Protocols to evaluate.
+            failed: Errors that :meth:`tune` returned.
+            engine: Engine whose workers embed, while all scoring happens here; None embeds here, too.
+            keep_going: Whether arms that fail the embedding health check are skipped.
+            batch_size: Maximum number of clips in a batch.
+            progress: Progress display.
 
         Raises:
-            BadInputError: Broken clips, or embeddings that mean nothing; or a seed's reference was set aside.
-            MachineError: The results cannot be written; with an engine see
-                :func:`uamix_bench.evaluation.on_engine.embed_ahead`, too.
+            BadInputError: Broken clips or unhealthy embeddings; or a seed's reference was skipped.
+            MachineError: The results cannot be written; with an engine see also
+                :func:`uamix_bench.evaluation.on_engine.embed_ahead`.
         """
         errors, arms = dict(failed), []
         device = "cpu" if engine else self.device  # with an engine, this machine only scores
@@ -295,7 +295,7 @@ class Ablation:
         protocols: Sequence[Protocol],
         options: dict[str, Any],
     ) -> dict[tuple[Path, int], Ahead]:
-        """Embeds with an engine what the evaluation will ask for; what was, by arm's folder and place of the task."""
+        """Embeds the evaluation's clips with an engine; returns their number by arm's folder and place of the task."""
         folders: list[Path] = []
 
         def models() -> Iterator[tuple[AudioModel, ResultStore]]:
@@ -339,7 +339,7 @@ def _evaluated(
 
 
 def _tuned(job: Job, device: str) -> tuple[AudioModel, ResultStore]:
-    """The model that a finished job made, and the store of its results."""
+    """Model that a finished job made, and the store of its results."""
     from uamix_bench.models.model import load_model
 
     return load_model("uamix", job.folder / WEIGHTS, device=device), ResultStore(job.folder / "results")

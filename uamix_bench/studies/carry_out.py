@@ -1,4 +1,4 @@
-"""Carries out planned jobs: tunings, few-shot cells, fine-tunings. What is kept is reused, what fails is set aside."""
+"""Execution of planned jobs: tunings, few-shot evaluations, fine-tunings. Results are reused, failures are skipped."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class Work:
-    """Where and how jobs are carried out.
+    """Execution of jobs on this machine, with its settings.
 
     Attributes:
-        here: What was found on this machine.
-        settings: Those of the plans.
-        store: Where results are kept.
-        data_dir: Where data sets are.
-        device: As for load_model.
-        batch_size: Clips in a batch, at most.
-        progress: Shows how far it is.
-        stoppable: Made around every training; gives what it asks after each step, where True ends it, its state saved.
-        set_aside: One line for each thing that could not be done.
+        here: Data, weights and results found on this machine.
+        settings: Settings of the plans.
+        store: Store of the results.
+        data_dir: Folder of the data sets.
+        device: Torch device, as `load_model` takes it.
+        batch_size: Maximum number of clips in a batch.
+        progress: Progress display.
+        stoppable: Context manager around every training. It yields the function polled after each step; True ends the
+            training with its state saved.
+        set_aside: Lines that name the failures, one each.
     """
 
     here: Here
@@ -54,11 +55,11 @@ class Work:
     set_aside: list[str] = field(default_factory=list)
 
     def carry_out(self, plans: Iterable[Plan]) -> list[Record]:
-        """Does what can be done of the jobs, each once, model by model.
+        """Carries out the jobs that can run, each once, model by model.
 
         Raises:
-            Stopped: A training was asked to stop; the same call continues.
-            MachineError: The store cannot be written, or the device is not there.
+            Stopped: A training was asked to stop; the same call resumes it.
+            MachineError: The store cannot be written, or the device does not exist.
         """
         jobs = [job for plan in plans for job in plan.jobs if not job.lacks]
         weights = {**self.here.weights, **self._tune([job.model for job in jobs if job.kind == "tune"])}
@@ -102,7 +103,7 @@ class Work:
             yield self._finetune(encoder, data)
 
     def _tune(self, models: Sequence[str]) -> dict[str, Path]:
-        """Tunes what has no weights yet, as ``uamix-bench ablate`` does and where it keeps them."""
+        """Tunes the models that have no weights yet, in the same way and folders as ``uamix-bench ablate``."""
         if not models:
             return {}
         from uamix_bench.studies.ablation import Ablation, plan

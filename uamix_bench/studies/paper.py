@@ -1,6 +1,7 @@
-"""The paper's tables and figures as data: which models, on which tasks, at which settings, and what is assumed.
+"""Tables and figures of the paper as data: their models, tasks and settings, and what is assumed.
 
-Tabassum et al., "uaMix-MAE", ICASSP 2024. What it does not state, a target says that it assumes. Free of torch.
+Source: Tabassum et al., "uaMix-MAE", ICASSP 2024. A target states its assumptions where the paper leaves a value open.
+Torch-free.
 """
 
 from __future__ import annotations
@@ -41,18 +42,18 @@ _RECIPE = "The tuning's recipe follows MAE-CT where the paper's numbers are not 
 
 @dataclass(frozen=True)
 class Target:
-    """A table or figure of the paper.
+    """Target of a reproduction: a table or figure of the paper.
 
     Attributes:
-        id: What the command calls it.
-        title: What it shows.
-        kind: What its jobs do.
-        models: Registered models, and tuned ones by their names in `ARMS`.
-        tasks: The data sets.
-        ways: Classes of an episode, each at the usual number of shots; empty where no episodes are drawn.
-        shots: Supports of a class, each at the usual number of ways; likewise.
-        assumed: What the paper does not state and is done so here.
-        published: Id of its table in reports/published.toml; empty where its values are not known.
+        id: Name of the target on the command line.
+        title: Title of the table or figure.
+        kind: Kind of its jobs.
+        models: Names of registered models, and of tuned ones as in `ARMS`.
+        tasks: Names of the data sets.
+        ways: Numbers of classes of an episode, each combined with the usual number of shots; empty without episodes.
+        shots: Numbers of supports of a class, each combined with the usual number of ways; empty without episodes.
+        assumed: Assumptions made here for values that the paper does not state.
+        published: Id of its table in reports/published.toml; empty if its values are unknown.
     """
 
     id: str
@@ -140,13 +141,13 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How targets are carried out; anything but the defaults makes results that are not the paper's setting.
+    """Settings of a reproduction; any value but the defaults gives results that are not in the paper's setting.
 
     Attributes:
-        ways: Instead of a target's.
-        shots: Instead of a target's.
-        protocol: Gives queries, episodes and seed.
-        recipe: ``paper``, or ``tiny`` for both tuning and fine-tuning.
+        ways: Numbers of ways that replace a target's; empty for the target's.
+        shots: Numbers of shots that replace a target's; empty for the target's.
+        protocol: Protocol with the number of queries and episodes and the seed.
+        recipe: Name of the recipes of tuning and fine-tuning: ``paper``, or ``tiny``.
         input: Length of the model's input.
     """
 
@@ -157,7 +158,7 @@ class Settings:
     input: Input = "native"
 
     def cells(self, target: Target) -> tuple[Cell, ...]:
-        """The ways and shots of a target: each number of the one at the usual number of the other."""
+        """Ways and shots of a target: each number of the one at the usual number of the other."""
         if not target.ways:
             return ()
         ways, shots = self.ways or target.ways, self.shots or target.shots
@@ -168,17 +169,17 @@ class Settings:
         return tuple(dict.fromkeys([*((n, usual[1]) for n in ways), *((usual[0], k) for k in shots)]))
 
     def of_cell(self, cell: Cell) -> Protocol:
-        """The protocol of a cell, named as the paper's where only ways and shots differ from it."""
+        """Protocol of a pair of ways and shots, named as the paper's if nothing else differs from it."""
         made = self.protocol.model_copy(update={"n_way": cell[0], "k_shot": cell[1]})
         as_paper = PAPER.model_copy(update={"n_way": cell[0], "k_shot": cell[1], "name": made.name})
         return made.model_copy(update={"name": PAPER.name if made == as_paper else "custom"})
 
 
 def find_targets(name: str) -> list[Target]:
-    """The target of a name, or all.
+    """Targets of a name: one, or all.
 
     Raises:
-        UsageError: There is none; the line suggests the nearest.
+        UsageError: The target is unknown; the line suggests the nearest.
     """
     if name != "all" and name not in TARGETS:
         raise UsageError(name, "is no table or figure that can be reproduced", nearest(name, [*TARGETS, "all"]))
@@ -186,5 +187,5 @@ def find_targets(name: str) -> list[Target]:
 
 
 def architecture(model: str) -> str:
-    """The registered model that a name of a target stands for."""
+    """Registered model that a target's name of a model stands for."""
     return TUNED if model in ARMS else model

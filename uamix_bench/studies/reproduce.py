@@ -1,6 +1,7 @@
-"""The paper's tables and figures as planned jobs: what can be run with what is here, what is missing, how to get it.
+"""Plan of a reproduction: the jobs of the paper's tables and figures, and what they lack on this machine.
 
-Planning is a pure function over cards and what was found here, free of torch; the jobs import it when they run.
+Planning is a pure function of the cards and of the files found on this machine. It does not import torch; the jobs do
+when they run.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from uamix_bench.util.errors import BenchError
 
 @dataclass(frozen=True)
 class Here:
-    """What was found on this machine.
+    """Data, weights and results found on this machine.
 
     Attributes:
-        copies: By task, its data.
-        weights: By model, its weights.
-        sounds: What tuning is done on, as ``tune --data`` takes it; empty for nothing.
-        kept: Model, task and cell of the results that are kept already.
-        data_dir: Where data sets are, where the user named it.
+        copies: Copies of the data sets, by task.
+        weights: Paths of the weights, by model.
+        sounds: Name or path of the sounds for tuning, as ``tune --data`` takes it; empty for none.
+        kept: Model, task, and pair of ways and shots, of the results that exist.
+        data_dir: Folder of the data sets, if the user named one.
     """
 
     copies: Mapping[str, Copy]
@@ -42,7 +43,7 @@ class Here:
 
 
 class Missing(NamedTuple):
-    """What is not here, what waits for it, and the line that gets it."""
+    """Missing item: its name, the jobs that need it, and the command that gets it."""
 
     subject: str
     needed_by: tuple[str, ...]
@@ -51,18 +52,18 @@ class Missing(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """Something to run.
+    """Job of a reproduction.
 
     Attributes:
-        kind: ``tune`` makes the weights of `model`.
-        model: What is evaluated or made.
-        task: The data set; empty for a tuning.
-        cells: Ways and shots; empty but for few-shot jobs.
-        kept: How many of the cells need no computing.
-        lacks: What is missing for it; empty where it can run.
-        clips: That it embeds, at most, as expected of the draw; 0 where that is not what it does.
-        clip_seconds: Of the task.
-        parameters: Of the encoder, by the card.
+        kind: Kind of job; ``tune`` makes the weights of `model`.
+        model: Name of the model that is evaluated or made.
+        task: Name of the data set; empty for a tuning.
+        cells: Pairs of ways and shots of a few-shot job; empty for other jobs.
+        kept: Number of these pairs whose results exist.
+        lacks: Names of the missing items that it needs; empty if it can run.
+        clips: Expected number of clips to embed, at most; 0 if the job does not embed.
+        clip_seconds: Clip length of the task, in seconds.
+        parameters: Number of parameters of the encoder, by its card.
     """
 
     kind: Literal["tune", "few-shot", "fine-tuning", "clusters"]
@@ -78,14 +79,15 @@ class Job:
     def flops(self) -> float:
         """Floating point operations of the embedding: two a parameter and token, 50 tokens a second of sound.
 
-        That is a spectrogram of 100 frames a second and 128 mel bins in patches of 16 x 16, as AudioMAE has it.
+        That is the token rate of a spectrogram of 100 frames a second and 128 mel bins in patches of 16 x 16, as in
+        AudioMAE.
         """
         return 2.0 * self.parameters * 50 * self.clip_seconds * self.clips
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a target, in the order in which they run, and what is missing for some of them."""
+    """Plan of a target: its jobs in the order in which they run, and the missing items."""
 
     target: Target
     settings: Settings
@@ -95,7 +97,7 @@ class Plan:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Ways and shots, as the settings have them."""
+        """Pairs of ways and shots under the settings."""
         return self.settings.cells(self.target)
 
 
@@ -109,14 +111,14 @@ def plan(
     here: Here,
     settings: Settings | None = None,
 ) -> Plan:
-    """Lays out the jobs of a target.
+    """Plans the jobs of a target.
 
     Args:
-        target: What is reproduced.
+        target: Target to reproduce.
         models: The cards of the registered models.
         tasks: The cards of the registered tasks.
-        here: What is on this machine.
-        settings: How it is carried out; default as the target has it.
+        here: Data, weights and results on this machine.
+        settings: Settings of the reproduction; default the target's own.
     """
     settings = settings or Settings()
     jobs: list[Job] = []
@@ -140,7 +142,7 @@ def plan(
 
 
 def _lacks(model: str, here: Here, models: Mapping[str, ModelCard]) -> list[tuple[str, str]]:
-    """What a model's weights wait for, with the line that gets it."""
+    """Missing items of a model's weights, each with the command that gets it."""
     if model in here.weights:
         return []
     if model not in ARMS:
@@ -155,7 +157,7 @@ def _lacks(model: str, here: Here, models: Mapping[str, ModelCard]) -> list[tupl
 
 
 def _get_task(copy: Copy, data_dir: Path | None) -> str:
-    """The line that brings a data set here, and what an incomplete copy lacks."""
+    """Command that gets a data set, with the missing parts of an incomplete copy."""
     lacks = f" (the copy here lacks {', '.join(copy.missing[:3])})" if copy.state == "partial" else ""
     return f"uamix-bench tasks prepare {copy.task}" + (f" --data-dir {data_dir}" if data_dir else "") + lacks
 
@@ -187,12 +189,12 @@ def _job(
 
 
 def expected_clips(clips: int, draws: int) -> int:
-    """How many different ones of so many clips so many draws are expected to meet, each as likely as any other."""
+    """Expected number of distinct clips in `draws` uniform draws from `clips`."""
     return round(clips * -math.expm1(-draws / clips)) if clips else 0
 
 
 def matrix_rate() -> float:
-    """Floating point operations a second of this processor's matrix products, float32, measured in a tenth of one."""
+    """Floating point operations a second of this processor's float32 matrix products, measured for 0.1 s."""
     import numpy as np
 
     table = np.ones((768, 768), np.float32)
@@ -218,17 +220,17 @@ def find_here(
     settings: Settings,
     store: ResultStore,
 ) -> Here:
-    """Looks for the data, weights and results of targets.
+    """Looks for the data, weights and results of targets on this machine.
 
     Args:
-        targets: What is to be reproduced.
+        targets: Targets to reproduce.
         models: The cards of the registered models.
         tasks: The cards of the registered tasks.
-        data_dir: Where data sets are; default ``UAMIX_BENCH_HOME/data``.
-        given: Weights that the user names, by model.
-        sounds: What tuning is done on, as ``tune --data`` takes it; empty for nothing.
-        settings: How targets are carried out.
-        store: Where results are kept.
+        data_dir: Folder of the data sets; default ``UAMIX_BENCH_HOME/data``.
+        given: Paths of weights that the user names, by model.
+        sounds: Name or path of the sounds for tuning, as ``tune --data`` takes it; empty for none.
+        settings: Settings of the reproduction.
+        store: Store of the results.
     """
     wanted = list(targets)
     names = dict.fromkeys(model for target in wanted for model in (*target.models, SOURCE))
@@ -246,7 +248,7 @@ def find_here(
 
 
 def _fetched(model: str, models: Mapping[str, ModelCard]) -> Path | None:
-    """The first of a model's files that is where ``models fetch`` leaves them."""
+    """First of a model's files in the folder that ``models fetch`` writes to."""
     card = models.get(model)
     folder = files.home() / "checkpoints" / model
     for file in card.files if card else ():
@@ -260,7 +262,7 @@ def _fetched(model: str, models: Mapping[str, ModelCard]) -> Path | None:
 def _kept(
     model: str, weights: Path, copy: Copy, settings: Settings, cells: Sequence[Cell], store: ResultStore
 ) -> list[tuple[str, str, Cell]]:
-    """Those of the cells that a complete result of these weights on this copy is kept of."""
+    """Pairs of ways and shots that have a complete result of these weights on this copy."""
     found = []
     sha256 = ""
     versions = "*-miniature" if copy.state == "miniature" else "*[0-9]"
@@ -283,12 +285,12 @@ def _kept(
 
 
 def not_comparable(result: Result, model: ModelCard, settings: Settings) -> str:
-    """Why a result does not say whether a 5-way 1-shot number of the paper holds; empty where it may.
+    """Reason why a result cannot be compared with the paper's 5-way 1-shot numbers; empty if it can.
 
     Args:
-        result: Ours.
-        model: The card of what was evaluated.
-        settings: Under which.
+        result: Result on this machine.
+        model: Card of the evaluated model.
+        settings: Settings of the reproduction.
     """
     if result.task.version.endswith("-miniature"):
         return "a miniature"

@@ -1,1 +1,1 @@
-"""What changes weights: masked pre-training, contrastive tuning (uaMix-MAE), and the loop they share."""
+"""Training: masked pre-training, contrastive tuning (uaMix-MAE), and the loop they share."""

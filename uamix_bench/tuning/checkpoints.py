@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written atomically, the last two kept, refused where the training is another."""
+"""Checkpoints of a training: written atomically, the last two kept, those of another training refused."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Checkpoints:
     """The checkpoints of one training.
 
     Args:
-        folder: Theirs alone.
-        identity: Plain data by name (recipe, data, parent): what must be unchanged for a training to continue.
+        folder: Folder that holds nothing but these checkpoints.
+        identity: Plain data by name (recipe, data, parent) that must be identical to resume a training.
     """
 
     folder: Path
     identity: dict[str, Any]
 
     def save(self, stage: int, step: int, state: dict[str, Any]) -> None:
-        """Writes what continues at a step of a stage, and removes all but the last two.
+        """Writes a checkpoint from which a stage resumes at a step, and removes all but the last two.
 
         Raises:
-            MachineError: The disk is full; the ones before are kept.
+            MachineError: The disk is full; earlier checkpoints are kept.
         """
         buffer = io.BytesIO()
         torch.save({**state, "identity": self.identity, "stage": stage, "step": step}, buffer)
@@ -42,10 +42,10 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def newest(self, progress: Progress) -> dict[str, Any] | None:
-        """Reads the newest whole one: what was saved, with ``stage`` and ``step``; None where there is none.
+        """Reads the newest undamaged checkpoint: its state, with ``stage`` and ``step``; None if there is none.
 
         Raises:
-            UsageError: It belongs to another training; the line names every difference.
+            UsageError: The checkpoint belongs to another training; the line names every difference.
         """
         for path in reversed(self._paths()):
             try:
@@ -65,10 +65,10 @@ class Checkpoints:
 
 
 def refuse_other(folder: Path, saved: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Makes sure that what a folder holds belongs to this training.
+    """Checks that the training in a folder is this one.
 
     Raises:
-        UsageError: It does not; the line names every difference.
+        UsageError: It is another training; the line names every difference.
     """
     for what, now in identity.items():
         if saved.get(what) != now:
@@ -78,7 +78,7 @@ def refuse_other(folder: Path, saved: dict[str, Any], identity: dict[str, Any]) 
 
 
 def differences(then: Any, now: Any, name: str = "") -> list[str]:
-    """Names what differs between two documents of plain data: ``views.stretch was 0.2, is 0.1``."""
+    """Names the differences between two documents of plain data: ``views.stretch was 0.2, is 0.1``."""
     if not (isinstance(then, dict) and isinstance(now, dict)):
         return [f"{f'{name} ' if name else ''}was {_shown(then)}, is {_shown(now)}"]
     fields = [field for field in {**then, **now} if then.get(field) != now.get(field)]

@@ -1,6 +1,7 @@
 """uaMix-MAE's two stages: the head alone on a frozen encoder, then head and upper half on mixtures.
 
-The paper (ICASSP 2024, section 3) with MAE-CT's recipe where it is silent; DESIGN.md, "uaMix-MAE", has the equations.
+Source: the paper (ICASSP 2024, section 3), and MAE-CT's recipe for the choices that it leaves open. docs/method.md has
+the equations.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class Network(nn.Module):
     """Encoder f, projector g, predictor h, the moving average g' of g, and the queue.
 
     Args:
-        encoder: f; its lower `recipe.frozen` share of blocks, and its stem, never change.
-        recipe: Sizes and rates.
+        encoder: Encoder f; its stem and the lower `recipe.frozen` share of its blocks never change.
+        recipe: Recipe with the sizes of projector, predictor and queue.
     """
 
     def __init__(self, encoder: AudioViT, recipe: TuneRecipe) -> None:
@@ -61,9 +62,9 @@ class Network(nn.Module):
         self.frozen = int(encoder.shape.depth * recipe.frozen + 0.5)
 
     def features(self, spectrogram: Tensor, tuned: bool) -> Tensor:
-        """f: the normalised patch tokens, pooled: (B, T, F) -> (B, D), or (B, rows x D) with the mel rows stacked.
+        """Features f: normalised patch tokens, pooled: (B, T, F) -> (B, D), or (B, rows x D) with the mel rows stacked.
 
-        The frozen part runs without gradients; with `tuned` False all of it does.
+        The frozen part runs without gradients. If `tuned` is False, all parts do.
         """
         with torch.no_grad():
             tokens = self.encoder.run(self.encoder.stem(spectrogram), last=self.frozen)
@@ -77,13 +78,13 @@ class Network(nn.Module):
 
 
 class _Contrastive(Stage):
-    """What the two stages share: everything but who is trained, what is mixed, and who writes the queue.
+    """Base of the two stages. They differ in the trained layers, the mixing, and the writer of the queue.
 
     Args:
-        module: The network.
-        recipe: The hyper-parameters.
-        frames: The data.
-        spectrograms: Makes the model's input from frames.
+        module: Network that is trained.
+        recipe: Hyper-parameters.
+        frames: Training data.
+        spectrograms: Function from frames to the model's input.
     """
 
     mix: Mixing
@@ -95,11 +96,11 @@ class _Contrastive(Stage):
         self.recipe, self.frames, self.spectrograms = recipe, frames, spectrograms
 
     def inputs(self, batch: Batch) -> list[Tensor]:
-        """The two augmented views of this process's clips, each (b, T, F), of one length drawn for the step."""
+        """Two augmented views of this process's clips, each (b, T, F), of one length drawn for the step."""
         return self.views(batch, _SIDES)
 
     def views(self, batch: Batch, sides: Sequence[int]) -> list[Tensor]:
-        """The augmented views of some sides: (b, T, F) each, in the order of this process's rows."""
+        """Augmented views of some sides: (b, T, F) each, in the order of this process's rows."""
         rows = self.rows(batch)[distributed.rank()].flatten()
         length = int(random(self.recipe.seed, batch.stage, batch.step, len(_SIDES)).choice(self.recipe.frames))
         views = []
@@ -111,7 +112,7 @@ class _Contrastive(Stage):
         return views
 
     def rows(self, batch: Batch) -> list[Ints]:
-        """For each process the (micro-batches, m) rows of the batch that it works on, partners together.
+        """Rows of the batch that each process works on, (micro-batches, m), partners together.
 
         Raises:
             UsageError: The processes cannot have equal shares, or partners cross them.
@@ -124,12 +125,12 @@ class _Contrastive(Stage):
         return distributed.shares(together(partners(size, self.recipe.partner)), micro)
 
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch that is one micro-batch."""
+        """Loss of a batch that is one micro-batch."""
         ((loss, figures),) = self.parts(batch)
         return loss, figures
 
     def parts(self, batch: Batch) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        """Both directions of each micro-batch, one view mixed, against the keys of the whole batch."""
+        """Losses of each micro-batch, both directions, one view mixed, against the keys of the whole batch."""
         views = self.inputs(batch) if batch.inputs is None else batch.inputs
         rows = self.rows(batch)[distributed.rank()]
         micro = [slice(first, first + rows.shape[1]) for first in range(0, rows.size, rows.shape[1])]
@@ -153,20 +154,20 @@ class _Contrastive(Stage):
             yield loss / len(micro), figures
 
     def features(self, view: Tensor, tuned: bool) -> Tensor:
-        """f, in the recipe's precision: (m, T, F) -> (m, D)."""
+        """Features f in the recipe's precision: (m, T, F) -> (m, D)."""
         with self.autocast():
             return self.module.features(view, tuned)
 
     @torch.no_grad()
     def project(self, features: list[Tensor], batch: Batch) -> Tensor:
-        """u: the writer's normalised projections of this process's clean features, then of everybody's.
+        """Clean projections u of all processes: normalised outputs of the writer.
 
         Args:
-            features: (m, D) of each micro-batch.
+            features: (m, D) clean features of each of this process's micro-batches.
             batch: The global batch.
 
         Returns:
-            (B, d) float32, in the order of the batch, the same in every process.
+            (B, d) float32 projections, in the order of the batch, identical in every process.
         """
         with self.autocast():
             own = torch.cat([F.normalize(self.writer(part.detach()).float(), dim=1) for part in features])
@@ -181,7 +182,7 @@ class _Contrastive(Stage):
         self.module.queue.push(self.project(features, batch), self.recordings(batch.clips))
 
     def loss(self, anchors: list[Tensor], keys: list[Tensor], labels: list[Tensor]) -> Tensor:
-        """The mean loss of both directions: each side's anchors (m, D) against the other side's keys (B, d)."""
+        """Mean loss of both directions: each side's anchors (m, D) against the other side's keys (B, d)."""
         with self.autocast():
             predictions = [self.module.predictor(self.module.projector(anchor)) for anchor in anchors]
         losses = [
@@ -191,7 +192,7 @@ class _Contrastive(Stage):
         return torch.stack(losses).mean()
 
     def keys(self, projections: list[Tensor], batch: Batch) -> list[Tensor]:
-        """The keys of the whole batch, (B, d) a side, for its (B, d) projections; then side 0's enter the queue."""
+        """Keys of the whole batch, (B, d) a side, for its (B, d) projections; then side 0's enter the queue."""
         recordings = self.recordings(batch.clips)
         queue, top_k = self.module.queue, self.recipe.top_k
         draws = random(self.recipe.seed, batch.stage, batch.step, len(_SIDES) + 1).random(
@@ -204,7 +205,7 @@ class _Contrastive(Stage):
         return keys
 
     def operations(self) -> float:
-        """Multiplications and additions of the encoder for one clip of a step, backward twice forward; no head's."""
+        """Multiplications and additions of the encoder for one clip of a step; backward counts as twice forward."""
         shape, depth = self.module.encoder.shape, self.module.encoder.shape.depth
         length = int(np.mean(self.recipe.frames))
         frozen = self.module.frozen if self.tuned else depth
@@ -218,21 +219,21 @@ class _Contrastive(Stage):
         return len(_SIDES) * sum(passes)
 
     def recordings(self, clips: Ints) -> Tensor:
-        """The (B,) recording of each clip, on the device."""
+        """Recordings (B,) of the clips, on the device."""
         return torch.from_numpy(self.frames.recordings[clips]).to(self.module.queue.entries.device)
 
     def autocast(self) -> torch.autocast:
-        """The recipe's precision."""
+        """Autocast context of the recipe's precision."""
         device = self.module.queue.entries.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
 
     def figures(self, batch: Batch, projections: Tensor, features: Tensor) -> dict[str, float]:
-        """Every few steps: effective rank of features and projections, and mean cosine between different clips.
+        """Logged figures, every few steps: effective rank of features and projections, mean cosine of different clips.
 
         Args:
             batch: The global batch.
-            projections: (B, d) of all processes.
-            features: (b, D) of this one.
+            projections: (B, d) projections of all processes.
+            features: (b, D) features of this process.
         """
         if batch.step % _LOG_EVERY:
             return {}
@@ -246,7 +247,7 @@ class _Contrastive(Stage):
         }
 
     def partners(self, batch: Batch, side: int) -> Ints:
-        """Each row's partner, (B,)."""
+        """Partner of each row, (B,)."""
         u = random(self.recipe.seed, batch.stage, batch.step, 2 * len(_SIDES) + 2 + side).random(len(batch.clips))
         return partners(len(batch.clips), self.recipe.partner, u)
 
@@ -256,11 +257,11 @@ class _Contrastive(Stage):
         Args:
             view: (m, T, F) views of `rows`.
             batch: The global batch.
-            rows: (m,) of the batch, each with its partner among them.
-            side: Of the views.
+            rows: (m,) rows of the batch, each with its partner among them.
+            side: Side of the views, 0 or 1.
 
         Returns:
-            (m, T, F) and the virtual labels (m, B).
+            (m, T, F) mixtures and their virtual labels (m, B).
         """
         recipe, size = self.recipe, len(batch.clips)
         if self.mix == "none":
@@ -278,12 +279,12 @@ class _Contrastive(Stage):
         return mix(self.mix, view, nearby, box.of(rows)), labels
 
     def one_hot(self, rows: Ints, size: int) -> Tensor:
-        """The labels of unmixed rows, (m, size)."""
+        """Labels of unmixed rows, (m, size)."""
         return torch.eye(size, device=self.module.queue.entries.device)[rows]
 
 
 class HeadStage(_Contrastive):
-    """Stage 1: f frozen, g and h trained with NNCLR, nothing mixed; g itself writes the queue."""
+    """Stage 1: encoder f frozen, g and h trained with NNCLR, nothing mixed; g itself writes the queue."""
 
     name = "stage 1: head"
     mix = "none"
@@ -296,7 +297,7 @@ class HeadStage(_Contrastive):
 
     @property
     def writer(self) -> nn.Module:  # type: ignore[override]
-        """g."""
+        """Writer of the queue: the projector g."""
         return self.module.projector
 
     @torch.no_grad()
@@ -305,7 +306,7 @@ class HeadStage(_Contrastive):
         fill_queue(self)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """g and h."""
+        """Parameter groups of g and h."""
         self.module.train()
         self.module.encoder.eval()
         heads = [*self.module.projector.parameters(), *self.module.predictor.parameters()]
@@ -313,14 +314,14 @@ class HeadStage(_Contrastive):
 
 
 class TuneStage(_Contrastive):
-    """Stage 2: upper half, final norm, g and h trained on mixtures; g' looks up and writes the queue."""
+    """Stage 2: upper half, final norm, g and h trained on mixtures; g' is the queue's reader and writer."""
 
     name = "stage 2: tuning"
     tuned = True
 
     @property
     def mix(self) -> Mixing:  # type: ignore[override]
-        """The recipe's."""
+        """Mixing of the recipe."""
         return self.recipe.mix
 
     @property
@@ -330,18 +331,18 @@ class TuneStage(_Contrastive):
 
     @property
     def writer(self) -> nn.Module:  # type: ignore[override]
-        """g'."""
+        """Writer of the queue: the moving average g'."""
         return self.module.average
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Copies g to g'; fills the queue where stage 1 was left out."""
+        """Copies g to g'; fills the queue if stage 1 was skipped."""
         self.module.average.load_state_dict(self.module.projector.state_dict())
         if not int(self.module.queue.written):
             fill_queue(self)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Upper blocks with layer-wise decay, final norm, g and h."""
+        """Parameter groups: upper blocks with layer-wise decay, final norm, g and h."""
         module, recipe = self.module, self.recipe
         module.train()
         module.encoder.eval()
@@ -363,7 +364,7 @@ class TuneStage(_Contrastive):
 
 
 def fill_queue(stage: _Contrastive) -> None:
-    """Writes |Q| projections of clean views, so that no lookup ever meets an empty or a random entry."""
+    """Writes |Q| projections of clean views, so that no lookup meets an empty entry."""
     recipe, queue = stage.recipe, stage.module.queue
     stage.module.train()
     stage.module.encoder.eval()

@@ -24,14 +24,14 @@ class Frames:
     """The log-mel frames of a data set, one clip after the other.
 
     Attributes:
-        values: (N, F) float16, nepers of power; half precision resolves 0.01 of a neper at the quietest bins. Mapped
-            from a file: what is not looked at is not in memory.
+        values: (N, F) float16 log-mel power in nepers; half precision resolves 0.01 of a neper at the quietest bins.
+            Mapped from a file, so that only the values in use are in memory.
         first: (n,) row of each clip's first frame.
         count: (n,) frames of each clip.
         recordings: (n,) number of the recording that each clip comes from.
-        sha256: Of the clip table.
+        sha256: SHA-256 of the clip table.
         skipped: (clip, reason) of each clip that could not be read.
-        sounds_sha256: Of the clips' files; with `sha256` what a resumed training must find unchanged.
+        sounds_sha256: SHA-256 of the clips' files; this and `sha256` must be unchanged when a training resumes.
     """
 
     values: npt.NDArray[np.float16]
@@ -57,21 +57,21 @@ def load_frames(
 ) -> Frames:
     """Decodes every clip of `data`, cut to the card's clip length, into log-mel frames.
 
-    They are kept under ``UAMIX_BENCH_HOME/frames`` by the contents of the files and the front end, so that nothing is
-    decoded twice. A clip that cannot be read is skipped and named.
+    The frames are stored under ``UAMIX_BENCH_HOME/frames``, keyed by the contents of the files and the front end, so
+    that nothing is decoded twice. A clip that cannot be read is skipped and named.
 
     Args:
-        data: The clips.
-        fbank: (B, S) float32 waveforms and (B,) lengths -> (B, T, F) frames and (B,) counts.
-        sample_rate: That `fbank` takes, in Hz.
-        progress: Is told of every clip.
-        workers: Processes that decode; None for one a core, or none beside this one where there is little to do.
-        stop: Asked now and then; True raises Stopped, and the next call continues.
+        data: Clips to decode.
+        fbank: Front end: (B, S) float32 waveforms and (B,) lengths -> (B, T, F) frames and (B,) counts.
+        sample_rate: Sample rate that `fbank` takes, in Hz.
+        progress: Progress display of the decoded clips.
+        workers: Number of decoding processes; None for one a core, or for this process alone if there is little to do.
+        stop: Function polled while decoding; True raises Stopped, and the next call resumes.
 
     Raises:
         BadInputError: No clip can be read.
         MachineError: The disk is full, the folder cannot be written, or a worker died.
-        Stopped: `stop` said so.
+        Stopped: `stop` returned True.
     """
     data.task.materialise(data.clips, progress)
     clips, paths = data.clips["clip"].astype(str).tolist(), data.clips["path"].astype(str).tolist()
@@ -101,26 +101,26 @@ def load_frames(
 
 
 def random(seed: int, stage: int, step: int, view: int) -> np.random.Generator:
-    """The stream of one (seed, stage, step, view): what a step draws depends on nothing that came before it."""
+    """Random stream of one (seed, stage, step, view): a step's draws depend on nothing that came before it."""
     counter = (view << 192) | (step << 128) | (stage << 64)
     return np.random.Generator(np.random.Philox(key=seed, counter=counter))
 
 
 def batches(recordings: Ints, batch: int, seed: int, stage: int, epoch: int) -> Ints:
-    """Orders one epoch: whole batches of clips, no two of one recording in a batch.
+    """Orders one epoch into whole batches of clips, no two of one recording in a batch.
 
     Args:
         recordings: (n,) recording of each clip.
-        batch: Clips in a batch.
-        seed: Of the training.
-        stage: Of the training, so that stages differ.
-        epoch: From 0; a different order each.
+        batch: Number of clips in a batch.
+        seed: Seed of the training.
+        stage: Number of the training stage, so that stages differ.
+        epoch: Number of the epoch, from 0; each has an order of its own.
 
     Returns:
-        (steps, batch) int64 rows; clips that fill no whole batch wait for another epoch.
+        (steps, batch) int64 rows; clips that fill no whole batch are left to another epoch.
 
     Raises:
-        UsageError: There are fewer recordings than a batch needs.
+        UsageError: The data has fewer recordings than a batch needs.
     """
     available = len(np.unique(recordings))
     if available < batch:

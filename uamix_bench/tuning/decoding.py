@@ -1,9 +1,10 @@
-"""The log-mel frames of many sounds, decoded once by worker processes into a file that is mapped, not read.
+"""Log-mel frames of many sounds, decoded once by worker processes into a file that is memory-mapped.
 
-A folder below ``UAMIX_BENCH_HOME/frames``, named by what it holds, has two files that only grow: ``values`` (float16
-frames, one clip after the other) and ``journal`` (one JSON line a block of clips: their counts, what was skipped, and
-the CRC-32 of the block's values). A block counts once its line is whole and its values agree with it. So a run that is
-killed continues with the next block, a finished file is one whose journal names every clip, and damage is decoded anew.
+A folder below ``UAMIX_BENCH_HOME/frames``, named by a digest of its contents, has two files that only grow: ``values``
+(float16 frames, one clip after the other) and ``journal`` (one JSON line a block of clips: their counts, the skipped
+clips, and the CRC-32 of the block's values). A block counts once its line is complete and its values match the CRC. So
+a killed run resumes with the next block, a file is finished once its journal names every clip, and damaged blocks are
+decoded again.
 """
 
 from __future__ import annotations
@@ -49,15 +50,15 @@ _NOTHING = np.zeros((0, 1), np.float16)
 
 @dataclass(frozen=True)
 class Sounds:
-    """What is to be decoded.
+    """Sounds to decode, and the front end that makes frames of them.
 
     Args:
-        paths: The n files.
-        digests: SHA-256 of their bytes; zeros where a file cannot be read.
-        fbank: (B, S) float32 waveforms and (B,) lengths -> (B, T, F) frames and (B,) counts. Only of a dataclass, whose
-            `repr` tells it from every other front end, are the frames kept.
-        sample_rate: That `fbank` takes, in Hz.
-        max_seconds: Of each file.
+        paths: Paths of the n files.
+        digests: SHA-256 of the files' bytes; zeros for a file that cannot be read.
+        fbank: Front end: (B, S) float32 waveforms and (B,) lengths -> (B, T, F) frames and (B,) counts. Frames are
+            stored only if it is a dataclass, whose `repr` tells it from every other front end.
+        sample_rate: Sample rate that `fbank` takes, in Hz.
+        max_seconds: Length in seconds that each file is cut to.
     """
 
     paths: Sequence[str]
@@ -74,7 +75,7 @@ class Sounds:
 
 
 class Decoded(NamedTuple):
-    """(N, F) mapped frames of all clips, the (n,) frames of each (0 where it was skipped), and why by clip."""
+    """Decoded frames: (N, F) of all clips, (n,) counts of each (0 if skipped), and reasons of skipping by clip."""
 
     values: Halves
     counts: Ints
@@ -82,7 +83,7 @@ class Decoded(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """The frames of a block of clips; `skipped` says why by the clip's place in the block."""
+    """Frames of a block of clips; `skipped` gives the reason by the clip's place in the block."""
 
     values: Halves
     counts: list[int]
@@ -90,18 +91,18 @@ class _Block(NamedTuple):
 
 
 def decode(sounds: Sounds, workers: int | None, progress: Progress, stop: Callable[[], bool]) -> Decoded:
-    """Decodes what was not decoded before, and maps the frames of all.
+    """Decodes the sounds that were not decoded before, and maps the frames of all.
 
     Args:
-        sounds: What to decode.
-        workers: Processes; None for one a core.
-        progress: Is told of every block.
-        stop: Asked after every block.
+        sounds: Sounds to decode.
+        workers: Number of decoding processes; None for one a core, or for this process alone if there is little to do.
+        progress: Progress display, advanced with every block.
+        stop: Function polled after every block; True raises Stopped.
 
     Raises:
-        MachineError: The disk is full, the folder cannot be written, a worker died, or a file hangs its decoder; what
-            was decoded is kept.
-        Stopped: `stop` said so; what was decoded is kept.
+        MachineError: The disk is full, the folder cannot be written, a worker died, or a file hangs its decoder;
+            decoded blocks are kept.
+        Stopped: `stop` returned True; decoded blocks are kept.
     """
     total = len(sounds.paths)
     if not is_dataclass(sounds.fbank):
@@ -140,7 +141,7 @@ def _decoded(values: Halves, counts: list[list[int]], skipped: list[dict[int, st
 def _continue(
     folder: Path, sounds: Sounds, done: int, workers: int | None, progress: Progress, stop: Callable[[], bool]
 ) -> list[dict[str, Any]]:
-    """Appends the blocks from clip `done` on, and returns their lines of the journal."""
+    """Appends the blocks from clip `done` on; returns their lines of the journal."""
     total, added, skipped = len(sounds.paths), [], 0
     try:
         with (
@@ -173,7 +174,7 @@ def _continue(
 
 
 def _whole(folder: Path, total: int, bins: int) -> list[dict[str, Any]]:
-    """Reads the journal as far as it and the values agree, and cuts both files off there."""
+    """Reads the journal as far as the values match it, and cuts both files off there."""
     entries: list[dict[str, Any]] = []
     lines_end = values_end = clips = 0
     try:
@@ -203,7 +204,7 @@ def _whole(folder: Path, total: int, bins: int) -> list[dict[str, Any]]:
 
 
 def _blocks(sounds: Sounds, done: int, workers: int | None, progress: Progress) -> Generator[_Block, None, None]:
-    """Decodes block after block from clip `done` on, in this process or ahead in others."""
+    """Decodes block after block from clip `done` on, in this process or ahead in worker processes."""
 
     def slow(path: str) -> None:
         progress.say(f"{path}: still decoding after {SLOW_S:g} s")
@@ -244,7 +245,7 @@ def _blocks(sounds: Sounds, done: int, workers: int | None, progress: Progress) 
 
 
 def _begin_worker(parent: int) -> None:
-    """One thread; an interrupt is the parent's to handle, and a parent that was killed leaves no orphan behind."""
+    """Initialises a worker: one thread, interrupts left to the parent, exit if the parent was killed."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

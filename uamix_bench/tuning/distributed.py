@@ -1,4 +1,4 @@
-"""Several processes that train as one: what torchrun starts, and what they share (DESIGN.md, uaMix-MAE, point 8).
+"""Distributed training: processes started by torchrun, and the operations that they share.
 
 Gradients are averaged by one all-reduce after the backward passes. torch's DistributedDataParallel would overlap it
 with them, but it hooks into one forward call of one module, and a step here has several: frozen and tuned, mixed and
@@ -41,7 +41,7 @@ _AGAIN = "the same command continues from the last checkpoint (torchrun --max-re
 
 
 class Told(BenchError):
-    """Another process has told the user why the job ends; this one ends without a word, with the exit code given."""
+    """Silent end of this process with the given exit code, after another process has reported why the job ends."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("another process", "has told why the job ends")
@@ -49,21 +49,21 @@ class Told(BenchError):
 
 
 class LostPeer(MachineError):
-    """A collective failed: another process is gone or hangs."""
+    """Failure of a collective: another process is gone or hangs."""
 
 
 def rank() -> int:
-    """The number of this process, 0 for one that runs alone."""
+    """Rank of this process; 0 for a process that runs alone."""
     return dist.get_rank() if _joined() else 0
 
 
 def world() -> int:
-    """The number of processes."""
+    """Number of processes."""
     return dist.get_world_size() if _joined() else 1
 
 
 def device(name: str) -> torch.device:
-    """The torch device for a --device value, as `find_device`; several processes on one machine get a GPU each."""
+    """Torch device for a --device value, as `find_device`; several processes on one machine get a GPU each."""
     from uamix_bench.models.model import find_device
 
     found = find_device(name)
@@ -77,12 +77,12 @@ def joined(device_name: str = "auto") -> Iterator[None]:
     """Joins the processes that torchrun started, for as long as the block lasts.
 
     Args:
-        device_name: The --device value. Only where it may be a GPU is one touched.
+        device_name: Value of --device. GPUs are used only if it may name one.
 
     Raises:
-        UsageError: The environment says that there are several processes, and not which of them this is.
-        MachineError: What ended the job here, or which process was lost; its subject begins with the rank.
-        Told: As above, after another process has said it.
+        UsageError: The environment asks for several processes, but does not number this one.
+        MachineError: The job failed in this process, or another process was lost; the subject begins with the rank.
+        Told: The job ended, and another process has reported why.
     """
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes == "1":
@@ -120,7 +120,7 @@ def joined(device_name: str = "auto") -> Iterator[None]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Ignores SIGTERM: torchrun sends it to those whose peer died, which end anyway and have yet to say why."""
+    """Ignores SIGTERM, which torchrun sends to processes whose peer died, before they have reported why they end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -146,16 +146,16 @@ def leader_first() -> Iterator[None]:
 
 
 def barrier() -> None:
-    """Waits until every process is here."""
+    """Waits until every process has come to this point."""
     if world() > 1:
         _call(dist.barrier)
 
 
 def agree(facts: dict[str, str]) -> None:
-    """Makes sure that all processes are about to do the same.
+    """Checks that all processes are about to do the same.
 
     Raises:
-        MachineError: One has another value than rank 0 has; the line names both.
+        MachineError: A process has another value than rank 0; the line names both.
     """
     if world() == 1:
         return
@@ -178,7 +178,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def mean(values: Tensor) -> Tensor:
-    """The mean over processes, without gradient, of a tensor that each has."""
+    """Mean of a tensor over processes, without gradient."""
     if world() == 1:
         return values
     values = values.detach().clone()
@@ -200,14 +200,14 @@ def shares(order: Ints, micro_batch: int | None) -> list[Ints]:
     """Deals the rows of a global batch out to processes and micro-batches.
 
     Args:
-        order: (B,) rows, so ordered that what must stay together stands together.
-        micro_batch: Rows, of all processes together, that are in the network at once; None for all.
+        order: (B,) rows, in an order in which rows that must stay together are neighbours.
+        micro_batch: Number of rows, of all processes together, that are in the network at once; None for all.
 
     Returns:
-        For each process its (micro-batches, rows) rows: whatever the number of processes, a micro-batch is the same.
+        Rows of each process, (micro-batches, rows). A micro-batch is the same for any number of processes.
 
     Raises:
-        UsageError: The processes cannot have equal, even shares.
+        UsageError: The batch cannot be divided into equal, even shares.
     """
     size, processes = micro_batch or len(order), world()
     if size % (2 * processes) and processes > 1:
@@ -223,7 +223,7 @@ class BatchNorm(nn.BatchNorm1d):
     """BatchNorm over the rows of all processes: (b, C) -> (b, C), always on batch statistics when training."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Normalises with the mean and the biased variance of all processes' rows, and moves the running ones."""
+        """Normalises with mean and biased variance of all processes' rows, and updates the running statistics."""
         if world() == 1 or not self.training:
             normalised: Tensor = super().forward(rows)
             return normalised
@@ -245,7 +245,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over processes; so is its gradient."""
+    """Sum over processes, whose gradient is the sum over processes, too."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -265,7 +265,7 @@ def _joined() -> bool:
 
 
 def _gather_objects(everyone: list[Any], own: Any) -> None:
-    """Fills a list with an object of each process; all are here by then, so that none is waited for."""
+    """Fills a list with one object of each process, after a barrier."""
     barrier()
     with _told_as_lost():
         dist.all_gather_object(everyone, own, group=_group)
@@ -273,7 +273,7 @@ def _gather_objects(everyone: list[Any], own: Any) -> None:
 
 @contextmanager
 def _told_as_lost() -> Iterator[None]:
-    """Makes what torch raises of a collective the loss of another process."""
+    """Turns torch's errors in a collective into LostPeer."""
     try:
         yield
     except RuntimeError as error:
@@ -281,7 +281,7 @@ def _told_as_lost() -> Iterator[None]:
 
 
 def _call(collective: Callable[..., Any], *tensors: Any, patience: timedelta | None = None) -> None:
-    """Does a collective. Between CPUs, time in which this process stood still does not count against the others."""
+    """Runs a collective. Between CPUs, time in which this process was suspended does not count as waiting."""
     with _told_as_lost():
         if any(isinstance(tensor, Tensor) and tensor.is_cuda for tensor in tensors):
             collective(*tensors)  # NCCL, which has a clock of its own
@@ -298,7 +298,7 @@ def _call(collective: Callable[..., Any], *tensors: Any, patience: timedelta | N
 
 
 def _verdict(error: Exception, peers: list[tuple[str, int]]) -> BenchError:
-    """Turns what ended the job here into what the user reads; the first process to come speaks for all."""
+    """Error that the user reads for an exception in this process; only the first process to ask reports it."""
     if isinstance(error, LostPeer):
         gone = _find_gone(peers)
         if gone is not None:
@@ -314,7 +314,7 @@ def _verdict(error: Exception, peers: list[tuple[str, int]]) -> BenchError:
 
 
 def _find_gone(peers: list[tuple[str, int]]) -> int | None:
-    """The rank of a process on this machine that is no more, or None where there is none, or one has spoken."""
+    """Rank of a dead process on this machine; None if there is none, or if another process has reported."""
     watch = Watch(_LOOK_S)
     while watch.look() < _REAPED_S and not _said():
         for number, (host, pid) in enumerate(peers):
@@ -337,7 +337,7 @@ def _is_gone(pid: int) -> bool:
 
 
 def _speaks() -> bool:
-    """Whether this process is the first that wants to tell why the job ends."""
+    """True if this process is the first to report why the job ends."""
     store = _store()
     return store is None or bool(store.add("told", 1) == 1)
 
@@ -348,7 +348,7 @@ def _said() -> bool:
 
 
 def _store() -> Any:
-    """The key-value store of the launcher, with keys of this attempt's own; None where it is gone with a worker."""
+    """Key-value store of the launcher, with keys of this restart's own; None if it died with a worker."""
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = dist.TCPStore(  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What a training would do, found out without doing any of it: parameters, steps, and what the data holds."""
+"""Dry run of a training: parameters, steps and data, without weights in memory and without decoding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AT_ONCE = 4  # headers
 
 
 def tuning_on_paper(recipe: TuneRecipe, shape: ViTShape) -> list[Stage]:
-    """The stages of a tuning, without memory for their weights and without data."""
+    """Stages of a tuning, without memory for their weights and without data."""
     nothing: Any = None
     with torch.device("meta"):
         network = Network(AudioViT(shape), recipe)
@@ -32,7 +32,7 @@ def tuning_on_paper(recipe: TuneRecipe, shape: ViTShape) -> list[Stage]:
 
 
 def pretraining_on_paper(recipe: PretrainRecipe) -> list[Stage]:
-    """The stage of a pre-training, likewise."""
+    """Stage of a pre-training, without memory for its weights and without data."""
     nothing: Any = None
     with torch.device("meta"):
         encoder = AudioViT(ViTShape(width=recipe.width, depth=recipe.depth, heads=recipe.heads))
@@ -40,7 +40,7 @@ def pretraining_on_paper(recipe: PretrainRecipe) -> list[Stage]:
 
 
 def trained_parameters(stages: Sequence[Stage]) -> dict[str, int]:
-    """How many numbers each stage trains, by its name."""
+    """Number of parameters that each stage trains, by its name."""
     return {
         stage.name: sum(parameter.numel() for group in stage.parameter_groups() for parameter in group["params"])
         for stage in stages
@@ -48,10 +48,10 @@ def trained_parameters(stages: Sequence[Stage]) -> dict[str, int]:
 
 
 def steps(stages: Sequence[Stage], recipe: Recipe, data: TaskData) -> dict[str, int]:
-    """How many steps each stage takes, by its name.
+    """Number of steps of each stage, by its name.
 
     Raises:
-        UsageError: The data holds fewer recordings than a batch needs.
+        UsageError: The data has fewer recordings than a batch needs.
     """
     recordings = np.unique(data.clips["group"].to_numpy(str), return_inverse=True)[1].astype(np.int64)
     return {
@@ -61,10 +61,10 @@ def steps(stages: Sequence[Stage], recipe: Recipe, data: TaskData) -> dict[str, 
 
 
 def holdings(data: TaskData) -> dict[str, Any]:
-    """What the data holds, by the headers of its files: plain data.
+    """Size of the data, from the headers of its files, as plain data.
 
-    ``hours`` counts each clip up to the length that training cuts it to, and is None where the sounds are generated on
-    first use; ``unreadable`` counts files that are refused already by their header.
+    ``hours`` counts each clip up to the length that training cuts it to. It is None if the sounds are generated on
+    first use. ``unreadable`` is the number of files whose header is refused.
     """
     paths = [Path(path) for path in data.clips["path"].astype(str)]
 

@@ -1,4 +1,4 @@
-"""A recipe's fields by name: changed one at a time from text or data, with the nearest name for a wrong one."""
+"""Fields of a recipe by name: set one at a time from text or data; a wrong name gets the nearest one suggested."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _SHORT = {"lr": "learning_rate", "tau": "temperature", "wd": "weight_decay"}
 
 
 def find_field(recipe: Recipe, path: str, option: str) -> str:
-    """Returns a field's own name: ``topk`` is ``top_k``, ``lr`` ``learning_rate``; ``views.stretch`` is inside views.
+    """Returns a field's exact name: ``topk`` is ``top_k``, ``lr`` ``learning_rate``; ``views.stretch`` is inside views.
 
     Args:
-        recipe: Whose field.
-        path: As a user spells it; case, hyphens and underscores do not count.
-        option: Whose value it is, for the error.
+        recipe: Recipe that has the field.
+        path: Name as a user spells it; case, hyphens and underscores do not count.
+        option: Option that the name was given to, for the error.
 
     Raises:
-        UsageError: There is no such field; the line suggests the nearest.
+        UsageError: The recipe has no such field; the line suggests the nearest.
     """
     place: Any = recipe.model_dump(mode="json")
     found = []
@@ -44,11 +44,11 @@ def changed(recipe: AnyRecipe, fields: Mapping[str, Any]) -> AnyRecipe:
     """Returns the recipe with fields changed, validated.
 
     Args:
-        recipe: A recipe.
-        fields: Values by the fields' own names, as :func:`find_field` gives them.
+        recipe: Recipe to change.
+        fields: Values by exact field names, as :func:`find_field` returns them.
 
     Raises:
-        UsageError: A value does not fit; the line names the field.
+        UsageError: A value is not valid; the line names the field.
     """
     whole = {path: value for path, value in fields.items() if "." not in path}
     recipe = _validated(recipe, recipe.model_dump(mode="json") | whole)  # a preset of views is a dictionary from here
@@ -72,7 +72,7 @@ def _validated(recipe: AnyRecipe, document: dict[str, Any]) -> AnyRecipe:
 
 
 def read_value(text: str) -> Any:
-    """A value as given on a command line: JSON (without NaN and Infinity), or else the text itself."""
+    """Value of a command-line text: JSON (without NaN and Infinity), or else the text itself."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except ValueError:
@@ -80,7 +80,7 @@ def read_value(text: str) -> Any:
 
 
 def read_values(text: str) -> list[Any]:
-    """Several values with commas between them, each as in :func:`read_value`: ``1,5``, ``[48,64],[80]``, ``a,b``."""
+    """Values of a comma-separated text, each as in :func:`read_value`: ``1,5``, ``[48,64],[80]``, ``a,b``."""
     try:
         values: list[Any] = json.loads(f"[{text}]", parse_constant=_refuse)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The documented import path of `uamix_bench.finetuning.recipe`."""
+"""Documented import path of `uamix_bench.finetuning.recipe`."""
 
 from uamix_bench.finetuning.recipe import (
     FINETUNE as FINETUNE,

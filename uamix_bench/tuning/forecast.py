@@ -1,4 +1,4 @@
-"""How long tunings will take: from earlier ones that are kept, or from a few steps of the real thing."""
+"""Duration forecast of tunings, from earlier runs or from a few measured steps."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ Rates = dict[str, float]  # seconds a step, by stage
 
 
 class Forecast(NamedTuple):
-    """What tunings will take, without decoding and evaluation.
+    """Expected duration of tunings, without decoding and evaluation.
 
     Attributes:
-        seconds: Of each job, by itself.
-        total: Of all, several at once.
-        source: Where the figures come from, in words.
+        seconds: Duration of each job by itself, in seconds.
+        total: Duration of all jobs with several at once, in seconds.
+        source: Source of the figures, in words.
     """
 
     seconds: tuple[float, ...]
@@ -52,13 +52,13 @@ def forecast(
     is_finished: Callable[[Job], bool],
     measure: Callable[[Job], Rates] | None = None,
 ) -> Forecast:
-    """Estimates how long jobs will take, those that were begun from where they are.
+    """Estimates the duration of jobs; jobs that have begun count from their newest checkpoint.
 
     Args:
-        jobs: In the order in which they are carried out.
-        workers: How many at once.
-        is_finished: Whether a job is done.
-        measure: Measures what no earlier run tells; default :func:`measured`.
+        jobs: Jobs in the order in which they are carried out.
+        workers: Number of jobs at once.
+        is_finished: Function that tells if a job is done.
+        measure: Function that measures a job if no earlier run is like it; default :func:`measured`.
     """
     known: dict[Any, float] = {}
     for job in jobs:
@@ -77,7 +77,7 @@ def forecast(
 
 
 def measured(job: Job) -> Rates:
-    """Seconds of a step of each stage, on a few batches of the job's own sounds; nothing is kept."""
+    """Seconds of a step of each stage, measured on a few batches of the job's own sounds; nothing is stored."""
     from uamix_bench.tuning import distributed
     from uamix_bench.tuning.data import load_frames
     from uamix_bench.tuning.loop import Training
@@ -105,7 +105,7 @@ def measured(job: Job) -> Rates:
 
 
 class _Clock(Progress):
-    """Measures the seconds of a step, the first of each stage left out."""
+    """Progress that measures the seconds of a step, the first step of each stage left out."""
 
     def __init__(self) -> None:
         self.rates: Rates = {}
@@ -125,7 +125,7 @@ class _Clock(Progress):
 
 
 def _earlier(job: Job) -> Rates:
-    """Seconds of a step of each stage, as a finished training in the job's folder took."""
+    """Seconds of a step of each stage, from the record of a finished training in the job's folder."""
     try:
         record = load(job.folder / RECORD, {"training": TrainingRecord})
     except BadInputError:
@@ -134,7 +134,7 @@ def _earlier(job: Job) -> Rates:
 
 
 def _shape(recipe: TuneRecipe, stage: str) -> Any:
-    """What a step's time depends on: a recipe's sizes, and whether its clean views need passes of their own."""
+    """Key of all that a step's time depends on: a recipe's sizes, and whether it mixes."""
     alone = recipe.head_only() if stage == HEAD else recipe
     sizes = {name: str(value) for name, value in alone.model_dump(mode="json").items() if name not in _FREE}
     return (stage, alone.mix == "none" and stage != HEAD, *sizes.items())

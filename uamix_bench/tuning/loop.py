@@ -1,4 +1,4 @@
-"""What every training shares: schedule, precision, checkpoint and resume, history, progress."""
+"""Training loop: schedule, precision, checkpoint and resume, history, progress."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _POINTS = 200  # of the history that goes into the weights file
 
 
 class Batch(NamedTuple):
-    """What a step works on.
+    """Batch of clips that a step works on.
 
-    `step` is its number in the stage, `clips` the (B,) rows of the global batch's clips, `inputs` what the stage made
-    of them ahead of the step.
+    `step` is the number of the step in its stage. `clips` are the (B,) rows of the global batch's clips. `inputs` are
+    the stage's inputs, made ahead of the step.
     """
 
     stage: int
@@ -42,12 +42,12 @@ class Batch(NamedTuple):
 
 
 class Stage(ABC):
-    """One part of a training, with its own trained parameters and schedule.
+    """Stage of a training, with its own trained parameters and schedule.
 
     Attributes:
-        name: Shown and recorded.
-        epochs: Passes over the data.
-        module: Everything whose state a checkpoint must hold.
+        name: Name in progress and record.
+        epochs: Number of passes over the data.
+        module: Module with all state that a checkpoint must hold.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Stage(ABC):
         """Returns AdamW's groups, each with ``params``, ``lr`` (the peak) and ``weight_decay``."""
 
     def inputs(self, batch: Batch) -> Any:
-        """Makes what a step needs of the data: in another thread, while the step before runs; draws by `batch` alone.
+        """Makes a step's inputs from the data, in another thread during the step before; draws depend on `batch` alone.
 
         The default makes nothing.
         """
@@ -83,21 +83,21 @@ class Stage(ABC):
         """Runs after the optimiser's step (moving averages)."""
 
     def operations(self) -> float | None:
-        """Multiplications and additions for one clip of a step, or None where nobody counted them."""
+        """Multiplications and additions for one clip of a step, or None if they are not counted."""
         return None
 
 
 @dataclass
 class Pace:
-    """How fast a stage's steps go in this process, since it began or was resumed.
+    """Speed of a stage in this process, since the stage began or was resumed.
 
     Attributes:
-        name: The stage.
-        clips: That were trained on, by all processes.
-        seconds: That the steps took.
-        waiting_s: Of them, how long the model waited for its inputs.
-        operations: For one clip of a step, where they are known.
-        peak_memory_mb: The most memory that the process, or its share of the GPU, has held by the stage's end.
+        name: Name of the stage.
+        clips: Number of clips trained on, by all processes.
+        seconds: Duration of the steps, in seconds.
+        waiting_s: Seconds of these in which the model waited for its inputs.
+        operations: Multiplications and additions for one clip of a step; None if they are not counted.
+        peak_memory_mb: Largest memory, in MB, that the process (or its share of the GPU) has held by the stage's end.
     """
 
     name: str
@@ -115,19 +115,20 @@ class Pace:
 
 @dataclass
 class Training:
-    """A run of stages over data, resumable at any step.
+    """Training: stages run over data, resumable at any step.
 
     Args:
-        recipe: The hyper-parameters.
-        stages: Run one after the other.
-        frames: The data.
-        folder: Where checkpoints go.
-        identity: What a resumed run must find unchanged beside the recipe: plain data by name (data, parent, ...).
-        progress: Is told of every step.
-        stop: Asked after every step; True, in any process, saves a checkpoint and raises :class:`Stopped`.
-        before: A training of the first stages alone, on the same modules, that others share; None trains them here.
-        history: Of the logged steps.
-        paces: Of the stages that ran in this process.
+        recipe: Hyper-parameters.
+        stages: Stages, in the order in which they run.
+        frames: Training data.
+        folder: Folder of the checkpoints.
+        identity: Plain data by name (data, parent, ...) that must be identical, as the recipe must, to resume.
+        progress: Progress display, advanced with every step.
+        stop: Function polled after every step; True, in any process, saves a checkpoint and raises :class:`Stopped`.
+        before: Training of the first stages alone, on the same modules, that other trainings share; None trains them
+            here.
+        history: Logged steps so far.
+        paces: Speeds of the stages that ran in this process.
     """
 
     recipe: Recipe
@@ -146,16 +147,16 @@ class Training:
         self._checkpoints = Checkpoints(self.folder, {"recipe": recipe, **self.identity})
 
     def run(self) -> list[dict[str, float]]:
-        """Trains to the end, from the newest checkpoint where there is one.
+        """Trains to the end, from the newest checkpoint if there is one.
 
         Returns:
-            The history: one entry per logged step, with ``stage``, ``step``, ``loss``, ``lr`` and the stage's figures.
+            History: one entry per logged step, with ``stage``, ``step``, ``loss``, ``lr`` and the stage's figures.
 
         Raises:
             UsageError: The folder holds another training; the line names every difference.
             MachineError: The loss is not finite, memory or disk is full, or another process is lost; the last good
                 checkpoint is kept.
-            Stopped: `stop` said so.
+            Stopped: `stop` returned True.
         """
         saved = self._checkpoints.newest(self.progress)
         at = f"{saved['stage']}-{saved['step']}" if saved else "none"
@@ -219,7 +220,7 @@ class Training:
     def _step(
         self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer
     ) -> tuple[float, dict[str, float], bool]:
-        """Moves the weights; returns the loss of all processes, the figures, and whether one of them is to stop."""
+        """Updates the weights; returns the loss over all processes, the figures, and True if a process is to stop."""
         optimizer.zero_grad(set_to_none=True)
         losses = []
         figures: dict[str, float] = {}
@@ -244,20 +245,20 @@ class Training:
         return total, figures, stop > 0
 
     def _save(self, number: int, step: int, stage: Stage, optimizer: torch.optim.Optimizer) -> None:
-        """Rank 0 writes a checkpoint; nobody goes on, or ends, before it is whole."""
+        """Writes a checkpoint on rank 0; all processes wait until it is complete."""
         if distributed.rank() == 0:
             state = {"module": stage.module.state_dict(), "optimizer": optimizer.state_dict(), "history": self.history}
             self._checkpoints.save(number, step, state)
         distributed.barrier()
 
     def thinned_history(self) -> list[dict[str, float]]:
-        """At most some 200 entries, evenly spread, rounded: what goes into the weights file."""
+        """History thinned for the weights file: at most some 200 entries, evenly spread, rounded."""
         stride = max(1, len(self.history) // _POINTS)
         return [{key: round(value, 5) for key, value in entry.items()} for entry in self.history[::stride]]
 
 
 def schedule(step: int, total: int, warmup: float, floor: float = 0.0) -> float:
-    """The share of the peak learning rate at a step: linear over `warmup` of the steps, then a cosine to `floor`."""
+    """Share of the peak learning rate at a step: linear over `warmup` of the steps, then a cosine to `floor`."""
     rising = warmup * total
     if step < rising:
         return (step + 1) / (rising + 1)
@@ -266,7 +267,7 @@ def schedule(step: int, total: int, warmup: float, floor: float = 0.0) -> float:
 
 
 def decayed_groups(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Splits parameters into those that decay and those that do not (biases, norms, tokens: fewer than 2 real axes)."""
+    """Splits parameters by weight decay: none for biases, norms and tokens, which have fewer than 2 real axes."""
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
     plain = [p for p in parameters if p.squeeze().ndim < 2]
     heavy = [p for p in parameters if p.squeeze().ndim >= 2]
@@ -278,7 +279,7 @@ def decayed_groups(parameters: Sequence[nn.Parameter], lr: float, weight_decay: 
 
 
 def _ahead(stage: Stage, number: int, order: Ints, done: int, pace: Pace) -> Generator[Batch, None, None]:
-    """Yields the batches from step `done` on; a thread makes the inputs of the next while the model has one."""
+    """Yields the batches from step `done` on; a thread makes the next batch's inputs during a step."""
     if done == len(order):
         return
     stream = _own_stream(stage.module)
@@ -304,17 +305,17 @@ def _device(module: nn.Module) -> torch.device:
 
 
 def _own_stream(module: nn.Module) -> torch.cuda.Stream | None:
-    """A queue of the module's GPU for work beside it; None on a CPU."""
+    """CUDA stream of the module's GPU for work in parallel with the model; None on a CPU."""
     device = _device(module)
     return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def _queued(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """Sends a GPU's work to a queue of its own, so that no copy waits for the model, and waits for it at the end.
+    """Runs a GPU's work on a stream of its own, so that no copy waits for the model; waits for the stream at the end.
 
-    The memory of what is made so may be given out again as soon as nobody holds it, whatever the model still reads: the
-    loop holds a batch until its step is over, and a step waits for the model.
+    The memory of such tensors may be reused as soon as nobody holds them, even if the model still reads them. This is
+    safe, as the loop holds a batch until its step is over, and a step waits for the model.
     """
     if stream is None:
         yield
@@ -325,7 +326,7 @@ def _queued(stream: torch.cuda.Stream | None) -> Iterator[None]:
 
 
 def _smaller(recipe: Recipe) -> str:
-    """What to do where a recipe's step does not fit into memory."""
+    """Remedy for a recipe's step that does not fit into memory."""
     if "micro_batch" not in type(recipe).model_fields:
         return f"take a smaller batch than {recipe.batch}: --set batch=N"
     size = getattr(recipe, "micro_batch", None) or recipe.batch

@@ -16,7 +16,7 @@ Ints = npt.NDArray[np.int64]
 
 
 class Boxes(NamedTuple):
-    """Per sample what is replaced, and what is left of it.
+    """Replaced box of each sample, and the share of the sample that remains.
 
     `start`, `width` (frames) and `low`, `height` (mel bins) are (B,) int64; `lam` (B,) float64 is the share of the
     sample itself in the mixture, exact for the cut boxes.
@@ -29,12 +29,12 @@ class Boxes(NamedTuple):
     lam: Floats
 
     def of(self, rows: Ints) -> Boxes:
-        """Those of some rows."""
+        """Boxes of some rows."""
         return Boxes(self.start[rows], self.width[rows], self.low[rows], self.height[rows], self.lam[rows])
 
 
 def round_half_up(value: Floats) -> Ints:
-    """floor(v + 1/2) in float64: the one rounding rule of the mixtures (DESIGN.md, uaMix-MAE)."""
+    """Round half up, floor(v + 1/2) in float64: the one rounding rule of the mixtures (docs/method.md, "Mixing")."""
     return np.floor(value + 0.5).astype(np.int64)
 
 
@@ -48,22 +48,22 @@ def boxes(
     place: Literal["inside", "clipped"] = "inside",
     snap: int = 1,
 ) -> Boxes:
-    """Turns drawn mixing coefficients into boxes and the coefficients they really leave.
+    """Boxes for drawn mixing coefficients, with the coefficients that remain after rounding.
 
     t-cutmix (paper, Eq. 2 and 3): w = r(T (1 - lambda)) frames over all bins, start uniform in 0..T-w, then
     lambda = 1 - w/T. tf-cutmix: w_t = r(T sqrt(1 - lambda)), w_f = r(F sqrt(1 - lambda)), lambda = 1 - w_t w_f/(T F).
     mixup and none cut nothing.
 
     Args:
-        kind: The mixing.
+        kind: Kind of mixing.
         lam: (B,) coefficients in [0, 1], as drawn from Beta(alpha, alpha).
         u_time: (B,) uniforms in [0, 1) for the boxes' starts in time.
         u_mel: (B,) uniforms in [0, 1) for the boxes' starts in frequency (tf-cutmix only).
-        frames: T of the spectrogram.
-        mel_bins: F of the spectrogram.
-        place: ``inside``: the start is uniform where the whole box fits; ``clipped``: it is uniform over the whole
-            axis, and what would reach past the end is cut off (CutMix's rule, one-sided).
-        snap: Boxes begin and end at multiples of this many frames and bins, which divides both axes.
+        frames: Number of frames T of the spectrogram.
+        mel_bins: Number of mel bins F of the spectrogram.
+        place: Rule for the start of the box. ``inside``: uniform over the starts at which the whole box fits.
+            ``clipped``: uniform over the whole axis, and the part past the end is cut off (CutMix's rule, one-sided).
+        snap: Grid, in frames and bins, on which boxes begin and end; it divides both axes.
     """
     zeros = np.zeros(len(lam), np.int64)
     if kind == "none":
@@ -90,8 +90,8 @@ def partners(batch: int, kind: Partner = "neighbour", u: Floats | None = None) -
     """Returns each sample's partner, (B,) int64.
 
     Args:
-        batch: B.
-        kind: ``neighbour``: j = i xor 1; ``flip``: the reversed batch; ``permutation``: that of `u`.
+        batch: Number of samples B.
+        kind: Rule of partners. ``neighbour``: j = i xor 1; ``flip``: the reversed batch; ``permutation``: that of `u`.
         u: (B,) uniforms in [0, 1), whose order is the permutation.
     """
     index = np.arange(batch)
@@ -110,14 +110,14 @@ def mix(kind: Mixing, spectrogram: Tensor, partner: Ints, box: Boxes) -> Tensor:
     """Mixes every sample with its partner.
 
     Args:
-        kind: The mixing.
+        kind: Kind of mixing.
         spectrogram: (B, T, F) normalised spectrograms of one side's views.
         partner: (B,) index of each sample's partner.
-        box: From :func:`boxes`, for the same T and F.
+        box: Boxes from :func:`boxes`, for the same T and F.
 
     Returns:
-        (B, T, F): inside the box the partner's values at the same place, outside the sample's own, bit for bit;
-        for mixup lambda x_i + (1 - lambda) x_j; for none the input itself.
+        (B, T, F) mixtures: inside the box the partner's values at the same place, outside it the sample's own, bit for
+        bit. For mixup lambda x_i + (1 - lambda) x_j; for none the input itself.
     """
     if kind == "none":
         return spectrogram
@@ -129,7 +129,7 @@ def mix(kind: Mixing, spectrogram: Tensor, partner: Ints, box: Boxes) -> Tensor:
 
 
 def virtual_labels(partner: Ints, lam: Floats) -> Tensor:
-    """y_i = lambda_i e_i + (1 - lambda_i) e_j over the batch (paper, Eq. 3): (B, B) float32, rows sum to 1."""
+    """Virtual labels (paper, Eq. 3), (B, B) float32: y_i = lambda_i e_i + (1 - lambda_i) e_j; rows sum to 1."""
     batch = len(lam)
     labels = torch.zeros(batch, batch, dtype=torch.float64)
     index, share = torch.arange(batch), torch.from_numpy(lam)
@@ -139,7 +139,7 @@ def virtual_labels(partner: Ints, lam: Floats) -> Tensor:
 
 
 def _inside(box: Boxes, frames: int, mel_bins: int, device: torch.device) -> Tensor:
-    """(B, T, F) or (B, T, 1) bool: True inside the box."""
+    """Mask of the box, (B, T, F) or (B, T, 1) bool: True inside."""
 
     def along(first: Ints, count: Ints, size: int) -> Tensor:
         position = torch.arange(size, device=device)

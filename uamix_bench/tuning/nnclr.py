@@ -15,7 +15,10 @@ from uamix_bench.tuning.distributed import BatchNorm
 
 
 def projector(width: int, sizes: tuple[int, int, int]) -> nn.Sequential:
-    """Three linear layers without biases, BatchNorm after each, ReLU between (MAE-CT): (B, width) -> (B, sizes[-1])."""
+    """Projector (MAE-CT): three linear layers without biases, BatchNorm after each, ReLU between.
+
+    (B, width) -> (B, sizes[-1]).
+    """
     first, second, last = sizes
     return nn.Sequential(
         *(nn.Linear(width, first, bias=False), BatchNorm(first), nn.ReLU()),
@@ -25,7 +28,7 @@ def projector(width: int, sizes: tuple[int, int, int]) -> nn.Sequential:
 
 
 def predictor(width: int, hidden: int) -> nn.Sequential:
-    """Linear, BatchNorm, ReLU, linear, without biases (MAE-CT): (B, width) -> (B, width)."""
+    """Predictor: linear, BatchNorm, ReLU, linear, without biases (MAE-CT): (B, width) -> (B, width)."""
     return nn.Sequential(
         nn.Linear(width, hidden, bias=False),
         BatchNorm(hidden),
@@ -44,11 +47,11 @@ def update_average(average: nn.Module, source: nn.Module, factor: float) -> None
 
 
 class Queue(nn.Module):
-    """The last |Q| clean projections, first in first out, with the recording each came from.
+    """Queue of the last |Q| clean projections, first in first out, with the recording of each.
 
     Args:
-        size: |Q|, a multiple of the global batch.
-        width: d, features of a projection.
+        size: Number of entries |Q|, a multiple of the global batch.
+        width: Number of features d of a projection.
     """
 
     entries: Tensor
@@ -76,8 +79,8 @@ class Queue(nn.Module):
     def neighbours(self, query: Tensor, recordings: Tensor, top_k: int, draw: npt.NDArray[np.float64]) -> Tensor:
         """Draws, for each query, one of its `top_k` nearest entries by cosine, uniformly.
 
-        Entries of the query's own recording, and entries never written, are out of the question; where none is left,
-        the query itself is returned.
+        Entries of the query's own recording and entries never written are excluded. If no entry is left, the query
+        itself is returned.
 
         Args:
             query: (B, d) normalised projections.
@@ -106,7 +109,7 @@ def contrastive_loss(predictions: Tensor, keys: Tensor, labels: Tensor, temperat
         predictions: (B, d) predictions p of the (mixed) anchors; normalised here.
         keys: (M, d) keys k; normalised here; no gradient is expected to them.
         labels: (B, M) virtual labels, rows summing to 1.
-        temperature: Divides the cosine similarities.
+        temperature: Divisor of the cosine similarities.
 
     Returns:
         (B,) losses, one an anchor.
@@ -118,7 +121,10 @@ def contrastive_loss(predictions: Tensor, keys: Tensor, labels: Tensor, temperat
 
 @torch.no_grad()
 def effective_rank(embeddings: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of (B, d) embeddings: RankMe (Garrido et al., ICML 2023)."""
+    """Effective rank: exp of the entropy of the normalised singular values of (B, d) embeddings.
+
+    This is RankMe (Garrido et al., ICML 2023).
+    """
     share = torch.linalg.svdvals(embeddings.float())
     share = share / share.sum().clamp_min(1e-12)
     return float(torch.exp(-(share * torch.log(share.clamp_min(1e-12))).sum()))

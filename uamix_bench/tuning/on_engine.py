@@ -1,8 +1,9 @@
-"""Tunings by the workers of an engine, in folders that the workers' machines and this one share.
+"""Tuning by the workers of an engine, in folders that all machines share.
 
-What a training keeps, it keeps where a local one does: checkpoints, weights, record. So one whose worker is lost goes
-on elsewhere from its last checkpoint, and what is finished is here, whoever dies. A worker whose code, weights or
-sounds are others is refused, as its weights would be too, and so is one that does not see the folder.
+A training on a worker stores checkpoints, weights and record in the same places as a local one. So a tuning whose
+worker is lost resumes elsewhere from its last checkpoint, and a finished one is available whichever worker dies. A
+worker is refused if its code, weights or sounds differ, as the tuned weights would differ too. It is also refused if it
+does not see the shared folder.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ _LOOK_S = 0.5
 
 
 class Errand(NamedTuple):
-    """A tuning for a worker.
+    """Tuning job for a worker.
 
     Attributes:
-        job: With absolute paths.
-        versions: Those of the caller's code.
-        basis: Digests of what else its weights depend on, by their names.
-        sign: A file that the caller has put beside the job's folder.
+        job: Tuning to carry out, with absolute paths.
+        versions: Versions of the caller's code.
+        basis: Digests of all else that its weights depend on, by name.
+        sign: File that the caller wrote beside the job's folder; a worker that sees it shares the folder.
     """
 
     job: Job
@@ -49,7 +50,7 @@ class Errand(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """Name of the job in messages."""
         return self.job.label
 
 
@@ -59,17 +60,17 @@ def tune_elsewhere(
     """Carries out tunings that do not depend on one another, each on a worker.
 
     Args:
-        engine: Does the work.
-        jobs: Each in a folder of its own, side by side.
-        keep_going: As for :func:`uamix_bench.tuning.trainings.tune_all`.
-        progress: Is told of every tuning.
+        engine: Engine whose workers tune.
+        jobs: Tunings, each in a folder of its own, side by side.
+        keep_going: Whether the other tunings go on after a failure.
+        progress: Progress display, advanced with every tuning.
 
     Returns:
-        Under `keep_going` what went wrong, by folder.
+        Errors of failed tunings by folder; empty without `keep_going`.
 
     Raises:
-        MachineError: Workers were lost; or one has other versions, weights or sounds, or does not see the folders.
-        BenchError: The first failure; those that run beside it are ended, and keep their last checkpoint.
+        MachineError: Workers were lost; or a worker has other versions, weights or sounds, or does not see the folders.
+        BenchError: A tuning failed, the first failure; tunings beside it are ended and keep their last checkpoint.
     """
     if not jobs:
         return {}
@@ -101,9 +102,9 @@ def tune_elsewhere(
 
 
 def carry_out_errand(errand: Errand, progress: Progress) -> BenchError | None:
-    """Does an errand on a worker, and gives what the tuning failed by, if it did.
+    """Carries out a tuning job on a worker; returns its error if it failed.
 
-    Another process may be at it, of a driver that was killed; then this one waits, and goes on where that one ends.
+    A process of a killed caller may still work on the job. Then this one waits for it, and resumes where it ends.
 
     Raises:
         MachineError: The worker has other versions, weights or sounds than the caller, or does not see the folder.
@@ -130,7 +131,7 @@ def carry_out_errand(errand: Errand, progress: Progress) -> BenchError | None:
 
 
 def _ground(job: Job, progress: Progress) -> tuple[Source, dict[str, str]]:
-    """What a tuning's weights depend on beside its recipe and the code: where it begins, and digests by their names."""
+    """Initial model of a tuning, and digests of all that its weights depend on besides recipe and code."""
     from uamix_bench.tuning.run import initial_model
 
     model, data = initial_model(job.init), find_data(job.data, job.data_dir, job.audio_root)
@@ -144,7 +145,7 @@ def _ground(job: Job, progress: Progress) -> tuple[Source, dict[str, str]]:
 
 
 def _anywhere(job: Job, source: Source) -> Job:
-    """The same job with absolute paths, no link in them followed, and nothing left to the home folder of a worker."""
+    """Job with absolute paths, symbolic links kept, so that nothing depends on a worker's home folder."""
 
     def absolute(path: str | Path) -> Path:
         return Path(os.path.abspath(path))  # noqa: PTH100
@@ -160,10 +161,10 @@ def _anywhere(job: Job, source: Source) -> Job:
 
 
 def _await(job: Job) -> None:
-    """Waits for what a worker wrote.
+    """Waits until the files that a worker wrote are visible here.
 
     Raises:
-        MachineError: It does not come.
+        MachineError: The files do not appear in time.
     """
     watch = Watch(_LOOK_S)
     while not is_finished(job):

@@ -25,13 +25,13 @@ class Decoder(nn.Module):
     """AudioMAE's decoder: Swin-v2 blocks over the grid of patches, windows of 4 x 4, every other one shifted in time.
 
     Args:
-        encoder_width: Features of a latent token.
-        width: Features of a decoder token.
+        encoder_width: Number of features of a latent token.
+        width: Number of features of a decoder token.
         depth: Number of blocks.
-        heads: Attention heads of a block.
-        columns: Time columns of the position table.
-        rows: Patches along the mel axis, a multiple of 4.
-        patch: Values in a patch.
+        heads: Number of attention heads of a block.
+        columns: Number of time columns of the position table.
+        rows: Number of patches along the mel axis, a multiple of 4.
+        patch: Number of values in a patch.
     """
 
     position: Tensor
@@ -71,22 +71,22 @@ class Decoder(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """Encoder over the visible patches, decoder over all; the loss is taken on the masked ones."""
+    """Masked autoencoder: encoder over the visible patches, decoder over all, loss on the masked ones."""
 
     def __init__(self, encoder: AudioViT, decoder: Decoder, mask_ratio: float) -> None:
         super().__init__()
         self.encoder, self.decoder, self.mask_ratio = encoder, decoder, mask_ratio
 
     def forward(self, spectrogram: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        """Masks, encodes, decodes.
+        """Masks, encodes and decodes spectrograms.
 
         Args:
-            spectrogram: (B, T, F) normalised.
-            order: (B, L) uniforms: the int(L (1 - mask_ratio)) patches with the smallest stay visible.
+            spectrogram: (B, T, F) normalised spectrograms.
+            order: (B, L) uniforms that order the patches: the int(L (1 - mask_ratio)) smallest stay visible.
 
         Returns:
-            The loss: mean squared error on masked patches, each normalised by its own mean and unbiased variance
-            (eps 1e-6); and the (B, D) mean visible token, after the norm.
+            Loss, the mean squared error on masked patches, each normalised by its own mean and unbiased variance (eps
+            1e-6); and the (B, D) mean visible token, after the norm.
         """
         patches = self.encoder.stem.patches(spectrogram)
         length = patches.shape[1]
@@ -102,7 +102,7 @@ class MaskedAutoencoder(nn.Module):
 
 
 def normalised_patches(spectrogram: Tensor, patch: int) -> Tensor:
-    """(B, T, F) -> (B, L, patch * patch) time-major patches, each standardised with its unbiased variance."""
+    """Standardised patches, (B, T, F) -> (B, L, patch * patch), time-major, each with its unbiased variance."""
     batch, frames, bins = spectrogram.shape
     grid = spectrogram.view(batch, frames // patch, patch, bins // patch, patch)
     target = grid.transpose(2, 3).flatten(3).flatten(1, 2)
@@ -111,14 +111,14 @@ def normalised_patches(spectrogram: Tensor, patch: int) -> Tensor:
 
 
 class Pretraining(Stage):
-    """The one stage of a pre-training.
+    """Stage of a pre-training, its only one.
 
     Args:
-        encoder: To be trained.
-        recipe: The hyper-parameters.
-        frames: The data.
-        spectrograms: Makes the model's input from frames.
-        anew: Whether the encoder gets initial weights, rather than keep those it has.
+        encoder: Encoder to be trained.
+        recipe: Hyper-parameters.
+        frames: Training data.
+        spectrograms: Function from frames to the model's input.
+        anew: Whether the encoder gets initial weights; if False, it keeps its own.
     """
 
     name = "pre-training"
@@ -151,11 +151,11 @@ class Pretraining(Stage):
         self.module: MaskedAutoencoder = MaskedAutoencoder(encoder, decoder, recipe.mask_ratio)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """One learning rate for everything."""
+        """Parameter groups with one learning rate for everything."""
         return decayed_groups(list(self.module.parameters()), self.recipe.learning_rate, self.recipe.weight_decay)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """This process's views (b, T, F), and the (b, L) uniforms that order their patches."""
+        """Views (b, T, F) of this process's clips, and the (b, L) uniforms that order their patches."""
         (share,) = distributed.shares(np.arange(len(batch.clips)), None)[distributed.rank()]
         draw = random(self.recipe.seed, batch.stage, batch.step, 0)
         frames = int(draw.choice(self.recipe.frames))
@@ -167,7 +167,7 @@ class Pretraining(Stage):
         return view, order.to(view.device)
 
     def step(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """One masked reconstruction."""
+        """Loss of one masked reconstruction, and the figures to log."""
         view, order = self.inputs(batch) if batch.inputs is None else batch.inputs
         with torch.autocast(view.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             loss, pooled = self.module(view, order)
@@ -176,14 +176,14 @@ class Pretraining(Stage):
 
 
 def initialise_encoder(encoder: AudioViT, generator: torch.Generator) -> None:
-    """MAE's initialisation, and the sine-cosine table of positions; CLS from N(0, .02)."""
+    """Initialises an encoder as MAE does, with sine-cosine positions and CLS from N(0, .02)."""
     shape = encoder.shape
     initialise(encoder, generator)
     encoder.stem.pos_embed.copy_(sincos_table(shape.width, shape.columns, shape.rows))
 
 
 def initialise_decoder(decoder: Decoder, generator: torch.Generator) -> None:
-    """MAE's initialisation; the mask token from N(0, .02)."""
+    """Initialises a decoder as MAE does, with the mask token from N(0, .02)."""
     initialise(decoder, generator)
     nn.init.normal_(decoder.mask_token, std=0.02, generator=generator)
 

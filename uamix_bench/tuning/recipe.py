@@ -1,4 +1,4 @@
-"""Recipes: every hyper-parameter of a training as data, torch-free, so that the command line can list its choices."""
+"""Recipes: every hyper-parameter of a training as data. Torch-free, so that the command line can list its choices."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MIXINGS: tuple[Mixing, ...] = ("none", "mixup", "t-cutmix", "tf-cutmix")
 
 
 class Views(BaseModel):
-    """The augmentations that make a view, all on the log-mel spectrogram (tuning/views.py says how).
+    """Strengths of the augmentations that make a view, all on the log-mel spectrogram (see tuning/views.py).
 
     The paper names the kinds (pitch and time shift, time mask and stretch, fade, noise, random crop) and no strength;
-    the defaults are the project's own. Probabilities are per view, shifts in mel bins, levels in dB, ranges are
-    symmetric. A name from `VIEWS` stands for all of its strengths.
+    the defaults are the project's own. Probabilities are per view, shifts in mel bins, levels in dB, ranges symmetric.
+    A name from `VIEWS` stands for all of its strengths.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -45,7 +45,7 @@ class Views(BaseModel):
 
     @property
     def preset(self) -> str:
-        """The name of the preset that these strengths are, or ``own``."""
+        """Name of the preset with these strengths, or ``own``."""
         return next((name for name, views in VIEWS.items() if views == self), "own")
 
 
@@ -90,10 +90,10 @@ NamedViews = Annotated[Views, BeforeValidator(_named_views)]
 
 
 class Recipe(BaseModel):
-    """What every training has in common.
+    """Fields of a recipe that every training has.
 
-    `frames` are the lengths a batch is cropped to, one drawn per step; `batch` is the global batch; learning rates are
-    peak values, reached after the warm-up share of the steps and followed by a cosine to zero.
+    `frames` are the lengths, in frames, that a batch is cropped to, one drawn per step. `batch` is the global batch.
+    Learning rates are peak values: reached after the warm-up share of the steps, followed by a cosine to zero.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -118,12 +118,12 @@ class Recipe(BaseModel):
 
     @property
     def floor(self) -> float:
-        """The share of the peak learning rate that the cosine falls to."""
+        """Share of the peak learning rate that the cosine falls to."""
         return 0.0
 
 
 class PretrainRecipe(Recipe):
-    """Masked-autoencoder pre-training: AudioMAE's objective (method.md section 9 gives the official values)."""
+    """Recipe of masked-autoencoder pre-training with AudioMAE's objective."""
 
     kind: Literal["pretrain"] = "pretrain"
     width: int
@@ -153,10 +153,10 @@ class PretrainRecipe(Recipe):
 
 
 class TuneRecipe(Recipe):
-    """uaMix-MAE's two stages.
+    """Recipe of uaMix-MAE's two stages.
 
-    Where the paper is silent, a field says which choice was made and whose it is; the other choices are values of the
-    same field. Numbers without another source are MAE-CT base16's (Lehner et al., yamls of its stages 2 and 3).
+    If the paper leaves a value open, the field says which choice was made and whose it is; the other choices are values
+    of the same field. Numbers without another source are MAE-CT base16's (Lehner et al., yamls of its stages 2 and 3).
     """
 
     kind: Literal["tune"] = "tune"
@@ -225,9 +225,9 @@ class TuneRecipe(Recipe):
     views: NamedViews = Field(default=Views(), description="strengths, or a preset: project, crop, mtslvr")
 
     def head_only(self) -> TuneRecipe:
-        """The recipe of stage 1 alone: what belongs to stage 2 is set to fixed values.
+        """Recipe of stage 1 alone: fields that stage 1 ignores are set to fixed values.
 
-        So all recipes with the same stage 1 share its digest, and a field that nobody thought of keeps them apart.
+        So all recipes with the same stage 1 share its digest. A field not listed as ignored keeps their digests apart.
         """
         idle = {name: TuneRecipe.model_fields[name].default for name in _STAGE_2_WITH_DEFAULTS}
         return self.model_copy(
@@ -235,7 +235,7 @@ class TuneRecipe(Recipe):
         )
 
     def effective(self) -> TuneRecipe:
-        """The recipe with what its mixing never looks at set to the default: equal ones train equally."""
+        """Recipe with the fields that its mixing ignores set to the default: equal recipes train equally."""
         idle = {name: TuneRecipe.model_fields[name].default for name in _IDLE.get(self.mix, ())}
         return self.model_copy(update=idle)
 
@@ -268,11 +268,11 @@ _IDLE: dict[str, tuple[str, ...]] = {"none": _MIXTURE, "mixup": _BOX}
 
 
 def training_folder(recipe: Recipe, init: str | None) -> Path:
-    """Where a training is kept unless the user says otherwise: under ``UAMIX_BENCH_HOME``, by the digest of what it is.
+    """Default folder of a training: under ``UAMIX_BENCH_HOME``, named by the digest of recipe and initial model.
 
     Args:
-        recipe: The hyper-parameters, with the sounds as given.
-        init: The pretrained model, as given; None from scratch.
+        recipe: Hyper-parameters, with the sounds as given.
+        init: Pretrained model, as given; None from scratch.
     """
     name = digest({"recipe": recipe.sha256, "init": init, "data": recipe.data})[:12]
     return home() / "training" / f"{getattr(recipe, 'kind', 'training')}-{recipe.name}-{name}"

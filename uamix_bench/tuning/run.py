@@ -49,23 +49,23 @@ def pretrain(
     progress: Progress = SILENT,
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:
-    """Pre-trains an AudioMAE encoder, from scratch or going on from one, with a new decoder.
+    """Pre-trains an AudioMAE encoder with a new decoder, from scratch or from given weights.
 
     Args:
-        recipe: The hyper-parameters.
-        data: The clips.
-        init: The encoder to go on from, as in :func:`tune`, of the recipe's size; None from scratch.
-        folder: Holds the checkpoints, and at the end ``model.safetensors`` and its record, ``training.json``; a run
-            that was killed continues from it.
-        device: As for load_model.
+        recipe: Hyper-parameters.
+        data: Training clips.
+        init: Encoder to start from, as in :func:`tune`, of the recipe's size; None from scratch.
+        folder: Folder of the checkpoints and, at the end, of ``model.safetensors`` and its record, ``training.json``. A
+            killed run resumes from it.
+        device: Torch device, as `load_model` takes it.
         compiled: Whether torch.compile makes kernels of the encoder's blocks, on a GPU: 1.18 times as fast on an H200,
             for ViT-B at batch 256 in halves (``tests/benchmarks/test_bench_gpu.py``).
-        workers: Processes that decode; see :func:`~uamix_bench.tuning.data.load_frames`.
-        progress: Is told of every step.
-        stop: See :class:`~uamix_bench.tuning.loop.Training`.
+        workers: Number of decoding processes; see :func:`~uamix_bench.tuning.data.load_frames`.
+        progress: Progress display, advanced with every step.
+        stop: Function polled after every step; see :class:`~uamix_bench.tuning.loop.Training`.
 
     Returns:
-        The path of the weights.
+        Path of the weights.
 
     Raises:
         UsageError: `init` is not a vision transformer, or not of the recipe's size; `compiled` without a GPU.
@@ -99,22 +99,22 @@ def tune(
     """Tunes a pretrained encoder by uaMix-MAE's two stages.
 
     Args:
-        recipe: The hyper-parameters.
-        data: The clips.
-        init: The pretrained model, as load_model takes it (``audiomae-tiny``, ``audiomae=PATH``), or the path of an
+        recipe: Hyper-parameters.
+        data: Training clips.
+        init: Pretrained model, as `load_model` takes it (``audiomae-tiny``, ``audiomae=PATH``), or the path of an
             AudioMAE file.
-        folder: As in :func:`pretrain`.
-        head: Folder of stage 1 alone, trained there once for all recipes that share it (`TuneRecipe.head_only`), with
-            the weights that stage 1 within `folder` gives, bit for bit; None trains it in `folder`.
-        wait: Whether to wait for another process that trains in `folder`, rather than be refused.
-        device: As for load_model.
-        compiled: As in :func:`pretrain`.
-        workers: Processes that decode; see :func:`~uamix_bench.tuning.data.load_frames`.
-        progress: Is told of every step.
-        stop: See :class:`~uamix_bench.tuning.loop.Training`.
+        folder: Folder of checkpoints, weights and record, as in :func:`pretrain`.
+        head: Folder of stage 1 alone, trained there once for all recipes that share it (`TuneRecipe.head_only`). The
+            weights are bit for bit those that stage 1 within `folder` gives. None trains it in `folder`.
+        wait: Whether to wait if another process trains in `folder`; if False, the training is refused.
+        device: Torch device, as `load_model` takes it.
+        compiled: Whether torch.compile makes kernels of the encoder's blocks, as in :func:`pretrain`.
+        workers: Number of decoding processes; see :func:`~uamix_bench.tuning.data.load_frames`.
+        progress: Progress display, advanced with every step.
+        stop: Function polled after every step; see :class:`~uamix_bench.tuning.loop.Training`.
 
     Returns:
-        The path of the weights.
+        Path of the weights.
 
     Raises:
         UsageError: The model is not a vision transformer that can be tuned; `compiled` without a GPU.
@@ -137,13 +137,13 @@ def tune(
 
 
 def new_model(recipe: PretrainRecipe) -> Any:
-    """An AudioMAE of the recipe's size, with no weights yet."""
+    """AudioMAE of the recipe's size, with no weights yet."""
     adapter = registry.find_model("audiomae")[0].load()
     return adapter(ViTShape(width=recipe.width, depth=recipe.depth, heads=recipe.heads))
 
 
 def _of_size(model: Any, recipe: PretrainRecipe, init: str) -> Any:
-    """The model, if it has the recipe's sizes."""
+    """Model checked to have the recipe's sizes."""
     for name in ("width", "depth", "heads"):
         found, asked = getattr(model.encoder.shape, name), getattr(recipe, name)
         if found != asked:
@@ -169,14 +169,14 @@ def initial_model(init: str) -> Any:
 
 
 def tuning_stages(model: Any, recipe: TuneRecipe, frames: Frames, spectrograms: Spectrograms) -> list[Stage]:
-    """The two stages, on one network around the model's encoder."""
+    """Stages of a tuning, both on one network around the model's encoder."""
     network = Network(model.encoder, recipe)
     return [stage(network, recipe, frames, spectrograms) for stage in (HeadStage, TuneStage)]
 
 
 @contextmanager
 def _claimed(folder: Path, say: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Keeps other trainings out of a folder; of several processes that train as one, the first does."""
+    """Locks a folder against other trainings; of several processes that train as one, the first holds the lock."""
     if distributed.rank():
         yield
         return
@@ -194,7 +194,7 @@ def _decoded(
     progress: Progress,
     stop: Callable[[], bool],
 ) -> Frames:
-    """Says what is about to happen; one process of a machine decodes, the others wait."""
+    """Decoded frames of the data; one process of a machine decodes, the others wait."""
     checkpoints = folder / "checkpoints"
     progress.say(f"recipe '{recipe.name}' on {len(data.clips):,} clips of {data.name}; checkpoints in {checkpoints}")
     if data.partial:
@@ -221,7 +221,7 @@ def _train(
     stop: Callable[[], bool],
     before: Training | None = None,
 ) -> Path:
-    """Runs the stages; rank 0 writes the encoder and the record, with all that says how they were made."""
+    """Runs the stages; rank 0 writes the encoder and the record, with its provenance."""
     device: torch.device = stages[0].spectrograms.device  # type: ignore[attr-defined]
     for stage in stages:
         stage.module.to(device)
@@ -265,7 +265,7 @@ def _train(
 
 
 def _compile(blocks: nn.ModuleList, device: str) -> None:
-    """Has each block compiled at its first call."""
+    """Compiles each block at its first call."""
     found = distributed.device(device)
     if found.type != "cuda":
         raise UsageError("--compile", f"is for a GPU, and the device is {found}", "leave it out")
@@ -274,7 +274,7 @@ def _compile(blocks: nn.ModuleList, device: str) -> None:
 
 
 def _multiply_plainly(model: nn.Module) -> None:
-    """Takes attention as plain products: torch's fused kernel goes backward in bfloat16 2 to 4.5 times as slowly.
+    """Computes attention as plain products: torch's fused kernel goes backward in bfloat16 2 to 4.5 times as slowly.
 
     Measured with torch 2.11 on a processor with matrix units, 33 to 257 tokens; in float32 the fused one is as fast.
     """
@@ -284,7 +284,7 @@ def _multiply_plainly(model: nn.Module) -> None:
 
 
 def _identity(data: TaskData, frames: Frames, parent: str | None) -> dict[str, Any]:
-    """What a training must find unchanged beside its recipe when it is resumed."""
+    """Data and parent that must be identical, as the recipe must, to resume a training."""
     return {
         "data": {
             "name": data.name,
@@ -300,7 +300,7 @@ def _identity(data: TaskData, frames: Frames, parent: str | None) -> dict[str, A
 def _write_weights(
     training: Training, model: AudioModel, data: TaskData, folder: Path, parent: str | None, provenance: Provenance
 ) -> str:
-    """Writes the encoder; returns the SHA-256 (hex) of what was written."""
+    """Writes the encoder; returns the SHA-256 (hex) of the file."""
     recipe, frames = training.recipe, training.frames
     dtype = torch.float16 if recipe.save_dtype == "float16" else torch.float32
     tensors: dict[str, Tensor] = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""What a recipe's ``data`` names. Free of torch."""
+"""Training data by the name that a recipe gives. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
 def find_data(name: str, data_dir: Path | None = None, audio_root: Path | None = None) -> TaskData:
-    """Resolves a recipe's data: ``TASK[:SPLIT]``, or a path as load_task takes it where no labels are needed.
+    """Resolves a recipe's data: ``TASK[:SPLIT]``, or a path as `load_task` takes it; labels are not needed.
 
     Raises:
         UsageError: Unknown task or split.
-        BadInputError: The data is missing or not what it claims.
+        BadInputError: The data is missing, or is not what its name says.
     """
     if is_path(name):
         return load_task(name, audio_root=audio_root, allow_partial=True, keep_going=True, labelled=False)
@@ -29,5 +29,5 @@ def find_data(name: str, data_dir: Path | None = None, audio_root: Path | None =
 
 
 def shareable(recipe: AnyRecipe, data: TaskData) -> AnyRecipe:
-    """The recipe with the data's name in place of a path, which neither weights nor records may hold."""
+    """Recipe with the data's name in place of a path, which neither weights nor records may hold."""
     return recipe.model_copy(update={"data": data.name}) if is_path(recipe.data) else recipe

@@ -1,4 +1,4 @@
-"""Several trainings, one after the other here or at once in processes of their own; each is kept and may continue."""
+"""Several trainings, one after the other in this process or at once in processes of their own; each can resume."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ class Job(NamedTuple):
     """A tuning to carry out.
 
     Attributes:
-        label: What progress calls it.
-        recipe: The hyper-parameters.
-        init: The pretrained model, as `load_model` takes it.
-        data: The sounds, as `find_data` takes them, with the two folders that it takes.
-        data_dir: See `data`.
-        audio_root: See `data`.
-        folder: Where it is kept.
-        head: Where its stage 1 is kept; None within `folder`.
-        device: As for load_model.
-        threads: That torch computes with on the processor; with one, its process decodes, too; None for their choice.
+        label: Name in progress and messages.
+        recipe: Hyper-parameters.
+        init: Pretrained model, as `load_model` takes it.
+        data: Name or path of the sounds, as `find_data` takes it.
+        data_dir: Folder of the data sets, for `find_data`.
+        audio_root: Folder that a CSV's paths are relative to, for `find_data`.
+        folder: Folder of the tuning.
+        head: Folder of its stage 1; None within `folder`.
+        device: Torch device, as `load_model` takes it.
+        threads: Number of processor threads for torch; with one, clips are decoded in the same process, too. None
+            leaves both to their defaults.
     """
 
     label: str
@@ -61,18 +62,18 @@ def tune_all(
     """Carries out tunings that do not depend on one another.
 
     Args:
-        jobs: Each in a folder of its own.
-        workers: How many at once; with one, in this process.
-        keep_going: Whether a failure, such as a loss that is not finite, leaves the others alone.
-        progress: Is told of every step.
-        stop: Asked after every step; True ends all of them with their state saved.
+        jobs: Tunings, each in a folder of its own.
+        workers: Number of tunings at once; a single one runs in this process.
+        keep_going: Whether the other tunings go on after a failure, such as a loss that is not finite.
+        progress: Progress display, advanced with every step.
+        stop: Function polled after every step; True ends all tunings with their state saved.
 
     Returns:
-        Under `keep_going` what went wrong, by folder.
+        Errors of failed tunings by folder; empty without `keep_going`.
 
     Raises:
-        Stopped: `stop` said so.
-        BenchError: The first failure; those that run beside it are stopped with their state saved.
+        Stopped: `stop` returned True.
+        BenchError: A tuning failed, the first failure; tunings beside it are stopped with their state saved.
     """
     failed: dict[Path, BenchError] = {}
     if workers <= 1:
@@ -113,7 +114,7 @@ def tune_all(
 
 
 def carry_out(job: Job, progress: Progress, stop: Callable[[], bool]) -> None:
-    """Does one job in this process.
+    """Carries out one tuning in this process.
 
     Raises:
         BenchError: See :func:`uamix_bench.tuning.run.tune`.
@@ -129,7 +130,7 @@ def carry_out(job: Job, progress: Progress, stop: Callable[[], bool]) -> None:
 
 @contextmanager
 def computing_with(threads: int | None) -> Iterator[None]:
-    """Lets torch compute with so many threads of the processor; None leaves its own choice."""
+    """Sets the number of torch's processor threads for a block; None leaves torch's own choice."""
     import torch
 
     before = torch.get_num_threads()
@@ -141,7 +142,7 @@ def computing_with(threads: int | None) -> Iterator[None]:
 
 
 def remaining(job: Job) -> dict[str, int]:
-    """Steps that are left of each stage, by its name and the newest checkpoint; rough where recordings are cut."""
+    """Number of steps left of each stage, by name; an upper bound if recordings have several clips."""
     epoch = _clips(job.data, job.data_dir, job.audio_root) // job.recipe.batch
     left = {HEAD: 0 if job.head else epoch * job.recipe.head_epochs, TUNING: epoch * job.recipe.epochs}
     newest = max((path.stem for path in (job.folder / "checkpoints").glob("[0-9]-????????.pt")), default="")
@@ -155,17 +156,17 @@ def remaining(job: Job) -> dict[str, int]:
 
 
 def is_finished(job: Job) -> bool:
-    """Whether a job's folder holds the weights of exactly its recipe and, written after them, their record."""
+    """True if a job's folder holds the weights of exactly its recipe and their record, which is written last."""
     return metadata(job).get("recipe_sha256") == job.recipe.sha256 and (job.folder / RECORD).is_file()
 
 
 def has_begun(job: Job) -> bool:
-    """Whether a job's folder holds a checkpoint."""
+    """True if a job's folder holds a checkpoint."""
     return any((job.folder / "checkpoints").glob("*.pt"))
 
 
 def metadata(job: Job) -> dict[str, str]:
-    """What a job's weights say of their making; empty where there are none."""
+    """Metadata of a job's weights file; empty if there is none."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -181,7 +182,7 @@ def _clips(data: str, data_dir: Path | None, audio_root: Path | None) -> int:
 
 
 class _Crew:
-    """The processes of the jobs that run."""
+    """Processes of the running jobs."""
 
     def __init__(self, progress: Progress) -> None:
         # Not fork: this process may hold threads (torch) whose locks a forked child would inherit locked.
@@ -203,7 +204,7 @@ class _Crew:
         self.progress.say(f"{job.label} began")
 
     def look(self, advance: Callable[[int, str], None]) -> None:
-        """Waits a little; tells of the steps done, and gathers what has ended."""
+        """Waits briefly, reports finished steps, and collects ended processes."""
         ended = wait(list(self.running), timeout=_POLL_S)
         for job, _, _, count in self.running.values():
             new = count.value - self.seen.get(job.folder, 0)
@@ -221,7 +222,7 @@ class _Crew:
                 self.failed[job.folder] = error
 
     def end(self) -> None:
-        """Ends what still runs: on the way out of an error, or of a second interrupt."""
+        """Kills the processes that still run, after an error or a second interrupt."""
         for _, process, _, _ in self.running.values():
             process.kill()
         for _, process, _, _ in self.running.values():
@@ -240,7 +241,7 @@ class _Crew:
 
 
 def _work(job: Job, asked: Any, pipe: Any, count: Any) -> None:
-    """A process of its own: does a job, stops where it is asked or its parent is gone."""
+    """Main function of a job's process; stops if asked to, or if its parent is gone."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal sends them to all: the parent decides
         signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
@@ -251,7 +252,7 @@ def _work(job: Job, asked: Any, pipe: Any, count: Any) -> None:
 
 
 class _Counting(Progress):
-    """Counts the steps where the parent sees them."""
+    """Progress that counts the steps in memory shared with the parent."""
 
     def __init__(self, count: Any) -> None:
         self.count = count

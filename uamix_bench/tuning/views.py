@@ -1,8 +1,8 @@
-"""The augmentations that make a view, all on log-mel spectrograms, vectorised over the batch.
+"""Augmentations that make a view, all on log-mel spectrograms, vectorised over the batch.
 
 On a logarithmic power scale a gain is an offset, an equaliser a curve over mel bins, a fade a ramp over frames, and
-noise joins by log-add-exp; stretching, shifting and looping are one gather. So a view costs next to nothing beside
-the encoder, and no waveform is decoded twice.
+noise joins by log-add-exp; stretching, shifting and looping are one gather. So a view costs next to nothing compared
+with the encoder, and no waveform is decoded twice.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def crop(
         first: (B,) row of each recording's first frame.
         count: (B,) frames of each recording.
         draws: (B, DRAWS) uniforms in [0, 1).
-        frames: T of the window.
-        views: Strengths.
-        device: Of the windows.
+        frames: Number of frames T of the window.
+        views: Strengths of the augmentations.
+        device: Torch device of the windows.
 
     Returns:
         (B, T, F) float32.
@@ -76,9 +76,9 @@ def augment(window: Tensor, draws: npt.NDArray[np.float64], noise: Tensor, mel_h
         window: (B, T, F) float32 log-mel power in nepers.
         draws: (B, DRAWS) uniforms in [0, 1).
         noise: (B, T, F) log of unit-mean exponential variates: white noise's log-mel fluctuation. Rows that are not
-            `noisy` are not looked at.
+            `noisy` are ignored.
         mel_hz: (F,) centre frequency of the bins, Hz.
-        views: Strengths.
+        views: Strengths of the augmentations.
 
     Returns:
         (B, T, F) float32.
@@ -133,18 +133,18 @@ def augment(window: Tensor, draws: npt.NDArray[np.float64], noise: Tensor, mel_h
 
 
 def noisy(draws: npt.NDArray[np.float64], views: Views) -> npt.NDArray[np.bool_]:
-    """Which of the (B, DRAWS) drawn views get additive noise."""
+    """Mask (B,) of the (B, DRAWS) drawn views that get additive noise."""
     return draws[:, _DRAWS.index("noise_p")] < views.noise_p
 
 
 def _span(axis: Tensor, width: Tensor, start: Tensor) -> Tensor:
-    """True on an interval of `width` (share of the axis) that lies wholly on the axis."""
+    """Mask of an interval of `width` (share of the axis) that lies wholly on the axis."""
     begin = start * (1 - width)
     return (axis >= begin) & (axis < begin + width)
 
 
 def _mel(hz: Tensor) -> Tensor:
-    """Kaldi's mel scale, on which the bins stand evenly (mel-computations.h)."""
+    """Kaldi's mel scale, on which the bins are evenly spaced (mel-computations.h)."""
     return 1127 * torch.log1p(hz / 700)
 
 
@@ -159,13 +159,13 @@ def _move_mel(window: Tensor, shift: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Spectrograms:
-    """Makes normalised views of clips.
+    """Function that makes normalised views of clips.
 
     Args:
-        normalise: (B, T, F) log-mel nepers -> the model's input.
+        normalise: Function from (B, T, F) log-mel nepers to the model's input.
         mel_hz: (F,) centre frequency of the bins, Hz.
-        views: Strengths.
-        device: Where views are made.
+        views: Strengths of the augmentations.
+        device: Torch device on which views are made.
     """
 
     normalise: Callable[[Tensor], Tensor]
@@ -184,10 +184,10 @@ class Spectrograms:
         """Returns a normalised view of each clip.
 
         Args:
-            frames: The data.
+            frames: Training data.
             clips: (B,) rows of the clips.
-            draws: (B, DRAWS) uniforms.
-            length: T of the views.
+            draws: (B, DRAWS) uniforms in [0, 1).
+            length: Number of frames T of the views.
             noise_seeds: (B,) seeds of the clips' noise.
 
         Returns:
@@ -214,9 +214,9 @@ def hashed_noise(seeds: Tensor, frames: int, bins: int) -> Tensor:
     row, so that no row waits for another.
 
     Args:
-        seeds: (B,) int64.
-        frames: T.
-        bins: F.
+        seeds: (B,) int64 seeds of the rows.
+        frames: Number of frames T.
+        bins: Number of mel bins F.
 
     Returns:
         (B, T, F) float32, on the device of the seeds.
