@@ -192,12 +192,12 @@ def why_apart(result: Result) -> str:
     return "an incomplete copy" if result.status.partial else "incomplete"
 
 
-def left_out_notes(setting: Setting) -> list[str]:
+def left_out_notes(columns: Iterable[Column]) -> list[str]:
     """Notes on columns whose results left out broken clips: the clips, and the results they are compared with."""
     return [
         f"{column.label}: without {listed([f'{one.clip} ({one.reason})' for one in column.left_out])}, which every "
         "result here left out as broken; they are compared with each other only."
-        for column in setting.columns
+        for column in columns
         if column.left_out
     ]
 

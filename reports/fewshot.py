@@ -99,7 +99,7 @@ def accuracy(table: Board) -> Iterator[Block]:
                 (name, *(_score(setting, name, label) for setting in held)) for name in _names(held, label)
             ]
             titles = [f"{_cell_title(setting, label)}>" for setting in held]
-            notes = {note for setting in held for note in left_out_notes(setting) if note.startswith(f"{label}: ")}
+            notes = set(left_out_notes(one for setting in held for one in setting.columns if one.label == label))
             yield Table(("model", *titles), rows, f"{label}: {words}, seed {protocol.seed}", "\n\n".join(sorted(notes)))
     yield Prose(
         "± half-width of the conventional 95% interval, 1.96 x population std / sqrt(episodes): it covers only "

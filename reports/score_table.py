@@ -61,7 +61,7 @@ def _score_table(setting: Setting, papers: Published) -> Table:
         if tests
         else "",
     ]
-    notes += left_out_notes(setting)
+    notes += left_out_notes(setting.columns)
     if any(_overlaps(row.entrant, column) for row in setting.standings for column in setting.columns):
         notes.append(f"{_OVERLAP} The model was pre-trained on data of this task.")
     groups: dict[str, list[Row]] = {}

@@ -223,7 +223,7 @@ def test_results_without_the_same_clips_are_ranked_among_themselves(records: Any
     means = {row.entrant.label: row.mean for row in setting.standings}
     assert means["m"] == pytest.approx((results[0].score.accuracy + other.score.accuracy) / 2)
     assert means["n"] is None
-    (note,) = left_out_notes(setting)
+    (note,) = left_out_notes(setting.columns)
     assert "a.wav (cut short), b.wav (cut short)" in note
     alone = board(results).settings[0]
     assert [(row.entrant.label, row.ranks) for row in alone.standings] == [("o", (1, 1)), ("n", (2, 2)), ("m", (3, 3))]
