@@ -1,4 +1,4 @@
-"""Sound files and waveforms: decode, mix down, resample, cut, loop, and refuse what is not a whole recording.
+"""Sound files and waveforms: decoding, mixing down, resampling, cutting, looping, and refusal of faulty recordings.
 
 One decoder (libsndfile), one down-mix (the mean of the channels), one resampler (soxr HQ). Silence, clips of a few
 samples and float samples a little beyond full scale are accepted; a truncated file is refused. The module of each

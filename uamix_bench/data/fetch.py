@@ -1,4 +1,4 @@
-"""Download of published files with resume and checksums, for checkpoints and data sets alike.
+"""Download of published files with resume and checksums, for checkpoints and data sets.
 
 A file has its final name only when it is whole and verified. `requests` transfers, and `filelock` lets one process at a
 time work on a name (the lock of a dead process is released). Resume and pinned checksums are written here, as pooch has

@@ -107,7 +107,10 @@ def _stream(
 
 
 def _counted(source: Source, start: int, stop: int, claim: _Count) -> Stream:
-    """A stream whose Xing or Info frame gives the decoder its length. A wrong byte count there is corrected."""
+    """A stream whose Xing or Info frame gives the decoder its length.
+
+    A wrong byte count there is corrected, as the decoder would warn of it.
+    """
     foreign = max(start + source.size - stop, abs(source.size - claim.bytes) if claim.bytes_at else 0)
     if foreign <= _FOREIGN * source.size and (start == 0 or source.at(0, 3) == b"ID3"):
         return Stream(source)

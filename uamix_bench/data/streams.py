@@ -25,7 +25,7 @@ class Source:
     Args:
         path: Name of the file, for messages.
         file: The file, open for reading in binary.
-        pieces: Pieces in order: (first position, position behind the last) in the file, or the bytes themselves.
+        pieces: Pieces in order, each as (first position, position behind the last) in the file, or as bytes.
     """
 
     def __init__(self, path: Path, file: io.FileIO, pieces: Iterable[tuple[int, int] | bytes]) -> None:

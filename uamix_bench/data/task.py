@@ -84,7 +84,7 @@ class Task:
 
         Raises:
             IncompleteError: The copy lacks clips.
-            BadInputError: The copy is not what it claims.
+            BadInputError: The copy differs from the published data set.
         """
         raise NotImplementedError
 
@@ -317,7 +317,7 @@ def load_task(
 
     Raises:
         UsageError: The task or split is unknown.
-        BadInputError: The data is missing, incomplete, or not what it claims.
+        BadInputError: The data is missing, incomplete, or differs from the published data set.
     """
     task: Task
     if is_path(name) and ".py:" not in name:

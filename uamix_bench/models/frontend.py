@@ -161,7 +161,7 @@ class LogMel:
 
 
 def _own_samples(waveforms: Tensor, lengths: Tensor, shortest: int, hop_length: int) -> tuple[Tensor, Tensor]:
-    """Zero-pads clips to `shortest` samples and the batch to the least frames, and returns batch and lengths."""
+    """Zero-pads clips to `shortest` samples and the batch to `_LEAST_FRAMES` frames, and returns batch and lengths."""
     if waveforms.ndim != 2 or waveforms.dtype != torch.float32 or lengths.shape != waveforms.shape[:1]:
         raise ValueError(
             f"want waveforms (B, S) float32 and lengths (B,), got {tuple(waveforms.shape)} {waveforms.dtype} "

@@ -36,7 +36,7 @@ Report: TypeAlias = Callable[..., RenderedPage]  # (records, **options)
 
 @dataclass(frozen=True)
 class Plugin(Generic[AnyCard]):
-    """A registered model or task: its name, where its code is, and its card."""
+    """A registered model or task: its name, its entry point, its card, and the folder of its code."""
 
     name: str
     entry_point: EntryPoint
@@ -95,7 +95,7 @@ def find_model(name: str) -> tuple[Plugin[ModelCard], Weights | None]:
     """Resolves an architecture or a weights id.
 
     Returns:
-        The plugin, and the bundled weights that the name stands for (the architecture's default ones, if any).
+        The plugin, and the bundled weights of that id, or the architecture's default ones, if any.
 
     Raises:
         UsageError: The name is unknown; the line suggests the nearest.

@@ -14,7 +14,7 @@ def sweep(protocols: Sequence[Protocol], table: SortedClips) -> list[Protocol]:
     """Protocols of a grid with the `min_clips` that gives all protocols of a sweep the same classes.
 
     Protocols that differ in ways, shots and `min_clips` alone are one sweep; a single protocol is one too. Otherwise a
-    larger number of shots leaves out the small classes, and accuracy falls where it should rise. `min_clips` is set
+    larger number of shots leaves out the small classes, and accuracy falls although it should rise. `min_clips` is set
     only if it leaves out a class that has enough supports and queries; else it is None. So a protocol of a sweep that
     loses no class has the same id as alone. Protocols that this function returned are returned unchanged.
 

@@ -19,7 +19,7 @@ class BenchError(Exception):
     Args:
         subject: The file, option or name at fault.
         reason: The fault of the subject.
-        remedy: The step that mends it; empty if the reason already says so.
+        remedy: The step that mends the fault; empty if the reason already names it.
     """
 
     exit_code = 1
@@ -48,7 +48,7 @@ class BadInputError(BenchError):
 
 
 class OwnCodeError(BadInputError):
-    """A user's own model or task raises, or returns what it must not (exit code 3)."""
+    """An exception or an invalid return value of a user's own model or task (exit code 3)."""
 
 
 class MachineError(BenchError):
@@ -104,7 +104,7 @@ def own_code(what: str, kind: type, home: str = "uamix_bench.") -> Iterator[None
         home: Prefix of the module names that are not a user's.
 
     Raises:
-        OwnCodeError: The code raised an exception that is no BenchError and does not say that memory ran out.
+        OwnCodeError: The code raised an exception that is no BenchError and does not mean that memory ran out.
     """
     try:
         yield
@@ -165,7 +165,7 @@ def _package(module: str) -> str:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """Returns a "did you mean ..." clause for an unknown name, or the list of known names where none is close."""
+    """Returns a "did you mean ..." clause for an unknown name, or the list of known names if none is close."""
     import difflib
 
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
