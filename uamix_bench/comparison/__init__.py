@@ -1,1 +1,1 @@
-"""Verdicts between results, ranks, gates."""
+"""Comparison of results: verdicts, ranks and gates."""

@@ -1,12 +1,12 @@
-"""Two sets of results, a base and a head: a verdict on every pair, and whether a gate fails. Pure.
+"""Comparison of two sets of results, a base and a head: a verdict on every pair, and gates. Pure functions.
 
-A pair is one model's two results on one task under one protocol, compared episode by episode. Which population the
-verdict speaks of depends on what is known of the episodes:
+A pair is one model's two results on one task under one protocol, compared episode by episode. The population of a
+verdict depends on the episodes:
 
-- **new clips** of the same classes, where the episodes are given and are enough for `statistics.ci95_clips`. Two models
-  that are equally good still differ on the clips that happen to be in a data set; this interval knows it.
-- **these clips** otherwise: the paired t interval, which more episodes make as narrow as one likes. What it finds is
-  true of this very data set, and may be chance beyond it.
+- **new clips** of the same classes, if the episodes are given and are enough for `statistics.ci95_clips`. Two equally
+  good models still differ on the clips that happen to be in a data set; this interval accounts for that.
+- **these clips** otherwise: the paired t interval, which more episodes make as narrow as one likes. Its verdict holds
+  for this very data set, and may be chance beyond it.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ Population = Literal["new clips", "these clips"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the episodes say of a pair; accuracies are fractions, differences head less base.
+    """Statistics of a pair from its episodes. Accuracies are fractions, differences are head less base.
 
     Attributes:
-        difference: The mean over the episodes.
-        half_width: Of its 95% interval.
-        population: What the interval, and every p here, speaks of.
-        why: Why it does not speak of new clips; empty where it does.
-        p: Two-sided, of no difference.
-        p_holm: The same, adjusted for all pairs that are compared.
-        smallest: The smallest true drop that would have been found with a probability of 0.8: by the gate where there
-            is one, else by the verdict; a family of m tests is counted as m times as strict. None where the episodes
-            have no spread to tell it from.
-        point_power: The probability that a true drop of one percentage point would have been found; None likewise.
-        gate_p: Of a drop within the gate's margin, Holm-adjusted; None without a gate.
+        difference: Mean difference over the episodes.
+        half_width: Half-width of the 95% interval of the difference.
+        population: Population of the interval and of every p value here.
+        why: Reason why the population is not new clips; empty if it is.
+        p: Two-sided p value of no difference.
+        p_holm: Two-sided p value of no difference, Holm-adjusted for all compared pairs.
+        smallest: Smallest true drop that would have been found with a probability of 0.8, by the gate if there is one,
+            else by the verdict. A family of m tests is counted as m times as strict. None if the episodes have no
+            spread.
+        point_power: Probability of finding a true drop of one percentage point; None if the episodes have no spread.
+        gate_p: One-sided p value of a drop within the gate's margin, Holm-adjusted; None without a gate.
     """
 
     difference: float
@@ -70,16 +70,16 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Pair:
-    """A base result, what is compared with it, and the verdict.
+    """A base result, the head result compared with it, and the verdict.
 
     Attributes:
-        base: The result of the base.
-        head: That of the head; None where it is missing.
-        verdict: What was found.
-        reason: Why the two are not comparable; empty where they are.
-        notes: What else differs between the two, such as the weights.
-        evidence: None where the two are not comparable.
-        failed: Whether the gate fails on this pair.
+        base: Result of the base.
+        head: Result of the head; None if it is missing.
+        verdict: Verdict on the pair.
+        reason: Reason why the two are not comparable; empty if they are.
+        notes: Other differences between the two, such as the weights.
+        evidence: Statistics of the pair; None if the two are not comparable.
+        failed: True if the gate fails on this pair.
     """
 
     base: Result
@@ -92,7 +92,7 @@ class Pair:
 
     @property
     def label(self) -> str:
-        """Model, task and setting in words."""
+        """Label of the pair: model, task and setting in words."""
         return f"{self.base.model.name} on {self.base.task.label}, {setting(self.base)}"
 
 
@@ -101,9 +101,9 @@ class Comparison:
     """All pairs in the order of the base.
 
     Attributes:
-        pairs: One for each result of the base.
-        added: Results of the head that the base has nothing like; they play no part.
-        gate: What was to be failed on, if anything.
+        pairs: Pairs, one for each result of the base.
+        added: Results of the head without a counterpart in the base; they are not compared.
+        gate: Gate of the comparison; None without one.
     """
 
     pairs: tuple[Pair, ...]
@@ -112,16 +112,16 @@ class Comparison:
 
     @property
     def failed(self) -> tuple[Pair, ...]:
-        """The pairs on which the gate fails."""
+        """Pairs on which the gate fails."""
         return tuple(pair for pair in self.pairs if pair.failed)
 
     @property
     def incomparable(self) -> tuple[Pair, ...]:
-        """The pairs of which nothing can be said, those missing from the head among them."""
+        """Pairs that are not comparable, including those missing from the head."""
         return tuple(pair for pair in self.pairs if pair.evidence is None)
 
     def facts(self) -> list[dict[str, Any]]:
-        """The pairs as plain data, as ``--json`` has them."""
+        """Pairs as plain data for ``--json``."""
         return [
             {
                 "kind": "accuracy",
@@ -149,15 +149,14 @@ def compare(
     """Compares two sets of few-shot results.
 
     Args:
-        base: What is compared with.
-        head: What is judged.
-        gate: On ``accuracy``: a pair fails where its one-sided 95% interval, Holm-adjusted, excludes the margin.
-        draws: By digest, the episodes (see `uamix_bench.evaluation.redraw.Redraw`); verdicts on these speak of new
-            clips.
+        base: Results to compare with.
+        head: Results to judge.
+        gate: Gate on ``accuracy``. A pair fails if its one-sided 95% interval, Holm-adjusted, excludes the margin.
+        draws: Episodes by digest (see `uamix_bench.evaluation.redraw.Redraw`). Verdicts on these are for new clips.
 
     Raises:
         BadInputError: One side holds two outcomes of the same evaluation.
-        UsageError: The base is empty, or one side has several results that a pair could take.
+        UsageError: The base is empty, or one side has several results that fit a pair.
     """
     if gate is not None and gate.field != "accuracy":
         raise UsageError(f"--fail-on {gate.text}", "is no field of few-shot results", "give accuracy:NUMBERpp")
@@ -171,7 +170,7 @@ def compare(
 
 
 def setting(result: Result) -> str:
-    """A result's protocol in words."""
+    """Protocol of a result in words."""
     protocol = result.protocol
     words = f"{protocol.n_way}-way {protocol.k_shot}-shot, {protocol.episodes:,} episodes"
     words += "" if protocol.classifier == "nearest-centroid" else f", {protocol.scored_by}"
@@ -181,7 +180,7 @@ def setting(result: Result) -> str:
 
 
 class _Setting(NamedTuple):
-    """What tells results of one model on one task apart."""
+    """Key that distinguishes results of one model on one task."""
 
     clips: str
     content: str | None
@@ -195,7 +194,7 @@ _Cells = dict[tuple[str, str], dict[_Setting, Result]]
 
 
 def _by_cell(results: Iterable[Result], side: str) -> _Cells:
-    """Groups results by model and task, then by setting; each id once."""
+    """Groups results by model and task, then by setting. Each id counts once."""
     cells: _Cells = {}
     order = sorted(results, key=lambda one: (one.model.name, one.task.name, not one.sounds_recorded, one.id))
     for result in order:
@@ -219,12 +218,12 @@ def _by_cell(results: Iterable[Result], side: str) -> _Cells:
 
 
 def _told_apart(one: Result, other: Result) -> str:
-    """What two results of one setting differ in, in a few words."""
+    """Differences between two results of one setting, in a few words."""
     return " and ".join(what for what, *_ in other_model(one.model, other.model)) or "origin"
 
 
 def _match(base: Result, candidates: Mapping[_Setting, Result]) -> Pair:
-    """Pairs a result with that of the same setting, or with the nearest one and the reason why it will not do."""
+    """Pairs a result with the one of the same setting, or with the nearest one and the reason against comparing."""
     shape = _shape(base)
     alike = [other for other in candidates.values() if _shape(other) == shape]
     if not alike:
@@ -239,7 +238,7 @@ def _shape(result: Result) -> tuple[int, int]:
 
 
 def _reasons(base: Result, head: Result) -> Iterator[str]:
-    """Says what makes two results incomparable, each with both values."""
+    """Yields the reasons why two results are not comparable, each with both values."""
     for field in type(base.protocol).model_fields:
         if field != "name":
             yield from _unequal(f"protocol: {field}", getattr(base.protocol, field), getattr(head.protocol, field))
@@ -266,7 +265,7 @@ def _left_out(result: Result) -> str:
 
 
 def _notes(base: Result, head: Result) -> Iterator[str]:
-    """Says what else differs, and may be why the scores do."""
+    """Yields other differences that may explain a difference of scores."""
     for what, one, other in other_model(base.model, head.model):
         yield from _unequal(what, one, other)
     unsaid = [side for side, result in (("BASE", base), ("HEAD", head)) if not result.sounds_recorded]
@@ -283,7 +282,7 @@ def _unequal(what: str, base: object, head: object) -> Iterator[str]:
 
 
 def _judged(pairs: Sequence[Pair], gate: Gate | None, draws: Mapping[str, EpisodeSet]) -> Iterator[Pair]:
-    """Adds the evidence of all pairs that are comparable, as one family."""
+    """Adds the evidence of all comparable pairs, as one family of tests."""
     compared = [(pair, pair.head) for pair in pairs if pair.head and not pair.reason]
     measured = [_measure(pair.base, head, draws.get(pair.base.episodes.digest)) for pair, head in compared]
     margins = [gate.limit(pair.base.score.accuracy) if gate else 0.0 for pair, _ in compared]
@@ -314,7 +313,7 @@ def _judged(pairs: Sequence[Pair], gate: Gate | None, draws: Mapping[str, Episod
 
 
 class _Measured(NamedTuple):
-    """A mean difference with its standard error, and what that speaks of."""
+    """A mean difference with its standard error and population."""
 
     difference: float
     half_width: float
@@ -325,18 +324,18 @@ class _Measured(NamedTuple):
     p_flip: float  # two-sided, for differences without any spread
 
     def p_of_drop(self, margin: float) -> float:
-        """One-sided p of a drop of at most `margin`."""
+        """One-sided p value of a drop of at most `margin`."""
         if self.error:
             return exceeds_p(-self.difference, self.error, margin, self.freedom)
         return self.p_flip / 2 if -self.difference > margin else 1.0
 
     def p_of_rise(self) -> float:
-        """One-sided p of no rise."""
+        """One-sided p value of no rise."""
         return self._replace(difference=-self.difference).p_of_drop(0.0)
 
 
 def _measure(base: Result, head: Result, drawn: EpisodeSet | None) -> _Measured:
-    """The mean difference, with the widest population that the episodes allow."""
+    """Mean difference, for the widest population that the episodes allow."""
     first, second = head.accuracies(), base.accuracies()
     test, differences = paired_t(first, second), first - second
     if test.t is None:  # the same on every episode

@@ -1,4 +1,4 @@
-"""What the arms of an ablation differ by, computed from the episodes of its record. Pure, and free of torch."""
+"""Differences between the arms of an ablation, from the episodes of its record. Pure functions, free of torch."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from uamix_bench.scoring.statistics import conventional_interval, holm, paired_t
 
 
 class Delta(NamedTuple):
-    """An arm in one cell, over all its seeds, beside the reference on the same episodes; accuracies are fractions.
+    """An arm in one task and protocol, over all its seeds, compared with the reference on the same episodes.
+
+    Accuracies are fractions.
 
     Attributes:
-        label: Of the arm.
-        reference: Whether it is the reference; the differences are then None.
-        task: Name and version.
-        n_way: Of the cell.
-        k_shot: Of the cell.
-        classes_left_out: For having too few clips; as many as in another cell of the task are the same.
-        seeds: How many trainings.
-        accuracy: Mean over seeds and episodes.
+        label: Label of the arm.
+        reference: True for the reference itself; the differences are then None.
+        task: Name and version of the task.
+        n_way: Number of classes in an episode.
+        k_shot: Number of supports a class.
+        classes_left_out: Number of classes with too few clips. Protocols of a task with equal numbers leave out the
+            same classes.
+        seeds: Number of trainings.
+        accuracy: Mean accuracy over seeds and episodes.
         half_width: Conventional 95% half-width over episodes, of their means over seeds.
         seed_spread: Standard deviation of the seeds' accuracies; None with one seed.
         difference: Mean of arm less reference, seed by seed and episode by episode.
-        difference_half: Of its 95% t interval over episodes, of their means over seeds: speaks of these clips and these
-            trainings.
+        difference_half: Half-width of the difference's 95% t interval over episodes, of their means over seeds. It
+            covers these clips and these trainings only.
         difference_spread: Standard deviation over seeds of the difference; None with one seed.
-        p: Two-sided p of the paired t test over episodes, Holm-adjusted over the arms and tasks of the first cell; None
-            in the other cells, which explore.
+        p: Two-sided p value of the paired t test over episodes, Holm-adjusted over the arms and tasks of the first
+            protocol. None in the other protocols, which are exploratory.
     """
 
     label: str
@@ -50,12 +53,12 @@ class Delta(NamedTuple):
 
 
 def deltas(record: AblationRecord) -> list[Delta]:
-    """Computes from the episodes how every arm differs from the reference.
+    """Computes the difference of every arm from the reference, from their episodes.
 
-    Arms of which a seed was set aside are compared over the seeds that both have.
+    An arm with a failed seed is compared over the seeds that both have.
 
     Returns:
-        Cell by cell in the order of the results, the reference first.
+        Differences by task and protocol in the order of the results, the reference first.
     """
     arms: dict[str, dict[int, Arm]] = {}
     for arm in record.arms:
@@ -101,6 +104,6 @@ def _delta(cell: int, arms: Mapping[int, Arm], reference: Mapping[int, Arm], lab
 
 
 def _first(record: AblationRecord, delta: Delta) -> bool:
-    """Whether a cell is the first of its task: what the declared family of tests is about."""
+    """Test for the first protocol of a task, which the declared family of tests consists of."""
     first = record.arms[0].results[0].protocol
     return (delta.n_way, delta.k_shot) == (first.n_way, first.k_shot)

@@ -1,4 +1,4 @@
-"""Gates: which drop a comparison is to fail on, in pytest-benchmark's grammar ``FIELD:NUMBER%``, with ``pp`` added."""
+"""Gates on drops for comparisons, in pytest-benchmark's grammar ``FIELD:NUMBER%``, with ``pp`` added."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ _GRAMMAR = re.compile(rf"(?P<field>[a-z0-9_-]+):(?P<number>{_NUMBER})(?P<unit>%|
 
 
 class Gate(NamedTuple):
-    """A margin that a field may not get worse by.
+    """A limit on the loss in a field, beyond which a comparison fails.
 
     Attributes:
-        field: One of `FIELDS`.
-        margin: A fraction for ``accuracy``, seconds for the others; a share of the base's value where `relative`.
-        relative: Whether it was given in per cent.
-        text: As it was given.
+        field: Name of the field, one of `FIELDS`.
+        margin: Allowed loss: a fraction for ``accuracy``, seconds for the others; a share of the base's value if
+            `relative`.
+        relative: True if the margin was given in per cent.
+        text: Text of the option as given.
     """
 
     field: str
@@ -31,7 +32,7 @@ class Gate(NamedTuple):
     text: str
 
     def limit(self, base: float) -> float:
-        """The margin in the field's own unit, for a base of that value."""
+        """Margin in the field's own unit, for a base value."""
         return self.margin * base if self.relative else self.margin
 
 
@@ -39,7 +40,7 @@ def parse_gates(texts: Iterable[str]) -> tuple[Gate, ...]:
     """Parses the values of --fail-on: ``accuracy:1pp``, ``accuracy:2%``, ``min:10%``, ``mean:0.001`` (seconds).
 
     Raises:
-        UsageError: One is not such, or a field is named twice.
+        UsageError: A value is not of this form, or a field is named twice.
     """
     gates: dict[str, Gate] = {}
     for text in texts:

@@ -1,8 +1,8 @@
-"""What results say of their models: the best, what cannot be told from it, and every pairwise difference. Pure.
+"""Ranking of models: the best, those that cannot be told apart from it, and all pairwise differences. Pure functions.
 
-Only results of one clip table, protocol, draw and precision, which are complete or left out the same broken clips, are
-compared, episode by episode. The tests form one declared family, every pair of models in every such cell of a table,
-and Holm's correction runs over all of it: so the model that came out best may be picked after the fact.
+Results are compared episode by episode, if they share clip table, protocol, draw and precision, and are complete or
+left out the same broken clips. Such results form a cell. All pairs of models in all cells of a table are one declared
+family of tests, and Holm's correction covers all of it. So the best model may be picked after the fact.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ WIDER = 2.0  # an interval that speaks of more than these clips, and is so many 
 
 
 class Difference(NamedTuple):
-    """One model less another on the same episodes; accuracies are fractions.
+    """Difference between two models on the same episodes; accuracies are fractions.
 
     Attributes:
-        result: Of the one model.
-        reference: Of the other.
+        result: Result of one model.
+        reference: Result of the other model.
         difference: Mean over the episodes of `result` less `reference`.
-        half_width: Of its 95% t interval; speaks of these clips only.
-        p: Two-sided p of the paired t test; where all episodes differ alike, of the sign-flip test.
-        p_holm: The same, adjusted for all pairs of the table.
-        smallest: The smallest true difference that one such test at 5% would have found with a probability of 0.8.
-        clips: The half-width for new clips of these classes, or why it cannot be given.
+        half_width: Half-width of the difference's 95% t interval, which covers these clips only.
+        p: Two-sided p value of the paired t test; of the sign-flip test if all episodes differ equally.
+        p_holm: Two-sided p value, Holm-adjusted for all pairs of the table.
+        smallest: Smallest true difference that one such test at 5% would have found with a probability of 0.8.
+        clips: Half-width for new clips of these classes, or the reason for a missing one.
     """
 
     result: Result
@@ -47,12 +47,12 @@ class Difference(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """What `rank` found.
+    """Outcome of `rank`.
 
     Attributes:
-        best: Id of the best result of each cell that holds two models or more; of equal ones the first.
-        alike: Ids of those that cannot be told from the best of their cell at 5%, Holm-adjusted.
-        differences: All pairs, cell by cell, in the order of the results: the later one less the earlier.
+        best: Ids of the best result of each cell with two models or more; the first of equal ones.
+        alike: Ids of the results that cannot be told apart from the best of their cell at 5%, Holm-adjusted.
+        differences: Differences of all pairs, by cell, in the order of the results: the later one less the earlier.
     """
 
     best: frozenset[str]
@@ -60,14 +60,14 @@ class Ranking(NamedTuple):
     differences: tuple[Difference, ...]
 
     def to_first(self) -> list[Difference]:
-        """Of each cell, the differences to its first result."""
+        """Differences to the first result of each cell."""
         first: dict[str, Result] = {}
         for found in self.differences:
             first.setdefault(found.result.id, found.reference)
         return [found for found in self.differences if first[found.result.id] is found.reference]
 
     def facts(self) -> dict[str, Any]:
-        """The same as plain data, as ``comparison`` in an envelope of ``--json`` has it; results by their ids."""
+        """Ranking as plain data for ``comparison`` in the output of ``--json``, with results by their ids."""
         return {
             "test": "paired t on the same episodes, two-sided; covers these clips only",
             "correction": "holm",
@@ -94,7 +94,7 @@ class Ranking(NamedTuple):
 
 
 def cells(results: Iterable[Result]) -> list[list[Result]]:
-    """Groups the results that may be compared; each once, in the order given, those of one episode left out."""
+    """Groups comparable results into cells, each result once, in the given order. Those of one episode are left out."""
     found: dict[str, dict[str, Result]] = {}
     for result in results:
         if result.protocol.episodes > 1 and (key := result.cell()):
@@ -106,8 +106,8 @@ def rank(results: Iterable[Result], draws: Mapping[str, EpisodeSet] | None = Non
     """Compares every pair of models on the same episodes.
 
     Args:
-        results: Of any models, tasks and protocols: one table.
-        draws: By digest, the episodes; where they are given, differences get their interval for new clips.
+        results: Results of one table, of any models, tasks and protocols.
+        draws: Episodes by digest; with them, differences get an interval for new clips.
     """
     groups = [cell for cell in cells(results) if len(cell) > 1]
     pairs = [pair for cell in groups for pair in combinations(cell, 2)]
@@ -129,10 +129,10 @@ def rank(results: Iterable[Result], draws: Mapping[str, EpisodeSet] | None = Non
 
 
 def wider(result: Result) -> dict[str, float]:
-    """By how much the intervals for new clips and new classes exceed the conventional one, where by more than `WIDER`.
+    """Ratios of the half-widths for new clips and new classes to the conventional one, if above `WIDER`.
 
     Returns:
-        ``clips`` and ``classes``, each as often as the conventional half-width; empty where none is.
+        Ratios to the conventional half-width under ``clips`` and ``classes``; empty if none is above `WIDER`.
     """
     usual = result.score.ci95
     given = {"clips": result.score.ci95_clips, "classes": result.score.ci95_classes}

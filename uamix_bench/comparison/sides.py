@@ -1,4 +1,4 @@
-"""A side of a comparison as it lies on disk: few-shot results, and a file of pytest-benchmark beside them."""
+"""A side of a comparison on the disk: few-shot results, and a file of pytest-benchmark beside them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LARGEST_TIMINGS = 64 * 2**20  # bytes; pytest-benchmark writes the time of ever
 
 
 class Side(NamedTuple):
-    """What a folder or file holds.
+    """Contents of a folder or file for a comparison.
 
     Attributes:
-        results: Its few-shot results; records of other kinds are passed over.
-        timings: Its benchmarks; None where there is no such file.
+        results: Few-shot results; records of other kinds are skipped.
+        timings: Benchmarks of a pytest-benchmark file; None without such a file.
     """
 
     results: tuple[Result, ...]
@@ -30,8 +30,8 @@ def read_side(path: Path) -> Side:
     """Reads a file, or all ``.json`` files of a folder and those below.
 
     Raises:
-        BadInputError: It is not there or holds nothing to compare, or a file is damaged; the line says how many are.
-        UsageError: It holds two files of pytest-benchmark.
+        BadInputError: The path does not exist or holds nothing to compare, or files are damaged; the line counts them.
+        UsageError: The folder holds two files of pytest-benchmark.
         MachineError: A file cannot be read.
     """
     paths = sorted(path.rglob("*.json")) if path.is_dir() else [path]

@@ -1,8 +1,8 @@
-"""Two files of pytest-benchmark, a base and a head: which benchmarks got slower, and whether a gate fails. Pure.
+"""Comparison of two pytest-benchmark files, a base and a head: slower benchmarks, and gates. Pure functions.
 
-The rounds of one run share its machine and its moment, so their spread says little of what another run would give: a
-significant difference may still be a busy machine. That is why a gate on ``mean`` or ``median`` asks for a one-sided
-95% Welch interval that excludes its margin, where rounds are given, and why files of two machines are not compared.
+The rounds of one run share its machine and its moment. So their spread says little about another run, and a significant
+difference may still come from a busy machine. Therefore a gate on ``mean`` or ``median`` asks for a one-sided 95% Welch
+interval that excludes its margin, if rounds are given, and files of two machines are not compared.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Seconds = Annotated[float, Field(ge=0, lt=1e9, allow_inf_nan=False)]
 
 
 class Stats(BaseModel):
-    """The figures of one benchmark, of pytest-benchmark's ``stats``; times in seconds."""
+    """Figures of one benchmark, from pytest-benchmark's ``stats``; times in seconds."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -48,7 +48,7 @@ class _Benchmark(BaseModel):
 
 
 class Timings(BaseModel):
-    """What is read of a file that ``pytest --benchmark-json`` wrote."""
+    """Content of a file that ``pytest --benchmark-json`` wrote."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -57,7 +57,7 @@ class Timings(BaseModel):
 
     @property
     def machine(self) -> str:
-        """Processor, number of cores, system and Python: what must be the same."""
+        """Processor, number of cores, system and Python, which must be equal for a comparison."""
         cpu = self.machine_info.get("cpu")
         cpu = cpu if isinstance(cpu, Mapping) else {}
         parts = (
@@ -71,18 +71,19 @@ class Timings(BaseModel):
 
 @dataclass(frozen=True)
 class Timing:
-    """A benchmark's two runs and the verdict.
+    """Two runs of a benchmark and the verdict.
 
     Attributes:
-        name: The benchmark's full name.
-        verdict: What Welch's test of the means, Holm-adjusted over all benchmarks, says.
-        reason: Why the two are not comparable; empty where they are.
-        base: Its figures in the base.
-        head: In the head; None where it is missing.
-        change: Of the median, head relative to base.
-        half_width: Of the 95% interval of the relative change of the mean; None where a run has one round.
-        p_holm: Two-sided, of no difference of the means; None likewise.
-        failed: The gates that fail on it, as they were given.
+        name: Full name of the benchmark.
+        verdict: Verdict of Welch's test of the means, Holm-adjusted over all benchmarks.
+        reason: Reason why the two are not comparable; empty if they are.
+        base: Figures of the benchmark in the base.
+        head: Figures of the benchmark in the head; None if it is missing.
+        change: Change of the median, head relative to base.
+        half_width: Half-width of the 95% interval of the relative change of the mean; None if a run has one round, or
+            neither has any spread.
+        p_holm: Two-sided p value of equal means, Holm-adjusted; None in the same cases.
+        failed: Texts of the gates that fail on the benchmark.
     """
 
     name: str
@@ -100,7 +101,7 @@ def parse(document: Any, source: object) -> Timings:
     """Reads the document of a pytest-benchmark file.
 
     Raises:
-        BadInputError: It is none.
+        BadInputError: The document is none of pytest-benchmark.
     """
     try:
         return Timings.model_validate(document)
@@ -114,10 +115,10 @@ def compare_timings(base: Timings, head: Timings, gates: Sequence[Gate] = ()) ->
     """Compares the benchmarks of two files, in the order of the base.
 
     Args:
-        base: What is compared with.
-        head: What is judged.
-        gates: On any field of `Stats`; ``min``, ``max``, ``stddev`` and ``iqr`` have no test and fail by their change
-            alone, as in pytest-benchmark.
+        base: Benchmarks to compare with.
+        head: Benchmarks to judge.
+        gates: Gates on any fields of `Stats`. ``min``, ``max``, ``stddev`` and ``iqr`` have no test and fail by their
+            change alone, as in pytest-benchmark.
 
     Raises:
         UsageError: The base is empty, or a gate is on another field.
@@ -167,7 +168,7 @@ def compare_timings(base: Timings, head: Timings, gates: Sequence[Gate] = ()) ->
 
 
 def facts(timings: Sequence[Timing]) -> list[dict[str, Any]]:
-    """The benchmarks as plain data, as ``--json`` has them."""
+    """Benchmarks as plain data for ``--json``."""
     return [
         {
             "kind": "speed",
@@ -180,7 +181,7 @@ def facts(timings: Sequence[Timing]) -> list[dict[str, Any]]:
 
 
 def _failing(gate: Gate, both: Sequence[tuple[str, Stats, Stats]]) -> set[str]:
-    """The benchmarks that got worse than a gate allows."""
+    """Names of the benchmarks that got worse than a gate allows."""
     p = []
     for _, base, head in both:
         limit = gate.limit(getattr(base, gate.field))
@@ -190,7 +191,7 @@ def _failing(gate: Gate, both: Sequence[tuple[str, Stats, Stats]]) -> set[str]:
 
 
 def _p(base: Stats, head: Stats, field: str, margin: float) -> float:
-    """One-sided p of `field` having risen by no more than `margin` seconds (Welch); 0 where no spread is known."""
+    """One-sided p value of a rise of `field` by at most `margin` seconds (Welch); 0 if no spread is known."""
     error = _error(base, head) * _TESTED[field]
     if not error:
         return 0.0
@@ -203,7 +204,7 @@ def _p(base: Stats, head: Stats, field: str, margin: float) -> float:
 
 
 def _error(base: Stats, head: Stats) -> float:
-    """The standard error of the difference of two means; 0 where a run has one round or no spread."""
+    """Standard error of the difference of two means; 0 if a run has one round or no spread."""
     if min(base.rounds, head.rounds) < 2:
         return 0.0
     return math.sqrt(base.stddev**2 / base.rounds + head.stddev**2 / head.rounds)

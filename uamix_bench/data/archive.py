@@ -1,8 +1,8 @@
-"""Unpacking archives that nobody vouches for: plain files and folders, all of them or nothing.
+"""Safe unpacking of untrusted archives: plain files and folders, all of them or nothing.
 
-Nothing of an archive reaches the disk but names that were checked and bytes that were counted: every file is created
-here, by us, so links, devices, owners and modes have no way in. Stock `tarfile`, filter='data' included, let a file
-escape on Python 3.11.7 (CVE-2025-4517), holds any extended header in memory, and takes a broken header for the end.
+Only checked names and counted bytes of an archive reach the disk. This module creates every file itself, so links,
+devices, owners and modes are never taken over. Stock `tarfile`, filter='data' included, let a file escape on Python
+3.11.7 (CVE-2025-4517), holds any extended header in memory, and takes a broken header for the end.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Member(NamedTuple):
 
 
 class UnsafeArchiveError(Exception):
-    """An archive breaks a rule; the text says which, and for which member."""
+    """Refusal of an archive that breaks a rule; the text names the rule and the member."""
 
 
 def extract(
@@ -79,17 +79,17 @@ def extract(
 ) -> Path:
     """Unpacks a zip, tar or tar.gz of plain files and folders, all of it or nothing.
 
-    It unpacks into ``<target>.tmp-<uuid>`` and renames; what a killed run left there is swept by the next. A record in
-    ``.complete`` names the archives that are wholly in the folder; an archive recorded there is not unpacked again.
+    It unpacks into ``<target>.tmp-<uuid>`` and renames. The next run removes leftovers of a killed one. The file
+    ``.complete`` lists the archives that are wholly in the folder; an archive listed there is not unpacked again.
     Refused are links, devices, names that lead out of the folder, control characters, names that differ in case only,
     and more members or bytes than an honest archive has. Owners, modes and times are not taken over.
 
     Args:
-        archive: The archive; its kind is told from its content.
-        target: The folder to hold what the archive holds.
+        archive: Path of the archive; its content decides its kind.
+        target: Folder that receives the archive's files.
         expected: Names that the archive must hold at its top.
-        merge: Whether `target` may already hold something. A file that is in both must be the same, byte by byte.
-        progress: Shows how far it is, in bytes of the archive.
+        merge: True allows a `target` that holds files. A file that exists in both must be identical, byte by byte.
+        progress: Progress display, in bytes of the archive.
 
     Returns:
         `target`.
@@ -138,17 +138,17 @@ def extract(
 
 
 def extracted(target: Path) -> dict[str, str]:
-    """Returns the archives that are wholly unpacked in a folder: file name -> SHA-256 (hex)."""
+    """Returns the archives that are wholly unpacked in a folder, as file name -> SHA-256 (hex)."""
     return {str(name): str(digest) for name, digest in read_json(target / COMPLETE).get("archives", {}).items()}
 
 
 def _unpack(archive: Path, folder: Path, progress: Progress = SILENT) -> None:
-    """Writes what a zip, tar or tar.gz holds into an empty folder.
+    """Writes the files and folders of a zip, tar or tar.gz into an empty folder.
 
     Args:
-        archive: The archive; its kind is told from its content.
-        folder: Where to; it should be removed if this raises.
-        progress: Shows how far it is, in bytes of the archive.
+        archive: Path of the archive; its content decides its kind.
+        folder: Empty target folder; the caller should remove it after an error.
+        progress: Progress display, in bytes of the archive.
 
     Raises:
         BadInputError: The archive is missing, broken or no archive; or it holds links, devices, names that lead out of
@@ -193,7 +193,7 @@ def _unpack(archive: Path, folder: Path, progress: Progress = SILENT) -> None:
 
 
 def _clashes(source: Path, target: Path) -> Iterator[Path]:
-    """Yields what stands in the way of moving `source` over `target`: other content, another kind of thing, a link."""
+    """Yields the paths that block a move of `source` over `target`: other content, a file for a folder, a link."""
     if not os.path.lexists(target):
         return
     link = target.is_symlink()
@@ -205,7 +205,7 @@ def _clashes(source: Path, target: Path) -> Iterator[Path]:
 
 
 def _move_over(source: Path, target: Path) -> None:
-    """Renames `source` to `target`, entering the folders that are in both; after a kill it can be done again."""
+    """Renames `source` to `target` and enters folders that exist in both. After a kill it can be repeated."""
     if source.is_dir() and target.is_dir():
         for child in list(source.iterdir()):
             _move_over(child, target / child.name)
@@ -214,7 +214,7 @@ def _move_over(source: Path, target: Path) -> None:
 
 
 class _Guard:
-    """Admits members one by one: checked names, each once, and not too many or too large."""
+    """Check of members one by one: safe names, each once, and limits on their number and bytes."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
@@ -252,7 +252,7 @@ def safe_parts(name: str) -> tuple[str, ...]:
     """Splits a member's name into folder and file names that are safe on every system.
 
     Raises:
-        UnsafeArchiveError: The name is absolute, leads upwards, or holds what no data set's names hold.
+        UnsafeArchiveError: The name is absolute, leads upwards, or holds characters that no data set's names hold.
     """
     if name.startswith("/"):
         raise UnsafeArchiveError(f"{name!r} is absolute")
@@ -267,7 +267,7 @@ def safe_parts(name: str) -> tuple[str, ...]:
 
 
 def _members(file: IO[bytes], guard: _Guard, folder: Path) -> Iterator[_Member]:
-    """Yields the members of an archive in order; each is to be read before the next is asked for."""
+    """Yields the members of an archive in order. Read each before asking for the next."""
     head = file.read(262)
     file.seek(0)
     if head.startswith((b"PK\3\4", b"PK\5\6")):
@@ -322,7 +322,7 @@ def _tar_members(file: IO[bytes]) -> Iterator[_Member]:
 
 
 class _Forward:
-    """A tar's bytes in small pieces, so that no header makes tarfile fill the memory; `last` is the latest."""
+    """Reader of a tar in small pieces, so that no header makes tarfile fill the memory. `last` is the latest piece."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -345,10 +345,10 @@ class _Forward:
 
 
 def need_space(folder: Path, needed: int) -> None:
-    """Makes sure that the disk has room.
+    """Makes sure that the disk has room for `needed` bytes.
 
     Raises:
-        MachineError: It has not; both numbers are named.
+        MachineError: The disk has less room; the line names both numbers.
     """
     free = shutil.disk_usage(folder).free
     if needed > free:

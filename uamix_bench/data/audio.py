@@ -1,8 +1,8 @@
-"""Sound files and waveforms: decode, mix down, resample, cut, loop, and refuse what is not a whole recording.
+"""Sound files and waveforms: decoding, mixing down, resampling, cutting, looping, and refusal of faulty recordings.
 
-One decoder (libsndfile), one down-mix (the mean of the channels), one resampler (soxr HQ). Silence, clips of
-a few samples and float samples a little beyond full scale are sound; a file cut short is not. How long a file is, and
-of how many streams, the modules of its container say, since libsndfile believes headers and reads a first stream only.
+One decoder (libsndfile), one down-mix (the mean of the channels), one resampler (soxr HQ). Silence, clips of a few
+samples and float samples a little beyond full scale are accepted; a truncated file is refused. The module of each
+container finds a file's length and streams, since libsndfile believes headers and reads the first stream only.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SEVERAL = "WAV, AIFF, FLAC, OGG or MP3"
 
 
 class Waveform(NamedTuple):
-    """Mono sound: `samples` (S,) float32, full scale at 1, `sample_rate` in Hz."""
+    """A mono waveform: `samples` (S,) float32, full scale at 1, `sample_rate` in Hz."""
 
     samples: Samples
     sample_rate: int
@@ -48,7 +48,7 @@ class Waveform(NamedTuple):
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """The header of a sound file: `frames` (samples per channel), `sample_rate` in Hz, `channels`."""
+    """Header of a sound file: `frames` (samples per channel), `sample_rate` in Hz, `channels`."""
 
     frames: int
     sample_rate: int
@@ -61,14 +61,15 @@ class AudioInfo:
 
 
 def probe(path: Path, *, max_seconds: float | None = None) -> AudioInfo:
-    """Reads a sound file's header and checks the file as far as that goes without decoding.
+    """Reads a sound file's header and checks the file as far as possible without decoding.
 
     Args:
-        path: The file.
-        max_seconds: Length that is enough to know: of a file that is longer, no more need be looked at.
+        path: Path of the sound file.
+        max_seconds: Length that need be checked, in seconds; the rest of a longer file may stay unread. None checks
+            all of it.
 
     Raises:
-        BadInputError: As `read`, but for what only decoding shows.
+        BadInputError: The file has a fault that `read` refuses, except faults that only decoding shows.
         MachineError: The file cannot be opened.
     """
     with _opened(path, max_seconds) as sound:
@@ -78,21 +79,21 @@ def probe(path: Path, *, max_seconds: float | None = None) -> AudioInfo:
 def read(path: Path, sample_rate: int | None, *, max_seconds: float | None = None, offset: float = 0.0) -> Waveform:
     """Decodes a WAV (also RF64), AIFF, FLAC, OGG (Vorbis, Opus, FLAC) or MP3 file, whatever its name, to mono.
 
-    A part of a resampled file equals that part of the whole file resampled: what the filter reaches beyond
-    the cut is decoded too, and decoding begins where the two grids of samples meet.
+    A part that is resampled alone equals the same part of the whole file resampled. For that, the samples that the
+    filter reaches beyond the cut are decoded too, and decoding begins at a sample of both rates.
 
     Args:
-        path: The file.
-        sample_rate: To resample to, in Hz; None keeps the file's own.
-        max_seconds: Decode no more than this; None decodes all.
-        offset: Where to begin, in seconds.
+        path: Path of the sound file.
+        sample_rate: Rate of the result, in Hz; None keeps the file's own.
+        max_seconds: Length to decode at most, in seconds; None decodes all.
+        offset: Time of the first decoded sample, in seconds.
 
     Returns:
         The waveform, at least one sample long.
 
     Raises:
-        BadInputError: The file is missing, empty, not sound, truncated, holds nothing at `offset`, claims
-            what no recording has, or holds a sample that is NaN, infinite or beyond 8 times full scale.
+        BadInputError: The file is missing, empty, not sound, truncated, holds nothing at `offset`, has a header that
+            no recording has, or holds a sample that is NaN, infinite or beyond 8 times full scale.
         MachineError: The file cannot be opened.
     """
     until_s = None if max_seconds is None else offset + max_seconds + _reach_s(sample_rate)
@@ -112,33 +113,33 @@ def read(path: Path, sample_rate: int | None, *, max_seconds: float | None = Non
 
 
 def undecoded(path: Path) -> MachineError:
-    """What is said of a file whose decoding is given up."""
+    """Error for a file whose decoding is given up."""
     reason = f"is not decoded after {PATIENCE_S:g} s: it, its disk or its network hangs"
     return MachineError(path, reason, "try again, or leave it out")
 
 
 def samples_read(info: AudioInfo, sample_rate: int, max_seconds: float) -> int:
-    """How many samples :func:`read` gives of the beginning of a file with this header."""
+    """Number of samples that :func:`read` gives of the first `max_seconds` of a file with this header."""
     whole = (2 * info.frames * sample_rate + info.sample_rate) // (2 * info.sample_rate)  # soxr rounds halves up
     return max(1, min(whole, round(max_seconds * sample_rate)))
 
 
 def segments(path: Path, sample_rate: int, seconds: float) -> Iterator[Samples]:
-    """Decodes a file segment by segment, of which one at a time is held in memory.
+    """Decodes a file segment by segment and holds one at a time in memory.
 
-    Segments follow one another from the beginning, each as long as asked for. What remains at the end is one more if
-    it lasts at least half as long, and is left out if not; a file shorter than one segment is one.
+    Segments of equal length follow one another from the beginning. A rest at the end is one more segment if it lasts at
+    least half as long; a shorter rest is left out. A file shorter than one segment is one segment.
 
     Args:
-        path: The file.
-        sample_rate: To resample to, in Hz.
-        seconds: Length of a segment.
+        path: Path of the sound file.
+        sample_rate: Rate of the segments, in Hz.
+        seconds: Length of a segment, in seconds.
 
     Yields:
-        (S,) float32, what `read` gives at that offset.
+        Samples of the segment, (S,) float32, equal to those of `read` at that offset.
 
     Raises:
-        BadInputError: As `read`, also after some segments.
+        BadInputError: The file has a fault that `read` refuses; some segments may have been yielded before.
         MachineError: The file cannot be opened.
     """
     with _opened(path) as sound:
@@ -171,14 +172,14 @@ def loop(samples: Samples, length: int) -> Samples:
 
 
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
-    """A sound file read block after block; soundfile seeks after each where it can, which is inexact in OGG."""
+    """A sound file read block after block without a seek. Soundfile's seek after a block is inexact in OGG."""
 
     def seekable(self) -> bool:
         return False
 
 
 class _Sound:
-    """An open sound file: its streams decoded one after the other, as if they were one."""
+    """An open sound file. Its streams are decoded one after the other as if they were one."""
 
     def __init__(self, path: Path, file: FileIO, size: int, streams: list[Stream]) -> None:
         self._path, self._disk, self._size, self._streams = path, file, size, streams
@@ -195,7 +196,7 @@ class _Sound:
         _check_header(path, self.info)
 
     def _open(self, index: int) -> AudioInfo:
-        """Opens a stream in place of the one that is open."""
+        """Closes the open stream and opens another."""
         stream = self._streams[index]
         self.close()
         if stream.source.is_file(self._size) and not stream.open_end:
@@ -214,7 +215,7 @@ class _Sound:
             self._sound.close()
 
     def check_disk(self) -> None:
-        """Raises what the disk said against reading, which a decoder takes for the end of a file."""
+        """Raises the disk's read error, if any. A decoder takes such an error for the end of a file."""
         if self._handle is not None and self._handle.error is not None:
             raise unreadable(self._path, self._handle.error) from self._handle.error
 
@@ -230,15 +231,15 @@ class _Sound:
                 pass
 
     def decode(self, frames: int) -> Samples:
-        """The next `frames`, (frames,) float32, mixed down; memory follows what a file holds, not what it claims."""
+        """The next `frames`, (frames,) float32, mixed down. Memory depends on the samples found, not on the header."""
         blocks = list(self._blocks(frames))
         return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
     def _blocks(self, frames: int) -> Iterator[Samples]:
-        """Decodes on from where the file stands.
+        """Decodes the next `frames` in blocks.
 
         Raises:
-            BadInputError: It ends before.
+            BadInputError: The file ends before.
         """
         stop = self._position + frames
         while self._position < stop:
@@ -265,7 +266,7 @@ class _Sound:
 
 @contextmanager
 def _opened(path: Path, until_s: float | None = None) -> Iterator[_Sound]:
-    """Opens a sound file by its content, its structure checked: as far as `until_s` needs it, or all of it."""
+    """Opens a sound file by its content and checks its structure, as far as `until_s` needs it or all of it."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -294,7 +295,7 @@ def _opened(path: Path, until_s: float | None = None) -> Iterator[_Sound]:
 
 
 def _streams(path: Path, file: FileIO, size: int, until_s: float | None) -> tuple[str, list[Stream]]:
-    """The container of a file and what is to be decoded of it."""
+    """Container of a file and its streams."""
     if not size:
         raise BadInputError(path, "is empty (0 bytes)", REFETCH)
     source = Source(path, file, [(0, size)])
@@ -318,7 +319,7 @@ def _streams(path: Path, file: FileIO, size: int, until_s: float | None) -> tupl
 
 
 def _kind(head: bytes) -> str:
-    """The container, by a file's first bytes; empty for every other, which no decoder sees."""
+    """Container by a file's first bytes; empty for an unsupported one, which is never decoded."""
     if head.startswith((b"RIFF", b"RIFX", b"RF64")):
         return "WAV"
     if head.startswith(b"FORM") and head[8:12] in (b"AIFF", b"AIFC"):
@@ -330,7 +331,7 @@ def _kind(head: bytes) -> str:
 
 
 def _reach_s(sample_rate: int | None) -> float:
-    """Seconds that the filter reaches beyond a cut, at most."""
+    """Upper bound of the filter's reach beyond a cut, in seconds."""
     return 0.0 if sample_rate is None else _FILTER_REACH / min(sample_rate, *_SAMPLE_RATES[:1]) + 0.1
 
 
@@ -344,11 +345,11 @@ def _check_header(path: Path, info: AudioInfo) -> None:
 
 
 def _span(info: AudioInfo, target: int, first: int, length: int | None) -> tuple[int, int, int]:
-    """What to decode for `length` samples of rate `target` from `first` on: the part, and the filter's reach beyond it.
+    """Range of frames to decode for `length` samples of rate `target` from `first` on, with the filter's reach.
 
     Returns:
-        The first frame of the file, where the two grids of samples meet, the last but one, and where the part begins
-        in what is resampled from there on.
+        The first frame to decode, which is a sample of both rates; the frame behind the last; and the index of sample
+        `first` in the resampled range.
     """
     source, stop = info.sample_rate, info.frames
     reach = 0.0 if source == target else _FILTER_REACH * max(1.0, source / target)

@@ -1,4 +1,4 @@
-"""A clip table in the order that draws go by: classes by name, the clips of each by id."""
+"""Clip table in the order used for drawing episodes: classes by name, the clips of each by id."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class SortedClips:
-    """A clip table of n rows with the order that draws go by.
+    """Clip table of n rows with the order used for drawing episodes.
 
     Attributes:
-        ids: The n clip ids, in the caller's order.
-        class_names: All classes, sorted.
-        class_of: (n,) int64, each clip's index in `class_names`.
-        rows: (n,) int64, the rows by class, then by clip id.
-        groups: The n groups, in the caller's order; None where every clip is its own.
+        ids: Clip ids, n of them, in the caller's order.
+        class_names: Names of all classes, sorted.
+        class_of: Index of each clip's class in `class_names`, (n,) int64.
+        rows: Row numbers sorted by class, then by clip id, (n,) int64.
+        groups: Group of each clip, n of them, in the caller's order; None if every clip is its own group.
     """
 
     ids: Sequence[str]
@@ -34,25 +34,26 @@ class SortedClips:
 
     @cached_property
     def group_of(self) -> Integers:
-        """(n,) int64: each clip's group (sorted, numbered from 0), of which plain draws know nothing."""
+        """Number of each clip's group, (n,) int64, in sorted order from 0. Only group-disjoint episodes use it."""
         return _codes(self.ids if self.groups is None else self.groups)[1]
 
     @cached_property
     def grouped(self) -> bool:
-        """Whether any group holds two clips."""
+        """True if any group holds two clips."""
         return self.groups is not None and len(set(self.groups)) < len(self.groups)
 
 
 def sort_clips(
     clips: Sequence[str], labels: Sequence[str], groups: Sequence[str] | None = None, *, ordered: bool = False
 ) -> SortedClips:
-    """Sorts a clip table once, for any number of draws.
+    """Sorts a clip table once, for any number of episode draws.
 
     Args:
-        clips: (n,) distinct clip ids; their order changes the row numbers and nothing else.
-        labels: (n,) class names.
-        groups: (n,) what must not stand on both sides of an episode; None where that is the clip itself.
-        ordered: Whether the clips are known to come in ascending order, as those of a `TaskData` do.
+        clips: Distinct clip ids, (n,). Their order changes the row numbers and nothing else.
+        labels: Class name of each clip, (n,).
+        groups: Group of each clip, (n,), which must not stand on both sides of an episode; None if every clip is its
+            own group.
+        ordered: True if the clips are known to be in ascending order, as those of a `TaskData` are.
     """
     class_names, class_of = _codes(labels)
     if ordered:
@@ -62,9 +63,9 @@ def sort_clips(
 
 
 def _codes(values: Sequence[str]) -> tuple[list[str], Integers]:
-    """Returns the distinct values, sorted, and (n,) int64 the index of each value among them.
+    """Returns the distinct values, sorted, and the index of each value among them, (n,) int64.
 
-    Equal values mostly stand together, so that only the first of each run is looked up.
+    Equal values are mostly neighbours, so only the first of each run is looked up.
     """
     if not len(values):
         return [], np.zeros(0, np.int64)

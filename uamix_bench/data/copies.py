@@ -1,6 +1,6 @@
-"""Clips whose files are equal byte for byte under other names. Free of torch.
+"""Detection of clips whose files are identical byte for byte under other names. Free of torch.
 
-Decoded sounds are not compared: the same recording in another format, or with another header, is no copy here.
+Decoded sounds are not compared: the same recording in another format, or with another header, does not count.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ Integers = npt.NDArray[np.int64]
 
 
 def first_of_equals(digests: Sequence[bytes]) -> Integers:
-    """(n,) int64: for each of n digests the index of the first equal one."""
+    """Index of the first equal digest for each of n digests, (n,) int64."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, index) for index, digest in enumerate(digests)], np.int64)
 
 
 def first_copies(paths: Sequence[str], progress: Progress = SILENT) -> Integers:
-    """(n,) int64: for each of n files the index of the first of equal bytes; its own where it cannot be read.
+    """Index of the first identical file for each of n files, (n,) int64; its own index if a file cannot be read.
 
-    Files are read where others have the same size, and those whose digest is remembered are not read again.
+    Only files of equal size are read. A file whose digest is stored is not read again.
     """
     sizes = [_size(path) for path in paths]
     times = Counter(sizes)
@@ -42,11 +42,11 @@ def first_copies(paths: Sequence[str], progress: Progress = SILENT) -> Integers:
 
 
 def one_group(groups: Sequence[str], first: Integers) -> list[str]:
-    """Groups such that clips of equal content share one, named by the first of those that come together.
+    """Groups in which clips of equal content share one. Joined groups take the name of the first of them.
 
     Args:
-        groups: (n,) the group of each clip.
-        first: (n,) from :func:`first_copies`.
+        groups: Group of each clip, (n,).
+        first: Index of each clip's first identical file, (n,) int64, from :func:`first_copies`.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

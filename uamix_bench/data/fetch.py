@@ -1,7 +1,8 @@
-"""Fetching: download, resume and checksum, for checkpoints and data sets alike.
+"""Download of published files with resume and checksums, for checkpoints and data sets.
 
-A file has its final name only when it is whole and checked. `requests` transfers and `filelock` lets one process at a
-time work on a name (a dead one's lock is gone). Resuming and pinning are ours: pooch does neither.
+A file has its final name only when it is whole and verified. `requests` transfers, and `filelock` lets one process at a
+time work on a name (the lock of a dead process is released). Resume and pinned checksums are written here, as pooch has
+neither.
 """
 
 from __future__ import annotations
@@ -45,26 +46,26 @@ def download(
     offline: bool = False,
     attempts: int = 3,
 ) -> Path:
-    """Brings a published file into a folder, or checks the one that is there.
+    """Downloads a published file into a folder, or verifies the one that exists there.
 
-    The bytes gather in ``<name>.part``, which a later call continues where the server proves (If-Range) that the file
-    is still the same. The name appears when size and checksums are right; see `verify` for what they are compared with.
+    The bytes go to ``<name>.part``. A later call resumes it if the server proves (If-Range) that the file is unchanged.
+    The file gets its name when size and checksums match; see `verify` for their source.
 
     Args:
-        file: What to fetch.
-        folder: Where to; created.
-        progress: Shows how far it is, in bytes.
-        offline: Whether to use the network not at all.
-        attempts: How often to try in all; each continues the one before.
+        file: Published file to download.
+        folder: Target folder; created.
+        progress: Progress display, in bytes.
+        offline: True never uses the network.
+        attempts: Number of attempts in all; each resumes the one before.
 
     Returns:
-        The file's path.
+        Path of the file.
 
     Raises:
-        BadInputError: The file must be fetched by a person (the line says from where and to where), or what came, or
-            lay there, is not what was published or pinned.
-        MachineError: The network, the server or the disk failed; what has come so far is kept.
-        UsageError: The file's name is not a plain one.
+        BadInputError: A person must fetch the file (the line names its source and its place), or the downloaded or
+            existing file differs from the published or pinned one.
+        MachineError: The network, the server or the disk failed; the bytes received so far are kept.
+        UsageError: The file's name is not a plain file name.
     """
     if Path(file.name).name != file.name or file.name.startswith(".") or not file.name:
         raise UsageError(file.name, "is not a plain file name", "correct the card")
@@ -83,20 +84,20 @@ def download(
 
 
 def verify(path: Path, file: RemoteFile | None = None, *, progress: Progress = SILENT) -> str:
-    """Checks a file against its published size and checksums, else against ``checksums.json`` beside it.
+    """Verifies a file by its published size and checksums, else by ``checksums.json`` beside it.
 
-    That document pins the SHA-256 of every file on its first use, so that a later, different one is noticed.
+    ``checksums.json`` pins the SHA-256 of every file on its first use, so that a later change is noticed.
 
     Args:
-        path: The file.
-        file: What was published about it, if anything.
-        progress: Shows how far it is, in bytes.
+        path: Path of the file.
+        file: Published size and checksums of the file; None if nothing was published.
+        progress: Progress display, in bytes.
 
     Returns:
-        The SHA-256 (hex) of the file.
+        SHA-256 (hex) of the file.
 
     Raises:
-        BadInputError: The file is missing, is a web page or a Git LFS pointer, or differs; both digests are named.
+        BadInputError: The file is missing, is a web page or a Git LFS pointer, or differs; the line names both digests.
         MachineError: The file cannot be read.
     """
     remedy = f"move it away; {_by_hand(file)}" if file else "move it away and fetch it again"
@@ -109,12 +110,12 @@ def verify(path: Path, file: RemoteFile | None = None, *, progress: Progress = S
 
 
 def join(parts: Sequence[Path], target: Path, *, progress: Progress = SILENT) -> Path:
-    """Concatenates the parts that a large archive is published in (VoxCeleb1's ``vox1_dev_wav_partaa`` to ``ad``).
+    """Concatenates the published parts of a large archive (VoxCeleb1's ``vox1_dev_wav_partaa`` to ``ad``).
 
     Args:
-        parts: The parts in order.
-        target: The whole; its name appears when it is complete, and is then not written again.
-        progress: Shows how far it is, in bytes.
+        parts: Paths of the parts, in order.
+        target: Path of the whole archive. It exists only when it is complete, and is not written again.
+        progress: Progress display, in bytes.
 
     Returns:
         `target`.
@@ -147,11 +148,11 @@ def join(parts: Sequence[Path], target: Path, *, progress: Progress = SILENT) ->
 
 
 class _BrokeOffError(Exception):
-    """An attempt failed in a way that another may mend."""
+    """Failure of an attempt that a further attempt may mend."""
 
 
 def _bring(file: RemoteFile, target: Path, progress: Progress, attempts: int) -> None:
-    """Downloads, checks, pins and names a file, under its lock."""
+    """Downloads, verifies, pins and names a file, under its lock."""
     part = target.with_name(f"{target.name}.part")
     problem = "was not tried"
     for attempt in range(1, attempts + 1):
@@ -180,7 +181,7 @@ def _bring(file: RemoteFile, target: Path, progress: Progress, attempts: int) ->
 
 
 def _transfer(file: RemoteFile, target: Path, part: Path, progress: Progress) -> bool:
-    """Makes `part` whole in one request; tells whether it went on from an earlier one."""
+    """Completes `part` in one request and returns True if it resumed earlier bytes."""
     import requests
     import urllib3
 
@@ -235,9 +236,9 @@ def _transfer(file: RemoteFile, target: Path, part: Path, progress: Progress) ->
 
 
 def _receive(raw: Any, part: Path, have: int, total: int | None, name: str, progress: Progress) -> int:
-    """Writes a response's body behind the first `have` bytes of `part`; returns how many there are then.
+    """Writes a response's body behind the first `have` bytes of `part` and returns the number of bytes there.
 
-    Where `total` is known, it stops at the first bytes beyond it, and writes none of them.
+    If `total` is known, writing stops before the first byte beyond it.
     """
     try:
         with progress.bar(f"downloading {name}", total or 0, "B") as advance, part.open("r+b" if have else "wb") as out:
@@ -257,7 +258,7 @@ def _receive(raw: Any, part: Path, have: int, total: int | None, name: str, prog
 
 
 def _refuse(status: int, headers: Mapping[str, str], total: int | None, file: RemoteFile, target: Path) -> None:
-    """Raises unless the answer can be the file, or a piece of it."""
+    """Raises an error unless the answer can be the file or a piece of it."""
     server = urlsplit(file.url or "").hostname
     if status in (408, 416, 429) or status >= 500:
         raise _BrokeOffError(f"{server} answers with status {status}")
@@ -277,7 +278,7 @@ def _refuse(status: int, headers: Mapping[str, str], total: int | None, file: Re
 
 
 def _validator(headers: Mapping[str, str]) -> str | None:
-    """Returns what If-Range may name: a strong ETag, else the date."""
+    """Returns the validator for If-Range: a strong ETag, else the date."""
     etag = headers.get("ETag")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified")
 
@@ -292,7 +293,7 @@ def _discard(part: Path) -> None:
 
 
 def _by_hand(file: RemoteFile) -> str:
-    """Says what a person can do; the address without a user name, password or token that may stand in it."""
+    """Remedy for a person: the address to open, without a user name, password or token."""
     note = f" ({file.note.rstrip('.')})" if file.note else ""
     address = urlsplit(file.page or file.url or "")
     place = f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}" if address.netloc else "its authors"
@@ -303,7 +304,7 @@ def _by_hand(file: RemoteFile) -> str:
 
 
 def _check(content: Path, target: Path, file: RemoteFile | None, remedy: str, progress: Progress) -> str:
-    """Compares bytes with what is published, else pinned, for the name `target`; returns their SHA-256."""
+    """Compares bytes with the published, else the pinned, checksums of `target` and returns their SHA-256 (hex)."""
     file = file or RemoteFile(name=target.name)
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     size, head = 0, b""
@@ -341,7 +342,7 @@ def _check(content: Path, target: Path, file: RemoteFile | None, remedy: str, pr
 
 
 def _disguise(size: int, head: bytes) -> str:
-    """Names what often comes in place of a file, from its first bytes in lower case; empty for all else."""
+    """Name of a file's usual stand-in (a web page, a pointer), from its first bytes in lower case; else empty."""
     if size == 0:
         return "empty"
     if head.startswith((b"<!doctype html", b"<html")):
@@ -355,7 +356,7 @@ def _pins(folder: Path) -> dict[str, Any]:
 
 
 def _pin(target: Path, sha256: str, progress: Progress) -> None:
-    """Records a digest under the file's name, beside those that other processes record."""
+    """Adds a file's digest to ``checksums.json``, under its lock."""
     path = target.with_name(CHECKSUMS)
     if _pins(target.parent).get(target.name) == sha256:
         return

@@ -1,6 +1,6 @@
-"""FLAC streams (RFC 9639): several in one file, and lengths that their header leaves open or does not keep up with.
+"""FLAC streams (RFC 9639): several in one file, and lengths that the header leaves open or states too short.
 
-The last frame tells its own place in the stream, so that the length is found without decoding.
+The last frame holds its own position in the stream, so the length is found without decoding.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _BLOCK_SIZES = {1: 192} | {code: 144 << code for code in range(2, 6)} | {code: 1
 
 
 def streams(source: Source, until_s: float | None) -> list[Stream]:
-    """Streams of a FLAC file: one, or several where files were joined.
+    """Streams of a FLAC file: one, or several if files were joined.
 
     Args:
-        source: The file.
-        until_s: Seconds that are wanted, beyond which nothing is looked at; None looks at all of it.
+        source: Bytes of the file.
+        until_s: Length that is needed, in seconds; the rest is not read. None reads the whole structure.
 
     Raises:
-        BadInputError: A length is open, and no frame is there to tell it.
+        BadInputError: A header leaves the length open, and the stream holds no frame.
     """
     start = tags.behind(source, 0)
     head = source.at(start, 26)
@@ -56,12 +56,12 @@ def _stream(source: Source, start: int, stop: int, check: bool = True) -> Stream
 
 
 def total(head: bytes) -> int:
-    """Number of samples per channel that STREAMINFO states, of a stream's first 26 bytes; 0 leaves it open."""
+    """Number of samples per channel in STREAMINFO, from a stream's first 26 bytes; 0 leaves it open."""
     return int.from_bytes(head[_TOTAL_AT : _TOTAL_AT + 5], "big") & 0xF_FFFF_FFFF
 
 
 def _extent(part: Source) -> tuple[int, int] | None:
-    """The first frame's place in its stream, and samples per channel from there to the last frame's end."""
+    """Position of the first frame in its stream, and samples per channel from there to the last frame's end."""
     position = 4
     while True:  # metadata blocks (section 8)
         head = part.at(position, 4)
@@ -89,7 +89,7 @@ def _extent(part: Source) -> tuple[int, int] | None:
 
 
 def _frame(head: bytes, first: bytes) -> tuple[int, int] | None:
-    """Number and samples of the frame with this header, if it is one and of the stream whose first one is `first`."""
+    """Number and samples of the frame with this header; None if it is none of the stream that begins with `first`."""
     if len(head) < 16 or head[0] != 0xFF or head[1] & 0xFE != 0xF8 or head[3] & 1 or head[3] >> 4 > 10:
         return None
     if head[1] != first[1] or (head[2] ^ first[2]) & 0x0F or (head[3] ^ first[3]) & 0x0E:

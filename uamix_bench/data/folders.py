@@ -1,4 +1,4 @@
-"""Sounds below a folder as a clip table: class folders, splits above them, and what is a sound by name but not read."""
+"""Clip table of the sounds below a folder: class folders, splits above them, and sounds of unsupported formats."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ Parts = tuple[str, ...]  # of a path relative to the root
 
 
 class Remark(NamedTuple):
-    """What a reader of scores on a clip table must know: a word that names the kind, and a sentence."""
+    """Remark on a clip table for readers of its scores: a word that names the kind, and a sentence."""
 
     code: str
     text: str
 
     def __str__(self) -> str:
-        """As a record's notes have it."""
+        """The remark as one line of a record's notes."""
         return f"{self.code}: {self.text}"
 
 
 class Unread(NamedTuple):
-    """A clip that is a sound by name and is not read."""
+    """A clip that is a sound by its name but is not read."""
 
     clip: str
     label: str
@@ -52,12 +52,12 @@ class Unread(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Why it is set aside."""
+        """Reason for leaving the clip out."""
         return self.kind if self.kind == _LINK else f"{self.kind} is not read"
 
 
 class Listing(NamedTuple):
-    """A clip table, what must be said about it, and the clips that could not enter it."""
+    """A clip table, the remarks on it, and the sounds that are not read."""
 
     clips: pd.DataFrame
     remarks: tuple[Remark, ...] = ()
@@ -65,14 +65,14 @@ class Listing(NamedTuple):
 
 
 def class_folders(root: Path) -> Listing:
-    """Lists every sound below every sub-folder, whose name is the label; names that begin with a dot are passed over.
+    """Lists every sound below every sub-folder; the sub-folder's name is the label. Hidden names are skipped.
 
-    Sub-folders that are all named like splits or folds, and hold sub-folders of the same names, are splits, and what
-    they hold are the class folders. Links to folders are followed at every depth. What is named like a sound and is
-    none (a link to nothing, a pipe) is listed too: a data set must not shrink without a word.
+    Sub-folders that are all named like splits or folds, and hold sub-folders of the same names, are splits; the folders
+    in them are then the class folders. Links to folders are followed at every depth. A dead link or a pipe with the
+    name of a sound is listed too, so that a data set never shrinks silently.
 
     Returns:
-        The clip table; every clip is its own group.
+        The clip table, in which every clip is its own group.
 
     Raises:
         BadInputError: There is no sound; a link leads in a circle; or folders are named like splits and hold no
@@ -91,10 +91,10 @@ def class_folders(root: Path) -> Listing:
 
 
 def sounds(root: Path) -> Listing:
-    """Lists every sound anywhere below a folder; the first sub-folder, where there is one, is taken for the label.
+    """Lists every sound anywhere below a folder. The first sub-folder, if any, is the label.
 
     Returns:
-        As :func:`class_folders`, without splits.
+        The clip table, as of :func:`class_folders` but without splits.
 
     Raises:
         BadInputError: There is no sound, or a link leads in a circle.
@@ -107,7 +107,7 @@ def sounds(root: Path) -> Listing:
 
 
 def walk(root: Path) -> Iterator[Parts]:
-    """The files anywhere below a folder, relative to it, hidden ones left out; links to folders are followed.
+    """Files anywhere below a folder, relative to it. Hidden ones are skipped; links to folders are followed.
 
     Raises:
         BadInputError: A link leads to a folder that holds it.
@@ -134,16 +134,16 @@ def walk(root: Path) -> Iterator[Parts]:
 
 
 def composed(name: str) -> str:
-    """The one spelling of a name: file systems differ in how they compose accents."""
+    """Unicode normal form (NFC) of a name, as file systems compose accents differently."""
     return unicodedata.normalize("NFC", name)
 
 
 def tally(unread: Sequence[Unread], labels: Iterable[str]) -> str:
-    """How many sounds are not read, by kind, and the classes that have no clip but these.
+    """Line that counts the sounds that are not read, by kind, and names the classes that lose all clips.
 
     Args:
-        unread: At least one.
-        labels: The classes of the clips that are read.
+        unread: Clips that are not read, at least one.
+        labels: Classes of the clips that are read.
     """
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(Counter(one.kind for one in unread).items()))
     lost = sorted({one.label for one in unread} - {*labels, ""})
@@ -152,7 +152,7 @@ def tally(unread: Sequence[Unread], labels: Iterable[str]) -> str:
 
 
 def alike_labels(labels: Iterable[str]) -> list[Remark]:
-    """A remark that names the labels which differ in case, blanks or Unicode form only; none where none do."""
+    """Remark that names labels which differ in case, blanks or Unicode form only; empty if there are none."""
     spellings: dict[str, list[str]] = {}
     for label in sorted(labels):
         spellings.setdefault("".join(unicodedata.normalize("NFKC", label).casefold().split()), []).append(label)
@@ -162,13 +162,13 @@ def alike_labels(labels: Iterable[str]) -> list[Remark]:
 
 
 def some(names: Iterable[str], shown: int = _SHOWN) -> str:
-    """The names in one line, the first few and the number of the others."""
+    """Names in one line: the first few, and the number of the others."""
     every = list(names)
     return ", ".join(every[:shown]) + (f" and {len(every) - shown:,} more" if len(every) > shown else "")
 
 
 def _find(root: Path) -> tuple[list[Parts], list[Parts], list[Remark]]:
-    """The sounds below a folder that are read, those that are not, and a word on copies of the former among these."""
+    """Sounds below a folder that are read, sounds that are not, and a remark on copies of the former in the latter."""
     read, other = [], []
     for parts in walk(root):
         ending = _ending(parts)
@@ -185,7 +185,7 @@ def _find(root: Path) -> tuple[list[Parts], list[Parts], list[Remark]]:
 
 
 def _class_level(root: Path, below: Iterable[Parts]) -> tuple[int, list[Remark]]:
-    """Which part of a path is the class: 0, or 1 where the first is a split; and what is to be said of that."""
+    """Index of the path part that is the class, and remarks on it: 0, or 1 if the first part is a split."""
     inner: dict[str, set[str]] = {}
     mixed = False  # sounds beside the inner folders, or instead of them
     for parts in below:
@@ -213,7 +213,7 @@ def _class_level(root: Path, below: Iterable[Parts]) -> tuple[int, list[Remark]]
 
 
 def _names_a_split(name: str) -> bool:
-    """Whether a folder is named like a split or fold: ``train``, ``test_set``, ``audio-train``, ``fold3``."""
+    """Test for a folder named like a split or fold: ``train``, ``test_set``, ``audio-train``, ``fold3``."""
     folded = name.casefold()
     words = [word.removesuffix("set") or word for word in re.findall(r"[^\W\d_]+", folded)]
     parts = _PARTS.intersection(words)

@@ -1,6 +1,6 @@
-"""MPEG audio frames (ISO/IEC 11172-3, 13818-3): counted one by one, as only a Xing, Info or VBRI frame tells a number.
+"""Count of MPEG audio frames (ISO/IEC 11172-3, 13818-3), one by one.
 
-The length that a decoder gives for a file without such a frame is an estimate from its bytes.
+Only a Xing, Info or VBRI frame states their number. A decoder estimates the length of a file without one from its size.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FOREIGN = 0.005  # share of bytes beside the frames; from 0.01 on libsndfile's 
 
 
 class _Format(NamedTuple):
-    """Common properties of all frames of a stream; `sizes` in bytes, by the second and third byte of a header."""
+    """Common properties of a stream's frames; `sizes` in bytes, by the second and third byte of a header."""
 
     sample_rate: int
     samples: int  # of a frame, per channel
@@ -40,7 +40,7 @@ class _Format(NamedTuple):
 
 
 class _Count(NamedTuple):
-    """A Xing, Info or VBRI frame: its size and mark, the frames and bytes that it counts (0 where it does not say)."""
+    """A Xing, Info or VBRI frame: its size and mark, and the frames and bytes that it states (0 if it states none)."""
 
     size: int = 0
     mark: str = ""
@@ -50,15 +50,15 @@ class _Count(NamedTuple):
 
 
 def streams(source: Source, until_s: float | None) -> list[Stream]:
-    """Streams of an MP3 file: one, or several where files were joined.
+    """Streams of an MP3 file: one, or several if files were joined.
 
     Args:
-        source: The file.
-        until_s: Seconds that are wanted, beyond which nothing is looked at; None looks at all of it.
+        source: Bytes of the file.
+        until_s: Length that is needed, in seconds; the rest is not read. None reads the whole structure.
 
     Raises:
-        BadInputError: The last frame is incomplete, fewer frames are there than a Xing, Info or VBRI frame counts, or
-            what lies between frames is no tag.
+        BadInputError: The last frame is incomplete, the file holds fewer frames than a Xing, Info or VBRI frame states,
+            or bytes between frames are no tag.
     """
     found: list[Stream] = []
     position, end, found_s = 0, tags.before(source), 0.0
@@ -86,7 +86,7 @@ def streams(source: Source, until_s: float | None) -> list[Stream]:
 def _stream(
     source: Source, start: int, end: int, form: _Format, until_s: float | None
 ) -> tuple[Stream | None, float, int]:
-    """The stream from `start` on, its seconds as far as they were looked for, and the byte behind it."""
+    """The stream from `start` on, its length in seconds as far as it was read, and the position behind it."""
     claim = _count_frame(source, start, form)
     wanted = math.inf if until_s is None else math.ceil(until_s * form.sample_rate / form.samples) + _MARGIN
     if claim.mark != "VBRI" and claim.frames > wanted:
@@ -107,7 +107,10 @@ def _stream(
 
 
 def _counted(source: Source, start: int, stop: int, claim: _Count) -> Stream:
-    """A stream whose length the decoder knows from its Xing or Info frame; of wrong bytes there it would warn."""
+    """A stream whose Xing or Info frame gives the decoder its length.
+
+    A wrong byte count there is corrected, as the decoder would warn of it.
+    """
     foreign = max(start + source.size - stop, abs(source.size - claim.bytes) if claim.bytes_at else 0)
     if foreign <= _FOREIGN * source.size and (start == 0 or source.at(0, 3) == b"ID3"):
         return Stream(source)
@@ -116,10 +119,10 @@ def _counted(source: Source, start: int, stop: int, claim: _Count) -> Stream:
 
 
 def _walk(source: Source, position: int, end: int, form: _Format, wanted: float, claimed: int) -> tuple[int, int]:
-    """Counts frames until something else begins, `wanted` are there, or a joined file follows the `claimed` ones.
+    """Counts frames until other bytes begin, `wanted` are counted, or a joined file follows the `claimed` ones.
 
     Returns:
-        The number of whole frames, and where the next would begin: beyond `end` if the last one is incomplete.
+        The number of whole frames, and the position of the next: beyond `end` if the last frame is incomplete.
     """
     count, size_of = 0, form.sizes.get
     while position < end and count < wanted:
@@ -139,7 +142,7 @@ def _walk(source: Source, position: int, end: int, form: _Format, wanted: float,
 
 
 def _count_frame(source: Source, position: int, form: _Format) -> _Count:
-    """The Xing, Info or VBRI frame at `position`, if it is one; it holds no sound."""
+    """The Xing, Info or VBRI frame at `position`, if any. Such a frame holds no sound."""
     head = source.at(position, 64)
     if form.layer != 3 or len(head) < 64 or head[0] != 0xFF:
         return _Count()
@@ -157,13 +160,13 @@ def _count_frame(source: Source, position: int, form: _Format) -> _Count:
 
 
 def _begins(rest: bytes, form: _Format) -> bool:
-    """Whether one or two last bytes are the first of a frame's header."""
+    """Test for one or two last bytes that begin a frame's header."""
     second = {key >> 8 for key in form.sizes}
     return len(rest) in (1, 2) and rest[0] == 0xFF and second.issuperset(rest[1:])
 
 
 def _format(source: Source, position: int, end: int, in_a_row: int = 2) -> _Format | None:
-    """The format of the frames that begin at `position`: `in_a_row` of them, or fewer up to the end; None for none."""
+    """Format of the frames at `position`: `in_a_row` of them, or fewer up to the end; None if there are none."""
     head = source.at(position, 4)
     if len(head) < 4 or not _SYNC.match(head) or head[1] & 0x18 == 0x08 or not head[1] & 0x06 or head[2] & 0x0C == 0x0C:
         return None
@@ -182,7 +185,7 @@ def _format(source: Source, position: int, end: int, in_a_row: int = 2) -> _Form
 
 @lru_cache(64)
 def _sizes(kind: int, rate: int, free: int) -> _Format:
-    """The format of a version and layer (four bits of the header), an index of the rate, and a size of free format."""
+    """Format for a version and layer (four bits of the header), an index of the rate, and a size of free format."""
     version, layer = _VERSIONS[kind >> 2], _LAYERS[kind & 0b11]
     sample_rate = _RATES[rate] // version
     samples = 384 if layer == 1 else 576 if layer == 3 and version > 1 else 1152
@@ -200,7 +203,7 @@ def _sizes(kind: int, rate: int, free: int) -> _Format:
 
 
 def _free_size(source: Source, position: int, end: int) -> int:
-    """Bytes of a frame of free format without padding: its header comes again, twice; 0 where it does not."""
+    """Bytes of a free-format frame without padding. Its header must be repeated twice, else the size is 0."""
     data = source.at(position, min(3 * _MAX_FREE, end - position))
     unit = 4 if data[1] & 0x06 == 0x06 else 1
 
@@ -217,7 +220,7 @@ def _free_size(source: Source, position: int, end: int) -> int:
 
 
 def _resync(source: Source, position: int, end: int) -> int | None:
-    """Where frames begin again behind what is none."""
+    """Position where frames begin again behind other bytes; None if they do not."""
     while position < end:
         data = source.at(position, min(_BLOCK, end - position))
         for match in _SYNC.finditer(data):

@@ -1,4 +1,4 @@
-"""Pages of OGG files (RFC 3533): the links of a chain, FLAC in OGG as plain FLAC, and whether the last page is the end.
+"""Pages of OGG files (RFC 3533): the links of a chain, FLAC in OGG as plain FLAC, and truncated ends.
 
 Writers set a mark on the last page; some leave it out. Vorbis and Opus then show the end by a last packet of which not
 all samples count (RFC 7845, section 4.4; Vorbis I specification, section A.2).
@@ -25,7 +25,7 @@ _OPUS_MS = (10, 20, 40, 60) * 3 + (10, 20) * 2 + (2.5, 5, 10, 20) * 4  # by the 
 
 
 def _crc_table() -> list[int]:
-    """CRC-32 of a page by the byte (RFC 3533, section 6)."""
+    """Table of a page's CRC-32 by byte (RFC 3533, section 6)."""
     table = [number << 24 for number in range(256)]
     for _ in range(8):
         table = [(crc << 1 ^ 0x1_04C1_1DB7) if crc & 0x8000_0000 else crc << 1 for crc in table]
@@ -36,7 +36,7 @@ _CRC = _crc_table()
 
 
 class _Page(NamedTuple):
-    """A page: where it begins, where its body does, the lengths of its segments, and what its header says."""
+    """An OGG page: positions of the page and of its body, lengths of its segments, and fields of its header."""
 
     start: int
     body: int
@@ -54,11 +54,11 @@ def streams(source: Source, until_s: float | None) -> list[Stream]:
     """Streams of an OGG file: one, or the links of a chain.
 
     Args:
-        source: The file.
-        until_s: Seconds that are wanted, beyond which only the end is looked at; None looks at all of it.
+        source: Bytes of the file.
+        until_s: Length that is needed, in seconds; beyond it only the end is read. None reads the whole structure.
 
     Raises:
-        BadInputError: A page is incomplete, or nothing shows that the last one is the end.
+        BadInputError: A page is incomplete, or nothing shows that the last page is the end.
     """
     enough = None if until_s is None or not _ends(source) else until_s * _rate(source) + _MARGIN
     pages: list[_Page] = []
@@ -89,7 +89,7 @@ def streams(source: Source, until_s: float | None) -> list[Stream]:
 
 
 def _page(source: Source, position: int) -> _Page | None:
-    """The page at `position`, if its header is one and whole."""
+    """The page at `position`; None if no whole page header is there."""
     head = source.at(position, 27 + 255)
     if len(head) < 27 or not head.startswith(_MARK) or len(head) < 27 + head[26]:
         return None
@@ -99,7 +99,7 @@ def _page(source: Source, position: int) -> _Page | None:
 
 
 def _ends(source: Source) -> bool:
-    """Whether the last page is whole and marked as the last."""
+    """Test for a last page that is whole and marked as the last."""
     begin = max(0, source.size - _MAX_PAGE)
     at = source.at(begin, _MAX_PAGE).rfind(_MARK)
     page = _page(source, begin + at) if at >= 0 else None
@@ -107,7 +107,7 @@ def _ends(source: Source) -> bool:
 
 
 def _rate(source: Source) -> float:
-    """Granule positions of a second; infinite for a codec whose header is not read here."""
+    """Granule positions per second; infinite for a codec whose header is not read here."""
     page = _page(source, 0)
     head = source.at(page.body, 16) if page else b""
     if head.startswith(_VORBIS):
@@ -116,7 +116,7 @@ def _rate(source: Source) -> float:
 
 
 def _link(source: Source, pages: list[_Page], alone: bool) -> list[Stream]:
-    """The streams of a link; its pages are handed on as they are, but those of FLAC, which libsndfile does not read."""
+    """Streams of a link. Pages are passed on unchanged, except FLAC pages, which libsndfile does not read."""
     first = pages[0]
     if source.at(first.body, len(_FLAC)) == _FLAC:  # the stream's own mark follows after four more bytes
         bodies = [(page.body, page.end) for page in pages if page.serial == first.serial]
@@ -128,7 +128,7 @@ def _link(source: Source, pages: list[_Page], alone: bool) -> list[Stream]:
 
 
 def _marked(source: Source, last: int) -> Source:
-    """The same with the end-of-stream mark on its last page, without which libsndfile does not read Opus."""
+    """Copy with the end-of-stream mark on its last page. Without the mark libsndfile does not read Opus."""
     page = source.at(last, _MAX_PAGE)
     page = page[:5] + bytes([page[5] | _LAST]) + page[6:22] + bytes(4) + page[26:]
     crc = 0
@@ -155,7 +155,7 @@ def _check_end(source: Source, pages: list[_Page]) -> None:
 
 
 def _durations(source: Source, pages: list[_Page], head: bytes) -> Iterator[tuple[int, float]]:
-    """Samples of each packet of sound, and the index of the page on which it ends."""
+    """Index of the page on which each packet of sound ends, and the samples of the packet."""
     headers = 3 if head.startswith(_VORBIS) else 2
     modes: list[int] = []
     before = 0
@@ -172,7 +172,7 @@ def _durations(source: Source, pages: list[_Page], head: bytes) -> Iterator[tupl
 
 
 def _packets(source: Source, pages: list[_Page], headers: int) -> Iterator[tuple[int, bytes]]:
-    """Packets and the index of the page on which each ends: the headers whole, of the others two bytes."""
+    """Index of the page on which each packet ends, and the packet: headers whole, the first two bytes of the others."""
     packet, number = b"", 0
     for index, page in enumerate(pages):
         body, at = source.at(page.body, sum(page.lacing)), 0
@@ -186,7 +186,7 @@ def _packets(source: Source, pages: list[_Page], headers: int) -> Iterator[tuple
 
 
 def _opus_samples(packet: bytes) -> float:
-    """Samples at 48 kHz of an Opus packet (RFC 6716, section 3.1)."""
+    """Number of samples at 48 kHz in an Opus packet (RFC 6716, section 3.1)."""
     if not packet:
         return 0
     code = packet[0] & 0b11

@@ -1,4 +1,4 @@
-"""A user's own lists as a clip table: CSVs, text lists, AudioSet's own list; and reading any CSV."""
+"""Clip tables of a user's own lists: CSVs, text lists, AudioSet's own list; and a strict CSV reader."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _LONGEST_NAME = 60  # characters of a column's name that are shown
 
 
 def path_list(path: Path, root: Path) -> Listing:
-    """Reads a text file of paths, one a line; empty lines and lines that begin with ``#`` are passed over.
+    """Reads a text file of paths, one a line. Empty lines and lines that begin with ``#`` are skipped.
 
     Args:
-        path: The list.
-        root: As for :func:`clip_list`.
+        path: Path of the list.
+        root: Folder that the listed paths are relative to; see :func:`clip_list`.
 
     Returns:
         The clip table, without labels; every clip is its own group.
 
     Raises:
-        BadInputError: It is no such list, a file does not exist, or a clip is listed twice.
+        BadInputError: The file is no such list, a listed file does not exist, or a clip is listed twice.
     """
     lines = enumerate(_text(path).splitlines(), start=1)
     named = {number: line.strip() for number, line in lines if line.strip() and not line.startswith("#")}
@@ -42,7 +42,7 @@ def path_list(path: Path, root: Path) -> Listing:
 
 
 def is_audioset_list(path: Path) -> bool:
-    """Whether a CSV is one of AudioSet's own, which begin with comments."""
+    """Test for one of AudioSet's own CSVs, which begin with comments."""
     with suppress(OSError), regular(path).open("rb") as file:
         return b"YTID" in file.read(1_000).partition(b"\n# YTID")[1]
     return False
@@ -55,10 +55,11 @@ def audioset_list(path: Path, root: Path) -> tuple[pd.DataFrame, str]:
     ``_START`` or ``_START_END`` after it, in seconds or milliseconds: the names that the usual download tools give.
 
     Returns:
-        The clip table of what is there (label: the positive labels; group: the YTID), and what is lacking, in words.
+        The clip table of existing clips (label: the positive labels; group: the YTID), and a text on the missing
+        ones; empty if none is missing.
 
     Raises:
-        BadInputError: It is no such list, or none of its clips is there.
+        BadInputError: The file is no such list, or none of its clips exists.
     """
     lines = [line for line in _text(path).splitlines() if line.strip() and not line.startswith("#")]
     read, other = {}, set()
@@ -88,7 +89,7 @@ def audioset_list(path: Path, root: Path) -> tuple[pd.DataFrame, str]:
 
 
 def _audioset_stems(video: str, start_s: float, end_s: float) -> Iterator[str]:
-    """The names that download tools give to a clip, without the suffix."""
+    """Names that download tools give to a clip, without the suffix."""
     for name in (video, f"Y{video}"):
         yield name
         for form in ("{:.0f}", "{:.1f}", "{:.3f}"):
@@ -102,16 +103,16 @@ def clip_list(path: Path, root: Path, labelled: bool = True) -> Listing:
     """Reads a CSV with columns ``path,label[,group,split]``.
 
     Args:
-        path: The CSV.
-        root: What its paths are relative to. A path may be absolute, but a clip's id never is: it is relative to
-            `root` or, where clips lie outside of it, to the folder that they all share.
-        labelled: Whether every clip needs a label.
+        path: Path of the CSV.
+        root: Folder that the listed paths are relative to. A path may be absolute, but a clip's id never is: it is
+            relative to `root` or, if clips lie outside of it, to the folder that they all share.
+        labelled: True if every clip needs a label.
 
     Returns:
-        The clip table; a clip without a group is its own. Columns that are not used are named.
+        The clip table; a clip without a group is its own group. A remark names unused columns.
 
     Raises:
-        BadInputError: It is no such list, a file does not exist, or a clip is listed twice.
+        BadInputError: The file is no such list, a listed file does not exist, or a clip is listed twice.
     """
     needed = ("path", "label") if labelled else ("path",)
     table = read_csv(path, needed)
@@ -127,7 +128,7 @@ def clip_list(path: Path, root: Path, labelled: bool = True) -> Listing:
 
 
 def _listed(path: Path, root: Path, table: pd.DataFrame, needed: Sequence[str] = ("path",)) -> pd.DataFrame:
-    """Makes the clip table of the list `path`, whose lines are the index of `table`."""
+    """Makes the clip table of the list `path`. The index of `table` holds line numbers."""
     table = table.reindex(columns=list(_USED), fill_value="")
     for column in needed:
         empty = table.index[table[column] == ""]
@@ -161,14 +162,14 @@ def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     """Reads a comma-separated list with a header line (UTF-8, with or without a byte order mark).
 
     Args:
-        path: The list.
-        needed: Columns that it must have.
+        path: Path of the list.
+        needed: Names of the columns that the list must have.
 
     Returns:
-        All its columns as text, stripped; the index is the number of the line where a row ends.
+        All columns as text, stripped. The index is the number of the line where a row ends.
 
     Raises:
-        BadInputError: It is no such list, lacks a column, has a row of another length, or no row.
+        BadInputError: The file is no such list, lacks a column, has a row of another length, or has no row.
     """
     try:
         with regular(path).open(encoding="utf-8-sig", newline="") as file:
@@ -206,7 +207,7 @@ def _text(path: Path) -> str:
 
 
 def _find(root: Path, text: str) -> Path | None:
-    """Finds a listed file that the disk may spell otherwise: its accents, its separators, the case of its ending."""
+    """Finds a listed file that the disk may spell differently: accents, separators, the case of the ending."""
     for spelling in dict.fromkeys((text, text.replace("\\", "/"))):
         stem, ending = os.path.splitext(spelling)  # noqa: PTH122
         for name in dict.fromkeys((spelling, stem + ending.lower(), stem + ending.upper())):
@@ -218,7 +219,7 @@ def _find(root: Path, text: str) -> Path | None:
 
 
 def _hint(root: Path, text: str) -> str:
-    """What to do about a listed file that is not there: a like name on the disk, or a Windows path."""
+    """Remedy for a listed file that does not exist: a similar name on the disk, or a Windows path."""
     place = root
     for part in Path(text.replace("\\", "/")).parts:
         with suppress(OSError):
@@ -232,7 +233,7 @@ def _hint(root: Path, text: str) -> str:
 
 
 def _ids(root: Path, paths: Sequence[Path]) -> list[str]:
-    """Names clips relative to `root`, or to the folder that all share where one of them is outside of it."""
+    """Clip ids: paths relative to `root`, or to the folder that all clips share if one lies outside of it."""
     whole = [os.path.normpath(path.absolute()) for path in paths]
     prefix = os.path.normpath(root.absolute()).rstrip(os.sep) + os.sep
     if not all(path.startswith(prefix) for path in whole):

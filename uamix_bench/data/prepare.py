@@ -1,4 +1,4 @@
-"""Copies of the published data sets: what is here, and bringing here what is not."""
+"""Local copies of published data sets: their state, and the download of missing files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 class Copy(NamedTuple):
-    """What is here of a data set, from names alone: no list is read and no clip is counted."""
+    """State of a data set's local copy, from names alone: no list is read and no clip is counted."""
 
     task: str
     state: Literal["here", "partial", "absent", "miniature", "generated"]
@@ -29,20 +29,20 @@ class Copy(NamedTuple):
 
 
 def archive_folder(card: TaskCard, data_dir: Path) -> Path:
-    """Where the files that a data set is published in are kept: apart from its root, which holds its clips alone."""
+    """Folder of a data set's published archives, apart from its root, which holds its clips alone."""
     return data_dir / "archives" / card.name
 
 
 def look(card: TaskCard, data_dir: Path) -> Copy:
-    """Says what is here of a data set.
+    """State of a data set's local copy.
 
     Args:
-        card: The task's.
-        data_dir: Where data sets are.
+        card: Card of the task.
+        data_dir: Folder of the data sets.
 
     Returns:
-        The copy in ``data_dir/<name>``, or in `data_dir` itself where there is none. Of one in another layout than the
-        archives', which the reader knows, no name is missing.
+        The copy in ``data_dir/<name>``, else in `data_dir` itself. A copy in another layout that the reader knows has
+        no missing names.
     """
     folder = archive_folder(card, data_dir)
     names = {part for file in card.files for part in (file.name, f"{file.name}.part")}
@@ -69,23 +69,23 @@ def look(card: TaskCard, data_dir: Path) -> Copy:
 
 
 def prepare(task: Task, data_dir: Path, *, offline: bool = False, progress: Progress = SILENT) -> Path:
-    """Brings a data set into ``data_dir/<name>``: downloads, checks and unpacks what is not there yet, then counts.
+    """Prepares a data set in ``data_dir/<name>``: downloads, verifies and unpacks missing files, then counts clips.
 
-    What only a person can get is checked where it lies; an interrupted run goes on where it was.
+    Files that only a person can get are verified in their place. An interrupted run is resumed by the next call.
 
     Args:
-        task: The reader.
-        data_dir: Where data sets are.
-        offline: Whether to use the network not at all.
-        progress: Shows how far it is.
+        task: Reader of the data set.
+        data_dir: Folder of the data sets.
+        offline: True never uses the network.
+        progress: Progress display.
 
     Returns:
-        The root of the copy.
+        Root of the copy.
 
     Raises:
         UsageError: The data set is generated on first use.
-        BadInputError: A person must get files first (the line says which, from where, and where to put them); or what
-            came, lay there or was unpacked is not what it should be.
+        BadInputError: A person must get files first (the line names them, their source and their place); or a
+            downloaded, existing or unpacked file is not the published one.
         MachineError: The network or the disk failed.
     """
     card = task.card
@@ -117,13 +117,13 @@ def prepare(task: Task, data_dir: Path, *, offline: bool = False, progress: Prog
 
 
 def _parts(file: RemoteFile, card: TaskCard) -> list[RemoteFile]:
-    """The published files that make one archive: itself, or its parts in order."""
+    """Published files of one archive: the archive itself, or its parts in order."""
     known = {entry.name: entry for entry in card.files}
     return [known[name] for name in file.parts] or [file]
 
 
 def _ask(card: TaskCard, archives: Sequence[RemoteFile], folder: Path, progress: Progress) -> None:
-    """Raises where a person must get files first, once those that are there are known to be right."""
+    """Raises an error if a person must get files first. Existing files are verified before."""
     lacking: list[RemoteFile] = []
     for archive in archives:
         if not (folder / archive.name).exists():
@@ -142,7 +142,7 @@ def _ask(card: TaskCard, archives: Sequence[RemoteFile], folder: Path, progress:
 
 
 def _bring(file: RemoteFile, card: TaskCard, folder: Path, offline: bool, progress: Progress) -> Path:
-    """Returns an archive that is here and checked, downloaded or joined from its parts."""
+    """Returns an archive that exists and is verified, downloaded or joined from its parts."""
     target = folder / file.name
     if file.parts and not target.exists():
         parts = [fetch.download(part, folder, progress=progress, offline=offline) for part in _parts(file, card)]

@@ -1,6 +1,6 @@
-"""Chunks of WAV (RIFF, RIFX, RF64) and AIFF files: lengths that contradict what the file holds.
+"""Chunks of WAV (RIFF, RIFX, RF64) and AIFF files, and stated lengths that contradict the file.
 
-A decoder believes the length of the sound chunk; a writer that was killed, or counts in 32 bits, leaves a wrong one.
+A decoder believes the length of the sound chunk. A writer that was killed, or counts in 32 bits, leaves a wrong one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _IGNORE = "if all of it is sound, 'ffmpeg -ignore_length 1 -i IN OUT.wav' repair
 
 
 class _Chunk(NamedTuple):
-    """A chunk's name, the first byte behind its header, and its length in bytes."""
+    """A chunk: its name, the position behind its header, and its length in bytes."""
 
     name: bytes
     start: int
@@ -39,10 +39,10 @@ class _Chunk(NamedTuple):
 
 
 def wav(source: Source) -> tuple[Stream, bool]:
-    """The sound of a WAV file, and whether it is a stream of MPEG audio (format tags 0x50 and 0x55).
+    """The sound of a WAV file, and True if it is MPEG audio (format tags 0x50 and 0x55).
 
     Raises:
-        BadInputError: The data chunk claims more bytes than the file holds, or more sound follows it.
+        BadInputError: The data chunk states more bytes than the file holds, or more sound follows it.
     """
     order: Literal["big", "little"] = "big" if source.at(0, 4) == b"RIFX" else "little"
     chunks = {chunk.name: chunk for chunk in reversed(_chunks(source, 12, order))}  # the first of each name
@@ -78,7 +78,7 @@ def aiff(source: Source) -> Stream:
     """The sound of an AIFF or AIFF-C file.
 
     Raises:
-        BadInputError: The sound chunk claims more bytes than the file holds, the two lengths in the file contradict
+        BadInputError: The sound chunk states more bytes than the file holds, the two lengths in the file contradict
             each other, or more sound follows.
     """
     chunks = {chunk.name: chunk for chunk in reversed(_chunks(source, 12, "big"))}
@@ -105,7 +105,7 @@ def aiff(source: Source) -> Stream:
 
 
 def _chunks(source: Source, position: int, order: Literal["big", "little"]) -> list[_Chunk]:
-    """Chunks from `position` on, as far as their headers are there; an odd length is padded by a byte."""
+    """Chunks from `position` on, as far as their headers exist. A chunk of odd length is padded by a byte."""
     found: list[_Chunk] = []
     while position + 8 <= source.size and len(found) < _MAX_CHUNKS:
         head = source.at(position, 8)
@@ -115,7 +115,7 @@ def _chunks(source: Source, position: int, order: Literal["big", "little"]) -> l
 
 
 def _sound_behind(source: Source, position: int, order: Literal["big", "little"]) -> bool:
-    """Whether what follows the sound chunk is more than chunks, a tag and padding.
+    """Test for sound behind the sound chunk, beyond other chunks, a tag and padding.
 
     Raises:
         BadInputError: A second file follows, or a second sound chunk.

@@ -1,4 +1,4 @@
-"""Streams of a sound file: the bytes that a decoder is given as one file. A container of several gives several."""
+"""Streams of a sound file: bytes that a decoder reads as one file. A container may hold several."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MAX_STREAMS = 1_000  # a radio recording of days has one per title
 
 
 class Source:
-    """Random-access bytes: pieces of a file, and bytes of our own between them, joined in order.
+    """Random-access bytes: pieces of a file, and other bytes between them, joined in order.
 
     Args:
-        path: The file's name, for messages.
+        path: Name of the file, for messages.
         file: The file, open for reading in binary.
-        pieces: (first byte, last but one) in the file, or the bytes themselves.
+        pieces: Pieces in order, each as (first position, position behind the last) in the file, or as bytes.
     """
 
     def __init__(self, path: Path, file: io.FileIO, pieces: Iterable[tuple[int, int] | bytes]) -> None:
@@ -38,7 +38,7 @@ class Source:
             self.size += len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]
 
     def at(self, position: int, count: int) -> bytes:
-        """Up to `count` bytes from `position` on; fewer only at the end."""
+        """Bytes from `position` on, `count` of them; fewer only at the end."""
         inside = position - self._near_at
         if inside >= 0 and (inside + count <= len(self._near) or self._near_at + len(self._near) == self.size):
             return self._near[inside : inside + count]
@@ -61,7 +61,7 @@ class Source:
         return found[0] if len(found) == 1 else b"".join(found)
 
     def part(self, start: int, stop: int) -> Source:
-        """The bytes from `start` to `stop`."""
+        """Bytes from `start` up to, without, `stop`."""
         pieces: list[tuple[int, int] | bytes] = []
         for piece, begin in zip(self._pieces, self._starts, strict=True):
             length = len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]
@@ -72,7 +72,7 @@ class Source:
         return Source(self.path, self._file, pieces)
 
     def patched(self, position: int, content: bytes) -> Source:
-        """The same bytes but for `content` at `position`."""
+        """The same bytes, except for `content` at `position`."""
         return self.joined(
             [self.part(0, position), content, self.part(position + len(content), self.size)],
         )
@@ -85,7 +85,7 @@ class Source:
         return Source(self.path, self._file, pieces)
 
     def find(self, mark: bytes, position: int) -> int:
-        """The first place of four bytes from `position` on, or -1."""
+        """Position of the first occurrence of four bytes from `position` on, or -1."""
         while position < self.size:
             data = self.at(position, _BLOCK + 3)
             if _holds(data, mark) and (found := data.find(mark)) >= 0:
@@ -94,15 +94,15 @@ class Source:
         return -1
 
     def is_file(self, size: int) -> bool:
-        """Whether these bytes are the file as it lies on the disk, `size` bytes long."""
+        """Test for bytes that are the file unchanged, `size` bytes long."""
         return self._pieces == [(0, size)]
 
 
 class Stream(NamedTuple):
-    """What is decoded as one file.
+    """A stream that is decoded as one file.
 
-    `frames` is the number of samples per channel found in its structure; None where the decoder's own count holds.
-    With `open_end` the decoder is told of an endless file, so that it goes on until there are no more bytes.
+    `frames` is the number of samples per channel found in its structure; None if the decoder's own count is right.
+    With `open_end` the decoder sees an endless file, so that it goes on until there are no more bytes.
     """
 
     source: Source
@@ -111,7 +111,7 @@ class Stream(NamedTuple):
 
 
 class Handle(io.RawIOBase):
-    """A stream as a file object of its own, read-only."""
+    """A stream as a separate read-only file object."""
 
     _ENDLESS = 1 << 40
     _TAIL = 1 << 12  # a decoder looks there for tags
@@ -122,16 +122,16 @@ class Handle(io.RawIOBase):
         self.error: OSError | None = None
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As of any file."""
+        """Moves the position, as in any file."""
         self._position = max(0, offset + (0, self._position, self._end)[whence])
         return self._position
 
     def tell(self) -> int:
-        """As of any file."""
+        """Returns the position, as in any file."""
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """As of any file; what the disk says against it is kept in `error`, for the decoder could not pass it on."""
+        """Reads into a buffer. The disk's error is kept in `error`, as a decoder could not pass it on."""
         if self._position >= self._ENDLESS - self._TAIL:
             content = bytes(min(len(buffer), self._ENDLESS - self._position))
         else:
@@ -145,7 +145,7 @@ class Handle(io.RawIOBase):
 
 
 def _holds(data: bytes, mark: bytes) -> bool:
-    """Whether four bytes are in the data; on noise some times as fast as `bytes.find`."""
+    """Test for four bytes in the data; on noise some times as fast as `bytes.find`."""
     word = np.frombuffer(mark, np.uint32)
     counts = ((len(data) - shift) // 4 for shift in range(4))
     return any(
@@ -155,10 +155,10 @@ def _holds(data: bytes, mark: bytes) -> bool:
 
 
 def truncated(path: Path, how: str) -> BadInputError:
-    """The refusal of a file that is cut."""
+    """Error for a file that is truncated."""
     return BadInputError(path, f"is truncated: {how}", REFETCH)
 
 
 def damaged(path: Path, how: str) -> BadInputError:
-    """The refusal of a file with a fault in its middle."""
+    """Error for a file with a fault in its middle."""
     return BadInputError(path, f"is damaged: {how}", REFETCH)

@@ -1,4 +1,4 @@
-"""Tags around sound: ID3v2 and APE before it, behind it and between joined files, ID3v1 and Lyrics3 at the end."""
+"""Tags in sound files: ID3v2 and APE before, behind and between joined files, ID3v1 and Lyrics3 at the end."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ _APE_BYTES, _ID3V1_BYTES = 32, 128
 
 
 def behind(source: Source, position: int) -> int:
-    """The first byte from `position` on that belongs to no tag."""
+    """Position of the first byte from `position` on that belongs to no tag."""
     while length := _length(source.at(position, _APE_BYTES)):
         position += length
     return min(position, source.size)
 
 
 def before(source: Source) -> int:
-    """The end of the sound: the last byte but one that belongs to no tag at the end of a file."""
+    """Position of the first tag at the end of a file, which is the end of the sound."""
     end = source.size
     while True:
         if end >= _ID3V1_BYTES and source.at(end - _ID3V1_BYTES, 3) == b"TAG":
@@ -35,7 +35,7 @@ def before(source: Source) -> int:
 
 
 def _length(head: bytes) -> int:
-    """Bytes of the tag that begins here; 0 where none does."""
+    """Length in bytes of the tag that `head` begins; 0 if it begins none."""
     if head[:3] == b"ID3" and len(head) >= 10 and head[3] < 0xFF and max(head[6:10]) < 0x80:
         return 10 + _syncsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
     if head[:8] == b"APETAGEX" and len(head) == _APE_BYTES and head[23] & 0x20:  # the flag of a header
@@ -46,5 +46,5 @@ def _length(head: bytes) -> int:
 
 
 def _syncsafe(four: bytes) -> int:
-    """28 bits in four bytes of seven (ID3v2.4, section 6.2)."""
+    """Number of 28 bits in four bytes of seven (ID3v2.4, section 6.2)."""
     return four[0] << 21 | four[1] << 14 | four[2] << 7 | four[3]

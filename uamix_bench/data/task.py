@@ -1,4 +1,4 @@
-"""Task, the contract of a data set's reader; TaskData, a data set that is there; load_task."""
+"""Contract of a data set's reader (`Task`), a data set on the disk (`TaskData`), and `load_task`."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ MINIATURE = "MINIATURE"
 
 
 class IncompleteError(BadInputError):
-    """A copy of a data set lacks clips.
+    """Error for a copy of a data set that lacks clips.
 
     Args:
-        subject: The copy's root.
-        reason: The counts, and what is missing.
-        remedy: What the user can do about it.
-        found: The clip table of what is there.
+        subject: Root of the copy.
+        reason: Counts of the clips, and names of the missing ones.
+        remedy: The step that mends it.
+        found: Clip table of the clips that exist.
     """
 
     def __init__(self, subject: object, reason: str, remedy: str, found: pd.DataFrame) -> None:
@@ -53,7 +53,7 @@ class IncompleteError(BadInputError):
 
 
 class Problem(NamedTuple):
-    """Something wrong with a copy of a data set."""
+    """A fault in a copy of a data set."""
 
     subject: str
     reason: str
@@ -61,11 +61,11 @@ class Problem(NamedTuple):
 
 
 class Task:
-    """A labelled data set. A reader subclasses it and says how its folder becomes a clip table.
+    """A labelled data set. A subclass reads its folder into a clip table.
 
     Attributes:
-        card: The facts, from the TOML beside the reader.
-        marker: A file, relative to the data set's root, that is there when the data set is.
+        card: Facts about the data set, from the TOML beside the reader.
+        marker: Path relative to the data set's root that exists in every copy.
     """
 
     card: ClassVar[TaskCard]
@@ -75,33 +75,34 @@ class Task:
         """Lists the clips in a copy of the data set.
 
         Args:
-            root: The folder that holds what the official archives unpack to.
+            root: Folder into which the official archives are unpacked.
 
         Returns:
-            One row a clip, columns ``clip`` (stable id: path relative to `root`, with ``/``), ``path``, ``label``,
-            ``group`` (what must not stand on both sides of an episode, or the clip itself), ``split``.
+            Clip table, one row a clip, with the columns ``clip`` (stable id: path relative to `root`, with ``/``),
+            ``path``, ``label``, ``group`` (must not stand on both sides of an episode; the clip itself if it has no
+            group) and ``split``.
 
         Raises:
             IncompleteError: The copy lacks clips.
-            BadInputError: The copy is not what it claims.
+            BadInputError: The copy differs from the published data set.
         """
         raise NotImplementedError
 
     def listing(self, root: Path) -> Listing:
-        """The clip table with what must be said about it, by default nothing; load_task asks for this.
+        """The clip table with remarks, by default none. `load_task` calls this.
 
-        Raises: as :meth:`clips`.
+        Raises: the errors of :meth:`clips`.
         """
         return Listing(self.clips(root))
 
     def supervised(self, root: Path, table: pd.DataFrame) -> pd.DataFrame:
-        """The clip table as fine-tuning takes it: `table`, unless its labels or groups are others than in episodes."""
+        """The clip table for fine-tuning: `table`, unless fine-tuning has other labels or groups than episodes."""
         return table
 
     def edition(self, root: Path) -> TaskCard:
-        """The card of the copy in `root`: a miniature has its own number of clips and a version of its own.
+        """The card of the copy in `root`. A miniature has its own number of clips and its own version.
 
-        So a partial copy of the data set is still refused, and no score on a miniature passes for one on the data set.
+        A partial miniature is thus refused too, and a score on a miniature is never taken for one on the data set.
 
         Raises:
             BadInputError: The mark of a miniature is damaged.
@@ -115,10 +116,10 @@ class Task:
         return self.card.model_copy(update={"version": f"{self.card.version}-miniature", "clips": int(count[0])})
 
     def materialise(self, rows: pd.DataFrame, progress: Progress = SILENT) -> None:
-        """Makes sure that the files of these `rows` of the clip table exist (generated data sets make them here)."""
+        """Makes sure that the files of these `rows` of the clip table exist. Generated data sets make them here."""
 
     def verify(self, root: Path, deep: bool = False, progress: Progress = SILENT) -> list[Problem]:
-        """Checks a copy of the data set, of an incomplete one what is there: no file is empty; `deep` decodes all."""
+        """Verifies a copy, or the files of an incomplete one: no file is empty; `deep` decodes all."""
         problems = []
         try:
             table = self.clips(root)
@@ -132,26 +133,26 @@ class Task:
         return problems + (_decode_all(table, progress) if deep else _empty(table))
 
     def miniature(self, folder: Path, **sizes: Any) -> Path:
-        """Makes a small stand-in, with the real folders and names and a few generated sounds, in a new folder.
+        """Makes a miniature in a new folder: the real folders and names, with a few generated sounds.
 
         Args:
-            folder: Becomes the root of the copy.
-            **sizes: ``classes``, ``clips_per_class`` and ``seconds``, where the defaults do not fit.
+            folder: Root of the miniature.
+            **sizes: ``classes``, ``clips_per_class`` and ``seconds``, instead of the defaults.
 
         Raises:
-            UsageError: The task has none, or the folder holds something.
+            UsageError: The task has no miniature, or the folder is not empty.
         """
         raise UsageError(self.card.name, "has no miniature", "it is generated itself, or its reader makes none")
 
     def mark(self, root: Path) -> Path | None:
-        """The `marker` in a root, or what stands for it in a copy of another layout; None where neither is there."""
+        """Path of the `marker` in a root, or of its counterpart in another layout; None if neither exists."""
         return root / self.marker if (root / self.marker).exists() else None
 
     def locate(self, data_dir: Path) -> Path:
         """Finds the data set's root: ``data_dir/<name>``, or `data_dir` itself.
 
         Raises:
-            BadInputError: It is in neither; the line says where was looked and where to get it.
+            BadInputError: The data set is in neither; the line names the folders searched and its source.
         """
         places = (data_dir / self.card.name, data_dir)
         for place in places:
@@ -164,11 +165,11 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskData:
-    """A data set that is there: its reader, its root, and its clip table, sorted by clip.
+    """A data set on the disk: its reader, its root, and its clip table, sorted by clip.
 
-    `partial` says what an incomplete copy lacks, and is empty for a whole one. `remarks` are what a reader of scores
-    must know of the table, `unread` the clips that are no part of it because their format is not read. `copies_grouped`
-    says that clips of equal content share a group.
+    `partial` names the clips that an incomplete copy lacks, and is empty for a whole one. `remarks` hold facts on the
+    table for readers of its scores. `unread` holds the clips outside the table whose format is not read.
+    `copies_grouped` is True if clips of equal content share a group.
 
     Raises:
         ValueError: The table is not sorted.
@@ -189,29 +190,29 @@ class TaskData:
 
     @property
     def name(self) -> str:
-        """Name in results."""
+        """Name of the task in results."""
         return self.card.name
 
     @property
     def version_tells_sounds(self) -> bool:
-        """Whether name and version stand for the sounds: of the project's own data sets, and not of miniatures."""
+        """True if name and version identify the sounds: for the project's own data sets, except miniatures."""
         ours = type(self.task).__module__.startswith("uamix_bench.tasks.")
         return ours and self.card.version == self.task.card.version
 
     @cached_property
     def clips_sha256(self) -> str:
-        """SHA-256 over (clip, label, group, split) of every row, in order: what episodes and labels depend on."""
+        """SHA-256 over (clip, label, group, split) of every row, in order; episodes and labels depend on these."""
         return table_sha256(self.clips)
 
     @cached_property
     def sorted_clips(self) -> SortedClips:
-        """The clip table in the order that draws go by, made once for all of them."""
+        """The clip table in the order used for drawing episodes, computed once."""
         return sort_clips(*(self.clips[column].tolist() for column in ("clip", "label", "group")), ordered=True)
 
     def group_copies(self, progress: Progress = SILENT) -> TaskData:
-        """The same task with clips of equal content in one group, as group-disjoint episodes take it.
+        """The same task with clips of equal content in one group, for group-disjoint episodes.
 
-        The clips of the project's own data sets stand as they are published.
+        The project's own data sets keep their published groups.
         """
         if self.copies_grouped or self.version_tells_sounds:
             return self
@@ -219,9 +220,9 @@ class TaskData:
         return replace(self, clips=self.clips.assign(group=groups), copies_grouped=True)
 
     def first_copies(self, rows: npt.NDArray[np.int64], progress: Progress = SILENT) -> npt.NDArray[np.int64] | None:
-        """(n,) int64: for each clip of `rows` the first of them of equal content, for every other one itself.
+        """Row of the first identical clip, (n,) int64: for a clip in `rows` among these, for every other clip its own.
 
-        None where name and version stand for the sounds.
+        None if name and version identify the sounds.
         """
         if self.version_tells_sounds:
             return None
@@ -233,7 +234,7 @@ class TaskData:
         """The same task, with only the clips of these splits.
 
         Raises:
-            UsageError: No clip is in one of them.
+            UsageError: One of the splits holds no clip.
         """
         known = sorted(set(self.clips["split"]) - {""})
         for name in names:
@@ -242,7 +243,7 @@ class TaskData:
         return self._where(self.clips["split"].isin(names))
 
     def only(self, classes: Iterable[str]) -> TaskData:
-        """The same task, with only the clips of these classes; their table, and so every digest, is another.
+        """The same task, with only the clips of these classes. Its clip table and every digest differ.
 
         Raises:
             UsageError: There is no such class; the line suggests the nearest.
@@ -262,7 +263,7 @@ class TaskData:
         """The same task, with only the test classes of MetaAudio's split (Heggan et al. 2022, ``Baseline/*.npy``).
 
         Raises:
-            UsageError: The card does not list them, or the copy lacks one.
+            UsageError: The card does not list these classes, or the copy lacks one.
         """
         if self.card.metaaudio is None:
             reason = "the test classes that MetaAudio's split gives it are not known here"
@@ -270,7 +271,7 @@ class TaskData:
         return self.only(self.card.metaaudio)
 
     def most_queries(self, k_shot: int, at_most: int) -> int:
-        """The most queries a class, up to `at_most`, for which every class has clips beside its `k_shot` supports.
+        """Largest number of queries a class, up to `at_most`, that leaves every class its `k_shot` supports.
 
         Raises:
             UsageError: A class has no clip left for a query; the line names it.
@@ -302,21 +303,21 @@ def load_task(
 
     Args:
         name: A registered task, ``FILE.py:CLASS``, or the path of a folder (one sub-folder a class) or of a CSV
-            (columns ``path,label[,group,split]``). A path is what has a separator, a suffix or a leading dot.
-        data_dir: Where data sets are; default ``UAMIX_BENCH_HOME/data``.
-        audio_root: What a CSV's paths are relative to; default the CSV's own folder.
-        clip_seconds: Crop length instead of the card's.
-        splits: The splits to keep instead of the card's.
-        allow_partial: Whether to go on with what is there of an incomplete copy; `TaskData.partial` then says what
-            is missing, and no result on it is complete.
-        keep_going: Whether to set sounds aside whose format is not read; `TaskData.unread` then lists them, and no
-            result is complete.
-        labelled: Whether a path's clips need labels. If not, a folder may hold sounds anywhere, a CSV needs no label,
-            and a text list of paths or AudioSet's own CSV will do.
+            (columns ``path,label[,group,split]``). A name with a separator, a suffix or a leading dot is a path.
+        data_dir: Folder of the data sets; default ``UAMIX_BENCH_HOME/data``.
+        audio_root: Folder that a CSV's paths are relative to; default the CSV's own folder.
+        clip_seconds: Crop length in seconds, instead of the card's.
+        splits: Names of the splits to keep, instead of the card's.
+        allow_partial: True accepts an incomplete copy. `TaskData.partial` then names the missing clips, and no result
+            on it is complete.
+        keep_going: True leaves out sounds whose format is not read. `TaskData.unread` then lists them, and no result is
+            complete.
+        labelled: True if a path's clips need labels. If False, a folder may hold sounds anywhere, a CSV needs no label,
+            and a text list of paths or AudioSet's own CSV is accepted.
 
     Raises:
-        UsageError: Unknown task or split.
-        BadInputError: The data is missing, incomplete, or not what it claims.
+        UsageError: The task or split is unknown.
+        BadInputError: The data is missing, incomplete, or differs from the published data set.
     """
     task: Task
     if is_path(name) and ".py:" not in name:
@@ -355,7 +356,7 @@ def load_task(
 
 
 def is_path(name: str) -> bool:
-    """Whether a --task value names a user's own data: it has a separator, a suffix or a leading dot."""
+    """Test for a --task value that is a path to a user's own data: it has a separator, a suffix or a leading dot."""
     return "/" in name or "\\" in name or name.startswith(".") or Path(name).suffix != ""
 
 
@@ -369,11 +370,11 @@ def table_sha256(table: pd.DataFrame) -> str:
 
 
 class Own(Task):
-    """A user's own data, a folder of class folders or a CSV: its card is made from its name.
+    """A user's own data: a folder of class folders, or a CSV. Its card is made from its name.
 
     Args:
-        name: Its stem.
-        read: Makes the clip table of its root; see `folders` and `own_data`.
+        name: Stem of the folder's or file's name.
+        read: Function that makes the clip table of a root; see `folders` and `own_data`.
     """
 
     def __init__(self, name: str, read: Callable[[Path], Listing]) -> None:
@@ -391,11 +392,11 @@ class Own(Task):
         self._read = read
 
     def clips(self, root: Path) -> pd.DataFrame:
-        """Reads the table; every file of a list must exist."""
+        """Reads the clip table. Every file of a list must exist."""
         return self._read(root).clips
 
     def listing(self, root: Path) -> Listing:
-        """Reads the table, with what is to be said about it."""
+        """Reads the clip table with the remarks on it."""
         return self._read(root)
 
 
@@ -416,7 +417,7 @@ def _own(path: Path, audio_root: Path | None, labelled: bool) -> tuple[Own, Path
 
 
 def _audioset(path: Path, root: Path) -> Listing:
-    """Reads AudioSet's own list, of which no copy is whole: videos vanish."""
+    """Reads AudioSet's own list. Copies are rarely whole, as videos vanish."""
     table, lacks = own_data.audioset_list(path, root)
     if lacks:
         raise IncompleteError(root, lacks, "fetch the others", table)
@@ -424,7 +425,7 @@ def _audioset(path: Path, root: Path) -> Listing:
 
 
 def _checked(table: pd.DataFrame, source: object) -> pd.DataFrame:
-    """Returns a clip table sorted by clip; refuses one that a reader got wrong, or names that no result can hold."""
+    """Returns a clip table sorted by clip. Faulty tables and names that no result can hold are refused."""
     if sorted(table.columns) != sorted(COLUMNS):
         raise BadInputError(source, f"its clip table has the columns {', '.join(table.columns)}", f"want {COLUMNS}")
     for column in ("clip", "label", "group", "split"):
@@ -440,7 +441,7 @@ def _checked(table: pd.DataFrame, source: object) -> pd.DataFrame:
 
 
 def _empty(table: pd.DataFrame) -> list[Problem]:
-    """Names the files without a byte, as a full disk leaves them; what is generated may not be there yet."""
+    """Lists the empty files, as a full disk leaves them. Files that are not generated yet are no fault."""
     problems = []
     for path in table["path"]:
         with suppress(OSError):

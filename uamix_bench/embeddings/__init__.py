@@ -1,1 +1,1 @@
-"""Task and model to embeddings, and the cache that keeps them."""
+"""Embeddings of a task's clips by a model, and the cache that keeps them."""

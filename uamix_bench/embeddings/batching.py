@@ -1,4 +1,4 @@
-"""Batches of what has one length in tokens, so that nothing is padded; the same order in gives the same batches."""
+"""Batches of items with equal length in tokens, so that nothing is padded. Equal input order gives equal batches."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _HELD = 32 << 20  # samples that wait for a full batch of their length: 128 MiB 
 
 
 class Batches(Generic[Item]):
-    """Gathers what has one length in tokens into batches.
+    """Collector of items with equal length in tokens into batches.
 
     Args:
-        size: Of a batch, at most.
+        size: Number of items in a batch, at most.
     """
 
     def __init__(self, size: int) -> None:
@@ -24,7 +24,7 @@ class Batches(Generic[Item]):
         self._held = 0
 
     def add(self, item: Item, samples: int, columns: int) -> list[Item]:
-        """Takes one; returns the batch that is due: a full one, the fullest if too many samples wait, or none."""
+        """Adds an item. Returns the batch that is due: a full one, the fullest if too many samples wait, or none."""
         waiting = self._waiting[columns]
         waiting.append((item, samples))
         self._held += samples
@@ -35,7 +35,7 @@ class Batches(Generic[Item]):
         return []
 
     def rest(self) -> Iterator[list[Item]]:
-        """The batches of what waits."""
+        """Batches of the items that still wait."""
         return map(self._take, sorted(self._waiting))
 
     def _take(self, columns: int) -> list[Item]:

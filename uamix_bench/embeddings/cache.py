@@ -1,4 +1,4 @@
-"""The embedding cache: content-addressed, per clip, of one model a folder."""
+"""Embedding cache, addressed by the content of clips, with one folder a model."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _DECODING = 2  # raised whenever audio.read gives other samples for the same fil
 
 @dataclass(frozen=True)
 class ModelKey:
-    """All that may change an embedding, and nothing that may not (a model's name).
+    """Cache key of a model: all that may change an embedding, and nothing else (no name of the model).
 
-    `state_sha256` covers the tensors as they are now, whatever file they came from. Of an adapter that is not the
-    project's own, whose author may forget to raise `adapter_version`, `source_sha256` covers the code,
-    `metadata_sha256` the settings beside the tensors, and `packages` says the versions of what the code imports.
+    `state_sha256` covers the present tensors, from any file. The author of an adapter that is not the project's own may
+    forget to raise `adapter_version`. For such an adapter `source_sha256` covers the code, `metadata_sha256` the
+    settings beside the tensors, and `packages` holds the versions of the imported packages.
     """
 
     adapter: str
@@ -47,19 +47,19 @@ class ModelKey:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over all fields; without those of a stranger's adapter where they are None."""
+        """SHA-256 (hex) over all fields, except `metadata_sha256` and `packages` if they are None."""
         stated = asdict(self)
         absent = [name for name in ("metadata_sha256", "packages") if stated[name] is None]
         return files.digest({name: value for name, value in stated.items() if name not in absent})
 
 
 def clip_keys(file_digests: Sequence[bytes], clip_seconds: float, segments: str = "first") -> list[bytes]:
-    """Returns the 32-byte keys of what a model hears of sound files: content, crop length, crop rule.
+    """Returns the 32-byte keys of the model's input from sound files: content, crop length, crop rule.
 
     Args:
         file_digests: SHA-256 of the files' bytes, 32 bytes each.
-        clip_seconds: The crop length.
-        segments: Which part of a longer file.
+        clip_seconds: Crop length in seconds.
+        segments: Crop rule for longer files: ``first`` or ``mean`` of the segments.
     """
     rule = {"clip_seconds": float(clip_seconds), "segments": segments, "decoding": _DECODING}
     state = hashlib.sha256(files.canonical_json(rule))
@@ -72,10 +72,10 @@ def clip_keys(file_digests: Sequence[bytes], clip_seconds: float, segments: str 
 
 
 class EmbeddingCache:
-    """The embeddings of one model, under ``UAMIX_BENCH_HOME/embeddings/<16 hex digits of its fingerprint>/``.
+    """Cached embeddings of one model, under ``UAMIX_BENCH_HOME/embeddings/<16 hex digits of its fingerprint>/``.
 
-    A row is an embedding and one number more, the swing of what was heard (half the range of its samples), by
-    which silent clips are known without decoding them again.
+    A row is an embedding and one number more, the clip's swing (half the range of its samples). By the swing silent
+    clips are recognised without decoding them again.
     """
 
     def __init__(self, model: ModelKey) -> None:
@@ -85,11 +85,11 @@ class EmbeddingCache:
 
     @property
     def warnings(self) -> list[str]:
-        """What went wrong with the cache so far, one line each."""
+        """Faults of the cache so far, one line each."""
         return self._store.warnings
 
     def get(self, keys: Sequence[bytes]) -> tuple[Mask, Floats]:
-        """Looks up (m,) clip keys: (m,) which are here, and (m, D + 1) float32 rows, zero where not."""
+        """Looks up clip keys (m,): a mask (m,) of the keys found, and float32 rows (m, D + 1), zero for the others."""
         found, raw = self._store.get(keys)
         rows = raw.view("<f4").astype(np.float32, copy=False)
         finite = np.isfinite(rows).all(axis=1)
@@ -99,17 +99,17 @@ class EmbeddingCache:
         return found & finite, rows
 
     def contains(self, keys: Sequence[bytes]) -> Mask:
-        """Looks up (m,) clip keys without reading their rows: (m,) which are here.
+        """Looks up clip keys (m,) without reading their rows: a mask (m,) of the keys found.
 
-        A damaged row counts as here; :meth:`get` finds that it is not.
+        A damaged row counts as found here; :meth:`get` reads it and treats it as missing.
         """
         return self._store.contains(keys)
 
     def put(self, keys: Sequence[bytes], rows: Floats) -> bool:
-        """Adds (n, D + 1) float32 `rows` under (n,) clip keys; rows that are not finite are not kept.
+        """Adds float32 `rows` (n, D + 1) under clip keys (n,). Rows that are not finite are not kept.
 
         Returns:
-            Whether the folder can be written, so that the others are kept.
+            True if the folder can be written, so that the finite rows are kept.
         """
         finite = np.isfinite(rows).all(axis=1)
         if not finite.any():
@@ -119,7 +119,7 @@ class EmbeddingCache:
         return self._store.put([keys[index] for index in np.flatnonzero(finite).tolist()], kept.view(np.uint8))
 
     def _describe(self) -> None:
-        """Says beside the shards, for a person, whose they are."""
+        """Writes ``model.json`` beside the shards, which names their model for a person."""
         path = self.folder / "model.json"
         if not path.exists():
             with contextlib.suppress(MachineError):  # `put` meets the same trouble and tells it
@@ -127,7 +127,7 @@ class EmbeddingCache:
 
 
 def kept_model(folder: Path) -> ModelKey | None:
-    """The model whose embeddings a folder below ``UAMIX_BENCH_HOME/embeddings`` holds; None where it says no owner."""
+    """Model of the embeddings in a folder below ``UAMIX_BENCH_HOME/embeddings``; None if the folder names none."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         key = ModelKey(**json.loads((folder / "model.json").read_bytes()))
         if key.fingerprint.startswith(folder.name):
@@ -136,6 +136,6 @@ def kept_model(folder: Path) -> ModelKey | None:
 
 
 def kept_models() -> list[ModelKey]:
-    """The models with embeddings under ``UAMIX_BENCH_HOME/embeddings``."""
+    """Models with embeddings under ``UAMIX_BENCH_HOME/embeddings``."""
     folders = [path.parent for path in sorted((files.home() / "embeddings").glob("*/model.json"))]
     return [key for key in map(kept_model, folders) if key]

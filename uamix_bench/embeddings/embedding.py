@@ -1,4 +1,4 @@
-"""Task x model -> embeddings: only of the clips asked for, each content once, batched by length, resumable."""
+"""Embeddings of a task's clips by a model: requested clips only, each content once, batched by length, resumable."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _KEPT_EVERY_S = 10.0  # ... or seconds, whichever comes first: what a killed run
 
 
 class Skipped(NamedTuple):
-    """A clip that was set aside, and why."""
+    """A clip that was skipped, with the reason."""
 
     clip: str
     reason: str
@@ -48,18 +48,18 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """The embeddings of n clips, in the order they were asked for.
+    """Embeddings of n clips, in the requested order.
 
     Attributes:
-        vectors: (n, D) float32; zero where not valid.
-        valid: (n,) bool, False where the clip was skipped.
-        silent: (n,) bool, True where what was heard spans less than 1e-4 of full scale about its mean.
-        digests: n 32-byte SHA-256 of the clips' files; zeros where one could not be read.
-        keys: n 32-byte digests of what was heard: equal for identical files, and only for them.
-        skipped: The clips that were skipped under `keep_going`.
-        embedded_clips: How many distinct clips went through the model; the rest came from the cache.
-        seconds: Wall time of all of it.
-        warnings: What went wrong with the cache, one line each; the embeddings are right all the same.
+        vectors: Embeddings, (n, D) float32; zero for a skipped clip.
+        valid: Mask of the embedded clips, (n,) bool; False for a skipped clip.
+        silent: Mask of the silent clips, (n,) bool: samples span less than 1e-4 of full scale about their mean.
+        digests: SHA-256 of the n clips' files, 32 bytes each; zeros for a file that could not be read.
+        keys: Digests of the n model inputs, 32 bytes each: equal for identical files, and only for them.
+        skipped: Clips that were skipped under `keep_going`.
+        embedded_clips: Number of distinct clips that the model embedded; the others came from the cache.
+        seconds: Wall time of the whole call, in seconds.
+        warnings: Faults of the cache, one line each. They do not affect the embeddings.
     """
 
     vectors: Floats
@@ -86,25 +86,26 @@ def embed(
 ) -> Embeddings:
     """Embeds clips of a task.
 
-    A clip longer than the task's clip length is cut to it or, with `segments` "mean", is heard in segments of that
-    length (:func:`uamix_bench.data.audio.segments` says what becomes of the remainder), whose embeddings are averaged.
+    A clip longer than the task's clip length is cut to it. With `segments` "mean", it is cut into segments of that
+    length (by :func:`uamix_bench.data.audio.segments`, which also treats the remainder), whose embeddings are averaged.
 
-    Clips are decoded ahead of the encoder in threads, and only clips of one length in tokens share a batch, so
-    that nothing is padded. What is new goes to the cache every few hundred clips.
+    Clips are decoded ahead of the encoder in threads. Only clips of equal length in tokens share a batch, so that
+    nothing is padded. New embeddings are stored in the cache every few hundred clips.
 
     Args:
-        model: From :func:`uamix_bench.load_model`.
-        data: The task.
-        rows: (n,) int64 rows of its clip table, in any order, repeated or not.
-        batch_size: Clips or segments in a batch, at most. One gets in any batch what it gets alone, to about 1e-5.
-        segments: Whether the first segment of a clip stands for it, or the mean over all.
-        cache: Whether to look embeddings up under ``UAMIX_BENCH_HOME/embeddings`` and keep new ones there.
-        keep_going: Whether to skip broken clips; otherwise one error lists them all.
-        progress: Shows how far it is.
+        model: Model from :func:`uamix_bench.load_model`.
+        data: Data of the task.
+        rows: Rows of the task's clip table, (n,) int64, in any order, repeated or not.
+        batch_size: Number of clips or segments in a batch, at most. An embedding is the same in any batch, to about
+            1e-5.
+        segments: ``first`` embeds the first segment of a clip, ``mean`` averages over all segments.
+        cache: True looks up embeddings under ``UAMIX_BENCH_HOME/embeddings`` and keeps new ones there.
+        keep_going: True skips broken clips; otherwise one error lists them all.
+        progress: Progress display.
 
     Raises:
-        BadInputError: Clips are broken, or the model's embeddings have another shape than it says.
-        UsageError: UAMIX_BENCH_CACHE_SIZE is no size.
+        BadInputError: Clips are broken, or the model's embeddings have a shape that differs from its stated one.
+        UsageError: The value of UAMIX_BENCH_CACHE_SIZE is no size.
     """
     started = time.perf_counter()
     table = data.clips.iloc[rows]
@@ -163,15 +164,15 @@ def embed_files(
     """Embeds sound files as :func:`embed` does, without a task and without the cache.
 
     Args:
-        model: From :func:`uamix_bench.load_model`.
-        paths: The n files.
-        clip_seconds: The crop length.
-        segments: As for `embed`.
-        batch_size: As for `embed`.
-        progress: Shows how far it is.
+        model: Model from :func:`uamix_bench.load_model`.
+        paths: Paths of the n files.
+        clip_seconds: Crop length in seconds.
+        segments: ``first`` embeds the first segment of a file, ``mean`` averages over all segments.
+        batch_size: Number of clips or segments in a batch, at most.
+        progress: Progress display.
 
     Returns:
-        (n,) which could be decoded, and (n, D + 1) float32 rows as the cache keeps them, zero where not.
+        Mask of the decoded files, (n,), and rows (n, D + 1) float32 as the cache keeps them, zero for the others.
     """
     run = _Run(model, [b""] * len(paths), batch_size, None)
     heard = _decode(paths, model.sample_rate, clip_seconds, segments, progress)
@@ -181,7 +182,7 @@ def embed_files(
 
 @dataclass
 class _Clip:
-    """What the segments of a clip gave so far: the sum of their embeddings, (D,) float64, and their largest swing."""
+    """State of a clip in progress: the sum of its segments' embeddings, (D,) float64, and their largest swing."""
 
     total: npt.NDArray[np.float64] | float = 0.0
     swing: float = 0.0
@@ -201,7 +202,7 @@ class _Clip:
 
 
 class _Run:
-    """The rows of one call: what the cache had, what the model gave, what waits for a batch or for the cache."""
+    """Rows of one call: from the cache, from the model, and those that wait for a batch or for the cache."""
 
     def __init__(
         self,
@@ -227,7 +228,7 @@ class _Run:
         self._kept_at = time.monotonic()
 
     def add(self, row: int, wave: Floats) -> int:
-        """Takes a segment of a clip; returns how many clips were done meanwhile."""
+        """Adds a segment of a clip and returns the number of clips that this completed."""
         self._clips[row].waiting += 1
         with own_code("token_columns", type(self.model)):
             columns = self.model.token_columns(len(wave))
@@ -235,20 +236,20 @@ class _Run:
         return self._embed(due) if due else 0
 
     def end(self, row: int) -> int:
-        """Notes that a clip has no more segments; returns how many clips are done by that, it or none."""
+        """Marks the end of a clip's segments and returns the number of clips that this completed, 0 or 1."""
         self._clips[row].ended = True
         return self._settle([row])
 
     def drop(self, row: int) -> None:
-        """Gives up a clip, whatever of it is embedded or waits."""
+        """Drops a clip, with its embedded and waiting segments."""
         self._clips.pop(row, None)
 
     def finish(self) -> int:
-        """Embeds what waits; returns how many clips were done."""
+        """Embeds the waiting segments and returns the number of clips that this completed."""
         return sum(map(self._embed, self._batches.rest()))
 
     def close(self) -> None:
-        """Keeps what is not kept yet, also when the run is cut short."""
+        """Stores the remaining embeddings in the cache, also after an interrupt."""
         if self.cache and self._unkept:
             keys = [self.keys[row] for row in self._unkept]
             housekeeping.keep(self.cache, keys, self.rows[self._unkept], self.limit)
@@ -268,7 +269,7 @@ class _Run:
         return self._settle(dict.fromkeys(rows))
 
     def _settle(self, rows: Iterable[int]) -> int:
-        """Fills the rows of those clips whose segments are all embedded; returns how many."""
+        """Fills the rows of clips whose segments are all embedded and returns the number of these clips."""
         done = [row for row in rows if row in self._clips and self._clips[row].whole]
         for row in done:
             clip = self._clips.pop(row)
@@ -290,9 +291,9 @@ def _embed_all(
     give_up: bool,
     progress: Progress,
 ) -> dict[int, BenchError]:
-    """Embeds what is heard for `rows` of a run; returns what is wrong with the broken ones.
+    """Embeds the decoded clips of `rows` and returns the error of each broken clip.
 
-    To `give_up`, from the start or without `keep_going` at the first broken clip, is only to look for broken ones.
+    With `give_up`, or without `keep_going` after the first broken clip, clips are only decoded to find broken ones.
     """
     broken: dict[int, BenchError] = {}
     with progress.bar("embedding", len(rows)) as advance, closing(clips_heard), closing(run):
@@ -316,9 +317,9 @@ def _embed_all(
 def _decode(
     paths: Sequence[str], sample_rate: int, seconds: float, segments: Segments, progress: Progress
 ) -> Generator[Iterable[Floats | BenchError], None, None]:
-    """Decodes clips in order, some ahead in threads, so that the encoder does not wait; one that hangs is broken.
+    """Decodes clips in order, some ahead in threads so that the encoder does not wait. A hung clip counts as broken.
 
-    Of a long clip only the first segments are decoded ahead, and the others as they are asked for.
+    Only the first segments of a long clip are decoded ahead; the others are decoded on demand.
     """
 
     def begin(path: str) -> Iterable[Floats | BenchError]:
@@ -336,7 +337,7 @@ def _decode(
 
 
 def _listen(path: Path, sample_rate: int, seconds: float, segments: Segments) -> Iterator[Floats | BenchError]:
-    """Yields what a model hears of a file and, where it is broken, the error."""
+    """Yields the segments of a file for a model and, if the file is broken, the error."""
     try:
         if segments == "first":
             yield audio.read(path, sample_rate, max_seconds=seconds).samples

@@ -1,9 +1,9 @@
-"""What is kept under UAMIX_BENCH_HOME only to save work: how much of it there is, whether it is whole, its pruning.
+"""Size, verification and pruning of the caches under UAMIX_BENCH_HOME.
 
-Two folders grow with use: ``embeddings/``, in it a folder of shards for each model and one for the digests of files,
-and ``frames/``, in it a folder for each set of training sounds. All of it can be made again. What goes at once is a
-piece, a shard or a folder of frames, and the least recently used goes first. Nothing else in these folders is ever
-touched. Other processes may be at work: a reader whose shard is gone misses, and frames that are being made stay.
+Two folders grow with use. ``embeddings/`` holds a folder of shards for each model and one for the digests of files.
+``frames/`` holds a folder for each set of training sounds. All of it can be computed again. A piece is a shard or a
+folder of frames; pieces are removed whole, the least recently used first. Nothing else in these folders is ever
+touched. Other processes may run: a reader whose shard is gone computes again, and frames that are being made stay.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SIZE = re.compile(r"(?P<number>[0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(?P<prefix>[kmgt
 
 
 class Piece(NamedTuple):
-    """What is removed at once: its bytes, and when it was last of use (seconds since 1970, to the hour)."""
+    """A shard or a folder of frames: its size in bytes, and its last use (seconds since 1970, to the hour)."""
 
     path: Path
     size: int
@@ -43,13 +43,13 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Holding:
-    """The pieces that are of one model, of the digests of files, or of one set of training sounds.
+    """Pieces of one cache: of one model, of the digests of files, or of one set of training sounds.
 
     Attributes:
-        kind: Which of these.
-        folder: Where they are.
-        pieces: At least one.
-        model: For embeddings: whose they are; None where the folder does not say, or not credibly.
+        kind: Kind of the cache.
+        folder: Folder of the pieces.
+        pieces: Pieces of the cache, at least one.
+        model: Model of the embeddings; None for other kinds and if the folder names none, or not credibly.
     """
 
     kind: Literal["embeddings", "digests", "frames"]
@@ -59,28 +59,28 @@ class Holding:
 
     @property
     def key(self) -> str:
-        """The folder's name: for embeddings the beginning of the model's fingerprint."""
+        """Name of the folder; for embeddings the beginning of the model's fingerprint."""
         return self.folder.name
 
     @property
     def name(self) -> str:
-        """The model's name, without the version of its adapter; the kind where it is of no model."""
+        """Name of the model, without the version of its adapter; the kind for a cache of no model."""
         if self.kind != "embeddings":
             return self.kind
         return self.model.adapter_version.rpartition("/")[0] if self.model else "unknown"
 
     @property
     def size(self) -> int:
-        """Bytes of all pieces."""
+        """Total size of the pieces in bytes."""
         return sum(piece.size for piece in self.pieces)
 
     @property
     def used(self) -> float:
-        """When one of them was last of use."""
+        """Time of the last use of any piece, in seconds since 1970."""
         return max(piece.used for piece in self.pieces)
 
     def count(self) -> int | None:
-        """The entries, as the shards' headers say; None for frames."""
+        """Number of entries by the shards' headers; None for frames."""
         if self.kind == "frames":
             return None
         total = 0
@@ -91,7 +91,7 @@ class Holding:
 
 
 def holdings() -> list[Holding]:
-    """What is kept, the largest first; folders without a piece are left out."""
+    """Caches on the disk, the largest first. Folders without a piece are left out."""
     found = []
     for folder in _folders(files.home() / "embeddings"):
         if folder.name == _DIGESTS or _MODEL.fullmatch(folder.name):
@@ -105,9 +105,9 @@ def holdings() -> list[Holding]:
 
 
 def verify(chosen: Iterable[Holding], progress: Progress = SILENT) -> Iterator[tuple[Path, str]]:
-    """Reads every shard and yields the bad ones with the reason; nothing is changed.
+    """Reads every shard and yields the damaged ones with the reason. Nothing is changed.
 
-    Frames are passed over: whoever opens them checks all of them first.
+    Frames are skipped, as their reader checks all of them first.
     """
     shards = [
         (piece.path, FILES_OWNER if holding.kind == "digests" else holding.key)
@@ -138,13 +138,14 @@ def prune(
     """Removes pieces, the least recently used first.
 
     Args:
-        chosen: Whose pieces.
-        max_bytes: Remove until no more than this is left of them.
-        unused_s: Remove what was of no use for longer. With neither of the two all pieces go.
-        dry_run: Only say which.
+        chosen: Caches to prune.
+        max_bytes: Size in bytes that the caches may keep together.
+        unused_s: Age in seconds since the last use, beyond which pieces are removed. Without `max_bytes` and `unused_s`
+            all pieces are removed.
+        dry_run: True removes nothing and only lists the pieces.
 
     Returns:
-        What was removed, or would be.
+        The pieces that were, or would be, removed.
 
     Raises:
         MachineError: A piece cannot be removed.
@@ -166,23 +167,26 @@ def prune(
 
 
 def size_limit() -> int | None:
-    """The bytes that UAMIX_BENCH_CACHE_SIZE lets all holdings take together; None where it is not set.
+    """Limit in bytes of all caches together, from UAMIX_BENCH_CACHE_SIZE; None if it is unset.
 
     Raises:
-        UsageError: It is no size.
+        UsageError: The value is no size.
     """
     text = os.environ.get(LIMIT)
     return parse_size(text, LIMIT) if text else None
 
 
 def keep(cache: EmbeddingCache, keys: Sequence[bytes], rows: Floats, max_bytes: int | None) -> bool:
-    """Adds rows to a cache and, where there is a limit, prunes all holdings to it.
+    """Adds rows to a cache and, if there is a limit, prunes all caches to it.
 
     Args:
-        cache: Of a model; why pruning failed becomes one of its warnings.
-        keys: As for :meth:`EmbeddingCache.put`, which says what is returned.
-        rows: As for it.
-        max_bytes: From :func:`size_limit`.
+        cache: Embedding cache of a model. A failure of pruning becomes one of its warnings.
+        keys: Keys of the n clips, 32 bytes each.
+        rows: Rows of the clips, (n, D + 1) float32; see :meth:`EmbeddingCache.put`.
+        max_bytes: Limit in bytes from :func:`size_limit`; None for no limit.
+
+    Returns:
+        True if the folder can be written, so that the finite rows are kept.
     """
     if not cache.put(keys, rows):
         return False
@@ -193,7 +197,7 @@ def keep(cache: EmbeddingCache, keys: Sequence[bytes], rows: Floats, max_bytes: 
 
 
 def keep_to(max_bytes: int) -> str | None:
-    """Prunes all holdings to a size, and returns why that failed, as a line for the user."""
+    """Prunes all caches to a size. Returns the reason of a failure as a line for the user, or None."""
     try:
         prune(holdings(), max_bytes=max_bytes)
     except (MachineError, OSError) as error:
@@ -205,7 +209,7 @@ def parse_size(text: str, subject: str) -> int:
     """Reads a size in bytes such as ``10GB``, ``1.5 GiB``, ``200M`` or ``0``.
 
     Raises:
-        UsageError: It is none; `subject` is what gave it.
+        UsageError: The text is no size; `subject` names its origin in the line.
     """
     found = _SIZE.fullmatch(text.strip())
     if not found:
@@ -230,7 +234,7 @@ def _shards(folder: Path) -> Iterator[Piece]:
 
 
 def _whole(folder: Path) -> Iterator[Piece]:
-    """The one piece of a folder of frames; its use is that of its newest file."""
+    """The single piece of a folder of frames. Its last use is that of its newest file."""
     stats = []
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -240,7 +244,7 @@ def _whole(folder: Path) -> Iterator[Piece]:
 
 
 def _remove(piece: Piece, holding: Holding) -> bool:
-    """Removes a piece; False where another process has removed it, or is at it."""
+    """Removes a piece. Returns False if another process has removed it or is using it."""
     try:
         if holding.kind == "frames":
             return _remove_frames(piece.path)

@@ -1,4 +1,4 @@
-"""What of a model decides its embeddings: settings, tensors, and the code and metadata of a stranger's adapter."""
+"""Cache key of a model: its settings, its tensors, and the code and metadata of a user's own adapter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uamix_bench.util import files
 
 
 def model_key(model: AudioModel) -> ModelKey:
-    """Collects all of a model that may change its embeddings, from the model as it is now."""
+    """Collects all properties of a model that may change its embeddings, in their present state."""
     identity, code = model.identity, _code(type(model))
     known = identity is not None and identity.weights_sha256 is not None
     return ModelKey(
@@ -33,12 +33,12 @@ def model_key(model: AudioModel) -> ModelKey:
 
 
 def is_known(model: AudioModel) -> bool:
-    """Whether the model's code can be told from a later state of it: when typed at a prompt, it cannot."""
+    """Test for a model whose code is in files, so that a later change is noticed. Code typed at a prompt is not."""
     return all(Path(source).is_file() for source in written_in(type(model), AudioModel))
 
 
 def _code(adapter: type[AudioModel]) -> Sources | None:
-    """A stranger's code, with all else that was imported from its folder; None for the project's own."""
+    """Code of a user's own adapter, with all that was imported from its folder; None for the project's own."""
     written = [Path(name) for name in written_in(adapter, AudioModel)]
     if not written:
         return None

@@ -1,1 +1,1 @@
-"""The adapter's contract, checkpoints, the shared encoder, front ends, the contract suite."""
+"""The adapter's contract and its test suite, checkpoints, the shared encoder, and front ends."""

@@ -1,4 +1,4 @@
-"""Checkpoint files of either format, read without ever running what is in them, and written as safetensors."""
+"""Checkpoint files of safetensors and of torch, read without running code in them, and written as safetensors."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ _SMALL_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one checkpoint file holds.
+    """Content of one checkpoint file.
 
     Attributes:
-        path: The file.
-        sha256: SHA-256 (hex) of its bytes.
-        tensors: The state dict as stored: CPU tensors of any shape and dtype, all values finite.
-        extras: What stands beside the state dict, as plain data (dict, list, tuple, str, bytes, numbers,
-            None): objects become the dict of their attributes, paths and bare classes a str. No tensors.
-        metadata: The header metadata of a safetensors file; empty for others. Under ``remarks``, a line each, what
-            should be known beside a score.
+        path: Path of the file.
+        sha256: SHA-256 (hex) of the file's bytes.
+        tensors: State dict as stored: CPU tensors of any shape and dtype, all values finite.
+        extras: Values beside the state dict, as plain data (dict, list, tuple, str, bytes, numbers, None). Objects
+            become the dict of their attributes, paths and bare classes a str. No tensors.
+        metadata: Header metadata of a safetensors file; empty for others. ``remarks`` holds facts that belong beside
+            a score, one a line.
         stubbed: Names of the globals that were replaced by inert stubs, sorted.
     """
 
@@ -59,20 +59,20 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
-    """Reads a safetensors file or a file of ``torch.save``, executing nothing that is in it.
+    """Reads a safetensors file or a file of ``torch.save`` and executes no code in it.
 
     Args:
-        path: The file, or a folder that holds ``model.safetensors`` (as ``tune --out`` writes).
-        key: Where the state dict stands in a file of ``torch.save``, such as ``model_ema`` or ``states.0``; by default
+        path: Path of the file, or of a folder that holds ``model.safetensors`` (as ``tune --out`` writes).
+        key: Key of the state dict in a file of ``torch.save``, such as ``model_ema`` or ``states.0``; by default
             one of the usual keys (``model``, ``state_dict``, ``net``, ...), or the only one that holds tensors.
 
     Returns:
-        The state dict, its own keys unchanged, and the rest.
+        The state dict with its keys unchanged, and the rest of the file.
 
     Raises:
-        BadInputError: It is missing, truncated, damaged, unsafe, no checkpoint, or holds NaN or infinities; or there
-            are several state dicts to choose from.
-        MachineError: It cannot be read, or does not fit into memory.
+        BadInputError: The file is missing, truncated, damaged, unsafe, no checkpoint, or holds NaN or infinities; or
+            it holds several state dicts to choose from.
+        MachineError: The file cannot be read, or does not fit into memory.
     """
     path = Path(path)
     try:
@@ -107,7 +107,7 @@ def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
 
 
 def with_remark(metadata: Mapping[str, str], line: str) -> dict[str, str]:
-    """Metadata to whose remarks a line is added, unless it is empty."""
+    """Metadata with a line added to its remarks; an empty line adds nothing."""
     return {**metadata, "remarks": "\n".join(filter(None, (metadata.get("remarks"), line)))} if line else {**metadata}
 
 
@@ -119,19 +119,19 @@ def unwrapped(
     what: str,
     wrappers: Sequence[str] = WRAPPERS,
 ) -> dict[str, Tensor]:
-    """State dict without the prefix that wrappers put before its keys; keys without that prefix are left out.
+    """State dict without the prefix that wrappers such as ``module.`` add. Keys without the prefix are left out.
 
-    The prefix is empty or made of `wrappers`, in any order, and the one under which most of `marks` stand.
+    The prefix is empty or made of `wrappers`, in any order. It is the one under which most of `marks` are found.
 
     Args:
         tensors: State dict as stored.
         marks: Names of some of the module's own tensors.
-        path: The file the tensors came from, for error lines.
-        what: The model's name, for error lines.
-        wrappers: The known prefixes.
+        path: Path of the file that holds the tensors, for error lines.
+        what: Name of the model, for error lines.
+        wrappers: Known prefixes.
 
     Raises:
-        BadInputError: None of `marks` is there, or only under an unknown prefix, or as many under several.
+        BadInputError: None of `marks` is found, or only under an unknown prefix, or equally many under several.
     """
     found = Counter(prefix for key in tensors for prefix in _prefixes(key, wrappers) if key[len(prefix) :] in marks)
     if not found:
@@ -151,7 +151,7 @@ def unwrapped(
 
 
 def _prefixes(key: str, wrappers: Sequence[str]) -> Iterator[str]:
-    """All prefixes of a key that are made of wrappers, the empty one first."""
+    """Prefixes of a key that are made of wrappers, the empty one first."""
     end = 0
     while True:
         yield key[:end]
@@ -162,17 +162,17 @@ def _prefixes(key: str, wrappers: Sequence[str]) -> Iterator[str]:
 
 
 def load_state(module: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, what: str) -> None:
-    """Fills every parameter and persistent buffer of `module`; keys that it does not have are passed over.
+    """Fills every parameter and persistent buffer of `module`. Keys that the module does not have are skipped.
 
-    A module on the meta device gets float32 copies of its own, so that a model is built without initialising
-    its weights twice; elsewhere the values are copied into the tensors that are there.
+    A module on the meta device gets its own float32 copies, so that its weights are not initialised twice. On other
+    devices the values are copied into the existing tensors.
 
     Args:
-        module: The module to fill.
+        module: Module to fill.
         tensors: State dict with the module's own key names, bare or under a prefix that `unwrapped` knows, of any
             floating dtype.
-        path: The file the tensors came from, for error lines.
-        what: The model's name, for error lines (``AudioMAE``).
+        path: Path of the file that holds the tensors, for error lines.
+        what: Name of the model, for error lines (``AudioMAE``).
 
     Raises:
         BadInputError: Keys are missing or have other shapes; the line counts them and names the first five.
@@ -207,17 +207,17 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, 
 def read_settings(
     checkpoint: Checkpoint, kind: type[AnySettings], official: Any, *, what: str, see: str
 ) -> AnySettings:
-    """Reads a model's settings: from the metadata of a converted file, or else from what the official one holds.
+    """Reads a model's settings from the metadata of a converted file, else from the official file's own settings.
 
     Args:
-        checkpoint: The file.
-        kind: What the settings are read into.
-        official: The official file's own settings; None where it holds none.
-        what: The model's name, for errors.
-        see: The remedy where the settings are another model's.
+        checkpoint: Content of the checkpoint file.
+        kind: Pydantic class of the settings.
+        official: Settings in the official file; None if it holds none.
+        what: Name of the model, for errors.
+        see: Remedy for settings of another model.
 
     Raises:
-        BadInputError: There are none, or they describe another model; the line names the setting.
+        BadInputError: The file holds no settings, or settings of another model; the line names the setting.
     """
     try:
         if "cfg" in checkpoint.metadata:
@@ -235,12 +235,12 @@ def read_settings(
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Writes tensors and metadata as a safetensors file, atomically; equal input gives equal bytes.
+    """Writes tensors and metadata as a safetensors file, atomically. Equal input gives equal bytes.
 
     Args:
-        path: The file to write.
-        tensors: Tensors of any shape, dtype and device; those that share memory are stored separately.
-        metadata: Text for the header.
+        path: Path of the file to write.
+        tensors: Tensors of any shape, dtype and device. Tensors that share memory are stored separately.
+        metadata: Texts for the header, by name.
 
     Returns:
         SHA-256 (hex) of the file.
@@ -269,7 +269,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
 
 
 def _refuse_other_formats(path: Path, head: bytes) -> None:
-    """Says what a file is that is neither safetensors nor torch's, from its first 512 bytes."""
+    """Refuses a file that is neither safetensors nor torch's, and names its format, from its first 512 bytes."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         raise BadInputError(path, "is empty", AGAIN)
@@ -291,12 +291,12 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
 
 
 def _looks_like_safetensors(head: bytes) -> bool:
-    """Tells whether a file begins as safetensors does: a length (uint64, little-endian), then JSON."""
+    """Test for the beginning of a safetensors file: a length (uint64, little-endian), then JSON."""
     return head[8:9] == b"{" and not head.startswith(ZIP_MAGIC)
 
 
 def _read_safetensors(path: Path, head: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Maps a safetensors file into memory; returns its tensors and the metadata of its header."""
+    """Maps a safetensors file into memory and returns its tensors and the metadata of its header."""
     (header_bytes,) = struct.unpack("<Q", head[:8])
     if header_bytes > min(_MAX_HEADER_BYTES, path.stat().st_size - 8):
         raise BadInputError(path, f"truncated or damaged (claims a header of {header_bytes} bytes)", AGAIN)
@@ -316,7 +316,7 @@ def _read_safetensors(path: Path, head: bytes) -> tuple[dict[str, Tensor], dict[
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuses tensors that are too many, not dense, larger than the bytes behind them, or not finite."""
+    """Refuses too many tensors, and any that is not dense, is larger than the bytes behind it, or is not finite."""
     if len(tensors) > _MAX_TENSORS:
         raise BadInputError(path, f"holds {len(tensors)} tensors, more than any model", AVOID)
     for key, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""What every model keeps to, asked of one model: the suite that ``uamix-bench models check`` runs."""
+"""Contract tests for a model: the suite that ``uamix-bench models check`` runs."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _HONEST = 0.5  # of what a wrong claim changes: the most that a right one may
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of one check.
+    """Outcome of one check.
 
     Attributes:
-        name: What was asked.
-        passed: Whether the model keeps to it.
-        reason: What was found; where it passed, a note or nothing.
-        remedy: What to do about it; empty where it passed.
+        name: Name of the check.
+        passed: True if the model passed the check.
+        reason: Cause of the failure; a note or nothing if the check passed.
+        remedy: Remedy for the failure; empty if the check passed.
     """
 
     name: str
@@ -44,21 +44,21 @@ class Check:
 
 
 class _Broken(Exception):
-    """The model does not keep to it; the text is the reason."""
+    """Failure of a check; the text is the reason."""
 
 
 def check(model: AudioModel) -> list[Check]:
-    """Runs the suite on a model as it is: its weights, input length and pooling.
+    """Runs the suite on a model with its present weights, input length and pooling.
 
-    The model is left as it was. Cost: some fifty clips of about a second and one of 60 s, so seconds for a small
-    model, and for a ViT-B as long as its tokens for two minutes take.
+    The model is left unchanged. The suite embeds some fifty clips of about a second and one of 60 s. That takes seconds
+    for a small model; a ViT-B takes as long as for two minutes of sound.
 
     Args:
-        model: From :func:`uamix_bench.load_model`, or any other in eval mode.
+        model: Model from :func:`uamix_bench.load_model`, or any other in eval mode.
 
     Returns:
-        One outcome per check, in the order of the suite; a check that raises anything has failed. Where the model's
-        own code raises or returns what it must not, that check is the last.
+        One outcome per check, in the order of the suite. A check that raises any error has failed. If the model's own
+        code raises an error or returns an invalid value, that check is the last.
     """
     outcomes = []
     for name, test, remedy in _SUITE:
@@ -84,7 +84,7 @@ def _outcome(model: AudioModel, name: str, test: Callable[[AudioModel], str], re
 
 
 def _sounds(model: AudioModel) -> list[Floats]:
-    """Three clips of 0.5, 1.3 and 0.9 s: noise that swells, from a fixed seed."""
+    """Three clips of 0.5, 1.3 and 0.9 s: noise of rising level, from a fixed seed."""
     generator = np.random.default_rng(0)
     lengths = [round(seconds * model.sample_rate) for seconds in (0.5, 1.3, 0.9)]
     noise = [generator.standard_normal(length) * np.linspace(0.02, 0.2, length) for length in lengths]
@@ -92,7 +92,7 @@ def _sounds(model: AudioModel) -> list[Floats]:
 
 
 def _tone(rate: int) -> Floats:
-    """One second of 440 Hz over partials up to 3.4 kHz that every rate can hold, fading in and out."""
+    """One second of a 440 Hz tone with partials to 3.1 kHz, which every sample rate can hold, fading in and out."""
     time = np.arange(rate) / rate
     partials = _TONE_HZ * np.arange(2, 8)
     tone = np.sin(2 * np.pi * _TONE_HZ * time) + 0.1 * np.sin(2 * np.pi * np.outer(partials, time)).sum(axis=0)
@@ -106,7 +106,7 @@ def _embed(model: AudioModel, waves: Sequence[Floats], rate: int | None = None) 
 
 
 def _apart(one: Floats, other: Floats) -> float:
-    """The largest difference, as a share of the largest value of `one`."""
+    """Largest absolute difference, as a share of the largest absolute value of `one`."""
     return float(np.abs(one - other).max() / max(float(np.abs(one).max()), 1e-30))
 
 
@@ -117,7 +117,7 @@ def _must_equal(one: Floats, other: Floats, what: str) -> None:
 
 
 def _encodes(model: AudioModel) -> bool:
-    """Whether the model has tokens; one that overrides `embed` may have none."""
+    """Test for a model that has tokens; one that overrides `embed` may have none."""
     return type(model).tokens is not AudioModel.tokens
 
 
@@ -226,7 +226,7 @@ def _rates(model: AudioModel) -> str:
 
 
 def _distance(one: Floats, other: Floats) -> float:
-    """Euclidean, as a share of the first one's norm."""
+    """Euclidean distance, as a share of the norm of `one`."""
     return float(np.linalg.norm(one - other) / max(float(np.linalg.norm(one)), 1e-30))
 
 

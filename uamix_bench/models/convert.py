@@ -1,7 +1,7 @@
-"""Official checkpoints as safetensors: tensors under the adapter's own names, and all else as text in the header.
+"""Conversion of official checkpoints to safetensors: tensors under the adapter's names, all else as header text.
 
-The convention that makes it work for every adapter: `state_dict` and `metadata` are all that a model is. What the
-tensors cannot say (BEATs' cfg, M2D's sizes) ``from_checkpoint`` puts into `metadata`, and looks for it there first.
+It works for every adapter by one convention: `state_dict` and `metadata` define a model completely. Settings that
+tensors do not hold (BEATs' cfg, M2D's sizes) are put into `metadata` by ``from_checkpoint``, which looks there first.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from uamix_bench.util.errors import BadInputError, MachineError, UsageError
 
 
 class Converted(NamedTuple):
-    """A written file.
+    """A converted file.
 
     Attributes:
-        path: Where it is.
-        sha256: Of the file's bytes (hex).
-        bytes: Its size.
+        path: Path of the file.
+        sha256: SHA-256 (hex) of the file's bytes.
+        bytes: Size of the file in bytes.
         difference: Largest change of an embedding of noise, as a share of its largest value; 0.0 is bit-equal.
     """
 
@@ -39,15 +39,15 @@ class Converted(NamedTuple):
 def convert(model: AudioModel, path: Path, dtype: torch.dtype = torch.float32) -> Converted:
     """Writes a model as safetensors, reads it back, and compares the embeddings of the two.
 
-    The file's digest is remembered, so that loading it on this machine does not begin with reading it all.
+    The file's digest is stored, so that the first load on this machine need not read the whole file for it.
 
     Args:
-        model: With weights, on the CPU.
-        path: The file to write.
-        dtype: Of the parameters: float32 keeps embeddings bit for bit, float16 halves the file and rounds.
+        model: Model with weights, on the CPU.
+        path: Path of the file to write.
+        dtype: Data type of the parameters: float32 keeps embeddings bit for bit, float16 halves the file and rounds.
 
     Raises:
-        BadInputError: The model that is read back is another one, or float16 cannot hold its weights.
+        BadInputError: The model read back gives other embeddings, or float16 cannot hold its weights.
         MachineError: The file cannot be written.
     """
     sha256 = save(model, path, dtype)
@@ -70,12 +70,12 @@ def convert(model: AudioModel, path: Path, dtype: torch.dtype = torch.float32) -
 
 
 def save(model: AudioModel, path: Path, dtype: torch.dtype = torch.float32) -> str:
-    """Writes a model's state dict, with its metadata and card; returns the file's SHA-256 (hex).
+    """Writes a model's state dict with its metadata and card, and returns the file's SHA-256 (hex).
 
-    Parameters are stored as `dtype`; buffers (positions, statistics) stay as they are.
+    Parameters are stored as `dtype`; buffers (positions, statistics) stay unchanged.
 
     Raises:
-        BadInputError: A weight is beyond what `dtype` holds.
+        BadInputError: A weight is beyond the range of `dtype`.
         MachineError: The file cannot be written.
     """
     tensors = model.state_dict()
@@ -95,11 +95,11 @@ def save(model: AudioModel, path: Path, dtype: torch.dtype = torch.float32) -> s
 
 
 def owner(path: Path) -> str:
-    """Finds the one registered model that takes a checkpoint file.
+    """Finds the one registered model that accepts a checkpoint file.
 
     Raises:
-        UsageError: Several do.
-        BadInputError: None does, or the file is damaged or unsafe.
+        UsageError: Several models accept the file.
+        BadInputError: No model accepts the file, or it is damaged or unsafe.
         MachineError: A package that the bundled models need does not load.
     """
     read_checkpoint(path)  # an unsafe file is refused before any adapter, a stranger's among them, opens it

@@ -1,9 +1,9 @@
-"""Waveform batch -> log-mel spectrogram batch, on CPU or GPU: `KaldiFbank` and `LogMel`, parameters as data.
+"""Front ends from waveform batches to log-mel spectrogram batches, on CPU or GPU: `KaldiFbank` and `LogMel`.
 
 Both take ``waveforms`` (B, S) float32 and ``lengths`` (B,) int64 in samples, and return ``frames`` (B, T, F)
-float32 and ``counts`` (B,) int64. Row b holds clip b's own ``counts[b]`` frames, then exact zeros. What
-stands in a waveform past its length is ignored, and no clip depends on its neighbours: a clip gets in a batch
-what it gets alone, with MKL on one CPU thread bit for bit, elsewhere to the rounding of sums in another order.
+float32 and ``counts`` (B,) int64. Row b holds clip b's own ``counts[b]`` frames, then exact zeros. Samples past a
+waveform's length are ignored. A clip's frames are the same in any batch: with MKL on one CPU thread bit for bit,
+elsewhere to the rounding of sums in another order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GPU_FRAMES = 65_536
 
 
 class _Band(NamedTuple):
-    """The mel bins `bins` as a dense product over the few spectral values `values` that they weight."""
+    """Filters of the mel bins `bins`, as dense weights over the few spectral values `values` that they cover."""
 
     values: slice
     bins: slice
@@ -36,7 +36,7 @@ class _Band(NamedTuple):
 
 
 class _Filters(NamedTuple):
-    """What the computation needs of a front end's parameters, on the device."""
+    """Window, transform length and filters of a front end, on the device."""
 
     window: Tensor  # (W,) float32
     n_fft: int
@@ -45,16 +45,16 @@ class _Filters(NamedTuple):
 
 @dataclass(frozen=True)
 class KaldiFbank:
-    """The log-mel filterbank of Kaldi's ``compute-fbank-feats``, as in ``torchaudio.compliance.kaldi.fbank``.
+    """Log-mel filterbank of Kaldi's ``compute-fbank-feats``, as in ``torchaudio.compliance.kaldi.fbank``.
 
     25 ms windows every 10 ms that fit wholly inside the clip, the mean of each removed, pre-emphasis 0.97,
     FFT of the next power of two, power spectrum, triangular filters from 20 Hz to Nyquist, natural logarithm
     of max(energy, 1.19e-7). No dither, no energy column. A clip shorter than one window is padded to one.
 
     Args:
-        sample_rate: Of the waveforms, in Hz.
-        num_mel_bins: F.
-        window: ``hanning`` or ``povey``: a symmetric Hann window, or that to the power 0.85.
+        sample_rate: Sample rate of the waveforms, in Hz.
+        num_mel_bins: Number of mel bins, F.
+        window: ``hanning`` for a symmetric Hann window, ``povey`` for the same to the power 0.85.
     """
 
     sample_rate: int
@@ -63,7 +63,7 @@ class KaldiFbank:
 
     @property
     def window_length(self) -> int:
-        """Samples in a window."""
+        """Length of a window in samples."""
         return self.sample_rate * 25 // 1000
 
     @property
@@ -74,7 +74,7 @@ class KaldiFbank:
 
     @property
     def hop_length(self) -> int:
-        """Samples from one window to the next."""
+        """Distance from one window to the next in samples."""
         return self.sample_rate * 10 // 1000
 
     @torch.no_grad()
@@ -82,14 +82,14 @@ class KaldiFbank:
         """Computes the log-mel frames of a batch.
 
         Args:
-            waveforms: (B, S) float32, at the scale that the model was trained with.
-            lengths: (B,) int64, samples of each clip, at most S.
+            waveforms: Waveforms, (B, S) float32, at the scale that the model was trained with.
+            lengths: Length of each clip in samples, (B,) int64, at most S.
 
         Returns:
-            frames (B, T, F) float32 with T the largest count, counts (B,) int64.
+            Frames, (B, T, F) float32 with T the largest count; frame count of each clip, (B,) int64.
 
         Raises:
-            ValueError: The shapes or types are not these.
+            ValueError: A shape or type differs from these.
         """
         signal, lengths = _own_samples(waveforms, lengths, self.window_length, self.hop_length)
         counts = 1 + (lengths - self.window_length) // self.hop_length
@@ -100,23 +100,23 @@ class KaldiFbank:
 
 @dataclass(frozen=True)
 class LogMel:
-    """The log-mel spectrogram of a centred short-time Fourier transform: log(mel . |STFT|^2 + offset).
+    """Log-mel spectrogram of a centred short-time Fourier transform: log(mel . |STFT|^2 + offset).
 
     Frames are centred on every `hop_length`-th sample, and a clip is reflected at its own two ends, so n
     samples give 1 + n // hop_length frames. A clip too short to be reflected is zero-padded to `shortest`.
 
     Args:
-        sample_rate: Of the waveforms, in Hz.
+        sample_rate: Sample rate of the waveforms, in Hz.
         n_fft: Length of the transform in samples.
         win_length: Length of the Hann window in samples, centred in the transform.
-        hop_length: Samples from one frame to the next.
-        num_mel_bins: F.
+        hop_length: Distance from one frame to the next in samples.
+        num_mel_bins: Number of mel bins, F.
         f_min: Lower edge of the lowest filter, in Hz.
         f_max: Upper edge of the highest filter, in Hz.
-        log_offset: Added to the mel energy before the natural logarithm.
-        periodic: Whether the Hann window is periodic or symmetric.
+        log_offset: Offset added to the mel energy before the natural logarithm.
+        periodic: True for a periodic Hann window, False for a symmetric one.
         mel: ``slaney`` for Slaney's scale and filters of unit area, ``kaldi`` for Kaldi's, of unit height.
-        pre_emphasis: c in y[n] = x[n + 1] - c x[n], which makes a clip one sample shorter; None for none.
+        pre_emphasis: Factor c in y[n] = x[n + 1] - c x[n], which makes a clip one sample shorter; None for none.
     """
 
     sample_rate: int
@@ -133,7 +133,7 @@ class LogMel:
 
     @property
     def shortest(self) -> int:
-        """Samples of the shortest clip that can be reflected: one more than half a transform."""
+        """Length in samples of the shortest clip that can be reflected: one more than half a transform."""
         return self.n_fft // 2 + (1 if self.pre_emphasis is None else 2)
 
     @torch.no_grad()
@@ -141,14 +141,14 @@ class LogMel:
         """Computes the log-mel frames of a batch.
 
         Args:
-            waveforms: (B, S) float32.
-            lengths: (B,) int64, samples of each clip, at most S.
+            waveforms: Waveforms, (B, S) float32.
+            lengths: Length of each clip in samples, (B,) int64, at most S.
 
         Returns:
-            frames (B, T, F) float32 with T the largest count, counts (B,) int64.
+            Frames, (B, T, F) float32 with T the largest count; frame count of each clip, (B,) int64.
 
         Raises:
-            ValueError: The shapes or types are not these.
+            ValueError: A shape or type differs from these.
         """
         signal, lengths = _own_samples(waveforms, lengths, self.shortest, self.hop_length)
         if self.pre_emphasis is not None:
@@ -161,7 +161,7 @@ class LogMel:
 
 
 def _own_samples(waveforms: Tensor, lengths: Tensor, shortest: int, hop_length: int) -> tuple[Tensor, Tensor]:
-    """Zero-pads clips to `shortest` samples and the batch to the least frames; returns it and the lengths."""
+    """Zero-pads clips to `shortest` samples and the batch to `_LEAST_FRAMES` frames, and returns batch and lengths."""
     if waveforms.ndim != 2 or waveforms.dtype != torch.float32 or lengths.shape != waveforms.shape[:1]:
         raise ValueError(
             f"want waveforms (B, S) float32 and lengths (B,), got {tuple(waveforms.shape)} {waveforms.dtype} "
@@ -189,9 +189,9 @@ def _reflect(signal: Tensor, lengths: Tensor, margin: int) -> Tensor:
 
 
 def _emphasise(frames: Tensor, window: Tensor, out: Tensor) -> None:
-    """Removes each frame's mean, emphasises and windows it: frames (b, t, W) -> out (b, t, W), zeros before.
+    """Removes each frame's mean, pre-emphasises and windows it: frames (b, t, W) -> out (b, t, W), zero on entry.
 
-    Kaldi emphasises a frame's first sample with itself; here it stays zero, as both windows begin with zero.
+    Kaldi emphasises a frame's first sample with itself. Here it stays zero, as both windows begin with zero.
     """
     centred = frames - frames.mean(-1, keepdim=True)
     torch.mul(centred[..., :-1], -0.97, out=out[..., 1:])
@@ -199,7 +199,7 @@ def _emphasise(frames: Tensor, window: Tensor, out: Tensor) -> None:
 
 
 def _weigh(frames: Tensor, window: Tensor, out: Tensor) -> None:
-    """Windows frames (b, t, W) into out (b, t, W)."""
+    """Multiplies frames (b, t, W) by the window into `out` (b, t, W)."""
     torch.mul(frames, window, out=out)
 
 
@@ -212,8 +212,8 @@ def _mel_energies(
 ) -> Tensor:
     """Frames, windows, transforms and filters a block at a time: signal (B, S) -> mel energies (B, T, F).
 
-    Real and imaginary parts are squared as they lie, interleaved; their sum is left to the product with the
-    filters, whose weights stand twice. So the spectrum is read once.
+    Real and imaginary parts are squared interleaved, as they are stored. The product with the filters, whose weights
+    are stored twice, sums them. So the spectrum is read once.
     """
     window, n_fft, bands = filters
     frames = signal.unfold(-1, len(window), hop_length)  # (B, T, W), a view
@@ -247,7 +247,7 @@ def _blank(frames: Tensor, counts: Tensor) -> Tensor:
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
 def _kaldi_filters(of: KaldiFbank, device: torch.device) -> _Filters:
-    """Kaldi's window and filters (feature-window.cc, mel-computations.cc)."""
+    """Window and filters of Kaldi (feature-window.cc, mel-computations.cc)."""
     window = torch.hann_window(of.window_length, periodic=False).pow(_WINDOW_POWERS[of.window])
     n_fft = 1 << (of.window_length - 1).bit_length()
     matrix = kaldi_mel_matrix(of.num_mel_bins, n_fft, of.sample_rate, _KALDI_LOW_HZ, of.sample_rate / 2)
@@ -257,7 +257,7 @@ def _kaldi_filters(of: KaldiFbank, device: torch.device) -> _Filters:
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)
 def _log_mel_filters(of: LogMel, device: torch.device) -> _Filters:
-    """The window, centred in the transform, and the filters of a `LogMel`."""
+    """Window, centred in the transform, and filters of a `LogMel`."""
     before = (of.n_fft - of.win_length) // 2
     window = torch.hann_window(of.win_length, periodic=of.periodic)
     window = pad(window, (before, of.n_fft - of.win_length - before))
@@ -272,14 +272,14 @@ def kaldi_mel_matrix(num_mel_bins: int, n_fft: int, sample_rate: int, f_min: flo
     Bit for bit ``torchaudio.compliance.kaldi.get_mel_banks`` without warping, and a row of zeros for Nyquist.
 
     Args:
-        num_mel_bins: F.
+        num_mel_bins: Number of mel bins, F.
         n_fft: Length of the transform in samples, even.
-        sample_rate: Of the waveforms, in Hz.
+        sample_rate: Sample rate of the waveforms, in Hz.
         f_min: Lower edge of the lowest filter, in Hz.
         f_max: Upper edge of the highest filter, in Hz.
 
     Returns:
-        (n_fft // 2 + 1, F) float32.
+        Filter weights by spectral bin and mel bin, (n_fft // 2 + 1, F) float32.
 
     Raises:
         ValueError: The edges are not 0 <= f_min < f_max <= Nyquist.
@@ -297,14 +297,14 @@ def slaney_mel_matrix(num_mel_bins: int, n_fft: int, sample_rate: int, f_min: fl
     Bit for bit ``torchaudio.functional.melscale_fbanks(norm="slaney", mel_scale="slaney")``.
 
     Args:
-        num_mel_bins: F.
+        num_mel_bins: Number of mel bins, F.
         n_fft: Length of the transform in samples.
-        sample_rate: Of the waveforms, in Hz.
+        sample_rate: Sample rate of the waveforms, in Hz.
         f_min: Lower edge of the lowest filter, in Hz.
         f_max: Upper edge of the highest filter, in Hz.
 
     Returns:
-        (n_fft // 2 + 1, F) float32.
+        Filter weights by spectral bin and mel bin, (n_fft // 2 + 1, F) float32.
 
     Raises:
         ValueError: The edges are not 0 <= f_min < f_max <= Nyquist.

@@ -1,4 +1,4 @@
-"""AudioModel, the contract of an adapter, and load_model."""
+"""Contract of a model adapter (`AudioModel`), and `load_model`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MOST_REMARKS = 5  # a weights file may hold any text
 
 
 class Source(NamedTuple):
-    """How a model was loaded, for another process that shall load it too: arguments of `load_model`, paths absolute."""
+    """Arguments of `load_model` that loaded a model, with absolute paths, so that another process can load it too."""
 
     name: str
     checkpoint: str | None
@@ -39,19 +39,20 @@ class Source(NamedTuple):
 
 
 class AudioModel(nn.Module):
-    """A pretrained audio encoder. An adapter subclasses it and says only what differs.
+    """A pretrained audio encoder. An adapter is a subclass that defines only the differences.
 
     Attributes:
-        card: The facts, from the TOML beside the adapter.
-        adapter_version: Raised whenever the adapter's embeddings change; part of every cache key and result.
-        poolings: The ways to pool tokens into an embedding, the default first.
-        sample_rate: Of the waveforms the front end takes, in Hz.
-        embedding_dim: D of the embedding, under the chosen pooling.
+        card: Facts about the model, from the TOML beside the adapter.
+        adapter_version: Version of the adapter, raised whenever its embeddings change; part of every cache key and
+            result.
+        poolings: Names of the poolings from tokens to an embedding, the default first.
+        sample_rate: Sample rate of the waveforms for the front end, in Hz.
+        embedding_dim: Dimensions of the embedding, D, under the chosen pooling.
         input: ``native`` gives the model a clip's own length and no more, ``official`` pads to the length of
             pre-training.
         pooling: The chosen one of `poolings`.
-        metadata: What the weights file says of its making, and settings that tensors do not tell, as texts.
-        source: How it was loaded; None where not by name.
+        metadata: Texts of the weights file on its making, and settings that tensors do not hold.
+        source: Arguments that loaded the model; None if it was not loaded by name.
     """
 
     card: ClassVar[ModelCard]
@@ -63,7 +64,7 @@ class AudioModel(nn.Module):
     embedding_dim: int
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Takes the rate and the size from the card or, in a class without one, makes the card of these two."""
+        """Takes sample rate and embedding size from the card. A class without a card gets one made of these two."""
         super().__init_subclass__(**arguments)
         facts = ("sample_rate", "embedding_dim")
         if "card" in vars(cls):
@@ -91,11 +92,11 @@ class AudioModel(nn.Module):
         self.source: Source | None = None
 
     def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Turns (B, S) float32 waveforms in [-1, 1] of (B,) lengths (samples) into (B, T, F) and frame counts (B,)."""
+        """Turns waveforms (B, S) float32 in [-1, 1] of lengths (B,) in samples into (B, T, F) and frame counts (B,)."""
         raise NotImplementedError
 
     def tokens(self, spectrogram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encodes (B, T, F) spectrograms with (B,) frame counts into tokens (B, L, D) and their mask (B, L) bool."""
+        """Encodes spectrograms (B, T, F) with frame counts (B,) into tokens (B, L, D) and their mask (B, L) bool."""
         raise NotImplementedError
 
     def pool(self, tokens: Tensor, mask: Tensor, how: str) -> Tensor:
@@ -104,11 +105,11 @@ class AudioModel(nn.Module):
         return (tokens * weight).sum(dim=1) / weight.sum(dim=1)
 
     def layers(self) -> list[nn.Module]:
-        """The stem first, the last block last: what freezing and layer-wise decay walk."""
+        """Layers in the order of freezing and layer-wise decay: the stem first, the last block last."""
         return []
 
     def token_columns(self, samples: int) -> int:
-        """A number that is equal for clips of `samples` samples that can share a batch without padding."""
+        """Batching key of a clip of `samples` samples. Clips with equal keys share a batch without padding."""
         return samples
 
     @classmethod
@@ -116,13 +117,13 @@ class AudioModel(nn.Module):
         """Builds the model from a weights file.
 
         Raises:
-            BadInputError: The file is not one of this model's, is damaged, or is unsafe.
+            BadInputError: The file is another model's, damaged, or unsafe.
         """
         raise UsageError(cls.card.name, "takes no checkpoint", "leave =PATH away")
 
     @classmethod
     def untrained(cls) -> AudioModel:
-        """Builds the model that needs no weights (floors such as log-mel statistics)."""
+        """Builds a model that needs no weights, such as log-mel statistics."""
         if not cls.card.needs_weights:
             return cls()
         raise UsageError(
@@ -136,15 +137,15 @@ class AudioModel(nn.Module):
         """Embeds clips: resampling, front end, encoder, pooling.
 
         Args:
-            waveforms: 1-D float32 waveforms in [-1, 1], of any lengths.
-            sample_rate: Theirs, in Hz.
+            waveforms: Waveforms, each 1-D float32 in [-1, 1], of any lengths.
+            sample_rate: Sample rate of the waveforms, in Hz.
 
         Returns:
-            (B, D) float32 embeddings. A clip gets in any batch what it gets alone.
+            Embeddings, (B, D) float32. A clip's embedding is the same in any batch.
 
         Raises:
             BadInputError: A waveform is empty, not 1-D, of integers, or holds a NaN or infinite sample.
-            OwnCodeError: A user's own method raises, or returns something else than it must.
+            OwnCodeError: A user's own method raises an error, or returns an invalid value.
         """
         clips = [self._waveform(index, wave, sample_rate) for index, wave in enumerate(waveforms)]
         if not clips:
@@ -172,7 +173,7 @@ class AudioModel(nn.Module):
         return embedded
 
     def _pair(self, method: str, given: Any, *names: str) -> tuple[Tensor, Tensor]:
-        """The two tensors that a method returns."""
+        """The two tensors that a method returned; anything else is refused."""
         self._must(isinstance(given, tuple | list), method, given, " and ".join(names))
         self._must(len(given) == 2, method, given, " and ".join(names))
         for part, name in zip(given, names, strict=True):
@@ -180,7 +181,7 @@ class AudioModel(nn.Module):
         return given[0], given[1]
 
     def _must(self, holds: bool, method: str, given: Any, wanted: str) -> None:
-        """Says what a method returned that is not what its callers rely on."""
+        """Raises an error with the returned and the wanted value of a method, unless the requirement holds."""
         if not holds:
             is_tensor = isinstance(given, Tensor)
             shown = f"{tuple(given.shape)} {str(given.dtype).removeprefix('torch.')}" if is_tensor else _kind(given)
@@ -189,12 +190,12 @@ class AudioModel(nn.Module):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What should be known of the weights beside a score, a line each, from `metadata`; as a rule nothing."""
+        """Facts about the weights that belong beside a score, one a line, from `metadata`; usually none."""
         return tuple(self.metadata.get("remarks", "").splitlines()[:_MOST_REMARKS])
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; the CPU for a model that has none."""
+        """Device of the weights; the CPU for a model without any."""
         return next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))
 
     @property
@@ -232,19 +233,19 @@ def load_model(
         name: An architecture (``audiomae``), bundled weights (``uamix-tiny``), ``NAME=PATH``, ``FILE.py:CLASS``, or
             an AudioModel class.
         checkpoint: Weights file, or the folder that ``tune --out`` wrote; instead of ``=PATH``.
-        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        input: ``native`` or ``official`` length; see :class:`AudioModel`.
-        pooling: One of the model's poolings; None for its default.
-        dtype: ``bf16`` runs the encoder under autocast; it is recorded, and changes predictions.
+        device: Device of the model: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        input: Input length, ``native`` or ``official``; see :class:`AudioModel`.
+        pooling: Name of one of the model's poolings; None for its default.
+        dtype: Precision of the encoder. ``bf16`` runs it under autocast, is recorded, and changes predictions.
         label: Name in results, instead of the architecture's or the weights' own.
 
     Returns:
         The model, in eval mode, without gradients, on the device, with `identity` filled.
 
     Raises:
-        UsageError: Unknown name, pooling or device; no checkpoint where one is needed, or one where none is.
+        UsageError: The name, pooling or device is unknown, a needed checkpoint is missing, or the model takes none.
         BadInputError: The checkpoint is missing, damaged, unsafe, or another model's.
-        MachineError: The device is not there.
+        MachineError: The device is not available.
     """
     adapter, resolved, path, bundled = _resolve(name, checkpoint)
     if path is not None and not adapter.card.needs_weights:
@@ -299,7 +300,7 @@ def load_model(
 
 
 def _kind(value: Any) -> str:
-    """A value that is no tensor, in words."""
+    """Words for a value that is not a tensor, for errors."""
     if value is None:
         return "nothing"
     several = isinstance(value, tuple | list)
@@ -307,7 +308,7 @@ def _kind(value: Any) -> str:
 
 
 class _Resolved(NamedTuple):
-    """The adapter, the name for results, the weights file (None where there is none), and the bundled weights."""
+    """The adapter, the name for results, the weights file (None without one), and the bundled weights, if any."""
 
     adapter: type[AudioModel]
     name: str
@@ -340,7 +341,7 @@ def _resolve(name: str | type[AudioModel], checkpoint: str | Path | None) -> _Re
 
 
 def _weights_sha256(model: AudioModel, path: Path | None) -> str | None:
-    """The digest of the file or folder that was given, else of a stranger's tensors; None where there are none."""
+    """SHA-256 (hex) of the given file or folder, else of the tensors of a user's own class; None without any."""
     own = is_own(type(model))
     if path is not None and (own or path.exists()):  # from_checkpoint may also take the name of something elsewhere
         return weights_sha256(path, model.card.beside, whole=not own)
@@ -356,7 +357,7 @@ def _metadata_sha256(model: AudioModel) -> str:
 
 
 def _anywhere(name: str, bundled: Weights | None) -> str:
-    """A model's name without its weights' path, and with that of its code absolute."""
+    """A model's name without the path of its weights, and with the path of its code absolute."""
     if bundled is not None:
         return bundled.id
     name = name.partition("=")[0]
@@ -365,7 +366,7 @@ def _anywhere(name: str, bundled: Weights | None) -> str:
 
 
 def _origin(model: AudioModel, bundled: Weights | None) -> tuple[tuple[str, ...], str]:
-    """What the weights were trained on, and their licence: the card's, unless the file says that a user made it."""
+    """Training data and licence of the weights: the card's, or those in the file if a user made it."""
     origin = bundled or model.card
     if bundled is not None or "data" not in model.metadata:
         return origin.pretrained_on, origin.licence
@@ -377,8 +378,8 @@ def find_device(name: str) -> torch.device:
     """The torch device for a --device value.
 
     Raises:
-        UsageError: There is no such kind of device.
-        MachineError: It is not there.
+        UsageError: The kind of device is unknown.
+        MachineError: The device is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,7 +1,8 @@
-"""Pickles of ``torch.save``, judged by their opcodes before torch runs them: nothing is built, called or allocated.
+"""Safety check of ``torch.save`` pickles by their opcodes, before torch runs them. Nothing is built or called.
 
-Torch's weights-only unpickler calls what it allows with whatever a file names: ``bytearray(10**11)``, a tensor larger
-than its storage, sets of one list over and over. A `Judge` runs the same stack machine over sizes instead of values.
+Torch's weights-only unpickler calls its allowed functions with any arguments from the file: ``bytearray(10**11)``, a
+tensor larger than its storage, sets of one list over and over. A `Judge` runs the same stack machine over sizes
+instead of values.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _COPIES = 4  # times its own bytes that a pickle may copy in calls; those of tor
 
 
 class RefusedError(Exception):
-    """The pickle asks for more than weights and settings; the text says what."""
+    """Refusal of a pickle that holds more than weights and settings; the text names the excess."""
 
 
 class _Global(NamedTuple):
@@ -45,7 +46,7 @@ class _Storage(NamedTuple):
 
 @dataclass
 class _Object:
-    """Any other value that is no number, text or None: what made it, its size as an argument, its largest tuple."""
+    """Any other value except numbers, texts and None: its maker, its size as an argument, its largest tuple."""
 
     made_by: str
     size: int = 1
@@ -53,11 +54,11 @@ class _Object:
 
 
 class Judge:
-    """The pickles of one file.
+    """Safety check of the pickles of one file.
 
     Args:
-        available: Bytes of the file, which its storages share.
-        inert: Names that torch gets stubs for; None where it gets none, and stops by itself at what it does not know.
+        available: Size of the file in bytes, which its storages share.
+        inert: Names that are replaced by stubs for torch; None if there are no stubs and torch stops at unknown names.
     """
 
     def __init__(self, available: int, inert: Collection[str] | None) -> None:
@@ -68,11 +69,11 @@ class Judge:
         self.storages: dict[str, int] = {}
 
     def read(self, file: BinaryIO) -> bool:
-        """Reads one pickle, up to its end or to where torch stops; returns whether it came to its end.
+        """Reads one pickle to its end, or to the opcode at which torch stops. Returns True at the end.
 
         Raises:
-            RefusedError: It asks for more than weights and settings, or for more memory than the file has bytes.
-            Exception: It is cut, damaged or of another protocol; of which kind depends on the damage.
+            RefusedError: The pickle asks for more than weights and settings, or more memory than the file has bytes.
+            Exception: The pickle is truncated, damaged or of another protocol. The type depends on the damage.
         """
         stack: list[Any] = []
         marks: list[list[Any]] = []
@@ -139,7 +140,7 @@ class Judge:
         return True
 
     def _call(self, function: Any, arguments: Any) -> Any:
-        """What a class or function would give."""
+        """Stand-in for the value that a class or function would return."""
         if not isinstance(function, _Global) or not isinstance(arguments, _Tuple):
             raise RefusedError("calls what is no class or function")
         name, values = function.name, arguments.items
@@ -159,7 +160,7 @@ class Judge:
         return _Object(name, size) if made is None else made
 
     def _storage(self, identity: Any) -> _Storage:
-        """The storage that a persistent id names, by kind, key, place and elements; in the old format None follows."""
+        """Storage of a persistent id, which holds kind, key, device and elements; in the old format None follows."""
         try:
             word, kind, key, _, elements, *view = identity.items
             itemsize = _itemsize(kind.name)
@@ -181,7 +182,7 @@ class Judge:
 
 
 def _global(argument: str) -> str:
-    """The name that torch gives to a GLOBAL: Python 2's are mapped."""
+    """Name of a GLOBAL as torch reads it, with names of Python 2 mapped to those of Python 3."""
     module, _, name = argument.rpartition(" ")
     module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
     return f"{module}.{name}"
@@ -216,14 +217,14 @@ def _size(value: Any) -> int:
 
 
 def _whole(value: Any) -> int:
-    """A number of things; anything else raises."""
+    """A count, at least 0; any other value raises an error."""
     if not isinstance(value, int) or value < 0:
         raise ValueError
     return value
 
 
 def _itemsize(storage: str) -> int:
-    """Bytes of an element of ``torch.FloatStorage`` and its like."""
+    """Size in bytes of an element of ``torch.FloatStorage`` and similar types."""
     dtype = getattr(getattr(torch, storage.removeprefix("torch."), None), "dtype", None)
     return dtype.itemsize if isinstance(dtype, torch.dtype) else 1
 
@@ -232,7 +233,7 @@ def _itemsize(storage: str) -> int:
 
 
 def _tensor(judge: Judge, storage: _Storage, offset: Any, size: _Tuple, stride: _Tuple, *rest: Any) -> None:
-    """A strided view, whose last element must lie within its storage: torch would make that larger."""
+    """Checks a strided view. Its last element must lie within its storage, which torch would otherwise enlarge."""
     _view(storage, storage.itemsize, offset, size, stride)
 
 
@@ -251,7 +252,7 @@ def _typed_tensor(
 
 
 def _quantised(judge: Judge, storage: _Storage, offset: Any, size: _Tuple, stride: _Tuple, *rest: Any) -> None:
-    """Torch makes a whole tensor first, so no element may stand for several."""
+    """Checks a quantised tensor. Torch makes a whole tensor first, so no two elements may share memory."""
     _view(storage, storage.itemsize, offset, size, stride)
     if math.prod(map(_whole, size.items)) * storage.itemsize > storage.nbytes:
         raise ValueError
@@ -285,7 +286,7 @@ def _copied(judge: Judge, *values: Any) -> None:
 
 
 def _encoded(judge: Judge, text: str, encoding: str) -> None:
-    """Bytes, which the protocol stores as text of as many letters."""
+    """Checks bytes, which the protocol stores as a text of equal length."""
     if not isinstance(text, str) or encoding != "latin1":
         raise ValueError
 

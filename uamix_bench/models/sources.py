@@ -1,8 +1,8 @@
-"""The code that a stranger's class is written in: its files, those that it imports from beside, their digest.
+"""Source code of a user's own class: its files, the files that they import from beside, and their digest.
 
-Imports are read, not run: statements anywhere in a file, and calls of ``import_module`` with a literal name. What is
-beside a file is in its own folder, in the package that it belongs to, or in a folder on ``sys.path`` that is neither
-Python's own nor one where packages are installed. Free of torch.
+Imports are read, not run: statements anywhere in a file, and calls of ``import_module`` with a literal name. A module
+beside a file is in the same folder, in the same package, or in a folder on ``sys.path`` that is neither Python's own
+nor one of installed packages. Free of torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 class Sources(NamedTuple):
-    """Source files by their names relative to where their imports begin, and the other packages that they import."""
+    """Source files, by names relative to the root of their imports, and the other packages that they import."""
 
     files: dict[str, Path]
     packages: frozenset[str]
@@ -40,25 +40,25 @@ class Sources(NamedTuple):
 
     @property
     def versions(self) -> str:
-        """The packages with their versions, such as ``timm 1.0.20, torch 2.11.0``; those without one left out."""
+        """Packages with versions, such as ``timm 1.0.20, torch 2.11.0``. Packages without a version are left out."""
         known = ((name, _version(name)) for name in sorted(self.packages))
         return ", ".join(f"{name} {version}" for name, version in known if version)
 
 
 def is_own(adapter: type) -> bool:
-    """Whether a class is the project's, whose `adapter_version` stands for its code."""
+    """Test for a class of the project itself, whose `adapter_version` stands for its code."""
     return adapter.__module__.startswith(f"{_OURS}.")
 
 
 def written_in(adapter: type, contract: type) -> list[str]:
-    """The files that a stranger's class, and those that it is derived from, are written in; none for the project's own.
+    """Source files of a user's own class and of its base classes; none for the project's own.
 
-    A class's module would not do: two files of one name may have been imported one after the other. One that is typed
-    at a prompt gives the name of no file.
+    The module of a class is no sure sign: two files of one name may be imported one after the other. A class that is
+    typed at a prompt gives a name that is no file.
 
     Args:
         adapter: The class.
-        contract: What it is derived from: bases that are not are looked for among the imports.
+        contract: Base class of all classes looked at here; other bases are found among the imports.
     """
     named: set[str] = set()
     for kind in adapter.__mro__:
@@ -69,9 +69,9 @@ def written_in(adapter: type, contract: type) -> list[str]:
 
 
 def source_sha256(adapter: type, contract: type) -> str | None:
-    """SHA-256 (hex) of a stranger's code; None for the project's own.
+    """SHA-256 (hex) of the code of a user's own class; None for the project's own.
 
-    Where it is not in files, as at a prompt, that of its compiled functions.
+    For code that is not in files, as at a prompt, the digest is taken over the compiled functions.
     """
     written = written_in(adapter, contract)
     if not written:
@@ -87,10 +87,10 @@ def source_sha256(adapter: type, contract: type) -> str | None:
 
 
 def sources(roots: Iterable[Path]) -> Sources:
-    """Finds all that files of a stranger's code are written in: they, and what they import from beside, transitively.
+    """Finds the source files of a user's own code: the given files and, transitively, their imports from beside.
 
     Args:
-        roots: The files. A root that belongs to no package goes by no name, so that it may be renamed.
+        roots: Paths of the files. A file outside of any package has an empty name, so that it may be renamed.
     """
     elsewhere = _user_folders()
     packages: set[str] = set()
@@ -134,7 +134,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _top(path: Path) -> Path:
-    """Where the absolute imports of a file's package begin: the first folder above it that is no package."""
+    """Root of the absolute imports in a file's package: the first folder above it that is no package."""
     folder = path.parent
     while (folder / "__init__.py").is_file() and folder != folder.parent:
         folder = folder.parent
@@ -142,7 +142,7 @@ def _top(path: Path) -> Path:
 
 
 def _bases(path: Path, top: Path, level: int, name: str, elsewhere: Sequence[Path]) -> Iterator[Path]:
-    """The folders beside a file from which an import of it may start."""
+    """Folders beside a file in which an import of that file may begin."""
     if level:
         yield path.parents[level - 1] if level <= len(path.parents) else path.parent
         return
@@ -155,14 +155,14 @@ def _bases(path: Path, top: Path, level: int, name: str, elsewhere: Sequence[Pat
 
 
 def _user_folders() -> list[Path]:
-    """The folders on ``sys.path`` that hold neither Python's own modules nor installed packages."""
+    """Folders on ``sys.path`` that hold neither Python's own modules nor installed packages."""
     own = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
     folders = [_absolute(Path(entry)) for entry in sys.path]
     return [folder for folder in folders if folder.is_dir() and not any(folder.is_relative_to(one) for one in own)]
 
 
 def _modules(base: Path, name: str) -> Iterator[Path]:
-    """The files that an import of a dotted name below `base` runs: of the module, and of the packages above it."""
+    """Files that an import of a dotted name below `base` runs: the module's, and those of the packages above it."""
     place = base
     for part in filter(None, name.split(".")):
         place = place / part
@@ -175,7 +175,7 @@ def _modules(base: Path, name: str) -> Iterator[Path]:
 
 
 def _imports(path: Path) -> Iterator[tuple[int, str]]:
-    """The dots and the dotted name of each import in a file: for ``from a import b`` a, and a.b if it is a module."""
+    """Number of dots and dotted name of each import in a file; ``from a import b`` gives a and a.b."""
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):  # then it cannot be imported either
@@ -198,7 +198,7 @@ def _imports(path: Path) -> Iterator[tuple[int, str]]:
 
 @cache
 def _version(package: str) -> str | None:
-    """The version of the distribution that holds a package; None where nothing is known of one."""
+    """Version of the distribution that holds a package; None if no distribution is known."""
     names = [package] if _known(package) else metadata.packages_distributions().get(package, [])
     return ", ".join(metadata.version(name) for name in names) or None
 

@@ -1,9 +1,9 @@
-"""Files of ``torch.save``, opened without executing anything that is in them.
+"""Safe reader of ``torch.save`` files, which executes no code in them.
 
-Such a file is a pickle, and a pickle is a program. Torch's weights-only unpickler runs an allow-listed part of it; the
-harmless classes that official files hold besides (argparse.Namespace, paths, omegaconf, numpy scalars) are given to it
-as inert stubs under their names: nothing is imported or called. Everything else is refused, before torch sees it also
-what asks for more memory than the file has bytes.
+Such a file is a pickle, and a pickle is a program. Torch's weights-only unpickler runs an allow-listed part of it.
+Harmless classes that official files hold besides (argparse.Namespace, paths, omegaconf, numpy scalars) are replaced by
+inert stubs under their names: nothing is imported or called. Everything else is refused. A file that asks for more
+memory than it has bytes is refused before torch sees it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def shown(value: object) -> str:
 
 
 class _Stub:
-    """Stands for an object whose class is not imported: keeps what the pickle hands it and does nothing."""
+    """Inert stub for an object whose class is not imported. It keeps the pickle's arguments and does nothing."""
 
     __slots__ = ("arguments", "state")
     global_name = ""
@@ -96,14 +96,14 @@ def read_torch(path: Path, *, is_zip: bool, key: str | None = None) -> TorchFile
     """Reads a file of ``torch.save``.
 
     Args:
-        path: The file.
-        is_zip: Whether it begins with `ZIP_MAGIC`; otherwise it begins with `LEGACY_MAGIC`.
-        key: Where the state dict stands; None to look for it.
+        path: Path of the file.
+        is_zip: True if the file begins with `ZIP_MAGIC`, False if it begins with `LEGACY_MAGIC`.
+        key: Key of the state dict; None searches for it.
 
     Raises:
-        BadInputError: It is truncated, damaged, asks for more than data, or holds no state dict, or several.
-        MachineError: This torch is older than its own safe reading of such files.
-        MemoryError: It does not fit into memory.
+        BadInputError: The file is truncated, damaged, asks for more than data, or holds no state dict, or several.
+        MachineError: The installed torch is too old to read such files safely.
+        MemoryError: The content does not fit into memory.
     """
     if tuple(map(int, torch.__version__.split(".")[:2])) < _SAFE_TORCH:
         raise MachineError("torch", f"{torch.__version__} reads no file safely", "install 2.10 or newer")
@@ -137,8 +137,8 @@ def _judge(path: Path, is_zip: bool, names: Sequence[str]) -> None:
     """Refuses pickles that ask for more than weights and settings, or for more memory than the file has bytes.
 
     Raises:
-        BadInputError: One does.
-        Exception: One is cut, damaged or of another protocol.
+        BadInputError: A pickle asks for such.
+        Exception: A pickle is truncated, damaged or of another protocol.
     """
     judge = Judge(path.stat().st_size, names if is_zip else None)
     try:
@@ -154,7 +154,7 @@ def _judge(path: Path, is_zip: bool, names: Sequence[str]) -> None:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuses zip files that are cut, changed, not torch's, or larger than they look."""
+    """Refuses zip files that are truncated, changed, not torch's, or larger than they look."""
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile:
@@ -181,9 +181,9 @@ def _check_archive(path: Path) -> None:
 
 
 def _is_data(name: str) -> bool:
-    """Tells whether a global may be stubbed: known data, and what is spelt as a class outside Python itself.
+    """Test for a global that may be stubbed: known data, and names spelt as a class outside Python itself.
 
-    A stub is inert whatever its name; the rule keeps a file that was made to do harm from passing in silence.
+    A stub is inert under any name. The rule makes sure that a file made to do harm is reported.
     """
     parts = name.split(".")
     return bool(_KNOWN_DATA.fullmatch(name)) or (
@@ -199,7 +199,7 @@ def _refusal(path: Path, names: Sequence[str]) -> BadInputError:
 
 
 def _translated(path: Path, complaint: str) -> BadInputError:
-    """Rewrites torch's message, which runs over many lines and advises ``weights_only=False``."""
+    """One-line error for torch's message, which has many lines and advises ``weights_only=False``."""
     if found := re.search(r"GLOBAL (\S+)", complaint):  # old format only: the names in zip files are known by now
         if not _is_data(found[1]):
             return _refusal(path, [found[1]])
@@ -212,7 +212,7 @@ def _translated(path: Path, complaint: str) -> BadInputError:
 
 
 class _Found(NamedTuple):
-    """A state dict, what stands beside it, and what should be known of the choice."""
+    """A state dict, the values beside it in the file, and a remark on the choice among several."""
 
     state: Mapping[Any, Any]
     beside: Mapping[Any, Any]
@@ -250,7 +250,7 @@ def _find(path: Path, content: Any, key: str | None) -> _Found:
 
 
 def _held(content: Any, within: int = 2) -> dict[str, tuple[Mapping[Any, Any], Mapping[Any, Any]]]:
-    """The mappings in a file that hold tensors, by key (of inner ones ``outer.inner``), and what stands beside each."""
+    """Mappings in a file that hold tensors, by key (``outer.inner`` for inner ones), and the values beside each."""
     if isinstance(content, Mapping):
         values = {key: value for key, value in content.items() if isinstance(key, str)}
     elif isinstance(content, list | tuple):
@@ -269,7 +269,7 @@ def _held(content: Any, within: int = 2) -> dict[str, tuple[Mapping[Any, Any], M
 
 
 def _are_twins(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
-    """Whether most tensors of a state dict are in another too, under the same names, and not equal there."""
+    """Test for two state dicts that share most names and shapes but differ in values, such as a weight average."""
     bare = {_WRAPPED.sub("", key): value for key, value in _tensors(other).items()}
     pairs = [(value, bare.get(_WRAPPED.sub("", key))) for key, value in _tensors(one).items()]
     same = [(a, b) for a, b in pairs if b is not None and a.shape == b.shape]
@@ -289,7 +289,7 @@ def _tensors(values: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 class _Plain:
-    """Turns unpickled objects into plain data, within bounds that no model's settings reach."""
+    """Converter of unpickled objects to plain data, within bounds that no model's settings reach."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

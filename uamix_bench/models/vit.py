@@ -1,4 +1,4 @@
-"""The vision transformer on spectrograms that the masked-autoencoder family shares: timm's blocks, any clip length."""
+"""Vision transformer on spectrograms, shared by the masked-autoencoder models: timm's blocks, any clip length."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _WIDTHS = range(HEAD_DIM, 4_097, HEAD_DIM)
 
 @dataclass(frozen=True)
 class ViTShape:
-    """The sizes of an :class:`AudioViT`.
+    """Sizes of an :class:`AudioViT`.
 
     Args:
-        width: D, features of a token.
+        width: Number of features of a token, D.
         depth: Number of transformer blocks.
-        heads: Attention heads of a block.
-        mel_bins: F, bins of the spectrogram.
-        columns: Time columns that the position table holds; longer input is cut there.
+        heads: Number of attention heads of a block.
+        mel_bins: Number of mel bins of the spectrogram, F.
+        columns: Number of time columns in the position table; longer input is cut there.
         patch_mel: Height of a patch in mel bins.
         patch_frames: Width of a patch in frames.
-        mel_first: Whether the image is (mel, time), so that tokens are frequency-major (MaskSpec, M2D), or
+        mel_first: True for images (mel, time), so that tokens are frequency-major (MaskSpec, M2D). False for images
             (time, mel), so that they are time-major (AudioMAE).
     """
 
@@ -47,14 +47,14 @@ class ViTShape:
 
     @property
     def rows(self) -> int:
-        """Patches along the mel axis."""
+        """Number of patches along the mel axis."""
         return self.mel_bins // self.patch_mel
 
 
 class Stem(nn.Module):
-    """Spectrogram -> patch tokens with positions, CLS first.
+    """Patch embedding of a spectrogram: patch tokens with positions, CLS first.
 
-    Holds ``patch_embed``, ``cls_token`` (1, 1, D) and the table ``pos_embed`` (1, 1 + rows * columns, D), under the
+    It holds ``patch_embed``, ``cls_token`` (1, 1, D) and the table ``pos_embed`` (1, 1 + rows * columns, D), under the
     names of MAE's state dict. The table is a buffer: it is fixed, and always comes from the file.
     """
 
@@ -88,10 +88,10 @@ class Stem(nn.Module):
         """Cuts and embeds a spectrogram.
 
         Args:
-            spectrogram: (B, T, F) float, T a multiple of the patch's frames and at most the table's.
+            spectrogram: Spectrograms, (B, T, F) float, T a multiple of the patch's frames and at most the table's.
 
         Returns:
-            (B, rows * columns, D) patch tokens with their positions, without CLS.
+            Patch tokens with their positions, without CLS, (B, rows * columns, D).
         """
         image = spectrogram.transpose(1, 2) if self.shape.mel_first else spectrogram
         grid: Tensor = self.patch_embed(image.unsqueeze(1))  # (B, D, T/p, F/p); F/p before T/p where mel comes first
@@ -104,7 +104,7 @@ class Stem(nn.Module):
         return torch.cat([cls, patches], dim=1)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """(B, T, F) -> (B, 1 + rows * columns, D): CLS, then the patch tokens."""
+        """Embeds spectrograms (B, T, F) into tokens (B, 1 + rows * columns, D): CLS, then the patch tokens."""
         return self.with_cls(self.patches(spectrogram))
 
 
@@ -115,9 +115,9 @@ class AudioViT(nn.Module):
     MAE's names, with ``stem.`` before ``patch_embed``, ``cls_token`` and ``pos_embed``.
 
     Args:
-        shape: The sizes.
-        norm: Whether there is a LayerNorm over the final tokens (pretrained files have one, AudioMAE's and
-            MaskSpec's fine-tuned files pool first and use a ``fc_norm`` instead).
+        shape: Sizes of the encoder.
+        norm: True for a LayerNorm over the final tokens. Pretrained files have one; AudioMAE's and MaskSpec's
+            fine-tuned files pool first and use a ``fc_norm`` instead.
     """
 
     def __init__(self, shape: ViTShape, norm: bool = True) -> None:
@@ -132,18 +132,19 @@ class AudioViT(nn.Module):
         self.norm = layer_norm(shape.width) if norm else nn.Identity()
 
     def layers(self) -> list[nn.Module]:
-        """The stem first, the last block last: what freezing and layer-wise decay walk."""
+        """Layers in the order of freezing and layer-wise decay: the stem first, the last block last."""
         return [self.stem, *self.blocks]
 
     def mask(self, lengths: Tensor, columns: int) -> Tensor:
-        """Says which tokens of a padded batch are a clip's own.
+        """Mask of each clip's own tokens in a padded batch.
 
         Args:
-            lengths: (B,) frames of each clip.
-            columns: Time columns of the batch.
+            lengths: Number of frames of each clip, (B,).
+            columns: Number of time columns of the batch.
 
         Returns:
-            (B, 1 + rows * columns) bool; CLS and every column that holds at least one whole frame of the clip.
+            Mask, (B, 1 + rows * columns) bool: True for CLS and for every column with at least one whole frame of the
+            clip.
         """
         own = -(-lengths // self.shape.patch_frames).clamp(max=-1)  # ceiling division, at least one column
         valid = torch.arange(columns, device=lengths.device) < own[:, None]  # (B, columns)
@@ -152,7 +153,7 @@ class AudioViT(nn.Module):
         return torch.cat([torch.ones_like(tokens[:, :1]), tokens], dim=1)
 
     def run(self, tokens: Tensor, mask: Tensor | None = None, first: int = 0, last: int | None = None) -> Tensor:
-        """Runs blocks `first` to `last` (exclusive) over (B, L, D) tokens; `mask` (B, L) hides keys where False."""
+        """Runs blocks `first` to `last` (exclusive) over tokens (B, L, D); `mask` (B, L) hides keys where False."""
         keys = None if mask is None or bool(mask.all()) else mask[:, None, None, :]
         for block in self.blocks[first:last]:
             tokens = block(tokens, attn_mask=keys)
@@ -162,11 +163,11 @@ class AudioViT(nn.Module):
         """Encodes a batch.
 
         Args:
-            spectrogram: (B, T, F) float32; T is cut to whole patches and to the position table.
-            lengths: (B,) frames of each clip, or None where all fill T.
+            spectrogram: Spectrograms, (B, T, F) float32; T is cut to whole patches and to the position table.
+            lengths: Number of frames of each clip, (B,); None if all fill T.
 
         Returns:
-            tokens (B, 1 + L, D) before the final norm, CLS first; mask (B, 1 + L) bool.
+            Tokens before the final norm, CLS first, (B, 1 + L, D); mask of the clips' own tokens, (B, 1 + L) bool.
         """
         columns = min(spectrogram.shape[1] // self.shape.patch_frames, self.shape.columns)
         spectrogram = spectrogram[:, : columns * self.shape.patch_frames]
@@ -177,11 +178,11 @@ class AudioViT(nn.Module):
 
 
 def encoder_keys(tensors: Mapping[str, Tensor], beside: str = "fc_norm.") -> dict[str, Tensor]:
-    """Maps MAE's names to those of an :class:`AudioViT` that a model calls ``encoder``.
+    """Maps MAE's names to those of an :class:`AudioViT` that is an attribute ``encoder`` of a model.
 
     Args:
-        tensors: A state dict under MAE's names, or under ours, which is left as it is.
-        beside: How the keys begin that stand beside the encoder.
+        tensors: State dict under MAE's names. One under the mapped names is returned unchanged.
+        beside: Prefix of the keys that are not part of the encoder.
     """
     if any(key.startswith("encoder.stem.") for key in tensors):
         return dict(tensors)
@@ -192,23 +193,23 @@ def encoder_keys(tensors: Mapping[str, Tensor], beside: str = "fc_norm.") -> dic
 
 
 class FoundShape(NamedTuple):
-    """What a file's tensors say of its encoder: D and blocks."""
+    """Sizes of an encoder found in a file's tensors: width D and number of blocks."""
 
     width: int
     depth: int
 
 
 def find_shape(tensors: Mapping[str, Tensor], *, path: Path, what: str, published: bool = True) -> FoundShape:
-    """Reads the sizes of an encoder from tensors under our names; what is missing is for `load_state` to name.
+    """Reads the sizes of an encoder from its tensors. `load_state` reports missing tensors later.
 
     Args:
-        tensors: From :func:`encoder_keys`.
-        path: The file they came from, for the error line.
-        what: The model whose file it is said to be, for the error line (``MaskSpec``).
-        published: Whether its authors made it. They have one depth: a file without its last block is not whole.
+        tensors: State dict from :func:`encoder_keys`.
+        path: Path of the file that holds the tensors, for the error line.
+        what: Name of the model that the file should be of, for the error line (``MaskSpec``).
+        published: True for a file by the model's authors. Theirs have one depth, so a missing last block is an error.
 
     Raises:
-        BadInputError: No such encoder has this width.
+        BadInputError: The width is not one of such an encoder.
     """
     named = ("stem.cls_token", "stem.pos_embed", "blocks.0.norm1.weight", "norm.weight")
     patch, *others = (tensors.get(f"encoder.{name}") for name in ("stem.patch_embed.proj.weight", *named))
@@ -226,7 +227,7 @@ def sincos_table(width: int, columns: int, rows: int) -> Tensor:
 
     Half of the features encode the mel row, half the time column (MAE, util/pos_embed.py); row 0, for CLS, is zero.
     The official AudioMAE table is permuted against its tokens (its ``patch_hw`` is swapped), so it is never rebuilt
-    by formula: this one serves encoders pre-trained here.
+    by formula. This table serves encoders pre-trained here.
     """
     frequency = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
 

@@ -37,12 +37,12 @@ Training = Annotated[tuple[Text, ...], AfterValidator(_alone)]  # data sets that
 
 
 def trained_on(training: tuple[str, ...]) -> str:
-    """The data that a model was trained on, as tables say it: ``unknown`` where nothing is stated."""
+    """Names of a model's training data for tables; ``unknown`` if none is stated."""
     return ", ".join(training) or "unknown"
 
 
 class Card(BaseModel):
-    """What models and tasks have in common."""
+    """Facts that cards of models and tasks share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,7 +53,7 @@ class Card(BaseModel):
 
 
 class RemoteFile(BaseModel):
-    """A file that the authors publish; `page` is where a person must go when `url` cannot be fetched directly."""
+    """A file that the authors publish. `page` is for a person to open when `url` cannot be fetched directly."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,17 +68,17 @@ class RemoteFile(BaseModel):
 
 
 class WeightsFile(RemoteFile):
-    """A file of weights that the authors publish, and how the adapter's reading of it is known to be right.
+    """A file of weights that the authors publish, and the evidence that the adapter reads it correctly.
 
-    `evidence` is ``goldens`` where embeddings are held to what the authors' own code gives for a file of this layout,
-    ``parsed`` where the file is read as that code reads it and no output of it was at hand.
+    `evidence` is ``goldens`` if tests compare embeddings with the output of the authors' own code for a file of this
+    layout. It is ``parsed`` if the file is read as that code reads it, but no output of that code was at hand.
     """
 
     evidence: Literal["goldens", "parsed"] | None = None
 
 
 class Weights(BaseModel):
-    """Weights that come with the package: an id of their own, the file beside the card, and where they come from."""
+    """Weights that come with the package: their id, the file beside the card, their licence and training data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -93,7 +93,7 @@ class Weights(BaseModel):
 class ModelCard(Card):
     """A pretrained audio model. `parameters` counts the encoder used for embeddings; None leaves it unstated.
 
-    `pretrained_on` is empty where it is not known, and `UNTRAINED` alone for a model that was never trained.
+    `pretrained_on` is empty if the training data is unknown, and `UNTRAINED` alone for a model without training.
     """
 
     paper: str = ""
@@ -116,17 +116,19 @@ class ModelCard(Card):
 
 
 class ModelIdentity(BaseModel):
-    """Which model gave an embedding: all that may change it, and what a reader wants to know of it.
+    """Identity of the model that gave an embedding: all that may change the embedding, and facts for the reader.
 
     Attributes:
-        name: In results.
-        adapter_version: Of the project's own adapters it stands for the code.
-        weights_sha256: Of the file or folder that the model was loaded from; where there is none, of the tensors of a
-            class that is not the project's own.
-        source_sha256: Of the code of such a class, with all that it imports from beside; None for the project's own.
-        metadata_sha256: Of the canonical JSON of the metadata of such a class; likewise.
-        recipe_sha256: Of the recipe that the weights were tuned by.
-        parent_sha256: Of the weights that they were tuned from.
+        name: Name of the model in results.
+        adapter_version: Version of the adapter. For the project's own adapters it stands for their code.
+        weights_sha256: SHA-256 of the file or folder that the model was loaded from. Without one: SHA-256 of the
+            tensors for a class that is not the project's own, else None.
+        source_sha256: SHA-256 of the code of a class that is not the project's own, with all that it imports from files
+            beside it; None for the project's own.
+        metadata_sha256: SHA-256 of the canonical JSON of the metadata of a class that is not the project's own; None
+            for the project's own.
+        recipe_sha256: SHA-256 of the recipe that the weights were tuned by.
+        parent_sha256: SHA-256 of the weights that tuning began from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -149,7 +151,7 @@ class ModelIdentity(BaseModel):
 
 
 class Supervised(BaseModel):
-    """How a data set is split where a model is trained on its labels: in training and test clips, or in folds."""
+    """Splits of a data set for training on its labels: training and test clips, or folds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -196,7 +198,7 @@ def read_card(path: Path, kind: type[AnyCard]) -> AnyCard:
     """Reads a card from TOML.
 
     Raises:
-        BadInputError: The file is missing, is not TOML, or lacks a fact; the line names the field.
+        BadInputError: The file is missing or not TOML, or a field is missing or invalid; the line names the field.
     """
     try:
         return kind.model_validate(read_toml(path))

@@ -20,9 +20,9 @@ AnyCard = TypeVar("AnyCard", ModelCard, TaskCard)
 
 
 class RenderedPage(Protocol):
-    """What a report gives: a title, one self-contained HTML file, the same as Markdown, the files beside them.
+    """Output of a report: a title, one self-contained HTML file, the same as Markdown, and the files beside them.
 
-    `said`, which a report need not have, are lines of the page for stderr too.
+    The optional attribute `said` holds lines of the page that are also shown on stderr.
     """
 
     title: str
@@ -36,7 +36,7 @@ Report: TypeAlias = Callable[..., RenderedPage]  # (records, **options)
 
 @dataclass(frozen=True)
 class Plugin(Generic[AnyCard]):
-    """A registered model or task: its name, where its code is, and its card."""
+    """A registered model or task: its name, its entry point, its card, and the folder of its code."""
 
     name: str
     entry_point: EntryPoint
@@ -48,23 +48,23 @@ class Plugin(Generic[AnyCard]):
 
         Raises:
             BadInputError: The plugin fails to import; the line names it and the cause.
-            MachineError: A package that the plugin needs fails to import; the line names that one.
+            MachineError: A package that the plugin needs fails to import; the line names that package.
         """
         return _load(self.entry_point)
 
 
 def models() -> dict[str, Plugin[ModelCard]]:
-    """The registered models by name, from their cards alone."""
+    """Registered models by name, from their cards alone."""
     return _plugins("uamix_bench.models", ModelCard)
 
 
 def tasks() -> dict[str, Plugin[TaskCard]]:
-    """The registered tasks by name, from their cards alone."""
+    """Registered tasks by name, from their cards alone."""
     return _plugins("uamix_bench.tasks", TaskCard)
 
 
 def reports() -> dict[str, EntryPoint]:
-    """The registered reports by name; they have no cards."""
+    """Registered reports by name; reports have no cards."""
     found: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group="uamix_bench.reports"), key=_by_name_own_first):
         found.setdefault(point.name, point)
@@ -72,12 +72,12 @@ def reports() -> dict[str, EntryPoint]:
 
 
 def find_report(kind: str) -> Report:
-    """Imports the report of a kind: a callable that takes records, and options of its own by name.
+    """Imports a report by its kind: a callable that takes records, and its own options by name.
 
     Raises:
-        UsageError: No package announces one; the line suggests the nearest.
-        BadInputError: It fails to import.
-        MachineError: A package that it needs fails to import.
+        UsageError: No installed package has a report of that kind; the line suggests the nearest.
+        BadInputError: The report fails to import.
+        MachineError: A package that the report needs fails to import.
     """
     known = reports()
     if kind not in known:
@@ -87,7 +87,7 @@ def find_report(kind: str) -> Report:
 
 
 def bundled_weights() -> dict[str, tuple[Plugin[ModelCard], Weights]]:
-    """The ids of the weights that come with packages, with the model each belongs to."""
+    """Bundled weights by id, each with the model that it belongs to."""
     return {weights.id: (plugin, weights) for plugin in models().values() for weights in plugin.card.weights}
 
 
@@ -95,7 +95,7 @@ def find_model(name: str) -> tuple[Plugin[ModelCard], Weights | None]:
     """Resolves an architecture or a weights id.
 
     Returns:
-        The plugin, and the bundled weights that the name stands for (the architecture's default ones, if any).
+        The plugin, and the bundled weights of that id, or the architecture's default ones, if any.
 
     Raises:
         UsageError: The name is unknown; the line suggests the nearest.
@@ -128,7 +128,7 @@ def from_file(reference: str, option: str) -> Any:
     """Imports ``path.py:Name`` and returns the object of that name.
 
     Raises:
-        BadInputError: The file or the name is not there, or the module fails to import.
+        BadInputError: The file or the name does not exist, or the module fails to import.
         MachineError: A package that the module needs fails to import.
     """
     path_text, _, name = reference.rpartition(":")
@@ -155,7 +155,7 @@ def from_file(reference: str, option: str) -> Any:
 
 
 def _line_of(error: BaseException, path: Path) -> str:
-    """The innermost place in a file or beside it where an error came from, as far as it is known."""
+    """File and line of an error, innermost in the given file's folder; the file alone if no line is known."""
     import traceback
 
     if isinstance(error, SyntaxError) and error.filename:

@@ -1,1 +1,1 @@
-"""Persisted records: results, fine-tunings, trainings; store, provenance, export, verification."""
+"""Persisted records of results, fine-tunings and trainings, with store, provenance, export and verification."""

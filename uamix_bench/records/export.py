@@ -1,4 +1,4 @@
-"""Few-shot results in the forms that others read: a table, CSV, MTEB's JSON, Hugging Face metadata, LaTeX."""
+"""Export of few-shot results: a table, CSV, MTEB's JSON, Hugging Face metadata, LaTeX."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")  # OWASP, "CSV Injection
 
 
 def frame(results: Iterable[Result]) -> pd.DataFrame:
-    """One row a result, of plain values: what was evaluated, how, and what came out; accuracies are fractions."""
+    """Table of plain values with one row a result: model, task, protocol and score; accuracies are fractions."""
     import pandas as pd
 
     return pd.DataFrame([_row(result) for result in results], columns=_COLUMNS)
 
 
 def to_csv(results: Iterable[Result]) -> str:
-    """CSV of `frame`; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    """CSV of `frame`. A text that a spreadsheet would take for a formula gets an apostrophe in front."""
     table = frame(results)
     for column in table.columns:
         table[column] = table[column].map(_harmless)
@@ -34,13 +34,13 @@ def to_csv(results: Iterable[Result]) -> str:
 
 
 def to_mteb(results: Sequence[Result]) -> dict[str, str]:
-    """MTEB's task results (its ``TaskResult``), one document a model and task; a setting is a subset of the test split.
+    """MTEB's task results (its ``TaskResult``), one document a model and task. A setting is a subset of the test split.
 
     Returns:
-        The documents by path, as the repository of MTEB's results has them: ``<model>/<revision>/<task>.json``.
+        Documents by path, as in the repository of MTEB's results: ``<model>/<revision>/<task>.json``.
 
     Raises:
-        UsageError: Two results fall into one subset.
+        UsageError: Two results belong to one subset.
     """
     grouped: dict[str, list[Result]] = {}
     for result in results:
@@ -53,14 +53,15 @@ def to_mteb(results: Sequence[Result]) -> dict[str, str]:
 
 
 def to_eval_results(results: Sequence[Result], datasets: Mapping[str, str]) -> str:
-    """The YAML of ``.eval_results/`` in a model's repository on the Hub (its documentation, "Evaluation Results").
+    """YAML of ``.eval_results/`` in a model's repository on the Hub (its documentation, "Evaluation Results").
 
     Args:
-        results: Of one model.
-        datasets: By task, the data set on the Hub that is registered as its benchmark; its `task_id` is the setting.
+        results: Results of one model.
+        datasets: Data set on the Hub that is registered as a task's benchmark, by task name. The entry's `task_id` is
+            the setting.
 
     Raises:
-        UsageError: Results of several models, two of one task and setting, or a task without its data set.
+        UsageError: Results are of several models, two are of one task and setting, or a task has no data set.
     """
     _one_model(results)
     _distinct(results, lambda result: result.task.name)
@@ -81,14 +82,14 @@ def to_eval_results(results: Sequence[Result], datasets: Mapping[str, str]) -> s
 
 
 def to_model_index(results: Sequence[Result], datasets: Mapping[str, str]) -> str:
-    """The ``model-index`` of a model card's metadata (``modelcard.md`` of the Hub's documentation), as YAML.
+    """YAML of the ``model-index`` in a model card's metadata (``modelcard.md`` of the Hub's documentation).
 
     Args:
-        results: Of one model.
-        datasets: By task, its data set on the Hub; else the task's own name stands for it.
+        results: Results of one model.
+        datasets: Data set on the Hub, by task name; the task's own name by default.
 
     Raises:
-        UsageError: Results of several models, or two of one task and setting.
+        UsageError: Results are of several models, or two are of one task and setting.
     """
     name = _one_model(results)
     _distinct(results, lambda result: result.task.label)
@@ -110,10 +111,10 @@ def to_model_index(results: Sequence[Result], datasets: Mapping[str, str]) -> st
 
 
 def to_latex(results: Sequence[Result]) -> str:
-    r"""A LaTeX table for ``\usepackage{booktabs}``: a row a model, a column a task and setting, per cent with ci95.
+    r"""LaTeX table for ``\usepackage{booktabs}``: a row a model, a column a task and setting, per cent with ci95.
 
     Raises:
-        UsageError: Two results fall into one cell.
+        UsageError: Two results belong to one cell of the table.
     """
     import pandas as pd
 
@@ -130,7 +131,7 @@ def to_latex(results: Sequence[Result]) -> str:
 
 
 def latex(text: str) -> str:
-    """Text that LaTeX sets as it is."""
+    """Text with LaTeX's special characters escaped."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
@@ -215,10 +216,10 @@ def _one_model(results: Sequence[Result]) -> str:
 
 
 def _distinct(results: Iterable[Result], place: Callable[[Result], object]) -> None:
-    """Makes sure that no two results have one place at one setting.
+    """Makes sure that no two results share place and setting.
 
     Raises:
-        UsageError: Two have.
+        UsageError: Two results share both.
     """
     seen = set()
     for result in results:
@@ -229,7 +230,7 @@ def _distinct(results: Iterable[Result], place: Callable[[Result], object]) -> N
 
 
 def _setting(result: Result) -> str:
-    """Ways and shots, and how many of the classes are drawn from where some are left out: else cells look alike."""
+    """Setting in words: ways and shots, and the number of classes if some are left out, to tell cells apart."""
     words, left_out = f"{result.protocol.n_way}-way {result.protocol.k_shot}-shot", result.episodes.classes_left_out
     return words + (f", {classes_drawn(result.task.classes, left_out)} classes" if left_out else "")
 

@@ -1,4 +1,4 @@
-"""The record of a fine-tuning or a linear probe, from which score and interval follow. Free of torch."""
+"""Record of a fine-tuning or a linear probe, from which score and interval follow. Free of torch."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ from uamix_bench.util import files
 
 
 class FinetuneSetting(Part):
-    """What a fine-tuning was asked to do.
+    """Settings of a fine-tuning.
 
     Attributes:
-        method: Whether the encoder was trained with the head, or logistic regression on its embeddings.
-        recipe: Every hyper-parameter; seed and batch are those of the first run, and each run has its own.
-        recipe_sha256: Its digest.
-        frozen_blocks: Lower blocks that stayed as they were; None where all did.
-        trained_parameters: Of encoder and head, in one run.
-        frames: Of the input that clips were cut or padded to; None for embeddings.
-        fraction: Share of the training clips; None for all.
-        split: How training and test clips came about.
-        metric: Mean over runs of the share of clips that are right, or of mAP: the mean over classes with a positive
-            test clip of average precision.
+        method: ``fine-tuning`` of the encoder with the head, or ``linear-probe``, logistic regression on its
+            embeddings.
+        recipe: Every hyper-parameter. Seed and batch are those of the first run; each run has its own.
+        recipe_sha256: SHA-256 of the canonical JSON of the recipe.
+        frozen_blocks: Number of frozen lower blocks; None if all were frozen.
+        trained_parameters: Number of trained parameters of encoder and head, in one run.
+        frames: Number of frames of the input that clips were cut or padded to; None for embeddings.
+        fraction: Share of the training clips that was used; None for all.
+        split: Origin of training and test clips, in words.
+        metric: ``accuracy``, the mean over runs of the share of correct clips, or ``mAP``, the mean over runs of mean
+            average precision. The latter is the mean over classes with a positive test clip.
     """
 
     method: Literal["fine-tuning", "linear-probe"]
@@ -59,17 +60,17 @@ class FinetuneRun(Part):
     """One training and its test, on one fold with one seed.
 
     Attributes:
-        fold: The split that was tested.
-        seed: Of the training, and of the choice of clips under a fraction.
-        train_clips: That were trained on.
-        batch: Clips in a batch; None for a probe.
-        strength: scikit-learn's C, as chosen; None for a fine-tuning.
-        test_sha256: Of the test clips' ids, in the order of `groups`: runs where it is the same pair clip by clip.
-        groups: [number, clips] of each group of test clips, in order; numbers are the same in all runs of the record.
-        correct: One digit a test clip, in the order of `groups` and in a group by id; empty under mAP.
-        per_class: [right, all] test clips of each class; under mAP [0, positive clips].
-        average_precision: Under mAP, of each class that has a positive test clip.
-        history: Some entries of the training's.
+        fold: Name of the tested split.
+        seed: Seed of the training, and of the choice of clips under a fraction.
+        train_clips: Number of clips trained on.
+        batch: Number of clips in a batch; None for a probe.
+        strength: Chosen C of scikit-learn; None for a fine-tuning.
+        test_sha256: SHA-256 of the test clips' ids, in the order of `groups`. Runs with equal ones pair clip by clip.
+        groups: Groups of test clips as [number, clips], in order; numbers are the same in all runs of the record.
+        correct: Correctness as one digit a test clip, in the order of `groups` and in a group by id; empty under mAP.
+        per_class: Test clips of each class as [correct, all]; under mAP as [0, positive clips].
+        average_precision: Average precision of each class with a positive test clip, under mAP.
+        history: Selected entries of the training's history.
     """
 
     fold: Text
@@ -85,31 +86,31 @@ class FinetuneRun(Part):
     history: tuple[dict[str, float], ...] = ()
 
     def tested(self) -> Scored:
-        """The test clips: their groups, and which are right."""
+        """Test clips with their groups and correctness."""
         numbers, counts = np.array(self.groups, np.int64).reshape(-1, 2).T
         return Scored(np.repeat(numbers, counts), np.frombuffer(self.correct.encode(), np.uint8) - np.float64(ord("0")))
 
     def value(self) -> float:
-        """Accuracy, or mAP."""
+        """Accuracy, or mAP if average precisions are stored."""
         if self.average_precision:
             return float(np.mean(list(self.average_precision.values())))
         return self.correct.count("1") / max(1, len(self.correct))
 
 
 class GroupIntervals(Part):
-    """95% intervals of the score, by what they speak of: new groups (recordings, speakers, videos), trained alike."""
+    """95% intervals of the score by population: new groups (recordings, speakers, videos) under the same training."""
 
     groups: HalfInterval
 
 
 class FinetuneScore(Part):
-    """The mean over runs, a fraction, and half the width of its 95% interval.
+    """Mean over runs, a fraction, and half-width of its 95% interval.
 
     Attributes:
-        value: Of the setting's metric.
-        intervals: Accuracy's is recomputed from the runs; mAP's cannot be without the scores of every clip, which the
-            training's folder keeps.
-        method: How the interval is computed.
+        value: Mean of the setting's metric.
+        intervals: Intervals of the mean. Accuracy's is recomputed from the runs. mAP's needs the scores of every clip,
+            which only the training's folder keeps.
+        method: Formula of the interval.
         seeds_std: Standard deviation (n - 1) over seeds of the mean over folds; None for one seed.
     """
 
@@ -128,18 +129,18 @@ class FinetuneScore(Part):
 
 
 class FinetuneCost(Part):
-    """What all runs took."""
+    """Time and memory of all runs together."""
 
     seconds: Seconds
     peak_memory_mb: Annotated[float, Field(ge=0)] | None
 
 
 class FinetuneResult(SoundsRecord):
-    """A fine-tuning or linear probe of one encoder on one task: the last epoch of every run, on clips it never saw.
+    """A fine-tuning or linear probe of one encoder on one task, tested after the last epoch on clips never trained on.
 
     Attributes:
-        model: The encoder that it starts from.
-        task: The clip table, with the labels and groups that were used.
+        model: Identity of the encoder before training.
+        task: Clip table, with the labels and groups that were used.
     """
 
     kind: Literal["finetune"] = "finetune"
@@ -153,7 +154,7 @@ class FinetuneResult(SoundsRecord):
     provenance: Provenance
 
     def place(self) -> str:
-        """``<task>@<version>/<model>/finetune`` or ``probe``."""
+        """Place in a store: ``<task>@<version>/<model>/finetune`` or ``probe``."""
         method = "probe" if self.setting.method == "linear-probe" else "finetune"
         return f"{self.task.name}@{self.task.version}/{self.model.name}/{method}"
 
@@ -161,7 +162,7 @@ class FinetuneResult(SoundsRecord):
         """Recomputes digests, counts, the score and, for accuracy, its interval.
 
         Raises:
-            ValueError: They disagree with what is stated.
+            ValueError: A stated value disagrees with the recomputed one.
         """
         super().check()
         setting, runs = self.setting, self.runs
@@ -199,7 +200,7 @@ class FinetuneResult(SoundsRecord):
 
 
 def seeds_std(runs: Sequence[FinetuneRun]) -> float | None:
-    """The spread over seeds of the mean over folds; None for one seed."""
+    """Standard deviation (n - 1) over seeds of the mean over folds; None for one seed."""
     seeds = sorted({run.seed for run in runs})
     means = [np.mean([run.value() for run in runs if run.seed == seed]) for seed in seeds]
     return float(np.std(means, ddof=1)) if len(seeds) > 1 else None

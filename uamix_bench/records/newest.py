@@ -1,7 +1,7 @@
-"""The newest of several records of one evaluation, and of several versions of the data under one name. Free of torch.
+"""Newest of several records of one evaluation, and of several versions of the data under one name. Free of torch.
 
-A user's own folder keeps its name when its clips or their sounds change. Only records of its newest version can stand
-side by side, so tables, pages and exports show these, and say in a line what they leave out.
+A user's own folder keeps its name when its clips or their sounds change. Only records of its newest version are
+comparable. So tables, pages and exports show these, and name the records left out in a line.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Newest(NamedTuple, Generic[AnyRecord]):
     """Records that may be shown together.
 
     Attributes:
-        records: Those that are kept, in the order of their start.
-        superseded: Number of those that a later record of the same model and evaluation replaces.
-        earlier: A line for each data set of which records of an earlier version are left out.
+        records: Records that are kept, in the order of their start.
+        superseded: Number of records that a later record of the same model and evaluation replaces.
+        earlier: Lines for the reader, one for each data set of which records of an earlier version are left out.
     """
 
     records: list[AnyRecord]
@@ -32,11 +32,11 @@ class Newest(NamedTuple, Generic[AnyRecord]):
 
 
 def newest(records: Iterable[AnyRecord]) -> Newest[AnyRecord]:
-    """Keeps of each evaluation the latest record, and of a user's own data the records of its newest version.
+    """Keeps the latest record of each evaluation, and the records of the newest version of a user's own data.
 
-    The version of own data is its clip table's, and within one table that of the sounds. The digest of sounds is of the
-    clips that were drawn, so it is compared within one setting; a record of another setting is left out too where it
-    is older than a record of sounds that have changed since. One that does not say its sounds counts as the oldest.
+    The version of own data is its clip table's and, within one table, that of the sounds. The digest of sounds covers
+    the drawn clips, so it is compared within one setting. A record of another setting is left out too if it is older
+    than a record of sounds that have changed since. A record without a digest of its sounds counts as the oldest.
 
     Args:
         records: Few-shot results or fine-tunings of any models and tasks; each id counts once.
@@ -80,7 +80,7 @@ def _table(record: Result | FinetuneResult) -> tuple[str, str]:
 
 
 def _question(record: Result | FinetuneResult) -> str:
-    """Digest of what was asked of a model, whatever the sounds."""
+    """Digest of the requested evaluation: task, setting and draw, without model and sounds."""
     if isinstance(record, Result):
         setting, drawn = record.protocol.model_dump(mode="json"), [record.episodes.algorithm, record.episodes.digest]
     else:

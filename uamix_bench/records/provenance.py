@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, device, command. No user name, host or absolute path."""
+"""Provenance of a result: versions, device, command. No user name, host or absolute path."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _HOST = re.compile(r"(?<=--engine-address[ =])(?!local\b|slurm\b)\S+")
 
 
 def collect(device: str = "cpu") -> Provenance:
-    """Describes this process, now.
+    """Describes this process at the time of the call.
 
     Args:
-        device: The torch device that the model is on, such as ``cpu`` or ``cuda:1``.
+        device: Torch device of the model, such as ``cpu`` or ``cuda:1``.
     """
     revision, dirty = git_state()
     return Provenance(
@@ -54,17 +54,17 @@ def collect(device: str = "cpu") -> Provenance:
 
 
 def package_version() -> str:
-    """The version of this package; ``unknown`` where it runs without being installed."""
+    """Version of this package; ``unknown`` if it is not installed."""
     return _version("uamix-bench") or "unknown"
 
 
 def package_versions() -> dict[str, str]:
-    """The versions of the packages that scores may depend on."""
+    """Versions of the packages that scores may depend on."""
     return {name: version for name in PACKAGES if (version := _version(name))}
 
 
 def git_state(folder: Path = _SOURCE) -> tuple[str | None, bool | None]:
-    """Returns revision and dirty flag of the checkout that the package runs from; (None, None) where it is none."""
+    """Returns revision and dirty flag of the package's git checkout; (None, None) if there is none."""
     if not (folder / ".git").exists():
         return None, None
     revision = _git(folder, "rev-parse", "HEAD")
@@ -73,7 +73,7 @@ def git_state(folder: Path = _SOURCE) -> tuple[str | None, bool | None]:
 
 
 def device_name(device: str = "cpu") -> str:
-    """The model name of a processor or GPU, such as ``cuda: NVIDIA H100``."""
+    """Model name of a processor or GPU, such as ``cuda: NVIDIA H100``."""
     kind = device.partition(":")[0]
     if kind == "cuda":
         import torch
@@ -83,7 +83,7 @@ def device_name(device: str = "cpu") -> str:
 
 
 def peak_memory_mb(device: str = "cpu") -> float | None:
-    """The most memory that this process has held, in 10^6 bytes; the GPU's where the model is on one."""
+    """Peak memory of this process in 10^6 bytes; that of the GPU if the model is on one."""
     if device.startswith("cuda"):
         import torch
 
@@ -99,12 +99,12 @@ def peak_memory_mb(device: str = "cpu") -> float | None:
 
 
 def command(argv: list[str]) -> str:
-    """The command line with only the base names of what lies outside the working folder, and without hosts."""
+    """Command line without hosts, and with only the base names of paths outside the working folder."""
     return fit(_HOST.sub("HOST:PORT", shlex.join([Path(argv[0]).name, *map(scrub, argv[1:])])))
 
 
 def scrub(text: str) -> str:
-    """Makes a text fit for a record: paths within the working folder relative to it, any other cut to its base name."""
+    """Makes a text fit for a record: paths in the working folder become relative to it, others become base names."""
     return fit(_PATH.sub(lambda found: _shorten(found[0]), text))
 
 

@@ -1,4 +1,4 @@
-"""What all persisted records share: strict parts, an id over their content, strict reading of files. Free of torch."""
+"""Base of all persisted records: strict parts, an id over the content, strict reading of files. Free of torch."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,39}$")]
 
 
 class Part(BaseModel):
-    """A part of a record: frozen, with no field beyond its own, and no NaN or infinity in it."""
+    """A part of a record: frozen, without unknown fields, NaN or infinities."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Skipped(Part):
-    """A clip that was set aside, and why."""
+    """A clip that was skipped, with the reason."""
 
     clip: Text
     reason: Text
 
     @classmethod
     def unread(cls, task: TaskData) -> tuple[Self, ...]:
-        """The clips of a task that are sounds by name and whose format is not read."""
+        """Clips of a task that are sounds by name but have a format that is not read."""
         return tuple(cls(clip=fit(one.clip), reason=fit(one.reason)) for one in task.unread)
 
 
 class Status(Part):
-    """Whether all of the task was evaluated; what is not complete is never ranked or paired.
+    """Completeness of an evaluation. Incomplete results are compared only if they left out the same broken clips.
 
     Attributes:
-        complete: Whether it was.
-        limited: Whether only the first clips of each class were asked for.
-        partial: What the copy of the data set lacks; empty for a whole one.
-        skipped: Clips that were set aside.
-        notes: What else a reader needs, one line each; nothing is told by their wording alone.
+        complete: True if the whole task was evaluated.
+        limited: True if only the first clips of each class were requested.
+        partial: Clips that the copy of the data set lacks, in words; empty for a whole copy.
+        skipped: Clips that were skipped.
+        notes: Further facts for readers, one line each. Programs need not read them.
     """
 
     complete: bool
@@ -74,7 +74,7 @@ class Status(Part):
 
 
 class HalfInterval(Part):
-    """Half the width of a 95% interval or, where it cannot be given, the reason."""
+    """Half-width of a 95% interval or, if it cannot be given, the reason."""
 
     half_width: HalfWidth | None
     reason: Text = ""
@@ -87,23 +87,23 @@ class HalfInterval(Part):
 
     @classmethod
     def of(cls, interval: Interval) -> Self:
-        """That of a computed one."""
+        """Half-width of a computed interval."""
         return cls(half_width=interval.half_width, reason=interval.reason)
 
 
 def task_label(name: str, version: str) -> str:
-    """What tables call a task: name and version; of a user's own data the name alone, as its version is a hash."""
+    """Label of a task in tables: name and version, or the name alone for a user's own data, whose version is a hash."""
     return name if name.startswith("local/") else f"{name}@{version}"
 
 
 class TaskIdentity(Part):
-    """The clip table that the episodes were drawn from, and the sounds.
+    """Identity of a task: the clip table that the episodes were drawn from, and the sounds.
 
     Attributes:
-        clips_sha256: Of the table: ids, labels, groups and splits.
-        content_sha256: Of the bytes of the clips that were used, by their order in the table (`sounds_sha256` in
-            `uamix_bench.storage.digests`), for a user's own data; None where name and version stand for the sounds,
-            and the provenance has the digest.
+        clips_sha256: SHA-256 of the clip table: ids, labels, groups and splits.
+        content_sha256: SHA-256 of the bytes of the used clips, in the order of the table (`sounds_sha256` in
+            `uamix_bench.storage.digests`), for a user's own data. None if name and version identify the sounds; the
+            provenance then has the digest.
     """
 
     name: Name
@@ -116,12 +116,12 @@ class TaskIdentity(Part):
 
     @classmethod
     def of(cls, task: TaskData, content_sha256: str | None, classes: int | None = None) -> Self:
-        """That of a task's clips.
+        """Identity of a task's clips.
 
         Args:
-            task: The task.
-            content_sha256: Of the bytes of the clips that are used; None where they are not looked at.
-            classes: How many, where a clip may have several, so that labels are no classes.
+            task: Data of the task.
+            content_sha256: SHA-256 of the bytes of the used clips; None if the bytes are not read.
+            classes: Number of classes of a task whose clips may have several; None counts the labels.
         """
         return cls(
             name=task.name,
@@ -135,17 +135,17 @@ class TaskIdentity(Part):
 
     @property
     def own(self) -> bool:
-        """Whether it is a user's own folder or list, whose version is the hash of its clip table."""
+        """True for a user's own folder or list, whose version is the hash of its clip table."""
         return self.name.startswith("local/")
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """Label of the task in tables."""
         return task_label(self.name, self.version)
 
 
 class Cost(Part):
-    """What the run took. Results of one sweep share one embedding pass, and each states it whole."""
+    """Time and memory of a run. Results of one sweep share one embedding pass, and each states its whole cost."""
 
     embedded_clips: Count
     embed_s: Seconds
@@ -154,10 +154,10 @@ class Cost(Part):
 
 
 class Provenance(Part):
-    """Where a record comes from; holds no user name, host or absolute path.
+    """Provenance of a record, without user name, host or absolute path.
 
-    `content_sha256` is that of the sounds that were used, whatever the task; None in a record that says nothing of
-    them, as those of schema version 1 and trainings.
+    `content_sha256` is the digest of the used sounds, for any task. It is None in records without it: those of schema
+    version 1, and trainings.
     """
 
     package: Text
@@ -173,16 +173,16 @@ class Provenance(Part):
 
 
 class Record(Part):
-    """What is written once, by whoever ran it, and read by anyone. A kind of record subclasses it.
+    """A record that is written once and never changed. Each kind of record is a subclass.
 
     Attributes:
-        schema_version: Of the file's form.
-        kind: Tells the kinds apart; each fixes its own.
+        schema_version: Version of the file's schema.
+        kind: Name of the kind, fixed by each subclass.
         id: SHA-256 (hex) of the canonical JSON of `content`.
-        largest_bytes: Above which a file of the kind is refused.
+        largest_bytes: Size limit in bytes of a file of this kind; larger files are refused.
 
     Raises:
-        pydantic.ValidationError: A field is wrong, or the parts disagree: what can be recomputed is.
+        pydantic.ValidationError: A field is invalid, or a recomputed value disagrees with a stated one.
     """
 
     largest_bytes: ClassVar[int] = 8 * 2**20  # 10,000 episodes over 1,000 classes take 0.1 MB
@@ -193,31 +193,34 @@ class Record(Part):
 
     @classmethod
     def create(cls, **parts: Any) -> Self:
-        """Builds a record from its parts, all but `id`."""
+        """Builds a record from its parts, without `id`."""
         unsigned = cls.model_construct(id="", **parts)
         return cls(id=unsigned.expected_id(), **parts)
 
     def content(self) -> dict[str, Any]:
-        """What the id is taken over, as plain data: by default all but the id, the cost and the provenance."""
+        """Plain data that the id is computed from: by default all parts except id, cost and provenance."""
         return self.model_dump(mode="json", exclude={"schema_version", "id", "cost", "provenance"})
 
     def expected_id(self) -> str:
-        """The id that the content gives."""
+        """Id computed from the content."""
         return files.digest(self.content())
 
     def place(self) -> str:
-        """Where a store keeps it: folders, and how the file's name begins."""
+        """Place in a store: folders, and the beginning of the file's name."""
         raise NotImplementedError
 
     def unit(self) -> str | None:
-        """A digest of what was asked, where the outcome must then be the same; None where it need not be."""
+        """Key of the requested evaluation. Records with equal keys must have equal outcomes.
+
+        None, the default, if outcomes may differ.
+        """
         return None
 
     def check(self) -> None:
-        """Recomputes what can be recomputed of the parts.
+        """Recomputes the values that follow from other parts.
 
         Raises:
-            ValueError: They disagree; the words say which.
+            ValueError: Parts disagree; the text names them.
         """
 
     @model_validator(mode="after")
@@ -231,7 +234,7 @@ class Record(Part):
 
 
 class SoundsRecord(Record):
-    """A record of an outcome on sounds: what tells that two are of the same."""
+    """A record of an outcome on sounds, with the digests that identify the sounds."""
 
     if TYPE_CHECKING:  # each kind places them in its own order
         task: TaskIdentity
@@ -239,14 +242,14 @@ class SoundsRecord(Record):
 
     @property
     def sounds_recorded(self) -> bool:
-        """Whether it says which sounds it is of: those of schema version 1 do not, and are never reused."""
+        """True if the record has the digest of its sounds. Those of schema version 1 have none and are never reused."""
         return self.provenance.content_sha256 is not None
 
     def check(self) -> None:
-        """Makes sure that both digests of the sounds are one.
+        """Makes sure that both digests of the sounds are equal.
 
         Raises:
-            ValueError: They are not.
+            ValueError: The digests differ.
         """
         stated = self.task.content_sha256
         if stated is not None and stated != self.provenance.content_sha256:
@@ -257,14 +260,15 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
-    """Reads a record's file, from whoever it comes.
+    """Reads a record's file, which may come from anyone.
 
     Args:
-        path: The file.
-        kinds: The kinds that it may be of.
+        path: Path of the file.
+        kinds: Accepted kinds of record, by name.
 
     Raises:
-        BadInputError: Not such a record, not strict JSON (NaN, repeated keys, too long or deep), or its parts disagree.
+        BadInputError: The file is no such record or no strict JSON (NaN, repeated keys, too long or deep), or its parts
+            disagree.
         MachineError: The file cannot be read.
     """
     text, document = read_json(path, max(kind.largest_bytes for kind in kinds.values()))
@@ -294,10 +298,10 @@ def load(path: Path, kinds: Mapping[str, type[AnyRecord]]) -> AnyRecord:
 
 
 def agrees(field: str, stated: float | None, expected: float | None) -> None:
-    """Holds a stated number against the one that follows from the other parts.
+    """Compares a stated number with the one recomputed from the other parts.
 
     Raises:
-        ValueError: They differ by more than rounding, or one of them is null.
+        ValueError: The numbers differ by more than rounding, or one of them is null.
     """
     if stated is None or expected is None:
         same = stated == expected
@@ -318,15 +322,15 @@ def read_json(path: Path, largest: int) -> tuple[str, Any]:
     """Reads a file of strict JSON: no NaN, no number beyond a float's range, no repeated key, UTF-8.
 
     Args:
-        path: The file.
-        largest: Bytes.
+        path: Path of the file.
+        largest: Size limit of the file in bytes.
 
     Returns:
-        Its text, and the document in it.
+        The text of the file, and the document parsed from it.
 
     Raises:
-        BadInputError: It is no such file.
-        MachineError: It cannot be read.
+        BadInputError: The file is larger, missing, or no strict JSON.
+        MachineError: The file cannot be read.
     """
     try:
         with files.regular(path).open("rb") as file:

@@ -1,4 +1,4 @@
-"""The command line that repeats a result: the one mapping from a record's fields to flags. Free of torch."""
+"""Command line that repeats a result: the one mapping from a record's fields to flags. Free of torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SHORT = {"n_way": "--n", "k_shot": "--k", "n_query": "--q"}  # the flag of any 
 
 
 def repeat_command(result: Result) -> str:
-    """The command line that evaluates a result's cell again, every word of it quoted for a shell.
+    """Command line that repeats the evaluation of a result, with every word quoted for a shell.
 
-    A user's own weights, code, data and lists are no part of a record: words in capitals say where they go.
+    A user's own weights, code, data and lists are no part of a record: words in capitals mark their places.
     """
     model, task, status = result.model, result.task, result.status
     evaluated = ["uamix-bench", "fewshot", *_model(result), "--task", _data(result)]
@@ -27,7 +27,7 @@ def repeat_command(result: Result) -> str:
 
 
 def protocol_flags(protocol: Protocol) -> list[str]:
-    """The flags of ``uamix-bench fewshot`` that give a protocol; what is unset has none."""
+    """Flags of ``uamix-bench fewshot`` for a protocol. Unset fields have none."""
     words = ["--protocol", "metaaudio"] if protocol.name.startswith("metaaudio") else []
     words += ["--classes", "FILE"] if protocol.name.endswith("-classes") else []
     for field in type(protocol).model_fields:

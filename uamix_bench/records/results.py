@@ -1,4 +1,4 @@
-"""Result, the record of one model x one task x one protocol. Free of torch."""
+"""Record of a few-shot evaluation (`Result`): one model x one task x one protocol. Free of torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from uamix_bench.util import files
 
 
 class Episodes(Part):
-    """The draw, and its outcome: correct queries of each episode, of n_way * n_query."""
+    """Draw of the episodes and its outcome: correct queries of each episode, of n_way * n_query."""
 
     algorithm: Text
     digest: Sha256
@@ -41,12 +41,13 @@ class Episodes(Part):
 
 
 class Intervals(Part):
-    """95% intervals of the mean accuracy, by what they speak of.
+    """95% intervals of the mean accuracy, by population.
 
     Attributes:
-        episodes: Another draw from these clips, 1.96 x population standard deviation / sqrt(n): the conventional one.
-        clips: New clips of these classes.
-        classes: New classes too.
+        episodes: Conventional interval, for another draw from these clips: 1.96 x population standard deviation /
+            sqrt(n).
+        clips: Interval for new clips of these classes.
+        classes: Interval for new classes.
     """
 
     episodes: HalfInterval
@@ -55,14 +56,14 @@ class Intervals(Part):
 
 
 class Score(Part):
-    """Mean accuracy over episodes, and half-widths of its 95% intervals; all fractions."""
+    """Mean accuracy over episodes and half-widths of its 95% intervals, all as fractions."""
 
     accuracy: Fraction
     intervals: Intervals
 
     @property
     def ci95(self) -> float | None:
-        """Half-width of the conventional interval, which speaks of these clips only."""
+        """Half-width of the conventional interval, which covers only the draw of episodes from these clips."""
         return self.intervals.episodes.half_width
 
     @property
@@ -77,7 +78,7 @@ class Score(Part):
 
 
 class Result(SoundsRecord):
-    """The persisted record of a few-shot evaluation."""
+    """Persisted record of a few-shot evaluation."""
 
     kind: Literal["fewshot"] = "fewshot"
     status: Status
@@ -92,7 +93,7 @@ class Result(SoundsRecord):
     provenance: Provenance
 
     def content(self) -> dict[str, Any]:
-        """What was evaluated and what came out of it; mean and intervals follow from these."""
+        """Plain data of the evaluation and its outcome, from which mean and intervals follow."""
         return {
             "kind": self.kind,
             "model": self.model.model_dump(mode="json"),
@@ -105,21 +106,21 @@ class Result(SoundsRecord):
         }
 
     def place(self) -> str:
-        """``<task>@<version>/<model>/<n>w<k>s``."""
+        """Place in a store: ``<task>@<version>/<model>/<n>w<k>s``."""
         return place(self.model, self.task, self.protocol)
 
     def unit(self) -> str | None:
-        """Model, clip table with its sounds, protocol and draw of a complete result."""
+        """Digest of model, clip table with sounds, protocol and draw; None if incomplete or without sounds' digest."""
         if not (self.status.complete and self.sounds_recorded):
             return None
         asked = (self.model, self.task, self.protocol)
         return files.digest([*(part.model_dump(mode="json") for part in asked), self.episodes.digest])
 
     def cell(self) -> str | None:
-        """Digest of what results that may be compared share: clips, sounds, protocol, draw and precision.
+        """Digest that comparable results share, of clips, sounds, protocol, draw and precision.
 
-        Results that left out the same broken clips share it, and none with a complete one. It is None for a limited
-        result and for one on an incomplete copy, which are compared with nothing.
+        Results that left out the same broken clips share it with one another, but not with a complete result. It is
+        None for a limited result and for one on an incomplete copy, which are never compared.
         """
         status = self.status
         if status.limited or status.partial or not (status.complete or status.skipped):
@@ -129,11 +130,11 @@ class Result(SoundsRecord):
         return files.digest([*parts, *drawn, self.model.dtype, [one.clip for one in status.skipped]])
 
     def accuracies(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """(E,) float64 accuracy of each episode."""
+        """Accuracy of each episode, (E,) float64."""
         return np.asarray(self.episodes.correct, np.float64) / (self.protocol.n_way * self.protocol.n_query)
 
     def answers(self, task: TaskIdentity, protocol: Protocol, digest: str) -> bool:
-        """Whether this is a complete result of this clip table, protocol and draw; of any model, and of any sounds."""
+        """Test for a complete result of this clip table, protocol and draw; of any model, and of any sounds."""
         table = task.model_copy(update={"content_sha256": self.task.content_sha256})
         asked = (table, protocol, digest)
         return self.status.complete and asked == (self.task, self.protocol, self.episodes.digest)
@@ -142,7 +143,7 @@ class Result(SoundsRecord):
         """Recomputes mean and conventional interval, lengths and sums.
 
         Raises:
-            ValueError: They disagree with what is stated.
+            ValueError: A stated value disagrees with the recomputed one.
         """
         super().check()
         protocol, correct = self.protocol, self.episodes.correct
@@ -165,12 +166,12 @@ class Result(SoundsRecord):
 
 
 def place(model: ModelIdentity, task: TaskIdentity, protocol: Protocol) -> str:
-    """Where a store keeps the results of a cell: ``<task>@<version>/<model>/<n>w<k>s``."""
+    """Place of results in a store, by model, task, ways and shots: ``<task>@<version>/<model>/<n>w<k>s``."""
     return f"{task.name}@{task.version}/{model.name}/{protocol.n_way}w{protocol.k_shot}s"
 
 
 def other_model(here: ModelIdentity, there: ModelIdentity) -> Iterator[tuple[str, object, object]]:
-    """What differs between two models of one name and may be why their scores do: what it is, and both values."""
+    """Differences between two models of one name that may explain their scores: a name each, and both values."""
     for what, field in _MODEL_FACTS.items():
         one, other = getattr(here, field), getattr(there, field)
         if one != other:
@@ -189,5 +190,5 @@ _MODEL_FACTS = {
 
 
 def load_result(path: Path) -> Result:
-    """Reads a few-shot result's file: :func:`uamix_bench.records.record.load` of this kind alone."""
+    """Reads a few-shot result's file by :func:`uamix_bench.records.record.load`; other kinds are refused."""
     return record.load(path, {"fewshot": Result})

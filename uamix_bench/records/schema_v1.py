@@ -1,6 +1,6 @@
-"""Records of schema version 1 in the form of version 2: what they do not say (which sounds they are of) stays unsaid.
+"""Upgrade of records of schema version 1 to version 2. The digest of sounds, which version 1 lacks, stays empty.
 
-Nothing else knows of version 1. Its id is held to its content here; in version 2 the record has another. Free of torch.
+No other module knows version 1. Its id is verified here; in version 2 the record has another id. Free of torch.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _LIMITED, _PARTIAL = "--limit: a part of each class; not comparable", "--allow-p
 
 
 class OldRecordError(ValueError):
-    """A document is no record of schema version 1, or its parts disagree."""
+    """Refusal of a document that is no record of schema version 1, or whose parts disagree."""
 
 
 def upgraded(document: Document) -> Document:
-    """A record of version 1, as its JSON was read, in the form of version 2; its `id` is still the old one.
+    """A record of version 1, as parsed from JSON, in the form of version 2. Its `id` is still the old one.
 
     Raises:
-        OldRecordError: Its id is not that of its content, or it has not the form of version 1.
+        OldRecordError: The id does not match the content, or the document has not the form of version 1.
     """
     try:
         made: Document = _KINDS[document["kind"]](document)
@@ -99,7 +99,7 @@ def _hold(document: Document, signed: Document) -> None:
 
 
 def _status(document: Document) -> Document:
-    """What notes told by their beginnings, in fields of its own; and that the sounds are not recorded."""
+    """Status with fields for facts that version 1 kept in notes, and a note that the sounds are not recorded."""
     status: Document = document["status"]
     told = tuple(f"{name}: " for name in _INTERVALS)
     kept = [note for note in status["notes"] if not note.startswith((*told, _LIMITED, _PARTIAL))]

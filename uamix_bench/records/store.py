@@ -1,4 +1,4 @@
-"""ResultStore, a folder of immutable records, and the reading of any of them by its kind. Free of torch."""
+"""Folder of immutable records (`ResultStore`), and a reader for records of any kind. Free of torch."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ KINDS: dict[str, type[Record]] = {
 
 
 def load_record(path: Path) -> Record:
-    """Reads a record of any kind: :func:`uamix_bench.records.record.load`."""
+    """Reads a record of any kind by :func:`uamix_bench.records.record.load`."""
     return load(path, KINDS)
 
 
 class Found(NamedTuple):
-    """What files hold: the records with their paths, and what is wrong with the others."""
+    """Records read from files, with their paths, and the errors of the other files."""
 
     records: tuple[tuple[Path, Record], ...]
     bad: tuple[BadInputError, ...]
@@ -55,7 +55,7 @@ def read_all(paths: Iterable[Path]) -> Found:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of the files: what any record keeps to, but for what only arithmetic can tell."""
+    """JSON Schema (draft 2020-12) of the files. It holds all rules for records except those that need arithmetic."""
     from pydantic import Field, TypeAdapter
 
     kinds: Any = Annotated[Union[tuple(KINDS.values())], Field(discriminator="kind")]  # noqa: UP007
@@ -67,7 +67,7 @@ class ResultStore:
     """A folder of immutable record files, safe for many writers at once, merged by copying files together.
 
     Args:
-        folder: Where; default ``UAMIX_BENCH_HOME/results``.
+        folder: Folder of the records; default ``UAMIX_BENCH_HOME/results``.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -77,20 +77,20 @@ class ResultStore:
         """Makes sure that a record can be written here, before any long work.
 
         Raises:
-            MachineError: It cannot.
+            MachineError: No record can be written.
         """
         files.check_writable(self.folder)
 
     def path(self, record: Record) -> Path:
-        """Where a record stands: its place, a hyphen, the first 12 digits of its id, ``.json``."""
+        """Path of a record: its place, a hyphen, the first 12 digits of its id, ``.json``."""
         return self.folder / f"{record.place()}-{record.id[:12]}.json"
 
     def write(self, record: Record) -> Path:
-        """Writes a record; one that is there stays as it is, and its path is returned.
+        """Writes a record and returns its path. An identical record that exists is kept.
 
         Raises:
-            BadInputError: Another outcome of the same unit is there, another record holds the name, or the file that
-                does is damaged.
+            BadInputError: Another outcome of the same evaluation exists, another record holds the name, or the file of
+                that name is damaged.
             MachineError: The folder cannot be written.
         """
         path = self.path(record)
@@ -108,7 +108,7 @@ class ResultStore:
     ) -> Iterator[tuple[Path, Result]]:
         """Finds the complete few-shot results of this model's name, clip table, protocol and draw.
 
-        They may be of other weights, code or sounds: that is the caller's to ask.
+        They may be of other weights, code or sounds, which the caller must compare.
         """
         for path in self._beside(results.place(model, task, protocol)):
             result = load_result(path)
@@ -120,12 +120,12 @@ class ResultStore:
             yield path, load_record(path)
 
     def _beside(self, place: str) -> list[Path]:
-        """The files of one place, sorted."""
+        """Files of one place, sorted."""
         start = self.folder / place
         return sorted(start.parent.glob(f"{start.name}-*.json"))
 
     def _refuse_conflict(self, record: Record, path: Path) -> None:
-        """Raises an alarm where the same unit has come out differently before."""
+        """Raises an error if the store holds another outcome of the same evaluation."""
         unit = record.unit()
         if unit is None:
             return
@@ -140,7 +140,7 @@ class ResultStore:
 
 
 def _create(path: Path, content: bytes) -> bool:
-    """Writes a file whole under a name that nothing holds yet; False where another process was first."""
+    """Writes a file whole under an unused name. Returns False if another process was first."""
     files.sweep(path.parent)
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
     try:

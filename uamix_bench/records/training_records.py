@@ -1,4 +1,4 @@
-"""The records of what changes weights. Free of torch."""
+"""Records of trainings and ablations. Free of torch."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from uamix_bench.util import files
 
 
 class DataIdentity(Part):
-    """The sounds that a training saw.
+    """Identity of the training sounds.
 
     Attributes:
-        name: Of their task.
-        version: Of their task.
-        sha256: Of the clip table.
-        content_sha256: Of the bytes of its files; None where schema version 1 did not record it.
+        name: Name of the task.
+        version: Version of the task.
+        sha256: SHA-256 of the clip table.
+        content_sha256: SHA-256 of the bytes of the files; None in records of schema version 1, which lack it.
     """
 
     name: Name
@@ -40,23 +40,22 @@ class DataIdentity(Part):
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """Label of the sounds in tables."""
         return task_label(self.name, self.version)
 
 
 class StageCost(Part):
-    """What a stage took in the process that finished the training, from where it began or was resumed.
+    """Cost of a stage in the process that finished the training, from its beginning or its last resume.
 
     Attributes:
-        name: The stage.
-        clips: That the steps saw, of all processes.
-        seconds: That the steps took.
-        waiting_s: Of them, how long the model waited for its inputs.
-        clips_s: Clips per second.
-        matrix_share: Share of the GPU's own rate of bfloat16 matrix products that the encoder's operations come to;
+        name: Name of the stage.
+        clips: Number of clips in the steps, over all processes.
+        seconds: Time of the steps, in seconds.
+        waiting_s: Time in the steps that the model waited for its inputs, in seconds.
+        clips_s: Number of clips per second.
+        matrix_share: Rate of the encoder's operations, as a share of the GPU's own rate of bfloat16 matrix products;
             None on a CPU.
-        peak_memory_mb: The most memory that the process, or its share of the GPU, had held by the stage's end, in 10^6
-            bytes.
+        peak_memory_mb: Peak memory of the process, or of its share of the GPU, up to the stage's end, in 10^6 bytes.
     """
 
     name: Text
@@ -69,19 +68,19 @@ class StageCost(Part):
 
 
 class TrainingRecord(Record):
-    """A training: what it was asked to do, on what, and what came out.
+    """A training: its recipe, its data and its outcome.
 
     Attributes:
-        recipe: Every hyper-parameter, as `Recipe.model_dump(mode="json")` gives it.
-        recipe_sha256: Its digest, which models and results carry.
-        data: The sounds.
-        parent_sha256: Of the weights that it began from; None from scratch.
-        weights_sha256: Of the weights file that it wrote.
-        train_seed: Of every random draw.
-        history: One entry per logged step: ``stage``, ``step``, ``loss``, ``lr`` and the stage's own figures.
+        recipe: Every hyper-parameter, as given by `Recipe.model_dump(mode="json")`.
+        recipe_sha256: SHA-256 of the canonical JSON of the recipe, which models and results carry.
+        data: Identity of the sounds.
+        parent_sha256: SHA-256 of the weights that the training began from; None from scratch.
+        weights_sha256: SHA-256 of the weights file that the training wrote.
+        train_seed: Seed of every random draw.
+        history: Entries of the log, one per logged step: ``stage``, ``step``, ``loss``, ``lr`` and the stage's figures.
         skipped: Clips that could not be read.
-        cost: Of the stages.
-        partial: What the data lacks, where it is an incomplete copy.
+        cost: Cost of each stage.
+        partial: Clips that an incomplete copy of the data lacks, in words; else empty.
     """
 
     kind: Literal["training"] = "training"
@@ -98,14 +97,14 @@ class TrainingRecord(Record):
     provenance: Provenance
 
     def place(self) -> str:
-        """``training/<data>@<version>/<first 12 of the recipe's digest>``."""
+        """Place in a store: ``training/<data>@<version>/<first 12 of the recipe's digest>``."""
         return f"training/{self.data.name}@{self.data.version}/{self.recipe_sha256[:12]}"
 
     def check(self) -> None:
         """Recomputes the recipe's digest.
 
         Raises:
-            ValueError: It, or the seed, is not that of the recipe.
+            ValueError: The digest or the seed is not that of the recipe.
         """
         if files.digest(self.recipe) != self.recipe_sha256:
             raise ValueError("recipe_sha256 is not that of the recipe")
@@ -114,14 +113,14 @@ class TrainingRecord(Record):
 
 
 class Arm(Part):
-    """A training of an ablation, and how it did.
+    """An arm of an ablation: one training and its few-shot results.
 
     Attributes:
-        label: Mixing and varied fields; the same for all seeds.
-        reference: Whether the others are held against it: the recipe's own setting, with t-cutmix.
-        varied: What it was given of the fields that the ablation varies, ``mix`` among them, by their names.
-        training: What was trained.
-        results: Its few-shot results, task by task and cell by cell; all arms have the same.
+        label: Mixing and varied fields in words; the same for all seeds.
+        reference: True for the arm that others are compared with: the recipe's own setting, with t-cutmix.
+        varied: Values of the fields that the ablation varies, by name, ``mix`` among them.
+        training: Record of the training.
+        results: Few-shot results of the trained model, by task and protocol, which are the same for all arms.
     """
 
     label: Text
@@ -132,7 +131,7 @@ class Arm(Part):
 
 
 class SetAside(Part):
-    """An arm that could not be trained or evaluated, and why."""
+    """An arm that could not be trained or evaluated, with the reason."""
 
     label: Text
     seed: Count
@@ -145,9 +144,9 @@ class AblationRecord(Record):
     Differences are not stored: a reader computes them from the episodes.
 
     Attributes:
-        init: What all arms began from, as it was given.
-        assumed: Whether ways and shots form a grid, which the paper's figures have without saying its numbers.
-        arms: Seed by seed, the reference of the seed first.
+        init: Starting weights of all arms, as given by the user.
+        assumed: True if ways and shots form a grid. The paper's figures have one but do not state its numbers.
+        arms: Arms of the ablation by seed, the seed's reference first.
         set_aside: Arms that failed.
     """
 
@@ -162,11 +161,11 @@ class AblationRecord(Record):
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds, in order."""
+        """Seeds of the trainings, in order."""
         return tuple(dict.fromkeys(arm.training.train_seed for arm in self.arms))
 
     def content(self) -> dict[str, Any]:
-        """What was asked, and the ids of what came out."""
+        """Plain data of the request, and the ids of trainings and results."""
         return {
             "kind": self.kind,
             "init": self.init,
@@ -183,16 +182,16 @@ class AblationRecord(Record):
         }
 
     def place(self) -> str:
-        """``ablation/<data>@<version>/<first 12 of the digest of the first reference's recipe>``."""
+        """Place in a store: ``ablation/<data>@<version>/<first 12 of the digest of the first reference's recipe>``."""
         first = self.arms[0].training
         return f"ablation/{first.data.name}@{first.data.version}/{first.recipe_sha256[:12]}"
 
     def check(self) -> None:
-        """Makes sure that the arms may be compared.
+        """Makes sure that the arms are comparable.
 
         Raises:
-            ValueError: A seed has no reference, an arm is there twice, was trained on something else, differs in a
-                field that is not varied, or was evaluated on other episodes.
+            ValueError: A seed has no reference, an arm is listed twice, was trained on other data, differs in a field
+                that is not varied, or was evaluated on other episodes.
         """
         if not self.arms:
             raise ValueError("there are no arms")
@@ -223,7 +222,7 @@ class AblationRecord(Record):
 
 
 def _asked(arm: Arm) -> list[str]:
-    """What an arm's results were asked, all of it but the weights."""
+    """Digests of the evaluations of an arm, without its weights."""
     for result in arm.results:
         if not result.status.complete:
             raise ValueError(f"{arm.label}: its result on {result.task.name} is partial")
@@ -243,7 +242,7 @@ def _asked(arm: Arm) -> list[str]:
 
 
 def _differing(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
-    """The fields, those inside others with a dot, that two recipes have different."""
+    """Names of the fields in which two recipes differ, with a dot for nested fields."""
     found = []
     for name in {**one, **other}:
         here, there = one.get(name), other.get(name)

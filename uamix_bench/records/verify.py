@@ -1,6 +1,6 @@
-"""What a record claims, held against the clip table that its episodes were drawn from, and against other records.
+"""Verification of records by the clip table that their episodes were drawn from, and by other records.
 
-That a file's own parts agree (mean, conventional interval, id, sums) is held whenever it is read.
+A file's own parts (mean, conventional interval, id, sums) are verified whenever it is read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ROUNDING = 1e-9  # sums in another order, on another machine
 
 
 def conflicts(records: Iterable[tuple[Path, Record]]) -> Iterator[tuple[Path, str]]:
-    """Finds records of one evaluation that came out differently: every file after the first, and the reason."""
+    """Finds records of one evaluation with different outcomes: every file after the first, and the reason."""
     first: dict[str, tuple[Path, str]] = {}
     for path, record in records:
         unit = record.unit()
@@ -31,12 +31,12 @@ def conflicts(records: Iterable[tuple[Path, Record]]) -> Iterator[tuple[Path, st
 
 
 def disagreements(result: Result, drawn: EpisodeSet, content_sha256: str | None) -> Iterator[str]:
-    """Says what of a result is not what its episodes, drawn again from the same clip table, give.
+    """Yields the disagreements between a result and its episodes, drawn again from the same clip table.
 
     Args:
-        result: The result.
-        drawn: Its episodes, drawn again.
-        content_sha256: Of the sounds that they draw, as they are here; None where these are not looked at.
+        result: Result to verify.
+        drawn: Episodes of the result, drawn again.
+        content_sha256: SHA-256 of the drawn sounds on this disk; None if they are not read.
     """
     stated = result.episodes
     if drawn.digest != stated.digest:

@@ -1,1 +1,1 @@
-"""Episodes, classifiers, statistics, metrics, health: pure functions."""
+"""Episodes, classifiers, statistics, metrics and embedding health, as pure functions."""

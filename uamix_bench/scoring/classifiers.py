@@ -1,4 +1,4 @@
-"""Few-shot classifiers: embeddings and episode indices in, hits out; one function each, over all episodes.
+"""Few-shot classifiers, one function each, from embeddings and episode indices to correct counts of all episodes.
 
 Each takes
 
@@ -6,11 +6,11 @@ Each takes
 - support: (E, N, K) int64, rows of `embeddings`, class slot by class slot,
 - query: (E, N, Q) int64, rows of `embeddings`,
 
-and returns a `Score`. Scores are taken on embeddings minus the mean over the n rows (pooled transformer features share
-a large common part that costs float32 its digits); where a classifier depends on the origin, the mean is accounted for.
-Rows far out have no part in that mean, and where there are some, or the scale is extreme, scores are taken in float64.
-Equal scores go to the lowest class slot; equal are those that differ by no more than float32 may err (`_ROUNDING`), for
-a matrix product need not round the same sum in two columns alike.
+and returns a `Score`. Scores are computed on embeddings minus the mean over the n rows, as pooled transformer features
+share a large common part that costs float32 its digits. A classifier that depends on the origin accounts for the mean.
+Outlying rows are left out of that mean. If there are any, or the scale is extreme, scores are computed in float64.
+Ties go to the lowest class slot. Scores are tied if they differ by no more than float32 may err (`_ROUNDING`), as a
+matrix product need not round the same sum in two columns alike.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Score(NamedTuple):
     """Correctly classified queries.
 
     Attributes:
-        correct: (E,) int64, per episode, of N * Q.
-        hits: (E, N) int64, per class slot, of Q.
-        chosen: (E, N, Q) the class slot that each query was given, in the smallest unsigned type that holds N.
+        correct: Number of correct queries of each episode, of N * Q, (E,) int64.
+        hits: Number of correct queries of each class slot, of Q, (E, N) int64.
+        chosen: Predicted class slot of each query, (E, N, Q), in the smallest unsigned type that holds N.
     """
 
     correct: Integers
@@ -59,7 +59,7 @@ def nearest_centroid(embeddings: Floats, support: Integers, query: Integers) -> 
 
 
 def cosine(embeddings: Floats, support: Integers, query: Integers) -> Score:
-    """Mean of the supports with the largest cosine to the query; the origin is that of the raw embeddings.
+    """Mean of the supports with the largest cosine to the query. The origin is that of the raw embeddings.
 
     easyfsl's `SimpleShot` is this classifier.
     """
@@ -79,8 +79,8 @@ def simpleshot(embeddings: Floats, support: Integers, query: Integers) -> Score:
     """SimpleShot's CL2N (Wang et al. 2019, section 3): centre, scale to unit length, nearest centroid.
 
     SimpleShot centres with the mean over its base classes. There are none here: the mean is over the n rows
-    passed, which are the clips of all episodes without their labels, so it knows a little of the queries'
-    distribution. Rows more than ten times as far out as the median row have no part in it.
+    passed, which are the clips of all episodes without their labels. So it holds some information on the queries'
+    distribution. Rows more than ten times as far out as the median row are left out of the mean.
     """
     table = _centred(embeddings).table
     table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), np.finfo(table.dtype).tiny)
@@ -102,10 +102,10 @@ def knn(embeddings: Floats, support: Integers, query: Integers, neighbors: int =
     Equal votes go to the class with the nearest support among the voters.
 
     Args:
-        embeddings: (n, D) float32.
-        support: (E, N, K) int64.
-        query: (E, N, Q) int64.
-        neighbors: How many supports vote, at most N * K.
+        embeddings: Embeddings of the clips, (n, D) float32.
+        support: Rows of the supports, (E, N, K) int64.
+        query: Rows of the queries, (E, N, Q) int64.
+        neighbors: Number of supports that vote, at most N * K.
     """
     table, _, square = _centred(embeddings)
     ways, shots = support.shape[1:]
@@ -126,9 +126,9 @@ def knn(embeddings: Floats, support: Integers, query: Integers, neighbors: int =
 def logistic_regression(embeddings: Floats, support: Integers, query: Integers) -> Score:
     """Multinomial logistic regression with an L2 penalty and a free intercept: scikit-learn's default.
 
-    It minimises sum_i -log p(y_i | x_i) + |W|^2 / 2 (for two classes |W|^2, which is what scikit-learn's
-    single weight vector amounts to). The optimum lies in the span of the supports, so it is sought there, in
-    at most N * K dimensions.
+    It minimises sum_i -log p(y_i | x_i) + |W|^2 / 2. For two classes the penalty is |W|^2, which is equivalent to
+    scikit-learn's single weight vector. The optimum lies in the span of the supports, so it is sought there, in at
+    most N * K dimensions.
     """
     table = _centred(embeddings).table
     ways, shots = support.shape[1:]
@@ -156,14 +156,14 @@ CLASSIFIERS: dict[str, Callable[[Floats, Integers, Integers], Score]] = {
 
 
 def classify(name: str, embeddings: Floats, support: Integers, query: Integers, neighbors: int = 1) -> Score:
-    """Score of the classifier of that name in `CLASSIFIERS`; `neighbors` is for knn alone."""
+    """Score by the classifier of a name in `CLASSIFIERS`; `neighbors` is for knn alone."""
     if name == "knn":
         return knn(embeddings, support, query, neighbors)
     return CLASSIFIERS[name](embeddings, support, query)
 
 
 class _Centred(NamedTuple):
-    """Embeddings minus their mean: (n, D) float32 or float64, the (D,) mean, and the median squared length of a row."""
+    """Embeddings minus their mean, (n, D) float32 or float64; the mean, (D,); the median squared length of a row."""
 
     table: Table
     mean: Doubles
@@ -171,7 +171,7 @@ class _Centred(NamedTuple):
 
 
 def _centred(embeddings: Floats) -> _Centred:
-    """Takes away the mean over all rows that are not far out."""
+    """Subtracts the mean over all rows that are not outliers."""
     with np.errstate(over="ignore", invalid="ignore"):
         mean = embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
         table = embeddings - mean
@@ -190,7 +190,7 @@ def _centred(embeddings: Floats) -> _Centred:
 
 
 def _is_safe(table: Floats, squares: Floats, square: float, about_middle: float) -> bool:
-    """Whether float32 serves: no row far out has moved the mean, and no product of two lengths leaves its range."""
+    """Test that float32 suffices: no outlier has moved the mean, and no product of two lengths leaves its range."""
     largest = float(squares.max())
     if largest == 0.0:  # all rows equal, or squares too small for float32
         return not table.any()
@@ -200,37 +200,37 @@ def _is_safe(table: Floats, squares: Floats, square: float, about_middle: float)
 
 
 def _squares(rows: Doubles) -> Doubles:
-    """The squared lengths of (n, D) rows: (n,)."""
+    """Squared lengths (n,) of rows (n, D)."""
     lengths: Doubles = np.vecdot(rows, rows)
     return lengths
 
 
 def _typical(squares: Doubles) -> float:
-    """The median squared length of the rows that have any: copies of one clip may be most of a table."""
+    """Median squared length of the rows that are not zero, as copies of one clip may be most of a table."""
     positive = squares[squares > 0]
     return float(np.median(positive)) if len(positive) else 0.0
 
 
 def _centroids(shots: Table) -> tuple[Table, None]:
-    """The means that queries are to be near to."""
+    """Means of the supports of each class, without biases."""
     centroids = np.add.reduce(shots, axis=2)
     centroids *= shots.dtype.type(1 / shots.shape[2])
     return centroids, None
 
 
 def _scores(queries: Table, weights: Table, biases: Table | None) -> Table:
-    """``x . w + b``, or without biases what orders the weights by distance.
+    """Scores ``x . w + b``; without biases, scores that rank the weights by their distance from the query.
 
-    The largest ``x . w - |w|^2 / 2`` has the least ``|x - w|``. In float64 there are rows far out, between which
-    distances would be lost in the square of their length, so the distances themselves are taken.
+    The largest ``x . w - |w|^2 / 2`` has the least ``|x - w|``. In float64 there are outlying rows. The distances
+    between them would be lost in the square of their length, so the distances themselves are computed.
 
     Args:
-        queries: (B, Q, D).
-        weights: (B, M, D).
-        biases: (B, M).
+        queries: Embeddings of the queries, (B, Q, D).
+        weights: Weight vectors, (B, M, D).
+        biases: Biases of the weight vectors, (B, M); None for scores by distance.
 
     Returns:
-        (B, Q, M).
+        Scores, (B, Q, M).
     """
     if biases is None and weights.dtype == np.float64:
         from scipy.spatial.distance import cdist
@@ -242,7 +242,7 @@ def _scores(queries: Table, weights: Table, biases: Table | None) -> Table:
 
 
 def _best(scores: npt.NDArray[Any], margin: float) -> Integers:
-    """The lowest index of those within `margin` of the largest score, along the last axis."""
+    """Lowest index of the scores within `margin` of the largest, along the last axis."""
     largest = scores.max(axis=-1, keepdims=True)
     if scores.dtype == np.float64:  # of rows far out the scores are large, and so is their rounding
         margin = margin + _DOUBLE_ROUNDING * np.abs(largest)
@@ -259,16 +259,17 @@ def _linear(
     vote: Callable[[Table], Integers] | None = None,
     buffers: int = 1,
 ) -> Score:
-    """Scores queries by ``x . w + b`` or distance, a few episodes at a time in buffers that are used again.
+    """Scores queries by ``x . w + b`` or by distance, a few episodes at a time in reused buffers.
 
     Args:
-        table: (n, D) float32 or float64, which weights and scores share.
-        support: (E, N, K) int64.
-        query: (E, N, Q) int64.
-        fit: Supports (B, N, K, D) to weights (B, M, D) and biases (B, M), or None where the nearest weights win.
-        unit: The size of a usual score, for what counts as equal.
-        vote: Scores (B, N * Q, M) to class slots (B, N * Q); by default that of the largest.
-        buffers: How many times the usual number of episodes to gather; a fit of many small steps likes more.
+        table: Embeddings, (n, D) float32 or float64; weights and scores have the same type.
+        support: Rows of the supports, (E, N, K) int64.
+        query: Rows of the queries, (E, N, Q) int64.
+        fit: Function from supports (B, N, K, D) to weights (B, M, D) and biases (B, M), or None if the nearest weights
+            win.
+        unit: Size of a usual score, which scales the margin of ties.
+        vote: Function from scores (B, N * Q, M) to class slots (B, N * Q); by default the slot of the largest score.
+        buffers: Factor on the number of episodes in a batch; a fit of many small steps is faster with more.
     """
     episodes, ways, shots = support.shape
     queries, size = query.shape[2], table.shape[1]
@@ -297,12 +298,12 @@ def _softmax_regression(features: Doubles, targets: Doubles, penalty: float) -> 
     """Minimises ``sum -log softmax(X W + b)[y] + penalty |W|^2 / 2`` for B problems at once, by Newton steps.
 
     Args:
-        features: (B, m, r) float64.
-        targets: (m, N) float64, one-hot.
+        features: Features of the m supports of each problem, (B, m, r) float64.
+        targets: One-hot classes of the supports, (m, N) float64.
         penalty: Strength of the L2 term; the intercepts are free.
 
     Returns:
-        (B, r + 1, N) float64, the intercepts last.
+        Weights with the intercepts last, (B, r + 1, N) float64.
     """
     points = np.concatenate([features, np.ones((*features.shape[:2], 1))], axis=2)
     back = np.ascontiguousarray(points.transpose(0, 2, 1))
@@ -362,6 +363,6 @@ def _conjugate_gradient(points: Doubles, back: Doubles, p: Doubles, ridge: Doubl
 
 
 def _inner(left: Doubles, right: Doubles) -> Doubles:
-    """Inner product of each problem's matrices: (B,)."""
+    """Inner product of the two matrices of each problem, (B,)."""
     product: Doubles = (left * right).sum(axis=(1, 2))
     return product

@@ -1,6 +1,6 @@
 """Few-shot episodes: the protocol as data, and a draw that depends on protocol, labels and index only.
 
-The words of `ALGORITHM` in full, so that it can be derived again elsewhere (all integers unbounded):
+`ALGORITHM` in full, so that it can be implemented elsewhere (all integers unbounded):
 
 - key: the first 16 bytes, little-endian, of SHA-256 over the canonical JSON (sorted keys, no spaces, UTF-8)
   of {algorithm, seed, task, version, n_way, group_disjoint}.
@@ -61,15 +61,15 @@ Words = npt.NDArray[np.uint64]
 
 
 class Protocol(BaseModel):
-    """How episodes are drawn and scored: data, stored in every result as it is.
+    """Settings for drawing and scoring episodes, stored unchanged in every result.
 
     The defaults are the paper's: 600 episodes of 5 classes, 1 support and 15 queries a class, nearest
-    centroid. The name is a label and enters no draw. Classes with fewer than `min_clips` clips are left out, and those
-    with fewer than k_shot + n_query in any case. So the cells of a sweep over shots draw from the same classes
-    (`uamix_bench.scoring.sweep`).
+    centroid. The name is a label and does not change the draw. Classes with fewer than `min_clips` clips are left out,
+    and in any case those with fewer than k_shot + n_query. A common `min_clips` lets the protocols of a sweep over
+    shots draw from the same classes (`uamix_bench.scoring.sweep`).
 
     Raises:
-        pydantic.ValidationError: A field out of range, or an unknown one.
+        pydantic.ValidationError: A field is out of range or unknown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -88,7 +88,7 @@ class Protocol(BaseModel):
 
     @property
     def scored_by(self) -> str:
-        """The classifier in words."""
+        """Classifier in words, with its number of neighbors."""
         return self.classifier + (f" of {self.neighbors} neighbors" if self.neighbors > 1 else "")
 
     @model_serializer(mode="wrap")
@@ -106,7 +106,7 @@ class Protocol(BaseModel):
 
     @property
     def fewest_clips(self) -> int:
-        """Clips that a class needs to be drawn from."""
+        """Number of clips that a class needs to be drawn."""
         return max(self.k_shot + self.n_query, self.min_clips or 0)
 
     @field_validator("classifier")
@@ -129,13 +129,13 @@ class EpisodeSet:
     """Episodes as indices into a clip table of n clips.
 
     Attributes:
-        classes: (E, N) int64, indices into `class_names`.
-        support: (E, N, K) int64, rows of the clip table, in the order drawn.
-        query: (E, N, Q) int64, rows of the clip table, in the order drawn.
-        class_names: The C classes with enough clips, sorted.
-        classes_left_out: How many classes have too few clips, `Protocol.fewest_clips`.
-        class_of: (n,) int64, each clip's index in `class_names`, -1 where its class is left out.
-        table: The clip table.
+        classes: Class of each class slot, (E, N) int64, as an index into `class_names`.
+        support: Rows of the clip table that are supports, (E, N, K) int64, in the order drawn.
+        query: Rows of the clip table that are queries, (E, N, Q) int64, in the order drawn.
+        class_names: Names of the C classes with enough clips, sorted.
+        classes_left_out: Number of classes with fewer clips than `Protocol.fewest_clips`.
+        class_of: Class of each clip, (n,) int64, as an index into `class_names`; -1 if its class is left out.
+        table: Clip table that the episodes are drawn from.
     """
 
     classes: Integers
@@ -148,22 +148,22 @@ class EpisodeSet:
 
     @property
     def ids(self) -> Sequence[str]:
-        """The n clip ids of the table, in the caller's order."""
+        """Ids of the n clips of the table, in the caller's order."""
         return self.table.ids
 
     @property
     def group_of(self) -> Integers | None:
-        """(n,) int64: each clip's group (sorted, numbered from 0); None where every clip is a group of its own."""
+        """Number of each clip's group, (n,) int64, in sorted order from 0; None if every clip is its own group."""
         return self.table.group_of if self.table.grouped else None
 
     @cached_property
     def drawn(self) -> Integers:
-        """(E, N, K + Q) int64: the rows of each class slot, supports before queries."""
+        """Rows of each class slot, (E, N, K + Q) int64, supports before queries."""
         return np.concatenate([self.support, self.query], axis=2)
 
     @cached_property
     def clips(self) -> Integers:
-        """(U,) int64: the distinct rows drawn, ascending. Only these are ever embedded."""
+        """Distinct rows drawn, (U,) int64, ascending. Only these are ever embedded."""
         return np.flatnonzero(np.bincount(self.drawn.ravel(), minlength=len(self.ids)))
 
     @cached_property
@@ -176,14 +176,14 @@ class EpisodeSet:
 
     @cached_property
     def shared_group_share(self) -> float | None:
-        """Share of queries whose group is also the group of a support of the same episode, of whatever class.
+        """Share of queries whose group is also the group of a support of the same episode, of any class.
 
-        None where every clip is a group of its own.
+        None if every clip is its own group.
         """
         return None if self.group_of is None else self.shared(self.group_of)
 
     def shared(self, part_of: Integers) -> float:
-        """Share of queries whose part is also that of a support of the same episode; `part_of` is (n,) from 0."""
+        """Share of queries whose part is also a support's in the same episode. `part_of` (n,) numbers parts from 0."""
         supports = part_of[self.support].reshape(len(self.support), -1)
         queries = part_of[self.query].reshape(len(self.query), -1)
         held = np.zeros(int(part_of.max()) + 1, dtype=bool)
@@ -195,7 +195,7 @@ class EpisodeSet:
         return shared / queries.size
 
     def compact(self) -> tuple[Integers, Integers]:
-        """Support (E, N, K) and query (E, N, Q) as rows of a matrix with one row for each of `clips`."""
+        """Supports (E, N, K) and queries (E, N, Q) as rows of a matrix with one row for each of `clips`."""
         row = np.zeros(len(self.ids), dtype=np.int64)
         row[self.clips] = np.arange(len(self.clips))
         return row[self.support], row[self.query]
@@ -212,7 +212,7 @@ def draw(
     first: int = 0,
     episodes: int | None = None,
 ) -> EpisodeSet:
-    """Sorts a clip table and draws from it: `sort_clips`, then `draw_sorted`, whose arguments these are."""
+    """Sorts a clip table and draws episodes from it: `sort_clips`, then `draw_sorted`, with their arguments."""
     table = sort_clips(clips, labels, groups)
     return draw_sorted(protocol, table, task=task, version=version, first=first, episodes=episodes)
 
@@ -229,18 +229,18 @@ def draw_sorted(
     """Draws the episodes of `protocol` from a clip table.
 
     Args:
-        protocol: The protocol; its name, classifier and segments play no part.
-        table: The clips.
+        protocol: Protocol of the draw; its name, classifier and segments are unused.
+        table: Sorted clip table.
         task: Name of the task, part of the key.
         version: Version of the task, part of the key.
         first: Index of the first episode.
-        episodes: How many; by default the protocol's.
+        episodes: Number of episodes; by default the protocol's.
 
     Returns:
-        Episodes ``first .. first + episodes``, the same as in any longer draw.
+        Episodes ``first .. first + episodes``, identical to those of any longer draw.
 
     Raises:
-        UsageError: Fewer than n_way classes with enough clips, or a class whose groups are too few.
+        UsageError: Fewer than n_way classes have enough clips, or a class has too few groups.
     """
     count = protocol.episodes if episodes is None else episodes
     n, k, q = protocol.n_way, protocol.k_shot, protocol.n_query
@@ -285,7 +285,7 @@ def _key(protocol: Protocol, task: str, version: str) -> int:
 
 
 def _words(key: int, stream: int, start: int, count: int) -> Words:
-    """Words ``start .. start + count`` of a stream; the counter moves four words at a time."""
+    """Words ``start .. start + count`` of a random stream. The counter moves four words at a time."""
     skip = start % 4
     philox = np.random.Philox(key=key % 2**128, counter=(stream << 192) + start // 4)
     return philox.random_raw(skip + count)[skip:]
@@ -295,11 +295,11 @@ def _ranks(words: Sequence[Words] | Words, pool: Integers) -> npt.NDArray[np.int
     """Draws ranks without replacement, in order, side by side for M pools.
 
     Args:
-        words: (P, M) uint64, the word of each draw.
-        pool: Pool sizes, broadcast to (P, M); a pool may grow from draw to draw, at its end.
+        words: Random word of each draw, (P, M) uint64.
+        pool: Pool sizes, broadcast to (P, M). A pool may grow from draw to draw, at its end.
 
     Returns:
-        (P, M) int32, the ranks in 0 .. pool, distinct in each column.
+        Ranks in 0 .. pool, distinct in each column, (P, M) int32.
     """
     shape = len(words), len(words[0])
     sizes = np.broadcast_to(pool, shape)
@@ -331,7 +331,7 @@ def _disjoint(
     group_of: Integers,
     words: list[Words],
 ) -> tuple[Integers, Integers]:
-    """Draws with no group on both sides, for M class slots.
+    """Draws supports and queries that share no group, for M class slots.
 
     Returns:
         Queries (Q, M) and supports (K, M), as indices of `pools.rows`.
@@ -362,8 +362,8 @@ def _part_groups(
     """Orders the clips of an episode's classes by the words of their groups.
 
     Returns:
-        For each class the indices of `pools.rows` in that order, and (K, N), of how many of them, from the
-        first, support j is drawn; the queries are drawn from those behind ``[-1]``.
+        Indices of `pools.rows` in that order, for each class; and the number of them, from the first, that support j is
+        drawn from, (K, N). Queries are drawn from those behind ``[-1]``.
     """
     k, q = protocol.k_shot, protocol.n_query
     runs = [np.arange(pools.starts[c], pools.starts[c] + pools.sizes[c]) for c in classes]
@@ -386,7 +386,7 @@ def _part_groups(
 
 @dataclass(frozen=True)
 class _Pools:
-    """The classes with enough clips, as runs of one list sorted by class name and clip id."""
+    """Classes with enough clips, as runs of one list sorted by class name and clip id."""
 
     names: tuple[str, ...]
     sizes: Integers  # (C,)
@@ -395,7 +395,7 @@ class _Pools:
 
 
 def _eligible(protocol: Protocol, task: str, table: SortedClips) -> tuple[_Pools, Integers]:
-    """Leaves out the classes with too few clips; returns the pools and (n,) each clip's class among them, or -1."""
+    """Leaves out classes with too few clips. Returns the pools and each clip's class among them, (n,), or -1."""
     sizes = np.bincount(table.class_of, minlength=len(table.class_names))
     kept = np.flatnonzero(sizes >= protocol.fewest_clips)
     if len(kept) < protocol.n_way:

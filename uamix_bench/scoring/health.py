@@ -1,4 +1,4 @@
-"""Are these embeddings sane? Asked before any score and stored with it: broken encoders score too."""
+"""Health check of embeddings, made before any score and stored with it, as broken encoders give scores too."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ _EQUAL = 1e-5  # of a vector's largest value: ten times what float32 sums differ
 
 
 class Clips(NamedTuple):
-    """What notes call the n clips: their ids, and the labels of their classes."""
+    """Names of the n clips for notes: their ids, and the labels of their classes."""
 
     names: Sequence[str]
     labels: Sequence[str]
 
 
 class Health(BaseModel):
-    """What was found. All counts are of distinct clips: copies of one file are one clip.
+    """Health of embeddings. All counts are of distinct clips: copies of one file are one clip.
 
     Attributes:
-        verdict: ``red``: scores mean nothing; ``yellow``: they deserve a look; ``green``.
-        clips: Distinct clips looked at.
-        non_finite: Of these, the ones whose embedding holds a NaN or an infinity.
-        silent: Of these, the ones that are silent. They may share an embedding and count in nothing below.
-        duplicate_share: Share whose embedding equals that of another clip.
-        effective_rank: exp of the entropy of the normalised singular values of the centred embeddings (Roy
-            and Vetterli, "The effective rank", EUSIPCO 2007), on at most 2,000 clips; None below two.
+        verdict: Verdict on the embeddings: ``red`` if scores mean nothing, ``yellow`` if a note needs a look, else
+            ``green``.
+        clips: Number of distinct clips.
+        non_finite: Number of clips whose embedding holds a NaN or an infinity.
+        silent: Number of silent clips. They may share an embedding and are left out of the figures below.
+        duplicate_share: Share of clips whose embedding equals that of another clip.
+        effective_rank: Effective rank: exp of the entropy of the normalised singular values of the centred embeddings
+            (Roy and Vetterli, "The effective rank", EUSIPCO 2007), on at most 2,000 clips; None below two.
         norms: Least, median and largest Euclidean norm; None without a clip.
-        notes: What led to the verdict, and what else is worth knowing, one line each.
+        notes: Reasons for the verdict and further facts, one line each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,13 +59,13 @@ class Health(BaseModel):
 
 
 def check(vectors: Floats, keys: Sequence[bytes], silent: Mask | None = None, clips: Clips | None = None) -> Health:
-    """Looks at embeddings.
+    """Checks the health of embeddings.
 
     Args:
-        vectors: (n, D) float32.
-        keys: n digests of what was embedded; equal keys are one clip, but in the note of silent ones.
-        silent: (n,) bool, which clips are silent; None for none.
-        clips: What notes call the clips; without them notes have numbers alone.
+        vectors: Embeddings, (n, D) float32.
+        keys: Digests of the n embedded sounds. Clips with equal keys count once, except in the note on silent ones.
+        silent: Mask of the silent clips, (n,) bool; None for none.
+        clips: Names of the clips for notes; None gives notes with numbers alone.
     """
     _, first = np.unique(np.asarray(keys, "S"), return_index=True)
     first.sort()
@@ -116,31 +117,31 @@ def check(vectors: Floats, keys: Sequence[bytes], silent: Mask | None = None, cl
 
 
 def _silent_classes(silent: Mask, labels: Sequence[str]) -> list[str]:
-    """The classes with no clip that can be heard, sorted."""
+    """Labels of the classes whose clips are all silent, sorted."""
     every = np.asarray(labels, object)
     return sorted(set(every[silent]) - set(every[~silent]))
 
 
 def _of(chosen: Mask, what: str) -> str:
-    """Counts in words, up to the adjective: ``4 of 16 clips are``."""
+    """Count in words, up to the adjective: ``4 of 16 clips are``."""
     count = int(chosen.sum())
     return f"{count} of {len(chosen)} {what}s {'is' if count == 1 else 'are'}"
 
 
 def _named(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of further names."""
     listed = [str(name) for name in names]
     more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
     return ", ".join(listed[:_NAMED]) + more
 
 
 def raise_if_red(health: Health, subject: str, allow: bool = False) -> None:
-    """Stops before a score that means nothing.
+    """Refuses embeddings of red health, whose scores would mean nothing.
 
     Args:
-        health: Of the embeddings.
-        subject: Whose they are: the model's name, and the task's.
-        allow: Lets them pass (``--allow-unhealthy``).
+        health: Health of the embeddings.
+        subject: Names of model and task, for the error line.
+        allow: True accepts red health (``--allow-unhealthy``).
 
     Raises:
         BadInputError: The verdict is red and `allow` is False.
@@ -151,9 +152,9 @@ def raise_if_red(health: Health, subject: str, allow: bool = False) -> None:
 
 
 def duplicates(vectors: Floats) -> Mask:
-    """Which of (n, D) finite float32 `vectors` equal another, to 1e-5 of their largest value; (n,) bool.
+    """Mask (n,) bool of the finite float32 `vectors` (n, D) that equal another, to 1e-5 of their largest value.
 
-    Sorted by one projection, equals are neighbours, but for others that happen to fall between them.
+    Sorted by one projection, equal vectors are neighbours, unless others happen to fall between them.
     """
     direction = np.cos(np.arange(1, vectors.shape[1] + 1) ** 2)  # fixed, and aligned with nothing
     starts = range(0, len(vectors), 4_096)  # what is copied at a time
@@ -171,7 +172,7 @@ def duplicates(vectors: Floats) -> Mask:
 
 
 def effective_rank(vectors: Floats) -> float:
-    """The effective rank of (n, D) finite `vectors`: 1 along a line, at most min(n - 1, D), 0 if all are equal."""
+    """Effective rank of finite `vectors` (n, D): 1 along a line, at most min(n - 1, D), 0 if all are equal."""
     chosen = np.linspace(0, len(vectors) - 1, min(len(vectors), _RANK_ROWS)).round().astype(np.intp)
     centred = vectors[chosen].astype(np.float64)
     centred -= centred.mean(axis=0)

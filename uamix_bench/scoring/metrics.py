@@ -1,7 +1,7 @@
-"""Accuracy and mean average precision on test clips, with intervals that respect which clips belong together.
+"""Accuracy and mean average precision on test clips, with intervals clustered by group.
 
-Clips of one recording, speaker or video are right or wrong together, so the intervals treat groups, not clips, as the
-draws from the population. They speak of new groups under this training data, not of another training.
+Clips of one recording, speaker or video are right or wrong together. So the intervals treat groups, not clips, as the
+draws from the population. They cover new groups under this training data, not another training.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Scored(NamedTuple):
     """The test clips of one run.
 
     Attributes:
-        groups: (n,) int64 group of each clip, of one numbering over all runs.
-        values: (n,) float64 what the run got right of each clip, 0 or 1; or (n, C) scores of every class.
-        targets: (n, C) bool classes of each clip, where `values` are scores.
+        groups: Group of each clip, (n,) int64, of one numbering over all runs.
+        values: Correctness of each clip, 0 or 1, (n,) float64; or scores of every class, (n, C).
+        targets: Classes of each clip, (n, C) bool, if `values` are scores.
     """
 
     groups: Integers
@@ -38,12 +38,12 @@ class Scored(NamedTuple):
 
 
 def clustered_interval(runs: Sequence[Scored]) -> Interval:
-    """The interval of the mean over runs of the share of clips that are right: a cluster-robust standard error.
+    """Interval of the mean accuracy over runs, by a cluster-robust standard error.
 
     With weight w_i = 1 / (R n_r) for clip i of run r of R, y_i right or wrong, m = sum_i w_i y_i and
     d_g = sum over the clips of group g, in all runs, of w_i (y_i - m), the half-width is t(.975; G - 1) s with
-    s^2 = G / (G - 1) sum_g d_g^2. Where every clip is its own group and there is one run, this is the t interval of
-    the mean. Runs over the same clips (seeds) are no more draws: their groups are summed first.
+    s^2 = G / (G - 1) sum_g d_g^2. If every clip is its own group and there is one run, this is the t interval of the
+    mean. Runs over the same clips (seeds) are not independent draws: their groups are summed first.
     """
     groups = np.concatenate([run.groups for run in runs])
     weights = np.concatenate([np.full(len(run.groups), 1 / (len(runs) * len(run.groups))) for run in runs])
@@ -65,12 +65,12 @@ def average_precision(scores: Doubles, targets: Mask, weights: npt.ArrayLike | N
     """Average precision of one class, sum_n (R_n - R_{n-1}) P_n over thresholds, as scikit-learn defines it.
 
     Args:
-        scores: (n,) of the clips; equal ones share a threshold.
-        targets: (n,) whether a clip is of the class.
-        weights: (B, n) times that each clip counts, in each of B samples; None for once, B = 1.
+        scores: Scores of the clips, (n,); equal scores share a threshold.
+        targets: Mask of the clips of the class, (n,).
+        weights: Number of times that each clip counts in each of B samples, (B, n); None for once, B = 1.
 
     Returns:
-        (B,); NaN where no clip of the class counts.
+        Average precision of each sample, (B,); NaN if no clip of the class counts.
     """
     order = np.argsort(-scores, kind="stable")
     sorted_scores = scores[order]
@@ -84,15 +84,15 @@ def average_precision(scores: Doubles, targets: Mask, weights: npt.ArrayLike | N
 
 
 def average_precisions(scores: Doubles, targets: Mask) -> Doubles:
-    """(n, C) scores and targets -> (C,) average precision of each class, NaN for those without a positive clip."""
+    """Average precision of each class, (C,), from scores and targets (n, C); NaN without a positive clip."""
     return np.array([average_precision(scores[:, c], targets[:, c])[0] for c in range(scores.shape[1])])
 
 
 def bootstrap_interval(runs: Sequence[Scored], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """The interval of the mean over runs of mAP: 1.96 x its standard deviation over resamples of the groups.
+    """Interval of the mean mAP over runs: 1.96 x its standard deviation over resamples of the groups.
 
-    A resample draws as many groups as there are, with replacement, once for all runs; a class that has lost its
-    positive clips is left out of that resample's mean.
+    A resample draws as many groups as there are, with replacement, once for all runs. A class without a positive clip
+    is left out of that resample's mean.
     """
     numbers = np.unique(np.concatenate([run.groups for run in runs]))
     if len(numbers) < 2:

@@ -1,4 +1,4 @@
-"""Remarks on what episodes draw from: classes that are left out, groups that are none, copies of clips. Pure."""
+"""Remarks on the clips of episodes: classes left out, missing groups, copies of clips. Pure functions."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _PAIRS = 2  # of copies
 def remarks(
     protocols: Sequence[Protocol], draws: Sequence[EpisodeSet], first: Integers | None = None
 ) -> tuple[Remark, ...]:
-    """What must be known of scores on these episodes; nothing where there is nothing to say.
+    """Remarks for readers of scores on these episodes; empty if there are none.
 
     Args:
-        protocols: The cells of one sweep, or one alone.
-        draws: Their episodes, of one clip table of n rows.
-        first: (n,) for each clip drawn the first row of equal content (:func:`uamix_bench.data.copies.first_copies`);
-            None where sounds are not looked at.
+        protocols: Protocols of one sweep, or one alone.
+        draws: Episodes of each protocol, of one clip table of n rows.
+        first: First row of equal content for each clip drawn, (n,), from
+            :func:`uamix_bench.data.copies.first_copies`; None if sounds are not compared.
     """
     copies = _copies(protocols[0], draws, first) if first is not None else ()
     return (*_left_out(protocols, draws), *_ungrouped(protocols, draws), *copies)
 
 
 def _left_out(protocols: Sequence[Protocol], draws: Sequence[EpisodeSet]) -> Iterable[Remark]:
-    """The classes with too few clips; in the words of the cell that asks for most."""
+    """Remark on classes with too few clips, with the numbers of the protocol that needs most."""
     protocol, drawn = max(
         zip(protocols, draws, strict=True), key=lambda one: (one[0].fewest_clips, one[0].k_shot + one[0].n_query)
     )
@@ -46,13 +46,13 @@ def _left_out(protocols: Sequence[Protocol], draws: Sequence[EpisodeSet]) -> Ite
 
 
 def _ungrouped(protocols: Sequence[Protocol], draws: Sequence[EpisodeSet]) -> Iterable[Remark]:
-    """Group-disjoint episodes where there is no group of several clips."""
+    """Remark on group-disjoint episodes of a table without a group of several clips."""
     if any(protocol.group_disjoint for protocol in protocols) and draws[0].group_of is None:
         yield Remark("groups", "no two clips share a group, so that group-disjoint episodes keep nothing apart")
 
 
 def _copies(protocol: Protocol, draws: Sequence[EpisodeSet], first: Integers) -> Iterable[Remark]:
-    """The clips drawn whose content another one has, under another name and perhaps under another label."""
+    """Remark on drawn clips of equal content under other names, perhaps under other labels."""
     rows = np.unique(np.concatenate([drawn.clips for drawn in draws]))
     _, content, times = np.unique(first[rows], return_inverse=True, return_counts=True)
     copied = times[content] > 1

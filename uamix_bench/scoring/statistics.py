@@ -1,4 +1,4 @@
-"""Intervals and tests over episodes; each says which population it speaks of.
+"""Intervals and tests over episodes, each for a stated population.
 
 - These clips only (the sampler's error, which more episodes make as small as one likes):
   `conventional_interval`, `paired_t`, `sign_flip_p`.
@@ -31,8 +31,8 @@ class Interval(NamedTuple):
     """A 95% interval around the mean.
 
     Attributes:
-        half_width: In the unit of the values; None where it cannot be given.
-        reason: Why not; empty where it is given.
+        half_width: Half-width in the unit of the values; None if it cannot be given.
+        reason: Reason for a missing half-width; else empty.
     """
 
     half_width: float | None
@@ -40,13 +40,13 @@ class Interval(NamedTuple):
 
 
 class PairedT(NamedTuple):
-    """The paired t test of two models on the same episodes, first minus second; speaks of these clips only.
+    """Paired t test of two models on the same episodes, first minus second. Its population is these clips only.
 
     Attributes:
         difference: Mean of the differences.
-        half_width: Of the 95% t interval of the difference.
-        t: The statistic; None where all differences are equal.
-        p: Two-sided p of `t`; None where there is none.
+        half_width: Half-width of the 95% t interval of the difference.
+        t: Value of the t statistic; None if all differences are equal.
+        p: Two-sided p value of `t`; None if `t` is None.
     """
 
     difference: float
@@ -56,10 +56,10 @@ class PairedT(NamedTuple):
 
 
 def conventional_interval(values: npt.ArrayLike) -> Interval:
-    """The interval of the few-shot literature: 1.96 * population standard deviation / sqrt(n).
+    """Interval of the few-shot literature: 1.96 * population standard deviation / sqrt(n).
 
     Args:
-        values: (T,) accuracies of the episodes.
+        values: Accuracies of the episodes, (T,).
     """
     sample = np.asarray(values, np.float64)
     if len(sample) < 2:
@@ -70,17 +70,17 @@ def conventional_interval(values: npt.ArrayLike) -> Interval:
 def ci95_classes(
     values: npt.ArrayLike, classes: Integers, class_of: Integers, group_of: Integers | None = None
 ) -> Interval:
-    """The interval for new classes: a delete-one-class jackknife, plus the sampling error on this data.
+    """Interval for new classes: a delete-one-class jackknife, plus the sampling error on this data.
 
     With e_c the mean of the n_c episodes that hold class c, s2 the variance of the values, N ways, C classes
     and T episodes, the half-width is t(.975; C - 1) sqrt(v):
     v = (C - 1) / C (N / (C - N))^2 max(0, sum_c (e_c - mean)^2 - s2 sum_c (1 / n_c - 1 / T)) + s2 / T.
 
     Args:
-        values: (T,) accuracies of the episodes, or differences of two models' accuracies on the same ones.
-        classes: (T, N) int64, the class of each slot.
-        class_of: (n,) int64, the class of each clip of the table, -1 where left out.
-        group_of: (n,) int64, the group of each clip of the table; None where every clip is its own.
+        values: Accuracies of the episodes, (T,), or differences of two models' accuracies on the same episodes.
+        classes: Class of each class slot, (T, N) int64.
+        class_of: Class of each clip of the table, (n,) int64; -1 if it is left out.
+        group_of: Group of each clip of the table, (n,) int64; None if every clip is its own group.
     """
     sample = np.asarray(values, np.float64)
     (episodes, ways), count = classes.shape, int(class_of.max()) + 1
@@ -108,7 +108,7 @@ def ci95_clips(
     class_of: Integers,
     group_of: Integers | None = None,
 ) -> Interval:
-    """The interval for new clips of these classes: a delete-one-clip jackknife in each class, likewise.
+    """Interval for new clips of these classes: a delete-one-clip jackknife in each class, plus the sampling error.
 
     With G_c clips in class c, e_cg the mean of the T_cg episodes that hold clip g of class c, e_c and s2_c
     the mean and variance of the n_c that hold the class, q_c = (K + Q) / G_c, the half-width is 1.96 sqrt(v):
@@ -118,11 +118,11 @@ def ci95_clips(
     A clip that no episode holds is represented by the others of its class.
 
     Args:
-        values: (T,) accuracies of the episodes, or differences of two models' accuracies on the same ones.
-        classes: (T, N) int64, the class of each slot.
-        drawn: (T, N, K + Q) int64, rows of the clip table.
-        class_of: (n,) int64, the class of each clip of the table, -1 where left out.
-        group_of: (n,) int64, the group of each clip of the table; None where every clip is its own.
+        values: Accuracies of the episodes, (T,), or differences of two models' accuracies on the same episodes.
+        classes: Class of each class slot, (T, N) int64.
+        drawn: Rows of the clip table in each class slot, (T, N, K + Q) int64.
+        class_of: Class of each clip of the table, (n,) int64; -1 if it is left out.
+        group_of: Group of each clip of the table, (n,) int64; None if every clip is its own group.
     """
     sample = np.asarray(values, np.float64)
     episodes, ways, size = drawn.shape
@@ -157,7 +157,7 @@ def ci95_clips(
 
 
 def _units(class_of: Integers, group_of: Integers) -> tuple[Integers, Integers]:
-    """Returns (n,) the unit of each clip, a group within a class, and (U,) the class of each unit."""
+    """Returns the unit of each clip, (n,), and the class of each unit, (U,). A unit is a group within a class."""
     kept, groups = class_of >= 0, int(group_of.max()) + 1
     pairs, code = np.unique(class_of[kept] * groups + group_of[kept], return_inverse=True)
     unit_of = np.full(len(class_of), -1)
@@ -170,7 +170,7 @@ def _too_few_episodes(episodes: int, needed: int) -> str:
 
 
 def _crossed(class_of: Integers, group_of: Integers | None) -> str:
-    """Refuses groups that many classes share: without one class, or a clip of it, the others change too."""
+    """Reason to refuse groups that many classes share: without one class or clip, the other classes change too."""
     if group_of is None:
         return ""
     kept = class_of >= 0
@@ -191,14 +191,14 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
 
 def paired_t(first: npt.ArrayLike, second: npt.ArrayLike) -> PairedT:
-    """Compares two models on the same episodes by Student's t; `sign_flip_p`, of the differences, assumes less.
+    """Compares two models on the same episodes by Student's t. `sign_flip_p` of the differences assumes less.
 
     Args:
-        first: (T,) accuracies of one model.
-        second: (T,) accuracies of the other, in the same order.
+        first: Accuracies of one model, (T,).
+        second: Accuracies of the other model, (T,), in the same order.
 
     Raises:
-        ValueError: Fewer than two episodes, or different numbers of them.
+        ValueError: There are fewer than two episodes, or different numbers of them.
     """
     difference = _differences(first, second)
     count, mean, spread = len(difference), float(difference.mean()), float(difference.std(ddof=1))
@@ -212,14 +212,14 @@ def paired_t(first: npt.ArrayLike, second: npt.ArrayLike) -> PairedT:
 
 
 def sign_flip_p(differences: npt.ArrayLike, seed: int = 0) -> float:
-    """Two-sided p of the sign-flip permutation test of the mean.
+    """Two-sided p value of the sign-flip permutation test of the mean.
 
-    All sign patterns of the differences that are not zero where these are at most 16; else 9,999 drawn from
-    the raw output of Philox with `seed` as key, with the observed one counted in (Phipson and Smyth 2010).
+    It uses all sign patterns of the non-zero differences if these are at most 16. Otherwise it uses 9,999 patterns from
+    the raw output of Philox with `seed` as key, and counts the observed one too (Phipson and Smyth 2010).
 
     Args:
-        differences: (T,) paired differences.
-        seed: Key of the draw.
+        differences: Paired differences, (T,).
+        seed: Key of the random patterns.
     """
     values = np.asarray(differences, np.float64)
     values = values[values != 0.0]
@@ -241,10 +241,10 @@ def holm(p: npt.ArrayLike) -> Doubles:
     """Holm's adjusted p values (Holm 1979): max over j <= i of min(1, (m - j + 1) p_(j)), in the order given.
 
     Args:
-        p: (m,) p values of one declared family.
+        p: Raw p values of one declared family, (m,).
 
     Returns:
-        (m,) float64.
+        Adjusted p values, (m,) float64.
     """
     raw = np.asarray(p, np.float64)
     order = np.argsort(raw, kind="stable")
@@ -254,17 +254,17 @@ def holm(p: npt.ArrayLike) -> Doubles:
 
 
 def smallest_difference(first: npt.ArrayLike, second: npt.ArrayLike, power: float = 0.8) -> float:
-    """The smallest true difference that a paired t test at 5% would find with probability `power`.
+    """Smallest true difference that a paired t test at 5% would find with probability `power`.
 
-    (t(.975) + t(power)) s_d / sqrt(T), T - 1 degrees of freedom.
+    It is (t(.975) + t(power)) s_d / sqrt(T), with T - 1 degrees of freedom.
 
     Args:
-        first: (T,) accuracies of one model.
-        second: (T,) accuracies of the other, in the same order.
-        power: Probability of finding it.
+        first: Accuracies of one model, (T,).
+        second: Accuracies of the other model, (T,), in the same order.
+        power: Probability of finding the difference.
 
     Raises:
-        ValueError: Fewer than two episodes, or different numbers of them.
+        ValueError: There are fewer than two episodes, or different numbers of them.
     """
     from scipy.special import stdtrit
 
@@ -275,14 +275,14 @@ def smallest_difference(first: npt.ArrayLike, second: npt.ArrayLike, power: floa
 
 
 def exceeds_p(drop: float, error: float, margin: float = 0.0, freedom: float = math.inf) -> float:
-    """One-sided p of the hypothesis that a quantity fell by no more than `margin`.
+    """One-sided p value of the hypothesis that a quantity fell by no more than `margin`.
 
-    Below 0.05 the one-sided 95% interval of the drop excludes the margin.
+    If p is below 0.05, the one-sided 95% interval of the drop excludes the margin.
 
     Args:
-        drop: By how much it fell, as estimated.
-        error: The standard error of that, above 0.
-        margin: What it may fall by.
+        drop: Estimated drop of the quantity.
+        error: Standard error of the drop, above 0.
+        margin: Allowed drop.
         freedom: Degrees of freedom of `error`; infinite for the normal distribution.
     """
     from scipy.special import ndtr, stdtr
@@ -294,14 +294,14 @@ def exceeds_p(drop: float, error: float, margin: float = 0.0, freedom: float = m
 def smallest_drop(
     error: float, margin: float = 0.0, freedom: float = math.inf, level: float = 0.05, power: float = 0.8
 ) -> float:
-    """The smallest true drop that `exceeds_p` puts below `level` with probability `power`: margin + (z + z') error.
+    """Smallest true drop for which `exceeds_p` is below `level` with probability `power`: margin + (z + z') error.
 
     Args:
-        error: The standard error, above 0.
-        margin: As there.
-        freedom: As there.
-        level: Of the one-sided test.
-        power: Probability of finding it.
+        error: Standard error of the drop, above 0.
+        margin: Allowed drop.
+        freedom: Degrees of freedom of `error`; infinite for the normal distribution.
+        level: Level of the one-sided test.
+        power: Probability of finding the drop.
     """
     from scipy.special import ndtri, stdtrit
 
@@ -311,7 +311,7 @@ def smallest_drop(
 
 
 def power_of(drop: float, error: float, margin: float = 0.0, freedom: float = math.inf, level: float = 0.05) -> float:
-    """The probability that a true drop of this size is found; the inverse of `smallest_drop`."""
+    """Probability of finding a true drop of this size; the inverse of `smallest_drop`."""
     from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
     excess = (drop - margin) / error

@@ -1,4 +1,4 @@
-"""Sweeps over shots: every cell of one draws from the classes that its largest number of shots can use."""
+"""Sweeps over shots, whose protocols all draw from the classes that the largest number of shots can use."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from uamix_bench.scoring.episodes import PAPER, Protocol
 
 
 def sweep(protocols: Sequence[Protocol], table: SortedClips) -> list[Protocol]:
-    """The cells of a grid with the `min_clips` that gives all cells of a sweep the same classes.
+    """Protocols of a grid with the `min_clips` that gives all protocols of a sweep the same classes.
 
-    Cells that differ in ways, shots and `min_clips` alone are one sweep, a single cell too. Without this a larger
-    number of shots leaves out the small classes, and accuracy falls where it should rise. `min_clips` is stated where
-    it leaves out a class that supports and queries alone would keep, and None elsewhere: a cell of a sweep that loses
-    no class has the id that it has alone. What this returns, or a part of it, is returned unchanged.
+    Protocols that differ in ways, shots and `min_clips` alone are one sweep; a single protocol is one too. Otherwise a
+    larger number of shots leaves out the small classes, and accuracy falls although it should rise. `min_clips` is set
+    only if it leaves out a class that has enough supports and queries; else it is None. So a protocol of a sweep that
+    loses no class has the same id as alone. Protocols that this function returned are returned unchanged.
 
     Args:
-        protocols: The cells.
-        table: The clips that they draw from.
+        protocols: Protocols of the grid.
+        table: Clip table that the episodes are drawn from.
     """
     sizes = np.bincount(table.class_of, minlength=len(table.class_names))
     fewest: dict[Protocol, int] = {}
@@ -35,6 +35,6 @@ def sweep(protocols: Sequence[Protocol], table: SortedClips) -> list[Protocol]:
 
 
 def _kin(protocol: Protocol) -> Protocol:
-    """What the cells of one sweep share."""
+    """Fields that the protocols of one sweep share, with defaults in the free ones."""
     free = ("name", "n_way", "k_shot", "min_clips")
     return protocol.model_copy(update={name: getattr(PAPER, name) for name in free})

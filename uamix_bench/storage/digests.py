@@ -1,4 +1,4 @@
-"""Digests of what a result is of: sound files (each read once), weights, tensors. Files need no torch."""
+"""Digests of sound files (each read once), weights and tensors. Digests of files need no torch."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _PASSED_OVER = frozenset({"__pycache__"})  # folders that running code fills; an
 
 
 class FileDigests(NamedTuple):
-    """What was found of n files.
+    """Digests of n files, and the errors met.
 
     Attributes:
-        digests: SHA-256, 32 bytes each; zeros where a file could not be read.
-        failed: By index, why one could not.
-        warnings: What went wrong with keeping digests, one line each.
+        digests: SHA-256 of each file, 32 bytes; zeros for a file that could not be read.
+        failed: Error of each unreadable file, by the file's index.
+        warnings: Faults of the folder that keeps digests, one line each.
     """
 
     digests: list[bytes]
@@ -46,12 +46,12 @@ class FileDigests(NamedTuple):
 
 
 def file_digests(paths: Sequence[str], *, memo: bool = True, progress: Progress = SILENT) -> FileDigests:
-    """Digests files. With `memo`, one whose path, inode, size and times are those of an earlier run is not read again.
+    """Digests files. With `memo`, a file whose path, inode, size and times are unchanged is not read again.
 
     Args:
-        paths: The n files.
-        memo: Whether to look up and keep digests under ``UAMIX_BENCH_HOME/embeddings/files/``.
-        progress: Shows the files that are read.
+        paths: Paths of the n files.
+        memo: True looks up and keeps digests under ``UAMIX_BENCH_HOME/embeddings/files/``.
+        progress: Progress display of the files that are read.
     """
     store = ShardStore(files.home() / "embeddings" / "files", FILES_OWNER, 32)
     digests = [bytes(32)] * len(paths)
@@ -101,7 +101,7 @@ def sounds_sha256(file_digests: Sequence[bytes]) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 (hex) of a file; that of a large one is remembered, as for sound files, until it changes.
+    """SHA-256 (hex) of a file. The digest of a large file is kept until the file changes.
 
     Raises:
         BenchError: The file cannot be read.
@@ -114,19 +114,19 @@ def fingerprint(path: Path) -> str:
 
 
 def weights_sha256(path: Path, beside: Sequence[str] = (), whole: bool = True) -> str:
-    """SHA-256 (hex) of what a model is loaded from.
+    """SHA-256 (hex) of the weights that a model is loaded from.
 
-    That of a file is that of its bytes. That of a folder, or of a file with others beside it that are read with it, is
-    over the canonical JSON of the sorted pairs [name relative to the folder, SHA-256 of the file].
+    A file's digest is taken over its bytes. The digest of a folder, or of a file that is read with files beside it, is
+    taken over the canonical JSON of the sorted pairs [name relative to the folder, SHA-256 of the file].
 
     Args:
-        path: A file, or a folder: all files in it and below, but for hidden folders and ``__pycache__``.
-        beside: Names of files beside a file that are read with it where they exist.
-        whole: Whether all of a folder counts, as a stranger's class may read any of it; else its ``model.safetensors``,
-            which is all that the project's own adapters read.
+        path: A file, or a folder with all files in it and below, except hidden folders and ``__pycache__``.
+        beside: Names of files beside a file that are read with it if they exist.
+        whole: True digests all of a folder, as a user's own class may read any of it. False digests its
+            ``model.safetensors`` alone, which is all that the project's own adapters read.
 
     Raises:
-        BenchError: A file cannot be read, or the folder holds none.
+        BenchError: A file cannot be read, or the folder holds no file.
     """
     if path.is_dir() and not whole:
         path = path / "model.safetensors"
@@ -145,7 +145,7 @@ def weights_sha256(path: Path, beside: Sequence[str] = (), whole: bool = True) -
 
 
 def state_sha256(module: nn.Module, quick: bool = False) -> str:
-    """SHA-256 (hex) of a module's tensors, by name; `quick` takes CRCs of them, enough to notice later changes."""
+    """SHA-256 (hex) of a module's tensors, by name. `quick` takes their CRCs, which suffice to notice later changes."""
     import torch
 
     state = hashlib.sha256()
@@ -157,7 +157,7 @@ def state_sha256(module: nn.Module, quick: bool = False) -> str:
 
 
 def _stamp(path: str) -> tuple[bytes, bool]:
-    """What tells a file from its later states, digested, and whether it is old enough to be trusted to."""
+    """Digest of a file's path, size, times and inode, and True if the file is old enough to rely on it."""
     stat = os.stat(path)  # noqa: PTH116 - half the time of Path.stat, and there are 300,000
     if not S_ISREG(stat.st_mode):
         raise BadInputError(path, "is not a regular file", "give sound files")
@@ -176,7 +176,7 @@ def _sha256(path: str) -> bytes | BenchError:
 
 
 def _remembered(paths: Sequence[Path]) -> list[bytes]:
-    """The digests of files, of which only those that changed are read."""
+    """Digests of files. Only changed files are read."""
     done = file_digests([str(path) for path in paths])
     if done.failed:
         raise done.failed[min(done.failed)]
@@ -184,7 +184,7 @@ def _remembered(paths: Sequence[Path]) -> list[bytes]:
 
 
 def _below(root: Path) -> Iterator[tuple[str, Path]]:
-    """The files of a folder and those below, by their names relative to it; linked folders are entered, each once."""
+    """Files of a folder and below, with their names relative to it. Linked folders are entered, each once."""
     entered = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         entered.add(os.path.realpath(folder))

@@ -1,4 +1,4 @@
-"""Rows of bytes by key, in a folder of shards: checksummed, no pickle; several processes need no lock.
+"""Store of byte rows by key, in a folder of shards: checksummed, without pickle or locks between processes.
 
 A folder holds shards. A shard is written once, atomically, under a name made of its content::
 
@@ -6,11 +6,11 @@ A folder holds shards. A shard is written once, atomically, under a name made of
     header = magic, owner (32 bytes), n, w, SHA-256 over all of this and the index
     entry = CRC-32 of what follows, key (32 bytes), row (w bytes)
 
-Keys are digests, so the first 8 bytes of each, the index, tell where an entry stands (two keys that share them cost
-one of them a miss). Opening a shard reads header and index; entries that are not asked for are never read. Every byte
-is covered: what is truncated, flipped or foreign is a miss and a warning, and the shard is written anew without it.
-Small shards are merged as they gather; a reader whose shard was merged away looks again. A shard's modification time
-tells, to the hour, when it was last of use.
+Keys are digests. Their first 8 bytes are the index, which gives the position of an entry (two keys that share them cost
+one of them a miss). Opening a shard reads header and index; only requested entries are read. Every byte has a checksum.
+A truncated, changed or foreign entry is a miss and a warning, and the shard is rewritten without it. Small shards are
+merged when there are many; a reader whose shard was merged away looks again. A shard's modification time is the time of
+its last use, to the hour.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _LARGEST = 64 << 20  # bytes that a merge may make: what it holds in memory, and
 
 
 class _Damaged(Exception):
-    """A shard, or part of one, that is not what was written."""
+    """A shard, or part of one, that differs from what was written."""
 
 
 class _Shard(NamedTuple):
@@ -58,7 +58,7 @@ class _Shard(NamedTuple):
     prefixes: Prefixes
 
     def read(self, at: npt.NDArray[np.intp]) -> tuple[Keys, Bytes, Mask]:
-        """Reads the entries `at` (k,), ascending: keys (k,), rows (k, w), and (k,) which of them are whole."""
+        """Reads the entries `at` (k,), ascending: keys (k,), rows (k, w), and a mask (k,) of the intact ones."""
         entries = np.zeros((len(at), _ENTRY + self.width), np.uint8)
         starts = np.flatnonzero(np.diff(at, prepend=-2) != 1)  # runs of neighbours are read in one go
         origin = _HEADER.size + self.prefixes.nbytes
@@ -72,10 +72,10 @@ class _Shard(NamedTuple):
 
 
 class ShardStore:
-    """Rows of a fixed number of bytes by 32-byte key, in one folder of shards.
+    """Store of rows of a fixed number of bytes by 32-byte key, in one folder of shards.
 
-    Nothing here raises because the folder cannot be used: what fails becomes one of `warnings`, reads miss, and
-    after a failed write nothing more is written.
+    A folder that cannot be used raises no error. The fault becomes one of `warnings`, and reads find nothing. After a
+    failed write nothing more is written.
 
     Attributes:
         warnings: One line for each damaged shard found, and one for a folder that cannot be written.
@@ -90,7 +90,7 @@ class ShardStore:
         self._writable = True
 
     def get(self, keys: Sequence[bytes]) -> tuple[Mask, Bytes]:
-        """Looks up (m,) 32-byte `keys`: (m,) which are here, and (m, w) uint8 rows, zero where not."""
+        """Looks up 32-byte `keys` (m,): a mask (m,) of the keys found, and uint8 rows (m, w), zero for the others."""
         wanted = np.asarray(keys, "S32")
         found = np.zeros(len(wanted), np.bool_)
         rows = np.zeros((len(wanted), self._width), np.uint8)
@@ -124,7 +124,7 @@ class ShardStore:
         return found, rows
 
     def contains(self, keys: Sequence[bytes]) -> Mask:
-        """Looks (m,) 32-byte `keys` up in the indexes alone: (m,) which are here, unless their entries are damaged."""
+        """Looks up 32-byte `keys` (m,) in the indexes alone: a mask (m,) of keys found, damaged entries included."""
         prefixes = _prefixes(np.asarray(keys, "S32"))
         found = np.zeros(len(keys), np.bool_)
         pending = np.argsort(prefixes)
@@ -137,10 +137,10 @@ class ShardStore:
         return found
 
     def put(self, keys: Sequence[bytes], rows: Bytes) -> bool:
-        """Adds (n, w) uint8 `rows` under (n,) 32-byte `keys`; what is here already under a key stays.
+        """Adds uint8 `rows` (n, w) under 32-byte `keys` (n,). A row that is already stored under a key stays.
 
         Returns:
-            Whether the folder can be written, so that they are kept.
+            True if the folder can be written, so that the rows are kept.
         """
         if len(keys) and self._writable:
             self._write(np.asarray(keys, "S32"), rows)
@@ -148,7 +148,7 @@ class ShardStore:
         return self._writable
 
     def _open_all(self) -> list[_Shard]:
-        """The shards there are now, largest first; those seen before are not read again."""
+        """Shards that exist now, largest first. Shards that were opened before are not read again."""
         try:
             with os.scandir(self.folder) as entries:
                 names = {entry.name for entry in entries if entry.name.endswith(SUFFIX) and entry.is_file()}
@@ -173,7 +173,7 @@ class ShardStore:
         return sorted(self._shards.values(), key=lambda shard: (-shard.size, shard.path))
 
     def _write(self, keys: Keys, rows: Bytes) -> str | None:
-        """Writes one shard and returns its name, or None where the folder cannot be written."""
+        """Writes one shard and returns its name, or None if the folder cannot be written."""
         keys, first = np.unique(keys, return_index=True)
         entries = np.empty((len(keys), _ENTRY + self._width), np.uint8)
         entries[:, 4:_ENTRY] = keys.view(np.uint8).reshape(-1, 32)
@@ -198,7 +198,7 @@ class ShardStore:
         return None
 
     def _merge(self) -> None:
-        """Makes one shard of every _FAN of about a size: few shards, and a row is moved few times."""
+        """Merges every _FAN shards of similar size into one. That keeps shards few and moves a row few times."""
         sizes: dict[int, list[_Shard]] = {}
         for shard in reversed(self._open_all()):
             if shard.size < _LARGEST // 2:
@@ -210,7 +210,7 @@ class ShardStore:
                 self._rewrite(shards[:fitting])
 
     def _rewrite(self, shards: list[_Shard]) -> None:
-        """Replaces shards by one of their good rows. A kill in between leaves rows twice, which does no harm."""
+        """Replaces shards by one with their intact rows. A kill in between stores rows twice, which is harmless."""
         try:
             read = [shard.read(np.arange(len(shard.prefixes))) for shard in shards]
         except OSError:
@@ -232,7 +232,7 @@ class ShardStore:
 
 
 def count_rows(path: Path) -> int:
-    """The number of rows that a shard says it holds; 0 where it is none. Reads its header alone.
+    """Number of rows by a shard's header, which alone is read; 0 if the file is not a shard.
 
     Raises:
         OSError: The file cannot be read.
@@ -243,11 +243,11 @@ def count_rows(path: Path) -> int:
 
 
 def find_damage(path: Path, owner: str) -> str | None:
-    """Reads all of a shard and says what is wrong with it, or None.
+    """Reads a whole shard and returns the damage found as a text, or None.
 
     Args:
-        path: The shard.
-        owner: How its owner, in hex digits, must begin.
+        path: Path of the shard.
+        owner: Required beginning of the shard's owner, in hex digits.
 
     Raises:
         OSError: The file cannot be read.
@@ -285,7 +285,7 @@ def _open(path: Path) -> _Shard:
 
 
 def _room(folder: Path, needed: int) -> str:
-    """How much of the disk is free and how much a shard takes, for the warning."""
+    """Free and needed disk space in bytes, as a text for the warning."""
     try:
         return f" ({needed:,} bytes needed, {shutil.disk_usage(folder).free:,} free)"
     except OSError:
@@ -293,12 +293,12 @@ def _room(folder: Path, needed: int) -> str:
 
 
 def _prefixes(keys: Keys) -> Prefixes:
-    """The first 8 bytes of (n,) keys, as numbers in the keys' own order: (n,)."""
+    """First 8 bytes of the keys (n,), as numbers (n,) that sort like the keys."""
     return np.ascontiguousarray(keys).view(">u8").reshape(-1, 4)[:, 0].astype(np.uint64)
 
 
 def _match(known: Prefixes, wanted: Prefixes) -> tuple[Mask, npt.NDArray[np.intp]]:
-    """Which of `wanted` (m,), ascending, are in `known` (n,), ascending; and where, for those that are."""
+    """Mask (m,) of the `wanted` (m,) that are in `known` (n,), and their positions there. Both inputs are ascending."""
     if not len(known):
         return np.zeros(len(wanted), np.bool_), np.zeros(0, np.intp)
     at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)

@@ -1,4 +1,4 @@
-"""The errors a user can meet: each names a subject, a reason and a remedy, and carries the exit code of its family."""
+"""Errors that a user can meet. Each names a subject, a reason and a remedy, and carries the exit code of its family."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class BenchError(Exception):
 
     Args:
         subject: The file, option or name at fault.
-        reason: What is wrong with it.
-        remedy: What the user can do about it; empty where the reason already says so.
+        reason: The fault of the subject.
+        remedy: The step that mends the fault; empty if the reason already names it.
     """
 
     exit_code = 1
@@ -48,17 +48,17 @@ class BadInputError(BenchError):
 
 
 class OwnCodeError(BadInputError):
-    """A user's own model or task raises, or returns what it must not (exit code 3)."""
+    """An exception or an invalid return value of a user's own model or task (exit code 3)."""
 
 
 class MachineError(BenchError):
-    """The machine cannot do it: disk, memory, permission, lock, network, a lost worker (exit code 4)."""
+    """A failure of the machine: disk, memory, permission, lock, network, a lost worker (exit code 4)."""
 
     exit_code = 4
 
 
 class Stopped(BenchError):
-    """Long work was asked to stop, and what it did is kept: the same command continues it (exit code 130 or 143)."""
+    """An interrupt of long work. Finished work is kept; repeat the command to resume it (exit code 130 or 143)."""
 
     exit_code = 130
 
@@ -70,7 +70,7 @@ class RegressionFound(BenchError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says, as Python's or torch's, that memory of the processor or a GPU was not to be had."""
+    """Test for an error of Python, torch or the library loader that means memory ran out, of the processor or a GPU."""
     words = str(error).lower()
     by_torch = any(said in words for said in ("defaultcpuallocator", "out of memory"))
     by_loader = any(said in words for said in ("cannot allocate memory", "failed to map segment"))  # of a library
@@ -83,7 +83,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def address_limit() -> int | None:
-    """Bytes of addresses that this process may have (``ulimit -v``); None where that is not limited."""
+    """Limit of this process's address space in bytes (``ulimit -v``); None if there is no limit."""
     try:
         import resource
     except ImportError:  # on Windows
@@ -94,15 +94,17 @@ def address_limit() -> int | None:
 
 @contextmanager
 def own_code(what: str, kind: type, home: str = "uamix_bench.") -> Iterator[None]:
-    """Names the file, the line and the exception where a user's own class raises; ours raise as they do.
+    """Context that turns an exception of a user's own class into one line with the file, the line and the exception.
+
+    Exceptions of the project's own classes pass unchanged.
 
     Args:
-        what: What was called, for the line (``tokens``).
-        kind: The class whose code it is.
-        home: How the names of modules begin that are not a user's.
+        what: Name of the called method for the error line, such as ``tokens``.
+        kind: The class whose code runs.
+        home: Prefix of the module names that are not a user's.
 
     Raises:
-        OwnCodeError: The code raised an exception that is no BenchError and does not say that memory ran out.
+        OwnCodeError: The code raised an exception that is no BenchError and does not mean that memory ran out.
     """
     try:
         yield
@@ -118,7 +120,7 @@ def own_code(what: str, kind: type, home: str = "uamix_bench.") -> Iterator[None
 
 
 def own_fault(error: BaseException, what: str, modules: Sequence[object]) -> OwnCodeError:
-    """The error for an exception of a user's code: at the innermost line in the folders of `modules`, if any."""
+    """Error for an exception of a user's code. It names the innermost line in the folders of `modules`, if any."""
     import traceback
 
     folders = {os.path.dirname(path) for module in modules if (path := getattr(module, "__file__", None))}  # noqa: PTH120
@@ -131,11 +133,11 @@ def own_fault(error: BaseException, what: str, modules: Sequence[object]) -> Own
 
 
 def package_error(error: BaseException, importer: str = "uamix_bench") -> MachineError | None:
-    """The error of an installed package that fails to import, told as that package's; None for any other error.
+    """The error that blames an installed package for failing to import; None for any other error.
 
     Args:
-        error: What was raised.
-        importer: The module whose import was asked for, such as a plugin's; what its own package raises is its own.
+        error: The exception of the failed import.
+        importer: The requested module, such as a plugin's. Faults of its own package give None.
     """
     if not isinstance(error, Exception) or isinstance(error, BenchError):
         return None
@@ -163,7 +165,7 @@ def _package(module: str) -> str:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """Returns a "did you mean ..." clause for an unknown name, or the list of known names where none is close."""
+    """Returns a "did you mean ..." clause for an unknown name, or the list of known names if none is close."""
     import difflib
 
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

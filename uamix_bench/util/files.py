@@ -1,4 +1,4 @@
-"""Folders, atomic writes and fingerprints: everything that touches the disk goes through here."""
+"""Folders, atomic writes, locks and digests: the functions that touch the disk."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ _WAITING_S = 60.0  # between the lines of who waits for a lock
 
 
 def home() -> Path:
-    """Returns the folder of all that the bench keeps: ``UAMIX_BENCH_HOME``, or the platform's user cache folder.
+    """Returns the folder that holds all files of the bench: ``UAMIX_BENCH_HOME``, or the platform's user cache folder.
 
-    It holds ``data/``, ``checkpoints/``, ``results/``, ``training/`` and, only to save work, ``embeddings/`` and
-    ``frames/``. Nothing is created here.
+    It holds ``data/``, ``checkpoints/``, ``results/`` and ``training/``. It also holds ``embeddings/`` and ``frames/``,
+    which only save work. Nothing is created here.
 
     Raises:
-        UsageError: It is not set, and the user has no home folder; or it names somebody's who is not known here.
+        UsageError: ``UAMIX_BENCH_HOME`` is unset and the user has no home folder, or it begins with the home folder of
+            an unknown user.
     """
     chosen = os.environ.get("UAMIX_BENCH_HOME")
     if chosen:
@@ -45,10 +46,10 @@ def home() -> Path:
 
 
 def expanded(text: str) -> Path:
-    """A path as a user gave it, with ``~`` for a home folder.
+    """Path of a user's text, with ``~`` expanded to a home folder.
 
     Raises:
-        UsageError: It is the home of somebody who is not known here.
+        UsageError: The path begins with the home folder of an unknown user.
     """
     try:
         return Path(text).expanduser()
@@ -85,7 +86,7 @@ def check_writable(folder: Path) -> None:
     """Makes sure, before any long work, that a file can be written to `folder`.
 
     Raises:
-        MachineError: It cannot; the line says why.
+        MachineError: No file can be written there; the line names the cause.
     """
     with probe(folder):
         pass
@@ -93,10 +94,10 @@ def check_writable(folder: Path) -> None:
 
 @contextlib.contextmanager
 def probe(folder: Path) -> Iterator[Path]:
-    """Puts a small file under a name of its own into `folder` for as long as the block lasts.
+    """Context in which a small file with a unique name exists in `folder`.
 
     Raises:
-        MachineError: It cannot be written; the line says why.
+        MachineError: The file cannot be written; the line names the cause.
     """
     path = folder / f"{_TEMPORARY}probe-{uuid.uuid4().hex}"
     try:
@@ -107,16 +108,16 @@ def probe(folder: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], None], durable: bool = True) -> Path:
-    """Writes a file so that its name holds either the old content or the whole new one, whatever happens meanwhile.
+    """Writes a file atomically: its name always holds either the old content or the whole new one.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and take the name in one step. What is
-    there and is no file, such as ``/dev/stdout``, is written to and stays what it is.
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and take the name in one step. A
+    device or pipe, such as ``/dev/stdout``, is written to directly and is not replaced.
 
     Args:
         path: The final name; its folder is created.
         content: The bytes, or a function that writes them to an open binary file.
-        durable: Whether to wait until the disk has it. Thousands of small files that can be made again need not:
-            without it a power cut, but no killed process, may leave an empty file.
+        durable: True waits until the bytes are on the disk. False suits many small files that can be computed again: a
+            power cut, but no killed process, may leave an empty file.
 
     Returns:
         `path`.
@@ -148,7 +149,7 @@ def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], 
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether a name stands for a device, a pipe or an open file, and must not become another file's."""
+    """Test for a name of a device, a pipe or an open file, which must not be replaced by another file."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -159,7 +160,7 @@ def _is_stream(path: Path) -> bool:
 
 
 def _write_into(path: Path, content: bytes | memoryview | Callable[[BinaryIO], None]) -> Path:
-    """Writes to a device or a pipe, which without a reader is an error and no wait."""
+    """Writes to a device or a pipe. A pipe without a reader is an error at once."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
         os.set_blocking(descriptor, True)
@@ -179,11 +180,11 @@ def write_json(path: Path, document: Any) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a small record of ours; nothing where there is no file.
+    """Reads a small JSON object; empty if there is no file.
 
     Raises:
-        BadInputError: It holds something else.
-        MachineError: It cannot be read.
+        BadInputError: The file holds no JSON object.
+        MachineError: The file cannot be read.
     """
     try:
         document = json.loads(path.read_bytes())
@@ -200,13 +201,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(path: Path, say: Callable[[str], None] | None) -> Iterator[None]:
-    """Lets one process (and thread) at a time pass; the others wait, and say so now and then, or are refused.
+    """Lock between processes and threads on one file. The others wait, with a line now and then, or are refused.
 
-    A dead one's lock is gone.
+    The lock of a dead process is released.
 
     Args:
-        path: The file of the lock.
-        say: Is told who waits; None refuses to wait.
+        path: Path of the lock file.
+        say: Receiver of the line that this process waits; None raises an error instead of waiting.
 
     Raises:
         MachineError: The lock cannot be made, or another process has it and `say` is None.
@@ -234,7 +235,7 @@ def locked(path: Path, say: Callable[[str], None] | None) -> Iterator[None]:
 
 
 def note_use(path: Path) -> None:
-    """Sets a file's modification time, which pruning goes by, to now; where it is less than an hour old it stays."""
+    """Sets a file's modification time, which pruning reads, to now; a time less than an hour old stays."""
     with contextlib.suppress(OSError):
         if abs(time.time() - path.stat().st_mtime) > _USE_S:
             os.utime(path)
@@ -252,7 +253,7 @@ def sweep(folder: Path, older_than_s: float = 86_400.0) -> None:
 
 
 def canonical_json(document: Any) -> bytes:
-    """Encodes plain data as the one JSON text that digests are taken over: sorted keys, no spaces, no NaN, UTF-8."""
+    """Encodes plain data as the JSON text that digests are computed from: sorted keys, no spaces, no NaN, UTF-8."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
@@ -265,9 +266,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Reads a TOML file.
 
     Raises:
-        BadInputError: It is no regular file.
-        OSError: It cannot be read.
-        ValueError: It is not TOML, or not of this world: nested without end, numbers of thousands of digits.
+        BadInputError: The path is not a regular file.
+        OSError: The file cannot be read.
+        ValueError: The text is not TOML, is nested too deeply, or holds numbers of thousands of digits.
     """
     import tomllib
 
@@ -291,11 +292,11 @@ def file_sha256(path: Path) -> str:
 
 
 def regular(path: Path) -> Path:
-    """Returns `path` unless reading it may never end: a pipe that nobody writes to, a device.
+    """Returns `path` if it is a regular file or a folder. Reading a pipe or a device may never end.
 
     Raises:
-        BadInputError: It is such a one.
-        OSError: It is not there.
+        BadInputError: The path is a pipe, a device or a socket.
+        OSError: The path does not exist.
     """
     if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
         raise BadInputError(path, "is not a regular file", "give the path of one")
@@ -312,7 +313,7 @@ def unreadable(path: Path, error: OSError) -> BenchError:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself durable, where the file system lets a folder be synced."""
+    """Makes a rename durable if the file system can sync a folder."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

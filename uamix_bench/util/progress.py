@@ -1,4 +1,4 @@
-"""How long work tells how far it is: the library calls a Progress, the command line shows it, the default is silent."""
+"""Progress reporting. The library calls a `Progress`; the command line draws bars; the default is silent."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ class Progress:
 
     @contextmanager
     def bar(self, what: str, total: int, unit: str = "clips") -> Iterator[Callable[[int, str], None]]:
-        """Opens a bar of `total` units and yields ``advance(count, note)``, where the note is shown beside it."""
+        """Opens a bar of `total` units and yields ``advance(count, note)``; the note is shown beside the bar."""
 
         def advance(count: int, note: str) -> None:
-            """Says nothing."""
+            """Ignores the progress."""
 
         yield advance
 
     def say(self, line: str) -> None:
-        """Tells one line that the user should see now."""
+        """Shows one line that the user should see now."""
 
 
 SILENT = Progress()

@@ -1,4 +1,4 @@
-"""Text for people: which characters from outside no record may hold, how they are shown, and how figures are."""
+"""Text for people: escapes of control characters from outside, and the formats of figures and lists."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ LONGEST = 2_000  # characters
 
 
 def visible(text: str) -> str:
-    """The same text with such characters escaped, as in ``\\x1b``."""
+    """The text with unprintable characters escaped, as in ``\\x1b``."""
     return UNFIT.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def fit(text: str) -> str:
-    """Makes any text fit for a record: `visible`, and cut where it is too long."""
+    """Makes a text fit for a record: unprintable characters are escaped, and the end is cut if it is too long."""
     return visible(text)[:LONGEST]
 
 
 def p_value(p: float) -> str:
-    """A p value to three digits, without the zero that all of them begin with."""
+    """A p value to three digits, without the leading zero."""
     return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
 def classes_drawn(classes: int, left_out: int) -> str:
-    """How many classes episodes draw from: ``12``, or ``9 of 12`` where some have too few clips."""
+    """Number of classes that episodes draw from: ``12``, or ``9 of 12`` if some have too few clips."""
     return f"{classes - left_out:,} of {classes:,}" if left_out else f"{classes:,}"
 
 
 def with_half(
     value: float, half_width: float | None, decimals: int = 2, sign: str = "", scale: float = 100.0
 ) -> tuple[str, str]:
-    """A number, and ``±`` half the width of its interval, both with the same decimals: ``70.87`` and ``± 0.90``.
+    """A number and its interval's half-width with the same decimals: ``70.87`` and ``± 0.90``.
 
     Args:
         value: The number.
-        half_width: The half-width; nothing is said of one that is None or not finite.
+        half_width: Half-width of the interval; None and infinite ones give an empty text.
         decimals: Digits behind the point.
-        sign: ``+`` where the number is a difference.
-        scale: What both are multiplied by; 100 makes per cent of fractions.
+        sign: ``+`` if the number is a difference.
+        scale: Factor of both numbers; 100 turns fractions into per cent.
     """
     return f"{scale * value:{sign}.{decimals}f}", plus_minus(half_width, decimals, scale)
 
 
 def plus_minus(half_width: float | None, decimals: int = 2, scale: float = 100.0) -> str:
-    """A half-width alone, as in ``± 0.90``; nothing where there is none."""
+    """A half-width alone, as in ``± 0.90``; empty if it is None or not finite."""
     return "" if half_width is None or not math.isfinite(half_width) else f"± {scale * half_width:.{decimals}f}"
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first names with commas between them, and how many more there are."""
+    """The first names with commas between them, and the number of further names."""
     return ", ".join([*names[:most], *([f"{len(names) - most:,} more"] if len(names) > most else [])])

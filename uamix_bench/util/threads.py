@@ -1,4 +1,4 @@
-"""Work in threads that is waited for with a word where it takes long, and never past an interrupt."""
+"""Ordered thread map that names slow items, gives up hung ones, and never blocks Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _PARTING_S = 2.0  # for threads at work when no more is wanted: a decoder that i
 
 
 class Watch:
-    """A clock of waiting, in seconds, that goes only while it is looked at.
+    """Clock of the time spent waiting, in seconds. It runs only while it is read.
 
-    Of the time between two looks no more than twice the usual step counts: the rest this process did not wait, but did
-    something else or stood still (Ctrl-Z, `docker pause`, a laptop that sleeps), and with it what it waits for.
+    At most twice the usual step counts between two readings. In the rest of the time this process did not wait: it did
+    other work or was suspended (Ctrl-Z, `docker pause`, a sleeping laptop), and the awaited work may have been too.
 
     Args:
-        step_s: The time between two looks of a loop that waits.
+        step_s: Time between two readings in a waiting loop, in seconds.
     """
 
     def __init__(self, step_s: float) -> None:
@@ -34,7 +34,7 @@ class Watch:
         self._lock = Lock()
 
     def look(self) -> float:
-        """Looks at the clock: the seconds that were waited in all."""
+        """Reads the clock and returns the total waiting time in seconds."""
         with self._lock:
             now_s = time.monotonic()
             self._total_s += min(now_s - self._seen_s, self._most_s)
@@ -51,13 +51,13 @@ def settle(
     """Waits until a future is done.
 
     Args:
-        future: What is waited for.
-        slow: Called once where that takes longer than ten seconds.
-        over: Asked from then on whether to give up.
-        watch: Goes while this waits, with looks a second apart; default one of its own.
+        future: The future to wait for.
+        slow: Callback that is called once if the wait is longer than ten seconds.
+        over: Test that is asked from then on; True gives up.
+        watch: Clock that runs during the wait, read once a second; a new one by default.
 
     Returns:
-        Whether it is done.
+        True if the future is done, False if `over` gave it up.
     """
     watch = watch or Watch(SLOW_S / 10)
     begun_s, said = watch.look(), False
@@ -93,17 +93,17 @@ def in_threads(
 ) -> Generator[Outcome, None, None]:
     """Yields ``work(item)`` for each item, in order.
 
-    The threads are daemons: one that hangs in a decoder or on a disk cannot be ended, and must not hold up an interrupt
-    or the end of the program, as one of `concurrent.futures` does.
+    The threads are daemons. A thread that hangs in a decoder or on a disk cannot be ended; unlike one of
+    `concurrent.futures`, it must not delay an interrupt or the end of the program.
 
     Args:
-        work: Called in a thread; what it raises is raised where its outcome is due.
-        items: What it is called with.
-        threads: How many work at once.
-        ahead: How many items are begun before they are asked for.
-        slow: Told of an item that is waited for longer than ten seconds.
-        hung: What stands for an item that is given up after a minute of waiting for it or those before it; without it
-            none is.
+        work: Function that is called in a thread. Its exception is raised at its item's turn.
+        items: Arguments of `work`, one a call.
+        threads: Number of threads.
+        ahead: Number of items that are begun before they are asked for.
+        slow: Callback for an item whose wait is longer than ten seconds.
+        hung: Maker of the outcome of an item that is given up, after a minute of waiting for it or those before it.
+            None never gives up.
     """
     jobs: SimpleQueue[_Job[Item, Outcome] | None] = SimpleQueue()
     pending: deque[_Job[Item, Outcome]] = deque()
