@@ -91,7 +91,7 @@ def test_a_converted_file_loads_twice_as_fast(
 @pytest.mark.usefixtures("bench_home")
 def test_the_digest_is_remembered_and_follows_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digests, "_RACY_S", -60.0)
-    monkeypatch.setattr(checkpoint, "_REMEMBERED_BYTES", 0)
+    monkeypatch.setattr(digests, "_REMEMBERED_BYTES", 0)
     path, digested = tmp_path / "model.safetensors", []
     real = files.file_sha256
     monkeypatch.setattr(files, "file_sha256", lambda path: digested.append(path) or real(path))

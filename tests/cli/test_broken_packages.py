@@ -160,7 +160,7 @@ def test_what_a_model_imports_and_does_not_get_is_named(code: str, named: str, t
 )
 def test_what_is_the_model_s_own_fault_stays_its_own(code: str, tmp_path: Path) -> None:
     error = _raised(code, tmp_path)
-    assert re.search(r"my_model.py: fails to import \(.*\); repair the file", str(error), re.DOTALL)
+    assert re.search(r"my_model.py:\d+: fails to import \(.*\); repair the file", str(error), re.DOTALL)
     assert error.exit_code == 3
 
 
@@ -168,7 +168,7 @@ def test_what_is_the_model_s_own_fault_stays_its_own(code: str, tmp_path: Path) 
 def test_a_helper_beside_the_model_is_the_model_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "helper_of_mine.py").write_text("raise OSError('out of order')\n")
-    assert "my_model.py: fails to import (OSError: out of order)" in str(_raised("import helper_of_mine\n", tmp_path))
+    assert "helper_of_mine.py:1: fails to import (OSError: out of order)" in str(_raised("import helper_of_mine\n", tmp_path))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("x"), MachineError("a", "b"), OSError("no import")])

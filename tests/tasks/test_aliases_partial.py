@@ -93,7 +93,7 @@ def test_a_result_on_a_part_is_not_complete_and_never_that_of_the_whole(root: Pa
     result = fewshot(model, load_task("esc50", root, allow_partial=True), SMALL)
     assert complete.status.complete
     assert not result.status.complete
-    assert any(note.startswith("--allow-partial: 31 of 32 clips found") for note in result.status.notes)
+    assert result.status.partial.startswith("31 of 32 clips found")
     assert result.task.clips_sha256 != complete.task.clips_sha256
     assert result.id != complete.id
     # The same clips, drawn from a copy that lacks others, are no complete result either: another id, another file.
