@@ -121,7 +121,7 @@ def weights_sha256(path: Path, beside: Sequence[str] = (), whole: bool = True) -
 
     Args:
         path: A file, or a folder: all files in it and below, but for hidden folders and ``__pycache__``.
-        beside: Names of files beside a file that are read with it where they exist.
+        beside: Paths from a file's folder to others that are read with it where they exist.
         whole: Whether all of a folder counts, as a stranger's class may read any of it; else its ``model.safetensors``,
             which is all that the project's own adapters read.
 
@@ -135,7 +135,8 @@ def weights_sha256(path: Path, beside: Sequence[str] = (), whole: bool = True) -
         if not found:
             raise BadInputError(path, "is an empty folder", "name the weights")
     else:
-        found = {name: other for name in beside if (other := path.with_name(name)).is_file()}
+        others = {name: path.parent / name for name in beside}
+        found = {name: other for name, other in others.items() if other.is_file() and other != path}
         if not found:
             return fingerprint(path)
         found[""] = path
