@@ -168,7 +168,9 @@ def test_what_is_the_model_s_own_fault_stays_its_own(code: str, tmp_path: Path) 
 def test_a_helper_beside_the_model_is_the_model_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "helper_of_mine.py").write_text("raise OSError('out of order')\n")
-    assert "helper_of_mine.py:1: fails to import (OSError: out of order)" in str(_raised("import helper_of_mine\n", tmp_path))
+    assert "helper_of_mine.py:1: fails to import (OSError: out of order)" in str(
+        _raised("import helper_of_mine\n", tmp_path)
+    )
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("x"), MachineError("a", "b"), OSError("no import")])

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from uamix_bench.data.audio import resample
-from uamix_bench.models.sources import is_own, source_sha256
+from uamix_bench.models.sources import is_own, named_in, source_sha256
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import Input, ModelCard, ModelIdentity, Weights
 from uamix_bench.storage.digests import state_sha256, weights_sha256
@@ -281,7 +281,7 @@ def load_model(
             input=input,
             pooling=model.pooling,
             dtype=dtype,
-            source_sha256=source_sha256(adapter, AudioModel),
+            source_sha256=source_sha256(adapter, AudioModel, path),
             metadata_sha256=None if is_own(adapter) else _metadata_sha256(model),
             recipe_sha256=model.metadata.get("recipe_sha256"),
             parent_sha256=model.metadata.get("parent_sha256"),
@@ -344,7 +344,8 @@ def _weights_sha256(model: AudioModel, path: Path | None) -> str | None:
     """SHA-256 (hex) of the given file or folder, else of the tensors of a user's own class; None without any."""
     own = is_own(type(model))
     if path is not None and (own or path.exists()):  # from_checkpoint may also take the name of something elsewhere
-        return weights_sha256(path, model.card.beside, whole=not own)
+        beside = {*model.card.beside, *named_in(type(model), AudioModel)}
+        return weights_sha256(path, sorted(beside), whole=not own)
     return None if own or not model.state_dict() else state_sha256(model)
 
 

@@ -1,8 +1,9 @@
-"""Source code of a user's own class: its files, the files that they import from beside, and their digest.
+"""Source code of a user's own class: its files, the files that they import from beside or name, and their digest.
 
 Imports are read, not run: statements anywhere in a file, and calls of ``import_module`` with a literal name. A module
 beside a file is in the same folder, in the same package, or in a folder on ``sys.path`` that is neither Python's own
-nor one of installed packages. Free of torch.
+nor one of installed packages. A file is named by a literal that is its path from there, from a folder that is so named,
+or from the working folder: settings that the code reads. Free of torch.
 """
 
 from __future__ import annotations
@@ -21,22 +22,31 @@ from pathlib import Path
 from types import FunctionType
 from typing import NamedTuple
 
+from uamix_bench.storage.digests import fingerprint
 from uamix_bench.util import files
 
 _OURS = "uamix_bench"
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
+_LONGEST_NAME = 255  # characters of a file's name
 
 
 class Sources(NamedTuple):
-    """Source files, by names relative to the root of their imports, and the other packages that they import."""
+    """Code of a class.
+
+    Attributes:
+        files: Source files, by names relative to the root of their imports, and the files that they name.
+        packages: Other packages that the source files import.
+        literals: Texts in the source files that may name a file.
+    """
 
     files: dict[str, Path]
     packages: frozenset[str]
+    literals: frozenset[str]
 
     @property
     def sha256(self) -> str:
         """SHA-256 (hex) over the canonical JSON of the sorted pairs [name, SHA-256 of the file]."""
-        return files.digest([[name, files.file_sha256(path)] for name, path in sorted(self.files.items())])
+        return files.digest([[name, fingerprint(path)] for name, path in sorted(self.files.items())])
 
     @property
     def versions(self) -> str:
@@ -68,16 +78,21 @@ def written_in(adapter: type, contract: type) -> list[str]:
     return sorted(named)
 
 
-def source_sha256(adapter: type, contract: type) -> str | None:
+def source_sha256(adapter: type, contract: type, weights: Path | None = None) -> str | None:
     """SHA-256 (hex) of the code of a user's own class; None for the project's own.
 
     For code that is not in files, as at a prompt, the digest is taken over the compiled functions.
+
+    Args:
+        adapter: The class.
+        contract: Its base class.
+        weights: A file that has a digest of its own, so that it does not count if the code names it.
     """
     written = written_in(adapter, contract)
     if not written:
         return None
     if all(Path(name).is_file() for name in written):
-        return sources(map(Path, written)).sha256
+        return sources(map(Path, written), weights).sha256
     code = hashlib.sha256()
     for kind in adapter.__mro__:
         if issubclass(kind, contract) and not is_own(kind):
@@ -86,15 +101,23 @@ def source_sha256(adapter: type, contract: type) -> str | None:
     return code.hexdigest()
 
 
-def sources(roots: Iterable[Path]) -> Sources:
+def named_in(adapter: type, contract: type) -> frozenset[str]:
+    """Texts in a user's own code that may name files beside its weights; none for the project's own."""
+    return sources(map(Path, written_in(adapter, contract))).literals
+
+
+def sources(roots: Iterable[Path], without: Path | None = None) -> Sources:
     """Finds the source files of a user's own code: the given files and, transitively, their imports from beside.
 
     Args:
         roots: Paths of the files. A file outside of any package has an empty name, so that it may be renamed.
+        without: A file that does not count if the code only names it.
     """
     elsewhere = _user_folders()
     packages: set[str] = set()
+    literals: set[str] = set()
     found: dict[Path, str] = {}
+    read: dict[Path, str] = {}  # by the code, as far as it names them
     todo = []
     for root in map(_absolute, roots):
         top = _top(root)
@@ -103,9 +126,13 @@ def sources(roots: Iterable[Path]) -> Sources:
     while todo:
         path = todo.pop()
         top = _top(path)
+        tree = _tree(path)
+        texts = _literals(tree)
+        literals |= texts
+        read |= _named(path.parent, texts)
         above = (folder / "__init__.py" for folder in path.parents if folder.is_relative_to(top) and folder != top)
         beside = {file: file.relative_to(top).as_posix() for file in above}  # a package runs before what is in it
-        for level, name in _imports(path):
+        for level, name in _imports(tree):
             for base in _bases(path, top, level, name, elsewhere):
                 start = top if base.is_relative_to(top) else base
                 imported = {file: file.relative_to(start).as_posix() for file in _modules(base, name)}
@@ -117,11 +144,13 @@ def sources(roots: Iterable[Path]) -> Sources:
                     packages.add(package)
         todo += [file for file in beside if file not in found]
         found = beside | found
+    if without is not None:
+        read.pop(_absolute(without), None)
     # A name that two folders share is told by both its files: neither may hide the other.
     named: dict[str, Path] = {}
-    for path, name in sorted(found.items()):
+    for path, name in sorted((read | found).items()):
         named[name if name not in named else f"{name} {len(named)}"] = path
-    return Sources(named, frozenset(packages))
+    return Sources(named, frozenset(packages), frozenset(literals))
 
 
 def _functions(kind: type) -> list[FunctionType]:
@@ -174,12 +203,26 @@ def _modules(base: Path, name: str) -> Iterator[Path]:
             return
 
 
-def _imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Number of dots and dotted name of each import in a file; ``from a import b`` gives a and a.b."""
+def _tree(path: Path) -> ast.AST:
     try:
-        tree = ast.parse(path.read_bytes())
+        return ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):  # then it cannot be imported either
-        return
+        return ast.Module([], [])
+
+
+def _literals(tree: ast.AST) -> frozenset[str]:
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return frozenset(text for text in texts if 0 < len(text) <= _LONGEST_NAME and text.isprintable())
+
+
+def _named(beside: Path, texts: frozenset[str]) -> dict[Path, str]:
+    """The files that literals name, from a folder, from those in it that are named too, or from the working folder."""
+    folders = [beside, *(beside / text for text in sorted(texts) if (beside / text).is_dir()), Path.cwd()]
+    return {_absolute(folder / text): text for folder in folders for text in texts if (folder / text).is_file()}
+
+
+def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The dots and the dotted name of each import in a file: for ``from a import b`` a, and a.b if it is a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((0, alias.name) for alias in node.names)

@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from uamix_bench.plugins.as_written import import_as_written, module_spec
 from uamix_bench.plugins.card import ModelCard, TaskCard, Weights, read_card
 from uamix_bench.util.errors import BadInputError, UsageError, is_out_of_memory, nearest, package_error
 
@@ -125,7 +126,7 @@ def find_task(name: str) -> Plugin[TaskCard]:
 
 
 def from_file(reference: str, option: str) -> Any:
-    """Imports ``path.py:Name`` and returns the object of that name.
+    """Imports ``path.py:Name``, as the file and those beside it are now, and returns the object of that name.
 
     Raises:
         BadInputError: The file or the name does not exist, or the module fails to import.
@@ -135,8 +136,7 @@ def from_file(reference: str, option: str) -> Any:
     path = Path(path_text)
     if not path.is_file():
         raise BadInputError(path, "no such file", f"give {option} FILE.py:NAME")
-    spec = importlib.util.spec_from_file_location(f"uamix_bench_user_{path.stem}", path)
-    assert spec is not None
+    spec = module_spec(f"uamix_bench_user_{path.stem}", path)
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -165,6 +165,8 @@ def _line_of(error: BaseException, path: Path) -> str:
 
 
 def _load(point: EntryPoint) -> Any:
+    if not point.value.startswith("uamix_bench."):
+        import_as_written()
     try:
         return point.load()
     except Exception as error:  # whatever a stranger's module raises

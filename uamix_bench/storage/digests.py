@@ -121,7 +121,7 @@ def weights_sha256(path: Path, beside: Sequence[str] = (), whole: bool = True) -
 
     Args:
         path: A file, or a folder with all files in it and below, except hidden folders and ``__pycache__``.
-        beside: Names of files beside a file that are read with it if they exist.
+        beside: Paths, from a file's folder, of other files that are read with it if they exist.
         whole: True digests all of a folder, as a user's own class may read any of it. False digests its
             ``model.safetensors`` alone, which is all that the project's own adapters read.
 
@@ -135,7 +135,8 @@ def weights_sha256(path: Path, beside: Sequence[str] = (), whole: bool = True) -
         if not found:
             raise BadInputError(path, "is an empty folder", "name the weights")
     else:
-        found = {name: other for name in beside if (other := path.with_name(name)).is_file()}
+        others = {name: path.parent / name for name in beside}
+        found = {name: other for name, other in others.items() if other.is_file() and other != path}
         if not found:
             return fingerprint(path)
         found[""] = path
