@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 from uamix_bench.util.text import visible
 
@@ -96,19 +96,23 @@ def address_limit() -> int | None:
 def own_code(what: str, kind: type, home: str = "uamix_bench.") -> Iterator[None]:
     """Names the file, the line and the exception where a user's own class raises; ours raise as they do.
 
+    What the code prints goes to stderr: stdout is for results.
+
     Args:
         what: What was called, for the line (``tokens``).
         kind: The class whose code it is.
         home: How the names of modules begin that are not a user's.
 
     Raises:
-        OwnCodeError: The code raised an exception that is no BenchError and does not say that memory ran out.
+        OwnCodeError: The code raised an exception that is no BenchError and does not say that memory ran out, or ended
+            the program.
     """
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except BenchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         bases = [base for base in kind.__mro__ if not base.__module__.startswith((home, "torch.", "builtins"))]
         if not bases or is_out_of_memory(error):
             raise
