@@ -17,7 +17,7 @@ from uamix_bench.models.model import AudioModel
 from uamix_bench.models.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, find_shape
 from uamix_bench.plugins.card import ModelCard, read_card
 
-from .formats import own_tensors
+from .formats import own_checkpoint
 
 # AudioSet's statistics: dataset.py and main_pretrain.py of the official code; the spread is doubled when dividing.
 MEAN, STD = -4.2677393, 4.5689974
@@ -126,9 +126,9 @@ class AudioMAE(AudioModel):
     @classmethod
     def from_checkpoint(cls, path: Path) -> AudioMAE:
         """Builds the model of a file; width and depth follow from its tensors."""
-        checkpoint = read_checkpoint(path)
         what = "AudioMAE"
-        stored = own_tensors(checkpoint, "audiomae", what)
+        checkpoint = own_checkpoint(read_checkpoint(path), "audiomae", what)
+        stored = checkpoint.tensors
         tensors = encoder_keys(stored)
         found = find_shape(tensors, path=path, what=what, published=not _any(stored, "encoder.stem."))
         norm = _any(tensors, "encoder.norm.") or not _any(tensors, "fc_norm.")

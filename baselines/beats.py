@@ -22,7 +22,7 @@ from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins.card import ModelCard, read_card
 from uamix_bench.util.errors import BadInputError
 
-from .formats import own_tensors
+from .formats import own_checkpoint
 
 # BEATs.py, preprocess: the filterbank is taken of a waveform at the scale of 16-bit integers (in [-1, 1], quiet bins
 # would meet the filterbank's floor), and the spread is doubled when dividing.
@@ -241,7 +241,8 @@ class BEATs(AudioModel):
         checkpoint = read_checkpoint(path)
         if any(key.startswith("quantize") for key in checkpoint.tensors):  # Tokenizers.py: quantize, quantize_layer
             raise BadInputError(path, "this is a BEATs tokenizer, not a BEATs model", "name a BEATs_iter*.pt file")
-        tensors = own_tensors(checkpoint, "beats", "BEATs")
+        checkpoint = own_checkpoint(checkpoint, "beats", "BEATs")
+        tensors = checkpoint.tensors
         if not any(key.endswith("patch_embedding.weight") for key in tensors):
             raise BadInputError(path, "holds no patch_embedding.weight, so it is no checkpoint of BEATs", _SEE)
         cfg = checkpoint.extras.get("cfg")

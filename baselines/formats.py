@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
-from uamix_bench.models.checkpoint import WRAPPERS, Checkpoint, unwrapped
+from uamix_bench.models.checkpoint import WRAPPERS, Checkpoint, unwrapped, with_remark
 from uamix_bench.util.errors import BadInputError
 
 _BEATS = "patch_embedding.weight"
@@ -36,8 +37,8 @@ _MAE_MARKS = (
 )
 
 
-def own_tensors(checkpoint: Checkpoint, name: str, what: str, wrappers: Sequence[str] = WRAPPERS) -> dict[str, Tensor]:
-    """State dict of a model's own checkpoint, without the prefix of a wrapper; that of another model is refused.
+def own_checkpoint(checkpoint: Checkpoint, name: str, what: str, wrappers: Sequence[str] = WRAPPERS) -> Checkpoint:
+    """A model's own checkpoint, its state dict without the prefix of a wrapper; that of another model is refused.
 
     Args:
         checkpoint: Checkpoint, official or converted by this package.
@@ -52,7 +53,8 @@ def own_tensors(checkpoint: Checkpoint, name: str, what: str, wrappers: Sequence
     if other not in (None, name):
         raise BadInputError(checkpoint.path, f"is a checkpoint of {other}, not of {what}", f"give it as {other}=PATH")
     marks = _MARKS.get(name, _MAE_MARKS)
-    return unwrapped(checkpoint.tensors, marks, path=checkpoint.path, what=what, wrappers=wrappers)
+    found = unwrapped(checkpoint.tensors, marks, path=checkpoint.path, what=what, wrappers=wrappers)
+    return replace(checkpoint, tensors=found.tensors, metadata=with_remark(checkpoint.metadata, found.remark))
 
 
 def owner(tensors: Mapping[str, Tensor]) -> str | None:

@@ -24,7 +24,7 @@ from uamix_bench.models.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, f
 from uamix_bench.plugins.card import ModelCard, read_card
 from uamix_bench.util.errors import BadInputError
 
-from .formats import own_tensors
+from .formats import own_checkpoint
 
 MEL_BINS = 80
 EPS = torch.finfo(torch.float32).eps  # added to a mel energy before the logarithm
@@ -175,7 +175,8 @@ class M2D(AudioModel):
             BadInputError: The file is not one of M2D's, or neither its folder's name nor its own holds the sizes.
         """
         checkpoint = read_checkpoint(path)
-        tensors = encoder_keys(own_tensors(checkpoint, "m2d", "M2D", PREFIXES), beside="norm_stats")
+        own = own_checkpoint(checkpoint, "m2d", "M2D", PREFIXES)
+        tensors = encoder_keys(own.tensors, beside="norm_stats")
         found = find_shape(tensors, path=path, what="M2D")
         sizes = read_sizes(checkpoint)
         with torch.device("meta"):
@@ -183,7 +184,7 @@ class M2D(AudioModel):
         stats = checkpoint.tensors.get("norm_stats", torch.tensor(NORM_STATS))  # some releases have it beside
         tensors = {"norm_stats": stats, **tensors}
         load_state(model, tensors, path=path, what=f"M2D {sizes}")
-        model.metadata = {**checkpoint.metadata, "sizes": str(sizes), "sha256": checkpoint.sha256}
+        model.metadata = {**own.metadata, "sizes": str(sizes), "sha256": checkpoint.sha256}
         return model
 
 

@@ -22,7 +22,7 @@ from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins.card import ModelCard, read_card
 from uamix_bench.util.errors import BadInputError
 
-from .formats import own_tensors
+from .formats import own_checkpoint
 
 MEL_BINS = 128
 EPSILON = 1e-5  # of nn.BatchNorm2d, which mae_ast.py leaves at its default
@@ -187,8 +187,8 @@ class MAEAST(AudioModel):
     @classmethod
     def from_checkpoint(cls, path: Path) -> MAEAST:
         """Builds the model of a file by its cfg."""
-        checkpoint = read_checkpoint(path)
-        tensors = own_tensors(checkpoint, "mae-ast", "MAE-AST")
+        checkpoint = own_checkpoint(read_checkpoint(path), "mae-ast", "MAE-AST")
+        tensors = checkpoint.tensors
         if not tensors.keys() & {"enc_sine_pos_embed.pe", "stem.positions"}:
             raise BadInputError(path, "holds no enc_sine_pos_embed.pe, so it is no checkpoint of MAE-AST", _SEE)
         cfg: Any = checkpoint.extras.get("cfg")

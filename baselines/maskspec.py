@@ -25,7 +25,7 @@ from uamix_bench.plugins.card import ModelCard, read_card
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import unreadable
 
-from .formats import own_tensors
+from .formats import own_checkpoint
 
 # AugmentMelSTFT in models_mae.py: at test time too, filters end half the augmentation's range below Nyquist.
 LOG_MEL = LogMel(32_000, 1_024, 800, 320, 128, 0.0, 15_000.0, 1e-5, periodic=False, mel="kaldi", pre_emphasis=0.97)
@@ -127,7 +127,8 @@ class MaskSpec(AudioModel):
         checkpoint = read_checkpoint(path)
         if any("relative_position_bias_table" in key for key in checkpoint.tensors):
             raise BadInputError(path, "is a Swin transformer, which is not supported", "give MaskSpec's ViT")
-        tensors = encoder_keys(own_tensors(checkpoint, "maskspec", "MaskSpec"))
+        checkpoint = own_checkpoint(checkpoint, "maskspec", "MaskSpec")
+        tensors = encoder_keys(checkpoint.tensors)
         found = find_shape(tensors, path=path, what="MaskSpec")
         norm = "encoder.norm.weight" in tensors or "fc_norm.weight" not in tensors
         with torch.device("meta"):

@@ -111,3 +111,19 @@ def test_what_is_of_none_is_not_given_a_name(tensors: dict[str, Tensor], tmp_pat
         with pytest.raises(BadInputError) as caught:
             load_model(name, tmp_path / "other.pth", device="cpu")
         assert "is a checkpoint of" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_other_weights_under_a_prefix_are_said(files: dict[str, list[Path]], name: str, tmp_path: Path) -> None:
+    official = files[name][0]
+    content = torch.load(official, weights_only=False)
+    average = {f"ema.{key}": value + 1 for key, value in content["model"].items()}
+    path = tmp_path / official.parent.name / "m.pth"  # M2D's folder says its sizes
+    path.parent.mkdir()
+    torch.save({**content, "model": {**content["model"], **average}}, path)
+    with pytest.warns(UserWarning, match=r"are those without a prefix; under 'ema.' are others") as caught:
+        model = load_model(name, path, device="cpu")
+    assert len(caught) == 1
+    assert "under 'ema.' are others" in model.remarks[0]
+    expected = load_model(name, official, device="cpu").state_dict()
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in expected.items())

@@ -240,6 +240,39 @@ def test_a_moving_average_beside_the_weights_is_taken_and_said(tmp_path: Path, k
     assert "those under 'teacher'; 'student' holds others" in student.metadata["remarks"]
 
 
+def test_a_state_dict_is_found_below_other_keys(tmp_path: Path) -> None:
+    nested = {"checkpoint": {"cfg": {"width": 4}, "model": weights()}, "best": 0.5}
+    found = read_checkpoint(saved(tmp_path / "m.pth", nested))
+    assert_same(found.tensors, weights())
+    assert (found.extras["cfg"], found.extras["best"]) == ({"width": 4}, 0.5)
+    assert_same(read_checkpoint(saved(tmp_path / "m.pth", {"data": [{"weights": weights()}]})).tensors, weights())
+    by_name = {name: {"exp_avg": value.clone(), "step": torch.ones(1)} for name, value in weights().items()}
+    beside = {"encoder": weights(), "loss": torch.tensor(0.3), "optimizer": {"state": by_name}}
+    found = read_checkpoint(saved(tmp_path / "m.pth", beside))
+    assert_same(found.tensors, weights())
+    assert found.metadata == {}
+    inner = read_checkpoint(saved(tmp_path / "m.pth", {"model": weights(), "ema": {"shadow": other_weights()}}))
+    assert_same(inner.tensors, weights())
+    assert "'ema.shadow' holds others of the same names" in inner.metadata["remarks"]
+    arrays = {"model": {name: value.numpy() for name, value in weights().items()}}
+    assert "numpy" in refusal(saved(tmp_path / "m.pth", arrays))
+
+
+def test_shared_references_are_looked_through_once(tmp_path: Path) -> None:
+    inner: Any = {"gain": torch.ones(1)}
+    for _ in range(3):
+        inner = {f"k{at}": inner for at in range(2_000)}  # 8e9 ways to one tensor
+    assert "no state dict" in refusal(saved(tmp_path / "m.pth", {"x": inner}))
+
+
+def test_a_part_of_a_checkpoint_is_said_to_be_one(tmp_path: Path) -> None:
+    for name in ("model-00002-of-00003.safetensors", "pytorch_model-00002-of-00003.bin"):
+        write_safetensors(tmp_path / name, weights(), {})
+        assert refusal(tmp_path / name) == "is part 2 of 3 of a checkpoint; join its parts in one file"
+    write_safetensors(tmp_path / "model-00001-of-00001.safetensors", weights(), {})
+    assert_same(read_checkpoint(tmp_path / "model-00001-of-00001.safetensors").tensors, weights())
+
+
 PREFIXES = (
     "module.",
     "_orig_mod.",
@@ -275,6 +308,30 @@ def test_other_prefixes_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"holds the tensors of x under 'encoder.' and 'model.'; save one of them"):
         load_state(network(), both, path=path, what="x")
     load_state(network(), {**both, **full}, path=path, what="x")  # the bare ones are meant
+    both = {f"{prefix}{key}": value for prefix in ("student.", "teacher.") for key, value in full.items()}
+    with pytest.raises(BadInputError, match=r"begin with 'student.' or 'teacher.', which .*; save one of them without"):
+        load_state(network(), both, path=path, what="x")
+    some = {"net.0.weight": full["0.weight"], "net.other": torch.ones(2)}  # one of four: of another model
+    with pytest.raises(BadInputError, match=r"holds no tensor of x \(its keys: net.0.weight, net.other\)"):
+        load_state(network(), some, path=path, what="x")
+
+
+def test_other_weights_under_a_prefix_are_said(tmp_path: Path) -> None:
+    source, module, path = network(), network(), tmp_path / "m.pth"
+    own = {f"model.{key}": value for key, value in source.state_dict().items()}
+    average = {f"ema_model.{key}": value + 1 for key, value in source.state_dict().items()}
+    with pytest.warns(UserWarning, match=r"are those under 'model.'; under 'ema_model.' are others of the same names"):
+        load_state(module, {**own, **average}, path=path, what="x")
+    assert_same(dict(module.state_dict()), dict(source.state_dict()))
+    equal = {f"ema_model.{key}": value.clone() for key, value in source.state_dict().items()}
+    with warnings.catch_warnings(action="error"):
+        load_state(module, {**own, **equal}, path=path, what="x")
+
+
+def test_integers_are_no_weights(tmp_path: Path) -> None:
+    coded = {key: (100 * value).to(torch.int8) for key, value in network().state_dict().items()}
+    with pytest.raises(BadInputError, match=r"holds 8 of 9 encoder tensors as int8"):
+        load_state(network(), coded, path=tmp_path / "m.pth", what="x")
 
 
 def test_parameters_come_without_gradients_and_optimizer_tensors_are_left_out(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from uamix_bench import AudioModel, load_model
 from uamix_bench.models.contract import check
 from uamix_bench.models.frontend import KaldiFbank
 from uamix_bench.plugins.registry import models
-from uamix_bench.util.errors import OwnCodeError
+from uamix_bench.util.errors import BadInputError, OwnCodeError
 
 from ..baselines.official import FORMATS, TINY, VIT_B, Size, checkpoint
 
@@ -224,6 +224,7 @@ def own(folder: Path, method: str, body: str) -> tuple[str, int]:
         ("raise OSError('no such\\nserver')", "OSError: no such server"),
         ("torch.ones(2) @ torch.ones(3)", "RuntimeError: "),
         ("raise ValueError", "ValueError; repair it"),
+        ("raise SystemExit('no gain')", "SystemExit: no gain"),
     ],
 )
 def test_code_that_raises_is_named_and_the_suite_stops(method: str, body: str, said: str, tmp_path: Path) -> None:
@@ -253,6 +254,8 @@ def test_code_that_raises_is_named_and_the_suite_stops(method: str, body: str, s
         ("tokens", "return spectrogram, lengths, None", "returns 3 values, not tokens and mask"),
         ("tokens", "return spectrogram, spectrogram[..., 0]", r"returns \(1, 48\) float32, not a mask \(B, L\) bool"),
         ("tokens", "return spectrogram[:, :5], spectrogram[..., 0] > 0", r"returns \(1, 48\) bool, not a mask"),
+        ("tokens", "return spectrogram, spectrogram[..., 0] > 1e9", r"returns \(1, 48\) bool, not a mask that is True"),
+        ("tokens", "return spectrogram * 1j, spectrogram[..., 0] < 1e9", r"returns \(1, 48, 80\) complex64, not real"),
         ("tokens", "return spectrogram[0], lengths > 0", r"returns \(48, 80\) float32, not tokens \(B, L, D\)"),
         ("pool", "return tokens", r"returns \(1, 48, 80\) float32, not \(B, embedding_dim\)"),
         ("pool", "return tokens.mean(1).numpy()", "returns a ndarray, not a tensor"),
@@ -263,6 +266,43 @@ def test_a_wrong_return_is_said_as_what_it_is(method: str, body: str, said: str,
     (tmp_path / "weights").touch()
     with pytest.raises(OwnCodeError, match=f"{method} of Bad: {said}"):
         load_model(name, tmp_path / "weights", device="cpu").embed([np.ones(8_000, np.float32)], 16_000)
+
+
+def test_what_own_code_prints_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, _ = own(tmp_path, "tokens", "print('loud'); return super().tokens(spectrogram, lengths)")
+    path = tmp_path / "own.py"
+    path.write_text("print('imported')\n" + path.read_text())
+    (tmp_path / "weights").touch()
+    load_model(name, tmp_path / "weights", device="cpu").embed([np.ones(8_000, np.float32)], 16_000)
+    assert capsys.readouterr() == ("", "imported\nloud\n")
+
+
+@pytest.mark.parametrize(("body", "said"), [("raise OSError('gone')", "raises OSError: gone"), ("return [1]", "a int")])
+def test_layers_that_raise_or_are_none_are_named_by_the_suite(body: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(f"{OWN}\nclass Bad(Own):\n    def layers(self):\n        {body}\n")
+    (tmp_path / "weights").touch()
+    outcomes = check(load_model(f"{tmp_path / 'own.py'}:Bad", tmp_path / "weights", device="cpu"))
+    assert outcomes[-1].name == "layers"
+    assert "layers of Bad" in outcomes[-1].reason
+    assert said in outcomes[-1].reason
+
+
+def test_metadata_that_are_no_dict_are_said(tmp_path: Path) -> None:
+    body = "model = cls(); model.metadata = None; return model"
+    name, _ = own(tmp_path, "from_checkpoint", body)
+    (tmp_path / "weights").touch()
+    with pytest.raises(OwnCodeError, match="metadata of Bad: is nothing, no dict; make it one"):
+        load_model(name, tmp_path / "weights", device="cpu")
+
+
+@pytest.mark.parametrize("body", ["1 / 0", "import sys; sys.exit(2)"])
+def test_the_line_of_a_failed_import_is_named_by_a_relative_path_too(
+    body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(f"x = 1\n{body}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInputError, match=r"own\.py:2: fails to import"):
+        load_model("own.py:Bad")
 
 
 def test_memory_that_runs_out_in_own_code_is_the_machine_s(tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ class _Run:
     def _embed(self, batch: list[tuple[int, Floats]]) -> int:
         rows, waves = zip(*batch, strict=True)
         with own_code("embed", type(self.model)):
-            vectors = self.model.embed(waves, self.model.sample_rate)
+            vectors = np.asarray(self.model.embed(waves, self.model.sample_rate), np.float32)
         if vectors.shape != (len(rows), self.model.embedding_dim):
             due = f"has shape {vectors.shape} where {(len(rows), self.model.embedding_dim)} is due"
             raise BadInputError(f"embed of {self.model.card.name}", due, "correct its pool() or embedding_dim")

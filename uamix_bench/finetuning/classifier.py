@@ -18,7 +18,7 @@ from uamix_bench.finetuning.recipe import FinetuneRecipe
 from uamix_bench.models.model import AudioModel
 from uamix_bench.tuning.data import Frames, Ints, random
 from uamix_bench.tuning.loop import Batch, Stage, decayed_groups
-from uamix_bench.util.errors import UsageError
+from uamix_bench.util.errors import OwnCodeError, UsageError
 from uamix_bench.util.progress import Progress
 
 _LOG_EVERY = 20  # steps
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
 
     def __init__(self, model: AudioModel, classes: int, recipe: FinetuneRecipe, frozen: int = 0) -> None:
         super().__init__()
-        layers = model.layers()
+        layers = model.call_layers()
         if not layers:
             raise UsageError(
                 f"--model {model.card.name}", "has no layers to train", "give --freeze all for a linear probe of it"
@@ -92,8 +92,12 @@ class Classifier(nn.Module):
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Logits of normalised input, (B, T, F) -> (B, C); padding counts as any frame, as in the authors' code."""
         lengths = torch.full((len(spectrogram),), spectrogram.shape[1], device=spectrogram.device)
-        tokens, mask = self.encoder.tokens(spectrogram, lengths)
-        return self.head(self.fc_norm(self.encoder.pool(tokens.float(), mask, self.pooling)))  # type: ignore[no-any-return]
+        tokens, mask = self.encoder.call_tokens(spectrogram, lengths)
+        pooled, width = self.encoder.call_pool(tokens.float(), mask), self.fc_norm.normalized_shape[0]
+        if pooled.shape[1] != width:
+            due = f"returns {tuple(pooled.shape)} where {(len(tokens), width)} is due"
+            raise OwnCodeError(f"pool of {type(self.encoder).__name__}", due, "correct its pool() or embedding_dim")
+        return self.head(self.fc_norm(pooled))  # type: ignore[no-any-return]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """AdamW's groups: layer i of the stem (0) and L blocks at decay ** (L + 1 - i) of the head's rate."""
@@ -190,7 +194,7 @@ def inputs(model: AudioModel, recipe: FinetuneRecipe, length: int) -> Inputs:
             off = " ".join(f"--set {name}={'null' if name == 'statistics' else 0}" for name in asked)
             reason = f"gives no log-mel power before normalisation, which the recipe's {', '.join(asked)} work on"
             raise UsageError(f"--model {model.card.name}", reason, off)
-        return Inputs(model.frontend, lambda values: values, False, length)
+        return Inputs(model.call_frontend, lambda values: values, False, length)
     if recipe.statistics is None:
         return Inputs(fbank, own, True, length)
     mean, spread = recipe.statistics

@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 import struct
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -29,6 +30,8 @@ AnySettings = TypeVar("AnySettings", bound=BaseModel)
 WRAPPERS = ("module.", "_orig_mod.", "model.", "encoder.")
 
 _NAME_IT = "name the checkpoint file"
+_ENOUGH = 1 / 3  # of a model's tensors that are looked for, to say that it is there under a prefix
+_PART = re.compile(r"-0*(\d+)-of-0*(\d+)\.\w+")  # how transformers names the parts of a large checkpoint
 
 _MAX_HEADER_BYTES = 8 * 2**20  # a safetensors header of ViT size has 50 kB; one of 63 MB takes seconds to parse
 _MAX_TENSORS = 20_000
@@ -82,6 +85,8 @@ def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
             path = path / "model.safetensors"
         if path.exists() and not path.is_file():
             raise BadInputError(path, "is not a regular file", _NAME_IT)
+        if (part := _PART.search(path.name)) and part[2] != "1":
+            raise BadInputError(path, f"is part {part[1]} of {part[2]} of a checkpoint", "join its parts in one file")
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
@@ -111,6 +116,13 @@ def with_remark(metadata: Mapping[str, str], line: str) -> dict[str, str]:
     return {**metadata, "remarks": "\n".join(filter(None, (metadata.get("remarks"), line)))} if line else {**metadata}
 
 
+class Unwrapped(NamedTuple):
+    """A state dict without a wrapper's prefix, and what should be known of the choice: a line, or nothing."""
+
+    tensors: dict[str, Tensor]
+    remark: str
+
+
 def unwrapped(
     tensors: Mapping[str, Tensor],
     marks: Collection[str],
@@ -118,10 +130,11 @@ def unwrapped(
     path: Path,
     what: str,
     wrappers: Sequence[str] = WRAPPERS,
-) -> dict[str, Tensor]:
+) -> Unwrapped:
     """State dict without the prefix that wrappers such as ``module.`` add. Keys without the prefix are left out.
 
-    The prefix is empty or made of `wrappers`, in any order. It is the one under which most of `marks` are found.
+    The prefix is empty or made of `wrappers`, in any order. It is the one under which most of `marks` are found. Other
+    weights of the model under another prefix, such as a moving average, are left out too, and the remark names them.
 
     Args:
         tensors: State dict as stored.
@@ -133,21 +146,53 @@ def unwrapped(
     Raises:
         BadInputError: None of `marks` is found, or only under an unknown prefix, or equally many under several.
     """
-    found = Counter(prefix for key in tensors for prefix in _prefixes(key, wrappers) if key[len(prefix) :] in marks)
+    everywhere = Counter(prefix for key in tensors for prefix in _endings(key) if key[len(prefix) :] in marks)
+    most = max(everywhere.values(), default=0)
+    found = {prefix: count for prefix, count in everywhere.items() if prefix in _prefixes(prefix, wrappers)}
     if not found:
-        foreign = (key[:at] for key in tensors for at in range(len(key)) if key[at - 1] == "." and key[at:] in marks)
-        if prefix := next(foreign, ""):
-            reason = f"its keys begin with '{shown(prefix)}', which no known wrapper puts there"
-            raise BadInputError(path, reason, "save the state dict without that prefix")
+        foreign = [f"'{shown(prefix)}'" for prefix, count in everywhere.items() if count == most]
+        if most >= _ENOUGH * len(marks):
+            reason = f"its keys begin with {' or '.join(foreign[:5])}, which no known wrapper puts there"
+            raise BadInputError(
+                path, reason, f"save {'one of them' if foreign[1:] else 'the state dict'} without that prefix"
+            )
         reason = f"holds no tensor of {what} (its keys: {_first(list(tensors))})"
         raise BadInputError(path, reason, f"this is no checkpoint of {what}")
     best = [prefix for prefix, count in found.items() if count == max(found.values())]
-    if "" in best:
-        return dict(tensors)
-    if len(best) > 1:
+    if len(best) > 1 and "" not in best:
         under = " and ".join(f"'{shown(prefix)}'" for prefix in sorted(best))
         raise BadInputError(path, f"holds the tensors of {what} under {under}", "save one of them alone")
-    return {key.removeprefix(best[0]): value for key, value in tensors.items() if key.startswith(best[0])}
+    prefix = "" if "" in best else best[0]
+    own = [mark for mark in marks if prefix + mark in tensors]
+    copies = [other for other, count in everywhere.items() if other != prefix and count == found[prefix] == most]
+    others = [other for other in copies if _differ(tensors, own, prefix, other)]
+    remark = ""
+    if others:
+        taken = f"under '{shown(prefix)}'" if prefix else "without a prefix"
+        where = " and ".join(f"'{shown(other)}'" for other in others[:5])
+        remark = f"the weights are those {taken}; under {where} are others of the same names"
+        remark += " (to evaluate those, save them alone, without it)"
+    left = tuple(other for other in copies if other.startswith(prefix))
+    return Unwrapped(
+        {
+            key.removeprefix(prefix): value
+            for key, value in tensors.items()
+            if key.startswith(prefix) and not (left and key.startswith(left))
+        },
+        remark,
+    )
+
+
+def _endings(key: str) -> Iterator[str]:
+    """All that a wrapper may have put before a key: nothing, and what ends with one of its dots."""
+    yield ""
+    yield from (key[: at + 1] for at, letter in enumerate(key) if letter == ".")
+
+
+def _differ(tensors: Mapping[str, Tensor], marks: Sequence[str], one: str, other: str) -> bool:
+    """Whether tensors of the same names under two prefixes are not equal."""
+    pairs = ((tensors[one + mark], tensors.get(other + mark)) for mark in marks)
+    return not all(b is not None and a.shape == b.shape and torch.equal(a, b.to(a.dtype)) for a, b in pairs)
 
 
 def _prefixes(key: str, wrappers: Sequence[str]) -> Iterator[str]:
@@ -175,11 +220,14 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, 
         what: Name of the model, for error lines (``AudioMAE``).
 
     Raises:
-        BadInputError: Keys are missing or have other shapes; the line counts them and names the first five.
+        BadInputError: Keys are missing, have other shapes, or are integers where the module has none; the line counts
+            them and names the first five.
     """
     wanted = module.state_dict()
     if wanted:
-        tensors = unwrapped(tensors, wanted.keys(), path=path, what=what)
+        tensors, remark = unwrapped(tensors, wanted.keys(), path=path, what=what)
+        if remark:
+            warnings.warn(f"{path}: {remark}", stacklevel=2)
     missing = [key for key in wanted if key not in tensors]
     if missing:
         reason = f"lacks {len(missing)} of {len(wanted)} encoder tensors ({_first(missing)})"
@@ -192,6 +240,11 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, 
     if wrong:
         reason = f"has {len(wrong)} of {len(wanted)} encoder tensors in another shape ({_first(wrong)})"
         raise BadInputError(path, reason, f"this is not a checkpoint of {what} of this size")
+    coded = [key for key, value in wanted.items() if value.is_floating_point() > tensors[key].is_floating_point()]
+    if coded:
+        kind = str(tensors[coded[0]].dtype).removeprefix("torch.")
+        reason = f"holds {len(coded)} of {len(wanted)} encoder tensors as {kind} ({_first(coded)})"
+        raise BadInputError(path, reason, "save them as float32, as they were before")
     on_meta = any(value.is_meta for value in wanted.values())
     state = {
         key: tensors[key].to(

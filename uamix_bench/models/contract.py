@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from uamix_bench.models.convert import save
 from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins.card import ModelCard
-from uamix_bench.util.errors import BadInputError, OwnCodeError
+from uamix_bench.util.errors import BadInputError, OwnCodeError, own_code
 
 Floats = npt.NDArray[np.float32]
 
@@ -234,16 +234,19 @@ def _columns(model: AudioModel) -> str:
     if not _encodes(model):
         return "no tokens"
     samples = model.sample_rate
-    if not isinstance(model.token_columns(1), int):
-        raise _Broken(f"token_columns gives {model.token_columns(1)!r} for one sample, not an int")
+    with own_code("token_columns", type(model)):
+        one = model.token_columns(1)
+    if not isinstance(one, int):
+        raise _Broken(f"token_columns gives {one!r} for one sample, not an int")
     nearby = [samples + samples * percent // 100 for percent in range(-20, 21)]
-    alike = [count for count in nearby if model.token_columns(count) == model.token_columns(samples)]
+    with own_code("token_columns", type(model)):
+        alike = [count for count in nearby if model.token_columns(count) == model.token_columns(samples)]
     lengths = torch.tensor([min(alike), samples, max(alike)], device=model.device)
     waves = torch.zeros(3, max(alike), device=model.device)
     for row, count in zip(waves, lengths.tolist(), strict=True):
         row[:count] = 0.1 * torch.sin(torch.arange(count) * 0.2)
     with torch.inference_mode():
-        mask = model.tokens(*model.frontend(waves, lengths))[1]
+        mask = model.call_tokens(*model.call_frontend(waves, lengths))[1]
     if not bool(mask.all()):
         equal = f"{min(alike)} and {max(alike)} samples have equal token_columns"
         raise _Broken(f"{equal}, but {int((~mask).sum())} of their {mask.numel()} tokens are padding")
@@ -251,7 +254,7 @@ def _columns(model: AudioModel) -> str:
 
 
 def _walkable(model: AudioModel) -> str:
-    layers = model.layers()
+    layers = model.call_layers()
     if not layers:
         return "no layers(): can be evaluated, not tuned" if list(model.parameters()) else ""
     if not _encodes(model):

@@ -155,22 +155,53 @@ class AudioModel(nn.Module):
         for row, clip in zip(batch, clips, strict=True):
             row[: len(clip)] = torch.from_numpy(clip)
         device = self.device
-        with own_code("frontend", type(self)):
-            framed = self.frontend(batch.to(device), lengths.to(device))
-        spectrogram, counts = self._pair("frontend", framed, "spectrogram", "frame counts")
-        self._must(spectrogram.ndim > 1 and len(spectrogram) == len(clips), "frontend", spectrogram, "(B, T, F)")
-        self._must(counts.shape == lengths.shape and not counts.is_floating_point(), "frontend", counts, "counts (B,)")
-        with own_code("tokens", type(self)), torch.autocast(device.type, torch.bfloat16, self.dtype == torch.bfloat16):
-            encoded = self.tokens(spectrogram, counts)
-        tokens, mask = self._pair("tokens", encoded, "tokens", "mask")
-        self._must(tokens.ndim == 3 and len(tokens) == len(clips), "tokens", tokens, "tokens (B, L, D)")
-        self._must(mask.shape == tokens.shape[:2] and mask.dtype == torch.bool, "tokens", mask, "a mask (B, L) bool")
-        with own_code("pool", type(self)):
-            pooled = self.pool(tokens.float(), mask, self.pooling)
-        self._must(isinstance(pooled, Tensor), "pool", pooled, "a tensor (B, embedding_dim)")
-        self._must(pooled.ndim == 2 and len(pooled) == len(clips), "pool", pooled, "(B, embedding_dim)")
-        embedded: Floats = pooled.float().cpu().numpy()
+        spectrogram, counts = self.call_frontend(batch.to(device), lengths.to(device))
+        with torch.autocast(device.type, torch.bfloat16, self.dtype == torch.bfloat16):
+            tokens, mask = self.call_tokens(spectrogram, counts)
+        embedded: Floats = self.call_pool(tokens.float(), mask).float().cpu().numpy()
         return embedded
+
+    def call_frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What `frontend` gives.
+
+        Raises:
+            OwnCodeError: A user's own raises, or returns something else than it must; so of the next two.
+        """
+        with own_code("frontend", type(self)):
+            framed = self.frontend(waveforms, lengths)
+        spectrogram, counts = self._pair("frontend", framed, "spectrogram", "frame counts")
+        self._must(spectrogram.ndim > 1 and len(spectrogram) == len(lengths), "frontend", spectrogram, "(B, T, F)")
+        self._must(counts.shape == lengths.shape and not counts.is_floating_point(), "frontend", counts, "counts (B,)")
+        return spectrogram, counts
+
+    def call_tokens(self, spectrogram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What `tokens` gives."""
+        with own_code("tokens", type(self)):
+            encoded = self.tokens(spectrogram, lengths)
+        tokens, mask = self._pair("tokens", encoded, "tokens", "mask")
+        self._must(tokens.ndim == 3 and len(tokens) == len(lengths), "tokens", tokens, "tokens (B, L, D)")
+        self._must(not tokens.is_complex(), "tokens", tokens, "real numbers")
+        self._must(mask.shape == tokens.shape[:2] and mask.dtype == torch.bool, "tokens", mask, "a mask (B, L) bool")
+        return tokens, mask
+
+    def call_pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """What `pool` gives under the chosen pooling."""
+        with own_code("pool", type(self)):
+            pooled = self.pool(tokens, mask, self.pooling)
+        self._must(isinstance(pooled, Tensor), "pool", pooled, "a tensor (B, embedding_dim)")
+        self._must(pooled.ndim == 2 and len(pooled) == len(tokens), "pool", pooled, "(B, embedding_dim)")
+        if not bool(mask.any(dim=1).all()) and not bool(pooled.isfinite().all()):
+            self._must(False, "tokens", mask, "a mask that is True for at least one token of each clip")
+        return pooled
+
+    def call_layers(self) -> list[nn.Module]:
+        """What `layers` gives."""
+        with own_code("layers", type(self)):
+            layers = self.layers()
+        self._must(isinstance(layers, list | tuple), "layers", layers, "a list of modules")
+        for layer in layers:
+            self._must(isinstance(layer, nn.Module), "layers", layer, "modules alone")
+        return list(layers)
 
     def _pair(self, method: str, given: Any, *names: str) -> tuple[Tensor, Tensor]:
         """The two tensors that a method returned; anything else is refused."""
@@ -191,7 +222,7 @@ class AudioModel(nn.Module):
     @property
     def remarks(self) -> tuple[str, ...]:
         """Facts about the weights that belong beside a score, one a line, from `metadata`; usually none."""
-        return tuple(self.metadata.get("remarks", "").splitlines()[:_MOST_REMARKS])
+        return tuple(str(self.metadata.get("remarks", "")).splitlines()[:_MOST_REMARKS])
 
     @property
     def device(self) -> torch.device:
@@ -257,6 +288,8 @@ def load_model(
         raise OwnCodeError(
             f"{made_by} of {adapter.__name__}", f"returns {_kind(model)}, not a model", "return the model"
         )
+    if not isinstance(model.metadata, dict):
+        raise OwnCodeError(f"metadata of {adapter.__name__}", f"is {_kind(model.metadata)}, no dict", "make it one")
     model.input = input
     if pooling is not None:
         if pooling not in model.poolings:
@@ -332,7 +365,7 @@ def _resolve(name: str | type[AudioModel], checkpoint: str | Path | None) -> _Re
         if not (isinstance(adapter, type) and issubclass(adapter, AudioModel)):
             raise BadInputError(name, "is not a subclass of uamix_bench.AudioModel", "see docs/your-model.md")
         if not hasattr(adapter, "card"):
-            raise BadInputError(name, "has no card", "state sample_rate and embedding_dim as numbers in the class")
+            raise BadInputError(name, "has no card", "state sample_rate and embedding_dim as integers in the class")
         return _Resolved(adapter, adapter.card.name, path)
     plugin, bundled = registry.find_model(name)
     if path is not None or bundled is None:

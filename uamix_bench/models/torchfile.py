@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -43,6 +43,7 @@ _OLD_PICKLES = 5  # of the old format: magic number, protocol, system, content, 
 _FIRST_KEYS = ("model", "state_dict", "module")
 _KEYS = (*_FIRST_KEYS, "model_state_dict", "model_state", "net", "weights", "params", "teacher")
 _AVERAGES = ("model_ema", "state_dict_ema")  # of the weights beside them, and taken in their place, as timm does
+_WITHIN = 2  # mappings or sequences around the one that holds a state dict
 _SAME = 0.5  # share of equal names from which on a second state dict is another one of the same model
 
 # What is data though it stands in the standard library, or is not spelt as a class.
@@ -221,55 +222,89 @@ class _Found(NamedTuple):
 
 def _find(path: Path, content: Any, key: str | None) -> _Found:
     """Finds the state dict: under `key`, a usual key, bare, or under the only key that holds tensors."""
-    held = _held(content)
-    there = {name: state for name, (state, _) in held.items()}
-    usual = [name for name in there if name.split(".")[-1] in _KEYS]
+    held = {".".join(way): (way, state) for way, state in _held(content)}
+    there = {name: state for name, (_, state) in held.items()}
+    least = min((len(way) for way, _ in held.values()), default=0)
+    shallow = [name for name, (way, _) in held.items() if len(way) == least]
+    usual = [name for name, (way, _) in held.items() if way[-1] in _KEYS and (name in shallow or _is_plain(way))]
     first = [name for name in _FIRST_KEYS if name in there]
     first = [name for name in _AVERAGES if first and name in there and _are_twins(there[first[0]], there[name])] + first
     if key is not None and key not in there:
         raise BadInputError(path, f"holds no tensors under {key!a}", f"keys that hold some: {_listed(there)}")
-    if key is None and not first and len(usual) != 1 and isinstance(content, Mapping) and (bare := _tensors(content)):
+    bare = _tensors(content) if isinstance(content, Mapping) else {}
+    most = max((len(_tensors(state)) for state in there.values()), default=0)
+    if key is None and not first and len(usual) != 1 and bare and len(bare) >= most:
         return _Found(bare, {name: value for name, value in content.items() if name not in bare}, "")
-    chosen = [key] if key is not None else first[:1] or usual or list(there)
+    chosen = [key] if key is not None else first[:1] or usual or shallow
     if not chosen:
         candidates = [content.get(name) for name in _KEYS] if isinstance(content, Mapping) else [content]
-        for candidate in candidates:
+        inner = [value for candidate in candidates if isinstance(candidate, Mapping) for value in candidate.values()]
+        for candidate in candidates + inner[:1]:
             if isinstance(candidate, _Stub):
                 raise BadInputError(path, f"holds a pickled {shown(candidate.global_name)}, no state dict", RESAVE)
         raise BadInputError(path, "holds no state dict", "name a file with the model's weights")
     if len(chosen) > 1:
         reason = f"holds several state dicts, under {_listed(chosen)}"
         raise BadInputError(path, reason, "save one of them alone (read_checkpoint(path, key=...) takes one)")
-    state, beside = held[chosen[0]]
+    way, state = held[chosen[0]]
     twins = [name for name in there if name not in chosen and _are_twins(state, there[name])]
     remark = ""
     if twins and key is None:
         remark = f"the weights are those under {_listed(chosen)}; {_listed(twins)} holds others of the same names"
         remark += f" (to evaluate those, save read_checkpoint(path, key={shown(twins[0])!r}).tensors in a file)"
-    return _Found(state, beside, remark)
+    return _Found(state, _beside(content, way), remark)
 
 
-def _held(content: Any, within: int = 2) -> dict[str, tuple[Mapping[Any, Any], Mapping[Any, Any]]]:
-    """Mappings in a file that hold tensors, by key (``outer.inner`` for inner ones), and the values beside each."""
+_Way = tuple[str, ...]
+
+
+def _held(
+    content: Any, above: _Way = (), known: dict[int, bool] | None = None
+) -> Iterator[tuple[_Way, Mapping[Any, Any]]]:
+    """Mappings in a file that hold tensors, with the keys on the way to each; one that is there twice is yielded once.
+
+    Args:
+        content: Content of the file.
+        above: Keys on the way to it.
+        known: By id, whether a mapping met before holds tensors.
+    """
+    known = {} if known is None else known
+    for key, value in _entries(content).items():
+        fresh = id(value) not in known
+        if fresh and isinstance(value, Mapping | list | tuple):
+            known[id(value)] = isinstance(value, Mapping) and bool(_tensors(value))
+        if known.get(id(value)):
+            yield (*above, key), value
+        elif fresh and len(above) < _WITHIN:
+            yield from _held(value, (*above, key), known)
+
+
+def _entries(content: Any) -> dict[str, Any]:
+    """Values of a mapping by their text keys, or of a sequence by their number."""
     if isinstance(content, Mapping):
-        values = {key: value for key, value in content.items() if isinstance(key, str)}
-    elif isinstance(content, list | tuple):
-        values = {str(index): value for index, value in enumerate(content[:_MAX_DEPTH])}
-    else:
+        return {key: value for key, value in content.items() if isinstance(key, str)}
+    return (
+        {str(at): value for at, value in enumerate(content[:_MAX_DEPTH])} if isinstance(content, list | tuple) else {}
+    )
+
+
+def _beside(content: Any, way: _Way) -> dict[str, Any]:
+    """What stands beside a state dict, and beside all that it is in."""
+    if not way:
         return {}
-    held: dict[str, tuple[Mapping[Any, Any], Mapping[Any, Any]]] = {}
-    for key, value in values.items():
-        beside = {name: other for name, other in values.items() if name != key}
-        if isinstance(value, Mapping) and _tensors(value):
-            held[key] = (value, beside)
-        elif within and (key in _KEYS or not isinstance(content, Mapping) or isinstance(value, list | tuple)):
-            inner = _held(value, within - 1)
-            held |= {f"{key}.{name}": (state, {**beside, **more}) for name, (state, more) in inner.items()}
-    return held
+    entries = _entries(content)
+    return {**{key: value for key, value in entries.items() if key != way[0]}, **_beside(entries[way[0]], way[1:])}
+
+
+def _is_plain(way: _Way) -> bool:
+    """Whether no key on the way says of what it is."""
+    return all(key in _KEYS or key.isdecimal() for key in way)
 
 
 def _are_twins(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
     """Test for two state dicts that share most names and shapes but differ in values, such as a weight average."""
+    if len(other) < _SAME * len(_tensors(one)):  # an optimiser's, as a rule
+        return False
     bare = {_WRAPPED.sub("", key): value for key, value in _tensors(other).items()}
     pairs = [(value, bare.get(_WRAPPED.sub("", key))) for key, value in _tensors(one).items()]
     same = [(a, b) for a, b in pairs if b is not None and a.shape == b.shape]

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import ModuleSpec
@@ -141,7 +142,8 @@ def from_file(reference: str, option: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
+        with redirect_stdout(sys.stderr):  # stdout is for results
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever a stranger's module raises
         sys.modules.pop(spec.name, None)
         if is_out_of_memory(error):
@@ -160,7 +162,8 @@ def _line_of(error: BaseException, path: Path) -> str:
 
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if Path(one.filename).parent == path.parent]
+    folder = path.absolute().parent
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if Path(one.filename).parent == folder]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
 
 

@@ -33,6 +33,8 @@ _BUFFER = 1 << 18  # numbers gathered at a time: they stay in the processor's ca
 _TINY = float(np.finfo(np.float64).tiny)
 _ROUNDING = 1e-6  # of a score's unit
 _DOUBLE_ROUNDING = 1e-12  # of a score itself, in float64
+_COORDINATE = 1e-14  # of a row's length, in float64: what lies between two means of the same rows
+_SHORT = 1e-3, 0.05  # of the mean's square: rows below it are lost in it in float32; the share of them that matters
 _SAFE = 1e-24, 1e24  # squared lengths whose products float32 holds
 _SAMPLE = 128  # rows whose median says where most of the table is
 _NEWTON_STEPS, _HALVINGS = 100, 30
@@ -114,11 +116,16 @@ def knn(embeddings: Floats, support: Integers, query: Integers, neighbors: int =
     def fit(points: Table) -> tuple[Table, None]:
         return points.reshape(len(points), ways * shots, -1), None
 
-    def vote(scores: Table) -> Integers:
-        nearest = np.argsort(-scores, axis=-1, kind="stable")[..., :voters] // shots
+    def vote(scores: Table, margin: Table) -> Integers:
+        left = scores.copy()
+        nearest = np.empty((*scores.shape[:-1], voters), np.int64)
+        for place in range(voters):  # one by one: rounding must not put in order what is equally near
+            row = _best(left, margin)
+            np.put_along_axis(left, row[..., None], -np.inf, axis=-1)
+            nearest[..., place] = row // shots
         votes: Integers = (nearest[..., None] == np.arange(ways)).astype(np.int64)  # (B, N * Q, voters, N)
         earliest = votes.argmax(axis=-2)
-        return _best(votes.sum(axis=-2) * (voters + 1) - earliest, 0.0)
+        return (votes.sum(axis=-2) * (voters + 1) - earliest).argmax(axis=-1)  # type: ignore[no-any-return]
 
     return _linear(table, support, query, fit, square, vote if voters > 1 else None)
 
@@ -176,10 +183,12 @@ def _centred(embeddings: Floats) -> _Centred:
         mean = embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
         table = embeddings - mean
         squares = np.vecdot(table, table)
+        lengths = np.vecdot(embeddings, embeddings)  # rows of zeros lose nothing
+        short = (lengths > 0) & (lengths < _SHORT[0] * (mean @ mean))
     square = float(np.median(squares))
     sample = embeddings[:: -(-len(embeddings) // _SAMPLE)].astype(np.float64)
     middle = np.median(sample, axis=0)  # half of the rows may lie anywhere, and it stays among the others
-    if _is_safe(table, squares, square, np.median(_squares(sample - middle))):
+    if short.mean() < _SHORT[1] and _is_safe(table, squares, square, np.median(_squares(sample - middle))):
         return _Centred(table, mean.astype(np.float64), square)
     rows = embeddings - middle  # float64
     squares = _squares(rows)
@@ -241,13 +250,29 @@ def _scores(queries: Table, weights: Table, biases: Table | None) -> Table:
     return scores
 
 
-def _best(scores: npt.NDArray[Any], margin: float) -> Integers:
-    """Lowest index of the scores within `margin` of the largest, along the last axis."""
-    largest = scores.max(axis=-1, keepdims=True)
-    if scores.dtype == np.float64:  # of rows far out the scores are large, and so is their rounding
-        margin = margin + _DOUBLE_ROUNDING * np.abs(largest)
-    best: Integers = (scores >= largest - margin).argmax(axis=-1)
+def _best(scores: Table, margin: Table) -> Integers:
+    """Lowest index of those within `margin` of the largest score, along the last axis."""
+    best: Integers = (scores >= scores.max(axis=-1, keepdims=True) - margin).argmax(axis=-1)
     return best
+
+
+def _margin(queries: Table, scores: Table, unit: float, by_distance: bool) -> Table:
+    """What rounding may put between scores that are equal, a number or (B, Q, 1).
+
+    Args:
+        queries: (B, Q, D).
+        scores: (B, Q, M).
+        unit: The size of a usual score.
+        by_distance: Whether the scores order by distance.
+    """
+    if scores.dtype == np.float32:
+        return np.asarray(_ROUNDING * unit)
+    largest = np.abs(scores.max(axis=-1, keepdims=True))
+    if not by_distance:  # of rows far out the scores are large, and so is their rounding
+        return np.asarray(_ROUNDING * unit + _DOUBLE_ROUNDING * largest)
+    distance = np.sqrt(2 * largest)
+    coordinate = _COORDINATE * (np.linalg.norm(queries, axis=-1, keepdims=True) + distance)
+    return np.asarray(coordinate * (coordinate + distance))
 
 
 def _linear(
@@ -256,7 +281,7 @@ def _linear(
     query: Integers,
     fit: Fit,
     unit: float,
-    vote: Callable[[Table], Integers] | None = None,
+    vote: Callable[[Table, Table], Integers] | None = None,
     buffers: int = 1,
 ) -> Score:
     """Scores queries by ``x . w + b`` or by distance, a few episodes at a time in reused buffers.
@@ -268,7 +293,8 @@ def _linear(
         fit: Function from supports (B, N, K, D) to weights (B, M, D) and biases (B, M), or None if the nearest weights
             win.
         unit: Size of a usual score, which scales the margin of ties.
-        vote: Function from scores (B, N * Q, M) to class slots (B, N * Q); by default the slot of the largest score.
+        vote: Function from scores (B, N * Q, M) and their margins to class slots (B, N * Q); by default the slot of the
+            largest score.
         buffers: Factor on the number of episodes in a batch; a fit of many small steps is faster with more.
     """
     episodes, ways, shots = support.shape
@@ -288,7 +314,8 @@ def _linear(
         np.take(table, query_rows[now], axis=0, out=query_buffer[:batch], mode="clip")
         weights, biases = fit(shot_buffer[:batch])
         scores = _scores(query_buffer[:batch], weights, biases)
-        best = vote(scores) if vote else _best(scores, _ROUNDING * unit) // (weights.shape[1] // ways)
+        margin = _margin(query_buffer[:batch], scores, unit, biases is None)
+        best = vote(scores, margin) if vote else _best(scores, margin) // (weights.shape[1] // ways)
         chosen[now] = best.reshape(batch, ways, queries)
         hits[now] = (chosen[now] == slots).sum(axis=2)
     return Score(hits.sum(axis=1), hits, chosen)

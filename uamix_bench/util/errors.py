@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 from uamix_bench.util.text import visible
 
@@ -98,19 +98,23 @@ def own_code(what: str, kind: type, home: str = "uamix_bench.") -> Iterator[None
 
     Exceptions of the project's own classes pass unchanged.
 
+    What the code prints goes to stderr: stdout is for results.
+
     Args:
         what: Name of the called method for the error line, such as ``tokens``.
         kind: The class whose code runs.
         home: Prefix of the module names that are not a user's.
 
     Raises:
-        OwnCodeError: The code raised an exception that is no BenchError and does not mean that memory ran out.
+        OwnCodeError: The code ended the program, or raised an exception that is no BenchError and does not mean that
+            memory ran out.
     """
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except BenchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         bases = [base for base in kind.__mro__ if not base.__module__.startswith((home, "torch.", "builtins"))]
         if not bases or is_out_of_memory(error):
             raise
