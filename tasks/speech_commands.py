@@ -49,4 +49,4 @@ class SpeechCommands(Official):
                     clip = f"{word}/{name}"
                     rows.append((clip, f"{base}/{clip}", word, utterance[1], listed.pop(clip, "train")))
         older = "get v0.02: this is v0.01 (Kaggle's competition has it), which lacks the words " + ", ".join(_NEW)
-        return whole(self, root, rows, listed, hint="" if words.intersection(_NEW) or listed else older)
+        return whole(self, root, rows, listed, hint="" if words.intersection(_NEW) or listed or not rows else older)

@@ -64,6 +64,15 @@ def test_a_dry_run_plans_and_writes_nothing(bench: Bench, sounds: Path, bench_ho
     assert "steps" in table.out
 
 
+def test_a_dry_run_says_what_must_be_known_of_the_sounds(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    rows = [f"{path},{path.parent.name},0.5" for path in sorted(sounds.rglob("*.wav"))]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,start", *rows]))
+    done = bench("finetune", "--task", tmp_path / "list.csv", *SMALL, "--dry-run")
+    assert "columns: column start of the list is not used" in done.out
+    trained = bench("tune", "--data", tmp_path / "list.csv", "--dry-run", "--json")
+    assert trained.envelope["items"][0]["notes"][0].startswith("columns: column start of the list is not used")
+
+
 def test_a_task_brings_its_recipe(bench: Bench, tmp_path: Path) -> None:
     bench("tasks", "miniature", "esc50", tmp_path / "esc50")
     from uamix_bench.plugins import registry

@@ -72,3 +72,13 @@ def test_formats_that_are_not_read_end_in_3_or_are_set_aside_with_6(bench: Bench
     status = done.envelope["results"][0]["status"]
     assert [one["clip"] for one in status["skipped"]] == ["b/more.m4a", "c/only.wma"]
     assert f"unread: {line}" in status["notes"]
+
+
+def test_what_explains_that_there_are_no_episodes_is_said_before(bench: Bench, tmp_path: Path) -> None:
+    names = [f"part{part}/{label}/{index}.wav" for part in (1, 2) for label in "abc" for index in range(3)]
+    root = sounds(tmp_path / "own", names)
+    done = bench("fewshot", "--task", root, "--n", 3)
+    assert done.code == 2
+    remark, error = done.err.splitlines()
+    assert "every class folder holds folders of the same names, which are not used (a, b, c)" in remark
+    assert "and 0 of 2 have that many" in error

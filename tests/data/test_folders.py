@@ -211,7 +211,6 @@ def test_splits_of_folders_are_what_finetuning_goes_by(tmp_path: Path) -> None:
         ["train/1.wav", "test/2.wav"],
         ["fold1/1.wav", "fold2/2.wav"],
         ["train/dog/1.wav", "test/cat/1.wav"],
-        ["train/dog/1.wav", "train/cat/1.wav"],
         ["train/dog/1.wav", "test/dog/1.wav"],  # of one class
         ["train/dog/1.wav", "train/cat/1.wav", "test/dog/1.wav", "test/cat/1.wav", "test/3.wav"],
     ],
@@ -239,6 +238,34 @@ def test_other_folders_stay_classes_and_doubts_are_said(tmp_path: Path, names: l
     assert set(data.clips["split"]) == {""}
     assert len(said(data)) == (wanted is not None)
     assert wanted is None or re.search(wanted, said(data)[0])
+
+
+def test_a_class_that_holds_no_sound_is_named(tmp_path: Path) -> None:
+    names = ["cat/1.wav", "dog/1.wav", "fish/1", "fowl/1.wav.gz", "meta/x.csv", "meta/x.png", "__MACOSX/cat/._1.wav"]
+    (tmp_path / "own/frog").mkdir(parents=True)
+    data = load_task(str(touch(tmp_path / "own", names)))
+    assert said(data) == ["folders: fish, fowl, frog hold no sound and are no classes"]
+    assert set(data.clips["label"]) == {"cat", "dog"}
+    splits = [f"{split}/{label}/1.wav" for split in ("train", "test") for label in ("cat", "dog")]
+    (tmp_path / "splits/valid").mkdir(parents=True)
+    data = load_task(str(touch(tmp_path / "splits", [*splits, "test/fish/1.bak", "meta/x.csv"])))
+    assert said(data)[0] == "folders: test/fish, valid hold no sound and are no classes"
+
+
+@pytest.mark.parametrize("top", ["audio", "train", "my sounds"])
+def test_one_folder_around_the_classes_is_named(tmp_path: Path, top: str) -> None:
+    root = touch(tmp_path, [f"{top}/dog/1.wav", f"{top}/cat/1.wav", "meta/list.csv"])
+    with pytest.raises(
+        BadInputError, match=rf"holds folders \(cat, dog\); if those are the classes, give {root / top}$"
+    ):
+        load_task(str(root))
+    assert set(load_task(str(root / top)).clips["label"]) == {"cat", "dog"}
+
+
+def test_folders_of_one_name_in_two_unicode_forms_say_so(tmp_path: Path) -> None:
+    names = [f"{form}/1.wav" for form in ("caf\u00e9", "cafe\u0301")]
+    with pytest.raises(BadInputError, match=r"'caf\\xe9/1\.wav' twice; .*Unicode form"):
+        load_task(str(touch(tmp_path, names)))
 
 
 # --- labels and groups

@@ -290,6 +290,22 @@ def test_joined_mp3_without_counts_are_one(tmp_path: Path) -> None:
     refusal(tmp_path / "a", "are no MPEG audio, and more of it follows")
 
 
+@pytest.mark.parametrize("cut", [1, 100, 2_000])
+def test_an_mp3_that_begins_within_a_frame_is_what_ffmpeg_decodes(tmp_path: Path, wav: Path, cut: int) -> None:
+    whole = lame(wav, tmp_path / "a.mp3", "-V 4 -t --nores").read_bytes()  # no frame needs those before it
+    (tmp_path / "b.mp3").write_bytes(whole[cut:])
+    check_whole(tmp_path / "b.mp3", decoded(tmp_path / "b.mp3"))
+
+
+def test_free_format_frames_below_their_side_information_are_none(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They would make the decoder write a line each to the screen."""
+    (tmp_path / "a.mp3").write_bytes(b"\xff\xfb\x00\x00" * 1_000)
+    refusal(tmp_path / "a.mp3", "damaged", "truncated")
+    assert capfd.readouterr().err == ""
+
+
 def test_mp3_of_different_rates_are_not_joined(tmp_path: Path) -> None:
     other = tmp_path / "b"
     soundfile.write(other, sound(1.0, 32_000), 32_000, format="MP3", subtype="MPEG_LAYER_III")
@@ -614,6 +630,29 @@ def test_only_what_is_wanted_is_looked_at(tmp_path: Path, monkeypatch: pytest.Mo
         assert sum(looked) < max(100_000, len(content) / 4), name
 
 
+def test_many_marks_behind_a_flac_cost_one_look_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from uamix_bench.data.streams import Source
+
+    looked: list[int] = []
+    original = Source._read
+
+    def counted(self: Source, position: int, count: int) -> bytes:
+        looked.append(count)
+        return original(self, position, count)
+
+    monkeypatch.setattr(Source, "_read", counted)
+    content = flac(sound()) + b"fLaC" * 30_000
+    (tmp_path / "a.flac").write_bytes(content)
+    check_whole(tmp_path / "a.flac", sound(), tolerance=0)
+    assert sum(looked) < 100 * len(content)
+
+
+def test_codecs_that_are_not_read_have_the_remedy_of_converting(tmp_path: Path, wav: Path) -> None:
+    for name, codec in (("a.wav", "g722"), ("b.wav", "adpcm_yamaha")):
+        ffmpeg("-i", wav, "-c:a", codec, tmp_path / name)
+        assert "ffmpeg -i IN OUT.flac" in refusal(tmp_path / name, "unsupported WAV")
+
+
 def test_a_mark_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from uamix_bench.data.streams import Source
 
@@ -626,7 +665,7 @@ def test_a_mark_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.Mo
             with (tmp_path / "a").open("rb", buffering=0) as file:
                 source = Source(tmp_path / "a", file, [(0, size)])
                 for begin in range(0, size, 7):
-                    assert source.find(b"fLaC", begin) == content.find(b"fLaC", begin)
+                    assert list(source.places(b"fLaC", begin)) == [at] * (at >= begin)
                 joined = source.joined([source.part(at, size), bytes(content[:at]), source.part(0, at)])
                 assert joined.at(0, 1_000) == content[at:] + content[:at] * 2
                 assert joined.patched(1, b"xy").part(1, 5).at(0, 3) == b"xyC"

@@ -208,6 +208,10 @@ def test_group_and_split_may_be_left_out(tmp_path: Path) -> None:
         ("path,label\na.wav,cat,7\n", "line 2 has 3 fields, the first line 2; quote fields that hold a comma"),
         ("path,label\na.wav,cat\nb.wav\n", "line 3 has 1 fields, the first line 2"),
         ("path,label\na.wav,cat\nb.wav,dog\n./a.wav,cat\n", "line 4 repeats a.wav; list every clip once"),
+        (
+            "path,label,start\na.wav,cat,0\na.wav,cat,5\n",
+            "line 3 repeats a.wav; .*column start of the list is not used",
+        ),
         ('path,label\na.wav,"cat\n', "is not a CSV"),
         ('path,label\na.wav,"c\nat"\n', r"label 'c\\nat' holds a control, invisible or undecodable character"),
         ("path,label\na.wav,ca\x00t\n", r"label 'ca\\x00t' holds a control"),
@@ -270,6 +274,12 @@ def test_a_list_from_another_system_finds_its_files(tmp_path: Path, on_disk: str
     assert find_data(str(tmp_path / "list.txt")).clips["path"].tolist() == [str(tmp_path / on_disk)]
 
 
+def test_quotes_behind_a_blank_are_quotes(tmp_path: Path) -> None:
+    touch(tmp_path, ["a, b.wav", "c.wav"])
+    data = load_task(listed(tmp_path, 'label, path\ncat, "a, b.wav"\n"cat", c.wav\n'))
+    assert data.clips[["clip", "label"]].to_numpy().tolist() == [["a, b.wav", "cat"], ["c.wav", "cat"]]
+
+
 def test_a_name_that_is_there_as_listed_comes_first(tmp_path: Path) -> None:
     touch(tmp_path, ["a\\b.wav", "a/b.wav", "c.wav", "c.WAV"])
     data = load_task(listed(tmp_path, "path,label\na\\b.wav,cat\nc.WAV,dog\n"))
@@ -284,6 +294,7 @@ def test_a_name_that_is_there_as_listed_comes_first(tmp_path: Path) -> None:
         ("tone/a.wav", r"the file is called .*/Tone/A\.wav: names differ in case or Unicode form, rename one of them"),
         (f"caf{NFC}/caf{NFD}.wav", rf"the file is called .*/caf{NFD}/caf{NFC}\.wav: names differ"),
         (r"C:\sounds\a.wav", "this is a Windows path: make it relative, and name its folder with --audio-root"),
+        (r"\\server\sounds\a.wav", "this is a Windows path"),
         (r"tone\b.wav", "check --audio-root"),
     ],
 )

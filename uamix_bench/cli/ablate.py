@@ -196,6 +196,7 @@ def _clips_drawn(tasks: Sequence[TaskData], protocols: Sequence[Protocol], progr
 
     clips = 0
     for task in tasks:
+        selection.say(task.name, task.remarks)  # before an error of the episodes, which they may explain
         cells, drawn = draw_sweep(task, protocols)
         selection.say_remarks(task, cells, drawn, progress, sounds)
         clips += len(np.unique(np.concatenate([episodes.clips for episodes in drawn])))

@@ -172,6 +172,8 @@ def command(
     elif protocol == "metaaudio":
         tasks = [data.metaaudio() for data in tasks]
     progress = TerminalProgress(quiet)
+    for data in tasks:
+        selection.say(data.name, data.remarks)  # before an error of the episodes, which they may explain
     if setting["group_disjoint"]:
         tasks = [data.group_copies(progress) for data in tasks]
     parts = [limited(data, limit) for data in tasks]

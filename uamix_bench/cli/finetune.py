@@ -252,6 +252,7 @@ def _plan(work: Finetuning) -> dict[str, Any]:
         "estimated_s": None if seconds is None else round(seconds, 1),
         "recipe": work.recipe.model_dump(mode="json"),
         "folder": str(work.place),
+        "notes": [str(remark) for remark in work.data.remarks],
     }
 
 
@@ -259,6 +260,7 @@ def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
     """Prints the dry runs."""
     from uamix_bench.cli.listing import share
     from uamix_bench.cli.tables import Table, count, duration, show
+    from uamix_bench.util.text import visible
 
     table = Table("model", "task", "recipe", "share>", "runs>", "train clips>", "test clips>", "steps>", "time>")
     for plan in plans:
@@ -275,6 +277,8 @@ def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
             "" if plan["estimated_s"] is None else duration(plan["estimated_s"]),
         )
     show(table, "time: estimated from one small batch, without decoding")
+    for note in dict.fromkeys(f"{plan['task']}: {note}" for plan in plans for note in plan["notes"]):
+        print(visible(note))
 
 
 def _show(results: Sequence[FinetuneResult]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from uamix_bench.util.files import expanded
 from uamix_bench.util.text import visible
 
 if TYPE_CHECKING:
+    from uamix_bench.data.folders import Remark
     from uamix_bench.data.task import TaskData
     from uamix_bench.scoring.episodes import EpisodeSet, Protocol
     from uamix_bench.util.progress import Progress
@@ -174,7 +175,7 @@ def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes:
 def say_remarks(
     task: TaskData, cells: Sequence[Protocol], draws: Sequence[EpisodeSet], progress: Progress, sounds: bool = True
 ) -> None:
-    """Prints on stderr, even with --quiet, the remarks on these episodes; the records hold them too.
+    """Prints on stderr, even with --quiet, the remarks on these episodes besides those of :func:`say`.
 
     Args:
         task: Task that the episodes of a sweep are drawn from.
@@ -188,8 +189,13 @@ def say_remarks(
     from uamix_bench.scoring.remarks import remarks
 
     rows = np.unique(np.concatenate([episodes.clips for episodes in draws]))
-    for remark in (*task.remarks, *remarks(cells, draws, task.first_copies(rows, progress) if sounds else None)):
-        print(visible(f"{task.name}: {remark.text}"), file=sys.stderr)
+    say(task.name, remarks(cells, draws, task.first_copies(rows, progress) if sounds else None))
+
+
+def say(name: str, remarks: Iterable[Remark]) -> None:
+    """Says on stderr, quiet or not, what must be known of a task; the records of results on it say it too."""
+    for remark in remarks:
+        print(visible(f"{name}: {remark.text}"), file=sys.stderr)
 
 
 def demonstration(chosen: list[str], checkpoint: Path | None) -> str:

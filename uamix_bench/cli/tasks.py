@@ -10,7 +10,7 @@ import click
 from uamix_bench.cli import options
 from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output, quiet, to_path
-from uamix_bench.util.errors import BadInputError
+from uamix_bench.util.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
     from uamix_bench.data.task import Task
@@ -187,7 +187,11 @@ def _folder(data_dir: Path | None) -> Path:
 
 
 def _task(name: str) -> Task:
+    from uamix_bench.data.task import is_path
     from uamix_bench.plugins import registry
 
+    if is_path(name):
+        remedy = "'uamix-bench fewshot --task PATH' names what is wrong with sounds of your own"
+        raise UsageError(name, "is a path, where the name of a published data set goes", remedy)
     task: Task = registry.find_task(name).load()()
     return task

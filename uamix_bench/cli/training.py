@@ -226,6 +226,9 @@ def _plan(
     }
     try:
         data = find_data(recipe.data, data_dir, audio_root)
+        document["notes"] += map(str, data.remarks)
+        for remark in data.remarks:
+            progress.say(f"{data.name}: {remark.text}")
         document["data"] = dry_run.holdings(data)
         document["steps"] = dry_run.steps(stages, recipe, data)
     except BenchError as error:

@@ -286,7 +286,8 @@ def _opened(path: Path, until_s: float | None = None) -> Iterator[_Sound]:
             except soundfile.SoundFileError as error:
                 if sound is not None:
                     sound.check_disk()
-                raise BadInputError(path, f"is a damaged or unsupported {kind} file", REFETCH) from error
+                remedy = REFETCH if sound is not None else f"{REENCODE}, or {REFETCH}"  # then the codec may be unknown
+                raise BadInputError(path, f"is a damaged or unsupported {kind} file", remedy) from error
         except OSError as error:
             raise unreadable(path, error) from error
         finally:
@@ -315,6 +316,8 @@ def _streams(path: Path, file: FileIO, size: int, until_s: float | None) -> tupl
         raise BadInputError(path, "is an HTML or XML page, not sound", "the download went wrong; fetch it again")
     if head.startswith(b"version https://git-lfs"):
         raise BadInputError(path, "is a git-lfs pointer, not the sound itself", "run 'git lfs pull' there")
+    if mp3.begins_within(source):
+        return "MP3", mp3.streams(source, until_s)
     raise BadInputError(path, f"is not a {_SEVERAL} file", REENCODE)
 
 

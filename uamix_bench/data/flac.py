@@ -5,6 +5,8 @@ The last frame holds its own position in the stream, so the length is found with
 
 from __future__ import annotations
 
+from itertools import islice
+
 from uamix_bench.data import tags
 from uamix_bench.data.streams import MAX_STREAMS, Source, Stream, damaged
 
@@ -30,11 +32,9 @@ def streams(source: Source, until_s: float | None) -> list[Stream]:
     sample_rate, claimed = int.from_bytes(head[18:21], "big") >> 4, total(head)
     if until_s is not None and claimed > until_s * sample_rate > 0:
         return [_stream(source, start, source.size, check=False)]
-    starts, at = [start], start + 4
-    while (at := source.find(_MARK, at)) >= 0 and len(starts) <= MAX_STREAMS:
-        at += len(_MARK)
-        if source.at(at, 4) in _STREAMINFO:
-            starts.append(at - len(_MARK))
+    marks = source.places(_MARK, start + len(_MARK))
+    more = (at for at in marks if source.at(at + len(_MARK), 4) in _STREAMINFO)
+    starts = [start, *islice(more, MAX_STREAMS)]
     if len(starts) > MAX_STREAMS:
         raise damaged(source.path, f"it is joined of more than {MAX_STREAMS} streams")
     return [_stream(source, *span) for span in zip(starts, [*starts[1:], source.size], strict=True)]

@@ -23,6 +23,9 @@ SOUND_SUFFIXES = AUDIO_SUFFIXES | frozenset(
     " .wmv .asf .webm .weba .mka .mkv .ogv .ogx .spx .mogg .mp1 .mp2 .mpa .mpga .mpg .mpeg .ac3 .eac3 .dts .amr .awb"
     " .au .snd .sph .nist .voc .gsm .vox .ra .ram .rm .ape .wv .tta .tak .shn .mpc .dsf .dff .avi .flv .pcm".split()
 )
+_DOCUMENTS = frozenset(  # what folders of no class hold
+    ".csv .tsv .txt .json .jsonl .md .rst .xml .html .yaml .yml .toml .py .ipynb .sh .pdf .png .jpg .gif .svg".split()
+)
 _LINK = "link to nothing"
 _SHOWN = 8  # names in one line
 _PARTS = frozenset("train training dev development val valid validation test testing eval evaluation holdout".split())
@@ -87,6 +90,7 @@ def class_folders(root: Path) -> Listing:
     if loose := len(read) + len(unread) - len(below):
         remarks.append(Remark("folders", f"{_count(loose, 'sound')} in no class folder and left out"))
     level, more = _class_level(root, below)
+    remarks += _without_sounds(root, below, level)
     return _listing(root, (p for p in read if len(p) > 1), (p for p in unread if len(p) > 1), level, remarks + more)
 
 
@@ -192,6 +196,9 @@ def _class_level(root: Path, below: Iterable[Parts]) -> tuple[int, list[Remark]]
         inner.setdefault(parts[0], set()).update(parts[1:-1][:1])
         mixed = mixed or len(parts) == 2
     tops = sorted(inner)
+    if len(tops) == 1 and not mixed and len(inner[tops[0]]) > 1:
+        reason = f"holds one folder alone ({tops[0]}), and that holds folders ({some(sorted(inner[tops[0]]))})"
+        raise BadInputError(root, reason, f"if those are the classes, give {root / tops[0]}")
     named = [top for top in tops if _names_a_split(top)]
     times = Counter(name for names in inner.values() for name in names)
     if named == tops:
@@ -210,6 +217,18 @@ def _class_level(root: Path, below: Iterable[Parts]) -> tuple[int, list[Remark]]
         text = f"every class folder holds folders of the same names, which are not used ({some(alike)})"
         return 0, [Remark("splits", f"{text}; the classes are {some(tops)}")]
     return 0, []
+
+
+def _without_sounds(root: Path, below: Iterable[Parts], level: int) -> list[Remark]:
+    """A remark that names the folders beside splits and classes in which there is no sound, or nothing at all."""
+    held = {parts[:depth] for parts in below for depth in (1, 2)}
+    above = [(), *sorted({parts[:1] for parts in held})] if level else [()]
+    there = ((*parts, one.name) for parts in above for one in root.joinpath(*parts).iterdir() if one.is_dir())
+    found = [parts for parts in there if parts not in held and not parts[-1].startswith((".", "__"))]
+    endings = {parts: {_ending(file) for file in walk(root.joinpath(*parts))} for parts in sorted(found)}
+    lost = ["/".join(parts) for parts in endings if not endings[parts] or endings[parts] - _DOCUMENTS]
+    text = "holds no sound and is no class" if len(lost) == 1 else "hold no sound and are no classes"
+    return [Remark("folders", f"{some(lost)} {text}")] if lost else []
 
 
 def _names_a_split(name: str) -> bool:

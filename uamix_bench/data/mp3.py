@@ -83,6 +83,11 @@ def streams(source: Source, until_s: float | None) -> list[Stream]:
     return found
 
 
+def begins_within(source: Source) -> bool:
+    """Whether frames follow soon: what is cut out of a radio stream begins in the middle of one."""
+    return _resync(source, 0, min(source.size, _IN_A_ROW * _MAX_FREE)) is not None
+
+
 def _stream(
     source: Source, start: int, end: int, form: _Format, until_s: float | None
 ) -> tuple[Stream | None, float, int]:
@@ -147,8 +152,7 @@ def _count_frame(source: Source, position: int, form: _Format) -> _Count:
     if form.layer != 3 or len(head) < 64 or head[0] != 0xFF:
         return _Count()
     size = form.sizes.get(head[1] << 8 | head[2], 0)
-    mono, first, protected = head[3] >> 6 == 0b11, head[1] >> 3 & 0b11 == 0b11, not head[1] & 1
-    at = 4 + ((17 if mono else 32) if first else (9 if mono else 17)) + 2 * protected
+    at = 4 + _side_bytes(head) + 2 * (not head[1] & 1)
     if size and head[at : at + 4] in (b"Xing", b"Info"):
         frames = int.from_bytes(head[at + 8 : at + 12], "big") if head[at + 7] & 1 else 0
         bytes_at = at + 8 + 4 * (head[at + 7] & 1) if head[at + 7] & 2 else 0
@@ -157,6 +161,12 @@ def _count_frame(source: Source, position: int, form: _Format) -> _Count:
     if size and head[36:40] == b"VBRI":
         return _Count(size, "VBRI", int.from_bytes(head[50:54], "big"))
     return _Count()
+
+
+def _side_bytes(head: bytes) -> int:
+    """Bytes of layer III's side information, without which there is no frame; no layer has frames below that."""
+    mono, first = head[3] >> 6 == 0b11, head[1] >> 3 & 0b11 == 0b11
+    return (17 if mono else 32) if first else (9 if mono else 17)
 
 
 def _begins(rest: bytes, form: _Format) -> bool:
@@ -204,13 +214,13 @@ def _sizes(kind: int, rate: int, free: int) -> _Format:
 
 def _free_size(source: Source, position: int, end: int) -> int:
     """Bytes of a free-format frame without padding. Its header must be repeated twice, else the size is 0."""
-    data = source.at(position, min(3 * _MAX_FREE, end - position))
+    data = source.at(position, max(4, min(3 * _MAX_FREE, end - position)))
     unit = 4 if data[1] & 0x06 == 0x06 else 1
 
     def alike(at: int) -> bool:
         return data[at : at + 2] == data[:2] and len(data) > at + 2 and (data[at + 2] ^ data[2]) & 0xFC == 0
 
-    at = 4
+    at = 4 + _side_bytes(data)
     while 0 < (at := data.find(data[:2], at)) < _MAX_FREE:
         size = at - unit * (data[2] >> 1 & 1)
         if alike(at) and (alike(following := at + size + unit * (data[at + 2] >> 1 & 1)) or following == len(data)):

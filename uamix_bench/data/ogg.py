@@ -77,7 +77,7 @@ def streams(source: Source, until_s: float | None) -> list[Stream]:
             return [Stream(source)]
     if position < source.size and source.at(position, 4) == _MARK:
         raise truncated(source.path, "its last page is incomplete")
-    if (again := source.find(_MARK, position)) >= 0:
+    if (again := next(source.places(_MARK, position), -1)) >= 0:
         raise damaged(source.path, f"bytes {position} to {again} are no page, and more pages follow")
     if not starts:
         raise damaged(source.path, "its first page is missing")

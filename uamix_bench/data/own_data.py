@@ -116,19 +116,22 @@ def clip_list(path: Path, root: Path, labelled: bool = True) -> Listing:
     """
     needed = ("path", "label") if labelled else ("path",)
     table = read_csv(path, needed)
-    clips = _listed(path, root, table, needed)
-    if unused := [visible(name[:_LONGEST_NAME]) for name in table.columns if name and name not in _USED]:
-        columns = (
-            f"column{'s' * (len(unused) > 1)} {some(unused)} of the list {'are' if len(unused) > 1 else 'is'} not used"
-        )
-        return Listing(
-            clips, (Remark("columns", f"{columns} (used: {', '.join(_USED)}); clips are read from their start"),)
-        )
-    return Listing(clips)
+    unused = [visible(name[:_LONGEST_NAME]) for name in table.columns if name and name not in _USED]
+    if not unused:
+        return Listing(_listed(path, root, table, needed))
+    columns = (
+        f"column{'s' * (len(unused) > 1)} {some(unused)} of the list {'are' if len(unused) > 1 else 'is'} not used"
+    )
+    clips = _listed(path, root, table, needed, columns)
+    return Listing(
+        clips, (Remark("columns", f"{columns} (used: {', '.join(_USED)}); clips are read from their start"),)
+    )
 
 
-def _listed(path: Path, root: Path, table: pd.DataFrame, needed: Sequence[str] = ("path",)) -> pd.DataFrame:
-    """Makes the clip table of the list `path`. The index of `table` holds line numbers."""
+def _listed(
+    path: Path, root: Path, table: pd.DataFrame, needed: Sequence[str] = ("path",), unused: str = ""
+) -> pd.DataFrame:
+    """Makes the clip table of the list `path`. The index of `table` holds line numbers; `unused` names columns."""
     table = table.reindex(columns=list(_USED), fill_value="")
     for column in needed:
         empty = table.index[table[column] == ""]
@@ -146,7 +149,8 @@ def _listed(path: Path, root: Path, table: pd.DataFrame, needed: Sequence[str] =
     repeated = table.index[clips.duplicated()]
     if len(repeated):
         line = repeated[0]
-        raise BadInputError(path, f"line {line} repeats {clips[line]}", "list every clip once")
+        remedy = f"list every clip once; {unused}: parts of a file need files of their own" if unused else ""
+        raise BadInputError(path, f"line {line} repeats {clips[line]}", remedy or "list every clip once")
     return pd.DataFrame(
         {
             "clip": clips,
@@ -173,7 +177,7 @@ def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     """
     try:
         with regular(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader(file, strict=True, skipinitialspace=True)
             header = [name.strip() for name in next(reader, [])]
             rows = [(reader.line_num, [value.strip() for value in row]) for row in reader if row]
     except OSError as error:
@@ -227,7 +231,7 @@ def _hint(root: Path, text: str) -> str:
             place = place / (part if part in alike or not alike else alike[0])
     if place.is_file():
         return f"the file is called {place}: names differ in case or Unicode form, rename one of them"
-    if re.match(r"[A-Za-z]:[\\/]", text):
+    if re.match(r"[A-Za-z]:[\\/]|\\\\", text):
         return "this is a Windows path: make it relative, and name its folder with --audio-root"
     return "check --audio-root"
 

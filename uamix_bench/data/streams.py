@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,14 +85,12 @@ class Source:
             pieces.extend([part] if isinstance(part, bytes) else part._pieces)
         return Source(self.path, self._file, pieces)
 
-    def find(self, mark: bytes, position: int) -> int:
-        """Position of the first occurrence of four bytes from `position` on, or -1."""
-        while position < self.size:
-            data = self.at(position, _BLOCK + 3)
-            if _holds(data, mark) and (found := data.find(mark)) >= 0:
-                return position + found
-            position += _BLOCK
-        return -1
+    def places(self, mark: bytes, position: int) -> Iterator[int]:
+        """Positions of all occurrences of four bytes from `position` on."""
+        for start in range(position, self.size, _BLOCK):
+            data = self.at(start, _BLOCK + 3)
+            if _holds(data, mark):
+                yield from (start + match.start() for match in re.finditer(re.escape(mark), data))
 
     def is_file(self, size: int) -> bool:
         """Test for bytes that are the file unchanged, `size` bytes long."""

@@ -436,7 +436,8 @@ def _checked(table: pd.DataFrame, source: object) -> pd.DataFrame:
             )
     repeated = table.loc[table["clip"].duplicated(), "clip"]
     if len(repeated):
-        raise BadInputError(source, f"lists {repeated.iloc[0]!a} twice", "leave one of the two")
+        remedy = "leave one of the two (names that differ in Unicode form only are one)"
+        raise BadInputError(source, f"lists {repeated.iloc[0]!a} twice", remedy)
     return table.sort_values("clip", ignore_index=True)
 
 
