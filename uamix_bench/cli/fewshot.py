@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 @options.checkpoint
 @options.name
 @click.option("--pooling", metavar="NAME", help="How tokens become an embedding; default the model's own.")
+@options.layer
+@options.trust_remote_code
 @options.input_length
 @options.data_dir
 @options.audio_root
@@ -109,6 +111,8 @@ def command(
     checkpoint: Path | None,
     name: str | None,
     pooling: str | None,
+    layer: str | None,
+    trust_remote_code: bool,
     input: Literal["native", "official"],
     data_dir: Path | None,
     audio_root: Path | None,
@@ -197,7 +201,17 @@ def command(
     @lru_cache(maxsize=1)
     def load(name_or_path: str) -> AudioModel:
         here = device if engine == "local" else "cpu"  # with an engine, this machine only scores
-        return load_model(name_or_path, checkpoint, device=here, input=input, pooling=pooling, dtype=dtype, label=name)
+        return load_model(
+            name_or_path,
+            checkpoint,
+            device=here,
+            input=input,
+            pooling=pooling,
+            dtype=dtype,
+            label=name,
+            layer=layer,
+            trust_remote_code=trust_remote_code,
+        )
 
     if line := selection.demonstration(models, checkpoint):
         progress.say(line)

@@ -121,7 +121,8 @@ model = click.option(
     callback=merged,
     default=["uamix"],
     show_default=True,
-    help="Model, bundled weights, NAME=PATH of your own weights, or FILE.py:CLASS; lists, globs, repeatable.",
+    help="Model, bundled weights, NAME=PATH of your own weights, hf:ID_OR_FOLDER[@REVISION], or FILE.py:CLASS; lists, "
+    "globs, repeatable.",
 )
 task = click.option(
     "-t",
@@ -143,6 +144,10 @@ own_task = click.option(
 )
 way = click.option("--n", "--way", type=COUNTS, default="5", show_default=True, help="Classes of an episode.")
 shot = click.option("--k", "--shot", type=COUNTS, default="1", show_default=True, help="Supports of each class.")
+layer = click.option("--layer", metavar="N|last|mean", help="Layer whose tokens are pooled, for models hf:...")
+trust_remote_code = click.option(
+    "--trust-remote-code", is_flag=True, help="Run the code that comes with hf:ID@COMMIT; needs the full commit hash."
+)
 checkpoint = click.option("--checkpoint", metavar="PATH", callback=to_path, help="Weights of the one --model.")
 name = click.option("--name", metavar="LABEL", help="What results call the one --model.")
 input_length = click.option(

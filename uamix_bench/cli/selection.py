@@ -23,7 +23,7 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     """Expands one value of --model.
 
     Args:
-        given: A name, a glob over names, ``NAME=PATH`` or ``FILE.py:CLASS``.
+        given: A name, a glob over names, ``NAME=PATH``, ``NAME:REFERENCE`` or ``FILE.py:CLASS``.
         checkpoint: The value of --checkpoint.
 
     Raises:
@@ -32,6 +32,8 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     """
     from uamix_bench.plugins import registry
 
+    if registry.find_reference(given):
+        return [given]
     name, separator, path_text = given.partition("=")
     path = expanded(path_text) if separator else checkpoint
     if path is not None and not path.exists():
@@ -39,7 +41,8 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     if ".py:" in name:
         return [given]
     if _is_glob(name):
-        return _matching(name, [*registry.models(), *registry.bundled_weights()], "--model")
+        named = [name for name, plugin in registry.models().items() if not plugin.card.reference]
+        return _matching(name, [*named, *registry.bundled_weights()], "--model")
     plugin, weights = registry.find_model(name)
     if plugin.card.needs_weights and weights is None and path is None:
         bundled = [entry.id for entry in plugin.card.weights]
@@ -198,7 +201,7 @@ def demonstration(chosen: list[str], checkpoint: Path | None) -> str:
 
     shown = []
     for name in chosen:
-        if checkpoint is None and "=" not in name and ".py:" not in name:
+        if checkpoint is None and "=" not in name and ":" not in name:
             weights = registry.find_model(name)[1]
             if weights is not None and weights.demonstration:
                 shown.append(name if name == weights.id else f"{name} (here {weights.id})")

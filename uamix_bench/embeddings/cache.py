@@ -29,7 +29,8 @@ class ModelKey:
 
     `state_sha256` covers the tensors as they are now, whatever file they came from. Of an adapter that is not the
     project's own, whose author may forget to raise `adapter_version`, `source_sha256` covers the code,
-    `metadata_sha256` the settings beside the tensors, and `packages` says the versions of what the code imports.
+    `metadata_sha256` the settings beside the tensors, and `packages` says the versions of what the code imports; or, of
+    our own adapters, of what computes embeddings in their stead. `layer` is the one whose tokens are pooled.
     """
 
     adapter: str
@@ -44,12 +45,13 @@ class ModelKey:
     embedding_dim: int
     metadata_sha256: str | None = None
     packages: str | None = None
+    layer: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over all fields; without those of a stranger's adapter where they are None."""
+        """SHA-256 (hex) over all fields; without those that few models have where they are None."""
         stated = asdict(self)
-        absent = [name for name in ("metadata_sha256", "packages") if stated[name] is None]
+        absent = [name for name in ("metadata_sha256", "packages", "layer") if stated[name] is None]
         return files.digest({name: value for name, value in stated.items() if name not in absent})
 
 

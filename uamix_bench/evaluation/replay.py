@@ -96,6 +96,7 @@ def replay(result: Result, redraw: Redraw) -> Replay:
 def _caches(model: ModelIdentity) -> Iterator[EmbeddingCache]:
     """The caches of embeddings that may be this model's: what tells them further is not in a result."""
     wanted = model.model_dump(include={"adapter_version", "weights_sha256", "input", "pooling", "embedding_dim"})
+    wanted["layer"] = model.layer
     for key in kept_models():
         same = all(getattr(key, field) == value for field, value in wanted.items())
         if same and _DTYPES.get(key.dtype, key.dtype) == model.dtype:

@@ -41,8 +41,13 @@ class Sources(NamedTuple):
     @property
     def versions(self) -> str:
         """The packages with their versions, such as ``timm 1.0.20, torch 2.11.0``; those without one left out."""
-        known = ((name, _version(name)) for name in sorted(self.packages))
-        return ", ".join(f"{name} {version}" for name, version in known if version)
+        return versions(self.packages)
+
+
+def versions(packages: Iterable[str]) -> str:
+    """Packages with their versions, such as ``timm 1.0.20, torch 2.11.0``; those without one left out."""
+    known = ((name, _version(name)) for name in sorted(packages))
+    return ", ".join(f"{name} {version}" for name, version in known if version)
 
 
 def is_own(adapter: type) -> bool:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import read_toml
@@ -93,10 +102,12 @@ class Weights(BaseModel):
 class ModelCard(Card):
     """A pretrained audio model. `parameters` counts the encoder used for embeddings; None leaves it unstated.
 
-    `pretrained_on` is empty where it is not known, and `UNTRAINED` alone for a model that was never trained.
+    `pretrained_on` is empty where it is not known, and `UNTRAINED` alone for a model that was never trained. Where
+    `reference` is not empty, the card is of many models: one is given as ``NAME:REFERENCE`` and has sizes of its own.
     """
 
     paper: str = ""
+    reference: str = Field(default="", description="form of what follows NAME: to say which model")
     sample_rate: int = Field(gt=0, description="Hz")
     embedding_dim: int = Field(gt=0)
     parameters: int | None = Field(default=None, ge=0)
@@ -127,6 +138,9 @@ class ModelIdentity(BaseModel):
         metadata_sha256: Of the canonical JSON of the metadata of such a class; likewise.
         recipe_sha256: Of the recipe that the weights were tuned by.
         parent_sha256: Of the weights that they were tuned from.
+        layer: Whose tokens are pooled, where the model lets one choose; as the other two below, absent where unset.
+        repository: ID@COMMIT of the repository that the model comes from.
+        remote_code: Whether code of that repository computed the embeddings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -146,6 +160,15 @@ class ModelIdentity(BaseModel):
     train_seed: Count | None = None
     pretrained_on: Training = ()
     licence: Text = ""
+    layer: Text | None = None
+    repository: Text | None = None
+    remote_code: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = given(self)
+        unset = [name for name in ("layer", "repository", "remote_code") if not fields.get(name, True)]
+        return {name: value for name, value in fields.items() if name not in unset}
 
 
 class Supervised(BaseModel):

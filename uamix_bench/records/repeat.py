@@ -21,6 +21,8 @@ def repeat_command(result: Result) -> str:
     heard = ["--clip-seconds", _number(task.clip_seconds), *(["--keep-going"] if status.skipped else [])]
     heard += [*(["--limit", "CLIPS"] if status.limited else []), *(["--allow-partial"] if status.partial else [])]
     embedded = ["--input", model.input, "--pooling", model.pooling, "--dtype", model.dtype]
+    embedded += ["--layer", model.layer] if model.layer else []
+    embedded += ["--trust-remote-code"] if model.remote_code else []
     embedded += ["--allow-unhealthy"] if result.health.verdict == "red" else []
     lines = [evaluated, protocol_flags(result.protocol), heard, embedded]
     return " \\\n  ".join(map(shlex.join, lines))
@@ -41,6 +43,9 @@ def protocol_flags(protocol: Protocol) -> list[str]:
 
 def _model(result: Result) -> list[str]:
     name = result.model.name
+    adapter = registry.models().get(result.model.adapter_version.partition("/")[0])
+    if adapter is not None and adapter.card.reference:
+        return ["--model", f"{adapter.name}:{result.model.repository or 'FOLDER'}", "--name", name]
     registered = registry.models().get(name)
     if registered is not None:
         return ["--model", f"{name}=WEIGHTS" if registered.card.needs_weights else name]
