@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,11 +77,10 @@ def find(reference: str, code: bool) -> Snapshot:
     if code and not _COMMIT.fullmatch(revision):
         raise UsageError(CODE, "runs code of one commit alone", f"give hf:{name}@ and its full commit hash")
 
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
+    client: Any = import_module("huggingface_hub")
     try:
-        validate_repo_id(name)
-    except HFValidationError as error:
+        client.utils.validate_repo_id(name)
+    except client.errors.HFValidationError as error:
         raise UsageError(f"--model hf:{reference}", "is neither a folder nor an id of the Hub", "give hf:ID") from error
     return _of_the_hub(name, revision or "main", code)
 
@@ -103,17 +103,17 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _of_the_hub(name: str, revision: str, code: bool) -> Snapshot:
-    from huggingface_hub import hf_hub_download, snapshot_download
-
-    wanted = ["*.json", "README.md", *(["*.py"] if code else [])]
-    with _told(name, revision):
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
+    client: Any = import_module("huggingface_hub")
+    wanted = {"allow_patterns": ["*.json", "README.md", *(["*.py"] if code else [])], "ignore_patterns": ["*/*"]}
+    with _told(client.errors, name, revision):
+        folder = Path(client.snapshot_download(name, revision=revision, **wanted))
         commit = folder.name
         for file in _listed(folder):
-            if not (folder / file).is_file():
-                if any(True for pattern in _PICKLES for _ in folder.glob(pattern)):
-                    raise BadInputError(name, "has no safetensors in the Hub's cache", _CONVERT)
-                hf_hub_download(name, file, revision=commit)
+            known = client.try_to_load_from_cache(name, file, revision=commit)
+            if known is client._CACHED_NO_EXIST:
+                raise BadInputError(f"{name}@{commit}", f"has no {file}", _CONVERT)
+            if known is None:
+                client.hf_hub_download(name, file, revision=commit)
     return _snapshot(name, folder, f"{name}@{commit}", code)
 
 
@@ -146,10 +146,8 @@ def _is_text(value: object) -> bool:
 
 
 @contextmanager
-def _told(name: str, revision: str) -> Iterator[None]:
+def _told(errors: Any, name: str, revision: str) -> Iterator[None]:
     """Tells what the Hub's client raises in one line each."""
-    from huggingface_hub import errors
-
     at = f"{name}@{revision}"
     fetch = f"hf download {name}" + (f" --revision {revision}" if revision != "main" else "")
     try:

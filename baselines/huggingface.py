@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from uamix_bench.baselines import hub
-from uamix_bench.baselines.huggingface_families import FAMILIES, Encoder, Family, Remote
+from uamix_bench.baselines.huggingface_families import FAMILIES, Encoder, Remote
 from uamix_bench.models.checkpoint import read_checkpoint
 from uamix_bench.models.model import AudioModel, Origin
 from uamix_bench.plugins.card import ModelCard, read_card
@@ -104,15 +105,15 @@ class HuggingFace(AudioModel):
             BadInputError: It is not there, is damaged, or has no safetensors.
             MachineError: The Hub cannot be reached, or transformers is not installed.
         """
-        _need_transformers()
+        transformers = _transformers()
         found = hub.find(reference, trust_remote_code)
         config = found.json("config.json")
         kind = str(config.get("model_type"))
         own = kind not in FAMILIES
         if own and not (trust_remote_code and config.get("auto_map")):
             raise _unknown(reference, kind, bool(config.get("auto_map")))
-        with _quiet():
-            encoder = _remote(found, config) if own else _encoder(found, config, FAMILIES[kind])
+        with _quiet(transformers.utils.logging):
+            encoder = (_remote if own else _known)(transformers, found, config)
         model = cls(encoder)
         if broken := next((name for name, value in model.state_dict().items() if not value.isfinite().all()), None):
             raise BadInputError(found.reference, f"{broken} holds values that are not finite", "get the file again")
@@ -130,9 +131,9 @@ class HuggingFace(AudioModel):
         return model
 
 
-def _need_transformers() -> None:
+def _transformers() -> Any:
     try:
-        import transformers  # noqa: F401
+        return import_module("transformers")
     except ModuleNotFoundError as error:
         if error.name != "transformers":
             raise
@@ -150,10 +151,9 @@ def _unknown(reference: str, kind: str, has_code: bool) -> UsageError:
     return UsageError(f"--model hf:{reference}", f"is of the family '{kind}', which is not known here", remedy)
 
 
-def _encoder(found: hub.Snapshot, config: dict[str, Any], family: Family) -> Encoder:
+def _known(transformers: Any, found: hub.Snapshot, config: dict[str, Any]) -> Encoder:
     """Builds a model of a known family: its class, filled with the tensors that were read."""
-    import transformers
-
+    family = FAMILIES[config["model_type"]]
     kind: Any = attrgetter(family.model)(transformers)
     with _said_of(found):
         own = config.get(family.part, {}) if family.part else config
@@ -173,18 +173,17 @@ def _encoder(found: hub.Snapshot, config: dict[str, Any], family: Family) -> Enc
 
 
 def _tensors(found: hub.Snapshot, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """All tensors of the files; where there are `prefixes`, those under the first that is there, without it."""
-    tensors = {name: value for path in found.weights for name, value in read_checkpoint(path).tensors.items()}
+    """All tensors of the files, copied; where there are `prefixes`, those under the first that is there, without it."""
+    stored = {name: value for path in found.weights for name, value in read_checkpoint(path).tensors.items()}
+    tensors = {name: value.clone() for name, value in stored.items()}  # off the mapped files, which may be replaced
     for prefix in prefixes:
         if any(name.startswith(prefix) for name in tensors):
             return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     return tensors
 
 
-def _remote(found: hub.Snapshot, config: dict[str, Any]) -> Encoder:
+def _remote(transformers: Any, found: hub.Snapshot, config: dict[str, Any]) -> Encoder:
     """Builds a model by the code that comes with it."""
-    import transformers
-
     extractor_file = found.folder / "preprocessor_config.json"
     beside = hub.read_object(extractor_file).get("auto_map", {}) if extractor_file.is_file() else {}
     for name in {**config["auto_map"], **beside}.values():
@@ -243,10 +242,8 @@ def _said_of(found: hub.Snapshot) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet(logging: Any) -> Iterator[None]:
     """Silences what transformers tells of loading: what matters of it is an error here."""
-    from transformers.utils import logging
-
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from uamix_bench.models.frontend import KaldiFbank
+from uamix_bench.util.errors import OwnCodeError, is_out_of_memory
 
 Floats = npt.NDArray[np.float32]
 
@@ -259,21 +260,30 @@ class Joint(Encoder):
         return 1
 
     def pool(self, tokens: Tensor, mask: Tensor, how: str, mean: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """``mean``: over the last stage; ``projection``: that, projected to the space shared with texts."""
+        """``mean``: over the last stage; ``projection``: that in the space shared with texts, of unit length."""
         pooled = mean(tokens, mask)
-        if how == "projection":
-            projected: Tensor = self.model.audio_projection(pooled)
-            return projected
-        return pooled
+        return nn.functional.normalize(self.model.audio_projection(pooled), dim=-1) if how == "projection" else pooled
 
 
 class Remote(Encoder):
     """A model whose code comes with it: its own extractor and model on one clip at a time."""
 
+    def __init__(self, model: Any, extractor: Any) -> None:
+        super().__init__(model, extractor)
+        self._widths: dict[str, int] = {}
+
     @property
     def depth(self) -> int:
         """Layers, as far as its configuration says."""
         return int(getattr(self.model.config, "num_hidden_layers", 0))
+
+    def width(self, pooling: str, layer: str) -> int:
+        """D of the tokens of a second of silence: configurations call it by many names."""
+        if layer not in self._widths:
+            device = next(self.model.parameters()).device
+            with torch.inference_mode():
+                self._widths[layer] = self._alone(torch.zeros(self.sample_rate, device=device), layer).shape[2]
+        return self._widths[layer]
 
     def inputs(self, clip: Floats, official: bool) -> tuple[Tensor, int]:
         """The clip as it is: what its extractor gives may have any form."""
@@ -284,9 +294,19 @@ class Remote(Encoder):
         return torch.cat([self._alone(clip[:count], layer) for clip in inputs])
 
     def _alone(self, clip: Tensor, layer: str) -> Tensor:
-        given = self.extractor(clip.cpu().numpy(), sampling_rate=self.sample_rate, return_tensors="pt")
-        name = next(name for name in ("input_values", "input_features", *given) if name in given)
-        return self._run(layer, given[name].to(clip.device))
+        try:
+            given = self.extractor(clip.cpu().numpy(), sampling_rate=self.sample_rate, return_tensors="pt")
+            name = next(name for name in ("input_values", "input_features", *given) if name in given)
+            tokens = self._run(layer, given[name].to(clip.device))
+        except Exception as error:  # whatever a stranger's code raises
+            if is_out_of_memory(error):
+                raise
+            said = f"raises {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise OwnCodeError("the code that comes with the model", f"{said} for {len(clip)} samples") from error
+        if tokens.ndim != 3 or len(tokens) != 1:
+            reason = f"gives {tuple(tokens.shape)}, not tokens (1, L, D)"
+            raise OwnCodeError("the code that comes with the model", reason, "write an adapter for it")
+        return tokens
 
 
 def _extracted(encoder: Encoder, clip: Floats) -> Any:

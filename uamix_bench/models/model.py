@@ -350,6 +350,8 @@ def load_model(
         )
     except ValidationError as error:  # what the weights file, or a stranger's card, says of itself
         first = error.errors()[0]
+        if first["loc"][0] == "name":
+            raise UsageError(f"--model {resolved}", "cannot name results", "give --name LABEL") from error
         raise BadInputError(
             path or resolved, f"says of itself what no result can hold ({first['loc'][0]}: {first['msg']})"
         ) from error
@@ -363,12 +365,13 @@ def _build(adapter: type[AudioModel], resolved: str, path: Path | None) -> Audio
         raise UsageError(f"--model {resolved}", "takes no checkpoint", "leave =PATH or --checkpoint away")
     made_by = "from_checkpoint" if path is not None else "untrained"
     with own_code(made_by, adapter):
-        model: object = adapter.from_checkpoint(path) if path is not None else adapter.untrained()
+        model: Any = adapter.from_checkpoint(path) if path is not None else adapter.untrained()
     if not isinstance(model, AudioModel):
         raise OwnCodeError(
             f"{made_by} of {adapter.__name__}", f"returns {_kind(model)}, not a model", "return the model"
         )
-    return model
+    built: AudioModel = model
+    return built
 
 
 def _kind(value: Any) -> str:
