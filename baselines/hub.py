@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -104,9 +104,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _of_the_hub(name: str, revision: str, code: bool) -> Snapshot:
     client: Any = import_module("huggingface_hub")
-    wanted = {"allow_patterns": ["*.json", "README.md", *(["*.py"] if code else [])], "ignore_patterns": ["*/*"]}
-    with _told(client.errors, name, revision):
-        folder = Path(client.snapshot_download(name, revision=revision, **wanted))
+    wanted = ["*.json", "README.md", *(["*.py"] if code else [])]
+    with _told(client.errors, name, revision, wanted):
+        kinds = {"allow_patterns": wanted, "ignore_patterns": ["*/*"]}
+        folder = Path(client.snapshot_download(name, revision=revision, **kinds))
         commit = folder.name
         for file in _listed(folder):
             known = client.try_to_load_from_cache(name, file, revision=commit)
@@ -146,10 +147,11 @@ def _is_text(value: object) -> bool:
 
 
 @contextmanager
-def _told(errors: Any, name: str, revision: str) -> Iterator[None]:
+def _told(errors: Any, name: str, revision: str, wanted: Sequence[str]) -> Iterator[None]:
     """Tells what the Hub's client raises in one line each."""
     at = f"{name}@{revision}"
-    fetch = f"hf download {name}" + (f" --revision {revision}" if revision != "main" else "")
+    kinds = " ".join(f"--include '{kind}'" for kind in (*wanted, "*.safetensors"))
+    fetch = f"hf download {name}" + (f" --revision {revision}" if revision != "main" else "") + f" {kinds}"
     try:
         yield
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:

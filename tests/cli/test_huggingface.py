@@ -58,6 +58,21 @@ def test_another_layer_is_another_result(bench: Bench, sounds: Path, encoder: Pa
     assert "last, mean, 0, 1, 2" in refused.err
 
 
+def test_what_a_model_was_trained_on_can_be_said(bench: Bench, sounds: Path, encoder: Path, tmp_path: Path) -> None:
+    command = ["fewshot", "-m", f"hf:{encoder}", "-t", sounds, *SMALL, "-o", tmp_path, "--json"]
+    (unsaid,) = bench(*command).envelope["results"]
+    (said,) = bench(*command, "--pretrained-on", "LibriSpeech,AudioSet").envelope["results"]
+    assert (unsaid["model"]["pretrained_on"], said["model"]["pretrained_on"]) == ([], ["LibriSpeech", "AudioSet"])
+    assert unsaid["episodes"] == said["episodes"]
+    path = next(tmp_path.rglob(f"*{said['id'][:12]}.json"))
+    assert "--pretrained-on LibriSpeech,AudioSet" in repeat_command(load_result(path))
+    several = ["fewshot", "-m", f"hf:{encoder},logmel", "-t", sounds, "--pretrained-on", "A"]
+    for wrong in ([*command, "--pretrained-on", "none,A"], several):
+        refused = bench(*wrong)
+        assert refused.code == 2
+        assert "--pretrained-on" in refused.err or "--pretrained-on" in refused.out
+
+
 def test_errors_have_their_exit_codes(bench: Bench, encoder: Path, tmp_path: Path) -> None:
     def check(reference: object, *more: str) -> tuple[int, str]:
         done = bench("models", "check", f"hf:{reference}", *more)

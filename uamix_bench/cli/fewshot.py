@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 @click.option("--pooling", metavar="NAME", help="How tokens become an embedding; default the model's own.")
 @options.layer
 @options.trust_remote_code
+@options.pretrained_on
 @options.input_length
 @options.data_dir
 @options.audio_root
@@ -113,6 +114,7 @@ def command(
     pooling: str | None,
     layer: str | None,
     trust_remote_code: bool,
+    pretrained_on: tuple[str, ...],
     input: Literal["native", "official"],
     data_dir: Path | None,
     audio_root: Path | None,
@@ -140,7 +142,7 @@ def command(
     on one embedding pass; all cells take the classes that have clips enough for the largest --k.
     """
     items = session.begin("fewshot", "results")
-    models = selection.chosen_models(model, checkpoint, name)
+    models = selection.chosen_models(model, checkpoint, name, pretrained_on)
     chosen = selection.classes(classes) if classes else None
 
     def grid(queries: int | None) -> list[Protocol]:
@@ -211,6 +213,7 @@ def command(
             label=name,
             layer=layer,
             trust_remote_code=trust_remote_code,
+            pretrained_on=pretrained_on,
         )
 
     if line := selection.demonstration(models, checkpoint):

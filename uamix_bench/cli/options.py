@@ -145,6 +145,13 @@ own_task = click.option(
 way = click.option("--n", "--way", type=COUNTS, default="5", show_default=True, help="Classes of an episode.")
 shot = click.option("--k", "--shot", type=COUNTS, default="1", show_default=True, help="Supports of each class.")
 layer = click.option("--layer", metavar="N|last|mean", help="Layer whose tokens are pooled, for models hf:...")
+pretrained_on = click.option(
+    "--pretrained-on",
+    multiple=True,
+    type=CommaList(metavar="DATA[,...]"),
+    callback=merged,
+    help="Data sets that the one --model was trained on; default what its card says.",
+)
 trust_remote_code = click.option(
     "--trust-remote-code", is_flag=True, help="Run the code that comes with hf:ID@COMMIT; needs the full commit hash."
 )

@@ -53,17 +53,20 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     return [f"{name}={path}" if separator else name]
 
 
-def chosen_models(given: Sequence[str], checkpoint: Path | None, label: str | None) -> list[str]:
-    """Expands the values of --model, which --checkpoint and --name belong to.
+def chosen_models(
+    given: Sequence[str], checkpoint: Path | None, label: str | None, pretrained_on: Sequence[str] = ()
+) -> list[str]:
+    """Expands the values of --model, which --checkpoint, --name and --pretrained-on belong to.
 
     Raises:
         UsageError: No such model, or it needs weights; weights or a label for several; or no label of results.
         BadInputError: The weights are not there.
     """
     found = list(dict.fromkeys(name for one in given for name in models(one, checkpoint)))
-    if len(found) > 1 and (checkpoint or label):
-        option = "--checkpoint" if checkpoint else "--name"
-        remedy = "run them one by one, or use NAME=PATH"
+    alone = {"--checkpoint": checkpoint, "--name": label, "--pretrained-on": pretrained_on}
+    if len(found) > 1 and any(alone.values()):
+        option = next(option for option, value in alone.items() if value)
+        remedy = "run them one by one" + (", or use NAME=PATH" if checkpoint else "")
         raise UsageError(option, f"belongs to one model, and {len(found)} are given", remedy)
     check_label(label)
     return found

@@ -264,6 +264,7 @@ def load_model(
     label: str | None = None,
     layer: str | None = None,
     trust_remote_code: bool = False,
+    pretrained_on: tuple[str, ...] = (),
 ) -> AudioModel:
     """Loads a model for evaluation.
 
@@ -278,6 +279,7 @@ def load_model(
         label: Name in results, instead of the architecture's or the weights' own.
         layer: One of the model's layers whose tokens are pooled; None for its default.
         trust_remote_code: Whether code that comes with a model from a reference may run.
+        pretrained_on: Data sets that it was trained on, instead of what its card says.
 
     Returns:
         The model, in eval mode, without gradients, on the device, with `identity` filled.
@@ -292,8 +294,8 @@ def load_model(
             raise UsageError(f"--checkpoint {checkpoint}", f"does not go with {name}", "leave it away")
         plugin, reference = referred
         adapter, path, bundled = plugin.load(), None, None
-        model = adapter.from_reference(reference, trust_remote_code)
-        resolved = model.origin.name
+        model: AudioModel = adapter.from_reference(reference, trust_remote_code)
+        resolved = model.origin.name if model.origin else plugin.name
     elif trust_remote_code:
         raise UsageError("--trust-remote-code", f"is of no use to {name}", "leave it away")
     else:
@@ -326,7 +328,7 @@ def load_model(
             layer,
             trust_remote_code,
         )
-    pretrained_on, licence = _origin(model, bundled)
+    trained, licence = _origin(model, bundled)
     try:
         model.identity = ModelIdentity(
             name=label or resolved,
@@ -342,7 +344,7 @@ def load_model(
             recipe_sha256=model.metadata.get("recipe_sha256"),
             parent_sha256=model.metadata.get("parent_sha256"),
             train_seed=int(seed) if (seed := model.metadata.get("train_seed", "")).isdecimal() else None,
-            pretrained_on=pretrained_on,
+            pretrained_on=pretrained_on or trained,
             licence=licence,
             layer=model.layer,
             repository=model.origin.repository if model.origin else None,
@@ -350,6 +352,8 @@ def load_model(
         )
     except ValidationError as error:  # what the weights file, or a stranger's card, says of itself
         first = error.errors()[0]
+        if first["loc"][0] == "pretrained_on" and pretrained_on:
+            raise UsageError("--pretrained-on", first["msg"].removeprefix("Value error, ")) from error
         if first["loc"][0] == "name":
             raise UsageError(f"--model {resolved}", "cannot name results", "give --name LABEL") from error
         raise BadInputError(

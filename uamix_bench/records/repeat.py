@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from uamix_bench.plugins import registry
+from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.episodes import Protocol
 
@@ -22,6 +23,7 @@ def repeat_command(result: Result) -> str:
     heard += [*(["--limit", "CLIPS"] if status.limited else []), *(["--allow-partial"] if status.partial else [])]
     embedded = ["--input", model.input, "--pooling", model.pooling, "--dtype", model.dtype]
     embedded += ["--layer", model.layer] if model.layer else []
+    embedded += ["--pretrained-on", ",".join(model.pretrained_on)] if _said(model) else []
     embedded += ["--trust-remote-code"] if model.remote_code else []
     embedded += ["--allow-unhealthy"] if result.health.verdict == "red" else []
     lines = [evaluated, protocol_flags(result.protocol), heard, embedded]
@@ -39,6 +41,14 @@ def protocol_flags(protocol: Protocol) -> list[str]:
         flag = _SHORT.get(field, f"--{field.replace('_', '-')}")
         words += [flag] if value is True else [flag, str(value)]
     return words
+
+
+def _said(model: ModelIdentity) -> bool:
+    """Whether a user may have said what a model was trained on: neither its card nor, after a tuning, its file says so."""
+    plugin = registry.models().get(model.name)
+    bundled = registry.bundled_weights().get(model.name)
+    of_card = bundled[1].pretrained_on if bundled else plugin.card.pretrained_on if plugin else ()
+    return model.pretrained_on != of_card and model.recipe_sha256 is None
 
 
 def _model(result: Result) -> list[str]:
