@@ -109,6 +109,23 @@ class Waveform(Encoder):
         return self._run(layer, inputs[:, :count])
 
 
+class SpeechConvolutions(Waveform):
+    """Moonshine's encoder: wav2vec 2.0's way with other convolutions, which its configuration does not state."""
+
+    @property
+    def shortest(self) -> int:
+        """Samples that give one token, by kernels and strides of the three convolutions."""
+        samples = 1
+        for convolution in (self.model.conv3, self.model.conv2, self.model.conv1):
+            samples = (samples - 1) * int(convolution.stride[0]) + int(convolution.kernel_size[0])
+        return samples
+
+    @property
+    def depth(self) -> int:
+        """Layers of the encoder."""
+        return int(self.model.config.encoder_num_hidden_layers)
+
+
 class StackedFrames(Encoder):
     """Wav2Vec2-BERT: pairs of log-mel frames, each bin normalised over a clip; half a pair at the end is masked."""
 
@@ -333,6 +350,7 @@ class Family:
     part: str = ""
 
 
+_ENCODER = ("model.encoder.", "encoder.")  # of a model for transcription, with its head or without
 _CLAP = ("ClapAudioModelWithProjection", "ClapFeatureExtractor", Joint)
 
 FAMILIES = {
@@ -341,6 +359,9 @@ FAMILIES = {
     "clap_audio_model": Family(*_CLAP),
     "data2vec-audio": Family("Data2VecAudioModel"),
     "hubert": Family("HubertModel"),
+    "moonshine": Family(
+        "models.moonshine.modeling_moonshine.MoonshineEncoder", encoder=SpeechConvolutions, prefixes=_ENCODER
+    ),
     "sew": Family("SEWModel"),
     "sew-d": Family("SEWDModel"),
     "unispeech": Family("UniSpeechModel"),
@@ -353,6 +374,6 @@ FAMILIES = {
         "models.whisper.modeling_whisper.WhisperEncoder",
         "WhisperFeatureExtractor",
         Window,
-        ("model.encoder.", "encoder."),
+        _ENCODER,
     ),
 }

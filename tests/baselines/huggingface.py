@@ -40,6 +40,15 @@ KINDS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "sew": ("SEW", "Wav2Vec2", _SQUEEZED, {"do_normalize": True}),
     "sew-d": ("SEWD", "Wav2Vec2", _SQUEEZED, {"do_normalize": True}),
     "wav2vec2-conformer": ("Wav2Vec2Conformer", "Wav2Vec2", _WAVE, {"do_normalize": True}),
+    "moonshine": (
+        "Moonshine",
+        "Wav2Vec2",
+        {
+            **{"hidden_size": 32, "intermediate_size": 48, "vocab_size": 60, "encoder_num_hidden_layers": 2},
+            **{"decoder_num_hidden_layers": 1, "encoder_num_attention_heads": 2, "decoder_num_attention_heads": 2},
+        },
+        {"do_normalize": False},
+    ),
     "wav2vec2-bert": ("Wav2Vec2Bert", "SeamlessM4T", _SIZES, {}),
     "ast": ("AST", "AST", {**_SIZES, "max_length": 128, "num_mel_bins": 64}, {"max_length": 128, "num_mel_bins": 64}),
     "whisper": (

@@ -244,6 +244,25 @@ def test_the_head_of_a_fine_tuned_model_is_passed_over(folder: Path) -> None:
     assert np.array_equal(load(folder).embed([CLIP], small.RATE), expected)
 
 
+def test_older_names_of_tensors_are_read(folder: Path) -> None:
+    expected = load(folder).embed([CLIP], small.RATE)
+    tensors = tensors_of(folder / "model.safetensors")
+    norm = "pos_conv_embed.conv.parametrizations.weight.original"
+    older = {name.replace(f"{norm}0", "pos_conv_embed.conv.weight_g"): value for name, value in tensors.items()}
+    older = {name.replace(f"{norm}1", "pos_conv_embed.conv.weight_v"): value for name, value in older.items()}
+    assert len(older.keys() - tensors.keys()) == 2
+    save_file(older, folder / "model.safetensors")
+    assert np.array_equal(load(folder).embed([CLIP], small.RATE), expected)
+
+
+def test_the_encoder_of_a_model_for_transcription_is_found(tmp_path: Path) -> None:
+    folder = small.folder("whisper", tmp_path)
+    expected = load(folder).embed([CLIP], small.RATE)
+    tensors = tensors_of(folder / "model.safetensors")
+    save_file({f"model.{name}": value for name, value in tensors.items()}, folder / "model.safetensors")
+    assert np.array_equal(load(folder).embed([CLIP], small.RATE), expected)
+
+
 def test_the_readme_says_what_a_model_was_trained_on(folder: Path) -> None:
     def said() -> tuple[object, object]:
         model = load(folder)

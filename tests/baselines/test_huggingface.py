@@ -45,8 +45,8 @@ def plain(kind: str, clip: Floats) -> Any:
     model, extractor = small.whole(kind), small.extractor(kind)
     given = extractor(clip, sampling_rate=extractor.sampling_rate, return_tensors="pt")
     with torch.inference_mode():
-        if kind == "whisper":
-            return model.encoder(given["input_features"], output_hidden_states=True)
+        if kind in ("whisper", "moonshine"):
+            return model.encoder(next(iter(given.values())), output_hidden_states=True)
         if kind.startswith("clap"):
             return model.get_audio_features(**given)
         if kind == "ast":

@@ -73,6 +73,15 @@ def test_what_a_model_was_trained_on_can_be_said(bench: Bench, sounds: Path, enc
         assert "--pretrained-on" in refused.err or "--pretrained-on" in refused.out
 
 
+def test_a_folder_with_a_comma_in_its_name_is_one_model(
+    bench: Bench, sounds: Path, encoder: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / "a,b"
+    odd.symlink_to(encoder)
+    done = bench("fewshot", "-m", f"hf:{odd}", "-t", sounds, *SMALL, "-o", tmp_path / "results", "--json")
+    assert [result["model"]["name"] for result in done.envelope["results"]] == ["hubert"]
+
+
 def test_errors_have_their_exit_codes(bench: Bench, encoder: Path, tmp_path: Path) -> None:
     def check(reference: object, *more: str) -> tuple[int, str]:
         done = bench("models", "check", f"hf:{reference}", *more)

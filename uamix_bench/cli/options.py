@@ -52,6 +52,10 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic since click 
 COUNT = Number()
 
 
+def _exists(path: str) -> bool:
+    return path != "" and Path(path).exists()
+
+
 class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
     """One or more values with commas between them; a path that exists is never split."""
 
@@ -70,7 +74,9 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since cli
         """Splits and converts; lists (from a TOML file) are taken as they are."""
         if isinstance(value, (list, tuple)):
             parts = list(value)
-        elif not isinstance(value, str) or Path(value.partition("=")[2] or value).exists():
+        elif not isinstance(value, str) or any(
+            map(_exists, (value.partition("=")[2] or value, value.partition(":")[2]))
+        ):
             parts = [value]
         else:
             parts = [part.strip() for part in value.split(",")]

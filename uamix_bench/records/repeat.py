@@ -44,7 +44,7 @@ def protocol_flags(protocol: Protocol) -> list[str]:
 
 
 def _said(model: ModelIdentity) -> bool:
-    """Whether a user may have said what a model was trained on: neither its card nor, after a tuning, its file says so."""
+    """Whether a user may have said what a model was trained on: neither its card nor the file of a tuning does."""
     plugin = registry.models().get(model.name)
     bundled = registry.bundled_weights().get(model.name)
     of_card = bundled[1].pretrained_on if bundled else plugin.card.pretrained_on if plugin else ()
