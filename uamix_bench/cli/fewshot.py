@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 @options.checkpoint
 @options.name
 @click.option("--pooling", metavar="NAME", help="How tokens become an embedding; default the model's own.")
+@options.layer
+@options.trust_remote_code
+@options.pretrained_on
 @options.input_length
 @options.data_dir
 @options.audio_root
@@ -109,6 +112,9 @@ def command(
     checkpoint: Path | None,
     name: str | None,
     pooling: str | None,
+    layer: str | None,
+    trust_remote_code: bool,
+    pretrained_on: tuple[str, ...],
     input: Literal["native", "official"],
     data_dir: Path | None,
     audio_root: Path | None,
@@ -136,7 +142,7 @@ def command(
     on one embedding pass; all cells take the classes that have clips enough for the largest --k.
     """
     items = session.begin("fewshot", "results")
-    models = selection.chosen_models(model, checkpoint, name)
+    models = selection.chosen_models(model, checkpoint, name, pretrained_on)
     chosen = selection.classes(classes) if classes else None
 
     def grid(queries: int | None) -> list[Protocol]:
@@ -199,7 +205,18 @@ def command(
     @lru_cache(maxsize=1)
     def load(name_or_path: str) -> AudioModel:
         here = device if engine == "local" else "cpu"  # with an engine, this machine only scores
-        return load_model(name_or_path, checkpoint, device=here, input=input, pooling=pooling, dtype=dtype, label=name)
+        return load_model(
+            name_or_path,
+            checkpoint,
+            device=here,
+            input=input,
+            pooling=pooling,
+            dtype=dtype,
+            label=name,
+            layer=layer,
+            trust_remote_code=trust_remote_code,
+            pretrained_on=pretrained_on,
+        )
 
     if line := selection.demonstration(models, checkpoint):
         progress.say(line)

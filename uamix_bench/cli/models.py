@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from uamix_bench.cli import selection
 from uamix_bench.cli.errors import Session
-from uamix_bench.cli.options import json_output, quiet, to_path
+from uamix_bench.cli.options import json_output, layer, quiet, to_path, trust_remote_code
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import expanded
 
@@ -46,10 +46,10 @@ def ls(session: Session) -> None:
     for name, plugin in plugins.items():
         card = plugin.card
         table.add(
-            name,
+            f"{name}:{card.reference}" if card.reference else name,
             card.paper,
             _millions(card.parameters),
-            str(card.sample_rate),
+            "" if card.reference else str(card.sample_rate),
             card.licence,
             trained_on(card.pretrained_on),
             _state(plugin),
@@ -78,6 +78,8 @@ def info(session: Session, name: str) -> None:
     found = _fetched(plugin.name)
     path = str(found[0]) if len(found) == 1 else "PATH"
     use = f"--model {name}" if weights or not plugin.card.needs_weights else f"--model {name}={path}"
+    if plugin.card.reference:
+        use = f"--model {name}:{plugin.card.reference}"
     facts = {**facts, "pretrained_on": trained_on(plugin.card.pretrained_on)}
     show_card({**facts, **({"stands for": stands_for} if stands_for else {}), "use": use})
 
@@ -145,10 +147,15 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
 
 
 @command.command("check")
-@click.argument("models", nargs=-1, required=True, metavar="NAME[=PATH]|FILE.py:CLASS...")
+@click.argument("models", nargs=-1, required=True, metavar="NAME[=PATH]|hf:ID|FILE.py:CLASS...")
+@click.option("--pooling", metavar="NAME", help="Pooling of the embedding; default the model's own.")
+@layer
+@trust_remote_code
 @json_output
 @click.pass_obj
-def check(session: Session, models: tuple[str, ...]) -> None:
+def check(
+    session: Session, models: tuple[str, ...], pooling: str | None, layer: str | None, trust_remote_code: bool
+) -> None:
     """Check that models keep to what the bench relies on; exit code 3 where one does not.
 
     Shapes, no gradient, determinism, batches, padding, silence, very short and long clips, NaN, sample rates,
@@ -160,10 +167,11 @@ def check(session: Session, models: tuple[str, ...]) -> None:
     from uamix_bench.models import contract
     from uamix_bench.models.model import load_model
 
+    chosen: dict[str, Any] = {"pooling": pooling, "layer": layer, "trust_remote_code": trust_remote_code}
     broken = []
     for name in names:
         try:
-            outcomes = contract.check(load_model(name, device="cpu"))
+            outcomes = contract.check(load_model(name, device="cpu", **chosen))
         except BadInputError as error:
             outcomes = [contract.Check("loading", False, f"{error.subject}: {error.reason}", error.remedy)]
         passed = all(outcome.passed for outcome in outcomes)

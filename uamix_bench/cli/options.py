@@ -52,6 +52,10 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic since click 
 COUNT = Number()
 
 
+def _exists(path: str) -> bool:
+    return path != "" and Path(path).exists()
+
+
 class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
     """List of one or more values with commas between them; a path that exists is never split."""
 
@@ -70,7 +74,9 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since cli
         """Splits and converts; lists (from a TOML file) are taken as they are."""
         if isinstance(value, (list, tuple)):
             parts = list(value)
-        elif not isinstance(value, str) or Path(value.partition("=")[2] or value).exists():
+        elif not isinstance(value, str) or any(
+            map(_exists, (value.partition("=")[2] or value, value.partition(":")[2]))
+        ):
             parts = [value]
         else:
             parts = [part.strip() for part in value.split(",")]
@@ -121,7 +127,8 @@ model = click.option(
     callback=merged,
     default=["uamix"],
     show_default=True,
-    help="Model, bundled weights, NAME=PATH of your own weights, or FILE.py:CLASS; lists, globs, repeatable.",
+    help="Model, bundled weights, NAME=PATH of your own weights, hf:ID_OR_FOLDER[@REVISION], or FILE.py:CLASS; lists, "
+    "globs, repeatable.",
 )
 task = click.option(
     "-t",
@@ -143,6 +150,17 @@ own_task = click.option(
 )
 way = click.option("--n", "--way", type=COUNTS, default="5", show_default=True, help="Classes of an episode.")
 shot = click.option("--k", "--shot", type=COUNTS, default="1", show_default=True, help="Supports of each class.")
+layer = click.option("--layer", metavar="N|last|mean", help="Layer whose tokens are pooled, for models hf:...")
+pretrained_on = click.option(
+    "--pretrained-on",
+    multiple=True,
+    type=CommaList(metavar="DATA[,...]"),
+    callback=merged,
+    help="Data sets that the one --model was trained on; default what its card says.",
+)
+trust_remote_code = click.option(
+    "--trust-remote-code", is_flag=True, help="Run the code that comes with hf:ID@COMMIT; needs the full commit hash."
+)
 checkpoint = click.option("--checkpoint", metavar="PATH", callback=to_path, help="Weights of the one --model.")
 name = click.option("--name", metavar="LABEL", help="What results call the one --model.")
 input_length = click.option(

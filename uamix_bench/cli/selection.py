@@ -24,7 +24,7 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     """Expands one value of --model.
 
     Args:
-        given: Name, glob over names, ``NAME=PATH`` or ``FILE.py:CLASS``.
+        given: Name, glob over names, ``NAME=PATH``, ``NAME:REFERENCE`` or ``FILE.py:CLASS``.
         checkpoint: Value of --checkpoint.
 
     Raises:
@@ -33,6 +33,8 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     """
     from uamix_bench.plugins import registry
 
+    if registry.find_reference(given):
+        return [given]
     name, separator, path_text = given.partition("=")
     path = expanded(path_text) if separator else checkpoint
     if path is not None and not path.exists():
@@ -40,7 +42,8 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     if ".py:" in name:
         return [given]
     if _is_glob(name):
-        return _matching(name, [*registry.models(), *registry.bundled_weights()], "--model")
+        named = [name for name, plugin in registry.models().items() if not plugin.card.reference]
+        return _matching(name, [*named, *registry.bundled_weights()], "--model")
     plugin, weights = registry.find_model(name)
     if plugin.card.needs_weights and weights is None and path is None:
         bundled = [entry.id for entry in plugin.card.weights]
@@ -51,17 +54,20 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     return [f"{name}={path}" if separator else name]
 
 
-def chosen_models(given: Sequence[str], checkpoint: Path | None, label: str | None) -> list[str]:
-    """Expands the values of --model, which --checkpoint and --name belong to.
+def chosen_models(
+    given: Sequence[str], checkpoint: Path | None, label: str | None, pretrained_on: Sequence[str] = ()
+) -> list[str]:
+    """Expands the values of --model, which --checkpoint, --name and --pretrained-on belong to.
 
     Raises:
         UsageError: No such model, or it needs weights; weights or a label for several; or no label of results.
         BadInputError: The weights do not exist.
     """
     found = list(dict.fromkeys(name for one in given for name in models(one, checkpoint)))
-    if len(found) > 1 and (checkpoint or label):
-        option = "--checkpoint" if checkpoint else "--name"
-        remedy = "run them one by one, or use NAME=PATH"
+    alone = {"--checkpoint": checkpoint, "--name": label, "--pretrained-on": pretrained_on}
+    if len(found) > 1 and any(alone.values()):
+        option = next(option for option, value in alone.items() if value)
+        remedy = "run them one by one" + (", or use NAME=PATH" if checkpoint else "")
         raise UsageError(option, f"belongs to one model, and {len(found)} are given", remedy)
     check_label(label)
     return found
@@ -204,7 +210,7 @@ def demonstration(chosen: list[str], checkpoint: Path | None) -> str:
 
     shown = []
     for name in chosen:
-        if checkpoint is None and "=" not in name and ".py:" not in name:
+        if checkpoint is None and "=" not in name and ":" not in name:
             weights = registry.find_model(name)[1]
             if weights is not None and weights.demonstration:
                 shown.append(name if name == weights.id else f"{name} (here {weights.id})")

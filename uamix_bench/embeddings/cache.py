@@ -29,7 +29,8 @@ class ModelKey:
 
     `state_sha256` covers the present tensors, from any file. The author of an adapter that is not the project's own may
     forget to raise `adapter_version`. For such an adapter `source_sha256` covers the code, `metadata_sha256` the
-    settings beside the tensors, and `packages` holds the versions of the imported packages.
+    settings beside the tensors, and `packages` holds the versions of the imported packages. For the project's own
+    adapters `packages` holds the versions of packages that compute embeddings for them. `layer` is the pooled layer.
     """
 
     adapter: str
@@ -44,12 +45,13 @@ class ModelKey:
     embedding_dim: int
     metadata_sha256: str | None = None
     packages: str | None = None
+    layer: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over all fields, except `metadata_sha256` and `packages` if they are None."""
+        """SHA-256 (hex) over all fields, except those of few models if they are None."""
         stated = asdict(self)
-        absent = [name for name in ("metadata_sha256", "packages") if stated[name] is None]
+        absent = [name for name in ("metadata_sha256", "packages", "layer") if stated[name] is None]
         return files.digest({name: value for name, value in stated.items() if name not in absent})
 
 

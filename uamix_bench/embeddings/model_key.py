@@ -7,7 +7,7 @@ from pathlib import Path
 
 from uamix_bench.embeddings.cache import ModelKey
 from uamix_bench.models.model import AudioModel
-from uamix_bench.models.sources import Sources, sources, written_in
+from uamix_bench.models.sources import Sources, sources, versions, written_in
 from uamix_bench.storage.digests import state_sha256
 from uamix_bench.util import files
 
@@ -28,7 +28,8 @@ def model_key(model: AudioModel) -> ModelKey:
         sample_rate=model.sample_rate,
         embedding_dim=model.embedding_dim,
         metadata_sha256=code and files.digest(model.metadata),
-        packages=code and code.versions,
+        packages=code.versions if code else versions(model.packages) or None,
+        layer=model.layer,
     )
 
 

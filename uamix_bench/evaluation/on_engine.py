@@ -275,6 +275,8 @@ def _load(wanted: Wanted) -> AudioModel:
             input=source.input,
             pooling=source.pooling,
             dtype=source.dtype,
+            layer=source.layer,
+            trust_remote_code=source.trust_remote_code,
         )
     except BenchError as error:
         raise MachineError(f"{error.subject} on {host()}", error.reason, error.remedy) from error

@@ -97,6 +97,7 @@ def replay(result: Result, redraw: Redraw) -> Replay:
 def _caches(model: ModelIdentity) -> Iterator[EmbeddingCache]:
     """Caches that may hold this model's embeddings; a result does not record enough to tell them apart further."""
     wanted = model.model_dump(include={"adapter_version", "weights_sha256", "input", "pooling", "embedding_dim"})
+    wanted["layer"] = model.layer
     for key in kept_models():
         same = all(getattr(key, field) == value for field, value in wanted.items())
         if same and _DTYPES.get(key.dtype, key.dtype) == model.dtype:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from uamix_bench.models.convert import save
-from uamix_bench.models.model import AudioModel
+from uamix_bench.models.model import AudioModel, load_model
 from uamix_bench.plugins.card import ModelCard
 from uamix_bench.util.errors import BadInputError, OwnCodeError, own_code
 
@@ -325,6 +325,9 @@ def _card(model: AudioModel) -> str:
 def _rebuilt(model: AudioModel) -> str:
     if not model.card.needs_weights:
         return _must_hold(model, type(model).untrained(), "untrained() builds another model each time")
+    if model.source is not None and model.card.reference:
+        again = load_model(model.source.name, device="cpu", trust_remote_code=model.source.trust_remote_code)
+        return _must_hold(model, again, "another model is read each time")
     if sum(parameter.numel() for parameter in model.parameters()) > _CHEAP:
         return f"not tried above {_CHEAP:,} parameters"
     with tempfile.TemporaryDirectory() as folder:

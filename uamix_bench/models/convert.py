@@ -105,7 +105,7 @@ def owner(path: Path) -> str:
     read_checkpoint(path)  # an unsafe file is refused before any adapter, a stranger's among them, opens it
     takers, refusals = [], []
     for name, plugin in registry.models().items():
-        if not plugin.card.needs_weights:
+        if not plugin.card.needs_weights or plugin.card.reference:
             continue
         try:
             adapter = plugin.load()

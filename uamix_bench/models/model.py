@@ -18,7 +18,7 @@ from uamix_bench.data.audio import resample
 from uamix_bench.models.sources import is_own, named_in, source_sha256
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import Input, ModelCard, ModelIdentity, Weights
-from uamix_bench.storage.digests import state_sha256, weights_sha256
+from uamix_bench.storage.digests import named_sha256, state_sha256, weights_sha256
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError, MachineError, OwnCodeError, UsageError, nearest, own_code
 from uamix_bench.util.text import visible
@@ -36,6 +36,26 @@ class Source(NamedTuple):
     input: Input
     pooling: str
     dtype: Literal["float32", "bf16"]
+    layer: str | None = None
+    trust_remote_code: bool = False
+
+
+class Origin(NamedTuple):
+    """What a model from a reference was made of.
+
+    Attributes:
+        name: In results, unless the user gives another.
+        reference: What another process finds the same model by.
+        files: All that it was read from, by their names.
+        repository: ID@COMMIT of their repository; None for a folder.
+        remote_code: Whether code of that repository computes the embeddings.
+    """
+
+    name: str
+    reference: str
+    files: dict[str, Path]
+    repository: str | None = None
+    remote_code: bool = False
 
 
 class AudioModel(nn.Module):
@@ -51,8 +71,12 @@ class AudioModel(nn.Module):
         input: ``native`` gives the model a clip's own length and no more, ``official`` pads to the length of
             pre-training.
         pooling: The chosen one of `poolings`.
+        layer_choices: Names of the layers whose tokens can be pooled, the default first; empty if there is no choice.
+        layer: Name of the chosen layer; None if there is no choice.
+        packages: Distributions besides torch whose versions embeddings depend on.
         metadata: Texts of the weights file on its making, and settings that tensors do not hold.
         source: Arguments that loaded the model; None if it was not loaded by name.
+        origin: Origin of a model from a reference: its name, its files, and their commit.
     """
 
     card: ClassVar[ModelCard]
@@ -60,6 +84,8 @@ class AudioModel(nn.Module):
     _states_card: ClassVar[bool] = False  # rather than getting one made from its rate and size
 
     poolings: tuple[str, ...] = ("mean",)
+    layer_choices: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
     sample_rate: int
     embedding_dim: int
 
@@ -90,6 +116,8 @@ class AudioModel(nn.Module):
         self.identity: ModelIdentity | None = None
         self.metadata: dict[str, str] = {}
         self.source: Source | None = None
+        self.origin: Origin | None = None
+        self.layer = next(iter(self.layer_choices), None)
 
     def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Turns waveforms (B, S) float32 in [-1, 1] of lengths (B,) in samples into (B, T, F) and frame counts (B,)."""
@@ -120,6 +148,15 @@ class AudioModel(nn.Module):
             BadInputError: The file is another model's, damaged, or unsafe.
         """
         raise UsageError(cls.card.name, "takes no checkpoint", "leave =PATH away")
+
+    @classmethod
+    def from_reference(cls, reference: str, trust_remote_code: bool = False) -> AudioModel:
+        """Builds the model that `reference` says, of a card that takes references, with `origin` filled.
+
+        Raises:
+            BenchError: There is no such model, or it cannot be had.
+        """
+        raise NotImplementedError
 
     @classmethod
     def untrained(cls) -> AudioModel:
@@ -257,18 +294,24 @@ def load_model(
     pooling: str | None = None,
     dtype: Literal["float32", "bf16"] = "float32",
     label: str | None = None,
+    layer: str | None = None,
+    trust_remote_code: bool = False,
+    pretrained_on: tuple[str, ...] = (),
 ) -> AudioModel:
     """Loads a model for evaluation.
 
     Args:
-        name: An architecture (``audiomae``), bundled weights (``uamix-tiny``), ``NAME=PATH``, ``FILE.py:CLASS``, or
-            an AudioModel class.
+        name: An architecture (``audiomae``), bundled weights (``uamix-tiny``), ``NAME=PATH``, ``NAME:REFERENCE`` for
+            the models that go by one (``hf:ID``), ``FILE.py:CLASS``, or an AudioModel class.
         checkpoint: Weights file, or the folder that ``tune --out`` wrote; instead of ``=PATH``.
         device: Device of the model: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         input: Input length, ``native`` or ``official``; see :class:`AudioModel`.
         pooling: Name of one of the model's poolings; None for its default.
         dtype: Precision of the encoder. ``bf16`` runs it under autocast, is recorded, and changes predictions.
         label: Name in results, instead of the architecture's or the weights' own.
+        layer: One of the model's layers whose tokens are pooled; None for its default.
+        trust_remote_code: Whether code that comes with a model from a reference may run.
+        pretrained_on: Data sets that it was trained on, instead of what its card says.
 
     Returns:
         The model, in eval mode, without gradients, on the device, with `identity` filled.
@@ -278,16 +321,18 @@ def load_model(
         BadInputError: The checkpoint is missing, damaged, unsafe, or another model's.
         MachineError: The device is not available.
     """
-    adapter, resolved, path, bundled = _resolve(name, checkpoint)
-    if path is not None and not adapter.card.needs_weights:
-        raise UsageError(f"--model {resolved}", "takes no checkpoint", "leave =PATH or --checkpoint away")
-    made_by = "from_checkpoint" if path is not None else "untrained"
-    with own_code(made_by, adapter):
-        model = adapter.from_checkpoint(path) if path is not None else adapter.untrained()
-    if not isinstance(model, AudioModel):
-        raise OwnCodeError(
-            f"{made_by} of {adapter.__name__}", f"returns {_kind(model)}, not a model", "return the model"
-        )
+    if isinstance(name, str) and (referred := registry.find_reference(name)):
+        if checkpoint is not None:
+            raise UsageError(f"--checkpoint {checkpoint}", f"does not go with {name}", "leave it away")
+        plugin, reference = referred
+        adapter, path, bundled = plugin.load(), None, None
+        model: AudioModel = adapter.from_reference(reference, trust_remote_code)
+        resolved = model.origin.name if model.origin else plugin.name
+    elif trust_remote_code:
+        raise UsageError("--trust-remote-code", f"is of no use to {name}", "leave it away")
+    else:
+        adapter, resolved, path, bundled = _resolve(name, checkpoint)
+        model = _build(adapter, resolved, path)
     if not isinstance(model.metadata, dict):
         raise OwnCodeError(f"metadata of {adapter.__name__}", f"is {_kind(model.metadata)}, no dict", "make it one")
     model.input = input
@@ -299,11 +344,25 @@ def load_model(
                 nearest(pooling, list(model.poolings)),
             )
         model.pooling = pooling
+    if layer is not None:
+        if layer not in model.layer_choices:
+            choices = ", ".join(model.layer_choices)
+            remedy = f"give one of {choices}" if choices else "leave it away"
+            raise UsageError(f"--layer {layer}", f"{resolved} has no such layer to choose", remedy)
+        model.layer = layer
     model.requires_grad_(False).eval().to(find_device(device))
     if isinstance(name, str):
         weights = os.path.abspath(path) if path and not bundled else None  # noqa: PTH100 - no link is followed
-        model.source = Source(_anywhere(name, bundled), weights, input, model.pooling, dtype)
-    pretrained_on, licence = _origin(model, bundled)
+        model.source = Source(
+            model.origin.reference if model.origin else _anywhere(name, bundled),
+            weights,
+            input,
+            model.pooling,
+            dtype,
+            layer,
+            trust_remote_code,
+        )
+    trained, licence = _origin(model, bundled)
     try:
         model.identity = ModelIdentity(
             name=label or resolved,
@@ -319,17 +378,38 @@ def load_model(
             recipe_sha256=model.metadata.get("recipe_sha256"),
             parent_sha256=model.metadata.get("parent_sha256"),
             train_seed=int(seed) if (seed := model.metadata.get("train_seed", "")).isdecimal() else None,
-            pretrained_on=pretrained_on,
+            pretrained_on=pretrained_on or trained,
             licence=licence,
+            layer=model.layer,
+            repository=model.origin.repository if model.origin else None,
+            remote_code=bool(model.origin and model.origin.remote_code),
         )
     except ValidationError as error:  # what the weights file, or a stranger's card, says of itself
         first = error.errors()[0]
+        if first["loc"][0] == "pretrained_on" and pretrained_on:
+            raise UsageError("--pretrained-on", first["msg"].removeprefix("Value error, ")) from error
+        if first["loc"][0] == "name":
+            raise UsageError(f"--model {resolved}", "cannot name results", "give --name LABEL") from error
         raise BadInputError(
             path or resolved, f"says of itself what no result can hold ({first['loc'][0]}: {first['msg']})"
         ) from error
     for line in model.remarks:
         warnings.warn(visible(f"{model.identity.name}: {line}"), stacklevel=2)
     return model
+
+
+def _build(adapter: type[AudioModel], resolved: str, path: Path | None) -> AudioModel:
+    if path is not None and not adapter.card.needs_weights:
+        raise UsageError(f"--model {resolved}", "takes no checkpoint", "leave =PATH or --checkpoint away")
+    made_by = "from_checkpoint" if path is not None else "untrained"
+    with own_code(made_by, adapter):
+        model: Any = adapter.from_checkpoint(path) if path is not None else adapter.untrained()
+    if not isinstance(model, AudioModel):
+        raise OwnCodeError(
+            f"{made_by} of {adapter.__name__}", f"returns {_kind(model)}, not a model", "return the model"
+        )
+    built: AudioModel = model
+    return built
 
 
 def _kind(value: Any) -> str:
@@ -375,6 +455,8 @@ def _resolve(name: str | type[AudioModel], checkpoint: str | Path | None) -> _Re
 
 def _weights_sha256(model: AudioModel, path: Path | None) -> str | None:
     """SHA-256 (hex) of the given file or folder, else of the tensors of a user's own class; None without any."""
+    if model.origin is not None:
+        return named_sha256(model.origin.files)
     own = is_own(type(model))
     if path is not None and (own or path.exists()):  # from_checkpoint may also take the name of something elsewhere
         beside = {*model.card.beside, *named_in(type(model), AudioModel)}

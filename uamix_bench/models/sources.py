@@ -51,8 +51,13 @@ class Sources(NamedTuple):
     @property
     def versions(self) -> str:
         """Packages with versions, such as ``timm 1.0.20, torch 2.11.0``. Packages without a version are left out."""
-        known = ((name, _version(name)) for name in sorted(self.packages))
-        return ", ".join(f"{name} {version}" for name, version in known if version)
+        return versions(self.packages)
+
+
+def versions(packages: Iterable[str]) -> str:
+    """Packages with versions, such as ``timm 1.0.20, torch 2.11.0``. Packages without a version are left out."""
+    known = ((name, _version(name)) for name in sorted(packages))
+    return ", ".join(f"{name} {version}" for name, version in known if version)
 
 
 def is_own(adapter: type) -> bool:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import read_toml
@@ -94,9 +103,11 @@ class ModelCard(Card):
     """A pretrained audio model. `parameters` counts the encoder used for embeddings; None leaves it unstated.
 
     `pretrained_on` is empty if the training data is unknown, and `UNTRAINED` alone for a model without training.
+    A card with a `reference` is of many models, each given as ``NAME:REFERENCE`` and with sizes of its own.
     """
 
     paper: str = ""
+    reference: str = Field(default="", description="form of what follows NAME: to say which model")
     sample_rate: int = Field(gt=0, description="Hz")
     embedding_dim: int = Field(gt=0)
     parameters: int | None = Field(default=None, ge=0)
@@ -129,6 +140,9 @@ class ModelIdentity(BaseModel):
             for the project's own.
         recipe_sha256: SHA-256 of the recipe that the weights were tuned by.
         parent_sha256: SHA-256 of the weights that tuning began from.
+        layer: Name of the pooled layer if the model lets one choose; absent, like the next two, if unset.
+        repository: ID@COMMIT of the repository that the model comes from.
+        remote_code: True if code of that repository computed the embeddings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -148,6 +162,15 @@ class ModelIdentity(BaseModel):
     train_seed: Count | None = None
     pretrained_on: Training = ()
     licence: Text = ""
+    layer: Text | None = None
+    repository: Text | None = None
+    remote_code: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = given(self)
+        unset = [name for name in ("layer", "repository", "remote_code") if not fields.get(name, True)]
+        return {name: value for name, value in fields.items() if name not in unset}
 
 
 class Supervised(BaseModel):

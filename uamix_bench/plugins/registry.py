@@ -111,6 +111,21 @@ def find_model(name: str) -> tuple[Plugin[ModelCard], Weights | None]:
     return known[name], next((entry for entry in card.weights if entry.id == card.default_weights), None)
 
 
+def find_reference(name: str) -> tuple[Plugin[ModelCard], str] | None:
+    """Splits ``NAME:REFERENCE`` where NAME is a model whose card takes references; None for any other name.
+
+    Raises:
+        UsageError: Nothing follows the colon, or the model's name stands alone.
+    """
+    prefix, colon, reference = name.partition(":")
+    plugin = models().get(prefix.partition("=")[0])
+    if plugin is None or not plugin.card.reference:
+        return None
+    if not colon or "=" in prefix or not reference:
+        raise UsageError(f"--model {name}", "does not say which model", f"give {plugin.name}:{plugin.card.reference}")
+    return plugin, reference
+
+
 def find_task(name: str) -> Plugin[TaskCard]:
     """Returns a registered task, by its name or one of its card's aliases.
 

@@ -26,6 +26,7 @@ PACKAGES = (
     "soxr",
     "safetensors",
     "pydantic",
+    "transformers",
 )
 _SOURCE = Path(__file__).resolve().parent.parent
 _PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)

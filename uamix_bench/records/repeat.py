@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from uamix_bench.plugins import registry
+from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.episodes import Protocol
 
@@ -21,6 +22,9 @@ def repeat_command(result: Result) -> str:
     heard = ["--clip-seconds", _number(task.clip_seconds), *(["--keep-going"] if status.skipped else [])]
     heard += [*(["--limit", "CLIPS"] if status.limited else []), *(["--allow-partial"] if status.partial else [])]
     embedded = ["--input", model.input, "--pooling", model.pooling, "--dtype", model.dtype]
+    embedded += ["--layer", model.layer] if model.layer else []
+    embedded += ["--pretrained-on", ",".join(model.pretrained_on)] if _said(model) else []
+    embedded += ["--trust-remote-code"] if model.remote_code else []
     embedded += ["--allow-unhealthy"] if result.health.verdict == "red" else []
     lines = [evaluated, protocol_flags(result.protocol), heard, embedded]
     return " \\\n  ".join(map(shlex.join, lines))
@@ -39,8 +43,19 @@ def protocol_flags(protocol: Protocol) -> list[str]:
     return words
 
 
+def _said(model: ModelIdentity) -> bool:
+    """Whether a user may have said what a model was trained on: neither its card nor the file of a tuning does."""
+    plugin = registry.models().get(model.name)
+    bundled = registry.bundled_weights().get(model.name)
+    of_card = bundled[1].pretrained_on if bundled else plugin.card.pretrained_on if plugin else ()
+    return model.pretrained_on != of_card and model.recipe_sha256 is None
+
+
 def _model(result: Result) -> list[str]:
     name = result.model.name
+    adapter = registry.models().get(result.model.adapter_version.partition("/")[0])
+    if adapter is not None and adapter.card.reference:
+        return ["--model", f"{adapter.name}:{result.model.repository or 'FOLDER'}", "--name", name]
     registered = registry.models().get(name)
     if registered is not None:
         return ["--model", f"{name}=WEIGHTS" if registered.card.needs_weights else name]

@@ -184,6 +184,8 @@ _MODEL_FACTS = {
     "metadata": "metadata_sha256",
     "recipe": "recipe_sha256",
     "adapter version": "adapter_version",
+    "repository": "repository",
+    "layer": "layer",
     "pooling": "pooling",
     "embedding dim": "embedding_dim",
 }

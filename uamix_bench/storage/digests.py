@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, NamedTuple
@@ -140,6 +140,15 @@ def weights_sha256(path: Path, beside: Sequence[str] = (), whole: bool = True) -
         if not found:
             return fingerprint(path)
         found[""] = path
+    return named_sha256(found)
+
+
+def named_sha256(found: Mapping[str, Path]) -> str:
+    """SHA-256 (hex) over the canonical JSON of the sorted pairs [name, SHA-256 of the file].
+
+    Raises:
+        BenchError: A file cannot be read.
+    """
     names = sorted(found)
     digests = _remembered([found[name] for name in names])
     return files.digest([[name, digest.hex()] for name, digest in zip(names, digests, strict=True)])
