@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,8 +70,8 @@ def find(reference: str, code: bool) -> Snapshot:
         if code:
             reason = "runs code of one commit of the Hub alone, and a folder has none"
             raise UsageError(CODE, reason, "give hf:ID@COMMIT, or an adapter of your own as FILE.py:CLASS")
-        folder = folder.absolute()
-        return _snapshot(folder.resolve().name, folder, None, code=False)
+        folder = Path(os.path.abspath(folder))  # noqa: PTH100 - no link is followed
+        return _snapshot(folder.name, folder, None, code=False)
     name, _, revision = reference.partition("@")
     if reference.startswith((".", "/", "~")):
         raise BadInputError(reference, "no such folder", "check --model hf:FOLDER")

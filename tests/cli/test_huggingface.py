@@ -78,8 +78,10 @@ def test_a_folder_with_a_comma_in_its_name_is_one_model(
 ) -> None:
     odd = tmp_path / "a,b"
     odd.symlink_to(encoder)
-    done = bench("fewshot", "-m", f"hf:{odd}", "-t", sounds, *SMALL, "-o", tmp_path / "results", "--json")
-    assert [result["model"]["name"] for result in done.envelope["results"]] == ["hubert"]
+    command = ["fewshot", "-m", f"hf:{odd}", "-t", sounds, *SMALL, "-o", tmp_path / "results", "--json"]
+    assert "cannot name results; give --name LABEL" in bench(*command).out
+    done = bench(*command, "--name", "odd")
+    assert [result["model"]["name"] for result in done.envelope["results"]] == ["odd"]
 
 
 def test_errors_have_their_exit_codes(bench: Bench, encoder: Path, tmp_path: Path) -> None:
