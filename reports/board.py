@@ -202,9 +202,9 @@ def left_out_notes(columns: Iterable[Column]) -> list[str]:
     ]
 
 
-def _order(protocol: Protocol, dtype: str) -> tuple[bool, str, int, int]:
-    remarks = _remarks(protocol, dtype)
-    return bool(remarks), remarks, protocol.n_way, protocol.k_shot
+def _order(protocol: Protocol, dtype: str) -> tuple[bool, str, int, int, int]:
+    remarks = _remarks(protocol.model_copy(update={"min_clips": None}), dtype)
+    return bool(remarks), remarks, protocol.n_way, protocol.k_shot, protocol.min_clips or 0
 
 
 def _remarks(protocol: Protocol, dtype: str) -> str:

@@ -177,22 +177,23 @@ def test_what_only_looks_changed_is_reused(bench: Bench, own: Path, tmp_path: Pa
     assert "reused" in said
 
 
-@pytest.mark.parametrize("where", ["module", "helper"])
-def test_edited_code_is_evaluated(
-    where: str, bench: Bench, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+SETTING = "int((Path(__file__).parent / 'bins.txt').read_text())"
+
+
+@pytest.mark.parametrize("where", ["module", "helper", "settings"])
+def test_edited_code_is_evaluated(where: str, bench: Bench, own: Path, tmp_path: Path) -> None:
     path = tmp_path / "my_model.py"
 
     def write(bins: int) -> None:
         if where == "module":
             path.write_text(FIXED.format(extra="", bins=bins))
+        elif where == "settings":
+            path.write_text(FIXED.format(extra="from pathlib import Path", bins=SETTING))
+            (tmp_path / "bins.txt").write_text(str(bins))
         else:
             path.write_text(FIXED.format(extra="import bins_of_mine", bins="bins_of_mine.BINS"))
             (tmp_path / "bins_of_mine.py").write_text(f"BINS = {bins}\n")
-        monkeypatch.delitem(__import__("sys").modules, "bins_of_mine", raising=False)
 
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("sys.dont_write_bytecode", True)
     write(80)
     arguments = ("-m", f"{path}:Mine", "-t", own)
     first, _ = evaluate(bench, *arguments)
@@ -204,7 +205,6 @@ def test_edited_code_is_evaluated(
     assert f"code changed since 3w1s-{first.id[:12]}.json" in said
     done = bench("compare", path_of(first), path_of(second))
     assert f"code {(first.model.source_sha256 or '')[:12]} in BASE" in done.out
-    monkeypatch.delitem(__import__("sys").modules, "bins_of_mine", raising=False)
 
 
 def path_of(result: Result) -> Path:
@@ -279,6 +279,19 @@ def test_a_probe_does_not_take_anothers_sounds_or_code(bench: Bench, own: Path, 
     listed = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(own.rglob("*.wav"))]
     text = json.dumps(listed, separators=(",", ":"))
     assert first["task"]["content_sha256"] == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_sounds_of_own_data_are_verified_where_the_provenance_alone_tells_them(
+    bench: Bench, own: Path, tmp_path: Path
+) -> None:
+    result, _ = evaluate(bench, "-m", "logmel", "-t", own)
+    parts = {name: getattr(result, name) for name in Result.model_fields if name != "id"}
+    parts["task"] = result.task.model_copy(update={"content_sha256": None})
+    parts["provenance"] = result.provenance.model_copy(update={"content_sha256": "0" * 64})
+    ResultStore(tmp_path / "signed").write(Result.create(**parts))
+    done = bench("results", "verify", tmp_path / "signed", "-t", own)
+    assert done.code == 3
+    assert "the sounds have the digest 000000000000" in done.out
 
 
 def test_an_old_result_is_never_reused(bench: Bench, own: Path, tmp_path: Path) -> None:

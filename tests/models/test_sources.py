@@ -93,6 +93,42 @@ def test_folders_on_the_path_are_beside(tmp_path: Path, monkeypatch: pytest.Monk
     assert set(sources([tmp_path / "models" / "mine.py"]).files) == {"", "lib.py"}
 
 
+NAMED = (
+    "import json\nlevel = json.load(open('settings.json'))",
+    "from pathlib import Path\ndef later():\n    return (Path(__file__).parent / 'conf' / 'deep.json').read_text()",
+    "exec(open('more.txt').read())",
+)
+
+
+@pytest.mark.parametrize("text", NAMED)
+@pytest.mark.parametrize("place", ["beside", "working folder"])
+def test_an_edited_file_that_the_code_names_changes_the_digest(
+    text: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = tmp_path if place == "beside" else tmp_path / "here"
+    (where / "conf").mkdir(parents=True)
+    monkeypatch.chdir(where)
+    write(tmp_path, mine=text)
+    files = [where / name for name in ("settings.json", "conf/deep.json", "more.txt", "other.json")]
+    for path in files:
+        path.write_text("1")
+    before = sources([tmp_path / "mine.py"]).sha256
+    files[-1].write_text("2")
+    assert sources([tmp_path / "mine.py"]).sha256 == before
+    for path in files[:-1]:
+        path.write_text("2")
+    assert sources([tmp_path / "mine.py"]).sha256 != before
+
+
+def test_weights_that_the_code_names_count_by_themselves(tmp_path: Path) -> None:
+    write(tmp_path, mine="path = 'trained.pth'")
+    alone = sources([tmp_path / "mine.py"]).sha256
+    (tmp_path / "trained.pth").write_bytes(b"weights")
+    assert sources([tmp_path / "mine.py"], tmp_path / "trained.pth").sha256 == alone
+    assert sources([tmp_path / "mine.py"]).sha256 != alone
+    assert "trained.pth" in sources([tmp_path / "mine.py"]).literals
+
+
 def test_what_is_no_python_counts_as_its_bytes(tmp_path: Path) -> None:
     write(tmp_path, mine="import helper", helper="this is no Python (")
     before = sources([tmp_path / "mine.py"]).sha256

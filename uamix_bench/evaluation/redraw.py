@@ -59,7 +59,8 @@ class Redraw:
         None if the result records no digest, as name and version identify its sounds, or if a file is missing.
         """
         table, drawn = self.table(result), self(result)
-        if result.task.content_sha256 is None or isinstance(table, str) or isinstance(drawn, str):
+        told = result.task.content_sha256 is not None or (result.task.own and result.sounds_recorded)
+        if not told or isinstance(table, str) or isinstance(drawn, str):
             return None
         return sounds_here(table, [drawn.clips])[0]
 

@@ -221,8 +221,9 @@ def _literals(tree: ast.AST) -> frozenset[str]:
 
 
 def _named(beside: Path, texts: frozenset[str]) -> dict[Path, str]:
-    """The files that literals name, from a folder, from those in it that are named too, or from the working folder."""
-    folders = [beside, *(beside / text for text in sorted(texts) if (beside / text).is_dir()), Path.cwd()]
+    """The files that literals name, from a folder, the working folder, or a folder in these that is named too."""
+    starts = [beside, Path.cwd()]
+    folders = [*starts, *(start / text for start in starts for text in sorted(texts) if (start / text).is_dir())]
     return {_absolute(folder / text): text for folder in folders for text in texts if (folder / text).is_file()}
 
 

@@ -39,10 +39,11 @@ def _left_out(protocols: Sequence[Protocol], draws: Sequence[EpisodeSet]) -> Ite
     names, k, q, fewest = drawn.table.class_names, protocol.k_shot, protocol.n_query, protocol.fewest_clips
     sizes = np.bincount(drawn.table.class_of, minlength=len(names))
     short = [f"{names[c]} has {sizes[c]}" for c in np.argsort(sizes, kind="stable") if sizes[c] < fewest]
-    why = f"k {k} + q {q}" if fewest == k + q else "min_clips"
+    asked = fewest == k + q  # and not by min_clips, which --q auto keeps
+    why = f"k {k} + q {q}" if asked else "min_clips"
     text = f"{len(short)} of {len(names)} classes are left out for having fewer than {fewest} clips ({why}): "
     text += some(short, _NAMED)
-    yield Remark("classes", text + ("; --q auto leaves no class out" if sizes.min() > k else ""))
+    yield Remark("classes", text + ("; --q auto leaves no class out" if asked and sizes.min() > k else ""))
 
 
 def _ungrouped(protocols: Sequence[Protocol], draws: Sequence[EpisodeSet]) -> Iterable[Remark]:
