@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from uamix_bench.models.vit import ViTShape
 from uamix_bench.plugins import registry
 from uamix_bench.tuning.data import Frames
 from uamix_bench.tuning.loop import Batch, schedule
-from uamix_bench.util.errors import UsageError
+from uamix_bench.util.errors import OwnCodeError, UsageError
 
 ESC50 = FINETUNE["audiomae-esc50"]
 
@@ -259,6 +260,36 @@ def test_drop_path_rises_over_the_blocks_and_depends_on_the_step_alone(frames: F
     assert torch.equal(state, torch.get_rng_state())
     torch.rand(7)
     assert [made.step(Batch(0, step, np.arange(8)))[0].item() for step in (4, 5)] == first
+
+
+SPECTROGRAMS = torch.zeros(2, 64, 128)
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "said"),
+    [
+        ("layers", "raise OSError('gone')", "layers of Own raises OSError: gone"),
+        ("layers", "return [self.lin, 1]", "layers of Own: returns a int, not modules alone"),
+        ("tokens", "return {}['gain']", "tokens of Own raises KeyError: 'gain'"),
+        ("tokens", "return given[0]", "tokens of Own: returns (2, 64, 128) float32, not tokens and mask"),
+        ("pool", "raise ValueError('no')", "pool of Own raises ValueError: no"),
+        ("pool", "return given[0].mean(1)[:, :5]", "pool of Own: returns (2, 5) where (2, 128) is due"),
+        ("frontend", "return given[0]", "frontend of Own: returns (2, 64) float32, not spectrogram and frame counts"),
+    ],
+)
+def test_own_code_is_named_in_training_too(method: str, body: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom uamix_bench import AudioModel\n\nclass Own(AudioModel):\n"
+        "    sample_rate, embedding_dim = 16_000, 128\n"
+        "    def __init__(self):\n        super().__init__()\n        self.lin = torch.nn.Linear(128, 128)\n"
+        "    def layers(self):\n        return [self.lin]\n"
+        "    def tokens(self, x, lengths):\n        return self.lin(x), torch.ones(x.shape[:2], dtype=torch.bool)\n"
+        f"    def {method}(self, *given):\n        {body}\n"
+    )
+    model, recipe = load_model(f"{tmp_path / 'own.py'}:Own"), small(mixup=0.0, roll=False, statistics=None)
+    waves = torch.zeros(2, 64), torch.tensor([64, 64])
+    with pytest.raises(OwnCodeError, match=re.escape(said)):
+        inputs(model, recipe, 64).raw(*waves) if method == "frontend" else Classifier(model, 3, recipe)(SPECTROGRAMS)
 
 
 def others() -> dict[str, Callable[[Any], AudioModel]]:

@@ -153,6 +153,12 @@ def test_bf16_is_recorded_and_close() -> None:
         ({"name": "audiomae"}, UsageError, "--model audiomae: needs weights; give audiomae=PATH"),
         ({"name": "audiomae=a", "checkpoint": "b"}, UsageError, "--model audiomae=a: has a second checkpoint"),
         ({"name": "audiomae=absent.pth"}, BadInputError, "absent.pth: no such file; check the path"),
+        ({"name": "a/b.pth"}, UsageError, "--model a/b.pth: is a file of weights; say whose, as audiomae=a/b.pth"),
+        (
+            {"name": "own.py"},
+            UsageError,
+            "--model own.py: is a file of code; name the class in it too, as own.py:CLASS",
+        ),
         ({"name": "audioma"}, UsageError, "--model audioma: no such model; did you mean 'audiomae'?"),
         ({"name": "random", "checkpoint": "a"}, UsageError, "--model random: takes no checkpoint"),
         ({"name": "random", "pooling": "men"}, UsageError, "random has no such pooling; did you mean 'mean'?"),

@@ -184,6 +184,28 @@ def test_many_rows_far_out_keep_their_own_distances_too(name: str, share: int) -
     assert score.hits.tolist() == hits_of(FAR[name], table, support, query).tolist()
 
 
+@pytest.mark.parametrize("name", FAR)
+@pytest.mark.parametrize("times", [1e3, 1e8])
+def test_most_rows_far_longer_leave_the_others_their_distances(name: str, times: float) -> None:
+    table, (support, query) = embeddings(offset=0.0), indices(5, 2)
+    table[np.random.default_rng(2).random(len(table)) < 0.6] *= np.float32(times)
+    score = CLASSIFIERS[name](table, support, query)
+    assert score.hits.tolist() == hits_of(FAR[name], table, support, query).tolist()
+
+
+@pytest.mark.parametrize("neighbours", [3, 7])
+def test_neighbours_that_are_equally_near_come_in_their_order(neighbours: int) -> None:
+    """Of zeros and ones, between which every distance is a whole number."""
+    table, (support, query) = (embeddings(offset=0.0) > 0).astype(np.float32), indices(4, 3, episodes=30)
+    score = classifiers.knn(table, support, query, neighbours)
+    flat, rows = table[support].reshape(30, 12, -1), table[query].reshape(30, -1, 1, table.shape[1])
+    distances = (rows != flat[:, None]).sum(axis=-1)
+    for episode, chosen in zip(distances, score.chosen.reshape(30, -1), strict=True):
+        for row, slot in zip(episode, chosen.tolist(), strict=True):
+            voters = [at // 3 for at in sorted(range(12), key=lambda at: (row[at], at))[:neighbours]]
+            assert slot == max(set(voters), key=lambda one: (voters.count(one), -voters.index(one)))
+
+
 @pytest.mark.parametrize("far", [1e6, 1e12, 1e30])
 def test_a_row_far_out_has_no_part_in_the_mean_of_simpleshot(far: float) -> None:
     table, (support, query) = embeddings(), indices(5, 2)

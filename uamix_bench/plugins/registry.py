@@ -20,6 +20,8 @@ from uamix_bench.util.errors import BadInputError, UsageError, is_out_of_memory,
 
 AnyCard = TypeVar("AnyCard", ModelCard, TaskCard)
 
+_WEIGHTS = frozenset({".pth", ".pt", ".ckpt", ".bin", ".safetensors"})
+
 
 class RenderedPage(Protocol):
     """Output of a report: a title, one self-contained HTML file, the same as Markdown, and the files beside them.
@@ -106,6 +108,10 @@ def find_model(name: str) -> tuple[Plugin[ModelCard], Weights | None]:
     if name in weights:
         return weights[name]
     if name not in known:
+        if Path(name).suffix == ".py":
+            raise UsageError(f"--model {name}", "is a file of code", f"name the class in it too, as {name}:CLASS")
+        if Path(name).suffix in _WEIGHTS:
+            raise UsageError(f"--model {name}", "is a file of weights", f"say whose, as audiomae={name}")
         raise UsageError(f"--model {name}", "no such model", nearest(name, [*known, *weights]))
     card = known[name].card
     return known[name], next((entry for entry in card.weights if entry.id == card.default_weights), None)

@@ -66,11 +66,15 @@ def cosine(embeddings: Floats, support: Integers, query: Integers) -> Score:
     easyfsl's `SimpleShot` is this classifier.
     """
     table, mean, square = _centred(embeddings)
+    double = table.dtype == np.float64
+    if double:  # whose mean would cost the short rows their digits
+        table, mean, square = embeddings.astype(np.float64), np.zeros_like(mean), 0.0
 
     def fit(shots: Table) -> tuple[Table, Table]:
         centroids = shots.mean(axis=2, dtype=np.float64) + mean
         centroids /= np.maximum(np.linalg.norm(centroids, axis=2, keepdims=True), _TINY)
-        centroids -= centroids.mean(axis=1, keepdims=True)  # the same for all classes: only rounding notices
+        if not double:
+            centroids -= centroids.mean(axis=1, keepdims=True)  # the same for all classes: only rounding notices
         return centroids.astype(table.dtype), (centroids @ mean).astype(table.dtype)
 
     unit = square / max(math.sqrt(square + float(mean @ mean)), _TINY)  # of the centroids' directions, times a query
@@ -266,7 +270,7 @@ def _margin(queries: Table, scores: Table, unit: float, by_distance: bool) -> Ta
         by_distance: Whether the scores order by distance.
     """
     if scores.dtype == np.float32:
-        return np.asarray(_ROUNDING * unit)
+        return np.asarray(_ROUNDING * unit, np.float32)
     largest = np.abs(scores.max(axis=-1, keepdims=True))
     if not by_distance:  # of rows far out the scores are large, and so is their rounding
         return np.asarray(_ROUNDING * unit + _DOUBLE_ROUNDING * largest)
