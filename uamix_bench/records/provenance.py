@@ -28,7 +28,7 @@ PACKAGES = (
     "pydantic",
     "transformers",
 )
-_SOURCE = Path(__file__).resolve().parent.parent
+_SOURCE = Path(__file__).resolve().parents[2]
 _PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 _PATH = re.compile(r"(?:(?<=[\s=,:'\"(])|^)(?:~|\.\.|[A-Za-z]:)?[/\\][^\s,'\")]*")
 _HOST = re.compile(r"(?<=--engine-address[ =])(?!local\b|slurm\b)\S+")
