@@ -174,7 +174,7 @@ def _known(transformers: Any, found: hub.Snapshot, config: dict[str, Any]) -> En
 
 def _tensors(found: hub.Snapshot, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
     """All tensors of the files, copied; where there are `prefixes`, those under the first that is there, without it."""
-    stored = {name: value for path in found.weights for name, value in read_checkpoint(path).tensors.items()}
+    stored = {name: value for path in found.weights for name, value in read_checkpoint(path, part=True).tensors.items()}
     tensors = {name: value.clone() for name, value in stored.items()}  # off the mapped files, which may be replaced
     for prefix in prefixes:
         if any(name.startswith(prefix) for name in tensors):

@@ -159,3 +159,11 @@ def test_one_typed_at_a_prompt_is_told_by_its_functions() -> None:
     first = source_sha256(typed("1"), Contract)
     assert first == source_sha256(typed("1"), Contract) != source_sha256(typed("2"), Contract)
     assert source_sha256(Contract, Contract) is not None
+
+
+def test_what_the_kernel_tells_is_no_part_of_the_code(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text('READ = open("/proc/self/status").read(), open("settings.json").read()\n')
+    (tmp_path / "settings.json").write_text("{}")
+    first, second = (sources([tmp_path / "mine.py"]) for _ in range(2))
+    assert first.sha256 == second.sha256
+    assert {path.name for path in first.files.values()} == {"mine.py", "settings.json"}

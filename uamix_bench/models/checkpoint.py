@@ -61,13 +61,14 @@ class Checkpoint:
     stubbed: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
+def read_checkpoint(path: Path, key: str | None = None, *, part: bool = False) -> Checkpoint:
     """Reads a safetensors file or a file of ``torch.save`` and executes no code in it.
 
     Args:
         path: Path of the file, or of a folder that holds ``model.safetensors`` (as ``tune --out`` writes).
         key: Key of the state dict in a file of ``torch.save``, such as ``model_ema`` or ``states.0``; by default
             one of the usual keys (``model``, ``state_dict``, ``net``, ...), or the only one that holds tensors.
+        part: True reads one of several files of a checkpoint. By default such a file is refused.
 
     Returns:
         The state dict with its keys unchanged, and the rest of the file.
@@ -85,8 +86,8 @@ def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
             path = path / "model.safetensors"
         if path.exists() and not path.is_file():
             raise BadInputError(path, "is not a regular file", _NAME_IT)
-        if (part := _PART.search(path.name)) and part[2] != "1":
-            raise BadInputError(path, f"is part {part[1]} of {part[2]} of a checkpoint", "join its parts in one file")
+        if not part and (named := _PART.search(path.name)) and named[2] != "1":
+            raise BadInputError(path, f"is part {named[1]} of {named[2]} of a checkpoint", "join its parts in one file")
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:

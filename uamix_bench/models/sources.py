@@ -25,6 +25,7 @@ from typing import NamedTuple
 from uamix_bench.storage.digests import fingerprint
 from uamix_bench.util import files
 
+_KERNEL = ("/proc/", "/sys/", "/dev/")  # what stands there is no setting: it changes from moment to moment
 _OURS = "uamix_bench"
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 _LONGEST_NAME = 255  # characters of a file's name
@@ -217,7 +218,8 @@ def _tree(path: Path) -> ast.AST:
 
 def _literals(tree: ast.AST) -> frozenset[str]:
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return frozenset(text for text in texts if 0 < len(text) <= _LONGEST_NAME and text.isprintable())
+    short = (text for text in texts if 0 < len(text) <= _LONGEST_NAME and text.isprintable())
+    return frozenset(text for text in short if not text.startswith(_KERNEL))
 
 
 def _named(beside: Path, texts: frozenset[str]) -> dict[Path, str]:

@@ -48,7 +48,7 @@ def _said(model: ModelIdentity) -> bool:
     plugin = registry.models().get(model.name)
     bundled = registry.bundled_weights().get(model.name)
     of_card = bundled[1].pretrained_on if bundled else plugin.card.pretrained_on if plugin else ()
-    return model.pretrained_on != of_card and model.recipe_sha256 is None
+    return bool(model.pretrained_on) and model.pretrained_on != of_card and model.recipe_sha256 is None
 
 
 def _model(result: Result) -> list[str]:
