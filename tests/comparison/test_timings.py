@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,7 +112,8 @@ def test_it_reads_what_pytest_benchmark_writes(tmp_path: Path) -> None:
     (tmp_path / "test_one.py").write_text("def test_sum(benchmark):\n    benchmark(sum, range(10_000))\n")
     target = tmp_path / "timings.json"
     options = [f"--benchmark-json={target}", "--benchmark-max-time=0.05", "-q", "-p", "no:cacheprovider"]
-    subprocess.run([sys.executable, "-m", "pytest", *options, "test_one.py"], cwd=tmp_path, check=True)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    subprocess.run([sys.executable, "-m", "pytest", *options, "test_one.py"], cwd=tmp_path, env=alone, check=True)
     timings = parse(json.loads(target.read_text()), target)
     assert [benchmark.fullname for benchmark in timings.benchmarks] == ["test_one.py::test_sum"]
     assert 0 < timings.benchmarks[0].stats.min <= timings.benchmarks[0].stats.median
