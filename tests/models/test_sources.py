@@ -167,3 +167,23 @@ def test_what_the_kernel_tells_is_no_part_of_the_code(tmp_path: Path) -> None:
     first, second = (sources([tmp_path / "mine.py"]) for _ in range(2))
     assert first.sha256 == second.sha256
     assert {path.name for path in first.files.values()} == {"mine.py", "settings.json"}
+
+
+def test_a_class_whose_file_was_edited_after_its_import_is_told_by_its_functions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a notebook: the file's new digest must not stand for the old code that runs."""
+    path = tmp_path / "edited_later.py"
+    path.write_text("class Contract:\n    pass\nclass Mine(Contract):\n    def tokens(self):\n        return 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("edited_later")
+    told = source_sha256(module.Mine, module.Contract)
+    assert written_in(module.Mine, module.Contract) == [str(path)]
+    path.write_text(path.read_text() + "# a remark\n")  # the same code
+    assert written_in(module.Mine, module.Contract) == [str(path)]
+    path.write_text(path.read_text().replace("return 1", "return 2"))
+    assert not all(Path(name).is_file() for name in written_in(module.Mine, module.Contract))
+    old = source_sha256(module.Mine, module.Contract)
+    path.write_text(path.read_text().replace("return 2", "return 1").replace("# a remark\n", ""))
+    assert source_sha256(module.Mine, module.Contract) == told != old
+    sys.modules.pop("edited_later")

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from types import FunctionType
-from typing import NamedTuple
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
 
 from uamix_bench.storage.digests import fingerprint
 from uamix_bench.util import files
@@ -70,7 +70,7 @@ def written_in(adapter: type, contract: type) -> list[str]:
     """Source files of a user's own class and of its base classes; none for the project's own.
 
     The module of a class is no sure sign: two files of one name may be imported one after the other. A class that is
-    typed at a prompt gives a name that is no file.
+    typed at a prompt, or whose file was edited after its import, gives a name that is no file.
 
     Args:
         adapter: The class.
@@ -79,7 +79,7 @@ def written_in(adapter: type, contract: type) -> list[str]:
     named: set[str] = set()
     for kind in adapter.__mro__:
         if issubclass(kind, contract) and not is_own(kind):
-            written = {function.__code__.co_filename for function in _functions(kind)}
+            written = {_written(function.__code__) for function in _functions(kind)}
             named |= written or {getattr(sys.modules.get(kind.__module__), "__file__", None) or "unknown"}
     return sorted(named)
 
@@ -157,6 +157,31 @@ def sources(roots: Iterable[Path], without: Path | None = None) -> Sources:
     for path, name in sorted((read | found).items()):
         named[name if name not in named else f"{name} {len(named)}"] = path
     return Sources(named, frozenset(packages), frozenset(literals))
+
+
+def _written(code: CodeType) -> str:
+    """File of a function's code; a name that is no file if the function is not in the file as it is now."""
+    try:
+        now = compile(Path(code.co_filename).read_bytes(), code.co_filename, "exec", dont_inherit=True)
+    except (OSError, SyntaxError, ValueError):
+        return code.co_filename if not Path(code.co_filename).is_file() else f"{code.co_filename} as imported"
+    if any(name.startswith("@py_") for name in code.co_names + code.co_varnames):  # pytest rewrites asserts
+        return code.co_filename
+    return code.co_filename if _outline(code) in _outlines(now) else f"{code.co_filename} as imported"
+
+
+def _outline(code: CodeType) -> tuple[Any, ...]:
+    """What a code object does, without its place in the file."""
+    constants = tuple(_outline(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts)
+    return code.co_name, code.co_code, code.co_names, code.co_varnames, constants
+
+
+def _outlines(code: CodeType) -> Iterator[tuple[Any, ...]]:
+    """Outlines of a code object and of all inside it."""
+    yield _outline(code)
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield from _outlines(one)
 
 
 def _functions(kind: type) -> list[FunctionType]:
