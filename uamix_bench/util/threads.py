@@ -1,4 +1,4 @@
-"""Ordered thread map that names slow items, gives up hung ones, and never blocks Ctrl-C."""
+"""Processor cores, and an ordered thread map that names slow items, gives up hung ones, and never blocks Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ Outcome = TypeVar("Outcome")
 SLOW_S = 10.0  # a wait that is worth a word
 PATIENCE_S = 60.0  # for the decoding of one clip, which takes milliseconds: a file or a disk that hangs
 _PARTING_S = 2.0  # for threads at work when no more is wanted: a decoder that is cut off at exit may abort
+
+
+def cores() -> int:
+    """Number of processor cores that this process may use, by its affinity and its cgroup's quota (1.5 count as 2)."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 class Watch:
