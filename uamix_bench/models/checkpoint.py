@@ -97,7 +97,7 @@ def read_checkpoint(path: Path, key: str | None = None, *, part: bool = False) -
     try:
         if _looks_like_safetensors(head):
             if key is not None:
-                raise BadInputError(path, f"is a safetensors file, which has no key {key!a}", "leave the key away")
+                raise BadInputError(path, f"is a safetensors file, which has no key {key!a}", "omit the key")
             tensors, metadata = _read_safetensors(path, head)
             checkpoint = Checkpoint(path, sha256, tensors, metadata=metadata)
         else:

@@ -147,7 +147,7 @@ class AudioModel(nn.Module):
         Raises:
             BadInputError: The file is another model's, damaged, or unsafe.
         """
-        raise UsageError(cls.card.name, "takes no checkpoint", "leave =PATH away")
+        raise UsageError(cls.card.name, "takes no checkpoint", "omit =PATH")
 
     @classmethod
     def from_reference(cls, reference: str, trust_remote_code: bool = False) -> AudioModel:
@@ -323,13 +323,13 @@ def load_model(
     """
     if isinstance(name, str) and (referred := registry.find_reference(name)):
         if checkpoint is not None:
-            raise UsageError(f"--checkpoint {checkpoint}", f"does not go with {name}", "leave it away")
+            raise UsageError(f"--checkpoint {checkpoint}", f"does not go with {name}", "omit it")
         plugin, reference = referred
         adapter, path, bundled = plugin.load(), None, None
         model: AudioModel = adapter.from_reference(reference, trust_remote_code)
         resolved = model.origin.name if model.origin else plugin.name
     elif trust_remote_code:
-        raise UsageError("--trust-remote-code", f"is of no use to {name}", "leave it away")
+        raise UsageError("--trust-remote-code", f"does not apply to {name}", "omit it")
     else:
         adapter, resolved, path, bundled = _resolve(name, checkpoint)
         model = _build(adapter, resolved, path)
@@ -347,7 +347,7 @@ def load_model(
     if layer is not None:
         if layer not in model.layer_choices:
             choices = ", ".join(model.layer_choices)
-            remedy = f"give one of {choices}" if choices else "leave it away"
+            remedy = f"give one of {choices}" if choices else "omit it"
             raise UsageError(f"--layer {layer}", f"{resolved} has no such layer to choose", remedy)
         model.layer = layer
     model.requires_grad_(False).eval().to(find_device(device))
@@ -400,7 +400,7 @@ def load_model(
 
 def _build(adapter: type[AudioModel], resolved: str, path: Path | None) -> AudioModel:
     if path is not None and not adapter.card.needs_weights:
-        raise UsageError(f"--model {resolved}", "takes no checkpoint", "leave =PATH or --checkpoint away")
+        raise UsageError(f"--model {resolved}", "takes no checkpoint", "omit =PATH and --checkpoint")
     made_by = "from_checkpoint" if path is not None else "untrained"
     with own_code(made_by, adapter):
         model: Any = adapter.from_checkpoint(path) if path is not None else adapter.untrained()
