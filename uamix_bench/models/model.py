@@ -41,11 +41,11 @@ class Source(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What a model from a reference was made of.
+    """Source of a model that was loaded by reference.
 
     Attributes:
-        name: In results, unless the user gives another.
-        reference: What another process finds the same model by.
+        name: Default label in results.
+        reference: Reference by which another process finds the same model.
         files: All that it was read from, by their names.
         repository: ID@COMMIT of their repository; None for a folder.
         remote_code: Whether code of that repository computes the embeddings.
@@ -199,7 +199,7 @@ class AudioModel(nn.Module):
         return embedded
 
     def call_frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What `frontend` gives.
+        """Output of `frontend`, checked.
 
         Raises:
             OwnCodeError: A user's own raises, or returns something else than it must; so of the next two.
@@ -212,7 +212,7 @@ class AudioModel(nn.Module):
         return spectrogram, counts
 
     def call_tokens(self, spectrogram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What `tokens` gives."""
+        """Output of `tokens`, checked."""
         with own_code("tokens", type(self)):
             encoded = self.tokens(spectrogram, lengths)
         tokens, mask = self._pair("tokens", encoded, "tokens", "mask")
@@ -222,7 +222,7 @@ class AudioModel(nn.Module):
         return tokens, mask
 
     def call_pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """What `pool` gives under the chosen pooling."""
+        """Output of `pool` under the chosen pooling, checked."""
         with own_code("pool", type(self)):
             pooled = self.pool(tokens, mask, self.pooling)
         self._must(isinstance(pooled, Tensor), "pool", pooled, "a tensor (B, embedding_dim)")
@@ -232,7 +232,7 @@ class AudioModel(nn.Module):
         return pooled
 
     def call_layers(self) -> list[nn.Module]:
-        """What `layers` gives."""
+        """Output of `layers`, checked."""
         with own_code("layers", type(self)):
             layers = self.layers()
         self._must(isinstance(layers, list | tuple), "layers", layers, "a list of modules")
