@@ -50,7 +50,7 @@ class Cluster(Sender, Engine):
 
     def _stop(self) -> None:
         reason = "stopped with its jobs ended; what was done is kept"
-        raise Stopped(f"--engine {self.name}", reason, "the same command continues")
+        raise Stopped(f"--engine {self.name}", reason, "repeat the command to resume")
 
 
 class Ray(Cluster):

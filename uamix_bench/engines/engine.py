@@ -134,7 +134,9 @@ def find_engine(name: str, address: str | None = None, device: str = "auto", job
             raise UsageError(subject, reason, "say --engine ray or slurm")
         return Local(device, jobs)
     if jobs is not None:
-        raise UsageError(f"--jobs {jobs}", f"the cluster of --engine {name} says how many run", "leave one away")
+        raise UsageError(
+            f"--jobs {jobs}", f"the cluster of --engine {name} decides how many run", "omit one of the two"
+        )
     return Ray(address, device) if name == "ray" else Slurm(address, device)
 
 

@@ -95,7 +95,7 @@ class Processes(Sender):
         code = handle.process.exitcode
         if code > 0:
             subject = f"the process of {handle.process.name}"
-            raise MachineError(subject, f"ended with exit code {code}", "look above; the same command continues")
+            raise MachineError(subject, f"ended with exit code {code}", "look above; repeat the command to resume")
         if code < 0:
             raise Lost(f"killed by signal {-code}")
         return list(handle.outcomes)

@@ -84,7 +84,7 @@ def evaluate(
     engine, progress = engine or Local(), options.get("progress", SILENT)
     if engine.elsewhere and not options.get("cache", True):
         reason = f"the embeddings that --engine {engine.name} makes are kept there"
-        raise UsageError("--no-cache", reason, "leave one away")
+        raise UsageError("--no-cache", reason, "omit one of the two")
     limit = options.get("limit")
     plans = [
         task if isinstance(task, TaskPlan) else plan_task(task, protocols, limit=limit, progress=progress)
