@@ -311,7 +311,7 @@ def test_what_a_worker_finished_and_nobody_sees_is_an_error(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--engine", "ray", "--jobs", "2"], "--jobs 2: the cluster of --engine ray says how many run"),
+        (["--engine", "ray", "--jobs", "2"], "--jobs 2: the cluster of --engine ray decides how many run"),
         (["--engine", "rey"], "'rey' is not one of"),
         (["--engine-address", "127.0.0.1:1"], "of no use to the local engine"),
     ],

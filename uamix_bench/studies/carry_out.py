@@ -20,7 +20,7 @@ from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.scoring.sweep import sweep
 from uamix_bench.studies.paper import ARMS, SOURCE, Settings, architecture
-from uamix_bench.studies.reproduce import Here, Job, Plan
+from uamix_bench.studies.reproduce import Here, Reproduction, Step
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
 
@@ -55,7 +55,7 @@ class Work:
     stoppable: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False)
     set_aside: list[str] = field(default_factory=list)
 
-    def carry_out(self, plans: Iterable[Plan]) -> list[Record]:
+    def carry_out(self, plans: Iterable[Reproduction]) -> list[Record]:
         """Carries out the jobs that can run, each once, model by model.
 
         Raises:
@@ -82,7 +82,7 @@ class Work:
                     self._leave(f"{model} on {task}: {error}")
         return list(records.values())
 
-    def _evaluate(self, encoder: AudioModel, data: TaskData, jobs: Sequence[Job]) -> Iterable[Record]:
+    def _evaluate(self, encoder: AudioModel, data: TaskData, jobs: Sequence[Step]) -> Iterable[Record]:
         cells = dict.fromkeys(cell for job in jobs for cell in job.cells)
         alone = [protocol for cell in cells if self._can_draw(data, protocol := self.settings.of_cell(cell))]
         protocols = [protocol for protocol in sweep(alone, data.sorted_clips) if self._can_draw(data, protocol)]
