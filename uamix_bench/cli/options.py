@@ -104,6 +104,41 @@ class CountOrAuto(click.ParamType):  # type: ignore[type-arg]  # as above
             self.fail(f"{value!r} is neither a number from 1 on nor 'auto'", param, ctx)
 
 
+class CountOrAll(click.ParamType):  # type: ignore[type-arg]  # as above
+    """Number of ways from 2 on, or the word all: all classes with enough clips."""
+
+    name = "ways"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Reads the word or the number."""
+        from uamix_bench.scoring.episodes import ALL_CLASSES
+
+        if value == "all":
+            return ALL_CLASSES
+        try:
+            return int(Number(2).convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{value!r} is neither a number from 2 on nor 'all'", param, ctx)
+
+
+class Points(click.ParamType):  # type: ignore[type-arg]  # as above
+    """Difference between accuracies in percentage points, as in 1pp or 0.5; read as a fraction."""
+
+    name = "points"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Name of the value in the help."""
+        return "POINTS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Reads the number."""
+        text = str(value).removesuffix("pp").strip()
+        try:
+            return float(Number(0.0, 100.0, beyond=True).convert(text, param, ctx)) / 100
+        except click.BadParameter:
+            self.fail(f"{value!r} is no number of percentage points above 0, such as 1pp", param, ctx)
+
+
 def merged(_: click.Context, __: click.Parameter, values: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
     """Joins the lists of a repeated option, each value once, in order."""
     return tuple(dict.fromkeys(value for group in values for value in group))
@@ -149,7 +184,14 @@ own_task = click.option(
     callback=merged,
     help="Folder or CSV of your own data, for results on it.",
 )
-way = click.option("--n", "--way", type=COUNTS, default="5", show_default=True, help="Ways: classes per episode.")
+way = click.option(
+    "--n",
+    "--way",
+    type=CommaList(CountOrAll(), "N|all[,...]"),
+    default="5",
+    show_default=True,
+    help="Ways: classes per episode; all: every class with enough clips.",
+)
 shot = click.option("--k", "--shot", type=COUNTS, default="1", show_default=True, help="Shots: supports per class.")
 layer = click.option("--layer", metavar="N|last|mean", help="Layer whose tokens are pooled, for models hf:...")
 pretrained_on = click.option(

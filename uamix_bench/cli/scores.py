@@ -23,7 +23,7 @@ _FEW = re.compile(r"needs [\d,]+ episodes")  # the reason that a user can do som
 
 def show_results(results: Sequence[Result], ranking: Ranking) -> None:
     """Prints the scores, their intervals for new data, and each model's paired difference to the first."""
-    labels = _labels(results)
+    labels = model_labels(results)
     sweep = len({(result.protocol.n_way, result.protocol.k_shot) for result in results}) > 1
     _show_scores(results, ranking, labels, sweep)
     _show_intervals(results, labels, sweep)
@@ -282,7 +282,7 @@ def _bounds(result: Result) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f} by Wilson's 95% bounds for {trials:,} trials"
 
 
-def _labels(results: Sequence[Result]) -> dict[str, str]:
+def model_labels(results: Sequence[Result]) -> dict[str, str]:
     """Label of each result's model: its name, digests that tell it from others of that name, and the precision."""
     told: dict[str, dict[str, set[str | None]]] = {}
     for result in results:

@@ -55,6 +55,27 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     return [f"{name}={path}" if separator else name]
 
 
+def models_here() -> tuple[list[str], dict[str, str]]:
+    """Models that can run without anything that a user gives, each once; and the others with the reason.
+
+    An architecture with default weights stands under the name of these.
+    """
+    from uamix_bench.plugins import registry
+
+    found, others = [], {}
+    for name, plugin in registry.models().items():
+        card = plugin.card
+        if card.reference:
+            others[f"{name}:..."] = "goes by a reference; give it with --model"
+            continue
+        ids = [weights.id for weights in card.weights]
+        try:
+            found += ids or models(name)
+        except UsageError as error:
+            others[name] = f"{error.reason}; {error.remedy}"
+    return found, others
+
+
 def chosen_models(
     given: Sequence[str], checkpoint: Path | None, label: str | None, pretrained_on: Sequence[str] = ()
 ) -> list[str]:

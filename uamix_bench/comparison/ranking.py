@@ -8,7 +8,7 @@ family of tests, and Holm's correction covers all of it. So the best model may b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -55,12 +55,15 @@ class Ranking(NamedTuple):
         best_for_new_clips: Ids of those among `best` that are better than every other result of their cell for new
             clips of these classes as well: two-sided normal tests at 5% by the intervals for new clips, Holm-adjusted.
         alike: Ids of the results that cannot be told apart from the best of their cell at 5%, Holm-adjusted.
+        alike_for_new_clips: Ids of the results that cannot be told apart from the best of their cell for new clips of
+            these classes; by the same tests as `best_for_new_clips`.
         differences: Differences of all pairs, by cell, in the order of the results: the later one less the earlier.
     """
 
     best: frozenset[str]
     best_for_new_clips: frozenset[str]
     alike: frozenset[str]
+    alike_for_new_clips: frozenset[str]
     differences: tuple[Difference, ...]
 
     def to_first(self) -> list[Difference]:
@@ -128,15 +131,11 @@ def rank(results: Iterable[Result], draws: Mapping[str, EpisodeSet] | None = Non
     adjusted = holm([found.p for found in raw]).tolist()
     differences = tuple(found._replace(p_holm=p) for found, p in zip(raw, adjusted, strict=True))
     best = frozenset(max(cell, key=lambda result: result.score.accuracy).id for cell in groups)
-    undecided = [{found.result.id, found.reference.id} for found in differences if found.p_holm >= SIGNIFICANCE]
-    alike = frozenset(identifier for pair in undecided if pair & best for identifier in pair - best)
-    for_new = holm([_p_for_new_clips(found) for found in differences])
-    open_pairs = [
-        {found.result.id, found.reference.id}
-        for found, p in zip(differences, for_new, strict=True)
-        if p >= SIGNIFICANCE
-    ]
-    return Ranking(best, best - frozenset().union(*open_pairs), alike, differences)
+    alike = _undecided_with(best, differences, adjusted)
+    alike_for_new = _undecided_with(
+        best, differences, holm([_p_for_new_clips(found) for found in differences]).tolist()
+    )
+    return Ranking(best, best - alike_for_new, alike - best, alike_for_new - best, differences)
 
 
 def wider(result: Result) -> dict[str, float]:
@@ -148,6 +147,16 @@ def wider(result: Result) -> dict[str, float]:
     usual = result.score.ci95
     given = {"clips": result.score.ci95_clips, "classes": result.score.ci95_classes}
     return {name: half / usual for name, half in given.items() if half and usual and half > WIDER * usual}
+
+
+def _undecided_with(best: frozenset[str], differences: Sequence[Difference], p: Sequence[float]) -> frozenset[str]:
+    """Ids of both results of the pairs with a best one whose adjusted p value is not below `SIGNIFICANCE`."""
+    pairs = [
+        {found.result.id, found.reference.id}
+        for found, value in zip(differences, p, strict=True)
+        if value >= SIGNIFICANCE
+    ]
+    return frozenset().union(*(pair for pair in pairs if pair & best))
 
 
 def _p_for_new_clips(found: Difference) -> float:

@@ -53,6 +53,7 @@ from uamix_bench.util.errors import UsageError, nearest
 ALGORITHM = "philox-1"
 _CLASSES, _GROUPS, _CLIPS = 0, 1, 2  # streams; _CLIPS is the first of n_query + k_shot
 _REDRAWS = 64
+ALL_CLASSES = 2**31 - 1  # ways of a protocol for all classes with enough clips, whose number a clip table tells
 _LATER = {"neighbors": 1}  # fields younger than the first records: left out at these values, so that no id moves
 _CHUNK = 16_384  # class slots drawn together: their ranks stay in the processor's cache
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from uamix_bench.data.clip_table import SortedClips
-from uamix_bench.scoring.episodes import PAPER, Protocol
+from uamix_bench.scoring.episodes import ALL_CLASSES, PAPER, Protocol
 
 
 def sweep(protocols: Sequence[Protocol], table: SortedClips) -> list[Protocol]:
@@ -17,6 +17,7 @@ def sweep(protocols: Sequence[Protocol], table: SortedClips) -> list[Protocol]:
     larger number of shots leaves out the small classes, and accuracy falls although it should rise. `min_clips` is set
     only if it leaves out a class that has enough supports and queries; else it is None. So a protocol of a sweep that
     loses no class has the same id as alone. Protocols that this function returned are returned unchanged.
+    `ALL_CLASSES` ways become the number of classes with enough clips for all protocols of the sweep.
 
     Args:
         protocols: Protocols of the grid.
@@ -30,7 +31,8 @@ def sweep(protocols: Sequence[Protocol], table: SortedClips) -> list[Protocol]:
     for one in protocols:
         most, own = fewest[_kin(one)], one.k_shot + one.n_query
         drops = bool(np.any((sizes >= own) & (sizes < most)))
-        cells.append(one.model_copy(update={"min_clips": most if drops else None}))
+        ways = max(2, int(np.count_nonzero(sizes >= most))) if one.n_way == ALL_CLASSES else one.n_way
+        cells.append(one.model_copy(update={"n_way": ways, "min_clips": most if drops else None}))
     return cells
 
 
