@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from uamix_bench.data import audio
 from uamix_bench.data.task import TaskData
@@ -24,13 +23,10 @@ from uamix_bench.embeddings.model_key import is_known, model_key
 from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins.card import Segments
 from uamix_bench.storage.digests import file_digests
+from uamix_bench.util.arrays import Doubles, Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError, BenchError, own_code
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.threads import SLOW_S, in_threads
-
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 _SILENT = 1e-4  # of full scale: three steps of 16 bits
 _AHEAD = 64  # segments decoded before the encoder asks for them
@@ -76,7 +72,7 @@ class Embeddings:
 def embed(
     model: AudioModel,
     data: TaskData,
-    rows: Integers,
+    rows: Ints,
     *,
     batch_size: int = 16,
     segments: Segments = "first",
@@ -184,7 +180,7 @@ def embed_files(
 class _Clip:
     """State of a clip in progress: the sum of its segments' embeddings, (D,) float64, and their largest swing."""
 
-    total: npt.NDArray[np.float64] | float = 0.0
+    total: Doubles | float = 0.0
     swing: float = 0.0
     segments: int = 0
     waiting: int = 0

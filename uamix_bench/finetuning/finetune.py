@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from uamix_bench.data.task import TaskData
@@ -31,10 +30,10 @@ from uamix_bench.storage.digests import file_digests, sounds_sha256
 from uamix_bench.tuning.data import Frames, load_frames
 from uamix_bench.tuning.loop import Training
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError, Stopped
 from uamix_bench.util.progress import SILENT, Progress
 
-Ints = npt.NDArray[np.int64]
 Freeze = int | Literal["all"]
 
 _HISTORY = 50  # entries of a run's that go into the record
@@ -348,7 +347,7 @@ class Finetuning:
         return int(min(-(-frames // patch), getattr(shape, "columns", 1 << 30))) * patch
 
     @cached_property
-    def _embeddings(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], tuple[tuple[str, str], ...]]:
+    def _embeddings(self) -> tuple[Floats, Mask, tuple[tuple[str, str], ...]]:
         found = embed(
             self.model,
             self.data,

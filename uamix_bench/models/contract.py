@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from uamix_bench.models.convert import save
 from uamix_bench.models.model import AudioModel, load_model
 from uamix_bench.plugins.card import ModelCard
+from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import BadInputError, OwnCodeError, own_code
-
-Floats = npt.NDArray[np.float32]
 
 EQUAL = 1e-5  # of the largest value: what "the same embedding" means
 _SAME_SIZE = 0.01  # of the card's parameters: patches of another shape differ by less, another encoder by more

@@ -6,13 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from uamix_bench.util.arrays import Floats, Mask
 from uamix_bench.util.errors import BadInputError
-
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 _RANK_ROWS = 2_000  # enough to tell a rank of 4 from one of 40, and bounds the time
 _LOW_RANK = 4.0

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from uamix_bench.data.copies import Integers
 from uamix_bench.data.folders import Remark, some
 from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+from uamix_bench.util.arrays import Ints
 
 _NAMED = 4  # classes in one line
 _PAIRS = 2  # of copies
 
 
 def remarks(
-    protocols: Sequence[Protocol], draws: Sequence[EpisodeSet], first: Integers | None = None
+    protocols: Sequence[Protocol], draws: Sequence[EpisodeSet], first: Ints | None = None
 ) -> tuple[Remark, ...]:
     """Remarks for readers of scores on these episodes; empty if there are none.
 
@@ -52,7 +52,7 @@ def _ungrouped(protocols: Sequence[Protocol], draws: Sequence[EpisodeSet]) -> It
         yield Remark("groups", "no two clips share a group, so that group-disjoint episodes keep nothing apart")
 
 
-def _copies(protocol: Protocol, draws: Sequence[EpisodeSet], first: Integers) -> Iterable[Remark]:
+def _copies(protocol: Protocol, draws: Sequence[EpisodeSet], first: Ints) -> Iterable[Remark]:
     """Remark on drawn clips of equal content under other names, perhaps under other labels."""
     rows = np.unique(np.concatenate([drawn.clips for drawn in draws]))
     _, content, times = np.unique(first[rows], return_inverse=True, return_counts=True)

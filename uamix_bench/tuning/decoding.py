@@ -25,18 +25,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from uamix_bench.data.audio import read, undecoded
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Floats, Halves, Ints
 from uamix_bench.util.errors import BadInputError, MachineError, Stopped
 from uamix_bench.util.progress import Progress
 from uamix_bench.util.threads import SLOW_S, Watch, in_threads, settle
 
-Halves = npt.NDArray[np.float16]
-Ints = npt.NDArray[np.int64]
 Fbank = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 _VERSION = 1  # raised whenever the same sound gives other frames
@@ -264,7 +262,7 @@ def _decode(
     fbank: Fbank,
     slow: Callable[[str], None] = lambda path: None,
 ) -> _Block:
-    def hear(path: str) -> npt.NDArray[np.float32] | BadInputError:
+    def hear(path: str) -> Floats | BadInputError:
         try:
             return read(Path(path), sample_rate, max_seconds=max_seconds).samples
         except BadInputError as error:
@@ -273,7 +271,7 @@ def _decode(
     def hung(path: str) -> NoReturn:
         raise undecoded(Path(path))
 
-    waves: list[npt.NDArray[np.float32]] = []
+    waves: list[Floats] = []
     skipped: dict[int, str] = {}
     for place, heard in enumerate(in_threads(hear, paths, threads=1, ahead=1, slow=slow, hung=hung)):
         if isinstance(heard, BadInputError):
@@ -286,7 +284,7 @@ def _decode(
     return _Block(np.concatenate(frames) if frames else _NOTHING, count, skipped)
 
 
-def _frames(waves: list[npt.NDArray[np.float32]], fbank: Fbank) -> list[Halves]:
+def _frames(waves: list[Floats], fbank: Fbank) -> list[Halves]:
     if not waves:
         return []
     lengths = torch.tensor([len(wave) for wave in waves])
