@@ -26,6 +26,7 @@ from uamix_bench.storage.digests import file_digests
 from uamix_bench.util.arrays import Doubles, Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError, BenchError, own_code
 from uamix_bench.util.progress import SILENT, Progress
+from uamix_bench.util.text import listed
 from uamix_bench.util.threads import SLOW_S, in_threads
 
 _SILENT = 1e-4  # of full scale: three steps of 16 bits
@@ -347,6 +348,5 @@ def _all_broken(errors: Sequence[BenchError], asked: int) -> BadInputError:
     remedy = "repair them, or leave them out with --keep-going"
     if len(errors) == 1:
         return BadInputError(errors[0].subject, errors[0].reason, remedy.replace("them", "it"))
-    shown = "; ".join(f"{error.subject}: {error.reason}" for error in errors[:3])
-    more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-    return BadInputError(f"{len(errors)} of {asked} clips", f"broken ({shown}{more})", remedy)
+    shown = listed((f"{error.subject}: {error.reason}" for error in errors), 3, "; ")
+    return BadInputError(f"{len(errors)} of {asked} clips", f"broken ({shown})", remedy)

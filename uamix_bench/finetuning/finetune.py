@@ -33,6 +33,7 @@ from uamix_bench.util import files
 from uamix_bench.util.arrays import Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError, Stopped
 from uamix_bench.util.progress import SILENT, Progress
+from uamix_bench.util.text import listed
 
 Freeze = int | Literal["all"]
 
@@ -363,11 +364,10 @@ class Finetuning:
 
     def _refuse_broken(self, skipped: Sequence[tuple[str, str]]) -> None:
         if skipped and not self.keep_going:
-            shown = "; ".join(f"{clip}: {reason}" for clip, reason in skipped[:_NAMED])
-            more = f"; and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+            shown = listed((f"{clip}: {reason}" for clip, reason in skipped), _NAMED, "; ")
             raise BadInputError(
                 f"{len(skipped)} clips of {self.data.name}",
-                f"cannot be read ({shown}{more})",
+                f"cannot be read ({shown})",
                 "repair them, or set them aside with --keep-going",
             )
 
