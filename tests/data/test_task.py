@@ -251,7 +251,7 @@ def test_missing_files_are_counted_and_the_first_named(tmp_path: Path) -> None:
         ("path,label,start", "column start of the list is not used"),
         ("path,label,start,end,speaker,fold", "columns start, end, speaker, fold of the list are not used"),
         ("path,label,onset,offset,Group", "columns onset, offset, Group of the list are not used"),
-        ("path,label," + ",".join(f"c{i}" for i in range(12)), "c4 and 7 more of the list are not used"),
+        ("path,label," + ",".join(f"c{i}" for i in range(12)), "c7 and 4 more of the list are not used"),
     ],
 )
 def test_columns_that_are_not_used_are_named(tmp_path: Path, header: str, unused: str | None) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from uamix_bench.finetuning.recipe import FinetuneRecipe
 from uamix_bench.models.model import AudioModel
+from uamix_bench.models.tunable import Spectral
 from uamix_bench.tuning.data import Frames, random
 from uamix_bench.tuning.loop import Batch, Stage, decayed_groups
 from uamix_bench.util.arrays import Doubles, Floats, Ints
@@ -186,9 +187,7 @@ def inputs(model: AudioModel, recipe: FinetuneRecipe, length: int) -> Inputs:
     Raises:
         UsageError: The recipe needs log-mel power before normalisation, and the adapter has none.
     """
-    fbank: Any = getattr(model, "fbank", None)
-    own: Any = getattr(model, "normalise", None)
-    if fbank is None or own is None:
+    if not isinstance(model, Spectral):
         wanted = {"mixup": recipe.mixup, "roll": recipe.roll, "statistics": recipe.statistics}
         if asked := [name for name, value in wanted.items() if value]:
             off = " ".join(f"--set {name}={'null' if name == 'statistics' else 0}" for name in asked)
@@ -196,9 +195,9 @@ def inputs(model: AudioModel, recipe: FinetuneRecipe, length: int) -> Inputs:
             raise UsageError(f"--model {model.card.name}", reason, off)
         return Inputs(model.call_frontend, lambda values: values, False, length)
     if recipe.statistics is None:
-        return Inputs(fbank, own, True, length)
+        return Inputs(model.fbank, model.normalise, True, length)
     mean, spread = recipe.statistics
-    return Inputs(fbank, lambda values: (values - mean) / (2 * spread), True, length)
+    return Inputs(model.fbank, lambda values: (values - mean) / (2 * spread), True, length)
 
 
 def spans(u: Doubles, size: int, largest: int) -> tuple[Ints, Ints]:

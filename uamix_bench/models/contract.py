@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from uamix_bench.models.convert import save
 from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.tunable import lacks
 from uamix_bench.plugins.card import ModelCard
 from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import BadInputError, OwnCodeError, own_code
@@ -254,7 +255,7 @@ def _columns(model: AudioModel) -> str:
 def _walkable(model: AudioModel) -> str:
     layers = model.call_layers()
     if not layers:
-        return "no layers(): can be evaluated, not tuned" if list(model.parameters()) else ""
+        return "no layers(): can be evaluated, not fine-tuned" if list(model.parameters()) else ""
     if not _encodes(model):
         raise _Broken("has layers() but no tokens()")
     parts = set(model.modules())
@@ -276,6 +277,11 @@ def _walkable(model: AudioModel) -> str:
     if called != [layer for layer in layers if layer in called]:
         raise _Broken("the layers run in another order than layers() gives")
     return f"{len(layers)} layers"
+
+
+def _tuned(model: AudioModel) -> str:
+    missing = lacks(model)
+    return f"not with tune and pretrain: lacks {missing}" if missing else "with tune and pretrain"
 
 
 def _poolings(model: AudioModel) -> str:
@@ -361,6 +367,7 @@ _SUITE: tuple[tuple[str, Callable[[AudioModel], str], str], ...] = (
     ("sample rate", _rates, "leave resampling to AudioModel.embed: state sample_rate, and take samples at it"),
     ("token columns", _columns, "give clips equal token_columns only where they have equally many tokens"),
     ("layers", _walkable, "return the stem first, then the blocks in the order in which they run, or nothing"),
+    ("tuning", _tuned, "make fbank and normalise give what the encoder takes"),
     ("poolings", _poolings, "list in poolings only what this model's pool() can do, the default first"),
     ("card", _card, "correct the card"),
     ("rebuilding", _rebuilt, "keep all that the model is in its state_dict and metadata, and seed what is drawn"),

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from uamix_bench.data.audio import read, undecoded
+from uamix_bench.models.sources import is_own
 from uamix_bench.util import files
 from uamix_bench.util.arrays import Floats, Halves, Ints
 from uamix_bench.util.errors import BadInputError, MachineError, Stopped
@@ -54,7 +55,7 @@ class Sounds:
         paths: Paths of the n files.
         digests: SHA-256 of the files' bytes; zeros for a file that cannot be read.
         fbank: Front end: (B, S) float32 waveforms and (B,) lengths -> (B, T, F) frames and (B,) counts. Frames are
-            stored only if it is a dataclass, whose `repr` tells it from every other front end.
+            stored only if it is a dataclass of the project, whose `repr` tells it from every other front end.
         sample_rate: Sample rate that `fbank` takes, in Hz.
         max_seconds: Length in seconds that each file is cut to.
     """
@@ -103,9 +104,12 @@ def decode(sounds: Sounds, workers: int | None, progress: Progress, stop: Callab
         Stopped: `stop` returned True; decoded blocks are kept.
     """
     total = len(sounds.paths)
-    if not is_dataclass(sounds.fbank):
+    if not (is_dataclass(sounds.fbank) and is_own(type(sounds.fbank))):
+        blocks = []
         with progress.bar("decoding", total) as advance:
-            blocks = [block for block in _blocks(sounds, 0, 1, progress) if advance(len(block.counts), "") is None]
+            for block in _blocks(sounds, 0, 1, progress):
+                blocks.append(block)
+                advance(len(block.counts), "")
         values = [block.values for block in blocks if len(block.values)]
         return _decoded(
             np.concatenate(values) if values else _NOTHING,

@@ -55,7 +55,7 @@ def plus_minus(half_width: float | None, decimals: int = 2, scale: float = 100.0
     return "" if half_width is None or not math.isfinite(half_width) else f"± {scale * half_width:.{decimals}f}"
 
 
-def listed(names: Iterable[str], most: int = 5, between: str = ", ") -> str:
+def listed(names: Iterable[str], most: int = 8, between: str = ", ") -> str:
     """The first names and the number of the others: ``a, b and 3 more``, or ``a; b; and 3 more``."""
     every = list(names)
     others = len(every) - most
