@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -27,7 +26,7 @@ from uamix_bench.util.arrays import Doubles, Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError, BenchError, own_code
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.text import listed
-from uamix_bench.util.threads import SLOW_S, in_threads
+from uamix_bench.util.threads import SLOW_S, cores, in_threads
 
 _SILENT = 1e-4  # of full scale: three steps of 16 bits
 _AHEAD = 64  # segments decoded before the encoder asks for them
@@ -330,7 +329,7 @@ def _decode(
         return [audio.undecoded(Path(path))]
 
     ahead = _AHEAD if segments == "first" else _AHEAD // _TOGETHER
-    return in_threads(begin, paths, threads=min(4, os.cpu_count() or 1), ahead=ahead, slow=slow, hung=hung)
+    return in_threads(begin, paths, threads=min(4, cores()), ahead=ahead, slow=slow, hung=hung)
 
 
 def _listen(path: Path, sample_rate: int, seconds: float, segments: Segments) -> Iterator[Floats | BenchError]:
