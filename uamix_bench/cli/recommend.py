@@ -102,8 +102,9 @@ def command(
     tasks = selection.chosen_tasks(task)
     if len(tasks) > 1:
         raise UsageError("--task", f"is one task here, and {len(tasks)} are given", "run them one by one")
+    passed_over: dict[str, str] = {}
     if model:
-        names, passed_over = selection.chosen_models(model, None, None), {}
+        names = selection.chosen_models(model, None, None)
     else:
         names, passed_over = selection.models_here()
 

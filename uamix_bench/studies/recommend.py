@@ -134,7 +134,7 @@ class Candidate:
         costs = [result.cost for result in (*self.choosing.values(), *self.reporting.values())]
         timed = [cost for cost in costs if cost.embedded_clips and cost.embed_s > 0]
         most = max(timed, key=lambda cost: cost.embedded_clips, default=None)
-        return most and most.embedded_clips / most.embed_s
+        return most.embedded_clips / most.embed_s if most else None
 
     @property
     def memory_mb(self) -> float | None:
