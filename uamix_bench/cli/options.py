@@ -111,9 +111,9 @@ class CountOrAll(click.ParamType):  # type: ignore[type-arg]  # as above
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Reads the word or the number."""
-        from uamix_bench.scoring.episodes import ALL_CLASSES
-
         if value == "all":
+            from uamix_bench.scoring.episodes import ALL_CLASSES
+
             return ALL_CLASSES
         try:
             return int(Number(2).convert(value, param, ctx))

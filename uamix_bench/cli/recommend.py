@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 @click.option(
     "-m",
     "--model",
-    "--models",
     multiple=True,
     type=options.CommaList(metavar="NAME[,...]"),
     callback=options.merged,
