@@ -137,7 +137,17 @@ def test_mistakes_are_one_line(arguments: list[str], code: int, words: str, benc
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_sigterm_saves_and_the_same_command_continues(sounds: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "UAMIX_BENCH_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-    arguments = ["finetune", "--task", sounds, *SMALL, "--set", "epochs=12", "--out", tmp_path / "out", "--json"]
+    arguments = [
+        "finetune",
+        "--task",
+        sounds,
+        *SMALL,
+        "--set",
+        "epochs=12",
+        "--training-dir",
+        tmp_path / "out",
+        "--json",
+    ]
     command = [sys.executable, "-m", "uamix_bench", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     deadline = time.monotonic() + 120

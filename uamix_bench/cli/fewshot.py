@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from uamix_bench.cli import options, selection
+from uamix_bench.cli import commands, options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import UsageError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from uamix_bench.scoring.episodes import EpisodeSet, Protocol
 
 
-@click.command("fewshot")
+@commands.command("fewshot")
 @options.model
 @options.task
 @click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import options, selection, training
+from uamix_bench.cli import commands, options, selection, training
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import UsageError
 
@@ -35,7 +35,7 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
         return int(value)
 
 
-@click.command("finetune")
+@commands.command("finetune")
 @options.model
 @options.task
 @click.option(
@@ -77,7 +77,7 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
 @options.allow_partial
 @options.keep_going
 @click.option(
-    "--out",
+    "--training-dir",
     metavar="DIR",
     callback=options.to_path,
     help="Folder for checkpoints and scores; default below UAMIX_BENCH_HOME/training.",
@@ -109,7 +109,7 @@ def command(
     workers: int | None,
     allow_partial: bool,
     keep_going: bool,
-    out: Path | None,
+    training_dir: Path | None,
     output: Path | None,
     dry_run: bool,
     device: str,
@@ -178,8 +178,8 @@ def command(
                         progress=progress,
                         stop=stop,
                     )
-                    if out is not None:
-                        work.folder = out if alone else out / work.place.name
+                    if training_dir is not None:
+                        work.folder = training_dir if alone else training_dir / work.place.name
                     if dry_run:
                         planned.append(_plan(work))
                         continue

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from uamix_bench.cli import options
+from uamix_bench.cli import commands, options
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import expanded
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from uamix_bench.studies.reproduce import Plan
 
 
-@click.command("reproduce")
+@commands.command("reproduce")
 @click.argument("target", metavar="table2|table3|table4|fig3|fig4|fig5|fig6|all")
 @options.data_dir
 @click.option(
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of tuning and fine-tuning; tiny for trials, not comparable.",
 )
-@click.option("--n", "--way", "ways", type=options.COUNTS, help="Classes of an episode; default the target's.")
-@click.option("--k", "--shot", "shots", type=options.COUNTS, help="Supports of each class; default the target's.")
+@click.option(*options.WAY, "ways", type=options.COUNTS, help="Classes of an episode; default the target's.")
+@click.option(*options.SHOT, "shots", type=options.COUNTS, help="Supports of each class; default the target's.")
 @click.option("--q", "--query", "queries", type=options.COUNT, help="Queries of each class; default 15.")
 @click.option("--episodes", type=options.COUNT, help="How many; default 600.")
 @options.input_length

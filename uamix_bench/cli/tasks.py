@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uamix_bench.cli import options
+from uamix_bench.cli import commands, options
 from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output, quiet, to_path
 from uamix_bench.util.errors import BadInputError, UsageError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SHOWN = 20  # problems on the terminal; --json has all
 
 
-@click.group("tasks")
+@commands.group("tasks")
 def command() -> None:
     """List the tasks, show one, check or prepare its data."""
 
@@ -37,7 +37,7 @@ def ls(session: Session) -> None:
         return
     from uamix_bench.cli.tables import Table, count, show
 
-    table = Table("task", "classes>", "clips>", "seconds>", "licence", "data", wrapped=("licence",))
+    table = Table("task", "classes>", "clips>", "seconds>", "licence", "data", prose=("licence",))
     for card in cards:
         source = "yours to fetch" if card.home else "made on first use"
         table.add(
@@ -78,7 +78,10 @@ def info(session: Session, name: str) -> None:
 @json_output
 @click.pass_obj
 def status(session: Session, data_dir: Path | None) -> None:
-    """Show which data sets are here, and what is missing, by their names; 'tasks verify' counts."""
+    """Show which data sets are here, and what is missing.
+
+    By the names of folders and archives; 'tasks verify' counts clips.
+    """
     from uamix_bench.data.prepare import look
     from uamix_bench.plugins import registry
 
@@ -105,9 +108,9 @@ def status(session: Session, data_dir: Path | None) -> None:
 @json_output
 @click.pass_obj
 def verify(session: Session, name: str, deep: bool, data_dir: Path | None, quiet: bool) -> None:
-    """Count the clips of a data set and find empty ones; exit code 3 where it is not whole.
+    """Count the clips of a data set and find empty ones.
 
-    With --deep every file is decoded, and the bad ones are named.
+    Exit code 3 where it is not whole. With --deep every file is decoded, and the bad ones are named.
     """
     items = session.begin("tasks verify")
     task = _task(name)
@@ -139,9 +142,10 @@ def verify(session: Session, name: str, deep: bool, data_dir: Path | None, quiet
 @json_output
 @click.pass_obj
 def prepare(session: Session, name: str, data_dir: Path | None, offline: bool, quiet: bool) -> None:
-    """Download, check and unpack a data set, as far as its authors allow; else say what to request.
+    """Download, check and unpack a data set.
 
-    Archives stay in DIR/archives/NAME. A run that was interrupted goes on where it was.
+    As far as its authors allow; else what to request is said. Archives stay in DIR/archives/NAME. A run that was
+    interrupted goes on where it was.
     """
     items = session.begin("tasks prepare")
     task = _task(name)
@@ -167,9 +171,9 @@ def prepare(session: Session, name: str, data_dir: Path | None, offline: bool, q
 def miniature(
     session: Session, name: str, folder: Path, classes: int | None, clips_per_class: int, seconds: float
 ) -> None:
-    """Make a small stand-in of a data set in a new DIR: its folders and names, generated sounds.
+    """Make a small stand-in of a data set in a new DIR.
 
-    Evaluate it with --task NAME --data-dir DIR. Its version says that it is a miniature.
+    It has the folders and names of the data set, and generated sounds. Its version says that it is a miniature.
     """
     items = session.begin("tasks miniature")
     task = _task(name)

@@ -38,7 +38,7 @@ def common(function: AnyCallback) -> AnyCallback:
                 help="What a list's paths are relative to; the folder of AudioSet's clips.",
             ),
             options.workers,
-            click.option("--out", metavar="DIR", callback=options.to_path, help="Folder for checkpoints and weights."),
+            options.out("Folder for checkpoints and weights; default below UAMIX_BENCH_HOME/training."),
             click.option("--seed", type=options.Number(0, 2**53 - 1), help="Seed of every random draw."),
             click.option(
                 "--set",
@@ -150,7 +150,7 @@ def carry_out(
     *,
     data_dir: Path | None,
     audio_root: Path | None,
-    out: Path | None,
+    output: Path | None,
     workers: int | None,
     device: str,
     compiled: bool,
@@ -162,7 +162,7 @@ def carry_out(
     from uamix_bench.tuning.recipe import training_folder
 
     items = session.begin(kind)
-    folder = out or training_folder(recipe, init)
+    folder = output or training_folder(recipe, init)
     if dry_run:
         plan = _plan(recipe, init, data_dir, audio_root, TerminalProgress(quiet))
         items.append({**plan, "init": init, "out": str(folder)})
