@@ -16,6 +16,8 @@ from uamix_bench.util.errors import nearest
 COMMANDS = {
     "fewshot": "Evaluate models on few-shot tasks.",
     "compare": "Compare two sets of results; fail on a regression.",
+    "fit": "Fit the evaluated classifier to labelled clips.",
+    "predict": "Label sounds by a classifier that 'fit' wrote.",
     "results": "List, show, verify or export results.",
     "tune": "Tune a pretrained encoder by uaMix-MAE's contrast on mixtures.",
     "ablate": "Compare variants of a tuning on the same episodes.",
