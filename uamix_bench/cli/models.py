@@ -87,7 +87,7 @@ def info(session: Session, name: str) -> None:
 @command.command("fetch")
 @click.argument("name")
 @click.argument("files", nargs=-1, metavar="[FILE]...")
-@click.option("--offline", is_flag=True, help="Only check and unpack what is here.")
+@click.option("--offline", is_flag=True, help="Check and unpack the files that exist; download nothing.")
 @quiet
 @json_output
 @click.pass_obj
@@ -186,19 +186,19 @@ def check(
             show_checks(name, outcomes)
     if broken:
         failed = sum(not outcome["passed"] for item in items for outcome in item["checks"])
-        which = "each failed check says its remedy; docs/your-model.md explains them"
+        which = "each failed check names its remedy; docs/your-model.md explains the checks"
         raise BadInputError(", ".join(broken), f"{failed} check{'s' * (failed > 1)} failed", which)
 
 
 @command.command("convert")
 @click.argument("source", metavar="NAME=FILE|FILE")
-@out("File of the converted weights; default beside FILE, as .safetensors.", metavar="FILE")
+@out("File to write; default FILE with the ending .safetensors.", metavar="FILE")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="float16 halves the file, and changes embeddings a little.",
+    help="Precision of the weights. float16 halves the file and changes embeddings slightly.",
 )
 @json_output
 @click.pass_obj

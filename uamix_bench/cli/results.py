@@ -97,7 +97,7 @@ def show(session: Session, name: str, folder: Path | None) -> None:
     "--data-dir",
     metavar="DIR",
     callback=options.to_path,
-    help="Draw the episodes again, from the data sets in this folder.",
+    help="Folder of the data sets, to draw the episodes again and compare.",
 )
 @options.own_task
 @options.audio_root
@@ -152,10 +152,8 @@ def verify(
     show_default=True,
     help="mteb writes a folder; eval-results and model-index are the Hugging Face Hub's, of one --model.",
 )
-@click.option(
-    "--hub-dataset", multiple=True, metavar="TASK=OWNER/NAME", help="The data set on the Hub that stands for a task."
-)
-@options.out("File of the export, or folder for mteb; default stdout.", metavar="FILE")
+@click.option("--hub-dataset", multiple=True, metavar="TASK=OWNER/NAME", help="Id of a task's data set on the Hub.")
+@options.out("File, or folder for mteb; default stdout.", metavar="FILE")
 @_filters
 @click.pass_obj
 def export(
