@@ -19,7 +19,7 @@ COMMANDS = {
     "fit": "Fit the evaluated classifier to labelled clips.",
     "predict": "Label sounds by a classifier that 'fit' wrote.",
     "results": "List, show, verify or export results.",
-    "tune": "Tune a pretrained encoder with uaMix-MAE (contrast on mixtures).",
+    "tune": "Tune a pretrained encoder with uaMix-MAE, on mixtures.",
     "ablate": "Compare variants of a tuning on the same episodes.",
     "finetune": "Fine-tune an encoder on a task's labels, or probe it.",
     "pretrain": "Pre-train a masked autoencoder on sounds.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from uamix_bench.cli import commands, options, selection
+from uamix_bench.cli import commands, look, options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import UsageError
 
@@ -207,6 +207,7 @@ def command(
         selection.say_remarks(part, cells, drawn, progress, sounds=not dry_run)
     if dry_run:
         _show_plan(session, models, tasks, grids, draws)
+        look.plan_sounds(session, tasks, progress)
         return 0
 
     from uamix_bench.engines.engine import open_engine

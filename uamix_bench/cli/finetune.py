@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import commands, options, selection, training
+from uamix_bench.cli import commands, look, options, selection, training
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import UsageError
 
@@ -198,6 +198,7 @@ def command(
         items += planned
         if not session.json:
             _show_plans(planned)
+        look.plan_sounds(session, tasks, progress)
         return 0
     if not session.json:
         _show(results)
