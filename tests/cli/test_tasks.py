@@ -79,7 +79,10 @@ def test_a_miniature_is_made_verified_listed_and_evaluated(bench: Bench, tmp_pat
     data = tmp_path / "data"
     made = bench("tasks", "miniature", "scv2", data / "speech-commands", "--classes", "3", "--seconds", "0.05")
     assert (made.code, made.err) == (0, "")
-    assert "speech-commands@1-miniature: 12 clips; use --task speech-commands" in made.out
+    assert "speech-commands@1-miniature: 12 clips" in made.out
+    words = shlex.split(made.out.splitlines()[-1])
+    assert words[:2] == ["uamix-bench", "fewshot"]
+    assert bench(*words[1:], "--episodes", 9, "-m", "logmel").code == 0
     again = bench("tasks", "miniature", "scv2", data / "speech-commands")
     assert again.code == 2
     assert "is not empty" in again.error

@@ -41,7 +41,7 @@ def tuned(rate: float = 0.7, *, model: str = "m", fraction: float | None = None,
                 FinetuneRun(
                     fold=f"fold{fold + 1}",
                     seed=seed,
-                    train_clips=20,
+                    train_clips=round(200 * (fraction or 1)),
                     batch=8,
                     test_sha256=f"{fold}" * 64,
                     groups=tuple((10 * fold + group, 2) for group in range(10)),

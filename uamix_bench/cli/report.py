@@ -69,6 +69,8 @@ def command(
         raise UsageError("--tsne", "shows the embeddings of few-shot results, and none is given", "omit it")
     tasks = selection.chosen_tasks(task)
     more: dict[str, dict[str, Any]] = {"fewshot": {"data_dir": data_dir, "own": tasks, "tsne": tsne}}
+    if "fewshot" in kinds and "finetune" in kinds:
+        more["fewshot"]["supervised"] = list(kinds["finetune"].values())
     pages = {
         kind: registry.find_report(kind)(list(of_kind.values()), **more.get(kind, {}))
         for kind, of_kind in kinds.items()

@@ -121,6 +121,7 @@ def command(
     items += [record.model_dump(mode="json") for record in records]
     session.facts |= {"missing": _missing(plans), "set_aside": work.set_aside, "files": list(map(str, written))}
     if not session.json:
+        _show_tables(page.markdown)
         click.echo("\n".join(map(str, written)))
     for line in _missing_lines(plans):
         progress.say(line)
@@ -146,6 +147,32 @@ def _given(checkpoints: Sequence[str]) -> dict[str, Path]:
         if not given[name].exists():
             raise BadInputError(given[name], "no such file", "check --checkpoint")
     return given
+
+
+def _show_tables(markdown: str) -> None:
+    """Prints the tables of a page; what is missing is said apart, and single results are left to the page."""
+    from itertools import groupby
+
+    from uamix_bench.cli.tables import Table, show
+
+    ours = markdown.partition("\n## Our results")[0].splitlines()
+    for is_table, lines in groupby(ours, lambda line: line[:1] == "|"):
+        heading, *rows = [_cells(line) for line in lines] if is_table else [["missing"]]
+        if heading[0] != "missing":
+            table = Table(heading[0], *(f"{cell}>" for cell in heading[1:-1]), heading[-1], wrapped=(heading[-1],))
+            for row in rows[1:]:  # behind the rule
+                table.add(*row)
+            show(table)
+            print()
+
+
+def _cells(line: str) -> list[str]:
+    """Plain texts of a row of a Markdown table."""
+    import html
+    import re
+
+    cells = re.split(r"(?<!\\)\|", line)[1:-1]
+    return [html.unescape(re.sub(r"\\([^\w\s])|\*\*|</?u>", r"\1", cell)).strip() for cell in cells]
 
 
 def _missing(plans: Sequence[Plan]) -> list[dict[str, Any]]:

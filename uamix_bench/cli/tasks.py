@@ -244,7 +244,11 @@ def miniature(
     card = task.edition(root)
     items.append({"task": card.name, "version": card.version, "root": str(root), "clips": card.clips})
     if not session.json:
-        print(f"{card.name}@{card.version}: {card.clips or 0:,} clips; use --task {card.name} --data-dir {root}")
+        from uamix_bench.cli.progress import TerminalProgress
+
+        print(f"{card.name}@{card.version}: {card.clips or 0:,} clips")
+        held = _survey(look.Places(name, None, None, root), TerminalProgress(True), sounds=False)
+        print(f"evaluate it:\n{held['first_command']}")
 
 
 def _folder(data_dir: Path | None) -> Path:
