@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from uamix_bench.evaluation.classifier import Classifier as Classifier, load_classifier as load_classifier
     from uamix_bench.evaluation.fewshot import fewshot as fewshot
     from uamix_bench.evaluation.fitting import fit as fit, fit_episode as fit_episode
+    from uamix_bench.evaluation.grid import evaluate as evaluate
     from uamix_bench.finetuning.finetune import finetune as finetune
     from uamix_bench.models.model import AudioModel as AudioModel, load_model as load_model
     from uamix_bench.records.results import Result as Result
@@ -20,6 +21,7 @@ _HOME = {
     "Protocol": "scoring.episodes",
     "Classifier": "evaluation.classifier",
     "load_classifier": "evaluation.classifier",
+    "evaluate": "evaluation.grid",
     "fewshot": "evaluation.fewshot",
     "fit": "evaluation.fitting",
     "fit_episode": "evaluation.fitting",
@@ -40,6 +42,7 @@ __all__ = [
     "Result",
     "Task",
     "compare",
+    "evaluate",
     "fewshot",
     "finetune",
     "fit",

@@ -126,10 +126,10 @@ def command(
         option = f"--{next(iter(given)).replace('_', '-')}"
         raise UsageError(option, "is of an episode", "give --episode too, or leave it away")
     cell = selection.protocol(
-        protocol=protocol,
+        protocol,
         n_way=of_episode["n"] or 5,
         k_shot=k or 1,
-        q=of_episode["q"],
+        n_query=of_episode["q"],
         episodes=of_episode["episodes"],
         seed=seed,
         classifier=classifier,
@@ -137,7 +137,6 @@ def command(
         segments=segments,
         group_disjoint=of_episode["group_disjoint"],
         min_clips=of_episode["min_clips"],
-        own_classes=classes is not None,
     )
 
     from uamix_bench.cli.progress import TerminalProgress

@@ -171,7 +171,7 @@ def _more(found: Any) -> list[str]:
 def _parts(data: TaskData, ways: int, shots: int, queries: int) -> bool:
     """Test for episodes that can be drawn with no group on both sides."""
     from uamix_bench.evaluation.earlier import draw_tables
-    from uamix_bench.evaluation.fewshot import draw_episodes
+    from uamix_bench.evaluation.plan import draw_episodes
     from uamix_bench.scoring.episodes import Protocol
     from uamix_bench.util.errors import UsageError
 

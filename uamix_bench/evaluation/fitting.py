@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from uamix_bench.data.task import TaskData
 from uamix_bench.evaluation.classifier import Classifier, embedding_key, packed, probe_embedding
+from uamix_bench.evaluation.plan import plan_task
 from uamix_bench.plugins.card import Segments
 from uamix_bench.records.classifier_file import ClassifierFile, FittedEpisode
 from uamix_bench.records.provenance import collect, scrub
@@ -139,13 +140,10 @@ def fit_episode(
         UsageError: The protocol has no such episode, or too few classes or clips.
         BadInputError: Clips are broken, or their embeddings unhealthy.
     """
-    from uamix_bench.evaluation.earlier import draw_tables
-    from uamix_bench.evaluation.fewshot import draw_sweep
-
     if index >= protocol.episodes:
         raise UsageError(f"--episode {index}", f"is none of {protocol.episodes:,} episodes", "they count from 0")
-    (task,) = draw_tables(task, [protocol], options.get("progress", SILENT))
-    (cell,), (episodes,) = draw_sweep(task, [protocol])
+    plan = plan_task(task, [protocol], progress=options.get("progress", SILENT))
+    task, (cell,), (episodes,) = plan.task, plan.protocols, plan.draws
     rows = episodes.clips
     found = _embed(model, task, rows, cell.segments, {**options, "keep_going": False})
     support, _ = episodes.compact()
