@@ -33,7 +33,7 @@ MISTAKES = {
     "fewshot -m uamix, logmel -t sounds/ --n 3 --quiet": (2, "a list has commas and no spaces"),
     "fewshot -m uamix logmel -t sounds/": (2, "a list has commas and no spaces: -m uamix,logmel"),
     "fewshot -t sounds/ --k 1 5": (2, "a list has commas and no spaces: --k 1,5"),
-    "fewshot -t sounds/ --k 1-5": (0, "n  k"),
+    "fewshot -t sounds/ --k 1-5": (0, "1-shot    "),
     "fewshot -t sounds/ --k 0": (2, "0 is not at least 1"),
     "fewshot -t sounds/ --classifier svm": (2, "did you mean 'logistic-regression'?"),
     "fewshot -t sounds/ --classifier linear": (2, "did you mean 'logistic-regression'?"),
