@@ -156,13 +156,17 @@ def _show_tables(markdown: str) -> None:
     from uamix_bench.cli.tables import Table, show
 
     ours = markdown.partition("\n## Our results")[0].splitlines()
+    title = ""
     for is_table, lines in groupby(ours, lambda line: line[:1] == "|"):
-        heading, *rows = [_cells(line) for line in lines] if is_table else [["missing"]]
+        if not is_table:
+            title = next((line.strip("*# ") for line in reversed([*lines]) if line[:1] in ("*", "#")), "")
+            continue
+        heading, *rows = [_cells(line) for line in lines]
         if heading[0] != "missing":
             table = Table(heading[0], *(f"{cell}>" for cell in heading[1:-1]), heading[-1], wrapped=(heading[-1],))
             for row in rows[1:]:  # behind the rule
                 table.add(*row)
-            show(table)
+            show(table, title)
             print()
 
 

@@ -201,8 +201,9 @@ def carry_out(
     items.append({"weights": str(weights), "recipe_sha256": recipe.sha256})
     if not session.json:
         click.echo(weights)
-    architecture = "audiomae" if recipe.kind == "pretrain" else "uamix"
-    progress.say(f"evaluate it: uamix-bench fewshot --model {architecture}={weights}")
+    own = init.partition("=")[0] if init and ".py:" in init else None
+    name = own or ("audiomae" if recipe.kind == "pretrain" else "uamix")
+    progress.say(f"evaluate it: uamix-bench fewshot --model {name}={weights}")
 
 
 def _plan(
@@ -252,7 +253,7 @@ def _need(
     from uamix_bench.tuning.trainings import Job
 
     job = Job("", recipe, init, recipe.data, data_dir, audio_root, Path(), None, device, None)
-    encoder = sum(parameter.numel() for parameter in initial_model(init).parameters())
+    encoder = sum(parameter.numel() for parameter in initial_model(init).encoder.parameters())
     head = max(plan["trained_parameters"].values())
     try:
         found = need(job, plan["steps"], plan["trained_parameters"], encoder + head)

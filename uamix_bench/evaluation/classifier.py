@@ -23,14 +23,13 @@ from uamix_bench.scoring.classifiers import Fitted
 from uamix_bench.scoring.space import Space
 from uamix_bench.scoring.typical import Typical
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from uamix_bench.models.model import AudioModel
 
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
 
 _FACTS, _WEIGHTS = "classifier.json", "classifier.safetensors"
 _LARGEST = 64 * 2**20  # bytes of the facts

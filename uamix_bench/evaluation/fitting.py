@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
-import numpy.typing as npt
 
 from uamix_bench.data.task import TaskData
 from uamix_bench.evaluation.classifier import Classifier, embedding_key, packed, probe_embedding
@@ -24,14 +23,13 @@ from uamix_bench.scoring.classifiers import Fitted, fit as fit_supports
 from uamix_bench.scoring.episodes import PAPER, Protocol
 from uamix_bench.scoring.typical import Typical
 from uamix_bench.storage.digests import sounds_sha256
+from uamix_bench.util.arrays import Ints
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from uamix_bench.embeddings.embedding import Embeddings
     from uamix_bench.models.model import AudioModel
-
-Integers = npt.NDArray[np.int64]
 
 
 class Options(TypedDict, total=False):
@@ -177,7 +175,7 @@ def _classifier(
     model: AudioModel,
     task: TaskData,
     found: Embeddings,
-    rows: Integers,
+    rows: Ints,
     fitted: Fitted,
     typical: Typical | None,
     **facts: Any,
@@ -205,7 +203,7 @@ def _classifier(
     return Classifier(model, written, fitted, probe, typical)
 
 
-def _embed(model: AudioModel, task: TaskData, rows: Integers, segments: Segments, options: Options) -> Embeddings:
+def _embed(model: AudioModel, task: TaskData, rows: Ints, segments: Segments, options: Options) -> Embeddings:
     """Embeds clips and refuses embeddings that mean nothing."""
     from uamix_bench.embeddings.embedding import embed
 
@@ -240,5 +238,5 @@ def _name(model: AudioModel) -> str:
     return f"{code.replace(chr(92), '/').rpartition('/')[2]}.py:{adapter}" if separator else model.source.name
 
 
-def _ids(ids: Sequence[str], rows: Integers) -> tuple[tuple[str, ...], ...]:
+def _ids(ids: Sequence[str], rows: Ints) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(ids[row] for row in of_class) for of_class in rows.tolist())

@@ -8,17 +8,12 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from uamix_bench.scoring.classifiers import fit
 from uamix_bench.scoring.typical import Typical
+from uamix_bench.util.arrays import Doubles, Floats, Ints, Mask
 from uamix_bench.util.errors import UsageError
-
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 FEWEST = 20  # clips of each class
 FOLDS = 5
@@ -61,7 +56,7 @@ class Calibration(BaseModel):
 
 
 def calibrate(
-    name: str, embeddings: Floats, slots: Integers, groups: Sequence[str], neighbors: int = 1
+    name: str, embeddings: Floats, slots: Ints, groups: Sequence[str], neighbors: int = 1
 ) -> Calibration | str:
     """Calibrates a classifier by cross-validation over its labelled clips.
 
@@ -116,7 +111,7 @@ def probabilities(scores: Doubles, temperature: float) -> Doubles:
     return shares
 
 
-def find_temperature(scores: Doubles, slots: Integers) -> float:
+def find_temperature(scores: Doubles, slots: Ints) -> float:
     """Temperature with the least log loss of scores (n, N) against class slots (n,).
 
     Of n right answers none is certain: a clip is of its own class with probability (n + 1) / (n + 2), as in Platt,
@@ -138,13 +133,13 @@ def find_temperature(scores: Doubles, slots: Integers) -> float:
     return spread * float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
-def log_loss(probability: Doubles, slots: Integers) -> float:
+def log_loss(probability: Doubles, slots: Ints) -> float:
     """Mean negative log-likelihood, in nats, of class slots (n,) under probabilities (n, N)."""
     own = probability[np.arange(len(slots)), slots]
     return float(-np.log(np.maximum(own, _LEAST)).mean())
 
 
-def calibration_error(probability: Doubles, slots: Integers) -> float:
+def calibration_error(probability: Doubles, slots: Ints) -> float:
     """Expected calibration error of probabilities (n, N): 15 bins of equal width (Guo et al. 2017, equation 3)."""
     sure, right = probability.max(axis=1), probability.argmax(axis=1) == slots
     bins = np.minimum((sure * _BINS).astype(np.int64), _BINS - 1)
@@ -152,7 +147,7 @@ def calibration_error(probability: Doubles, slots: Integers) -> float:
     return float(np.abs(gaps).sum() / len(slots))
 
 
-def split_groups(slots: Integers, groups: Sequence[str]) -> Integers:
+def split_groups(slots: Ints, groups: Sequence[str]) -> Ints:
     """Fold of each clip, (n,) int64 below `FOLDS`: whole groups, in an order that depends on their names alone.
 
     Each group goes to the fold with the fewest clips of the class that it is met in first.
@@ -169,8 +164,8 @@ def split_groups(slots: Integers, groups: Sequence[str]) -> Integers:
 
 
 def _held_out(
-    name: str, embeddings: Floats, slots: Integers, fitted: Mask, asked: Mask, neighbors: int
-) -> tuple[Integers, Doubles, Doubles]:
+    name: str, embeddings: Floats, slots: Ints, fitted: Mask, asked: Mask, neighbors: int
+) -> tuple[Ints, Doubles, Doubles]:
     """Fits to some clips; slots, scores and strangeness of others. The classes fitted keep their order."""
     _, of_class = np.unique(slots[fitted], return_inverse=True)
     supports = [np.flatnonzero(of_class == slot) for slot in range(int(of_class.max()) + 1)]
@@ -179,7 +174,7 @@ def _held_out(
     return *made.predict(embeddings[asked]), typical.strangeness(made.space(embeddings[asked]))
 
 
-def _unknown_found(name: str, embeddings: Floats, slots: Integers, neighbors: int, threshold: float) -> float | None:
+def _unknown_found(name: str, embeddings: Floats, slots: Ints, neighbors: int, threshold: float) -> float | None:
     """Share of the clips beyond the threshold where their class is left out of the fit, a fifth of the classes each."""
     ways = int(slots.max()) + 1
     if ways < 3:

@@ -24,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from uamix_bench.scoring.softmax_regression import softmax_regression
-from uamix_bench.scoring.space import TINY, Doubles, Floats, Space, Table, centred, scaled, unit_length
+from uamix_bench.scoring.space import TINY, Space, Table, centred, scaled, unit_length
+from uamix_bench.util.arrays import Doubles, Floats, Ints
 from uamix_bench.util.errors import UsageError
 
-Integers = npt.NDArray[np.int64]
-Fit = Callable[[Table, Integers], tuple[Table, Table | None]]
+Fit = Callable[[Table, Ints], tuple[Table, Table | None]]
 
 _BUFFER = 1 << 18  # numbers gathered at a time: they stay in the processor's cache
 _ROUNDING = 1e-6  # of a score's unit
@@ -45,8 +45,8 @@ class Score(NamedTuple):
         chosen: Predicted class slot of each query, (E, N, Q), in the smallest unsigned type that holds N.
     """
 
-    correct: Integers
-    hits: Integers
+    correct: Ints
+    hits: Ints
     chosen: npt.NDArray[np.unsignedinteger[Any]]
 
 
@@ -87,11 +87,11 @@ class Fitted(NamedTuple):
     space: Space
     weights: Table
     biases: Table | None
-    slots: Integers
+    slots: Ints
     unit: float
     voters: int
 
-    def predict(self, embeddings: Floats) -> tuple[Integers, Doubles]:
+    def predict(self, embeddings: Floats) -> tuple[Ints, Doubles]:
         """Classifies embeddings (n, D) float32.
 
         Returns:
@@ -108,12 +108,12 @@ class Fitted(NamedTuple):
         return chosen[0], np.stack(of_slot, axis=1).astype(np.float64)
 
 
-def nearest_centroid(embeddings: Floats, support: Integers, query: Integers) -> Score:
+def nearest_centroid(embeddings: Floats, support: Ints, query: Ints) -> Score:
     """Nearest mean of the supports by squared Euclidean distance (Snell et al. 2017, equations 1 and 2)."""
     return _score(_nearest_centroid(embeddings), support, query)
 
 
-def cosine(embeddings: Floats, support: Integers, query: Integers) -> Score:
+def cosine(embeddings: Floats, support: Ints, query: Ints) -> Score:
     """Mean of the supports with the largest cosine to the query. The origin is that of the raw embeddings.
 
     easyfsl's `SimpleShot` is this classifier.
@@ -121,7 +121,7 @@ def cosine(embeddings: Floats, support: Integers, query: Integers) -> Score:
     return _score(_cosine(embeddings), support, query)
 
 
-def simpleshot(embeddings: Floats, support: Integers, query: Integers) -> Score:
+def simpleshot(embeddings: Floats, support: Ints, query: Ints) -> Score:
     """SimpleShot's CL2N (Wang et al. 2019, section 3): centre, scale to unit length, nearest centroid.
 
     SimpleShot centres with the mean over its base classes. There are none here: the mean is over the n rows
@@ -131,7 +131,7 @@ def simpleshot(embeddings: Floats, support: Integers, query: Integers) -> Score:
     return _score(_simpleshot(embeddings), support, query)
 
 
-def l2n(embeddings: Floats, support: Integers, query: Integers) -> Score:
+def l2n(embeddings: Floats, support: Ints, query: Ints) -> Score:
     """Nearest centroid of embeddings scaled to unit length, without centring (as in the evaluation of Heggan et al.).
 
     SimpleShot's L2N (Wang et al. 2019, section 3).
@@ -139,7 +139,7 @@ def l2n(embeddings: Floats, support: Integers, query: Integers) -> Score:
     return _score(_l2n(embeddings), support, query)
 
 
-def knn(embeddings: Floats, support: Integers, query: Integers, neighbors: int = 1) -> Score:
+def knn(embeddings: Floats, support: Ints, query: Ints, neighbors: int = 1) -> Score:
     """Majority among the nearest supports by squared Euclidean distance.
 
     Equal votes go to the class with the nearest support among the voters.
@@ -153,7 +153,7 @@ def knn(embeddings: Floats, support: Integers, query: Integers, neighbors: int =
     return _score(replace(_knn(embeddings), voters=neighbors), support, query)
 
 
-def logistic_regression(embeddings: Floats, support: Integers, query: Integers) -> Score:
+def logistic_regression(embeddings: Floats, support: Ints, query: Ints) -> Score:
     """Multinomial logistic regression with an L2 penalty and a free intercept: scikit-learn's default.
 
     It minimises sum_i -log p(y_i | x_i) + |W|^2 / 2. For two classes the penalty is |W|^2, which is equivalent to
@@ -163,7 +163,7 @@ def logistic_regression(embeddings: Floats, support: Integers, query: Integers) 
     return _score(_logistic_regression(embeddings), support, query)
 
 
-CLASSIFIERS: dict[str, Callable[[Floats, Integers, Integers], Score]] = {
+CLASSIFIERS: dict[str, Callable[[Floats, Ints, Ints], Score]] = {
     "nearest-centroid": nearest_centroid,
     "cosine": cosine,
     "simpleshot": simpleshot,
@@ -173,14 +173,14 @@ CLASSIFIERS: dict[str, Callable[[Floats, Integers, Integers], Score]] = {
 }
 
 
-def classify(name: str, embeddings: Floats, support: Integers, query: Integers, neighbors: int = 1) -> Score:
+def classify(name: str, embeddings: Floats, support: Ints, query: Ints, neighbors: int = 1) -> Score:
     """Score by the classifier of a name in `CLASSIFIERS`; `neighbors` is for knn alone."""
     if name == "knn":
         return knn(embeddings, support, query, neighbors)
     return CLASSIFIERS[name](embeddings, support, query)
 
 
-def fit(name: str, embeddings: Floats, supports: Sequence[Integers], neighbors: int = 1) -> Fitted:
+def fit(name: str, embeddings: Floats, supports: Sequence[Ints], neighbors: int = 1) -> Fitted:
     """Fits a classifier to supports, for queries that come later.
 
     Args:
@@ -215,7 +215,7 @@ def _cosine(embeddings: Floats) -> Method:
         mean, square = np.zeros_like(mean), 0.0
         table, offsets = embeddings.astype(np.float64), (mean,)
 
-    def fit(points: Table, counts: Integers) -> tuple[Table, Table]:
+    def fit(points: Table, counts: Ints) -> tuple[Table, Table]:
         centroids = _sums(points, counts, np.float64) / counts[:, None] + mean
         centroids /= np.maximum(np.linalg.norm(centroids, axis=2, keepdims=True), TINY)
         if not double:
@@ -243,7 +243,7 @@ def _knn(embeddings: Floats) -> Method:
 def _logistic_regression(embeddings: Floats) -> Method:
     table, _, _, offsets = centred(embeddings)
 
-    def fit(points: Table, counts: Integers) -> tuple[Table, Table]:
+    def fit(points: Table, counts: Ints) -> tuple[Table, Table]:
         targets = np.eye(len(counts))[_slots(counts, points.shape[1])]
         basis, coordinates = np.linalg.qr(points.astype(np.float64).transpose(0, 2, 1))  # (B, D, r), (B, r, M)
         weights = softmax_regression(coordinates.transpose(0, 2, 1), targets, 2.0 if len(counts) == 2 else 1.0)
@@ -263,7 +263,7 @@ _METHODS: dict[str, Callable[[Floats], Method]] = {
 }
 
 
-def _sums(points: Table, counts: Integers, dtype: type[np.floating[Any]] | None = None) -> Table:
+def _sums(points: Table, counts: Ints, dtype: type[np.floating[Any]] | None = None) -> Table:
     """Sums of the points (B, M, D) of each class slot, (B, N, D); `counts` (N,) says how many points each has."""
     if (counts == counts[0]).all():
         shots = points.reshape(len(points), len(counts), counts[0], -1)
@@ -271,14 +271,14 @@ def _sums(points: Table, counts: Integers, dtype: type[np.floating[Any]] | None 
     return np.add.reduceat(points, np.cumsum(counts) - counts, axis=1, dtype=dtype)
 
 
-def _centroids(points: Table, counts: Integers) -> tuple[Table, None]:
+def _centroids(points: Table, counts: Ints) -> tuple[Table, None]:
     """Means of the supports of each class, without biases."""
     centroids = _sums(points, counts)
     centroids *= (1 / counts[:, None]).astype(points.dtype)
     return centroids, None
 
 
-def _slots(counts: Integers, weights: int) -> Integers:
+def _slots(counts: Ints, weights: int) -> Ints:
     """Class slot of each weight vector: one for each slot, or one for each support."""
     slots = np.arange(len(counts))
     return slots if weights == len(counts) else np.repeat(slots, counts)
@@ -307,9 +307,9 @@ def _scores(queries: Table, weights: Table, biases: Table | None) -> Table:
     return scores
 
 
-def _best(scores: Table, margin: Table) -> Integers:
+def _best(scores: Table, margin: Table) -> Ints:
     """Lowest index of those within `margin` of the largest score, along the last axis."""
-    best: Integers = (scores >= scores.max(axis=-1, keepdims=True) - margin).argmax(axis=-1)
+    best: Ints = (scores >= scores.max(axis=-1, keepdims=True) - margin).argmax(axis=-1)
     return best
 
 
@@ -333,8 +333,8 @@ def _margin(queries: Table, scores: Table, unit: float, by_distance: bool) -> Ta
 
 
 def _choose(
-    queries: Table, weights: Table, biases: Table | None, unit: float, slots: Integers, voters: int
-) -> tuple[Integers, Table]:
+    queries: Table, weights: Table, biases: Table | None, unit: float, slots: Ints, voters: int
+) -> tuple[Ints, Table]:
     """Class slots (B, Q) of queries (B, Q, D), and their scores (B, Q, R) for the weights (B, R, D)."""
     scores = _scores(queries, weights, biases)
     margin = _margin(queries, scores, unit, biases is None)
@@ -343,7 +343,7 @@ def _choose(
     return _votes(scores, margin, slots, voters).argmax(axis=-1), scores
 
 
-def _votes(scores: Table, margin: Table, slots: Integers, voters: int) -> Doubles:
+def _votes(scores: Table, margin: Table, slots: Ints, voters: int) -> Doubles:
     """Votes of the nearest supports for each class slot, (B, Q, N); the nearest voter gives a little more than one."""
     left = scores.copy()
     nearest = np.empty((*scores.shape[:-1], voters), np.int64)
@@ -356,7 +356,7 @@ def _votes(scores: Table, margin: Table, slots: Integers, voters: int) -> Double
     return votes.sum(axis=-2) - earliest / (voters + 1)  # type: ignore[no-any-return]
 
 
-def _score(method: Method, support: Integers, query: Integers) -> Score:
+def _score(method: Method, support: Ints, query: Ints) -> Score:
     """Fits a method to the supports of each episode and scores its queries, a few episodes at a time."""
     table = method.table
     episodes, ways, shots = support.shape

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Doubles = npt.NDArray[np.float64]
+from uamix_bench.util.arrays import Doubles
 
 _NEWTON_STEPS, _HALVINGS = 100, 30
 

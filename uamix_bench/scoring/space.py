@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
+from uamix_bench.util.arrays import Doubles, Floats
+
 Table = npt.NDArray[np.floating[Any]]
 
 FAR_OUT = 10.0  # times the median distance: rows beyond it have no part in the mean

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from uamix_bench.util.arrays import Doubles, Ints
+
 Table = npt.NDArray[np.floating[Any]]
-Doubles = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 _NARROWEST = 0.1  # of the mean radius: a class of near copies
 
@@ -26,7 +26,7 @@ class Typical(NamedTuple):
     radii: Doubles
 
     @classmethod
-    def of(cls, rows: Table, slots: Integers) -> Typical:
+    def of(cls, rows: Table, slots: Ints) -> Typical:
         """Places of the classes of embeddings (n, D), whose class slots (n,) are 0 .. N - 1."""
         ways = int(slots.max()) + 1
         centres = np.stack([rows[slots == slot].mean(axis=0, dtype=np.float64) for slot in range(ways)])
