@@ -98,6 +98,9 @@ def test_a_mistake_ends_in_a_line_that_helps(
     else:
         assert words in done.out
         assert "uamix-bench: error" not in done.err
+    if line.startswith("tune") and not code:  # which also says what it would take
+        assert "here without decoding" in done.err
+        assert "MiB for weights" in done.err
 
 
 def test_every_natural_mistake_is_among_them(test_data: Path) -> None:
