@@ -13,13 +13,13 @@ from uamix_bench.util.text import listed, plus_minus
 _UNKNOWN = "cannot be known from these"
 
 
-def show_recommendation(found: Recommendation, plans: Plans) -> None:
-    """Prints the learning curves of all models on the reporting half, and the answer."""
+def show_recommendation(found: Recommendation, plans: Plans, use: str) -> None:
+    """Prints the learning curves of all models on the reporting half, the answer, and the command that uses it."""
     labels = model_labels([next(iter(one.reporting.values())) for one in found.candidates])
     names = {id(one): labels[next(iter(one.reporting.values())).id] for one in found.candidates}
     _show_curves(found, names)
     print()
-    show_card(dict(_answer(found, names, plans)))
+    show_card({**_answer(found, names, plans), "Use": use})
 
 
 def _show_curves(found: Recommendation, names: dict[int, str]) -> None:
@@ -36,35 +36,34 @@ def _show_curves(found: Recommendation, names: dict[int, str]) -> None:
     show(table, title)
 
 
-def _answer(found: Recommendation, names: dict[int, str], plans: Plans) -> Iterator[tuple[str, str]]:
+def _answer(found: Recommendation, names: dict[int, str], plans: Plans) -> dict[str, str]:
     result, chosen = found.reported, found.chosen
     classes, ways = len(result.per_class), result.protocol.n_way
-    words = f"{names[id(chosen)]}: {100 * result.score.accuracy:.1f}% correct with {_examples(found.examples)} a class"
-    yield "Model", words + (f", {ways} classes at a time (--n all: all {classes})" if ways < classes else "")
-    if others := [names[id(one)] for one in found.alike if one is not chosen]:
-        cheap = "the fastest" if found.by_speed else "the one with fewest parameters (not all were timed)"
-        yield (
-            "Alike",
-            (
-                f"{listed(others)} cannot be told apart from {'it' if chosen is found.candidates[0] else 'the best'} "
-                f"on {found.covers}, at {_examples(found.compared_at)} a class; it is {cheap} of them"
-            ),
-        )
-    elif len(found.candidates) > 1:
-        yield (
-            "Alike",
-            f"none: it is better than every other on {found.covers}, at {_examples(found.compared_at)} a class",
-        )
-    yield "Examples", _curve(found)
-    yield "Cost", ", ".join(filter(None, _cost(chosen, result.provenance.device)))
-    yield (
-        "New clips",
-        _interval(result.score.intervals.clips)
-        + (f"; which model is best for them {_UNKNOWN} ({found.why_not_new})" if found.why_not_new else ""),
-    )
-    yield "New classes", _interval(found.for_new_classes)
+    model = f"{names[id(chosen)]}: {100 * result.score.accuracy:.1f}% correct with {_examples(found.examples)} a class"
+    model += f", {ways} classes at a time (--n all: all {classes})" if ways < classes else ""
     sizes = [count(len(plan.task.clips)) for plan in plans]
-    yield "Chosen on", f"{sizes[0]} clips; the figures are of the other {sizes[1]} (seed {result.protocol.seed})"
+    return {
+        "Model": model,
+        "Alike": _alike(found, names) if len(found.candidates) > 1 else "",
+        "Examples": _curve(found),
+        "Cost": ", ".join(_cost(chosen, result.provenance.device)),
+        "New clips": _interval(result.score.intervals.clips),
+        "New classes": _interval(found.for_new_classes),
+        "Chosen on": f"{sizes[0]} clips; the figures are of the other {sizes[1]} (seed {result.protocol.seed})",
+    }
+
+
+def _alike(found: Recommendation, names: dict[int, str]) -> str:
+    """Models that cannot be told apart from the best, and the population that this covers."""
+    where = f"on {found.covers}, at {_examples(found.compared_at)} a class"
+    unknown = f"; for new clips it {_UNKNOWN} ({found.why_not_new})" if found.why_not_new else ""
+    others = [names[id(one)] for one in found.alike if one is not found.chosen]
+    if not others:
+        return f"none: it is the best {where}{unknown}"
+    cheap = "the fastest" if found.by_speed else "that of fewest parameters, as not all were timed"
+    best = "it" if found.chosen is found.candidates[0] else f"the best, {names[id(found.candidates[0])]},"
+    told = others if best == "it" else [names[id(found.chosen)], *others[1:]]
+    return f"{listed(told)} cannot be told apart from {best} {where}; {names[id(found.chosen)]} is {cheap}{unknown}"
 
 
 def _curve(found: Recommendation) -> str:

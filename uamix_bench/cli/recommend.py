@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,7 @@ from uamix_bench.util.errors import BadInputError, MachineError, UsageError
 
 if TYPE_CHECKING:
     from uamix_bench.models.model import AudioModel
+    from uamix_bench.plugins.card import ModelIdentity
     from uamix_bench.records.results import Result
 
 
@@ -24,23 +26,22 @@ if TYPE_CHECKING:
     "-m",
     "--model",
     multiple=True,
-    type=options.CommaList(metavar="NAME[,...]"),
+    type=options.MODELS,
     callback=options.merged,
     help="Models to compare, as in fewshot; default all that can run here, the floors included.",
 )
 @options.task
 @click.option(
-    "--n",
-    "--way",
+    *options.WAY,
+    "n",
     type=options.CountOrAll(),
-    metavar="N|all",
     help="Ways: classes per episode; all: every class that takes part. Default 5, or all if they are fewer.",
 )
 @click.option(
-    "--k",
-    "--shot",
+    *options.SHOT,
+    "k",
     type=options.COUNTS,
-    help="Shots: supports per class; default 1, 2, 4, ... up to the most that the clips allow.",
+    help="Shots: supports per class, a list or a range 1-5; default 1, 2, 4, ... up to the most that the clips allow.",
 )
 @click.option(
     "--gain",
@@ -137,6 +138,7 @@ def command(
 
     results: list[Result] = []
     files: Counter[str] = Counter()
+    given: dict[ModelIdentity, str] = {}  # names that models were given by
     for kept in evaluate(
         [_or_passed_over(partial(load_model, name, device=device, input=input)) for name in names],
         list(plans),
@@ -147,6 +149,7 @@ def command(
         progress=progress,
     ):
         results.append(kept.result)
+        given[kept.result.model] = names[kept.model]
         files[kept.how] += 1
     progress.say(f"{', '.join(f'{how} {number}' for how, number in files.items())} results in {store.folder}")
     if len(failed) == len(names):
@@ -158,7 +161,8 @@ def command(
     if not session.json:
         from uamix_bench.cli.advice import show_recommendation
 
-        show_recommendation(found, plans)
+        words = ("uamix-bench", "fit", "--model", given[found.chosen.model], "--task", tasks[0])
+        show_recommendation(found, plans, shlex.join(words))
     return 6 if (model and failed) or any(result.status.skipped for result in results) else 0
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from uamix_bench.data.clip_table import SortedClips
 from uamix_bench.scoring.episodes import ALL_CLASSES, PAPER, Protocol
+from uamix_bench.util.errors import UsageError
 
 
 def sweep(protocols: Sequence[Protocol], table: SortedClips) -> list[Protocol]:
@@ -22,6 +23,9 @@ def sweep(protocols: Sequence[Protocol], table: SortedClips) -> list[Protocol]:
     Args:
         protocols: Protocols of the grid.
         table: Clip table that the episodes are drawn from.
+
+    Raises:
+        UsageError: All classes have fewer supports than a protocol has neighbors.
     """
     sizes = np.bincount(table.class_of, minlength=len(table.class_names))
     fewest: dict[Protocol, int] = {}
@@ -32,6 +36,9 @@ def sweep(protocols: Sequence[Protocol], table: SortedClips) -> list[Protocol]:
         most, own = fewest[_kin(one)], one.k_shot + one.n_query
         drops = bool(np.any((sizes >= own) & (sizes < most)))
         ways = max(2, int(np.count_nonzero(sizes >= most))) if one.n_way == ALL_CLASSES else one.n_way
+        if one.neighbors > ways * one.k_shot:
+            reason = f"is more than the {ways * one.k_shot} supports of an episode of all {ways} classes"
+            raise UsageError(f"--neighbors {one.neighbors}", reason, "give fewer, or a larger --k")
         cells.append(one.model_copy(update={"n_way": ways, "min_clips": most if drops else None}))
     return cells
 
