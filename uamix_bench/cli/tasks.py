@@ -40,6 +40,7 @@ def ls(session: Session) -> None:
     table = Table("task", "classes>", "clips>", "seconds>", "licence", "data", wrapped=("licence",))
     for card in cards:
         source = "yours to fetch" if card.home else "made on first use"
+        source += "; layout unverified" if card.unverified else ""
         table.add(
             " ".join([f"{card.name}@{card.version}", *card.aliases]),
             count(card.classes),
@@ -49,9 +50,8 @@ def ls(session: Session) -> None:
             source,
         )
     show(table)
-    click.echo(
-        "Your own: --task FOLDER (one sub-folder a class) or --task FILE.csv (path,label[,group,split]).", err=True
-    )
+    own = "--task FOLDER (one sub-folder a class), FILE.csv (path,label[,group,split]), FILE.parquet or CARD.toml"
+    click.echo(f"Your own: {own}; docs/your-task.md has the columns.", err=True)
 
 
 @command.command("info")
@@ -98,30 +98,39 @@ def status(session: Session, data_dir: Path | None) -> None:
 
 
 @command.command("verify")
-@click.argument("name")
+@click.argument("name", metavar="NAME|PATH")
 @click.option("--deep", is_flag=True, help="Decode every file, too.")
 @options.data_dir
+@options.audio_root
 @quiet
 @json_output
 @click.pass_obj
-def verify(session: Session, name: str, deep: bool, data_dir: Path | None, quiet: bool) -> None:
-    """Count the clips of a data set and find empty ones; exit code 3 where it is not whole.
+def verify(
+    session: Session, name: str, deep: bool, data_dir: Path | None, audio_root: Path | None, quiet: bool
+) -> None:
+    """Count the clips of a data set, or of your own folder, list or card; exit code 3 where it is not whole.
 
-    With --deep every file is decoded, and the bad ones are named.
+    Empty files are found. With --deep every sound is decoded, and the bad ones are named.
     """
     items = session.begin("tasks verify")
-    task = _task(name)
+    from uamix_bench.cli import selection
     from uamix_bench.cli.progress import TerminalProgress
+    from uamix_bench.data.task import find_reader
 
-    root = task.locate(_folder(data_dir))
+    task, root = find_reader(name, _folder(data_dir), audio_root=audio_root)
     problems = task.verify(root, deep, TerminalProgress(quiet))
     card = task.edition(root)
     found = [problem._asdict() for problem in problems]
     items.append({"task": card.name, "version": card.version, "root": str(root), "deep": deep, "problems": found})
     if not problems:
+        found = task.listing(root)
+        items[0]["clips"] = len(found.clips)
         if not session.json:
+            selection.say(card.name, found.remarks)
+            facts = f"{len(found.clips):,} clips of {found.clips['label'].nunique():,} classes"
             decoded = ", all decoded" if deep else ""
-            print(f"{card.name}@{card.version}: {card.clips or 0:,} clips in {root}{decoded}")
+            label = card.name if card.name.startswith("local/") else f"{card.name}@{card.version}"
+            print(f"{label}: {facts} in {root}{decoded}")
         return
     if not session.json:
         for problem in problems[:_SHOWN]:
@@ -187,11 +196,9 @@ def _folder(data_dir: Path | None) -> Path:
 
 
 def _task(name: str) -> Task:
-    from uamix_bench.data.task import is_path
-    from uamix_bench.plugins import registry
+    from uamix_bench.data.task import is_path, reader
 
     if is_path(name):
-        remedy = "'uamix-bench fewshot --task PATH' names what is wrong with sounds of your own"
+        remedy = "'uamix-bench tasks verify PATH' names what is wrong with sounds of your own"
         raise UsageError(name, "is a path, where the name of a published data set goes", remedy)
-    task: Task = registry.find_task(name).load()()
-    return task
+    return reader(name)

@@ -92,7 +92,9 @@ class ByCard(Task):
         if self.card.classes not in (None, classes):
             reason = f"{classes:,} of {self.card.classes:,} classes found"
             raise BadInputError(root, reason, "compare its lists with the card's")
-        notes = [Remark("unverified", f"the layout is {self.card.unverified}")] if self.card.unverified else []
+        notes = (
+            [Remark("unverified", f"the layout is unverified: {self.card.unverified}")] if self.card.unverified else []
+        )
         return found._replace(clips=table, remarks=(*found.remarks, *notes))
 
     def _by_templates(self, root: Path) -> tuple[Listing, list[str]]:

@@ -69,7 +69,8 @@ class Task:
         Returns:
             Clip table, one row a clip, with the columns ``clip`` (stable id: path relative to `root`, with ``/``),
             ``path``, ``label``, ``group`` (must not stand on both sides of an episode; the clip itself if it has no
-            group) and ``split``.
+            group) and ``split``. Columns ``start`` and ``end``, in seconds, make a clip a segment of its file; a column
+            ``row`` makes it a row of a parquet file, from 0.
 
         Raises:
             IncompleteError: The copy lacks clips.
@@ -149,7 +150,17 @@ class Task:
                 return place
         prepare = f"run 'uamix-bench tasks prepare {self.card.name}', " if self.card.files else ""
         where = f"{prepare}unpack {self.card.home or 'its archives'} into {places[0]}, or name another with --data-dir"
-        raise BadInputError(self.card.name, f"no {self.marker} in {places[0]} or {places[1]}", where)
+        found, remedy = next(filter(None, map(self.misplaced, places)), ("", where))
+        reason = f"no {self.marker} in {places[0]} or {places[1]}" + (f", but {found}" if found else "")
+        raise BadInputError(self.card.name, reason, remedy)
+
+    def misplaced(self, place: Path) -> tuple[str, str] | None:
+        """A copy in a layout that the reader does not know: what lies in `place` instead, and the remedy; else None."""
+        for level in ("*", "*/*"):
+            for root in sorted(place.glob(level)):
+                if not root.name.startswith(".") and (root / self.marker).exists() and self.marker:
+                    return f"{root / self.marker} is there", f"name its folder: --data-dir {root}"
+        return None
 
 
 def counted(task: Task, root: Path, table: pd.DataFrame, missing: Iterable[str] = (), hint: str = "") -> pd.DataFrame:

@@ -72,7 +72,15 @@ def joined(data: TaskData, test: TaskData) -> TaskData:
     table = pd.concat(parts).sort_values("clip", ignore_index=True)
     lacks = "; ".join(part.partial for part in (data, test) if part.partial)
     remarks = tuple(dict.fromkeys((*data.remarks, *test.remarks)))
-    both = replace(data, card=card, clips=table, partial=lacks, remarks=remarks, unread=(*data.unread, *test.unread), several=data.several or test.several)
+    both = replace(
+        data,
+        card=card,
+        clips=table,
+        partial=lacks,
+        remarks=remarks,
+        unread=(*data.unread, *test.unread),
+        several=data.several or test.several,
+    )
     return replace(both, card=card.model_copy(update={"version": both.clips_sha256[:12]}))
 
 
