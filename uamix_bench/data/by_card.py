@@ -92,10 +92,10 @@ class ByCard(Task):
         if self.card.classes not in (None, classes):
             reason = f"{classes:,} of {self.card.classes:,} classes found"
             raise BadInputError(root, reason, "compare its lists with the card's")
-        notes = (
-            [Remark("unverified", f"the layout is unverified: {self.card.unverified}")] if self.card.unverified else []
-        )
-        return found._replace(clips=table, remarks=(*found.remarks, *notes))
+        remarks = found.remarks
+        if why := self.card.unverified:
+            remarks = (*remarks, Remark("unverified", f"the layout is unverified: {why}"))
+        return found._replace(clips=table, remarks=remarks)
 
     def _by_templates(self, root: Path) -> tuple[Listing, list[str]]:
         """Listing by the layout's templates, and the listed files that do not exist."""
