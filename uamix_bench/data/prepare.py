@@ -54,8 +54,6 @@ def look(card: TaskCard, data_dir: Path) -> Copy:
         holds = mark.read_text(encoding="utf-8", errors="replace").splitlines()[1:] if mark.is_file() else card.holds
         missing = tuple(name for name in holds if not (root / name).exists())
         state: Literal["here", "partial", "absent", "miniature"] = "partial" if missing else "here"
-        if card.layout:  # its reader looks
-            state = "absent"
         if mark.is_file():
             state = "miniature"
         elif len(missing) == len(holds):
@@ -63,8 +61,8 @@ def look(card: TaskCard, data_dir: Path) -> Copy:
         copies.append(Copy(card.name, state, root, missing, archives))
     with suppress(UsageError, BadInputError, StopIteration):
         task = reader(card.name)
-        copy, mark = next((copy, mark) for copy in copies if (mark := task.mark(copy.root)))
-        if mark != copy.root / task.marker:  # another layout, of which names do not say what is missing
+        copy, found = next((copy, found) for copy in copies if (found := task.mark(copy.root)))
+        if card.layout or found != copy.root / task.marker:  # another layout, of which names do not say what is missing
             return copy._replace(state="miniature" if copy.state == "miniature" else "here", missing=())
     return next((copy for copy in copies if copy.state != "absent"), copies[0])
 

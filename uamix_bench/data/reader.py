@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 
+from uamix_bench.data import folders
 from uamix_bench.data.folders import Listing
 from uamix_bench.data.sound import sounds
 from uamix_bench.plugins.card import TaskCard
@@ -112,7 +113,10 @@ class Task:
         """Verifies a copy, or the files of an incomplete one: no file is empty; `deep` decodes all."""
         problems = []
         try:
-            table = self.clips(root)
+            table, _, unread, _ = self.listing(root)
+            if unread:
+                reason = folders.tally(unread, table["label"])
+                problems.append(Problem(str(root), reason, "convert them, for example with 'ffmpeg -i IN OUT.flac'"))
         except BadInputError as error:
             problems.append(Problem(error.subject, error.reason, error.remedy))
             if not isinstance(error, IncompleteError):
