@@ -11,9 +11,10 @@ import soundfile
 
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.embeddings.embedding import Embeddings, embed
-from uamix_bench.engines.engine import Local
-from uamix_bench.evaluation.fewshot import draw_episodes, fewshot
+from uamix_bench.engines.local import Local
+from uamix_bench.evaluation.fewshot import fewshot
 from uamix_bench.evaluation.on_engine import embed_ahead
+from uamix_bench.evaluation.plan import draw_episodes, plan_task
 from uamix_bench.models.model import load_model
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.classifiers import classify
@@ -94,7 +95,8 @@ def test_a_worker_reads_them_too(
 ) -> None:
     monkeypatch.chdir(digits[place].parent)
     data, model = load_task(f"./{digits[place].name}"), load_model("uamix-tiny")
-    ahead = embed_ahead(Local(), [(model, ResultStore(tmp_path / "results"))], [(data, PROTOCOLS[:1])], device="cpu")
+    plans, stores = [plan_task(data, PROTOCOLS[:1])], [ResultStore(tmp_path / "results")]
+    ahead = embed_ahead(Local("cpu"), [(0, model)], plans, stores)
     assert ahead[0, 0].clips == len(draw_episodes(data, PROTOCOLS[0]).clips)
     found = embed(model, data, draw_episodes(data, PROTOCOLS[0]).clips)
     assert found.embedded_clips == 0

@@ -57,7 +57,9 @@ class ByCard(Task):
         for place in places:
             if found := self.mark(place):
                 return Path(str(found).removesuffix(self.marker)) if self.marker else found
-        where = f"unpack {self.card.home or 'its files'} into {data_dir / self.card.name}, or name another with --data-dir"
+        where = (
+            f"unpack {self.card.home or 'its files'} into {data_dir / self.card.name}, or name another with --data-dir"
+        )
         lacks = f"no {self.marker}" if self.marker else "no such folder"
         raise BadInputError(self.card.name, f"{lacks} in {' or '.join(map(str, places))}", where)
 
