@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import RemoteFile
@@ -127,9 +128,23 @@ def test_verify_says_where_it_looked(bench: Bench, bench_home: Path) -> None:
 
 
 def test_a_path_is_no_name_of_a_published_data_set(bench: Bench, tmp_path: Path) -> None:
-    done = bench("tasks", "verify", tmp_path)
+    done = bench("tasks", "miniature", tmp_path, tmp_path / "new")
     assert done.code == 2
-    assert "is a path, where the name of a published data set goes; 'uamix-bench fewshot --task PATH'" in done.error
+    assert "is a path, where the name of a published data set goes; 'uamix-bench tasks verify PATH'" in done.error
+
+
+def test_verify_takes_sounds_of_one_s_own(bench: Bench, tmp_path: Path) -> None:
+    for name in ("cat/a.wav", "dog/b.wav"):
+        (tmp_path / name).parent.mkdir()
+        soundfile.write(tmp_path / name, [0.0] * 800, 16_000)
+    done = bench("tasks", "verify", tmp_path, "--deep", "--json")
+    assert (done.code, done.envelope["items"][0]["clips"], done.envelope["items"][0]["problems"]) == (0, 2, [])
+    (tmp_path / "dog" / "c.m4a").touch()
+    (tmp_path / "dog" / "b.wav").write_bytes(b"")
+    done = bench("tasks", "verify", tmp_path)
+    assert done.code == 3
+    assert "1 sound is not read (1 .m4a)" in done.out
+    assert "b.wav: is empty (0 bytes)" in done.out
 
 
 def test_status_names_what_is_missing(bench: Bench, tmp_path: Path) -> None:
@@ -146,6 +161,8 @@ def test_status_names_what_is_missing(bench: Bench, tmp_path: Path) -> None:
     done = bench("tasks", "status", "--data-dir", tmp_path, "--json")
     assert done.code == 0
     items = {item.pop("task"): item for item in done.envelope["items"]}
+    by_card = {name: items.pop(name)["state"] for name, plugin in registry.tasks().items() if plugin.card.layout}
+    assert set(by_card.values()) == {"absent"}
     assert {name: item["state"] for name, item in items.items()} == {
         "esc50": "miniature",
         "fsdkaggle2018": "absent",

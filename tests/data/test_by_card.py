@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from pydantic import ValidationError
 
-from uamix_bench.cli import main
+from uamix_bench.cli import main, selection
 from uamix_bench.data.sound import Sound, sounds
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.plugins import registry
@@ -185,6 +185,8 @@ TABLES = {
 def test_every_layout_of_the_project_is_unverified_and_tested_here() -> None:
     by_card = {name: plugin.card for name, plugin in registry.tasks().items() if plugin.card.layout}
     assert set(by_card) == set(COPIES) == set(TABLES)
+    assert not set(by_card) & set(selection.tasks("all"))
+    assert selection.tasks("crema*") == ["crema-d"]
     assert all(card.unverified and card.citation and card.home and card.licence for card in by_card.values())
 
 
