@@ -186,7 +186,8 @@ def test_status_names_what_is_missing(bench: Bench, tmp_path: Path) -> None:
     ]
     make("esc50", tmp_path / "whole/esc50", classes=2, clips_per_class=1, seconds=0.01)
     (tmp_path / "whole/esc50/MINIATURE").unlink()
-    here = bench("tasks", "status", "--data-dir", tmp_path / "whole/esc50", "--json").envelope["items"][0]
+    items = bench("tasks", "status", "--data-dir", tmp_path / "whole/esc50", "--json").envelope["items"]
+    here = next(item for item in items if item["task"] == "esc50")
     assert (here["state"], here["root"], here["missing"]) == ("here", str(tmp_path / "whole/esc50"), [])
 
 

@@ -128,6 +128,7 @@ def verify(
             listing = task.listing(root)
             count = len(listing.clips)
             selection.say(card.name, listing.remarks)
+        items[0]["clips"] = count
         if not session.json:
             label = card.name if card.name.startswith("local/") else f"{card.name}@{card.version}"
             print(f"{label}: {count:,} clips in {root}{', all decoded' if deep else ''}")
