@@ -9,11 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from uamix_bench.data import folders, own_data
-from uamix_bench.data.folders import SOUND_SUFFIXES, Listing, Remark, some
+from uamix_bench.data.folders import SOUND_SUFFIXES, Listing, Remark
 from uamix_bench.data.hub_folder import own_list
 from uamix_bench.data.reader import Task, counted
 from uamix_bench.plugins.card import Layout, TaskCard, fields, read_card
 from uamix_bench.util.errors import BadInputError
+from uamix_bench.util.text import listed
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 
@@ -110,14 +111,14 @@ class ByCard(Task):
                 raise BadInputError(source, f"has no column '{name}' (it has: {have[:200]})", "correct the layout")
         rows = table.to_dict("records")
         made = {name: [_filled(text, row) for row in rows] for name, text in layout.templates.items()}
-        listed = pd.DataFrame({name: made.get(name, [""] * len(rows)) for name in made}, table.index)
-        listed = listed[~listed["label"].isin(layout.leave_out)]
-        there = listed["path"].map(lambda path: own_data.find(root, path) is not None)
+        chosen = pd.DataFrame({name: made.get(name, [""] * len(rows)) for name in made}, table.index)
+        chosen = chosen[~chosen["label"].isin(layout.leave_out)]
+        there = chosen["path"].map(lambda path: own_data.find(root, path) is not None)
         if not there.any():
-            what = f"{len(listed):,} clips of {layout.list}" if layout.list else f"files {layout.path}"
+            what = f"{len(chosen):,} clips of {layout.list}" if layout.list else f"files {layout.path}"
             raise BadInputError(root, f"holds none of the {what}", "unpack it again, or correct the layout")
-        missing = listed.loc[~there, "path"].tolist()
-        found = own_data.listed(source, listed[there], root)
+        missing = chosen.loc[~there, "path"].tolist()
+        found = own_data.clips_of(source, chosen[there], root)
         if layout.list:
             return found, missing
         known = set(found.clips["path"])
@@ -128,7 +129,7 @@ class ByCard(Task):
     def _labels(self, root: Path, codes: pd.Series[str]) -> list[str]:
         unknown = sorted(set(codes) - set(self.layout.labels))
         if unknown:
-            reason = f"has labels that the card does not name ({some(unknown)})"
+            reason = f"has labels that the card does not name ({listed(unknown)})"
             raise BadInputError(root, reason, "add them to labels, or to leave_out")
         return [self.layout.labels[code] for code in codes]
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from uamix_bench.data.folders import Remark, Several, some
+from uamix_bench.data.folders import Remark, Several
 from uamix_bench.data.sound import END, START
 from uamix_bench.util.errors import BadInputError
-from uamix_bench.util.text import visible
+from uamix_bench.util.text import listed, visible
 
 USED = ("clip", "path", "label", "group", "split")
 _OTHER_NAMES = {"path": "file_name", "label": "labels"}  # by which a list may call a column
@@ -118,5 +118,5 @@ def _unused(have: Sequence[str], used: set[str], times: bool) -> tuple[Remark, .
         return ()
     verb = "columns {} of the list are" if len(unused) > 1 else "column {} of the list is"
     end = "" if times else "; clips are read from their start"
-    listed = ", ".join((*USED, *((START, END) if times else ())))
-    return (Remark("columns", f"{verb.format(some(unused))} not used (used: {listed}){end}"),)
+    used_names = ", ".join((*USED, *((START, END) if times else ())))
+    return (Remark("columns", f"{verb.format(listed(unused))} not used (used: {used_names}){end}"),)

@@ -15,9 +15,10 @@ from pathlib import Path
 import pandas as pd
 
 from uamix_bench.data import columns, folders, own_data, parquet
-from uamix_bench.data.folders import SOUND_SUFFIXES, Listing, Remark, Several, composed, names_a_split, some
+from uamix_bench.data.folders import SOUND_SUFFIXES, Listing, Remark, Several, composed, names_a_split
 from uamix_bench.data.sound import ROW
 from uamix_bench.util.errors import BadInputError
+from uamix_bench.util.text import listed
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _FILE_NAME = "file_name"
@@ -51,10 +52,12 @@ def audio_folder(root: Path, metadata: Sequence[Path], *, labelled: bool = True)
         except BadInputError:
             columns.chosen(bare[0], tables[bare[0]], ("label",))  # says what the file has instead
             raise
-        names = some(path.relative_to(root).as_posix() for path in bare)
+        names = listed(path.relative_to(root).as_posix() for path in bare)
         text = f"{names} has no column label and is not used; classes are the folders' names"
         return plain._replace(remarks=(*plain.remarks, Remark("metadata", text)))
-    found = [own_data.listed(path, table, path.parent, base=root, labelled=labelled) for path, table in tables.items()]
+    found = [
+        own_data.clips_of(path, table, path.parent, base=root, labelled=labelled) for path, table in tables.items()
+    ]
     whole = _joined(root, found)
     split = [_split(Path(path).relative_to(root).parts[:-1]) for path in whole.clips["path"]]
     clips = whole.clips.assign(split=whole.clips["split"].where(whole.clips["split"] != "", pd.Series(split)))

@@ -18,6 +18,7 @@ from uamix_bench.data.folders import AUDIO_SUFFIXES, SOUND_SUFFIXES, Listing, co
 from uamix_bench.data.sound import END, START
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import regular, unreadable
+from uamix_bench.util.text import listed
 
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:[\\/]")
 _PARTS = "parts of a file have the columns start,end"
@@ -40,7 +41,7 @@ def path_list(path: Path, root: Path) -> Listing:
     named = {number: line.strip() for number, line in lines if line.strip() and not line.startswith("#")}
     if not named:
         raise BadInputError(path, "lists no clip", "give one path a line")
-    return listed(
+    return clips_of(
         path, pd.DataFrame({"path": list(named.values())}, pd.Index(named, name="line")), root, labelled=False
     )
 
@@ -122,10 +123,12 @@ def clip_list(path: Path, root: Path, labelled: bool = True) -> Listing:
         BadInputError: The file is no such list, a listed file does not exist, a clip is listed twice, or a time is
             wrong; see :func:`uamix_bench.data.segments.read`.
     """
-    return listed(path, read_list(path), root, labelled=labelled)
+    return clips_of(path, read_list(path), root, labelled=labelled)
 
 
-def listed(path: Path, table: pd.DataFrame, root: Path, *, base: Path | None = None, labelled: bool = True) -> Listing:
+def clips_of(
+    path: Path, table: pd.DataFrame, root: Path, *, base: Path | None = None, labelled: bool = True
+) -> Listing:
     """Clip table of the rows of a list; see :func:`clip_list`.
 
     Args:
@@ -139,12 +142,9 @@ def listed(path: Path, table: pd.DataFrame, root: Path, *, base: Path | None = N
     texts = known.table["path"].tolist()
     found = [find(root, text) for text in texts]
     paths = [file for file in found if file is not None]
-    if len(paths) < len(found):
-        first = texts[found.index(None)]
-        missing = str(root / first)
-        if others := len(found) - len(paths) - 1:
-            missing += f" and {others} more"
-        raise BadInputError(missing, f"named in {path.name}, but no such file", _hint(root, first))
+    if absent := [text for text, file in zip(texts, found, strict=True) if file is None]:
+        reason = f"named in {path.name}, but no such file"
+        raise BadInputError(listed((str(root / text) for text in absent), 1), reason, _hint(root, absent[0]))
     return clip_table(path, known, list(map(str, paths)), _ids(base or root, paths), labelled=labelled)
 
 

@@ -17,6 +17,7 @@ from uamix_bench.data.sound import sounds
 from uamix_bench.plugins.card import TaskCard
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
+from uamix_bench.util.text import listed
 
 # A file in the root of a generated stand-in: it begins with its number of clips; what it holds of the card's `holds`
 # stands in its further lines.
@@ -189,8 +190,7 @@ def counted(task: Task, root: Path, table: pd.DataFrame, missing: Iterable[str] 
     if not absent and len(table) > every:
         raise BadInputError(root, reason, f"move away what is not of {task.card.name}")
     if absent:
-        more = f" and {len(absent) - _NAMED:,} more" if len(absent) > _NAMED else ""
-        reason += f" (missing: {', '.join(absent[:_NAMED])}{more})"
+        reason += f" (missing: {listed(absent, _NAMED)})"
     remedy = hint or f"unpack the archives of {task.card.name} again"
     raise IncompleteError(root, reason, f"{remedy}, or evaluate what is there, unranked, with --allow-partial", table)
 

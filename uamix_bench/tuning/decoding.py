@@ -25,19 +25,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from uamix_bench.data.audio import read, undecoded
 from uamix_bench.data.sound import Sound
+from uamix_bench.models.sources import is_own
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Floats, Halves, Ints
 from uamix_bench.util.errors import BadInputError, MachineError, Stopped
 from uamix_bench.util.progress import Progress
 from uamix_bench.util.threads import SLOW_S, Watch, cores, in_threads, settle
 
-Halves = npt.NDArray[np.float16]
-Ints = npt.NDArray[np.int64]
 Fbank = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 _VERSION = 1  # raised whenever the same sound gives other frames
@@ -57,7 +56,7 @@ class Sounds:
         clips: The n sounds.
         digests: SHA-256 of each; zeros for one that cannot be read.
         fbank: Front end: (B, S) float32 waveforms and (B,) lengths -> (B, T, F) frames and (B,) counts. Frames are
-            stored only if it is a dataclass, whose `repr` tells it from every other front end.
+            stored only if it is a dataclass of the project, whose `repr` tells it from every other front end.
         sample_rate: Sample rate that `fbank` takes, in Hz.
         max_seconds: Length in seconds that each clip is cut to.
     """
@@ -106,9 +105,12 @@ def decode(sounds: Sounds, workers: int | None, progress: Progress, stop: Callab
         Stopped: `stop` returned True; decoded blocks are kept.
     """
     total = len(sounds.clips)
-    if not is_dataclass(sounds.fbank):
+    if not (is_dataclass(sounds.fbank) and is_own(type(sounds.fbank))):
+        blocks = []
         with progress.bar("decoding", total) as advance:
-            blocks = [block for block in _blocks(sounds, 0, 1, progress) if advance(len(block.counts), "") is None]
+            for block in _blocks(sounds, 0, 1, progress):
+                blocks.append(block)
+                advance(len(block.counts), "")
         values = [block.values for block in blocks if len(block.values)]
         return _decoded(
             np.concatenate(values) if values else _NOTHING,
@@ -264,7 +266,7 @@ def _decode(
     fbank: Fbank,
     slow: Callable[[object], None] = lambda clip: None,
 ) -> _Block:
-    def hear(clip: Sound) -> npt.NDArray[np.float32] | BadInputError:
+    def hear(clip: Sound) -> Floats | BadInputError:
         try:
             return read(clip, sample_rate, max_seconds=max_seconds).samples
         except BadInputError as error:
@@ -273,7 +275,7 @@ def _decode(
     def hung(clip: Sound) -> NoReturn:
         raise undecoded(clip)
 
-    waves: list[npt.NDArray[np.float32]] = []
+    waves: list[Floats] = []
     skipped: dict[int, str] = {}
     for place, heard in enumerate(in_threads(hear, clips, threads=1, ahead=1, slow=slow, hung=hung)):
         if isinstance(heard, BadInputError):
@@ -286,7 +288,7 @@ def _decode(
     return _Block(np.concatenate(frames) if frames else _NOTHING, count, skipped)
 
 
-def _frames(waves: list[npt.NDArray[np.float32]], fbank: Fbank) -> list[Halves]:
+def _frames(waves: list[Floats], fbank: Fbank) -> list[Halves]:
     if not waves:
         return []
     lengths = torch.tensor([len(wave) for wave in waves])
