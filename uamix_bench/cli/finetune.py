@@ -171,7 +171,8 @@ def command(
         tasks = [joined(tasks[0], _load(test, data_dir, places))]
     if label_separator is None and any(map(_is_audioset, names)):
         label_separator = ","
-    if label_separator is None and any(data.clips["label"].str.contains(";").any() for data in tasks):
+    plain = [data for data in tasks if data.several is None]
+    if label_separator is None and any(data.clips["label"].str.contains(";").any() for data in plain):
         progress.say("labels hold ';': where clips have several classes, give --label-separator ';'")
     chosen = [_recipe(recipe, data, freeze == "all", seed, changes) for data in tasks]
 

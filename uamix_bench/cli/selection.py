@@ -106,7 +106,10 @@ def tasks(given: str) -> list[str]:
     if ".py:" in given or any(mark in given for mark in "./\\"):
         return [given]
     if given == "all" or _is_glob(given):
-        return _matching("*" if given == "all" else given, list(registry.tasks()), "--task")
+        known = {name: plugin.card for name, plugin in registry.tasks().items()}
+        if given == "all":  # layouts that no copy was read by are taken by name
+            known = {name: card for name, card in known.items() if not card.unverified}
+        return _matching("*" if given == "all" else given, list(known), "--task")
     try:
         return [registry.find_task(given).name]
     except UsageError:

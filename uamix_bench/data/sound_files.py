@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from uamix_bench.data.folders import COLUMNS, Listing, Unread
-from uamix_bench.data.task import Own, TaskData, load_task
+from uamix_bench.data.own import Own
+from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.files import expanded
 
