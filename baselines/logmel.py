@@ -24,11 +24,6 @@ class LogMelStatistics(AudioModel):
         super().__init__()
         self.fbank = KaldiFbank(self.sample_rate, 128, window="hanning")
 
-    @classmethod
-    def untrained(cls) -> LogMelStatistics:
-        """Builds the model, which has no weights."""
-        return cls()
-
     def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel frames (B, T, 128) of (B, S) waveforms, and their counts."""
         return self.fbank(waveforms, lengths)

@@ -14,6 +14,7 @@ from uamix_bench.util.errors import UsageError, nearest
 # The names of modules here, each with an object `command`; in words, so that --help imports none of them.
 COMMANDS = {
     "fewshot": "Evaluate models on few-shot tasks.",
+    "embed": "Write a model's embeddings of a task's clips to a file.",
     "compare": "Compare two sets of results; fail on a regression.",
     "results": "List, show, verify or export results.",
     "tune": "Tune a pretrained encoder by uaMix-MAE's contrast on mixtures.",

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 )
 @options.checkpoint
 @options.name
+@options.model_arg
 @click.option("--pooling", metavar="NAME", help="How tokens become an embedding; default the model's own.")
 @options.layer
 @options.trust_remote_code
@@ -66,21 +67,9 @@ if TYPE_CHECKING:
 @options.data_dir
 @options.audio_root
 @options.clip_seconds
-@click.option(
-    "--segments",
-    type=click.Choice(["first", "mean"]),
-    default="first",
-    show_default=True,
-    help="What stands for a longer clip: its first segment of that length, or the mean over all of them.",
-)
+@options.segments
 @options.device
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bf16"]),
-    default="float32",
-    show_default=True,
-    help="bf16 changes predictions; recorded, and not paired with float32.",
-)
+@options.dtype
 @options.batch_size
 @click.option("--limit", type=options.COUNT, help="First clips of each class only; not comparable.")
 @options.allow_partial
@@ -110,7 +99,8 @@ def command(
     k: tuple[int, ...],
     q: int | Literal["auto"] | None,
     checkpoint: Path | None,
-    name: str | None,
+    name: tuple[str, ...],
+    model_arg: tuple[str, ...],
     pooling: str | None,
     layer: str | None,
     trust_remote_code: bool,
@@ -142,7 +132,8 @@ def command(
     on one embedding pass; all cells take the classes that have clips enough for the largest --k.
     """
     items = session.begin("fewshot", "results")
-    models = selection.chosen_models(model, checkpoint, name, pretrained_on)
+    models = selection.chosen_models(model, checkpoint, name, pretrained_on, model_arg)
+    labels = dict(zip(models, name, strict=False))
     chosen = selection.classes(classes) if classes else None
 
     def grid(queries: int | None) -> list[Protocol]:
@@ -200,6 +191,7 @@ def command(
     from uamix_bench.engines.engine import open_engine
     from uamix_bench.evaluation.fewshot import Ahead
     from uamix_bench.evaluation.on_engine import embed_ahead
+    from uamix_bench.models.arguments import parsed
     from uamix_bench.models.model import AudioModel, load_model
 
     @lru_cache(maxsize=1)
@@ -212,10 +204,11 @@ def command(
             input=input,
             pooling=pooling,
             dtype=dtype,
-            label=name,
+            label=labels.get(name_or_path),
             layer=layer,
             trust_remote_code=trust_remote_code,
             pretrained_on=pretrained_on,
+            arguments=parsed(model_arg),
         )
 
     if line := selection.demonstration(models, checkpoint):

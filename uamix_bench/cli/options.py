@@ -109,6 +109,11 @@ def merged(_: click.Context, __: click.Parameter, values: tuple[tuple[Any, ...],
     return tuple(dict.fromkeys(value for group in values for value in group))
 
 
+def joined(_: click.Context, __: click.Parameter, values: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
+    """Joins the lists of a repeated option, in order."""
+    return tuple(value for group in values for value in group)
+
+
 def to_path(_: click.Context, __: click.Parameter, value: str | None) -> Path | None:
     """Path as given, with ~ for the user's home; the library checks if it must exist."""
     return None if value is None else expanded(value)
@@ -127,8 +132,8 @@ model = click.option(
     callback=merged,
     default=["uamix"],
     show_default=True,
-    help="Model, bundled weights, NAME=PATH of your own weights, hf:ID_OR_FOLDER[@REVISION], or FILE.py:CLASS; lists, "
-    "globs, repeatable.",
+    help="Model, NAME=PATH or NAME=hf:ID of its weights, hf:ID_OR_FOLDER[@REVISION], hear:MODULE[=WEIGHTS], emb:FILE "
+    "(embeddings made elsewhere), or FILE.py:CLASS; lists, globs, repeatable.",
 )
 task = click.option(
     "-t",
@@ -162,7 +167,34 @@ trust_remote_code = click.option(
     "--trust-remote-code", is_flag=True, help="Run the code that comes with hf:ID@COMMIT; needs the full commit hash."
 )
 checkpoint = click.option("--checkpoint", metavar="PATH", callback=to_path, help="Weights of the one --model.")
-name = click.option("--name", metavar="LABEL", help="What results call the one --model.")
+name = click.option(
+    "--name",
+    multiple=True,
+    type=CommaList(metavar="LABEL[,...]"),
+    callback=joined,
+    help="Names of the models in results, in their order; default the model's, or its weights' file or folder.",
+)
+model_arg = click.option(
+    "-M",
+    "--model-arg",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Argument of the one --model's own; repeatable, and part of its identity.",
+)
+segments = click.option(
+    "--segments",
+    type=click.Choice(["first", "mean"]),
+    default="first",
+    show_default=True,
+    help="What stands for a longer clip: its first segment of that length, or the mean over all of them.",
+)
+dtype = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bf16"]),
+    default="float32",
+    show_default=True,
+    help="bf16 changes predictions; recorded, and not paired with float32.",
+)
 input_length = click.option(
     "--input",
     type=click.Choice(["native", "official"]),

@@ -342,4 +342,4 @@ def _tuned(job: Job, device: str) -> tuple[AudioModel, ResultStore]:
     """Model that a finished job made, and the store of its results."""
     from uamix_bench.models.model import load_model
 
-    return load_model("uamix", job.folder / WEIGHTS, device=device), ResultStore(job.folder / "results")
+    return load_model("uamix", job.folder / WEIGHTS, device=device, label="uamix"), ResultStore(job.folder / "results")

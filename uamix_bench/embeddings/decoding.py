@@ -1,0 +1,55 @@
+"""Decoding of clips ahead of what listens to them, in threads and in order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from uamix_bench.data import audio
+from uamix_bench.plugins.card import Segments
+from uamix_bench.util.errors import BenchError
+from uamix_bench.util.progress import Progress
+from uamix_bench.util.threads import SLOW_S, in_threads
+
+Floats = npt.NDArray[np.float32]
+
+_AHEAD = 64  # segments decoded before the encoder asks for them
+_TOGETHER = 4  # of them of one clip
+
+
+def decode(
+    paths: Sequence[str], sample_rate: int, seconds: float, segments: Segments, progress: Progress
+) -> Generator[Iterable[Floats | BenchError], None, None]:
+    """Decodes clips in order, some ahead in threads so that the encoder does not wait. A hung clip counts as broken.
+
+    Only the first segments of a long clip are decoded ahead; the others are decoded on demand.
+    """
+
+    def begin(path: str) -> Iterable[Floats | BenchError]:
+        rest = _listen(Path(path), sample_rate, seconds, segments)
+        return chain(list(islice(rest, _TOGETHER)), rest)
+
+    def slow(path: str) -> None:
+        progress.say(f"{path}: still decoding after {SLOW_S:g} s")
+
+    def hung(path: str) -> Iterable[Floats | BenchError]:
+        return [audio.undecoded(Path(path))]
+
+    ahead = _AHEAD if segments == "first" else _AHEAD // _TOGETHER
+    return in_threads(begin, paths, threads=min(4, os.cpu_count() or 1), ahead=ahead, slow=slow, hung=hung)
+
+
+def _listen(path: Path, sample_rate: int, seconds: float, segments: Segments) -> Iterator[Floats | BenchError]:
+    """Yields the segments of a file for a model and, if the file is broken, the error."""
+    try:
+        if segments == "first":
+            yield audio.read(path, sample_rate, max_seconds=seconds).samples
+        else:
+            yield from audio.segments(path, sample_rate, seconds)
+    except BenchError as error:
+        yield error
