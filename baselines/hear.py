@@ -143,7 +143,7 @@ class HearModel(AudioModel):
             apart = float((self._scenes(clips) - alone).abs().max() / alone.abs().max().clamp_min(1e-30))
             if not apart <= _EQUAL:
                 reason = f"gives clips other embeddings together than alone ({apart:.1e} of the largest value)"
-                raise BadInputError(f"hear:{self.module.__name__}", reason, "leave --model-arg together=true away")
+                raise BadInputError(f"hear:{self.module.__name__}", reason, "omit --model-arg together=true")
 
 
 def _files(weights: Path | None, code: Path, model: nn.Module) -> Iterator[tuple[str, Path]]:

@@ -190,7 +190,7 @@ def test_wrong_references_and_settings_are_named(module: Path, tmp_path: Path) -
     for settings in ({"min_seconds": -1}, {"min_seconds": "long"}, {"together": "yes"}, {"other": 1}):
         with pytest.raises(UsageError):
             load(module, **settings)
-    with pytest.raises(UsageError, match="of no use"):
+    with pytest.raises(UsageError, match="does not apply"):
         load_model(f"hear:{module}", trust_remote_code=True)
     torch.save({"state_dict": Trap(tmp_path / "sprung")}, tmp_path / "trap.pt")
     with pytest.raises(BadInputError, match="mkdir"):

@@ -25,7 +25,7 @@ from uamix_bench.util.errors import BadInputError, UsageError
 )
 @options.checkpoint
 @options.model_arg
-@click.option("--pooling", metavar="NAME", help="Pooling of the embedding; default the model's own.")
+@click.option("--pooling", metavar="NAME", help="Pooling from tokens to an embedding; default the model's own.")
 @options.layer
 @options.trust_remote_code
 @options.input_length
@@ -38,7 +38,7 @@ from uamix_bench.util.errors import BadInputError, UsageError
 @options.batch_size
 @options.allow_partial
 @options.keep_going
-@click.option("--no-cache", is_flag=True, help="Neither look up nor keep embeddings.")
+@click.option("--no-cache", is_flag=True, help="Neither read nor write cached embeddings.")
 @options.of_a_run
 @click.pass_obj
 def command(

@@ -57,7 +57,7 @@ def check_taken(maker: Callable[..., Any], arguments: Arguments, model: str, giv
         return
     for name in arguments:
         if name not in known:
-            remedy = nearest(name, known) if known else "leave it away"
+            remedy = nearest(name, known) if known else "omit it"
             raise UsageError(f"{OPTION} {name}", f"is no argument of {model}", remedy)
 
 

@@ -45,11 +45,11 @@ class Source(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What a model from a reference was made of.
+    """Source of a model that was loaded by reference.
 
     Attributes:
-        name: In results, unless the user gives another.
-        reference: What another process finds the same model by.
+        name: Default label in results.
+        reference: Reference by which another process finds the same model.
         files: All that it was read from, by their names; empty if its tensors alone are known.
         repository: ID@COMMIT of their repository; None for a folder.
         remote_code: Whether code of that repository computes the embeddings.
@@ -175,7 +175,7 @@ class AudioModel(nn.Module):
         Raises:
             BadInputError: The file is another model's, damaged, or unsafe.
         """
-        raise UsageError(cls.card.name, "takes no checkpoint", "leave =PATH away")
+        raise UsageError(cls.card.name, "takes no checkpoint", "omit =PATH")
 
     def of_clips(self, clips: Sequence[str], clip_seconds: float, segments: Segments) -> GivenRows | None:
         """Embeddings that were made elsewhere, by the ids of clips; None, the default, for a model that hears them.
@@ -242,7 +242,7 @@ class AudioModel(nn.Module):
         return embedded
 
     def call_frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What `frontend` gives.
+        """Output of `frontend`, checked.
 
         Raises:
             OwnCodeError: A user's own raises, or returns something else than it must; so of the next two.
@@ -255,7 +255,7 @@ class AudioModel(nn.Module):
         return spectrogram, counts
 
     def call_tokens(self, spectrogram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What `tokens` gives."""
+        """Output of `tokens`, checked."""
         with own_code("tokens", type(self)):
             encoded = self.tokens(spectrogram, lengths)
         tokens, mask = self._pair("tokens", encoded, "tokens", "mask")
@@ -265,7 +265,7 @@ class AudioModel(nn.Module):
         return tokens, mask
 
     def call_pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """What `pool` gives under the chosen pooling."""
+        """Output of `pool` under the chosen pooling, checked."""
         with own_code("pool", type(self)):
             pooled = self.pool(tokens, mask, self.pooling)
         self._must(isinstance(pooled, Tensor), "pool", pooled, "a tensor (B, embedding_dim)")
@@ -275,7 +275,7 @@ class AudioModel(nn.Module):
         return pooled
 
     def call_layers(self) -> list[nn.Module]:
-        """What `layers` gives."""
+        """Output of `layers`, checked."""
         with own_code("layers", type(self)):
             layers = self.layers()
         self._must(isinstance(layers, list | tuple), "layers", layers, "a list of modules")
@@ -372,17 +372,17 @@ def load_model(
     given = dict(arguments or {})
     if isinstance(name, str) and (referred := registry.find_reference(name)):
         if checkpoint is not None:
-            raise UsageError(f"--checkpoint {checkpoint}", f"does not go with {name}", "leave it away")
+            raise UsageError(f"--checkpoint {checkpoint}", f"does not go with {name}", "omit it")
         plugin, reference = referred
         adapter, found = plugin.load(), _Resolved(plugin.load(), plugin.name, None)
         check_taken(adapter.from_reference, given, plugin.name, ("reference", "trust_remote_code"))
         if trust_remote_code and "trust_remote_code" not in signature(adapter.from_reference).parameters:
-            raise UsageError("--trust-remote-code", f"is of no use to {name}", "leave it away")
+            raise UsageError("--trust-remote-code", f"does not apply to {name}", "omit it")
         trusted = {"trust_remote_code": True} if trust_remote_code else {}
         model: AudioModel = adapter.from_reference(reference, **trusted, **given)
         resolved = model.origin.name if model.origin else plugin.name
     elif trust_remote_code:
-        raise UsageError("--trust-remote-code", f"is of no use to {name}", "leave it away")
+        raise UsageError("--trust-remote-code", f"does not apply to {name}", "omit it")
     else:
         found = _resolve(name, checkpoint)
         adapter, resolved = found.adapter, found.name
@@ -390,7 +390,7 @@ def load_model(
     path, bundled = found.path, found.bundled
     if model.origin is not None and model.origin.given and (input, dtype) != ("native", "float32"):
         option = f"--input {input}" if input != "native" else f"--dtype {dtype}"
-        raise UsageError(option, f"is of no use to {name}, whose embeddings are given", "leave it away")
+        raise UsageError(option, f"does not apply to {name}, whose embeddings are given", "omit it")
     model.arguments, model.loaded_from = {**given, **model.arguments}, path
     if not isinstance(model.metadata, dict):
         raise OwnCodeError(f"metadata of {adapter.__name__}", f"is {_kind(model.metadata)}, no dict", "make it one")
@@ -406,7 +406,7 @@ def load_model(
     if layer is not None:
         if layer not in model.layer_choices:
             choices = ", ".join(model.layer_choices)
-            remedy = f"give one of {choices}" if choices else "leave it away"
+            remedy = f"give one of {choices}" if choices else "omit it"
             raise UsageError(f"--layer {layer}", f"{resolved} has no such layer to choose", remedy)
         model.layer = layer
     model.requires_grad_(False).eval().to(find_device(device))
@@ -476,7 +476,7 @@ def build(adapter: type[AudioModel], path: Path | None = None, arguments: Argume
     """
     name, given = adapter.card.name, arguments or {}
     if path is not None and not adapter.card.needs_weights:
-        raise UsageError(f"--model {name}", "takes no checkpoint", "leave =PATH or --checkpoint away")
+        raise UsageError(f"--model {name}", "takes no checkpoint", "omit =PATH and --checkpoint")
     made_by = "from_checkpoint" if path is not None else "untrained"
     maker: Any = getattr(adapter, made_by)
     if path is None and given and not adapter.card.needs_weights and "untrained" not in _defined(adapter):
