@@ -133,7 +133,7 @@ def test_wrong_uses_are_one_line(bench: Bench, own: Path, tmp_path: Path) -> Non
     path = exported(bench, own, tmp_path / "mine.npz")
     for code, command in {
         2: ["models", "check", f"emb:{path}"],
-        3: ["fewshot", "-m", f"emb:{tmp_path / 'none.npz'}", "-t", own],
+        3: ["fewshot", "-m", f"emb:{tmp_path / 'none.npz'}", "-t", own, *SMALL],
     }.items():
         assert bench(*command).code == code
     fewshot = ["fewshot", "-t", own, *SMALL, "-m", f"emb:{path}"]

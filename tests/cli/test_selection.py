@@ -107,12 +107,12 @@ def test_a_result_of_a_repository_is_had_again(bench: Bench, sounds: Path, cache
     assert f"audiomae=hf:{TIMM}@{COMMIT}" in words
     again = bench(*(str(sounds) if word == "FOLDER_OR_CSV" else word for word in words[1:]), "--json")
     assert again.envelope["results"][0]["id"] == load_result(file).id
-    missing = bench("fewshot", "-m", "audiomae=hf:some/other", "-t", sounds)
+    missing = bench("fewshot", "-m", "audiomae=hf:some/other", "-t", sounds, *SMALL)
     assert missing.code == 4
     assert "hf download some/other" in missing.error
     (cached / "model.safetensors").unlink()
     (cached / "pytorch_model.bin").touch()
-    assert bench("fewshot", "-m", f"audiomae=hf:{cached}", "-t", sounds).code == 3
+    assert bench("fewshot", "-m", f"audiomae=hf:{cached}", "-t", sounds, *SMALL).code == 3
 
 
 def test_own_weights_are_named_by_file_or_folder_and_names_can_be_given(
@@ -124,7 +124,7 @@ def test_own_weights_are_named_by_file_or_folder_and_names_can_be_given(
     given = f"audiomae={tmp_path / 'one' / 'model.pth'},audiomae={tmp_path / 'other' / 'model.pth'}"
     command = ["fewshot", "-m", given, "-t", sounds, *SMALL]
     done = bench(*command)
-    assert [line.split()[0] for line in done.out.splitlines()[3:5]] == ["one", "other"]
+    assert [line.split()[0] for line in done.out.splitlines()[4:6]] == ["one", "other"]
     named = bench(*command, "--name", "a,b", "--json").envelope["results"]
     assert [result["model"]["name"] for result in named] == ["a", "b"]
     for wrong in ("a", "a,b,c", "a,a", "a,/b"):

@@ -86,7 +86,7 @@ def _models_here(pattern: str, given: bool) -> list[str]:
         elif card.default_weights is None or card.default_weights not in matching or given:
             found.append(name)
     told = [f"{', '.join(needs)} ({_WEIGHTLESS})"] * bool(needs)
-    told += [f"{', '.join(refers)} (each names a model, as in {refers[0]}...)"] * bool(refers)
+    told += [f"{', '.join(refers)} (what follows the colon names a model)"] * bool(refers)
     if not found:
         raise UsageError(f"--model {pattern}", "matches nothing that can run here", f"left out: {'; '.join(told)}")
     if told:

@@ -79,7 +79,7 @@ def find(reference: str, code: bool) -> Snapshot:
     if code and not _COMMIT.fullmatch(revision):
         raise UsageError(CODE, "runs code of one commit alone", f"give hf:{name}@ and its full commit hash")
 
-    client: Any = import_module("huggingface_hub")
+    client = _client()
     try:
         client.utils.validate_repo_id(name)
     except client.errors.HFValidationError as error:
@@ -104,8 +104,13 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
+def _client() -> Any:
+    import_module("huggingface_hub.errors")  # which the package alone does not bring
+    return import_module("huggingface_hub")
+
+
 def _of_the_hub(name: str, revision: str, code: bool) -> Snapshot:
-    client: Any = import_module("huggingface_hub")
+    client = _client()
     wanted = ["*.json", "README.md", *(["*.py"] if code else [])]
     with _told(client.errors, name, revision, wanted):
         kinds = {"allow_patterns": wanted, "ignore_patterns": ["*/*"]}
