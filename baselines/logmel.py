@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,11 @@ class LogMelStatistics(AudioModel):
     def __init__(self) -> None:
         super().__init__()
         self.fbank = KaldiFbank(self.sample_rate, 128, window="hanning")
+
+    @classmethod
+    def untrained(cls, **arguments: Any) -> LogMelStatistics:
+        """Builds the model, which has no weights."""
+        return cls(**arguments)
 
     def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel frames (B, T, 128) of (B, S) waveforms, and their counts."""

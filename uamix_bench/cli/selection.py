@@ -215,7 +215,7 @@ def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes:
     if (voters := fields.get("neighbors", 1)) > 1:
         supports = fields["n_way"] * fields["k_shot"]
         if fields["classifier"] != "knn":
-            reason = f"does not apply to the classifier {fields['classifier']}"
+            reason = f"is of no use to the classifier {fields['classifier']}"
             raise UsageError(f"--neighbors {voters}", reason, "give --classifier knn too")
         if voters > supports:
             reason = f"is more than the {supports} supports of an episode"

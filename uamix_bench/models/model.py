@@ -482,6 +482,8 @@ def build(adapter: type[AudioModel], path: Path | None = None, arguments: Argume
     if path is None and given and not adapter.card.needs_weights and "untrained" not in _defined(adapter):
         maker = adapter  # as `untrained` builds it, with arguments
     check_taken(maker, given, name, ("path",) if path is not None else ())
+    if path is None:  # what passes all of them on to the constructor
+        check_taken(adapter if _takes_any(maker) else maker, given, name)
     with own_code(made_by, adapter):
         model: Any = maker(path, **given) if path is not None else maker(**given)
     if not isinstance(model, AudioModel):
@@ -490,6 +492,10 @@ def build(adapter: type[AudioModel], path: Path | None = None, arguments: Argume
         )
     built: AudioModel = model
     return built
+
+
+def _takes_any(maker: Any) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature(maker).parameters.values())
 
 
 def _defined(adapter: type[AudioModel]) -> set[str]:
