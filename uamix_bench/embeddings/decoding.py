@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -14,7 +13,7 @@ from uamix_bench.data import audio
 from uamix_bench.plugins.card import Segments
 from uamix_bench.util.errors import BenchError
 from uamix_bench.util.progress import Progress
-from uamix_bench.util.threads import SLOW_S, in_threads
+from uamix_bench.util.threads import SLOW_S, cores, in_threads
 
 Floats = npt.NDArray[np.float32]
 
@@ -41,7 +40,7 @@ def decode(
         return [audio.undecoded(Path(path))]
 
     ahead = _AHEAD if segments == "first" else _AHEAD // _TOGETHER
-    return in_threads(begin, paths, threads=min(4, os.cpu_count() or 1), ahead=ahead, slow=slow, hung=hung)
+    return in_threads(begin, paths, threads=min(4, cores()), ahead=ahead, slow=slow, hung=hung)
 
 
 def _listen(path: Path, sample_rate: int, seconds: float, segments: Segments) -> Iterator[Floats | BenchError]:
