@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from typing import Any
 
@@ -21,12 +22,14 @@ from uamix_bench.records.provenance import collect
 from uamix_bench.records.record import Cost, HalfInterval, Skipped, Status, TaskIdentity
 from uamix_bench.records.results import Episodes, Intervals, Result, Score
 from uamix_bench.records.training_records import DataIdentity, TrainingRecord
-from uamix_bench.scoring.episodes import EpisodeSet, Integers, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet, Protocol
 from uamix_bench.scoring.health import Health
 from uamix_bench.scoring.metrics import clustered_interval
 from uamix_bench.tuning.recipe import TUNE
+from uamix_bench.util.arrays import Ints
 
 SOUNDS = "3" * 64
+collected = functools.cache(collect)  # once: it asks git, and tests make records while they are collected
 
 
 def score(
@@ -77,7 +80,7 @@ def few_shot(correct: tuple[int, ...] = (3, 4, 1), **changes: Any) -> Result:
             norms=(1.0, 2.0, 3.0),
         ),
         "cost": Cost(embedded_clips=30, embed_s=1.5, episodes_s=0.1, peak_memory_mb=100.0),
-        "provenance": collect().model_copy(update={"content_sha256": SOUNDS}),
+        "provenance": collected().model_copy(update={"content_sha256": SOUNDS}),
     }
     return Result.create(**(parts | changes))
 
@@ -94,7 +97,7 @@ def training(**changes: Any) -> TrainingRecord:
         "train_seed": recipe.seed,
         "history": ({"stage": 0.0, "step": 1.0, "loss": 2.5, "lr": 1e-4},),
         "skipped": (Skipped(clip="a/b.wav", reason="no samples"),),
-        "provenance": collect(),
+        "provenance": collected(),
     }
     return TrainingRecord.create(**(parts | changes))
 
@@ -138,12 +141,12 @@ def finetuned(**changes: Any) -> FinetuneResult:
             seeds_std=None,
         ),
         "cost": FinetuneCost(seconds=1.5, peak_memory_mb=None),
-        "provenance": collect(),
+        "provenance": collected(),
     }
     return FinetuneResult.create(**(parts | changes))
 
 
-def scored(protocol: Protocol, episodes: EpisodeSet, correct: Integers, hits: Integers, **changes: Any) -> Result:
+def scored(protocol: Protocol, episodes: EpisodeSet, correct: Ints, hits: Ints, **changes: Any) -> Result:
     """The result of a classifier's (E,) correct and (E, N) hits on drawn episodes."""
     accuracies = correct / (protocol.n_way * protocol.n_query)
     times = np.bincount(episodes.classes.ravel()).tolist()

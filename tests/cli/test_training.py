@@ -225,7 +225,8 @@ def test_drawn_weights_can_be_tuned(sounds: Path, tmp_path: Path) -> None:
         (["--set", "alpha=-1"], "greater than 0"),
         (["--set", "queue=1000"], "multiple of the batch"),
         (["--set", "batch=7"], "even"),
-        (["--init", "logmel"], "cannot be tuned"),
+        (["--init", "logmel"], "cannot be tuned: it lacks encoder (an AudioViT), normalise (a method)"),
+        (["--init", "maskspec.py"], "name the class in it too, as maskspec.py:CLASS"),
         (["--compile", "--device", "cpu"], "is for a GPU, and the device is cpu"),
         (["--data", "synthetic:trian"], "no such split"),
     ],
@@ -268,7 +269,17 @@ def test_a_second_training_in_a_folder_is_refused_until_the_first_is_gone(
     """Whatever the first is; one that was killed leaves nothing that holds the next one up."""
     pretrain = ["pretrain", "--data", sounds, "--out", tmp_path, *SMALL, "--set", "epochs=1"]
     tune = ["tune", "--init", pretrained / "model.safetensors", "--data", sounds, "--out", tmp_path, *HEADS]
-    finetune = ["finetune", "--model", "audiomae-tiny", "--task", sounds, "--out", tmp_path, "--recipe", "tiny"]
+    finetune = [
+        "finetune",
+        "--model",
+        "audiomae-tiny",
+        "--task",
+        sounds,
+        "--training-dir",
+        tmp_path,
+        "--recipe",
+        "tiny",
+    ]
     holds = [sys.executable, "-c", HOLDS, str(tmp_path / ".lock")]
     with subprocess.Popen(holds, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None

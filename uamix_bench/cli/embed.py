@@ -15,13 +15,10 @@ from uamix_bench.util.errors import BadInputError, UsageError
 @click.command("embed")
 @options.model
 @options.task
-@click.option(
-    "-o",
-    "--output",
+@options.out(
+    "File to write, .npz or .parquet: the clips' ids, their embeddings, and the digests of the sounds.",
     metavar="FILE",
     required=True,
-    callback=options.to_path,
-    help="File to write, .npz or .parquet: the clips' ids, their embeddings, and the digests of the sounds.",
 )
 @options.checkpoint
 @options.model_arg

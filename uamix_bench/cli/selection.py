@@ -26,6 +26,14 @@ _HUB = "hf:"  # of weights that are a repository of the Hub
 _WEIGHTLESS = "weights are not here: 'uamix-bench models fetch NAME' gets them or says where they are"
 
 
+_CLASSIFIERS_MEANT = {
+    **dict.fromkeys(("linear", "lr", "logreg", "logistic", "svm", "probe"), "logistic-regression"),
+    **dict.fromkeys(("ncc", "ncm", "centroid", "prototype", "prototypical", "protonet"), "nearest-centroid"),
+    **dict.fromkeys(("nn", "1nn", "nearest-neighbor", "nearest-neighbour"), "knn"),
+    "cl2n": "simpleshot",
+}
+
+
 def models(given: str, checkpoint: Path | None = None) -> list[str]:
     """Expands one value of --model.
 
@@ -46,7 +54,7 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     of_hub = weights is not None and weights.startswith(_HUB)
     path = None if weights is None or of_hub else expanded(weights)
     if path is not None and not path.exists():
-        raise BadInputError(path, "no such file", f"check {'--model' if separator else '--checkpoint'}")
+        raise BadInputError(path, "no such file", f"give {name}=PATH, the path of its weights")
     if ".py:" in name:
         return [given]
     if _is_glob(name):
@@ -139,6 +147,8 @@ def chosen_tasks(given: Sequence[str]) -> list[str]:
 def tasks(given: str) -> list[str]:
     """Expands one value of --task: a name or alias, ``all``, a glob over names, a path, or ``FILE.py:CLASS``.
 
+    A task's name comes before a file or folder of the same name.
+
     Raises:
         UsageError: No such task.
     """
@@ -152,10 +162,10 @@ def tasks(given: str) -> list[str]:
         return _matching("*" if given == "all" else given, list(registry.tasks()), "--task")
     try:
         return [registry.find_task(given).name]
-    except UsageError as error:
+    except UsageError:
         if not Path(given).exists():
             raise
-        raise UsageError(error.subject, error.reason, f"for what lies here give ./{given}") from error
+        return [f"./{given}"]
 
 
 def check_label(label: str) -> None:
@@ -207,7 +217,9 @@ def protocol(published: str, **fields: Any) -> Protocol:
     base = {"paper": PAPER, "metaaudio": METAAUDIO}[published]
     given = {name: value for name, value in fields.items() if value is not None}
     if (name := given.get("classifier", base.classifier)) not in CLASSIFIERS:
-        raise UsageError(f"--classifier {name}", "no such classifier", nearest(name, list(CLASSIFIERS)))
+        meant = _CLASSIFIERS_MEANT.get(name.lower())
+        remedy = f"did you mean '{meant}'?" if meant else nearest(name, list(CLASSIFIERS))
+        raise UsageError(f"--classifier {name}", "no such classifier", remedy)
     if (voters := given.get("neighbors", 1)) > 1:
         supports = given["n_way"] * given["k_shot"]
         if name != "knn":

@@ -6,17 +6,17 @@ from typing import Any
 
 import click
 
-from uamix_bench.cli import options, training
+from uamix_bench.cli import commands, options, training
 from uamix_bench.cli.errors import Session
 
 
-@click.command()
+@commands.command("tune")
 @click.option(
     "--init",
     default="audiomae-tiny",
     show_default=True,
     metavar="MODEL",
-    help="Pretrained encoder: audiomae=PATH (or the path alone), audiomae-tiny.",
+    help="Pretrained encoder: audiomae=PATH (or the path alone), audiomae-tiny, FILE.py:CLASS[=PATH].",
 )
 @click.option("--mix", type=options.MIXINGS, help="Unsupervised mixing; default the recipe's.")
 @training.common

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings import housekeeping
@@ -22,12 +21,10 @@ from uamix_bench.embeddings.model_key import is_known, model_key
 from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins.card import Segments
 from uamix_bench.storage.digests import FileDigests, file_digests
+from uamix_bench.util.arrays import Doubles, Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError, BenchError, own_code
 from uamix_bench.util.progress import SILENT, Progress
-
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+from uamix_bench.util.text import listed
 
 _SILENT = 1e-4  # of full scale: three steps of 16 bits
 _KEPT_EVERY = 512  # clips ...
@@ -71,7 +68,7 @@ class Embeddings:
 def embed(
     model: AudioModel,
     data: TaskData,
-    rows: Integers,
+    rows: Ints,
     *,
     batch_size: int = 16,
     segments: Segments = "first",
@@ -135,7 +132,7 @@ def embed(
 class _Embedded(NamedTuple):
     """Rows of distinct clips, the row of each of n clips, and the errors of those that are broken, by their places."""
 
-    place: Integers
+    place: Ints
     done: Mask
     rows: Floats
     failures: dict[int, BenchError]
@@ -213,7 +210,7 @@ def embed_files(
 class _Clip:
     """State of a clip in progress: the sum of its segments' embeddings, (D,) float64, and their largest swing."""
 
-    total: npt.NDArray[np.float64] | float = 0.0
+    total: Doubles | float = 0.0
     swing: float = 0.0
     segments: int = 0
     waiting: int = 0
@@ -347,6 +344,5 @@ def _all_broken(errors: Sequence[BenchError], asked: int) -> BadInputError:
     remedy = "repair them, or leave them out with --keep-going"
     if len(errors) == 1:
         return BadInputError(errors[0].subject, errors[0].reason, remedy.replace("them", "it"))
-    shown = "; ".join(f"{error.subject}: {error.reason}" for error in errors[:3])
-    more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-    return BadInputError(f"{len(errors)} of {asked} clips", f"broken ({shown}{more})", remedy)
+    shown = listed((f"{error.subject}: {error.reason}" for error in errors), 3, "; ")
+    return BadInputError(f"{len(errors)} of {asked} clips", f"broken ({shown})", remedy)
