@@ -105,7 +105,8 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _client() -> Any:
-    import_module("huggingface_hub.errors")  # which the package alone does not bring
+    for part in ("errors", "utils"):  # which the package alone does not bring
+        import_module(f"huggingface_hub.{part}")
     return import_module("huggingface_hub")
 
 
