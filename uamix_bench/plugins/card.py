@@ -127,6 +127,9 @@ class ModelCard(Card):
         return self
 
 
+_ABSENT_IF_UNSET = frozenset({"layer", "repository", "remote_code", "arguments", "given"})
+
+
 class ModelIdentity(BaseModel):
     """Identity of the model that gave an embedding: all that may change the embedding, and facts for the reader.
 
@@ -141,9 +144,11 @@ class ModelIdentity(BaseModel):
             for the project's own.
         recipe_sha256: SHA-256 of the recipe that the weights were tuned by.
         parent_sha256: SHA-256 of the weights that tuning began from.
-        layer: Name of the pooled layer if the model lets one choose; absent, like the next two, if unset.
+        layer: Name of the pooled layer if the model lets one choose; absent, like all that follow, if unset.
         repository: ID@COMMIT of the repository that the model comes from.
         remote_code: True if code of that repository computed the embeddings.
+        arguments: The model's own arguments, each as KEY=VALUE, sorted.
+        given: True if the embeddings were made elsewhere and read from a file, whose digest is `weights_sha256`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -166,12 +171,18 @@ class ModelIdentity(BaseModel):
     layer: Text | None = None
     repository: Text | None = None
     remote_code: bool = False
+    arguments: tuple[Text, ...] = ()
+    given: bool = False
+
+    @property
+    def shown(self) -> str:
+        """Name for tables, which marks embeddings that were made elsewhere."""
+        return f"{self.name} (given)" if self.given else self.name
 
     @model_serializer(mode="wrap")
     def _without_unset(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = given(self)
-        unset = [name for name in ("layer", "repository", "remote_code") if not fields.get(name, True)]
-        return {name: value for name, value in fields.items() if name not in unset}
+        return {name: value for name, value in fields.items() if value or name not in _ABSENT_IF_UNSET}
 
 
 class Supervised(BaseModel):
