@@ -16,6 +16,7 @@ from uamix_bench.util.errors import nearest
 COMMANDS = {
     "fewshot": "Evaluate models on few-shot tasks.",
     "recommend": "Recommend a model and a number of examples for your sounds.",
+    "embed": "Write a model's embeddings of a task's clips to a file.",
     "compare": "Compare two sets of results; fail on a regression.",
     "fit": "Fit the evaluated classifier to labelled clips.",
     "predict": "Label sounds by a classifier that 'fit' wrote.",

@@ -102,11 +102,7 @@ def command(
     tasks = selection.chosen_tasks(task)
     if len(tasks) > 1:
         raise UsageError("--task", f"is one task here, and {len(tasks)} are given", "run them one by one")
-    passed_over: dict[str, str] = {}
-    if model:
-        names = selection.chosen_models(model, None, None)
-    else:
-        names, passed_over = selection.models_here()
+    names, left_out = (selection.chosen_models(model, None), {}) if model else selection.models_here()
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.data.task import load_task
@@ -116,8 +112,8 @@ def command(
 
     store, progress = ResultStore(output), TerminalProgress(quiet)
     store.check_writable()
-    for name, reason in passed_over.items():
-        progress.say(f"passed over {name}: {reason}")
+    for reason, others in left_out.items():
+        progress.say(f"passed over {', '.join(others)}: {reason}")
     (data,) = (
         load_task(name_or_path, data_dir, audio_root=audio_root, clip_seconds=clip_seconds, keep_going=keep_going)
         for name_or_path in tasks
@@ -156,6 +152,7 @@ def command(
         raise next(iter(failed.values()))
     draws = {episodes.digest: episodes for half in plans for episodes in half.draws}
     found = library.decide(results, draws, gain=gain)
+    passed_over = {name: reason for reason, others in left_out.items() for name in others}
     passed_over |= {name: str(error) for name, error in failed.items()}
     items.append({"task": f"{data.name}@{data.card.version}", **found.facts(), "passed_over": passed_over})
     if not session.json:
