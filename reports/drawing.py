@@ -32,6 +32,7 @@ MARKERS = "osD^vPX*"
 DASHES = ("-", "--", "-.", ":")
 WIDTH = 880  # units of the SVG, a CSS pixel each where the page is wide enough
 
+POINTS = "points-"  # with a number: gid of a line whose markers have names
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 
@@ -134,11 +135,17 @@ def name_points(ax: Axes, labels: Sequence[str], x: npt.NDArray[Any], y: npt.NDA
         )
 
 
-def to_svg(canvas: Canvas, title: str, description: str) -> str:
+def to_svg(canvas: Canvas, title: str, description: str, points: Sequence[Sequence[str]] = ()) -> str:
     """SVG of a figure, as one ``<svg>`` element for the inside of a page.
 
     Style attributes, which the page's policy forbids, become presentation attributes; colours become CSS variables; ids
     carry a mark that the page replaces; numbers are rounded to a hundredth of a pixel.
+
+    Args:
+        canvas: Figure to write.
+        title: Title of the figure.
+        description: Description of the figure in words.
+        points: Names of the markers of each line whose gid is `POINTS` and a number, in the order of their points.
     """
     import matplotlib
 
@@ -151,6 +158,9 @@ def to_svg(canvas: Canvas, title: str, description: str) -> str:
         for child in list(parent):
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
                 parent.remove(child)
+    for element in tree.iter():
+        if points and element.get("id", "").startswith(POINTS):
+            _name_markers(element, points[int(element.attrib["id"].removeprefix(POINTS))])
     for element in tree.iter():
         _present(element, used)
     names = [ElementTree.Element(f"{{{_SVG}}}{tag}", id=f"{FIGURE_ID}-{tag}") for tag in ("title", "desc")]
@@ -166,6 +176,15 @@ def to_svg(canvas: Canvas, title: str, description: str) -> str:
     ElementTree.register_namespace("", _SVG)
     text = ElementTree.tostring(tree, encoding="unicode")
     return re.sub(r"\s*\n\s*", "\n", text)
+
+
+def _name_markers(line: ElementTree.Element, names: Sequence[str]) -> None:
+    """Gives each marker of a line its name, which browsers show where the pointer rests."""
+    markers = list(line.iter(f"{{{_SVG}}}use"))
+    if len(markers) != len(names):  # a point beyond the frame has no marker
+        raise ValueError(f"{len(names)} names for {len(markers)} markers")
+    for marker, name in zip(markers, names, strict=True):
+        ElementTree.SubElement(marker, f"{{{_SVG}}}title").text = clean(name)
 
 
 def _present(element: ElementTree.Element, used: set[str]) -> None:

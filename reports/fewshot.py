@@ -14,7 +14,7 @@ from uamix_bench.evaluation.redraw import Redraw
 from uamix_bench.evaluation.replay import Replay, replay
 from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.results import Result
-from uamix_bench.reports import clusters, figures
+from uamix_bench.reports import clusters, excerpts, figures
 from uamix_bench.reports.blocks import Block, Cell, Figure, Mark, Prose, Row, Section, Table, count, percent
 from uamix_bench.reports.board import Board, Column, Setting, Standing, board, left_out_notes, why_apart
 from uamix_bench.reports.curves import accuracy_curves
@@ -37,6 +37,7 @@ def report(
     own: Sequence[str] = (),
     tsne: Sequence[str] | None = None,
     supervised: Sequence[FinetuneResult] = (),
+    sounds: bool = False,
 ) -> Page:
     """Renders few-shot results.
 
@@ -46,6 +47,8 @@ def report(
         own: Folders and CSVs of a user's own data that results are of.
         supervised: Fine-tunings and linear probes, shown beside the few-shot results of the same tasks.
         tsne: Classes of a t-SNE; see :func:`uamix_bench.reports.clusters.choose`. None for no t-SNE.
+        sounds: Whether the page holds excerpts of the clips that were confused most; see
+            :mod:`uamix_bench.reports.excerpts`.
 
     Raises:
         UsageError: The records hold no few-shot result, or no t-SNE can be made of them.
@@ -67,6 +70,8 @@ def report(
             for column in main.columns
         ),
     ]
+    if sounds:
+        blocks += [*_heard(replays)]
     if tsne:
         blocks += [Section("Clusters", list(_clusters(replays, tsne)))]
     blocks.append(Section("Results", result_drawers(table)))
@@ -339,6 +344,13 @@ def _confusion(name: str, found: Replay) -> Iterator[Block]:
     ]
     columns = ("class", "predicted", "% of queries>", "queries>")
     yield Table(columns, rows, f"Most often confused by {name}", about)
+
+
+def _heard(replays: Mapping[str, Mapping[str, Replay | BenchError]]) -> Iterator[Section]:
+    for label, models in replays.items():
+        whole = {name: found for name, found in list(models.items())[:_MOST_MODELS] if isinstance(found, Replay)}
+        none = [Prose("No excerpts: the episodes cannot be drawn again (see the confusion matrices).")]
+        yield Section(f"Most confused clips of {label}", list(excerpts.blocks(whole)) if whole else none)
 
 
 def _clusters(replays: Mapping[str, Mapping[str, Replay | BenchError]], wanted: Sequence[str]) -> Iterator[Block]:

@@ -20,6 +20,7 @@ from uamix_bench.reports.drawing import (
     MARKERS,
     MUTED,
     PAPER,
+    POINTS,
     SERIES,
     WIDTH,
     canvas_of,
@@ -217,6 +218,7 @@ def points(
     names: Sequence[str],
     *,
     description: str,
+    titles_of: Sequence[str] = (),
 ) -> Figure:
     """Point clouds coloured by class, panels side by side without axes: a t-SNE of two models.
 
@@ -226,6 +228,7 @@ def points(
         class_of: (n,) class of each point.
         names: (C,) names of the classes.
         description: Description of the figure in words.
+        titles_of: (n,) name of each point, shown where the pointer rests; empty for none.
     """
     of = np.asarray(class_of)
     titles, more = panel_titles(panels, len(panels))
@@ -236,10 +239,14 @@ def points(
                 ax.plot(*xy[of == c].T, MARKERS[c % 8], color=SERIES[c % 8], ms=5, alpha=0.85, ls="")[0]
                 for c in range(len(names))
             ]
+            for c, drawn in enumerate(handles):
+                drawn.set_gid(f"{POINTS}{c}")
             ax.set(title=name, xticks=[], yticks=[])
             ax.spines[["left", "bottom"]].set_visible(False)
         draw_legend(canvas, handles, names)
-    return Figure(title, to_svg(canvas, title, description), description)
+    titled = range(len(names)) if titles_of else ()
+    by_class = [[titles_of[at] for at in np.flatnonzero(of == c).tolist()] for c in titled]
+    return Figure(title, to_svg(canvas, title, description, by_class), description)
 
 
 def histogram(

@@ -17,6 +17,7 @@ COMMANDS = {
     "fewshot": "Evaluate models on few-shot tasks.",
     "recommend": "Recommend a model and a number of examples for your sounds.",
     "embed": "Write a model's embeddings of a task's clips to a file.",
+    "demo": "Show the way from sounds to a decision, on bundled sounds.",
     "compare": "Compare two sets of results; fail on a regression.",
     "fit": "Fit the evaluated classifier to labelled clips.",
     "predict": "Label sounds by a classifier that 'fit' wrote.",
