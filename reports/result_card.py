@@ -68,6 +68,7 @@ def _evaluated(result: Result) -> dict[str, object]:
         "recipe": model.recipe_sha256,
         "licence": model.licence,
         "pre-trained on": trained_on(model.pretrained_on),
+        "overlap with the task": result.overlap_known.words,
         "clips": f"{task.clips:,} in {count(task.classes, 'class', 'classes')}, cut at {task.clip_seconds:g} s; "
         f"table {task.clips_sha256[:16]}, sounds {(result.provenance.content_sha256 or 'not recorded')[:16]}",
         "protocol": ", ".join(filter(None, drawn)),

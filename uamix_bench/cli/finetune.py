@@ -285,6 +285,7 @@ def _show(results: Sequence[FinetuneResult]) -> None:
     """Prints the scores."""
     from uamix_bench.cli.listing import share, what_was_trained
     from uamix_bench.cli.tables import Table, count, per_cent, show
+    from uamix_bench.plugins.overlap import MARKS, notes as overlap_notes
 
     table = Table("model", "task", "trained", "share>", "metric", "%>", "runs>", "seeds ±>", wrapped=("model",))
     notes = [
@@ -298,7 +299,9 @@ def _show(results: Sequence[FinetuneResult]) -> None:
             what_was_trained(result),
             share(setting.fraction),
             setting.metric,
-            per_cent(score.value, score.ci95) + ("" if result.status.complete else "*"),
+            per_cent(score.value, score.ci95)
+            + ("" if result.status.complete else "*")
+            + MARKS[result.overlap_known.level],
             count(len(result.runs)),
             "" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}",
         )
@@ -306,5 +309,6 @@ def _show(results: Sequence[FinetuneResult]) -> None:
         if not result.status.complete:
             notes.append(f"* {result.model.name} on {result.task.label}: partial, not comparable")
     show(table, "last epoch; ± is the 95% interval for new groups (recordings, speakers, videos)")
+    notes += overlap_notes((one.model.name, one.task.label, one.overlap_known) for one in results)
     for note in dict.fromkeys(notes):
         print(note)

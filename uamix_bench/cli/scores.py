@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from uamix_bench.cli.tables import Table, count, per_cent, show
+from uamix_bench.plugins.overlap import MARKS, notes
 from uamix_bench.util.text import classes_drawn, listed, p_value, plus_minus
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
             labels[result.id],
             result.task.label,
             *_cell(result, sweep),
-            per_cent(result.score.accuracy, result.score.ci95) + ("" if result.status.complete else "*"),
+            _accuracy(result),
             *((mark,) if ranked else ()),
             classes_drawn(result.task.classes, result.episodes.classes_left_out),
             count(result.task.clips),
@@ -71,6 +72,8 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
             _rate(result.protocol.episodes, cost.episodes_s),
         )
     show(table, _setting(results, sweep))
+    for line in notes((labels[result.id], result.task.label, result.overlap_known) for result in results):
+        _note(line)
     if ranking.alike:
         _note(f"≈ cannot be told from the best ({_test(len(ranking.differences))})")
     for words, who in _partial(results, labels).items():
@@ -82,6 +85,12 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
     for result in results:
         if not result.score.ci95:  # one episode, or all alike: 1.96 x std / sqrt(n) says nothing, or certainty
             _note(f"{labels[result.id]} on {result.task.label}: {_bounds(result)}")
+
+
+def _accuracy(result: Result) -> str:
+    """Accuracy with its half-width, and the marks of what is missing or may be known to the model."""
+    mark = ("" if result.status.complete else "*") + MARKS[result.overlap_known.level]
+    return per_cent(result.score.accuracy, result.score.ci95) + mark
 
 
 def _partial(results: Sequence[Result], labels: Mapping[str, str]) -> dict[str, dict[str, None]]:

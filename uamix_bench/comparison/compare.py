@@ -91,6 +91,16 @@ class Pair:
     failed: bool = False
 
     @property
+    def overlap(self) -> str:
+        """Overlap of the training data with the task, in words; empty if there is none on either side."""
+        sides = {"BASE": self.base, **({"HEAD": self.head} if self.head else {})}
+        told = {side: result.overlap_known.words for side, result in sides.items()}
+        words = [f"{side} {said}" for side, said in told.items() if said.partition(":")[0] != "none"]
+        if not words:
+            return ""
+        return "overlap with the training data: " + ("; ".join(words) if len(set(told.values())) > 1 else told["BASE"])
+
+    @property
     def label(self) -> str:
         """Label of the pair: model, task and setting in words."""
         return f"{self.base.model.name} on {self.base.task.label}, {setting(self.base)}"
@@ -131,6 +141,7 @@ class Comparison:
                 "verdict": pair.verdict,
                 "reason": pair.reason,
                 "notes": list(pair.notes),
+                "overlap": pair.overlap,
                 "failed": pair.failed,
                 "base": {"id": pair.base.id, "accuracy": pair.base.score.accuracy},
                 "head": {"id": pair.head.id, "accuracy": pair.head.score.accuracy} if pair.head else None,

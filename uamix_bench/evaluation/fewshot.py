@@ -16,6 +16,7 @@ from uamix_bench.data.copies import first_of_equals
 from uamix_bench.data.task import TaskData
 from uamix_bench.evaluation.earlier import Overwrite, draw_tables, find_earlier
 from uamix_bench.plugins.card import Segments
+from uamix_bench.plugins.overlap import overlap
 from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
 from uamix_bench.records.record import Cost, HalfInterval, Provenance, Skipped, Status, TaskIdentity
 from uamix_bench.records.results import Episodes, Intervals, Result, Score
@@ -244,6 +245,8 @@ class _Pool:
     """Embeddings that the protocols of a grid share, by row of the full clip table."""
 
     def __init__(self, model: AudioModel, task: TaskData, segments: Segments, options: Options) -> None:
+        assert model.identity is not None  # or `fewshot_grid` has refused it
+        self.identity = model.identity
         self.model, self.task, self.segments, self.options = model, task, segments, options
         self.broken: dict[int, Skipped] = {}
         ahead = options.get("ahead")
@@ -356,7 +359,7 @@ class _Cell:
                 skipped=skipped,
                 notes=(*said, *sanity.notes),
             ),
-            model=pool.model.identity,
+            model=pool.identity,
             task=TaskIdentity.of(self.task, content_sha256),
             protocol=protocol,
             episodes=Episodes(
@@ -376,6 +379,7 @@ class _Cell:
                 peak_memory_mb=peak_memory_mb(str(pool.model.device)),
             ),
             provenance=provenance.model_copy(update={"content_sha256": content_sha256}),
+            overlap=overlap(pool.identity.pretrained_on, self.task.name, self.task.card.data),
         )
 
     def _copies(self, pool: _Pool) -> npt.NDArray[np.int64] | None:

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, JsonValue
 
 from uamix_bench.plugins.card import ModelIdentity
+from uamix_bench.plugins.overlap import Overlap
 from uamix_bench.records.record import (
     Count,
     Fraction,
@@ -152,6 +153,7 @@ class FinetuneResult(SoundsRecord):
     score: FinetuneScore
     cost: FinetuneCost
     provenance: Provenance
+    overlap: Overlap | None = None
 
     def place(self) -> str:
         """Place in a store: ``<task>@<version>/<model>/finetune`` or ``probe``."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, S
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from uamix_bench.plugins.card import Count as Count, Name, Sha256 as Sha256, Text as Text
+from uamix_bench.plugins.overlap import Overlap, overlap
 from uamix_bench.records.schema_v1 import OldRecordError, upgraded
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError
@@ -18,6 +19,7 @@ from uamix_bench.util.text import fit
 
 if TYPE_CHECKING:
     from uamix_bench.data.task import TaskData
+    from uamix_bench.plugins.card import ModelIdentity
     from uamix_bench.scoring.statistics import Interval
 
 _ROUNDING = 1e-9  # sums in another order, on another machine
@@ -198,8 +200,8 @@ class Record(Part):
         return cls(id=unsigned.expected_id(), **parts)
 
     def content(self) -> dict[str, Any]:
-        """Plain data that the id is computed from: by default all parts except id, cost and provenance."""
-        return self.model_dump(mode="json", exclude={"schema_version", "id", "cost", "provenance"})
+        """Plain data that the id is computed from: by default all parts except id, cost, provenance and overlap."""
+        return self.model_dump(mode="json", exclude={"schema_version", "id", "cost", "provenance", "overlap"})
 
     def expected_id(self) -> str:
         """Id computed from the content."""
@@ -234,11 +236,23 @@ class Record(Part):
 
 
 class SoundsRecord(Record):
-    """A record of an outcome on sounds, with the digests that identify the sounds."""
+    """A record of an outcome on sounds, with the digests that identify the sounds.
+
+    `overlap` is that of the model's training data with the task, by the facts known when the record was made; None in
+    older records. It is no part of the content that the id is of.
+    """
 
     if TYPE_CHECKING:  # each kind places them in its own order
+        model: ModelIdentity
         task: TaskIdentity
         provenance: Provenance
+        overlap: Overlap | None
+
+    @property
+    def overlap_known(self) -> Overlap:
+        """Overlap of the training data with the task by the facts known here; by the record's if none are known."""
+        known = overlap(self.model.pretrained_on, self.task.name)
+        return self.overlap if known.level == "unknown" and self.overlap is not None else known
 
     @property
     def sounds_recorded(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from uamix_bench.plugins.card import ModelIdentity
+from uamix_bench.plugins.overlap import Overlap
 from uamix_bench.records import record
 from uamix_bench.records.record import (
     Cost,
@@ -91,6 +92,7 @@ class Result(SoundsRecord):
     health: Health
     cost: Cost
     provenance: Provenance
+    overlap: Overlap | None = None
 
     def content(self) -> dict[str, Any]:
         """Plain data of the evaluation and its outcome, from which mean and intervals follow."""
