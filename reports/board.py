@@ -25,7 +25,7 @@ from uamix_bench.records.record import Skipped
 from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import count
 from uamix_bench.reports.page import slug
-from uamix_bench.scoring.episodes import PAPER, Protocol
+from uamix_bench.scoring.episodes import PAPER, ZERO_SHOT, Protocol
 from uamix_bench.scoring.statistics import Z95, holm
 from uamix_bench.util import files
 from uamix_bench.util.text import listed
@@ -227,12 +227,14 @@ def _remarks(protocol: Protocol, dtype: str) -> str:
         "episodes": f"{protocol.episodes:,} episodes",
         "seed": f"seed {protocol.seed}",
         "classifier": protocol.classifier,
+        "template": f"template '{protocol.template}'",
         "neighbors": f"{protocol.neighbors} neighbors",
         "group_disjoint": "group-disjoint",
         "min_clips": f"classes of {protocol.min_clips} clips",
         "segments": f"segments {protocol.segments}",
     }
-    told = [word for name, word in words.items() if getattr(protocol, name) != getattr(PAPER, name)]
+    usual = PAPER if protocol.k_shot else ZERO_SHOT
+    told = [word for name, word in words.items() if getattr(protocol, name) != getattr(usual, name)]
     return ", ".join(filter(None, [*told, "" if dtype == "float32" else dtype]))
 
 

@@ -92,7 +92,7 @@ def accuracy(table: Board) -> Iterator[Block]:
     """Accuracy tables, one for each task and protocol, with ways and shots as columns; then wider intervals."""
     for series in dict.fromkeys(setting.series for setting in table.settings):
         settings = [setting for setting in table.settings if setting.series == series]
-        protocol = settings[0].protocol
+        protocol = next((one.protocol for one in settings if one.protocol.k_shot), settings[0].protocol)
         words = f"{protocol.episodes:,} episodes, {protocol.n_query} queries a class, {protocol.scored_by}"
         for label in dict.fromkeys(column.label for setting in settings for column in setting.columns):
             held = [setting for setting in settings if any(column.label == label for column in setting.columns)]

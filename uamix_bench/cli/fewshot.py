@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from uamix_bench.cli import options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import UsageError
+from uamix_bench.util.text import visible
 
 if TYPE_CHECKING:
     from uamix_bench.data.task import TaskData
@@ -30,9 +32,26 @@ if TYPE_CHECKING:
     show_default=True,
     help="paper: all classes, 600 episodes of 15 queries; metaaudio: its test classes, 10,000 of 1. Options win.",
 )
-@click.option("--classes", metavar="FILE", callback=options.to_path, help="Only these classes of the task, one a line.")
+@click.option(
+    "--classes",
+    metavar="FILE",
+    callback=options.to_path,
+    help="Only these classes of the task, one a line, or a CSV label,class_name with names for --k 0.",
+)
 @options.way
-@options.shot
+@click.option(
+    "--k",
+    "--shot",
+    type=options.CommaList(options.Number(0), "N[,N...]"),
+    default="1",
+    show_default=True,
+    help="Supports of each class; 0 classifies by class names, with models that read texts (CLAP).",
+)
+@click.option(
+    "--template",
+    metavar="TEXT",
+    help="Text that --k 0 puts a class name into, for {}; default 'This is a sound of {}.'",
+)
 @click.option(
     "--q",
     "--query",
@@ -108,6 +127,7 @@ def command(
     classes: Path | None,
     n: tuple[int, ...],
     k: tuple[int, ...],
+    template: str | None,
     q: int | Literal["auto"] | None,
     checkpoint: Path | None,
     name: str | None,
@@ -143,10 +163,11 @@ def command(
     """
     items = session.begin("fewshot", "results")
     models = selection.chosen_models(model, checkpoint, name, pretrained_on)
+    selection.check_template(template, k)
     chosen = selection.classes(classes) if classes else None
 
     def grid(queries: int | None) -> list[Protocol]:
-        fixed = {**setting, "protocol": protocol, "q": queries, "own_classes": chosen is not None}
+        fixed = {**setting, "template": template, "protocol": protocol, "q": queries, "own_classes": chosen is not None}
         return [selection.protocol(n_way=ways, k_shot=shots, **fixed) for ways in n for shots in k]
 
     cells = grid(None if q == "auto" else q)
@@ -174,7 +195,7 @@ def command(
         for name_or_path in selection.chosen_tasks(task)
     ]
     if chosen is not None:
-        tasks = [data.only(chosen) for data in tasks]
+        tasks = [data.only(chosen).named(chosen) for data in tasks]
     elif protocol == "metaaudio":
         tasks = [data.metaaudio() for data in tasks]
     progress = TerminalProgress(quiet)
@@ -200,6 +221,7 @@ def command(
     from uamix_bench.engines.engine import open_engine
     from uamix_bench.evaluation.fewshot import Ahead
     from uamix_bench.evaluation.on_engine import embed_ahead
+    from uamix_bench.evaluation.zero_shot import answerable, no_text_side
     from uamix_bench.models.model import AudioModel, load_model
 
     @lru_cache(maxsize=1)
@@ -236,7 +258,14 @@ def command(
     results: list[Result] = []
     for row, name_or_path in enumerate(models):
         encoder = load(name_or_path)
-        for column, (data, cells) in enumerate(zip(tasks, grids, strict=True)):
+        for column, (data, asked) in enumerate(zip(tasks, grids, strict=True)):
+            cells = answerable(encoder, asked)
+            if len(cells) < len(asked) and not column:
+                said = no_text_side(encoder)
+                session.facts.setdefault("left_out", []).append(str(said))
+                if not cells and len(models) == 1:
+                    raise said
+                print(visible(f"left out: {said}"), file=sys.stderr)
             for kept in fewshot_kept(
                 store,
                 encoder,
@@ -254,6 +283,8 @@ def command(
                 results.append(kept.result)
                 items.append(kept.result.model_dump(mode="json"))
                 progress.say(f"{kept.how} {kept.path}")
+    if not results:
+        raise UsageError("--k 0", "no model given has a text side", "give a model such as CLAP (hf:ID)")
     ranking = rank(results, {episodes.digest: episodes for sets in draws for episodes in sets})
     session.facts["comparison"] = ranking.facts()
     if not session.json:

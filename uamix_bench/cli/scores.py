@@ -174,7 +174,8 @@ def _note(text: str) -> None:
 
 
 def _setting(results: Sequence[Result], sweep: bool) -> str:
-    first = results[0].protocol
+    protocols = [result.protocol for result in results]
+    first = next((one for one in protocols if one.k_shot), protocols[0])
     words = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
     queries = _several({result.protocol.n_query for result in results})
     words += f"{queries} {'query' if queries == '1' else 'queries'} a class, "
@@ -184,6 +185,8 @@ def _setting(results: Sequence[Result], sweep: bool) -> str:
     fewest = {result.protocol.min_clips for result in results} - {None}
     words += f", classes of {_several(filter(None, fewest))} clips or more" if fewest else ""
     words += ", mean of all segments" if first.segments == "mean" else ""
+    by_name = dict.fromkeys(one.scored_by for one in protocols if not one.k_shot)
+    words += f"; k 0: {' or '.join(by_name)}" if first.k_shot and by_name else ""
     return words + ("" if first.name in ("paper", "custom") else f", {first.name}")
 
 

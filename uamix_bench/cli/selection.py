@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import expanded
-from uamix_bench.util.text import visible
+from uamix_bench.util.text import UNFIT, visible
 
 if TYPE_CHECKING:
     from uamix_bench.data.folders import Remark
@@ -119,27 +119,39 @@ def check_label(label: str | None) -> None:
         raise UsageError(f"--name {label}", "cannot name results", remedy)
 
 
-def classes(path: Path) -> tuple[str, ...]:
-    """Reads the file of --classes: one class a line, empty lines skipped.
+def classes(path: Path) -> dict[str, str]:
+    """Reads the file of --classes: one class a line, empty lines skipped; or a CSV with the columns label,class_name.
+
+    Returns:
+        The classes, each with its name for zero-shot evaluation; empty if none is given.
 
     Raises:
         BadInputError: The file does not exist, is no text, or names no class.
     """
     from uamix_bench.util.files import regular, unreadable
 
+    if path.suffix.lower() == ".csv":
+        from uamix_bench.data.folders import composed
+        from uamix_bench.data.own_data import class_names, read_csv
+
+        table = read_csv(path, ("label", "class_name"))
+        names = class_names(path, table)
+        return {label: names.get(label, "") for label in map(composed, table["label"])}
     try:
         listed = regular(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise BadInputError(path, f"is not UTF-8 text ({error.reason})", "list one class a line") from error
-    found = tuple(dict.fromkeys(line.strip() for line in listed if line.strip()))
+    found = dict.fromkeys((line.strip() for line in listed if line.strip()), "")
     if not found:
         raise BadInputError(path, "names no class", "list one class a line")
     return found
 
 
-def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes: bool, **fields: Any) -> Protocol:
+def protocol(
+    *, protocol: str, q: int | None, episodes: int | None, own_classes: bool, template: str | None = None, **fields: Any
+) -> Protocol:
     """Makes the protocol of one pair of ways and shots.
 
     The name is that of the published protocol if only ways, shots and `min_clips` differ from it. Otherwise it is
@@ -150,17 +162,25 @@ def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes:
         q: Number of queries of each class.
         episodes: Number of episodes.
         own_classes: Whether the user lists the classes.
+        template: Text that a class name is put into, for a protocol without supports; default `TEMPLATE`.
         **fields: Remaining fields of `Protocol`.
 
     Raises:
         UsageError: The classifier is unknown, or takes no neighbors.
     """
-    from uamix_bench.scoring.classifiers import CLASSIFIERS
-    from uamix_bench.scoring.episodes import METAAUDIO, PAPER, Protocol
+    from uamix_bench.scoring.classifiers import CLASS_NAMES, CLASSIFIERS
+    from uamix_bench.scoring.episodes import METAAUDIO, PAPER, TEMPLATE, ZERO_SHOT, Protocol
 
     if fields["classifier"] not in CLASSIFIERS:
         name = fields["classifier"]
         raise UsageError(f"--classifier {name}", "no such classifier", nearest(name, list(CLASSIFIERS)))
+    base = {"paper": PAPER, "metaaudio": METAAUDIO}[protocol]
+    if not fields["k_shot"]:
+        fields |= {"classifier": CLASS_NAMES, "neighbors": 1, "template": TEMPLATE if template is None else template}
+        if fields["template"].count("{}") != 1 or UNFIT.search(fields["template"]):
+            remedy = f"write it once, in place of the class name, as in '{TEMPLATE}'"
+            raise UsageError(f"--template {fields['template']}", "does not hold {} once", remedy)
+        base = base.model_copy(update={name: getattr(ZERO_SHOT, name) for name in ("k_shot", "classifier", "template")})
     if (voters := fields.get("neighbors", 1)) > 1:
         supports = fields["n_way"] * fields["k_shot"]
         if fields["classifier"] != "knn":
@@ -169,13 +189,22 @@ def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes:
         if voters > supports:
             reason = f"is more than the {supports} supports of an episode"
             raise UsageError(f"--neighbors {voters}", reason, f"give at most {supports}, or a larger --k")
-    base = {"paper": PAPER, "metaaudio": METAAUDIO}[protocol]
     cell = Protocol(name=base.name, n_query=q or base.n_query, episodes=episodes or base.episodes, **fields)
     free = {name: getattr(cell, name) for name in ("n_way", "k_shot", "min_clips")}
     published = base.model_copy(update=free)
-    custom = "custom" if base is PAPER else f"{base.name}-custom"
+    custom = "custom" if base.name == PAPER.name else f"{base.name}-custom"
     name = (cell.name if cell == published else custom) + ("-classes" if own_classes else "")
     return cell.model_copy(update={"name": name})
+
+
+def check_template(template: str | None, shots: Sequence[int]) -> None:
+    """Makes sure that --template has a cell that it is for.
+
+    Raises:
+        UsageError: No number of shots is 0.
+    """
+    if template is not None and 0 not in shots:
+        raise UsageError("--template", "is for class names, and --k has no 0", "add 0 to --k, as in --k 0,1")
 
 
 def say_remarks(

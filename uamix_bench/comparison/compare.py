@@ -195,6 +195,7 @@ class _Setting(NamedTuple):
 
     clips: str
     content: str | None
+    names: str | None
     protocol: str
     dtype: str
     input: str
@@ -212,7 +213,8 @@ def _by_cell(results: Iterable[Result], side: str) -> _Cells:
         model = result.model
         protocol = result.protocol.model_dump_json()
         task = result.task
-        asked = _Setting(task.clips_sha256, task.content_sha256, protocol, model.dtype, model.input, model.pooling)
+        sounds = (task.clips_sha256, task.content_sha256, task.names_sha256)
+        asked = _Setting(*sounds, protocol, model.dtype, model.input, model.pooling)
         there = cells.setdefault((model.name, result.task.name), {}).setdefault(asked, result)
         if there.id == result.id or (there.model == result.model and there.sounds_recorded > result.sounds_recorded):
             continue
@@ -262,6 +264,7 @@ def _reasons(base: Result, head: Result) -> Iterator[str]:
     yield from _unequal("task version", base.task.version, head.task.version)
     yield from _unequal("clip length", base.task.clip_seconds, head.task.clip_seconds)
     yield from _unequal("clip table", base.task.clips_sha256[:12], head.task.clips_sha256[:12])
+    yield from _unequal("class names", *((one.task.names_sha256 or "")[:12] for one in (base, head)))
     if base.task.content_sha256 and head.task.content_sha256:
         yield from _unequal("sounds", base.task.content_sha256[:12], head.task.content_sha256[:12])
     yield from _unequal("episode algorithm", base.episodes.algorithm, head.episodes.algorithm)

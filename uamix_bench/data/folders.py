@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,11 +60,12 @@ class Unread(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """A clip table, the remarks on it, and the sounds that are not read."""
+    """A clip table, the remarks on it, the sounds that are not read, and names of classes by label."""
 
     clips: pd.DataFrame
     remarks: tuple[Remark, ...] = ()
     unread: tuple[Unread, ...] = ()
+    names: Mapping[str, str] = {}
 
 
 def class_folders(root: Path) -> Listing:

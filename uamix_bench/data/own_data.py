@@ -15,9 +15,10 @@ import pandas as pd
 from uamix_bench.data.folders import AUDIO_SUFFIXES, COLUMNS, SOUND_SUFFIXES, Listing, Remark, composed, some, walk
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import regular, unreadable
-from uamix_bench.util.text import visible
+from uamix_bench.util.text import LONGEST, UNFIT, visible
 
 _USED = ("path", "label", "group", "split")  # columns of a list
+_CLASS_NAME = "class_name"  # column of a labelled list: what zero-shot evaluation calls the class
 _LONGEST_NAME = 60  # characters of a column's name that are shown
 
 
@@ -100,7 +101,7 @@ def _audioset_stems(video: str, start_s: float, end_s: float) -> Iterator[str]:
 
 
 def clip_list(path: Path, root: Path, labelled: bool = True) -> Listing:
-    """Reads a CSV with columns ``path,label[,group,split]``.
+    """Reads a CSV with columns ``path,label[,group,split,class_name]``.
 
     Args:
         path: Path of the CSV.
@@ -116,16 +117,42 @@ def clip_list(path: Path, root: Path, labelled: bool = True) -> Listing:
     """
     needed = ("path", "label") if labelled else ("path",)
     table = read_csv(path, needed)
-    unused = [visible(name[:_LONGEST_NAME]) for name in table.columns if name and name not in _USED]
+    names = class_names(path, table) if labelled and _CLASS_NAME in table.columns else {}
+    used = (*_USED, *([_CLASS_NAME] if labelled else []))
+    unused = [visible(name[:_LONGEST_NAME]) for name in table.columns if name and name not in used]
     if not unused:
-        return Listing(_listed(path, root, table, needed))
+        return Listing(_listed(path, root, table, needed), names=names)
     columns = (
         f"column{'s' * (len(unused) > 1)} {some(unused)} of the list {'are' if len(unused) > 1 else 'is'} not used"
     )
     clips = _listed(path, root, table, needed, columns)
     return Listing(
-        clips, (Remark("columns", f"{columns} (used: {', '.join(_USED)}); clips are read from their start"),)
+        clips,
+        (Remark("columns", f"{columns} (used: {', '.join(_USED)}); clips are read from their start"),),
+        names=names,
     )
+
+
+def class_names(path: Path, table: pd.DataFrame) -> dict[str, str]:
+    """Names of classes by label, from the columns ``label`` and ``class_name`` of a list; empty names are left out.
+
+    Args:
+        path: Path of the list, for errors.
+        table: Its columns; see :func:`read_csv`.
+
+    Raises:
+        BadInputError: A class has two names, or a name that no record can hold.
+    """
+    found: dict[str, str] = {}
+    for line, label, name in zip(table.index, table["label"], table[_CLASS_NAME], strict=True):
+        if not name:
+            continue
+        if found.setdefault(composed(label), name) != name:
+            reason = f"line {line} names the class '{label}' '{name}', an earlier line '{found[composed(label)]}'"
+            raise BadInputError(path, visible(reason), "give a class one name")
+        if UNFIT.search(name) or len(name) > LONGEST:
+            raise BadInputError(path, f"line {line}: the class name holds an invisible character or is too long")
+    return found
 
 
 def _listed(

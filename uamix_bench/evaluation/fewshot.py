@@ -15,6 +15,7 @@ import numpy.typing as npt
 from uamix_bench.data.copies import first_of_equals
 from uamix_bench.data.task import TaskData
 from uamix_bench.evaluation.earlier import Overwrite, draw_tables, find_earlier
+from uamix_bench.evaluation.zero_shot import check_text_side, zero_shot_texts
 from uamix_bench.plugins.card import Segments
 from uamix_bench.plugins.overlap import overlap
 from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
@@ -22,7 +23,7 @@ from uamix_bench.records.record import Cost, HalfInterval, Provenance, Skipped, 
 from uamix_bench.records.results import Episodes, Intervals, Result, Score
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring import health
-from uamix_bench.scoring.classifiers import classify
+from uamix_bench.scoring.classifiers import class_names, classify
 from uamix_bench.scoring.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol, draw_sorted
 from uamix_bench.scoring.remarks import remarks
 from uamix_bench.scoring.statistics import ci95_classes, ci95_clips, conventional_interval
@@ -113,6 +114,7 @@ def fewshot_grid(
     """
     if model.identity is None:
         raise ValueError("the model has no identity: load it with load_model")
+    check_text_side(model, protocols)
     provenance = collect(str(model.device))
     if ahead := options.get("ahead"):
         provenance = provenance.model_copy(update={"device": fit(", ".join(ahead.devices))})
@@ -220,7 +222,7 @@ def most_queries(task: TaskData, protocols: Sequence[Protocol]) -> int:
     Raises:
         UsageError: The protocols cannot draw even one query a class.
     """
-    most = task.most_queries(max(one.k_shot for one in protocols), max(one.n_query for one in protocols))
+    most = task.most_queries(max(1, *(one.k_shot for one in protocols)), max(one.n_query for one in protocols))
     if not any(one.group_disjoint for one in protocols):
         return most
     for queries in range(most, 0, -1):
@@ -303,6 +305,10 @@ class _Pool:
             self._vectors[~np.isfinite(self._vectors).all(axis=1)] = 0
         return sanity
 
+    def texts(self, texts: Sequence[str]) -> Floats:
+        """Embeddings of texts by the model's text side, (C, D) float32."""
+        return self.model.embed_texts(texts)
+
     def digests(self, rows: npt.NDArray[np.int64]) -> list[bytes]:
         """Digests of the files of rows of the full table."""
         return [self._digests[row] for row in rows.tolist()]
@@ -342,7 +348,11 @@ class _Cell:
         started = time.perf_counter()
         protocol, episodes = self.protocol, self.episodes
         vectors, indices = pool.vectors(self.rows), episodes.compact()
-        correct, hits, _ = classify(protocol.classifier, vectors, *indices, protocol.neighbors)
+        if zero_shot := protocol.k_shot == 0:
+            texts = pool.texts(zero_shot_texts(self.task, protocol, episodes.class_names))
+            correct, hits, _ = class_names(vectors, texts, episodes.classes, indices[1])
+        else:
+            correct, hits, _ = classify(protocol.classifier, vectors, *indices, protocol.neighbors)
         episodes_s = self.draw_s + time.perf_counter() - started
 
         accuracies = correct / (protocol.n_way * protocol.n_query)
@@ -360,7 +370,7 @@ class _Cell:
                 notes=(*said, *sanity.notes),
             ),
             model=pool.identity,
-            task=TaskIdentity.of(self.task, content_sha256),
+            task=TaskIdentity.of(self.task, content_sha256, named=zero_shot),
             protocol=protocol,
             episodes=Episodes(
                 algorithm=ALGORITHM,
@@ -380,6 +390,7 @@ class _Cell:
             ),
             provenance=provenance.model_copy(update={"content_sha256": content_sha256}),
             overlap=overlap(pool.identity.pretrained_on, self.task.name, self.task.card.data),
+            names=self.task.class_names if zero_shot else {},
         )
 
     def _copies(self, pool: _Pool) -> npt.NDArray[np.int64] | None:

@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from uamix_bench.plugins.card import Count as Count, Name, Sha256 as Sha256, Text as Text
 from uamix_bench.plugins.overlap import Overlap, overlap
@@ -103,6 +112,8 @@ class TaskIdentity(Part):
 
     Attributes:
         clips_sha256: SHA-256 of the clip table: ids, labels, groups and splits.
+        names_sha256: SHA-256 of the canonical JSON of the class names by label, for a zero-shot evaluation; absent from
+            any other.
         content_sha256: SHA-256 of the bytes of the used clips, in the order of the table (`sounds_sha256` in
             `uamix_bench.storage.digests`), for a user's own data. None if name and version identify the sounds; the
             provenance then has the digest.
@@ -115,15 +126,24 @@ class TaskIdentity(Part):
     classes: Count
     clips: Count
     clip_seconds: float = Field(gt=0)
+    names_sha256: Sha256 | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = given(self)
+        if fields.get("names_sha256", True) is None:
+            del fields["names_sha256"]
+        return fields
 
     @classmethod
-    def of(cls, task: TaskData, content_sha256: str | None, classes: int | None = None) -> Self:
+    def of(cls, task: TaskData, content_sha256: str | None, classes: int | None = None, *, named: bool = False) -> Self:
         """Identity of a task's clips.
 
         Args:
             task: Data of the task.
             content_sha256: SHA-256 of the bytes of the used clips; None if the bytes are not read.
             classes: Number of classes of a task whose clips may have several; None counts the labels.
+            named: True if the class names are part of what is asked.
         """
         return cls(
             name=task.name,
@@ -133,6 +153,7 @@ class TaskIdentity(Part):
             classes=int(task.clips["label"].nunique()) if classes is None else classes,
             clips=len(task.clips),
             clip_seconds=task.card.clip_seconds,
+            names_sha256=files.digest(task.class_names) if named else None,
         )
 
     @property

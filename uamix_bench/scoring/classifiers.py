@@ -156,6 +156,7 @@ def logistic_regression(embeddings: Floats, support: Integers, query: Integers) 
     return _linear(table, support, query, fit, unit=1.0, buffers=16)
 
 
+CLASS_NAMES = "class-names"  # the classifier without supports, `class_names`
 CLASSIFIERS: dict[str, Callable[[Floats, Integers, Integers], Score]] = {
     "nearest-centroid": nearest_centroid,
     "cosine": cosine,
@@ -171,6 +172,24 @@ def classify(name: str, embeddings: Floats, support: Integers, query: Integers, 
     if name == "knn":
         return knn(embeddings, support, query, neighbors)
     return CLASSIFIERS[name](embeddings, support, query)
+
+
+def class_names(embeddings: Floats, texts: Floats, classes: Integers, query: Integers) -> Score:
+    """Class whose text embedding has the largest cosine to the query (Radford et al. 2021, section 3.1).
+
+    Args:
+        embeddings: Embeddings of the clips, (n, D) float32.
+        texts: Embeddings of the texts of the C classes, (C, D) float32.
+        classes: Class of each class slot, (E, N) int64, as rows of `texts`.
+        query: Rows of the queries, (E, N, Q) int64.
+    """
+    both = np.concatenate([embeddings, texts]).astype(np.float64)
+    both /= np.maximum(np.linalg.norm(both, axis=1, keepdims=True), _TINY)
+
+    def fit(points: Table) -> tuple[Table, Table]:
+        return points[:, :, 0], np.zeros(points.shape[:2], points.dtype)
+
+    return _linear(both, len(embeddings) + classes[:, :, None], query, fit, _DOUBLE_ROUNDING / _ROUNDING)
 
 
 class _Centred(NamedTuple):
