@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from uamix_bench import fewshot, load_model, load_task
 from uamix_bench.data.clip_table import sort_clips
-from uamix_bench.evaluation.fewshot import draw_episodes, fewshot_grid
+from uamix_bench.evaluation.fewshot import fewshot_grid
+from uamix_bench.evaluation.plan import draw_episodes
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.classifiers import class_names
 from uamix_bench.scoring.episodes import PAPER, TEMPLATE, ZERO_SHOT, Protocol, draw_sorted

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +10,16 @@ import click
 
 from uamix_bench.cli import options, selection, training
 from uamix_bench.cli.errors import Session
+from uamix_bench.engines.engine import find_engine
 from uamix_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
     from uamix_bench.comparison.deltas import Delta
-    from uamix_bench.data.task import TaskData
     from uamix_bench.records.training_records import AblationRecord
     from uamix_bench.scoring.episodes import Protocol
     from uamix_bench.studies.ablation import Ablation
     from uamix_bench.tuning.forecast import Forecast
     from uamix_bench.tuning.trainings import Job
-    from uamix_bench.util.progress import Progress
 
 
 @click.command("ablate")
@@ -31,36 +28,44 @@ if TYPE_CHECKING:
     multiple=True,
     type=options.CommaList(options.MIXINGS, "MIX[,...]"),
     callback=options.merged,
-    help="none, mixup, t-cutmix, tf-cutmix; default tf-cutmix, or t-cutmix alone where --vary is given.",
+    help="Mixings to compare: none, mixup, t-cutmix, tf-cutmix; default tf-cutmix, or t-cutmix with --vary.",
 )
 @click.option(
     "--vary",
     multiple=True,
     metavar="FIELD=V[,V...]",
-    help="Vary a field of the recipe, as in topk=1,5,20; repeated, every combination.",
+    help="Field of the recipe with its values, as in topk=1,5,20. Repeatable: all combinations are run.",
 )
 @click.option(
-    "--seeds", type=options.Number(1, 1_000), default=1, show_default=True, help="Trainings of each, seeds 0.."
+    "--seeds",
+    type=options.Number(1, 1_000),
+    default=1,
+    show_default=True,
+    help="Trainings of each arm, with seeds 0, 1, ...",
 )
 @options.recipe
 @click.option(
-    "--init", default="audiomae-tiny", show_default=True, metavar="MODEL", help="Pretrained encoder; as tune."
+    "--init", default="audiomae-tiny", show_default=True, metavar="MODEL", help="Pretrained encoder, as for tune."
 )
-@click.option("--data", metavar="DATA", help="Sounds to tune on, as in tune; default the recipe's.")
-@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change a field of the recipe for all.")
+@click.option("--data", metavar="DATA", help="Sounds to tune on, as for tune; default the recipe's.")
+@click.option(
+    "--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Field of the recipe to change in all arms."
+)
 @options.task
 @options.way
 @options.shot
-@click.option("--q", "--query", type=options.COUNT, help="Queries of each class; default 15, the paper's.")
-@click.option("--episodes", type=options.COUNT, help="How many; default 600, the paper's.")
+@click.option("--q", "--query", type=options.COUNT, help="Queries per class; default 15, as in the paper.")
+@click.option("--episodes", type=options.COUNT, help="Number of episodes; default 600, as in the paper.")
 @options.data_dir
 @options.audio_root
-@click.option("--jobs", type=options.Number(1, 64), help="Trainings at once; default 2 on a processor, 1 with a GPU.")
+@click.option(
+    "--jobs", type=options.Number(1, 64), help="Number of trainings at once; default 2 on a processor, 1 with a GPU."
+)
 @options.batch_size
-@click.option("--keep-going", is_flag=True, help="Set arms that fail aside; exit code 6.")
+@click.option("--keep-going", is_flag=True, help="Skip failed arms and name them; exit code 6.")
 @options.report_folder
 @options.engine
-@click.option("--dry-run", is_flag=True, help="List the arms and how long they will take, and stop.")
+@click.option("--dry-run", is_flag=True, help="List the arms with their estimated time; train nothing.")
 @options.device
 @options.of_a_run
 @click.pass_obj
@@ -95,13 +100,14 @@ def command(
 
     Without options: tf-cutmix against the paper's t-cutmix, from audiomae-tiny with the tiny recipe, on the bundled
     synthetic sounds. The table shows every arm's difference to the recipe's own setting with t-cutmix; report.html,
-    report.md and ablation.json, which holds every episode, go to --output. Every arm is kept under the digest of its
-    recipe: what is there is reused, and the same command continues what was stopped or killed.
+    report.md and ablation.json, which holds every episode, go to --output. Trainings are stored under the digest of
+    their recipe and reused. If the run is killed, repeat the command to resume it.
     """
     items = session.begin("ablate")
     training.refuse_torchrun(session)
-    if engine != "local" and jobs is not None:
-        raise UsageError(f"--jobs {jobs}", f"the cluster of --engine {engine} says how many run", "leave one away")
+    workers = find_engine(engine, engine_address, device, jobs)
+    protocols = [_protocol(ways, shots, q, episodes) for ways in n for shots in k]
+
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.data.task import load_task
     from uamix_bench.studies import ablation as library
@@ -113,44 +119,30 @@ def command(
     base = training.change(training.find(TUNE, recipe, TuneRecipe), {"data": data}, changes)
     sounds = find_data(base.data, data_dir, audio_root)
     arms = library.plan(shareable(base, sounds), mix, _varied(vary), range(seeds) if seeds > 1 else (base.seed,))
-    protocols = [_protocol(ways, shots, q, episodes) for ways in n for shots in k]
     tasks = [load_task(name, data_dir, audio_root=audio_root) for name in selection.chosen_tasks(task)]
     # Too few classes or clips show now, and not after the training.
-    clips = _clips_drawn(tasks, protocols, progress, sounds=not dry_run)
-    workers = min(jobs or (1 if _may_have_gpu(device) or engine != "local" else 2), len(arms))
-    places = (init, base.data, data_dir, audio_root, device)
-    ablation = library.Ablation(arms, *places, workers, _threads(workers) if engine == "local" else 1)
+    plans = selection.planned(tasks, protocols, progress, sounds=not dry_run)
+    ablation = library.Ablation(arms, init, base.data, data_dir, audio_root, workers)
     if not dry_run:
-        for folder in (output, home() / "training", *([home() / "embeddings"] if engine != "local" else [])):
+        for folder in (output, home() / "training", *([home() / "embeddings"] if workers.elsewhere else [])):
             check_writable(folder)
     work = [*ablation.heads(), *map(ablation.job, arms)]
-    forecast = ablation.forecast() if engine == "local" else None
-    progress.say(_announcement(ablation, forecast, clips))
+    forecast = ablation.forecast()
+    progress.say(_announcement(ablation, forecast, sum(plan.clips_drawn for plan in plans)))
     if dry_run:
         items += _plan_items(ablation, work, forecast)
         session.facts["forecast"] = {
             "seconds": forecast and forecast.total,
-            "source": forecast.source if forecast else f"how fast --engine {engine} is, only its cluster can tell",
-            "jobs": workers if forecast else None,
+            "source": forecast.source if forecast else f"how fast --engine {engine} is, only its cluster knows",
+            "jobs": workers.at_once(len(arms)),
         }
         if not session.json:
             _show_plan(items)
         return 0
-    from uamix_bench.engines.engine import open_engine
-
-    with open_engine(engine, engine_address, device) as opened:
-        cluster = None if engine == "local" else opened
-        with training.stoppable() if cluster is None else nullcontext(lambda: False) as stop:
-            failed = ablation.tune(engine=cluster, keep_going=keep_going, progress=progress, stop=stop)
-        record = ablation.evaluate(
-            tasks,
-            protocols,
-            failed,
-            engine=cluster,
-            keep_going=keep_going,
-            batch_size=batch_size,
-            progress=progress,
-        )
+    with workers:
+        with training.stoppable() as stop:
+            failed = ablation.tune(keep_going=keep_going, progress=progress, stop=stop)
+        record = ablation.evaluate(plans, failed, keep_going=keep_going, batch_size=batch_size, progress=progress)
     files = _write(record, output)
     from uamix_bench.comparison.deltas import deltas
 
@@ -180,40 +172,7 @@ def _varied(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 def _protocol(n_way: int, k_shot: int, q: int | None, episodes: int | None) -> Protocol:
     """Protocol of a pair of ways and shots, all else as in the paper."""
-    fields = {"n_way": n_way, "k_shot": k_shot, "seed": 0, "classifier": "nearest-centroid", "group_disjoint": False}
-    return selection.protocol(protocol="paper", q=q, episodes=episodes, own_classes=False, **fields)
-
-
-def _clips_drawn(tasks: Sequence[TaskData], protocols: Sequence[Protocol], progress: Progress, sounds: bool) -> int:
-    """Number of clips that each arm embeds; prints the remarks on them.
-
-    Raises:
-        UsageError: A task has too few classes or clips for a protocol.
-    """
-    import numpy as np
-
-    from uamix_bench.evaluation.fewshot import draw_sweep
-
-    clips = 0
-    for task in tasks:
-        selection.say(task.name, task.remarks)  # before an error of the episodes, which they may explain
-        cells, drawn = draw_sweep(task, protocols)
-        selection.say_remarks(task, cells, drawn, progress, sounds)
-        clips += len(np.unique(np.concatenate([episodes.clips for episodes in drawn])))
-    return clips
-
-
-def _threads(workers: int) -> int | None:
-    """Number of threads of each training, an equal share of the cores; None leaves it to torch or OMP_NUM_THREADS."""
-    if workers == 1 or "OMP_NUM_THREADS" in os.environ:
-        return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // workers)
-
-
-def _may_have_gpu(device: str) -> bool:
-    """True if trainings may share a GPU; determined without torch."""
-    return Path("/dev/nvidiactl").exists() if device == "auto" else device.partition(":")[0] != "cpu"
+    return selection.protocol("paper", n_way=n_way, k_shot=k_shot, n_query=q, episodes=episodes)
 
 
 def _announcement(ablation: Ablation, forecast: Forecast | None, clips: int) -> str:
@@ -223,7 +182,8 @@ def _announcement(ablation: Ablation, forecast: Forecast | None, clips: int) -> 
     left = sum(not is_finished(ablation.job(arm)) for arm in ablation.arms)
     tuning = f"{left} of them to tune on a cluster"
     if forecast:
-        at_once = f", {ablation.workers} at once" if ablation.workers > 1 else ""
+        workers = ablation.engine.at_once(len(ablation.arms)) or 1
+        at_once = f", {workers} at once" if workers > 1 else ""
         tuning = f"tuning takes about {duration(forecast.total)}{at_once} ({forecast.source})"
         left = bool(forecast.total)
     return f"{len(ablation.arms)} arms: {tuning if left else 'all are tuned'}; then each embeds {clips:,} clips"
@@ -311,11 +271,11 @@ def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
     where = "" if many_tasks else f"{found[0].task}, "
     show(table, f"{where}{setting}{first.n_query} queries a class, {first.episodes:,} episodes, {first.classifier}")
     reference = next(delta.label for delta in found if delta.reference)
-    print(f"points: difference to {reference} on the same episodes, 95% interval of these clips and trainings")
+    print(f"points: difference to {reference} on the same episodes, 95% interval for these clips and trainings only")
     if seeds:
         print(f"seeds: standard deviation over {len(record.seeds)} trainings, apart from the spread over episodes")
     elif found:
-        print("one training of each: another seed may differ by more than the interval; --seeds 3 shows by how much")
+        print("one training each: another seed may differ by more than the interval; --seeds 3 measures that")
     if tested:
         family = sum(delta.p is not None for delta in found)
         print("p: paired t" + (f", Holm over the {family} differences of the first cell" if family > 1 else ""))

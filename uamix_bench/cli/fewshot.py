@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,14 +12,14 @@ import click
 
 from uamix_bench.cli import options, selection
 from uamix_bench.cli.errors import Session
+from uamix_bench.engines.engine import find_engine
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.text import visible
 
 if TYPE_CHECKING:
-    from uamix_bench.data.task import TaskData
     from uamix_bench.evaluation.earlier import Overwrite
+    from uamix_bench.evaluation.plan import TaskPlan
     from uamix_bench.records.results import Result
-    from uamix_bench.scoring.episodes import EpisodeSet, Protocol
 
 
 @click.command("fewshot")
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     type=click.Choice(["paper", "metaaudio"]),
     default="paper",
     show_default=True,
-    help="paper: all classes, 600 episodes of 15 queries; metaaudio: its test classes, 10,000 of 1. Options win.",
+    help="Defaults of the options: paper (all classes, 600 episodes, 15 queries), metaaudio (test classes, 10,000, 1).",
 )
 @click.option(
     "--classes",
     metavar="FILE",
     callback=options.to_path,
-    help="Only these classes of the task, one a line, or a CSV label,class_name with names for --k 0.",
+    help="File with the classes to evaluate, one a line, or a CSV (label,class_name) with names for --k 0.",
 )
 @options.way
 @click.option(
@@ -56,28 +56,34 @@ if TYPE_CHECKING:
     "--q",
     "--query",
     type=options.CountOrAuto(),
-    help="Queries of each class; default the protocol's. auto: as many of them as every class has clips for.",
+    help="Queries per class; default the protocol's. auto: the most that every class has clips for.",
 )
-@click.option("--episodes", type=options.COUNT, help="How many; default the protocol's.")
-@click.option("--seed", type=options.Number(0, 2**53 - 1), default=0, show_default=True, help="Of the episodes.")
+@click.option("--episodes", type=options.COUNT, help="Number of episodes; default the protocol's.")
+@click.option(
+    "--seed", type=options.Number(0, 2**53 - 1), default=0, show_default=True, help="Seed of the episode sampler."
+)
 @click.option(
     "--classifier",
     default="nearest-centroid",
     show_default=True,
     metavar="NAME",
-    help="nearest-centroid; cosine (easyfsl's SimpleShot); simpleshot (CL2N, the mean over the clips passed); l2n "
-    "(unit length, nearest centroid); knn; logistic-regression.",
+    help="Classifier: nearest-centroid, cosine (easyfsl's SimpleShot), simpleshot (CL2N, centred on the clips "
+    "passed), l2n (unit length, nearest centroid), knn, or logistic-regression.",
 )
-@click.option("--neighbors", type=options.COUNT, default=1, show_default=True, help="Supports that vote in knn.")
-@click.option("--group-disjoint", is_flag=True, help="No group (recording, speaker) on both sides of an episode.")
+@click.option(
+    "--neighbors", type=options.COUNT, default=1, show_default=True, help="Number of nearest supports that vote in knn."
+)
+@click.option(
+    "--group-disjoint", is_flag=True, help="Draw supports and queries from different groups (recordings, speakers)."
+)
 @click.option(
     "--min-clips",
     type=options.COUNT,
-    help="Clips that a class must have, or it is left out; default its supports and queries, at the largest --k.",
+    help="Fewest clips of an eligible class; default its supports and queries at the largest --k.",
 )
 @options.checkpoint
 @options.name
-@click.option("--pooling", metavar="NAME", help="How tokens become an embedding; default the model's own.")
+@click.option("--pooling", metavar="NAME", help="Pooling from tokens to an embedding; default the model's own.")
 @options.layer
 @options.trust_remote_code
 @options.pretrained_on
@@ -90,7 +96,7 @@ if TYPE_CHECKING:
     type=click.Choice(["first", "mean"]),
     default="first",
     show_default=True,
-    help="What stands for a longer clip: its first segment of that length, or the mean over all of them.",
+    help="Embedding of a clip longer than --clip-seconds: its first segment, or the mean over all segments.",
 )
 @options.device
 @click.option(
@@ -98,24 +104,26 @@ if TYPE_CHECKING:
     type=click.Choice(["float32", "bf16"]),
     default="float32",
     show_default=True,
-    help="bf16 changes predictions; recorded, and not paired with float32.",
+    help="Precision of the encoder. bf16 changes predictions and is not compared with float32.",
 )
 @options.batch_size
-@click.option("--limit", type=options.COUNT, help="First clips of each class only; not comparable.")
+@click.option(
+    "--limit", type=options.COUNT, help="Number of clips per class, the first ones, for a quick look; not comparable."
+)
 @options.allow_partial
 @options.keep_going
-@click.option("--allow-unhealthy", is_flag=True, help="Score embeddings that mean nothing all the same.")
-@click.option("--no-cache", is_flag=True, help="Neither look up nor keep embeddings.")
+@click.option("--allow-unhealthy", is_flag=True, help="Score even if the embedding health check fails.")
+@click.option("--no-cache", is_flag=True, help="Neither read nor write cached embeddings.")
 @click.option(
     "--overwrite",
     type=click.Choice(["never", "missing", "always"]),
     default="missing",
     show_default=True,
-    help="A result that is there already: refuse, reuse it, or compute it again and compare.",
+    help="Treatment of an existing result: refuse it, reuse it, or compute it again and compare.",
 )
 @options.results_folder
 @options.engine
-@click.option("--dry-run", is_flag=True, help="Show what would be evaluated; load no model, write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the evaluations and their episodes; load no model, write nothing.")
 @options.of_a_run
 @click.pass_obj
 def command(
@@ -158,29 +166,28 @@ def command(
     """Evaluate models on few-shot tasks.
 
     Without options: the bundled uamix-tiny on the bundled synthetic sounds, 600 episodes of 5 classes, 1 support
-    and 15 queries a class, nearest centroid, as the paper has it. Lists for --n and --k give one result per cell,
-    on one embedding pass; all cells take the classes that have clips enough for the largest --k.
+    and 15 queries a class, nearest centroid, as in the paper. Lists for --n and --k give one result per cell,
+    from one embedding pass. All cells use the classes that have clips enough for the largest --k.
     """
     items = session.begin("fewshot", "results")
-    models = selection.chosen_models(model, checkpoint, name, pretrained_on)
+    names = selection.chosen_models(model, checkpoint, name, pretrained_on)
     selection.check_template(template, k)
-    chosen = selection.classes(classes) if classes else None
-
-    def grid(queries: int | None) -> list[Protocol]:
-        fixed = {**setting, "template": template, "protocol": protocol, "q": queries, "own_classes": chosen is not None}
-        return [selection.protocol(n_way=ways, k_shot=shots, **fixed) for ways in n for shots in k]
-
-    cells = grid(None if q == "auto" else q)
-    if engine != "local" and no_cache:
-        raise UsageError("--no-cache", f"the embeddings that --engine {engine} makes are kept there", "leave one away")
+    listed = selection.classes(classes) if classes else None
+    queries = None if q == "auto" else q
+    protocols = [
+        selection.protocol(protocol, template, n_way=ways, k_shot=shots, n_query=queries, **setting)
+        for ways in n
+        for shots in k
+    ]
+    workers = find_engine(engine, engine_address, device)
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.comparison.ranking import rank
     from uamix_bench.data.task import load_task
-    from uamix_bench.evaluation.fewshot import draw_sweep, fewshot_kept, limited, most_queries
+    from uamix_bench.evaluation.grid import evaluate
     from uamix_bench.records.store import ResultStore
 
-    store = ResultStore(output)
+    store, progress = ResultStore(output), TerminalProgress(quiet)
     if not dry_run:
         store.check_writable()
     tasks = [
@@ -194,43 +201,28 @@ def command(
         )
         for name_or_path in selection.chosen_tasks(task)
     ]
-    if chosen is not None:
-        tasks = [data.only(chosen).named(chosen) for data in tasks]
-    elif protocol == "metaaudio":
-        tasks = [data.metaaudio() for data in tasks]
-    progress = TerminalProgress(quiet)
-    for data in tasks:
-        selection.say(data.name, data.remarks)  # before an error of the episodes, which they may explain
-    if setting["group_disjoint"]:
-        tasks = [data.group_copies(progress) for data in tasks]
-    parts = [limited(data, limit) for data in tasks]
-    grids = [cells] * len(tasks)
-    if q == "auto":  # one q for all shots, so that they share their queries
-        fitting = [most_queries(part, cells) for part in parts]
-        for data, queries in zip(tasks, fitting, strict=True):
-            progress.say(f"{data.name}: {queries} {'queries' if queries > 1 else 'query'} a class (--q auto)")
-        grids = [grid(queries) for queries in fitting]
-    swept = [draw_sweep(part, cells) for part, cells in zip(parts, grids, strict=True)]
-    grids, draws = [cells for cells, _ in swept], [drawn for _, drawn in swept]
-    for part, cells, drawn in zip(parts, grids, draws, strict=True):
-        selection.say_remarks(part, cells, drawn, progress, sounds=not dry_run)
+    tasks = [data.named(listed or {}) for data in tasks]
+    plans = selection.planned(
+        tasks,
+        protocols,
+        progress,
+        sounds=not dry_run,
+        classes=list(listed) if listed else "metaaudio" if protocol == "metaaudio" else "all",
+        limit=limit,
+        auto_queries=q == "auto",
+    )
     if dry_run:
-        _show_plan(session, models, tasks, grids, draws)
+        _show_plan(session, names, plans)
         return 0
 
-    from uamix_bench.engines.engine import open_engine
-    from uamix_bench.evaluation.fewshot import Ahead
-    from uamix_bench.evaluation.on_engine import embed_ahead
-    from uamix_bench.evaluation.zero_shot import answerable, no_text_side
-    from uamix_bench.models.model import AudioModel, load_model
+    from uamix_bench.models.model import load_model
 
-    @lru_cache(maxsize=1)
-    def load(name_or_path: str) -> AudioModel:
-        here = device if engine == "local" else "cpu"  # with an engine, this machine only scores
-        return load_model(
+    loaders = [
+        partial(
+            load_model,
             name_or_path,
             checkpoint,
-            device=here,
+            device=workers.device_here,
             input=input,
             pooling=pooling,
             dtype=dtype,
@@ -239,53 +231,41 @@ def command(
             trust_remote_code=trust_remote_code,
             pretrained_on=pretrained_on,
         )
-
-    if line := selection.demonstration(models, checkpoint):
+        for name_or_path in names
+    ]
+    if line := selection.demonstration(names, checkpoint):
         progress.say(line)
-    ahead: dict[tuple[int, int], Ahead] = {}
-    with open_engine(engine, engine_address, device) as workers:
-        if engine != "local":
-            ahead = embed_ahead(
-                workers,
-                ((load(name_or_path), store) for name_or_path in models),
-                list(zip(tasks, grids, strict=True)),
-                device=device,
-                overwrite=overwrite,
-                limit=limit,
-                batch_size=batch_size,
-                progress=progress,
-            )
+    left_out: list[UsageError] = []
+
+    def say_left_out(error: UsageError) -> None:
+        left_out.append(error)
+        if len(names) > 1 or any(k):
+            print(visible(f"left out: {error}"), file=sys.stderr)
+
+    evaluated = evaluate(
+        loaders,
+        plans,
+        store=store,
+        overwrite=overwrite,
+        engine=workers,
+        batch_size=batch_size,
+        cache=not no_cache,
+        keep_going=keep_going,
+        allow_unhealthy=allow_unhealthy,
+        progress=progress,
+        without_texts=say_left_out,
+    )
     results: list[Result] = []
-    for row, name_or_path in enumerate(models):
-        encoder = load(name_or_path)
-        for column, (data, asked) in enumerate(zip(tasks, grids, strict=True)):
-            cells = answerable(encoder, asked)
-            if len(cells) < len(asked) and not column:
-                said = no_text_side(encoder)
-                session.facts.setdefault("left_out", []).append(str(said))
-                if not cells and len(models) == 1:
-                    raise said
-                print(visible(f"left out: {said}"), file=sys.stderr)
-            for kept in fewshot_kept(
-                store,
-                encoder,
-                data,
-                cells,
-                overwrite,
-                batch_size=batch_size,
-                cache=not no_cache,
-                keep_going=keep_going,
-                limit=limit,
-                allow_unhealthy=allow_unhealthy,
-                ahead=ahead.get((row, column)),
-                progress=progress,
-            ):
-                results.append(kept.result)
-                items.append(kept.result.model_dump(mode="json"))
-                progress.say(f"{kept.how} {kept.path}")
-    if not results:
-        raise UsageError("--k 0", "no model given has a text side", "give a model such as CLAP (hf:ID)")
-    ranking = rank(results, {episodes.digest: episodes for sets in draws for episodes in sets})
+    with workers:
+        for kept in evaluated:
+            results.append(kept.result)
+            items.append(kept.result.model_dump(mode="json"))
+            progress.say(f"{kept.how} {kept.path}")
+    if left_out:
+        if not results:
+            raise left_out[0]
+        session.facts["left_out"] = [str(error) for error in left_out]
+    ranking = rank(results, {episodes.digest: episodes for plan in plans for episodes in plan.draws})
     session.facts["comparison"] = ranking.facts()
     if not session.json:
         from uamix_bench.cli.scores import show_results
@@ -294,31 +274,24 @@ def command(
     return 6 if any(result.status.skipped for result in results) or any(data.partial for data in tasks) else 0
 
 
-def _show_plan(
-    session: Session,
-    /,
-    models: Sequence[str],
-    tasks: Sequence[TaskData],
-    grids: Sequence[Sequence[Protocol]],
-    draws: Sequence[Sequence[EpisodeSet]],
-) -> None:
+def _show_plan(session: Session, names: Sequence[str], plans: Sequence[TaskPlan]) -> None:
     """Shows the evaluations that would run, and the number of clips that each would embed."""
     items = session.begin("fewshot")
-    for name_or_path in models:
-        for data, protocols, sets in zip(tasks, grids, draws, strict=True):
-            for protocol, episodes in zip(protocols, sets, strict=True):
-                items.append(
-                    {
-                        "model": name_or_path,
-                        "task": f"{data.name}@{data.card.version}",
-                        "protocol": protocol.model_dump(mode="json"),
-                        "episodes_digest": episodes.digest,
-                        "clips": len(data.clips),
-                        "clips_drawn": len(episodes.clips),
-                        "classes": len(episodes.table.class_names),
-                        "classes_left_out": episodes.classes_left_out,
-                    }
-                )
+    items += [
+        {
+            "model": name,
+            "task": f"{plan.task.name}@{plan.task.card.version}",
+            "protocol": protocol.model_dump(mode="json"),
+            "episodes_digest": episodes.digest,
+            "clips": len(plan.task.clips),
+            "clips_drawn": len(episodes.clips),
+            "classes": len(episodes.table.class_names),
+            "classes_left_out": episodes.classes_left_out,
+        }
+        for name in names
+        for plan in plans
+        for protocol, episodes in zip(plan.protocols, plan.draws, strict=True)
+    ]
     if not session.json:
         from uamix_bench.cli.scores import show_plan
 

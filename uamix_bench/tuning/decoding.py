@@ -33,7 +33,7 @@ from uamix_bench.data.audio import read, undecoded
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError, MachineError, Stopped
 from uamix_bench.util.progress import Progress
-from uamix_bench.util.threads import SLOW_S, Watch, in_threads, settle
+from uamix_bench.util.threads import SLOW_S, Watch, cores, in_threads, settle
 
 Halves = npt.NDArray[np.float16]
 Ints = npt.NDArray[np.int64]
@@ -44,7 +44,7 @@ _BLOCK = 64  # clips decoded at once: what a killed run loses
 _WORTH_WORKERS = 512  # clips: fewer are done before the workers have imported torch
 _MOST_WORKERS = 16
 _PATIENCE_S = 600.0  # for a block of clips, each of which has a minute
-_ALONE = "the same command continues; --workers 1 decodes in this process"
+_ALONE = "repeat the command to resume; --workers 1 decodes in this process"
 _NOTHING = np.zeros((0, 1), np.float16)
 
 
@@ -162,7 +162,7 @@ def _continue(
                 skipped += len(block.skipped)
                 advance(len(block.counts), f"{skipped} skipped" if skipped else "")
                 if done < total and stop():
-                    raise Stopped("decoding", f"stopped after {done} of {total} clips", "the same command continues")
+                    raise Stopped("decoding", f"stopped after {done} of {total} clips", "repeat the command to resume")
             for file in (values, journal):
                 os.fsync(file.fileno())
     except OSError as error:
@@ -211,8 +211,7 @@ def _blocks(sounds: Sounds, done: int, workers: int | None, progress: Progress) 
 
     blocks = [list(sounds.paths[begin : begin + _BLOCK]) for begin in range(done, len(sounds.paths), _BLOCK)]
     how = (sounds.sample_rate, sounds.max_seconds, sounds.fbank)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = workers or (min(cores, _MOST_WORKERS) if len(sounds.paths) - done >= _WORTH_WORKERS else 1)
+    count = workers or (min(cores(), _MOST_WORKERS) if len(sounds.paths) - done >= _WORTH_WORKERS else 1)
     if count == 1:
         yield from (_decode(paths, *how, slow) for paths in blocks)
         return
