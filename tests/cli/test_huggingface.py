@@ -119,9 +119,9 @@ def test_listing_imports_neither_torch_nor_transformers() -> None:
 def test_class_names_beside_supports(bench: Bench, sounds: Path, tmp_path: Path) -> None:
     clap, results = small.folder("clap", tmp_path), tmp_path / "results"
     few = ("-t", sounds, "--n", "3", "--q", "4", "--episodes", "40")
-    done = bench("fewshot", "-m", f"logmel,hf:{clap}", *few, "--k", "0,1", "-o", results, "--json")
+    done = bench("fewshot", "-m", "logmel", "-m", f"hf:{clap}", *few, "--k", "0,1", "-o", results, "--json")
     assert done.code == 0, done.err
-    assert "left out: --k 0: logmel has no text side" in done.err
+    assert "left out: logmel at --k 0: has no text side" in done.err
     assert done.envelope["left_out"] == [
         line.removeprefix("left out: ") for line in done.err.splitlines() if "text side" in line
     ]
@@ -172,7 +172,7 @@ def test_names_of_classes_are_the_user_s(bench: Bench, sounds: Path, tmp_path: P
 def test_zero_shots_that_cannot_be(bench: Bench, sounds: Path) -> None:
     for arguments, words in (
         (("-m", "logmel", "--k", "0"), "has no text side, so that it knows no class by its name"),
-        (("-m", "logmel,random", "--k", "0"), "no model given has a text side"),
+        (("-m", "logmel,random", "--k", "0"), "left out: random at --k 0: has no text side"),
         (("-m", "logmel", "--k", "1", "--template", "a {}"), "--k has no 0"),
         (("-m", "logmel", "--k", "0", "--template", "a"), "does not hold {} once"),
         (("-m", "logmel", "--k", "-1"), "not at least 0"),

@@ -103,7 +103,7 @@ CELL_ONE = PAPER.model_copy(update={"n_way": 3, "n_query": 4, "episodes": 50})
 
 def test_models_without_a_text_side_say_so(sounds: Path, clap: Path) -> None:
     task = load_task(str(sounds))
-    with pytest.raises(UsageError, match="--k 0: logmel has no text side"):
+    with pytest.raises(UsageError, match="logmel at --k 0: has no text side"):
         fewshot(load_model("logmel"), task, CELL)
     with pytest.raises(UsageError, match="reads texts under --pooling projection alone"):
         fewshot(load_model(f"hf:{clap}", pooling="mean"), task, CELL)
