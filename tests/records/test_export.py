@@ -11,10 +11,11 @@ import yaml
 from huggingface_hub import ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from uamix_bench.records.export import frame, latex, to_csv, to_eval_results, to_latex, to_model_index
+from uamix_bench.records.export import frame, to_csv, to_eval_results, to_latex, to_model_index
 from uamix_bench.records.mteb import META, to_mteb
 from uamix_bench.records.results import Result
 from uamix_bench.util.errors import UsageError
+from uamix_bench.util.latex import escape
 
 from ..sample_records import few_shot
 
@@ -75,7 +76,7 @@ def test_latex_is_a_booktabs_table_of_escaped_text() -> None:
     assert text.rstrip().endswith("It is not known whether the model was trained on data of this task.")
     assert "a\\_b & 66.67 $\\pm$ " in text
     assert "x\\_y@1" in text
-    assert latex('\\input{a}%$&#_^~<|>"') == (
+    assert escape('\\input{a}%$&#_^~<|>"') == (
         r"\textbackslash{}input\{a\}\%\$\&\#\_\textasciicircum{}\textasciitilde{}\textless{}\textbar{}\textgreater{}\textquotedbl{}"
     )
     with pytest.raises(UsageError, match="would share a cell"):
@@ -87,8 +88,8 @@ def test_overlap_with_the_training_data_is_marked_in_every_form() -> None:
     trained = few_shot(task=task, model=few_shot().model.model_copy(update={"pretrained_on": ("ashraq/esc50",)}))
     assert frame([trained])[["overlap", "overlap_reason"]].to_numpy().tolist() == [["overlaps", "trained on ESC-50"]]
     text = to_latex([trained])
-    assert "66.67 $\\pm$ 35.28$^{\\dagger}$" in text
-    assert "$^{\\dagger}$ The model was trained on data of this task" in text
+    assert "66.67 $\\pm$ 35.28 \\dag{}" in text
+    assert "\\dag{} The model was trained on data of this task" in text
     said = "overlap with the training data overlaps: trained on ESC-50"
     (entry,) = yaml.safe_load(to_eval_results([trained], {"esc50": "o/t"}))
     assert said in entry["notes"]
