@@ -28,7 +28,15 @@ def _show_curves(found: Recommendation, names: dict[int, str]) -> None:
     shots = list(found.chosen.reporting)
     table = Table("model", "", *(f"{number}>" for number in shots), "clips/s>", "parameters>", dropped=("parameters",))
     for one in found.candidates:
-        mark = "take" if one is found.chosen else "≈" if one in found.alike else ""
+        mark = (
+            "take"
+            if one is found.chosen
+            else "≈"
+            if one in found.alike
+            else "trained on it"
+            if one.trained_on_task
+            else ""
+        )
         curve = (f"{100 * one.reporting[number].score.accuracy:.1f}" for number in shots)
         table.add(names[id(one)], mark, *curve, _speed(one), count(one.model.parameters))
     ways = f"{protocol.n_way} of {classes} classes at a time" if protocol.n_way < classes else f"{classes} classes"
@@ -43,7 +51,7 @@ def _answer(found: Recommendation, names: dict[int, str], plans: Plans) -> dict[
     model += f", {ways} classes at a time (--n all: all {classes})" if ways < classes else ""
     sizes = [count(len(plan.task.clips)) for plan in plans]
     return {
-        "Model": model,
+        "Model": model + (", which means little: it was trained on data of the task" if chosen.trained_on_task else ""),
         "Alike": _alike(found, names) if len(found.candidates) > 1 else "",
         "Examples": _curve(found),
         "Cost": ", ".join(_cost(chosen, result.provenance.device)),

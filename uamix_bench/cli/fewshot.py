@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,8 @@ import click
 from uamix_bench.cli import commands, look, options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.engines.engine import find_engine
+from uamix_bench.util.errors import UsageError
+from uamix_bench.util.text import visible
 
 if TYPE_CHECKING:
     from uamix_bench.evaluation.earlier import Overwrite
@@ -30,10 +33,25 @@ if TYPE_CHECKING:
     help="Defaults of the options: paper (all classes, 600 episodes, 15 queries), metaaudio (test classes, 10,000, 1).",
 )
 @click.option(
-    "--classes", metavar="FILE", callback=options.to_path, help="File with the classes to evaluate, one a line."
+    "--classes",
+    metavar="FILE",
+    callback=options.to_path,
+    help="File with the classes to evaluate, one a line, or a CSV (label,class_name) with names for --k 0.",
 )
 @options.way
-@options.shot
+@click.option(
+    *options.SHOT,
+    "k",
+    type=options.CommaList(options.Number(0), "N[,N...]"),
+    default="1",
+    show_default=True,
+    help="Supports of each class; 0 classifies by class names, with models that read texts (CLAP).",
+)
+@click.option(
+    "--template",
+    metavar="TEXT",
+    help="Text that --k 0 puts a class name into, for {}; default 'This is a sound of {}.'",
+)
 @click.option(
     "--q",
     "--query",
@@ -106,6 +124,7 @@ def command(
     classes: Path | None,
     n: tuple[int, ...],
     k: tuple[int, ...],
+    template: str | None,
     q: int | Literal["auto"] | None,
     checkpoint: Path | None,
     name: tuple[str, ...],
@@ -143,10 +162,13 @@ def command(
     items = session.begin("fewshot", "results")
     names = selection.chosen_models(model, checkpoint, name, pretrained_on, model_arg)
     labels = dict(zip(names, name, strict=False))
+    selection.check_template(template, k)
     listed = selection.classes(classes) if classes else None
     queries = None if q == "auto" else q
     protocols = [
-        selection.protocol(protocol, n_way=ways, k_shot=shots, n_query=queries, **setting) for ways in n for shots in k
+        selection.protocol(protocol, template, n_way=ways, k_shot=shots, n_query=queries, **setting)
+        for ways in n
+        for shots in k
     ]
     workers = find_engine(engine, engine_address, device)
 
@@ -170,12 +192,13 @@ def command(
         )
         for name_or_path in selection.chosen_tasks(task)
     ]
+    tasks = [data.named(listed or {}) for data in tasks]
     plans = selection.planned(
         tasks,
         protocols,
         progress,
         sounds=not dry_run,
-        classes=listed or ("metaaudio" if protocol == "metaaudio" else "all"),
+        classes=list(listed) if listed else "metaaudio" if protocol == "metaaudio" else "all",
         limit=limit,
         auto_queries=q == "auto",
     )
@@ -206,6 +229,13 @@ def command(
     ]
     if line := selection.demonstration(names, checkpoint):
         progress.say(line)
+    left_out: list[UsageError] = []
+
+    def say_left_out(error: UsageError) -> None:
+        left_out.append(error)
+        if len(names) > 1 or any(k):
+            print(visible(f"left out: {error}"), file=sys.stderr)
+
     evaluated = evaluate(
         loaders,
         plans,
@@ -217,6 +247,7 @@ def command(
         keep_going=keep_going,
         allow_unhealthy=allow_unhealthy,
         progress=progress,
+        without_texts=say_left_out,
     )
     results: list[Result] = []
     with workers:
@@ -224,6 +255,10 @@ def command(
             results.append(kept.result)
             items.append(kept.result.model_dump(mode="json"))
             progress.say(f"{kept.how} {kept.path}")
+    if left_out:
+        if not results:
+            raise left_out[0]
+        session.facts["left_out"] = [str(error) for error in left_out]
     ranking = rank(results, {episodes.digest: episodes for plan in plans for episodes in plan.draws})
     session.facts["comparison"] = ranking.facts()
     if not session.json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import expanded
-from uamix_bench.util.text import visible
+from uamix_bench.util.text import UNFIT, visible
 
 if TYPE_CHECKING:
     from uamix_bench.data.folders import Remark
@@ -198,38 +198,49 @@ def check_label(label: str) -> None:
         raise UsageError(f"--name {label}", "cannot name results", remedy)
 
 
-def classes(path: Path) -> tuple[str, ...]:
-    """Reads the file of --classes: one class a line, empty lines skipped.
+def classes(path: Path) -> dict[str, str]:
+    """Reads the file of --classes: one class a line, empty lines skipped; or a CSV with the columns label,class_name.
+
+    Returns:
+        The classes, each with its name for zero-shot evaluation; empty if none is given.
 
     Raises:
         BadInputError: The file does not exist, is no text, or names no class.
     """
     from uamix_bench.util.files import regular, unreadable
 
+    if path.suffix.lower() == ".csv":
+        from uamix_bench.data.folders import composed
+        from uamix_bench.data.own_data import class_names, read_csv
+
+        table = read_csv(path, ("label", "class_name"))
+        names = class_names(path, table)
+        return {label: names.get(label, "") for label in map(composed, table["label"])}
     try:
         listed = regular(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise BadInputError(path, f"is not UTF-8 text ({error.reason})", "list one class a line") from error
-    found = tuple(dict.fromkeys(line.strip() for line in listed if line.strip()))
+    found = dict.fromkeys((line.strip() for line in listed if line.strip()), "")
     if not found:
         raise BadInputError(path, "names no class", "list one class a line")
     return found
 
 
-def protocol(published: str, **fields: Any) -> Protocol:
+def protocol(published: str, template: str | None = None, **fields: Any) -> Protocol:
     """Makes the protocol of one pair of ways and shots.
 
     Args:
         published: Name of the published protocol whose values replace None.
+        template: Text that a class name is put into, for a protocol without supports; default `TEMPLATE`.
         **fields: Fields of `Protocol`.
 
     Raises:
         UsageError: The classifier is unknown, or takes no neighbors.
     """
-    from uamix_bench.scoring.classifiers import CLASSIFIERS
-    from uamix_bench.scoring.episodes import METAAUDIO, PAPER
+    from uamix_bench.scoring.classifiers import CLASS_NAMES, CLASSIFIERS
+    from uamix_bench.scoring.episodes import METAAUDIO, PAPER, TEMPLATE
 
     base = {"paper": PAPER, "metaaudio": METAAUDIO}[published]
     given = {name: value for name, value in fields.items() if value is not None}
@@ -237,6 +248,11 @@ def protocol(published: str, **fields: Any) -> Protocol:
         meant = _CLASSIFIERS_MEANT.get(name.lower())
         remedy = f"did you mean '{meant}'?" if meant else nearest(name, list(CLASSIFIERS))
         raise UsageError(f"--classifier {name}", "no such classifier", remedy)
+    if not given["k_shot"]:
+        given |= {"classifier": CLASS_NAMES, "neighbors": 1, "template": TEMPLATE if template is None else template}
+        if given["template"].count("{}") != 1 or UNFIT.search(given["template"]):
+            remedy = f"write it once, in place of the class name, as in '{TEMPLATE}'"
+            raise UsageError(f"--template {given['template']}", "does not hold {} once", remedy)
     if (voters := given.get("neighbors", 1)) > 1:
         supports = given["n_way"] * given["k_shot"]
         if name != "knn":
@@ -246,6 +262,16 @@ def protocol(published: str, **fields: Any) -> Protocol:
             reason = f"is more than the {supports} supports of an episode"
             raise UsageError(f"--neighbors {voters}", reason, f"give at most {supports}, or a larger --k")
     return base.changed(**given)
+
+
+def check_template(template: str | None, shots: Sequence[int]) -> None:
+    """Makes sure that --template has a cell that it is for.
+
+    Raises:
+        UsageError: No number of shots is 0.
+    """
+    if template is not None and 0 not in shots:
+        raise UsageError("--template", "is for class names, and --k has no 0", "add 0 to --k, as in --k 0,1")
 
 
 def planned(

@@ -158,6 +158,30 @@ class AudioModel(nn.Module):
         weight = mask.unsqueeze(-1).to(tokens.dtype)
         return (tokens * weight).sum(dim=1) / weight.sum(dim=1)
 
+    @property
+    def reads_texts(self) -> bool:
+        """True if `embed_texts` embeds texts into the space of the clips' embeddings."""
+        return type(self).embed_texts is not AudioModel.embed_texts
+
+    @property
+    def no_texts(self) -> str:
+        """Reason, in words, why the model reads no texts."""
+        return "has no text side, so that it knows no class by its name"
+
+    def embed_texts(self, texts: Sequence[str]) -> Floats:
+        """Embeds texts into the space of the clips' embeddings, for zero-shot evaluation.
+
+        Args:
+            texts: Texts, C of them, such as ``This is a sound of rain.``
+
+        Returns:
+            Embeddings, (C, D) float32. A text's embedding is the same beside any others.
+
+        Raises:
+            UsageError: The model has no text side.
+        """
+        raise UsageError(self.card.name, self.no_texts, "leave 0 out of --k")
+
     def layers(self) -> list[nn.Module]:
         """Layers in the order of freezing and layer-wise decay: the stem first, the last block last."""
         return []

@@ -263,6 +263,32 @@ def fields(template: str) -> tuple[str, ...]:
     return tuple(_FIELD.findall(template))
 
 
+class DataSet(BaseModel):
+    """Documented facts about a data set, by which training data are found to overlap with a task.
+
+    Attributes:
+        names: Names that it goes by, its usual one first: in papers, on model cards, as an id of the Hub.
+        within: Data sets that hold it, whole or in part.
+        origins: Collections and data sets that its sounds were taken from, such as Freesound.
+        apart: Names of training data documented to share no sound with it, such as another split.
+        source: Publication that states this.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[Text, ...] = Field(min_length=1)
+    within: tuple[Text, ...] = ()
+    origins: tuple[Text, ...] = ()
+    apart: tuple[Text, ...] = ()
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _is_documented(self) -> DataSet:
+        if (self.within or self.origins or self.apart) and not self.source:
+            raise ValueError("within, origins and apart need a source")
+        return self
+
+
 class TaskCard(Card):
     """A labelled data set, as a few-shot task."""
 
@@ -276,6 +302,7 @@ class TaskCard(Card):
     folder: str = Field(default="", description="what the official archives unpack to")
     holds: tuple[str, ...] = Field(default=(), description="files and folders, below the root, of a whole copy")
     metaaudio: tuple[str, ...] | None = Field(default=None, description="the test classes of MetaAudio's split")
+    data: DataSet | None = Field(default=None, description="its names and origins, to find overlap with training data")
     supervised: Supervised | None = Field(default=None, description="its splits for fine-tuning; None is folds drawn")
     classes: int | None = None
     clips: int | None = None

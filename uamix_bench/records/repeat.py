@@ -36,7 +36,7 @@ def protocol_flags(protocol: Protocol) -> list[str]:
     words += ["--classes", "FILE"] if protocol.name.endswith("-classes") else []
     for field in type(protocol).model_fields:
         value = getattr(protocol, field)
-        if field == "name" or value is None or value is False:
+        if field == "name" or value is None or value is False or (field == "classifier" and not protocol.k_shot):
             continue
         flag = _SHORT.get(field, f"--{field.replace('_', '-')}")
         words += [flag] if value is True else [flag, str(value)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from uamix_bench.comparison.ranking import rank
+from uamix_bench.comparison.ranking import rank, trained_on_task
 from uamix_bench.data.folders import Remark
 from uamix_bench.data.task import TaskData
 from uamix_bench.evaluation.halves import CHOOSING, REPORTING, halves
@@ -129,6 +129,11 @@ class Candidate:
     reporting: Mapping[int, Result]
 
     @property
+    def trained_on_task(self) -> bool:
+        """True if the model is known to be trained on data of the task, so that its scores say nothing of others."""
+        return trained_on_task(next(iter(self.choosing.values())))
+
+    @property
     def clips_per_s(self) -> float | None:
         """Embedding speed in the pass that embedded most clips; None if all came from the cache."""
         costs = [result.cost for result in (*self.choosing.values(), *self.reporting.values())]
@@ -152,7 +157,8 @@ class Recommendation:
     """Recommendation for a task.
 
     Attributes:
-        candidates: Models compared, the best on the choosing half first.
+        candidates: Models compared, the best on the choosing half first; last those trained on data of the task, which
+            are chosen only if there is no other.
         chosen: The cheapest of those that cannot be told apart from the best.
         alike: Models that cannot be told apart from the best, with the best itself, in the order of `candidates`.
         compared_at: Number of shots that models are compared at: from there on every step of the curve of the best
@@ -251,9 +257,10 @@ def decide(
     """
     candidates = _candidates(results)
     shots = list(candidates[0].choosing)
-    envelope = {count: max(one.choosing[count].score.accuracy for one in candidates) for count in shots}
+    fair = [one for one in candidates if not one.trained_on_task] or candidates
+    envelope = {count: max(one.choosing[count].score.accuracy for one in fair) for count in shots}
     compared_at, _ = _level(_steps(envelope), shots[-1], gain)
-    candidates = sorted(candidates, key=lambda one: -one.choosing[compared_at].score.accuracy)
+    candidates = sorted(candidates, key=lambda one: (one not in fair, -one.choosing[compared_at].score.accuracy))
     ranking = rank([one.choosing[compared_at] for one in candidates], draws)
     lacking = [found.clips.reason for found in ranking.differences if found.clips.half_width is None]
     told = ranking.alike if lacking else ranking.alike_for_new_clips
