@@ -224,6 +224,22 @@ def test_one_model_and_a_model_that_lacks_results() -> None:
         decide([one for one in results if one.model.name == "half"])
 
 
+def test_a_model_trained_on_data_of_the_task_is_not_chosen_while_there_is_another() -> None:
+    task, generator = table({"a": 40, "b": 40}), np.random.default_rng(7)
+    models = {name: two_classes(task, distance, generator) for name, distance in (("knows", 9.0), ("new", 2.0))}
+    plans = plan(task, episodes=100)
+    overlap = next(iter(evaluated(plans, task, models))).overlap_known.model_copy(update={"level": "overlaps"})
+    results = [
+        one.model_copy(update={"overlap": overlap}) if one.model.name == "knows" else one
+        for one in evaluated(plans, task, models)
+    ]
+    found = decide(results)
+    assert [one.model.name for one in found.candidates] == ["new", "knows"]
+    assert (found.chosen.model.name, found.candidates[1].trained_on_task) == ("new", True)
+    alone = decide([one for one in results if one.model.name == "knows"])
+    assert alone.chosen.model.name == "knows"
+
+
 def test_the_winners_figure_is_not_its_luck() -> None:
     """Of twenty equal models the best on the choosing half is above their mean there, and not on the other half."""
     task, generator = table({"a": 48, "b": 48}), np.random.default_rng(6)
