@@ -22,6 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from uamix_bench.scoring import products
+from uamix_bench.scoring.logistic import softmax_regression
+
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -37,7 +40,6 @@ _COORDINATE = 1e-14  # of a row's length, in float64: what lies between two mean
 _SHORT = 1e-3, 0.05  # of the mean's square: rows below it are lost in it in float32; the share of them that matters
 _SAFE = 1e-24, 1e24  # squared lengths whose products float32 holds
 _SAMPLE = 128  # rows whose median says where most of the table is
-_NEWTON_STEPS, _HALVINGS = 100, 30
 
 
 class Score(NamedTuple):
@@ -57,7 +59,7 @@ class Score(NamedTuple):
 def nearest_centroid(embeddings: Floats, support: Integers, query: Integers) -> Score:
     """Nearest mean of the supports by squared Euclidean distance (Snell et al. 2017, equations 1 and 2)."""
     table, _, square = _centred(embeddings)
-    return _linear(table, support, query, _centroids, square)
+    return _linear(table, support, query, _centroids, square, products.mean_of_shots)
 
 
 def cosine(embeddings: Floats, support: Integers, query: Integers) -> Score:
@@ -90,7 +92,7 @@ def simpleshot(embeddings: Floats, support: Integers, query: Integers) -> Score:
     """
     table = _centred(embeddings).table
     table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), np.finfo(table.dtype).tiny)
-    return _linear(table.astype(np.float32, copy=False), support, query, _centroids, unit=1.0)
+    return _linear(table.astype(np.float32, copy=False), support, query, _centroids, 1.0, products.mean_of_shots)
 
 
 def l2n(embeddings: Floats, support: Integers, query: Integers) -> Score:
@@ -131,15 +133,16 @@ def knn(embeddings: Floats, support: Integers, query: Integers, neighbors: int =
         earliest = votes.argmax(axis=-2)
         return (votes.sum(axis=-2) * (voters + 1) - earliest).argmax(axis=-1)  # type: ignore[no-any-return]
 
-    return _linear(table, support, query, fit, square, vote if voters > 1 else None)
+    if voters > 1:
+        return _linear(table, support, query, fit, square, vote=vote)
+    return _linear(table, support, query, fit, square, products.nearest_of_shots)
 
 
 def logistic_regression(embeddings: Floats, support: Integers, query: Integers) -> Score:
     """Multinomial logistic regression with an L2 penalty and a free intercept: scikit-learn's default.
 
     It minimises sum_i -log p(y_i | x_i) + |W|^2 / 2. For two classes the penalty is |W|^2, which is equivalent to
-    scikit-learn's single weight vector. The optimum lies in the span of the supports, so it is sought there, in at
-    most N * K dimensions.
+    scikit-learn's single weight vector.
     """
     table = _centred(embeddings).table
     ways, shots = support.shape[1:]
@@ -148,9 +151,13 @@ def logistic_regression(embeddings: Floats, support: Integers, query: Integers) 
 
     def fit(points: Table) -> tuple[Table, Table]:
         flat = points.reshape(len(points), ways * shots, -1).astype(np.float64)
-        basis, coordinates = np.linalg.qr(flat.transpose(0, 2, 1))  # (B, D, r), (B, r, N * K)
-        weights = _softmax_regression(coordinates.transpose(0, 2, 1), targets, penalty)
-        full = (basis @ weights[:, :-1]).transpose(0, 2, 1)
+        if 2 * ways * shots > flat.shape[2]:
+            weights = softmax_regression(flat, targets, penalty, table.dtype)
+            full = weights[:, :-1].transpose(0, 2, 1)
+        else:  # the optimum lies in the span of the supports
+            basis, coordinates = np.linalg.qr(flat.transpose(0, 2, 1))  # (B, D, N * K), (B, N * K, N * K)
+            weights = softmax_regression(coordinates.transpose(0, 2, 1), targets, penalty, table.dtype)
+            full = (basis @ weights[:, :-1]).transpose(0, 2, 1)
         return np.ascontiguousarray(full, dtype=table.dtype), weights[:, -1].astype(table.dtype)
 
     return _linear(table, support, query, fit, unit=1.0, buffers=16)
@@ -285,10 +292,14 @@ def _linear(
     query: Integers,
     fit: Fit,
     unit: float,
+    pool: products.Pool | None = None,
     vote: Callable[[Table, Table], Integers] | None = None,
     buffers: int = 1,
 ) -> Score:
     """Scores queries by ``x . w + b`` or by distance, a few episodes at a time in reused buffers.
+
+    Where products of all pairs of rows cost less, scores are pooled from these. Episodes in which rounding may then
+    decide are scored from their own rows, so that both ways give the same.
 
     Args:
         table: Embeddings, (n, D) float32 or float64; weights and scores have the same type.
@@ -297,19 +308,24 @@ def _linear(
         fit: Function from supports (B, N, K, D) to weights (B, M, D) and biases (B, M), or None if the nearest weights
             win.
         unit: Size of a usual score, which scales the margin of ties.
+        pool: The same scores from products of pairs; None if there is no such function. See `products.decide`.
         vote: Function from scores (B, N * Q, M) and their margins to class slots (B, N * Q); by default the slot of the
             largest score.
         buffers: Factor on the number of episodes in a batch; a fit of many small steps is faster with more.
     """
+    if pool and products.pay(table, support, query):
+        chosen, doubtful = products.decide(table, support, query, pool, _ROUNDING * unit)
+        chosen[doubtful] = _linear(table, support[doubtful], query[doubtful], fit, unit).chosen
+        return _count(chosen)
     episodes, ways, shots = support.shape
     queries, size = query.shape[2], table.shape[1]
+    chosen = np.empty((episodes, ways, queries), np.min_scalar_type(ways))
+    if not episodes:
+        return _count(chosen)
     step = min(episodes, max(1, buffers * _BUFFER // (ways * (shots + queries) * size)))
     shot_buffer = np.empty((step, ways, shots, size), table.dtype)
     query_buffer = np.empty((step, ways * queries, size), table.dtype)
     query_rows = query.reshape(episodes, -1)
-    slots = np.arange(ways)[:, None]
-    hits = np.empty((episodes, ways), np.int64)
-    chosen = np.empty((episodes, ways, queries), np.min_scalar_type(ways))
     for start in range(0, episodes, step):
         now = slice(start, min(start + step, episodes))
         batch = now.stop - start
@@ -321,79 +337,10 @@ def _linear(
         margin = _margin(query_buffer[:batch], scores, unit, biases is None)
         best = vote(scores, margin) if vote else _best(scores, margin) // (weights.shape[1] // ways)
         chosen[now] = best.reshape(batch, ways, queries)
-        hits[now] = (chosen[now] == slots).sum(axis=2)
+    return _count(chosen)
+
+
+def _count(chosen: npt.NDArray[np.unsignedinteger[Any]]) -> Score:
+    """Correct queries of each episode and class slot, from the slots predicted."""
+    hits = (chosen == np.arange(chosen.shape[1], dtype=chosen.dtype)[:, None]).sum(axis=2)
     return Score(hits.sum(axis=1), hits, chosen)
-
-
-def _softmax_regression(features: Doubles, targets: Doubles, penalty: float) -> Doubles:
-    """Minimises ``sum -log softmax(X W + b)[y] + penalty |W|^2 / 2`` for B problems at once, by Newton steps.
-
-    Args:
-        features: Features of the m supports of each problem, (B, m, r) float64.
-        targets: One-hot classes of the supports, (m, N) float64.
-        penalty: Strength of the L2 term; the intercepts are free.
-
-    Returns:
-        Weights with the intercepts last, (B, r + 1, N) float64.
-    """
-    points = np.concatenate([features, np.ones((*features.shape[:2], 1))], axis=2)
-    back = np.ascontiguousarray(points.transpose(0, 2, 1))
-    ridge = np.full((points.shape[2], 1), penalty)
-    ridge[-1] = 0.0
-    weights = np.zeros((len(points), points.shape[2], targets.shape[1]))
-
-    def loss(weights: Doubles) -> tuple[Doubles, Doubles]:
-        logits = points @ weights
-        logits -= logits.max(axis=2, keepdims=True)
-        log_p = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
-        return 0.5 * _inner(ridge * weights, weights) - _inner(log_p, targets), np.exp(log_p)
-
-    value, p = loss(weights)
-    for newton in range(_NEWTON_STEPS):
-        gradient = back @ (p - targets) + ridge * weights
-        steepness = np.abs(gradient).max(axis=(1, 2))
-        if newton == 0:
-            enough = 1e-7 * steepness
-        if np.all(steepness <= enough):
-            break
-        step = _conjugate_gradient(points, back, p, ridge, gradient)
-        slope = _inner(gradient, step)
-        scale = np.ones(len(points))
-        for _ in range(_HALVINGS):
-            trial, trial_p = loss(weights + scale[:, None, None] * step)
-            worse = trial > value + 1e-4 * scale * slope + 1e-12 * np.abs(value)
-            if not worse.any():
-                break
-            scale[worse] *= 0.5
-        weights += scale[:, None, None] * step
-        value, p = trial, trial_p
-    return weights
-
-
-def _conjugate_gradient(points: Doubles, back: Doubles, p: Doubles, ridge: Doubles, gradient: Doubles) -> Doubles:
-    """Solves ``H step = -gradient``, H the Hessian of the softmax loss, to a thousandth of the gradient."""
-    step = np.zeros_like(gradient)
-    residual = -gradient
-    direction = residual.copy()
-    power = _inner(residual, residual)
-    enough = 1e-6 * power
-    for _ in range(gradient[0].size):
-        if np.all(power <= enough):
-            break
-        change = points @ direction
-        change = p * (change - (p * change).sum(axis=2, keepdims=True))
-        image = back @ change + ridge * direction
-        curvature = _inner(direction, image)
-        length = np.divide(power, curvature, out=np.zeros_like(power), where=(power > enough) & (curvature > 0))
-        step += length[:, None, None] * direction
-        residual -= length[:, None, None] * image
-        previous, power = power, _inner(residual, residual)
-        ratio = np.divide(power, previous, out=np.zeros_like(power), where=previous > 0)
-        direction = residual + ratio[:, None, None] * direction
-    return step
-
-
-def _inner(left: Doubles, right: Doubles) -> Doubles:
-    """Inner product of the two matrices of each problem, (B,)."""
-    product: Doubles = (left * right).sum(axis=(1, 2))
-    return product
