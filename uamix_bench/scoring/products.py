@@ -51,7 +51,7 @@ def pay(table: npt.NDArray[np.floating[Any]], support: Integers, query: Integers
         return False
     scores = ways * queries * ways
     own = size * (scores + _FETCH * ways * (shots + queries))
-    return rows * rows * size / 2 + episodes * _LOOK_UP * scores * shots < episodes * own
+    return bool(rows * rows * size / 2 + episodes * _LOOK_UP * scores * shots < episodes * own)
 
 
 def mean_of_shots(pairs: Pairs, support: Integers, query: Integers) -> Floats:
