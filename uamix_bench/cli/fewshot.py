@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,8 +14,10 @@ from uamix_bench.cli.errors import Session
 from uamix_bench.engines.engine import find_engine
 
 if TYPE_CHECKING:
+    from uamix_bench.embeddings.known import KnownModel
     from uamix_bench.evaluation.earlier import Overwrite
     from uamix_bench.evaluation.plan import TaskPlan
+    from uamix_bench.models.model import AudioModel
     from uamix_bench.records.results import Result
 
 
@@ -162,6 +164,7 @@ def command(
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.comparison.ranking import rank
     from uamix_bench.data.task import load_task
+    from uamix_bench.embeddings.known import recall_model
     from uamix_bench.evaluation.grid import evaluate
     from uamix_bench.records.store import ResultStore
 
@@ -192,11 +195,12 @@ def command(
         _show_plan(session, names, plans)
         return 0
 
-    from uamix_bench.models.model import load_model
-
+    load: Callable[..., AudioModel | KnownModel] = recall_model
+    if no_cache or workers.elsewhere:
+        from uamix_bench.models.model import load_model as load
     loaders = [
         partial(
-            load_model,
+            load,
             name_or_path,
             checkpoint,
             device=workers.device_here,

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +19,17 @@ from uamix_bench.data import audio
 from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings import housekeeping
 from uamix_bench.embeddings.batching import Batches
-from uamix_bench.embeddings.cache import EmbeddingCache, clip_keys
-from uamix_bench.embeddings.model_key import is_known, model_key
-from uamix_bench.models.model import AudioModel
+from uamix_bench.embeddings.cache import EmbeddingCache, ModelKey, clip_keys
+from uamix_bench.embeddings.known import KnownModel
 from uamix_bench.plugins.card import Segments
+from uamix_bench.records.provenance import device_name
 from uamix_bench.storage.digests import file_digests
 from uamix_bench.util.errors import BadInputError, BenchError, own_code
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.threads import SLOW_S, cores, in_threads
+
+if TYPE_CHECKING:  # clips from the cache need no torch
+    from uamix_bench.models.model import AudioModel
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -58,6 +62,7 @@ class Embeddings:
         skipped: Clips that were skipped under `keep_going`.
         embedded_clips: Number of distinct clips that the model embedded; the others came from the cache.
         seconds: Wall time of the whole call, in seconds.
+        devices: Names of the processors and GPUs that made the embeddings, now or when they were kept.
         warnings: Faults of the cache, one line each. They do not affect the embeddings.
     """
 
@@ -69,11 +74,12 @@ class Embeddings:
     skipped: tuple[Skipped, ...]
     embedded_clips: int
     seconds: float
+    devices: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
 def embed(
-    model: AudioModel,
+    model: AudioModel | KnownModel,
     data: TaskData,
     rows: Integers,
     *,
@@ -92,7 +98,7 @@ def embed(
     nothing is padded. New embeddings are stored in the cache every few hundred clips.
 
     Args:
-        model: Model from :func:`uamix_bench.load_model`.
+        model: Model from :func:`uamix_bench.load_model`; or a known one, loaded if a clip is not in the cache.
         data: Data of the task.
         rows: Rows of the task's clip table, (n,) int64, in any order, repeated or not.
         batch_size: Number of clips or segments in a batch, at most. An embedding is the same in any batch, to about
@@ -118,18 +124,18 @@ def embed(
     distinct[place[::-1]] = np.arange(len(keys))[::-1]  # the first clip of each content
 
     warnings = digested.warnings
-    if cache and not is_known(model):
-        warnings.append(f"{model.card.name}: its code is not in a file, so its embeddings are not kept")
-        cache = False
-    limit = housekeeping.size_limit() if cache else None
-    run = _Run(model, list(row_of), batch_size, EmbeddingCache(model_key(model)) if cache else None, limit)
+    key = _cache_key(model, warnings) if cache else None
+    limit = housekeeping.size_limit() if key else None
+    run = _Run(model, list(row_of), batch_size, EmbeddingCache(key) if key else None, limit)
+    devices = set(run.cache.devices) if run.cache and run.done.any() else set()
     broken: dict[int, BenchError] = {}
     todo = [row for row in np.flatnonzero(~run.done).tolist() if distinct[row] not in digested.failed]
     if todo:
         sources = [paths[distinct[row]] for row in todo]
         give_up = bool(digested.failed) and not keep_going
-        heard = _decode(sources, model.sample_rate, data.card.clip_seconds, segments, progress)
+        heard = _decode(sources, run.model.sample_rate, data.card.clip_seconds, segments, progress)
         broken = _embed_all(run, todo, heard, keep_going, give_up, progress)
+        devices |= {run.device} if run.embedded else set()
     failures = dict(digested.failed)
     if broken:
         failures |= {index: broken[row] for index, row in enumerate(place.tolist()) if row in broken}
@@ -147,8 +153,21 @@ def embed(
         skipped=tuple(Skipped(clips[index], failures[index].reason) for index in sorted(failures)),
         embedded_clips=run.embedded,
         seconds=time.perf_counter() - started,
+        devices=tuple(sorted(devices)),
         warnings=(*warnings, *(run.cache.warnings if run.cache else ())),
     )
+
+
+def _cache_key(model: AudioModel | KnownModel, warnings: list[str]) -> ModelKey | None:
+    """Cache key of a model; None, and a warning, for a model whose code may change unnoticed."""
+    if isinstance(model, KnownModel):
+        return model.key
+    from uamix_bench.embeddings.model_key import is_known, model_key
+
+    if is_known(model):
+        return model_key(model)
+    warnings.append(f"{model.card.name}: its code is not in a file, so its embeddings are not kept")
+    return None
 
 
 def embed_files(
@@ -205,13 +224,13 @@ class _Run:
 
     def __init__(
         self,
-        model: AudioModel,
+        model: AudioModel | KnownModel,
         keys: list[bytes],
         batch_size: int,
         cache: EmbeddingCache | None,
         limit: int | None = None,
     ) -> None:
-        self.model = model
+        self._model = model
         self.keys = keys
         self.cache = cache
         self.limit = limit
@@ -225,6 +244,16 @@ class _Run:
         self._batches: Batches[tuple[int, Floats]] = Batches(batch_size)
         self._unkept: list[int] = []
         self._kept_at = time.monotonic()
+
+    @cached_property
+    def model(self) -> AudioModel:
+        """Model that embeds, loaded now if it is only known."""
+        return self._model.load() if isinstance(self._model, KnownModel) else self._model
+
+    @cached_property
+    def device(self) -> str:
+        """Name of the processor or GPU that embeds."""
+        return device_name(str(self.model.device))
 
     def add(self, row: int, wave: Floats) -> int:
         """Adds a segment of a clip and returns the number of clips that this completed."""
@@ -251,7 +280,7 @@ class _Run:
         """Stores the remaining embeddings in the cache, also after an interrupt."""
         if self.cache and self._unkept:
             keys = [self.keys[row] for row in self._unkept]
-            housekeeping.keep(self.cache, keys, self.rows[self._unkept], self.limit)
+            housekeeping.keep(self.cache, keys, self.rows[self._unkept], self.device, self.limit)
         self._unkept = []
         self._kept_at = time.monotonic()
 

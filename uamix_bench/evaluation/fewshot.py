@@ -30,6 +30,7 @@ from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.text import fit
 
 if TYPE_CHECKING:  # a command checks names, episodes and folders before torch is imported
+    from uamix_bench.embeddings.known import KnownModel
     from uamix_bench.models.model import AudioModel
 
 Floats = npt.NDArray[np.float32]
@@ -93,7 +94,7 @@ def fewshot(model: AudioModel, task: TaskData, protocol: Protocol = PAPER, **opt
 
 
 def fewshot_grid(
-    model: AudioModel, task: TaskData, protocols: Sequence[Protocol], **options: Unpack[Options]
+    model: AudioModel | KnownModel, task: TaskData, protocols: Sequence[Protocol], **options: Unpack[Options]
 ) -> list[Result]:
     """Evaluates several protocols; those with the same segment rule share one embedding pass.
 
@@ -102,9 +103,7 @@ def fewshot_grid(
     """
     if model.identity is None:
         raise ValueError("the model has no identity: load it with load_model")
-    provenance = collect(str(model.device))
-    if ahead := options.get("ahead"):
-        provenance = provenance.model_copy(update={"device": fit(", ".join(ahead.devices))})
+    provenance = collect()
     task = limited(task, options.get("limit"))
     protocols = sweep(protocols, task.sorted_clips)
     tables = draw_tables(task, protocols, options.get("progress", SILENT))
@@ -124,11 +123,12 @@ def fewshot_grid(
 class _Pool:
     """Embeddings that the protocols of a grid share, by row of the full clip table."""
 
-    def __init__(self, model: AudioModel, task: TaskData, segments: Segments, options: Options) -> None:
+    def __init__(self, model: AudioModel | KnownModel, task: TaskData, segments: Segments, options: Options) -> None:
         self.model, self.task, self.segments, self.options = model, task, segments, options
         self.broken: dict[int, Skipped] = {}
         ahead = options.get("ahead")
         self.embedded, self.seconds = (ahead.clips, ahead.seconds) if ahead else (0, 0.0)
+        self.devices = set(ahead.devices) if ahead else set()
         self._place = np.full(len(task.clips), -1)  # where a row's embedding stands
         self._vectors = np.zeros((0, model.embedding_dim), np.float32)
         self._keys: list[bytes] = []
@@ -167,6 +167,7 @@ class _Pool:
         self._keys += [key for key, good in zip(found.keys, found.valid, strict=True) if good]
         self.embedded += found.embedded_clips
         self.seconds += found.seconds
+        self.devices |= set(found.devices)
         return not found.valid.all()
 
     def check(self, subject: str, allow_unhealthy: bool) -> health.Health:
@@ -256,7 +257,9 @@ class _Cell:
                 episodes_s=episodes_s,
                 peak_memory_mb=peak_memory_mb(str(pool.model.device)),
             ),
-            provenance=provenance.model_copy(update={"content_sha256": content_sha256}),
+            provenance=provenance.model_copy(
+                update={"content_sha256": content_sha256, "device": fit(", ".join(sorted(pool.devices)))}
+            ),
         )
 
     def _copies(self, pool: _Pool) -> npt.NDArray[np.int64] | None:

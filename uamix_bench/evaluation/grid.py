@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Literal, NamedTuple, Unpack, cast
 
 from uamix_bench.data.task import TaskData
+from uamix_bench.embeddings.known import KnownModel
 from uamix_bench.engines.engine import Engine
 from uamix_bench.engines.local import Local
 from uamix_bench.evaluation.earlier import Overwrite, find_earlier
@@ -40,7 +41,7 @@ class Kept(NamedTuple):
 
 
 def evaluate(
-    models: Sequence[AudioModel | Callable[[], AudioModel]],
+    models: Sequence[AudioModel | KnownModel | Callable[[], AudioModel | KnownModel]],
     tasks: Sequence[TaskData | TaskPlan],
     protocols: Sequence[Protocol] = (PAPER,),
     *,
@@ -95,7 +96,7 @@ def evaluate(
 
 
 def _evaluated(
-    models: Sequence[AudioModel | Callable[[], AudioModel]],
+    models: Sequence[AudioModel | KnownModel | Callable[[], AudioModel | KnownModel]],
     plans: Sequence[TaskPlan],
     stores: Sequence[ResultStore],
     overwrite: Overwrite,
@@ -103,12 +104,12 @@ def _evaluated(
     set_aside: Callable[[int, BadInputError], None] | None,
     options: Options,
 ) -> Iterator[Kept]:
-    from uamix_bench.models.model import AudioModel
-
     @lru_cache(maxsize=1)
-    def load(place: int) -> AudioModel:
+    def load(place: int) -> AudioModel | KnownModel:
         model = models[place]
-        return model if isinstance(model, AudioModel) else model()
+        if hasattr(model, "identity"):  # a module can be called too
+            return cast("AudioModel | KnownModel", model)
+        return model()
 
     ahead: dict[tuple[int, int], Ahead] = {}
     if engine.elsewhere:
@@ -117,7 +118,8 @@ def _evaluated(
         def loaded() -> Iterator[tuple[int, AudioModel]]:
             for place in range(len(models)):
                 try:
-                    yield place, load(place)
+                    model = load(place)
+                    yield place, model.load() if isinstance(model, KnownModel) else model
                 except BadInputError:
                     if set_aside is None:
                         raise  # else it is met again below
@@ -137,7 +139,7 @@ def _evaluated(
 
 
 def _of_task(
-    model: AudioModel, plan: TaskPlan, store: ResultStore, overwrite: Overwrite, options: Options
+    model: AudioModel | KnownModel, plan: TaskPlan, store: ResultStore, overwrite: Overwrite, options: Options
 ) -> Iterator[tuple[Result, Path, Literal["wrote", "reused", "confirmed"]]]:
     """Evaluates the protocols of a task that a store has no results of, and writes the results there."""
     progress, memo = options.get("progress", SILENT), options.get("cache", True)
