@@ -17,10 +17,11 @@ SIZE = 24
 Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
-@pytest.fixture(params=["own rows", "products of pairs"], autouse=True)
+@pytest.fixture(params=["rows centred when drawn", "rows centred before", "products of pairs"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test runs both ways; few episodes would never take the second."""
+    """Every test runs all ways; so few episodes would take the first alone."""
     worth_it = request.param == "products of pairs"
+    monkeypatch.setattr(classifiers, "_FEW_DRAWS", 1e9 if request.param == "rows centred when drawn" else 0)
     monkeypatch.setattr(products, "pay", lambda table, *_: worth_it and table.dtype == np.float32)
 
 
@@ -328,16 +329,18 @@ def _tables() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", ["nearest-centroid", "simpleshot", "l2n", "knn"])
 @pytest.mark.parametrize(("n_way", "k_shot"), [(5, 1), (9, 4)])
-def test_products_of_pairs_give_every_prediction_of_the_rows_themselves(
+def test_every_way_gives_the_same_predictions(
     name: str, n_way: int, k_shot: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     support, query = indices(n_way, k_shot, episodes=1_000)
     for kind, table in _tables().items():
         chosen = []
-        for worth_it in (False, True):
+        for few_draws, worth_it in ((0, False), (0, True), (1e9, False)):
+            monkeypatch.setattr(classifiers, "_FEW_DRAWS", few_draws)
             monkeypatch.setattr(products, "pay", lambda *_, worth_it=worth_it: worth_it)
             chosen.append(CLASSIFIERS[name](table, support, query).chosen)
-        assert np.array_equal(*chosen), kind
+        assert np.array_equal(chosen[0], chosen[1]), kind
+        assert np.array_equal(chosen[0], chosen[2]), kind
 
 
 def test_episodes_that_rounding_may_decide_are_doubtful() -> None:

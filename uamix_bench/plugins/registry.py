@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import ModuleSpec
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -211,8 +211,8 @@ def forget() -> None:
 
 
 @cache
-def _announced() -> EntryPoints:
-    """Entry points of all installed packages. Reading their metadata takes time."""
+def _announced() -> Any:
+    """Entry points of all installed packages, to select from. Reading their metadata takes time."""
     return entry_points()
 
 

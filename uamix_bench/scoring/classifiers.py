@@ -39,6 +39,7 @@ _DOUBLE_ROUNDING = 1e-12  # of a score itself, in float64
 _COORDINATE = 1e-14  # of a row's length, in float64: what lies between two means of the same rows
 _SHORT = 1e-3, 0.05  # of the mean's square: rows below it are lost in it in float32; the share of them that matters
 _SAFE = 1e-24, 1e24  # squared lengths whose products float32 holds
+_FEW_DRAWS = 2  # draws of a row, on average
 _SAMPLE = 128  # rows whose median says where most of the table is
 
 
@@ -58,8 +59,8 @@ class Score(NamedTuple):
 
 def nearest_centroid(embeddings: Floats, support: Integers, query: Integers) -> Score:
     """Nearest mean of the supports by squared Euclidean distance (Snell et al. 2017, equations 1 and 2)."""
-    table, _, square = _centred(embeddings)
-    return _linear(table, support, query, _centroids, square, products.mean_of_shots)
+    table, _, square, shift = _centred(embeddings, support.size + query.size)
+    return _linear(table, support, query, _centroids, square, products.mean_of_shots, shift=shift)
 
 
 def cosine(embeddings: Floats, support: Integers, query: Integers) -> Score:
@@ -67,7 +68,7 @@ def cosine(embeddings: Floats, support: Integers, query: Integers) -> Score:
 
     easyfsl's `SimpleShot` is this classifier.
     """
-    table, mean, square = _centred(embeddings)
+    table, mean, square, _ = _centred(embeddings)
     double = table.dtype == np.float64
     if double:  # whose mean would cost the short rows their digits
         table, mean, square = embeddings.astype(np.float64), np.zeros_like(mean), 0.0
@@ -115,7 +116,7 @@ def knn(embeddings: Floats, support: Integers, query: Integers, neighbors: int =
         query: Rows of the queries, (E, N, Q) int64.
         neighbors: Number of supports that vote, at most N * K.
     """
-    table, _, square = _centred(embeddings)
+    table, _, square, shift = _centred(embeddings, support.size + query.size)
     ways, shots = support.shape[1:]
     voters = min(neighbors, ways * shots)
 
@@ -134,8 +135,8 @@ def knn(embeddings: Floats, support: Integers, query: Integers, neighbors: int =
         return (votes.sum(axis=-2) * (voters + 1) - earliest).argmax(axis=-1)  # type: ignore[no-any-return]
 
     if voters > 1:
-        return _linear(table, support, query, fit, square, vote=vote)
-    return _linear(table, support, query, fit, square, products.nearest_of_shots)
+        return _linear(table, support, query, fit, square, vote=vote, shift=shift)
+    return _linear(table, support, query, fit, square, products.nearest_of_shots, shift=shift)
 
 
 def logistic_regression(embeddings: Floats, support: Integers, query: Integers) -> Score:
@@ -181,39 +182,59 @@ def classify(name: str, embeddings: Floats, support: Integers, query: Integers, 
 
 
 class _Centred(NamedTuple):
-    """Embeddings minus their mean, (n, D) float32 or float64; the mean, (D,); the median squared length of a row."""
+    """Embeddings less their mean.
+
+    Attributes:
+        table: Rows, (n, D) float32 or float64, without their mean unless `shift` is given.
+        mean: Mean, (D,).
+        square: Median squared length of a row without the mean.
+        shift: Mean that has still to be subtracted from the rows drawn, (D,) float32; None if `table` is without it.
+    """
 
     table: Table
     mean: Doubles
     square: float
+    shift: Floats | None = None
 
 
-def _centred(embeddings: Floats) -> _Centred:
-    """Subtracts the mean over all rows that are not outliers."""
+def _centred(embeddings: Floats, draws: int | None = None) -> _Centred:
+    """Subtracts the mean over all rows that are not outliers.
+
+    Args:
+        embeddings: Embeddings, (n, D) float32.
+        draws: Number of rows that the episodes draw. Where these are few, the mean is left for the caller to subtract,
+            as another table of a million rows takes longer to write than they do. None leaves it in no case.
+    """
+    later = draws is not None and draws <= _FEW_DRAWS * len(embeddings)
+    step = max(1, _BUFFER // embeddings.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):
         mean = embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
-        table = embeddings - mean
-        squares = np.vecdot(table, table)
-        lengths = np.vecdot(embeddings, embeddings)  # rows of zeros lose nothing
+        table = np.empty((step if later else len(embeddings), embeddings.shape[1]), np.float32)
+        squares, lengths = np.empty((2, len(embeddings)), np.float32)
+        for start in range(0, len(embeddings), step):  # both passes over a row while it is in the processor's cache
+            block = embeddings[start : start + step]
+            centred = np.subtract(block, mean, out=table[0 if later else start :][: len(block)])
+            np.vecdot(centred, centred, out=squares[start : start + step])
+            np.vecdot(block, block, out=lengths[start : start + step])  # rows of zeros lose nothing
         short = (lengths > 0) & (lengths < _SHORT[0] * (mean @ mean))
     square = float(np.median(squares))
     sample = embeddings[:: -(-len(embeddings) // _SAMPLE)].astype(np.float64)
     middle = np.median(sample, axis=0)  # half of the rows may lie anywhere, and it stays among the others
-    if short.mean() < _SHORT[1] and _is_safe(table, squares, square, np.median(_squares(sample - middle))):
-        return _Centred(table, mean.astype(np.float64), square)
+    if short.mean() < _SHORT[1] and _is_safe(embeddings, mean, squares, square, np.median(_squares(sample - middle))):
+        return _Centred(embeddings if later else table, mean.astype(np.float64), square, mean if later else None)
     rows = embeddings - middle  # float64
-    squares = _squares(rows)
-    usual = squares <= FAR_OUT**2 * _typical(squares)
+    about_middle = _squares(rows)
+    usual = about_middle <= FAR_OUT**2 * _typical(about_middle)
     shift = rows[usual].mean(axis=0)
     rows -= shift
     return _Centred(rows, middle + shift, _typical(_squares(rows)))
 
 
-def _is_safe(table: Floats, squares: Floats, square: float, about_middle: float) -> bool:
+def _is_safe(embeddings: Floats, mean: Floats, squares: Floats, square: float, about_middle: float) -> bool:
     """Test that float32 suffices: no outlier has moved the mean, and no product of two lengths leaves its range."""
     largest = float(squares.max())
     if largest == 0.0:  # all rows equal, or squares too small for float32
-        return not table.any()
+        return bool((embeddings == mean).all())
     if not (_SAFE[0] < square < _SAFE[1] and largest <= FAR_OUT**2 * square):
         return False
     return square <= FAR_OUT * about_middle
@@ -295,6 +316,7 @@ def _linear(
     pool: products.Pool | None = None,
     vote: Callable[[Table, Table], Integers] | None = None,
     buffers: int = 1,
+    shift: Floats | None = None,
 ) -> Score:
     """Scores queries by ``x . w + b`` or by distance, a few episodes at a time in reused buffers.
 
@@ -312,8 +334,9 @@ def _linear(
         vote: Function from scores (B, N * Q, M) and their margins to class slots (B, N * Q); by default the slot of the
             largest score.
         buffers: Factor on the number of episodes in a batch; a fit of many small steps is faster with more.
+        shift: Vector to subtract from every row drawn, (D,); None for none.
     """
-    if pool and products.pay(table, support, query):
+    if pool and shift is None and products.pay(table, support, query):
         chosen, doubtful = products.decide(table, support, query, pool, _ROUNDING * unit)
         chosen[doubtful] = _linear(table, support[doubtful], query[doubtful], fit, unit).chosen
         return _count(chosen)
@@ -332,6 +355,9 @@ def _linear(
         # mode="clip" lets numpy write straight into `out`; the rows are in range
         np.take(table, support[now], axis=0, out=shot_buffer[:batch], mode="clip")
         np.take(table, query_rows[now], axis=0, out=query_buffer[:batch], mode="clip")
+        if shift is not None:
+            shot_buffer[:batch] -= shift
+            query_buffer[:batch] -= shift
         weights, biases = fit(shot_buffer[:batch])
         scores = _scores(query_buffer[:batch], weights, biases)
         margin = _margin(query_buffer[:batch], scores, unit, biases is None)
