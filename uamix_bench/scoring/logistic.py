@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Doubles = npt.NDArray[np.float64]
+from uamix_bench.util.arrays import Doubles
+
 Reals = npt.NDArray[np.floating[Any]]
 
 _STEPS, _TRIALS = 100, 30

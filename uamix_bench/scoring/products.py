@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
-Pool = Callable[["Pairs", Integers, Integers], Floats]
+from uamix_bench.util.arrays import Floats, Ints, Mask
+
+Pool = Callable[["Pairs", Ints, Ints], Floats]
 
 _MOST_ROWS = 8_192  # whose products take 256 MiB
 _LOOK_UP, _FETCH = 200, 30  # multiplications in the time of a product looked up, and of a number of a row fetched
@@ -28,7 +28,7 @@ class Decided(NamedTuple):
     """Predicted class slot of each query, (E, N, Q); and which episodes leave a query undecided, (E,) bool."""
 
     chosen: npt.NDArray[np.unsignedinteger[Any]]
-    doubtful: npt.NDArray[np.bool_]
+    doubtful: Mask
 
 
 class Pairs:
@@ -39,12 +39,12 @@ class Pairs:
         self.squares: Floats = products.diagonal().copy()
         self._rows, self._flat = len(products), products.ravel()
 
-    def __call__(self, left: Integers, right: Integers) -> Floats:
+    def __call__(self, left: Ints, right: Ints) -> Floats:
         """Products of rows (..., A) with rows (..., B): (..., A, B)."""
         return self._flat.take(left[..., :, None] * self._rows + right[..., None, :], mode="clip")
 
 
-def pay(table: npt.NDArray[np.floating[Any]], support: Integers, query: Integers) -> bool:
+def pay(table: npt.NDArray[np.floating[Any]], support: Ints, query: Ints) -> bool:
     """Test that products of all pairs, and looking them up, cost less than the products of each episode's own rows."""
     (rows, size), (episodes, ways, shots), queries = table.shape, support.shape, query.shape[2]
     if table.dtype != np.float32 or rows > _MOST_ROWS:
@@ -54,7 +54,7 @@ def pay(table: npt.NDArray[np.floating[Any]], support: Integers, query: Integers
     return bool(rows * rows * size / 2 + episodes * _LOOK_UP * scores * shots < episodes * own)
 
 
-def mean_of_shots(pairs: Pairs, support: Integers, query: Integers) -> Floats:
+def mean_of_shots(pairs: Pairs, support: Ints, query: Ints) -> Floats:
     """Scores (B, N, Q) of queries (B, Q) that rank means of supports (B, N, K) by distance: ``x . m - |m|^2 / 2``."""
     scores = pairs(support[..., 0], query)
     for shot in range(1, support.shape[2]):
@@ -64,7 +64,7 @@ def mean_of_shots(pairs: Pairs, support: Integers, query: Integers) -> Floats:
     return scores
 
 
-def nearest_of_shots(pairs: Pairs, support: Integers, query: Integers) -> Floats:
+def nearest_of_shots(pairs: Pairs, support: Ints, query: Ints) -> Floats:
     """Scores (B, N, Q) of queries (B, Q) that rank classes by the distance of their nearest support, (B, N, K)."""
     scores = np.full((*support.shape[:2], query.shape[1]), -np.inf, np.float32)
     for shot in range(support.shape[2]):
@@ -73,7 +73,7 @@ def nearest_of_shots(pairs: Pairs, support: Integers, query: Integers) -> Floats
     return scores
 
 
-def decide(table: Floats, support: Integers, query: Integers, pool: Pool, margin: float) -> Decided:
+def decide(table: Floats, support: Ints, query: Ints, pool: Pool, margin: float) -> Decided:
     """Gives queries the class of the largest score.
 
     Args:
