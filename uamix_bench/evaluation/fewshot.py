@@ -12,6 +12,7 @@ import numpy as np
 
 from uamix_bench.data.copies import first_of_equals
 from uamix_bench.data.task import TaskData
+from uamix_bench.embeddings.known import KnownModel
 from uamix_bench.evaluation.earlier import draw_tables
 from uamix_bench.evaluation.plan import draw_episodes, limited
 from uamix_bench.evaluation.zero_shot import check_text_side, zero_shot_texts
@@ -93,7 +94,7 @@ def fewshot(model: AudioModel, task: TaskData, protocol: Protocol = PAPER, **opt
 
 
 def fewshot_grid(
-    model: AudioModel, task: TaskData, protocols: Sequence[Protocol], **options: Unpack[Options]
+    model: AudioModel | KnownModel, task: TaskData, protocols: Sequence[Protocol], **options: Unpack[Options]
 ) -> list[Result]:
     """Evaluates several protocols; those with the same segment rule share one embedding pass.
 
@@ -103,9 +104,7 @@ def fewshot_grid(
     if model.identity is None:
         raise ValueError("the model has no identity: load it with load_model")
     check_text_side(model, protocols)
-    provenance = collect(str(model.device))
-    if ahead := options.get("ahead"):
-        provenance = provenance.model_copy(update={"device": fit(", ".join(ahead.devices))})
+    provenance = collect()
     task = limited(task, options.get("limit"))
     protocols = sweep(protocols, task.sorted_clips)
     tables = draw_tables(task, protocols, options.get("progress", SILENT))
@@ -125,13 +124,14 @@ def fewshot_grid(
 class _Pool:
     """Embeddings that the protocols of a grid share, by row of the full clip table."""
 
-    def __init__(self, model: AudioModel, task: TaskData, segments: Segments, options: Options) -> None:
+    def __init__(self, model: AudioModel | KnownModel, task: TaskData, segments: Segments, options: Options) -> None:
         assert model.identity is not None  # or `fewshot_grid` has refused it
         self.identity = model.identity
         self.model, self.task, self.segments, self.options = model, task, segments, options
         self.broken: dict[int, Skipped] = {}
         ahead = options.get("ahead")
         self.embedded, self.seconds = (ahead.clips, ahead.seconds) if ahead else (0, 0.0)
+        self.devices = set(ahead.devices) if ahead else set()
         self._place = np.full(len(task.clips), -1)  # where a row's embedding stands
         self._vectors = np.zeros((0, model.embedding_dim), np.float32)
         self._keys: list[bytes] = []
@@ -170,6 +170,7 @@ class _Pool:
         self._keys += [key for key, good in zip(found.keys, found.valid, strict=True) if good]
         self.embedded += found.embedded_clips
         self.seconds += found.seconds
+        self.devices |= set(found.devices)
         return not found.valid.all()
 
     def check(self, subject: str, allow_unhealthy: bool) -> health.Health:
@@ -186,7 +187,8 @@ class _Pool:
 
     def texts(self, texts: Sequence[str]) -> Floats:
         """Embeddings of texts by the model's text side, (C, D) float32."""
-        return self.model.embed_texts(texts)
+        model = self.model.load() if isinstance(self.model, KnownModel) else self.model
+        return model.embed_texts(texts)
 
     def digests(self, rows: Ints) -> list[bytes]:
         """Digests of the files of rows of the full table."""
@@ -267,7 +269,9 @@ class _Cell:
                 episodes_s=episodes_s,
                 peak_memory_mb=peak_memory_mb(str(pool.model.device)),
             ),
-            provenance=provenance.model_copy(update={"content_sha256": content_sha256}),
+            provenance=provenance.model_copy(
+                update={"content_sha256": content_sha256, "device": fit(", ".join(sorted(pool.devices)))}
+            ),
             overlap=overlap(pool.identity.pretrained_on, self.task.name, self.task.card.data),
             names=self.task.class_names if zero_shot else {},
         )
