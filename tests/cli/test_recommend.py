@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,20 @@ def test_models_that_cannot_run_are_named_and_passed_over(bench: Bench, sounds: 
     alone = bench(*arguments, "-m", own, "--quiet")
     assert alone.code == 3
     assert "no such day" in alone.error
+
+
+def test_a_broken_clip_is_left_out_and_what_is_known_of_new_clips_stays(bench: Bench, sounds: Path) -> None:
+    folder = sounds.with_name("with_a_broken_one")
+    shutil.copytree(sounds, folder)
+    broken = next((folder / "low").iterdir())
+    broken.write_bytes(b"no sound")
+    arguments = ("recommend", "--task", folder, "-m", "logmel,random", *QUICK, "--quiet")
+    refused = bench(*arguments)
+    assert (refused.code, str(broken) in refused.error) == (3, True)
+    found = bench(*arguments, "--keep-going", "--json")
+    assert found.code == 6
+    (item,) = found.envelope["items"]
+    assert "needs 10,000 episodes" in item["covers_reason"]  # and not the clip table, which is here
 
 
 def test_without_models_all_that_can_run_are_compared(bench: Bench, sounds: Path) -> None:

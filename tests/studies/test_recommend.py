@@ -18,9 +18,8 @@ from uamix_bench.evaluation.halves import REPORTING, halves
 from uamix_bench.records.record import Cost
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.classifiers import classify
-from uamix_bench.scoring.episodes import EpisodeSet
 from uamix_bench.scoring.statistics import ci95_classes, ci95_clips
-from uamix_bench.studies.recommend import Plans, decide, plan
+from uamix_bench.studies.recommend import Plans, decide, drawn, plan
 from uamix_bench.util.errors import UsageError
 
 from ..sample_records import few_shot, score, scored
@@ -47,13 +46,13 @@ def evaluated(plans: Plans, whole: TaskData, models: Mapping[str, Embeddings], *
     row_of = {clip: row for row, clip in enumerate(whole.clips["clip"])}
     for half in plans:
         rows = np.array([row_of[clip] for clip in half.task.clips["clip"]])
-        for (name, vectors), (protocol, drawn) in itertools.product(
+        for (name, vectors), (protocol, episodes) in itertools.product(
             models.items(), zip(half.protocols, half.draws, strict=True)
         ):
-            correct, hits, _ = classify(protocol.classifier, vectors[rows[drawn.clips]], *drawn.compact())
+            correct, hits, _ = classify(protocol.classifier, vectors[rows[episodes.clips]], *episodes.compact())
             accuracies = correct / (protocol.n_way * protocol.n_query)
-            clips = ci95_clips(accuracies, drawn.classes, drawn.drawn, drawn.class_of, drawn.group_of)
-            classes = ci95_classes(accuracies, drawn.classes, drawn.class_of, drawn.group_of)
+            clips = ci95_clips(accuracies, episodes.classes, episodes.drawn, episodes.class_of, episodes.group_of)
+            classes = ci95_classes(accuracies, episodes.classes, episodes.class_of, episodes.group_of)
             ci95 = float(1.96 * accuracies.std() / len(accuracies) ** 0.5)
             given = (clips.half_width or clips.reason, classes.half_width or classes.reason)
             changes: dict[str, Any] = {
@@ -61,12 +60,8 @@ def evaluated(plans: Plans, whole: TaskData, models: Mapping[str, Embeddings], *
                 "score": score(float(accuracies.mean()), ci95, *given),
                 "cost": costs.get(name, few_shot().cost),
             }
-            found.append(scored(protocol, drawn, correct, hits, **changes))
+            found.append(scored(protocol, episodes, correct, hits, **changes))
     return found
-
-
-def draws(plans: Plans) -> dict[str, EpisodeSet]:
-    return {episodes.digest: episodes for half in plans for episodes in half.draws}
 
 
 def two_classes(task: TaskData, distance: float, generator: np.random.Generator) -> Embeddings:
@@ -165,7 +160,7 @@ def test_the_better_model_is_chosen_and_its_accuracy_is_the_true_one() -> None:
     task, generator = table({"a": 120, "b": 120}), np.random.default_rng(1)
     models = {"good": two_classes(task, 3.0, generator), "poor": two_classes(task, 1.0, generator)}
     plans = plan(task, seed=3)
-    found = decide(evaluated(plans, task, models), draws(plans))
+    found = decide(evaluated(plans, task, models), drawn(plans, []))
     assert [one.model.name for one in found.candidates] == ["good", "poor"]
     assert found.chosen.model.name == "good"
     assert list(found.alike) == [found.chosen]
@@ -188,7 +183,7 @@ def test_of_models_that_cannot_be_told_apart_the_cheapest_is_chosen() -> None:
     fast = Cost(embedded_clips=120, embed_s=0.1, episodes_s=0.1, peak_memory_mb=200.0)
     plans = plan(task, shots=(2, 4))
     results = evaluated(plans, task, models, fast=fast)
-    found = decide(results, draws(plans))
+    found = decide(results, drawn(plans, []))
     assert {one.model.name for one in found.alike} == {"slow", "fast"}
     assert (found.chosen.model.name, found.by_speed) == ("fast", True)
     assert found.chosen.clips_per_s == pytest.approx(1200)
@@ -197,14 +192,14 @@ def test_of_models_that_cannot_be_told_apart_the_cheapest_is_chosen() -> None:
     assert (facts["not_distinguishable"], facts["cheapest_by"]) == (["slow"], "clips_per_s")
     cached = Cost(embedded_clips=0, embed_s=0.0, episodes_s=0.1, peak_memory_mb=None)
     untimed = [one.model_copy(update={"cost": cached}) if one.model.name == "fast" else one for one in results]
-    assert not decide(untimed, draws(plans)).by_speed
+    assert not decide(untimed, drawn(plans, [])).by_speed
 
 
 def test_without_intervals_for_new_clips_the_answer_is_of_these_clips_and_says_why() -> None:
     task, generator = table({"a": 40, "b": 40}), np.random.default_rng(4)
     models = {"good": two_classes(task, 3.0, generator), "poor": two_classes(task, 0.5, generator)}
     plans = plan(task, episodes=400)
-    found = decide(evaluated(plans, task, models), draws(plans))
+    found = decide(evaluated(plans, task, models), drawn(plans, []))
     assert found.chosen.model.name == "good"
     assert found.covers == "these clips"
     assert "needs 10,000 episodes" in found.why_not_new

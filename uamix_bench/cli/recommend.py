@@ -150,8 +150,7 @@ def command(
     progress.say(f"{', '.join(f'{how} {number}' for how, number in files.items())} results in {store.folder}")
     if len(failed) == len(names):
         raise next(iter(failed.values()))
-    draws = {episodes.digest: episodes for half in plans for episodes in half.draws}
-    found = library.decide(results, draws, gain=gain)
+    found = library.decide(results, library.drawn(plans, results), gain=gain)
     passed_over = {name: reason for reason, others in left_out.items() for name in others}
     passed_over |= {name: str(error) for name, error in failed.items()}
     items.append({"task": f"{data.name}@{data.card.version}", **found.facts(), "passed_over": passed_over})

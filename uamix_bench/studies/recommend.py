@@ -15,7 +15,7 @@ from uamix_bench.comparison.ranking import rank, trained_on_task
 from uamix_bench.data.folders import Remark
 from uamix_bench.data.task import TaskData
 from uamix_bench.evaluation.halves import CHOOSING, REPORTING, halves
-from uamix_bench.evaluation.plan import TaskPlan, plan_task
+from uamix_bench.evaluation.plan import TaskPlan, draw_episodes, plan_task
 from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.records.record import HalfInterval
 from uamix_bench.records.results import Result
@@ -91,6 +91,17 @@ def plan(
             if shots or len(wanted) == 1 or not base.group_disjoint:
                 raise
             wanted = wanted[:-1]  # the groups of a class are fewer than its clips
+
+
+def drawn(plans: Plans, results: Sequence[Result]) -> dict[str, EpisodeSet]:
+    """Episodes of results by digest; those of results that left out broken clips are drawn again without these."""
+    found = {episodes.digest: episodes for half in plans for episodes in half.draws}
+    for result in results:
+        if result.episodes.digest not in found:
+            half = plans.reporting if result.protocol.name == REPORTING else plans.choosing
+            again = draw_episodes(half.task.without(one.clip for one in result.status.skipped), result.protocol)
+            found[again.digest] = again
+    return found
 
 
 def _with_enough(task: TaskData, min_clips: int) -> TaskData:
