@@ -64,6 +64,12 @@ def _exists(path: str) -> bool:
     return path != "" and Path(path).exists()
 
 
+def _places(value: str) -> list[str]:
+    """Paths that a value may be: itself, or what follows its name, as in NAME=PATH and NAME:PATH."""
+    split = (value.partition(mark) for mark in "=:")
+    return [value, *(path for name, mark, path in split if mark and "," not in name)]
+
+
 class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
     """List of one or more values with commas between them; a path that exists is never split.
 
@@ -94,9 +100,7 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since cli
         """Splits and converts; lists (from a TOML file) are taken as they are."""
         if isinstance(value, (list, tuple)):
             parts = list(value)
-        elif not isinstance(value, str) or any(
-            map(_exists, (value.partition("=")[2] or value, value.partition(":")[2]))
-        ):
+        elif not isinstance(value, str) or any(map(_exists, _places(value))):
             parts = [value]
         else:
             parts = [part.strip() for part in value.split(",")]

@@ -64,7 +64,8 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
             title = f"{way}-way" if len(ways) > 1 else ""
             show(_score_table(rows, way, shots[:shown], ranking, sweep), title)
             shots = shots[shown:]
-    for line in notes((labels[result.id], result.task.label, result.overlap_known) for result in results):
+    told = [result for result in results if _overlap_mark(result)]
+    for line in notes((labels[result.id], result.task.label, result.overlap_known) for result in told):
         _note(line)
     if ranking.best - ranking.best_for_new_clips:
         _note(f"(best): best on these clips; {_why_not_new(ranking)}")
@@ -129,17 +130,26 @@ def _sizes(results: Iterable[Result]) -> tuple[str, str]:
 
 
 def _accuracy(result: Result | None) -> str:
-    """Accuracy with its half-width, and the marks of what is missing or may be known to the model."""
+    """Accuracy with its half-width, marked if clips are missing."""
     if result is None:
         return ""
-    mark = ("" if result.status.complete else "*") + MARKS[result.overlap_known.level]
-    return per_cent(result.score.accuracy, result.score.ci95) + mark
+    return per_cent(result.score.accuracy, result.score.ci95) + ("" if result.status.complete else "*")
 
 
 def _mark(result: Result | None, ranking: Ranking) -> str:
-    if result is not None and result.id in ranking.best:
-        return "best" if result.id in ranking.best_for_new_clips else "(best)"
-    return "≈" if result is not None and result.id in ranking.alike else ""
+    """Marks of a score: its rank, and whether the model was or may have been trained on data of the task."""
+    if result is None:
+        return ""
+    rank = "≈" if result.id in ranking.alike else ""
+    if result.id in ranking.best:
+        rank = "best" if result.id in ranking.best_for_new_clips else "(best)"
+    return f"{rank} {_overlap_mark(result)}".strip()
+
+
+def _overlap_mark(result: Result) -> str:
+    """Mark of overlap. The source of a user's own sounds is never stated, so "unknown" is not marked on them."""
+    level = result.overlap_known.level
+    return "" if result.task.own and level == "unknown" else MARKS[level]
 
 
 def _why_not_new(ranking: Ranking) -> str:
