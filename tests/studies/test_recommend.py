@@ -251,3 +251,23 @@ def test_the_winners_figure_is_not_its_luck() -> None:
     error = np.std(reported, ddof=1) / np.sqrt(len(reported))
     assert abs(np.mean(reported)) < 3 * error
     assert np.mean(chosen) > 8 * error
+
+
+def test_a_half_that_contradicts_the_choice_is_told() -> None:
+    """One model sees the classes of the choosing half alone, the other those of the reporting half, a little less."""
+    task = table({"a": 80, "b": 80})
+    plans = plan(task, shots=[1], episodes=400)
+    generator = np.random.default_rng(0)
+    chosen = set(plans[0].task.clips["clip"])
+    mine = task.clips["clip"].isin(chosen).to_numpy()[:, None]
+    near, far = (two_classes(task, distance, generator) for distance in (0.3, 3.0))
+    models = {"lucky": np.where(mine, far, near), "other": np.where(mine, near, far)}
+    found = decide(evaluated(plans, task, models))
+    assert found.chosen.model.name == "lucky"
+    assert found.contradiction is not None
+    rival, difference = found.contradiction
+    assert rival.model.name == found.facts()["contradicted_by"] == "other"
+    expected = rival.reporting[1].score.accuracy - found.chosen.reporting[1].score.accuracy
+    assert difference.difference == pytest.approx(expected)
+    agreed = decide(evaluated(plans, task, {"good": far, "bad": near}))
+    assert (agreed.chosen.model.name, agreed.contradiction) == ("good", None)

@@ -53,6 +53,8 @@ def _answer(found: Recommendation, names: dict[int, str], plans: Plans) -> dict[
     return {
         "Model": model + (", which means little: it was trained on data of the task" if chosen.trained_on_task else ""),
         "Alike": _alike(found, names) if len(found.candidates) > 1 else "",
+        "But": _contradiction(found, names),
+        "Fewer": _with_fewer(found, names),
         "Examples": _curve(found),
         "Cost": ", ".join(_cost(chosen, result.provenance.device)),
         "New clips": _interval(result.score.intervals.clips),
@@ -72,6 +74,27 @@ def _alike(found: Recommendation, names: dict[int, str]) -> str:
     best = "it" if found.chosen is found.candidates[0] else f"the best, {names[id(found.candidates[0])]},"
     told = others if best == "it" else [names[id(found.chosen)], *others[1:]]
     return f"{listed(told)} cannot be told apart from {best} {where}; {names[id(found.chosen)]} is {cheap}{unknown}"
+
+
+def _contradiction(found: Recommendation, names: dict[int, str]) -> str:
+    """Model that is ahead of the chosen one on the half that it was not chosen on; empty without one."""
+    if found.contradiction is None:
+        return ""
+    rival, test = found.contradiction
+    ahead = f"{100 * test.difference:.1f} ± {100 * test.half_width:.1f} points ahead"
+    where = f"on the other half, at {_examples(found.compared_at)} a class"
+    return f"{names[id(rival)]} is {ahead} {where}: these clips do not settle which is better"
+
+
+def _with_fewer(found: Recommendation, names: dict[int, str]) -> str:
+    """Models that are ahead at fewer examples than those at which models are compared; empty without any."""
+    fair = [one for one in found.candidates if not one.trained_on_task] or found.candidates
+    led: dict[int, list[int]] = {}
+    for number in (number for number in found.chosen.choosing if number < found.compared_at):
+        leader = max(fair, key=lambda one: one.choosing[number].score.accuracy)
+        led.setdefault(id(leader), []).append(number)
+    others = [f"{names[one]} at {listed(map(str, numbers))}" for one, numbers in led.items() if one != id(found.chosen)]
+    return f"ahead is {'; '.join(others)} a class; --k sets the numbers that models are compared at" if others else ""
 
 
 def _curve(found: Recommendation) -> str:

@@ -75,7 +75,7 @@ def show(table: RichTable, title: str = "") -> None:
         if _width(table, console) > console.width:
             _drop(table, heading)
     if _width(table, console) > console.width:
-        table.padding = 0  # one space between columns before anything is cut
+        table.padding = 0 if table.box else (0, 1, 0, 0)  # one space between columns before anything is cut
     with console.capture() as captured:
         console.print(table)
     table.padding = padding

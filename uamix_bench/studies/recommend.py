@@ -20,6 +20,7 @@ from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.records.record import HalfInterval
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+from uamix_bench.scoring.statistics import PairedT, paired_t
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.text import listed
@@ -204,6 +205,24 @@ class Recommendation:
         """Half-width of the accuracy for new classes, or the reason why there is none."""
         return self.reported.score.intervals.classes
 
+    @property
+    def contradiction(self) -> tuple[Candidate, PairedT] | None:
+        """Model outside `alike` that is ahead of the chosen one on the reporting half, and its difference; or None.
+
+        The best such model at `compared_at`, if the paired 95% interval excludes zero.
+        """
+        rivals = [
+            one
+            for one in self.candidates
+            if one not in self.alike and one.trained_on_task == self.chosen.trained_on_task
+        ]
+        if not rivals:
+            return None
+        best = max(rivals, key=lambda one: one.reporting[self.compared_at].score.accuracy)
+        accuracies = [one.reporting[self.compared_at].accuracies() for one in (best, self.chosen)]
+        test = paired_t(*accuracies)
+        return (best, test) if test.difference > test.half_width else None
+
     def facts(self) -> dict[str, Any]:
         """Recommendation as plain data, accuracies as fractions and results by their ids."""
         intervals = self.reported.score.intervals
@@ -219,6 +238,7 @@ class Recommendation:
             "gain": self.gain,
             "compared_at": self.compared_at,
             "not_distinguishable": [one.model.name for one in self.alike if one is not self.chosen],
+            "contradicted_by": self.contradiction[0].model.name if self.contradiction else None,
             "covers": self.covers,
             "covers_reason": self.why_not_new,
             "cheapest_by": "clips_per_s" if self.by_speed else "parameters",
