@@ -9,10 +9,10 @@ version is shown.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,13 +22,16 @@ from uamix_bench.plugins.overlap import LEVELS, MEANINGS, Overlap
 from uamix_bench.records.newest import newest
 from uamix_bench.records.record import Skipped
 from uamix_bench.records.results import Result
-from uamix_bench.reports.blocks import count
+from uamix_bench.reports.blocks import Cell, Mark, count, score_cell
+from uamix_bench.reports.looks import looks
 from uamix_bench.reports.page import slug
-from uamix_bench.scoring.episodes import PAPER, ZERO_SHOT, Protocol
+from uamix_bench.scoring.episodes import PAPER, ZERO_SHOT, EpisodeSet, Protocol
 from uamix_bench.scoring.statistics import Z95, holm
 from uamix_bench.util import files
 from uamix_bench.util.arrays import Doubles, Mask
 from uamix_bench.util.text import listed
+
+Draws: TypeAlias = Callable[[Iterable[Result]], Mapping[str, EpisodeSet]]
 
 
 class Speed(NamedTuple):
@@ -46,11 +49,13 @@ class Entrant:
         identity: Identity of the model: all that may change its embeddings.
         label: Name of the model, with all that tells it from others of that name.
         speed: Embedding speed in the run that embedded most clips; None if all came from the cache.
+        look: Number of the model's look in figures.
     """
 
     identity: ModelIdentity
     label: str
     speed: Speed | None
+    look: int
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,23 @@ class Setting:
         """Title of the setting: ways and shots, and its remarks."""
         return f"{self.protocol.n_way}-way {self.protocol.k_shot}-shot" + (f", {self.remarks}" if self.remarks else "")
 
+    @property
+    def looks(self) -> dict[str, int]:
+        """Numbers of the models' looks in figures, by label."""
+        return {row.entrant.label: row.entrant.look for row in self.standings}
+
+    def cell(self, result: Result, **options: Any) -> Cell:
+        """Cell of a result's score, marked if it is the best or cannot be told apart from it."""
+        mark: Mark = ""
+        note = options.pop("note", "")
+        if result.id in self.ranking.best_for_new_clips:
+            mark, note = "best", "best"
+        elif result.id in self.ranking.best:
+            mark, note = "top", "best on these clips"
+        elif result.id in self.ranking.alike:
+            mark = "tie"
+        return score_cell(result, mark=mark, note=note, **options)
+
 
 @dataclass(frozen=True)
 class Board:
@@ -159,13 +181,16 @@ class Board:
         return max(usual or self.settings, key=lambda setting: sum(len(row.results) for row in setting.standings))
 
 
-def board(results: Iterable[Result]) -> Board:
+def board(results: Iterable[Result], draws: Draws | None = None) -> Board:
     """Sorts results into settings, columns and rows, and ranks them.
 
     Args:
         results: Results of any models, tasks and protocols; see `newest`.
+        draws: Function that gives the episodes of results, by digest, as far as their clip tables are here. Without
+            them nothing is best for new clips.
     """
     kept, superseded, earlier = newest(results)
+    drawn = draws(one for one in kept if one.score.ci95_clips is not None) if draws else {}
     entrants = _entrants(kept)
     groups: dict[tuple[Protocol, str], list[Result]] = {}
     for result in kept:
@@ -181,7 +206,7 @@ def board(results: Iterable[Result]) -> Board:
     settings: list[Setting] = []
     for protocol, dtype, remarks, table in tables:
         series = _remarks(protocol.model_copy(update={"min_clips": None}), dtype)
-        made = _setting(protocol, remarks, series, table, entrants, labels)
+        made = _setting(protocol, remarks, series, table, entrants, labels, drawn)
         if any(made.id == other.id for other in settings):  # they differ in what no id can hold
             key = files.digest(sorted(result.id for result in table))[:6]
             words, joined = (f"{text} {key}".strip() for text in (made.remarks, made.series))
@@ -189,6 +214,12 @@ def board(results: Iterable[Result]) -> Board:
         settings.append(made)
     tasks = sorted({result.task.name for result in kept})
     return Board(settings, sorted(entrants.values(), key=lambda e: e.label), kept, superseded, earlier, tasks)
+
+
+BEST = (
+    "Bold: the highest of a column. It is called best only if it is so for new clips of these classes too (normal "
+    "tests of the differences, 5%, Holm); else it is best on these clips, and for new ones another may be better."
+)
 
 
 def why_apart(result: Result) -> str:
@@ -252,7 +283,8 @@ def _entrants(results: Sequence[Result]) -> dict[ModelIdentity, Entrant]:
     for identity, label in labels.items():
         if times[label] > 1:  # they differ in what is no name, such as what they were trained on
             labels[identity] = f"{label} {files.digest(identity.model_dump(mode='json'))[:6]}"
-    return {identity: Entrant(identity, label, _speed(results, identity)) for identity, label in labels.items()}
+    look = looks(labels.values())
+    return {one: Entrant(one, label, _speed(results, one), look[label]) for one, label in labels.items()}
 
 
 _TELLING = (
@@ -335,6 +367,7 @@ def _setting(
     results: Sequence[Result],
     entrants: dict[ModelIdentity, Entrant],
     labels: dict[str, str],
+    drawn: Mapping[str, EpisodeSet],
 ) -> Setting:
     compared = [result for result in results if result.cell()]
     columns = _columns(results, labels)
@@ -352,7 +385,7 @@ def _setting(
                 row[label] = result
     identity = f"{protocol.n_way}w{protocol.k_shot}s" + (f"-{slug(remarks)}" if remarks else "")
     standings = _standings([(entrants[model], row) for model, row in rows.items()], columns)
-    return Setting(identity, protocol, remarks, series, columns, standings, rank(compared), apart)
+    return Setting(identity, protocol, remarks, series, columns, standings, rank(compared, drawn), apart)
 
 
 def _columns(results: Sequence[Result], labels: dict[str, str]) -> list[Column]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from uamix_bench.evaluation.redraw import Redraw
 from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import Block, Cell, Facts, Prose, Section, Table, count, score_cell
 from uamix_bench.reports.board import Board, Setting, board, overlap_notes
@@ -17,12 +19,21 @@ from uamix_bench.reports.score_table import setting_section
 from uamix_bench.util.errors import UsageError
 
 
-def leaderboard(records: Iterable[Any], *, title: str = "Few-shot audio leaderboard") -> Page:
+def leaderboard(
+    records: Iterable[Any],
+    *,
+    title: str = "Few-shot audio leaderboard",
+    data_dir: Path | None = None,
+    own: Sequence[str] = (),
+) -> Page:
     """Renders the site.
 
     Args:
         records: Records of any kind; those of few-shot evaluations are shown.
         title: Title of the index.
+        data_dir: Folder of the data sets, by whose clip tables a model may be best for new clips, too; default
+            ``UAMIX_BENCH_HOME/data``.
+        own: Folders and CSVs of a user's own data, for the same.
 
     Raises:
         UsageError: The records hold no few-shot result.
@@ -30,20 +41,22 @@ def leaderboard(records: Iterable[Any], *, title: str = "Few-shot audio leaderbo
     results = [record for record in records if isinstance(record, Result)]
     if not results:
         raise UsageError("leaderboard", "no few-shot result among the records", "run 'uamix-bench fewshot' first")
-    table, papers = board(results), published()
+    table = board(results, Redraw(data_dir, own).draws)
+    papers = published().of(table.tasks)
     labels = {entrant.identity: entrant.label for entrant in table.entrants}
     index = render(
         title,
         [
             Section("Accuracy", [setting_section(setting, papers) for setting in _main_first(table)], id="settings"),
             *_more(table),
-            _reading(),
-            Section("Published figures", list(_published(papers)), id="published"),
+            _reading(papers),
+            *([Section("Published figures", list(_published(papers)), id="published")] if papers.tables else []),
             Section("All results", [drawer(one, labels[one.model]) for one in table.results], id="results"),
         ],
         lead=_lead(table),
-        footer="Made by uamix-bench. Published figures are their authors' own; all others can be recomputed from the "
-        "result files.",
+        footer="Made by uamix-bench. "
+        + ("Published figures are their authors' own; all others" if papers.tables else "All figures")
+        + " can be recomputed from the result files.",
         scripts=["leaderboard.js"],
     )
     files = {
@@ -96,7 +109,7 @@ def _wide(table: Board) -> Table:
     return Table(["model", *headings], rows, "Accuracy in per cent ± half-width of the 95% interval", notes)
 
 
-def _reading() -> Section:
+def _reading(papers: Published) -> Section:
     return Section(
         "How to read it",
         [
@@ -114,8 +127,9 @@ def _reading() -> Section:
                 "both are drawn from one source; with ? it is not known. The column overlap says why, and the box "
                 "above the table leaves out all of these.\n\n"
                 "Clips per second is the embedding rate of the run that embedded most clips, on the device that its "
-                "drawer names. Published figures are other people's, under protocols that may differ, and are never "
-                "ranked."
+                "drawer names."
+                + " Published figures are other people's, under protocols that may differ, and are never ranked."
+                * bool(papers.tables)
             ),
         ],
         id="reading",
