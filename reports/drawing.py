@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-# The light values of the variables in templates/page.css: what is drawn with, and what a viewer without CSS sees.
+# The light values of the variables in templates/page.css: what is drawn with, and what a viewer without CSS sees. Any
+# two series are told apart by readers with protanopia, deuteranopia or tritanopia as well, in light and in dark.
 INK, MUTED, LINE, PAPER = "#1d1f23", "#5b6068", "#dcdcd6", "#fdfdfb"
-SERIES = ("#2a63c4", "#bf4a10", "#0f7b5f", "#a3327a", "#857000", "#5b4bc4", "#0e7490", "#6b6f76")
+SERIES = ("#1a57cf", "#9e2d06", "#6b985a", "#dc4b93", "#ae8600", "#5c007d", "#0090e0", "#434b4a")
 VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PAPER: "paper"}
 VARIABLES |= {colour: f"series-{number}" for number, colour in enumerate(SERIES, 1)}
 MARKERS = "osD^vPX*"
