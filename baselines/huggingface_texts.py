@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-Floats = npt.NDArray[np.float32]
+from uamix_bench.util.arrays import Floats
 
 
 class TextSide:

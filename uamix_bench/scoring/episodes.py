@@ -282,8 +282,8 @@ def draw_sorted(
     count = protocol.episodes if episodes is None else episodes
     if protocol.k_shot == 0:
         one = protocol.model_copy(update={"k_shot": 1})
-        drawn = draw_sorted(one, table, task=task, version=version, first=first, episodes=count)
-        return replace(drawn, support=drawn.support[:, :, :0])
+        whole = draw_sorted(one, table, task=task, version=version, first=first, episodes=count)
+        return replace(whole, support=whole.support[:, :, :0])
     n, k, q = protocol.n_way, protocol.k_shot, protocol.n_query
     pools, class_of = _eligible(protocol, task, table)
     key = _key(protocol, task, version)
