@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from uamix_bench.records.newest import newest
 from uamix_bench.records.record import Skipped
 from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import Cell, Mark, count, score_cell
-from uamix_bench.reports.looks import looks
+from uamix_bench.reports.entrants import Entrant, entrants
 from uamix_bench.reports.page import slug
 from uamix_bench.scoring.episodes import PAPER, ZERO_SHOT, EpisodeSet, Protocol
 from uamix_bench.scoring.statistics import Z95, holm
@@ -32,30 +32,6 @@ from uamix_bench.util.arrays import Doubles, Mask
 from uamix_bench.util.text import listed
 
 Draws: TypeAlias = Callable[[Iterable[Result]], Mapping[str, EpisodeSet]]
-
-
-class Speed(NamedTuple):
-    """Embedding speed of a model: clips per second, and the device."""
-
-    clips_per_s: float
-    device: str
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """Entrant of the leaderboard: a model as it was evaluated, one row.
-
-    Attributes:
-        identity: Identity of the model: all that may change its embeddings.
-        label: Name of the model, with all that tells it from others of that name.
-        speed: Embedding speed in the run that embedded most clips; None if all came from the cache.
-        look: Number of the model's look in figures.
-    """
-
-    identity: ModelIdentity
-    label: str
-    speed: Speed | None
-    look: int
 
 
 @dataclass(frozen=True)
@@ -191,7 +167,7 @@ def board(results: Iterable[Result], draws: Draws | None = None) -> Board:
     """
     kept, superseded, earlier = newest(results)
     drawn = draws(one for one in kept if one.score.ci95_clips is not None) if draws else {}
-    entrants = _entrants(kept)
+    models = entrants(kept)
     groups: dict[tuple[Protocol, str], list[Result]] = {}
     for result in kept:
         groups.setdefault((result.protocol, result.model.dtype), []).append(result)
@@ -206,14 +182,14 @@ def board(results: Iterable[Result], draws: Draws | None = None) -> Board:
     settings: list[Setting] = []
     for protocol, dtype, remarks, table in tables:
         series = _remarks(protocol.model_copy(update={"min_clips": None}), dtype)
-        made = _setting(protocol, remarks, series, table, entrants, labels, drawn)
+        made = _setting(protocol, remarks, series, table, models, labels, drawn)
         if any(made.id == other.id for other in settings):  # they differ in what no id can hold
             key = files.digest(sorted(result.id for result in table))[:6]
             words, joined = (f"{text} {key}".strip() for text in (made.remarks, made.series))
             made = replace(made, id=f"{made.id}-{key}", remarks=words, series=joined)
         settings.append(made)
     tasks = sorted({result.task.name for result in kept})
-    return Board(settings, sorted(entrants.values(), key=lambda e: e.label), kept, superseded, earlier, tasks)
+    return Board(settings, sorted(models.values(), key=lambda one: one.label), kept, superseded, earlier, tasks)
 
 
 BEST = (
@@ -269,52 +245,6 @@ def _remarks(protocol: Protocol, dtype: str) -> str:
     return ", ".join(filter(None, [*told, "" if dtype == "float32" else dtype]))
 
 
-def _entrants(results: Sequence[Result]) -> dict[ModelIdentity, Entrant]:
-    """Entrants by model, each with a label of its own."""
-    identities = list(dict.fromkeys(result.model for result in results))
-    by_name: dict[str, list[ModelIdentity]] = {}
-    for identity in identities:
-        by_name.setdefault(identity.name, []).append(identity)
-    labels: dict[ModelIdentity, str] = {}
-    for same in by_name.values():
-        telling = [name for name in _TELLING if len({getattr(one, name) for one in same}) > 1]
-        labels |= {one: " ".join([one.name, *(_told(one, name) for name in telling)]) for one in same}
-    times = Counter(labels.values())
-    for identity, label in labels.items():
-        if times[label] > 1:  # they differ in what is no name, such as what they were trained on
-            labels[identity] = f"{label} {files.digest(identity.model_dump(mode='json'))[:6]}"
-    look = looks(labels.values())
-    return {one: Entrant(one, label, _speed(results, one), look[label]) for one, label in labels.items()}
-
-
-_TELLING = (
-    "weights_sha256",
-    "source_sha256",
-    "metadata_sha256",
-    "adapter_version",
-    "input",
-    "pooling",
-    "dtype",
-    "train_seed",
-    "recipe_sha256",
-)
-
-
-def _told(identity: ModelIdentity, name: str) -> str:
-    value, words = getattr(identity, name), name.removesuffix("_sha256").replace("train_", "")
-    if value is None:
-        return f"no {words}"
-    return f"{value}"[:6] if name.endswith("sha256") else f"seed {value}" if name == "train_seed" else f"{value}"
-
-
-def _speed(results: Iterable[Result], identity: ModelIdentity) -> Speed | None:
-    timed = [one for one in results if one.model == identity and one.cost.embedded_clips and one.cost.embed_s > 0]
-    if not timed:
-        return None
-    most = max(timed, key=lambda result: (result.cost.embedded_clips, result.provenance.started_at))
-    return Speed(most.cost.embedded_clips / most.cost.embed_s, most.provenance.device)
-
-
 def _tables(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     """Tables of the results of one protocol and precision, each with the words that tell it from the first.
 
@@ -365,7 +295,7 @@ def _setting(
     remarks: str,
     series: str,
     results: Sequence[Result],
-    entrants: dict[ModelIdentity, Entrant],
+    models: dict[ModelIdentity, Entrant],
     labels: dict[str, str],
     drawn: Mapping[str, EpisodeSet],
 ) -> Setting:
@@ -377,14 +307,14 @@ def _setting(
     apart: list[tuple[Entrant, dict[str, Result]]] = []
     for result in results:
         if not result.cell():
-            entrant, label = entrants[result.model], _label_in(columns, result)
+            entrant, label = models[result.model], _label_in(columns, result)
             row = next((row for one, row in apart if one is entrant and label not in row), None)
             if row is None:
                 apart.append((entrant, {label: result}))
             else:
                 row[label] = result
     identity = f"{protocol.n_way}w{protocol.k_shot}s" + (f"-{slug(remarks)}" if remarks else "")
-    standings = _standings([(entrants[model], row) for model, row in rows.items()], columns)
+    standings = _standings([(models[model], row) for model, row in rows.items()], columns)
     return Setting(identity, protocol, remarks, series, columns, standings, rank(compared, drawn), apart)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from uamix_bench.evaluation.replay import Replay
-from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Block, Prose, Table, percent
+from uamix_bench.reports.matrix import matrix
 from uamix_bench.util.errors import BenchError
 from uamix_bench.util.text import listed
 
@@ -64,7 +64,7 @@ class Confusions:
                 words = "; ".join(f"{labels[true]} as {labels[given]}" for true, given in pairs[:3])
                 description = f"Most frequent errors of {name}: {words}." if pairs else f"{name} makes no error."
                 title = f"Confusion matrix of {name}, %"
-                yield figures.matrix(title, labels, counts, of=of, description=description)
+                yield matrix(title, labels, counts, of=of, description=description)
             else:
                 yield from self._once(f"Matrices beyond {_MOST_CELLS:,} cells are left out of this page.")
         if not pairs:

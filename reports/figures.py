@@ -6,7 +6,7 @@ as the names of models, the same look in all figures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,6 @@ from uamix_bench.reports.blocks import Cell, Figure, Table, clean
 from uamix_bench.reports.drawing import (
     INK,
     MUTED,
-    PAPER,
     WIDTH,
     canvas_of,
     draw_legend,
@@ -31,17 +30,12 @@ from uamix_bench.reports.drawing import (
     row_names,
     wrapped,
 )
-from uamix_bench.util.arrays import Doubles
 from uamix_bench.util.text import with_half
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
-    from matplotlib.path import Path
 
 _MOST_MARKED = 40  # points of a line, up to which each gets a marker
-_MOST_NAMED = 30  # rows of a matrix, up to which the numbers are written into it
-
-_CELL = ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5))  # corners about its centre
 
 Numbers = npt.ArrayLike
 
@@ -117,7 +111,7 @@ def forest(
         [(label, *(_with_half(v, h, row) for v, h in panels.values())) for row, label in enumerate(labels)],
         note=f"{x_label}, ± half-width of the 95% interval",
     )
-    return _figure(title, draw, description, table)
+    return figure(title, draw, description, table)
 
 
 def curves(
@@ -180,7 +174,7 @@ def curves(
         for at, x in enumerate(np.asarray(series.x, np.float64))
     ]
     table = Table((*(("panel",) if many else ()), "series", f"{x_label}>", f"{y_label}>"), _thinned(rows))
-    return _figure(title, draw, description, table)
+    return figure(title, draw, description, table)
 
 
 def scatter(
@@ -242,7 +236,7 @@ def scatter(
         for at, (label, one) in enumerate(zip(labels, across, strict=True))
     ]
     table = Table(("", f"{x_label}>", f"{y_label}>"), rows)
-    return _figure(title, draw, description, table)
+    return figure(title, draw, description, table)
 
 
 def points(
@@ -281,7 +275,7 @@ def points(
             draw_legend(canvas, handles, names, width)
         return canvas
 
-    return _figure(title, draw, description)
+    return figure(title, draw, description)
 
 
 def histogram(
@@ -327,7 +321,7 @@ def histogram(
         for at, (low, high) in enumerate(pairwise(edges))
     ]
     table = Table((x_label, *(f"{label}>" for label in counts)), rows)
-    return _figure(title, draw, description, table)
+    return figure(title, draw, description, table)
 
 
 def bars(
@@ -358,71 +352,11 @@ def bars(
         return canvas
 
     table = Table(("", f"{x_label}>"), [(label, _with_half(length, half, at)) for at, label in enumerate(labels)])
-    return _figure(title, draw, description, table)
+    return figure(title, draw, description, table)
 
 
-def matrix(
-    title: str,
-    labels: Sequence[str],
-    counts: Numbers,
-    *,
-    description: str,
-    of: Numbers | None = None,
-) -> Figure:
-    """Confusion matrix: rows are true classes, columns predicted ones, the shade is a share.
-
-    Args:
-        title: Caption of the figure.
-        labels: (C,) names of the classes.
-        counts: (C, C) number of predictions.
-        description: Description of the figure in words.
-        of: (C, C) number of queries that the counts are a share of; default the sum of the row.
-    """
-    from matplotlib.patches import PathPatch
-
-    count = np.asarray(counts, np.float64)
-    share = count / np.maximum(count.sum(axis=1, keepdims=True) if of is None else np.asarray(of, np.float64), 1)
-    size = len(labels)
-
-    def draw(width: int) -> Canvas:
-        side = min(width, 900, 220 + 34 * size)
-        longest = 7 * max(map(len, labels), default=0)
-        room = (side - min(longest, 0.35 * side)) / size  # of a cell
-        letters = min(11.5, 0.9 * room)
-        with canvas_of(side, side) as (canvas, (ax,)):
-            for level, cells in _by_shade(share):
-                ax.add_patch(PathPatch(cells, fc=INK, alpha=level, lw=0))
-            if size <= _MOST_NAMED and room > 17:
-                for row, column in np.argwhere(share > 0):
-                    colour = PAPER if share[row, column] > 0.52 else INK
-                    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": "small"}
-                    ax.text(column, row, f"{100 * share[row, column]:.0f}", color=colour, **style)
-            ax.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal", xlabel="predicted", ylabel="true")
-            ax.set_xticks(range(size), map(clean, labels), rotation=90, fontsize=letters)
-            ax.set_yticks(range(size), map(clean, labels), fontsize=letters)
-            ax.tick_params(length=0)
-        return canvas
-
-    named = [
-        [f"{value:g}" if of is None else f"{100 * part:.1f}" for value, part in zip(*row, strict=True)]
-        for row in zip(count, share, strict=True)
-    ]
-    rows = [(label, *cells) for label, cells in zip(labels, named, strict=True)]
-    return _figure(title, draw, description, Table(("", *(f"{label}>" for label in labels)), rows))
-
-
-def _by_shade(share: Doubles) -> Iterator[tuple[float, Path]]:
-    """Shades of a matrix in steps of two per cent, each with the outline of all of its cells."""
-    from matplotlib.path import Path
-
-    level = np.ceil(50 * share) / 50
-    for shade in np.unique(level[level > 0]).tolist():
-        corners = np.argwhere(level == shade)[:, None, ::-1] + np.array(_CELL)  # (n, 5, 2): across, up
-        codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
-        yield shade, Path(corners.reshape(-1, 2), codes * len(corners))
-
-
-def _figure(title: str, draw: Callable[[int], Canvas], description: str, table: Table | None = None) -> Figure:
+def figure(title: str, draw: Callable[[int], Canvas], description: str, table: Table | None = None) -> Figure:
+    """Figure drawn for both widths by a function that lays it out for one."""
     wide, narrow = drawn(draw, title, description)
     return Figure(title, wide, description, table, narrow)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from uamix_bench.evaluation.redraw import Redraw
 from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import Block, Cell, Facts, Prose, Section, Table, count, score_cell
-from uamix_bench.reports.board import Board, Setting, board, overlap_notes
+from uamix_bench.reports.board import Board, Draws, Setting, board, overlap_notes
 from uamix_bench.reports.class_page import class_file, class_page
 from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.page import Page, render
@@ -23,17 +21,15 @@ def leaderboard(
     records: Iterable[Any],
     *,
     title: str = "Few-shot audio leaderboard",
-    data_dir: Path | None = None,
-    own: Sequence[str] = (),
+    draws: Draws | None = None,
 ) -> Page:
     """Renders the site.
 
     Args:
         records: Records of any kind; those of few-shot evaluations are shown.
         title: Title of the index.
-        data_dir: Folder of the data sets, by whose clip tables a model may be best for new clips, too; default
-            ``UAMIX_BENCH_HOME/data``.
-        own: Folders and CSVs of a user's own data, for the same.
+        draws: Function that gives the episodes of results; see :func:`uamix_bench.reports.board.board`. Without it no
+            model is best for new clips.
 
     Raises:
         UsageError: The records hold no few-shot result.
@@ -41,7 +37,7 @@ def leaderboard(
     results = [record for record in records if isinstance(record, Result)]
     if not results:
         raise UsageError("leaderboard", "no few-shot result among the records", "run 'uamix-bench fewshot' first")
-    table = board(results, Redraw(data_dir, own).draws)
+    table = board(results, draws)
     papers = published().of(table.tasks)
     labels = {entrant.identity: entrant.label for entrant in table.entrants}
     index = render(
@@ -127,7 +123,7 @@ def _reading(papers: Published) -> Section:
                 "both are drawn from one source; with ? it is not known. The column overlap says why, and the box "
                 "above the table leaves out all of these.\n\n"
                 "Clips per second is the embedding rate of the run that embedded most clips, on the device that its "
-                "drawer names."
+                "drawer names; where all embeddings came from the cache, of the earlier runs that made them."
                 + " Published figures are other people's, under protocols that may differ, and are never ranked."
                 * bool(papers.tables)
             ),

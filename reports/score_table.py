@@ -15,6 +15,7 @@ from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Block, Cell, Code, Figure, Row, Section, Table, count, percent
 from uamix_bench.reports.board import BEST, Setting, Standing, left_out_notes, overlap_notes, why_apart
 from uamix_bench.reports.class_page import class_file
+from uamix_bench.reports.entrants import Entrant
 from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.markdown import markdown
 from uamix_bench.reports.published import Published, PublishedRow, PublishedTable
@@ -99,17 +100,22 @@ def _row(setting: Setting, standing: Standing, several: bool) -> Row:
         low, high = standing.ranks
         rank = Cell(f"{low}" if low == high else f"{low} to {high}", sort=-(low + high) / 2)
         mean = percent(standing.mean, standing.half_width)
-    speed = entrant.speed
     return (
         Cell(entrant.label),
         rank,
         *((mean,) if several else ()),
         *(_score(setting, standing.results.get(column.label)) for column in setting.columns),
         Cell(_millions(entrant.identity.parameters), sort=entrant.identity.parameters),
-        Cell("") if speed is None else Cell(_rate(speed.clips_per_s), sort=speed.clips_per_s),
+        _speed(standing.entrant),
         Cell(trained_on(entrant.identity.pretrained_on), mark="faint"),
         Cell(standing.overlap.level, note=standing.overlap.why),
     )
+
+
+def _speed(entrant: Entrant) -> Cell:
+    if (speed := entrant.speed) is None:
+        return Cell("")
+    return Cell(_rate(speed.clips_per_s), sort=speed.clips_per_s, note="earlier run" * speed.earlier)
 
 
 def _score(setting: Setting, result: Result | None) -> Cell:

@@ -46,7 +46,7 @@ def test_the_record_is_that_of_the_design() -> None:
         "episodes": ["algorithm", "digest", "correct", "classes_left_out", "shared_group_share"],
         "per_class": ["a", "b"],
         "score": ["accuracy", "intervals"],
-        "cost": ["embedded_clips", "embed_s", "episodes_s", "peak_memory_mb"],
+        "cost": ["embedded_clips", "embed_s", "episodes_s", "peak_memory_mb", "earlier"],
         "provenance": [
             "package", "git_revision", "git_dirty", "packages", "python", "device", "platform", "started_at", "command",
             "content_sha256",

@@ -14,6 +14,7 @@ from markdown_it.token import Token
 
 from uamix_bench.reports import drawing, figures
 from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Prose, Section, Table, clean, percent
+from uamix_bench.reports.matrix import matrix
 from uamix_bench.reports.page import Page, environment, render
 
 HOSTILE = [
@@ -168,7 +169,7 @@ DRAWN: dict[str, Figure] = {
     "points": figures.points("T", {"m": CLOUD}, [0, 0, 1, 1, 2, 2], list("abc"), description="D"),
     "histogram": figures.histogram("T", {"a": X, "b": X + 1}, x_label="v", description="D"),
     "bars": figures.bars("T", list("abcd"), X, half=X, x_label="v", description="D"),
-    "matrix": figures.matrix("T", list("abcd"), np.eye(4) * 5 + 1, description="D"),
+    "matrix": matrix("T", list("abcd"), np.eye(4) * 5 + 1, description="D"),
 }
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uamix_bench.reports import clusters, fewshot, figures, finetune, reproduce, training
+from uamix_bench.reports import clusters, fewshot, figures, finetune, leaderboard, reproduce, training
+from uamix_bench.reports.matrix import matrix
 from uamix_bench.reports.page import Page, render
 from uamix_bench.scoring.episodes import Protocol
 
@@ -19,6 +20,14 @@ from .test_finetune import tuned
 from .test_reproduce import made, planned
 from .test_training import training as trained
 
+# Words of the drawings on show: text, left, right, size in pixels, and true for a matrix, which may have many classes.
+DRAWN = """
+const shown = [...document.querySelectorAll("figure svg text")].filter((one) => one.getClientRects().length);
+return shown.map((one) => {
+  const { left, right } = one.getBoundingClientRect(), svg = one.closest("svg");
+  const size = parseFloat(getComputedStyle(one).fontSize) * svg.clientWidth / svg.viewBox.baseVal.width;
+  return [one.textContent, left, right, size, svg.textContent.includes("predicted")];
+})"""
 SERIOUS = ("serious", "critical")
 
 
@@ -32,7 +41,7 @@ def drawn() -> Page:
         "figures",
         [
             figures.points("points", panels, np.repeat(np.arange(8), 3).tolist(), names, description="points"),
-            figures.matrix("matrix", names, counts, of=of, description="matrix"),
+            matrix("matrix", names, counts, of=of, description="matrix"),
         ],
     )
 
@@ -45,6 +54,7 @@ PAGES = {
             result(complete=False, command=" ".join(HOSTILE)),
         ]
     ),
+    "leaderboard": lambda: leaderboard.leaderboard(grid(tasks=2, ways=(5, 10), shots=(1, 5), models=8)),
     "finetune": lambda: finetune.report([tuned(0.4, fraction=0.1), tuned(0.8, seeds=2)]),
     "training": lambda: training.report([trained(), trained("none")]),
     "reproduce": lambda: reproduce.report([made("audiomae", 0.6), made("uamix", 0.7)], plans=[planned("table2")]),
@@ -72,9 +82,21 @@ def test_a_page_needs_nothing_else_and_fits_a_phone(page: Any) -> None:
     assert page.execute_script("return window.owned") is None
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    width = page.execute_script("return document.documentElement.scrollWidth")
+    width = page.execute_script("return document.scrollingElement.scrollWidth")
+    words = page.execute_script(DRAWN)
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert width == 390
+    assert [word for word in words if word[1] < 0 or word[2] > 390] == []
+    assert all(size >= 8 for _, _, _, size, many in words if not many)
+
+
+def test_figures_fill_a_desk(page: Any) -> None:
+    width, words = page.execute_script("return document.querySelector('main').clientWidth"), page.execute_script(DRAWN)
+    assert [word for word in words if word[1] < 0 or word[2] > page.execute_script("return innerWidth")] == []
+    drawn = page.execute_script(
+        "return [...document.querySelectorAll('.wide > svg[width=\"100%\"]')].map((one) => one.clientWidth)"
+    )
+    assert set(drawn) <= {width}
 
 
 def test_axe_finds_nothing_serious(page: Any) -> None:

@@ -56,6 +56,7 @@ class Embeddings:
         embedded_clips: Number of distinct clips that the model embedded; the others came from the cache.
         seconds: Wall time of the whole call, in seconds.
         warnings: Faults of the cache, one line each. They do not affect the embeddings.
+        cache: Cache of the embeddings; None if they are not kept.
     """
 
     vectors: Floats
@@ -67,6 +68,7 @@ class Embeddings:
     embedded_clips: int
     seconds: float
     warnings: tuple[str, ...]
+    cache: EmbeddingCache | None
 
 
 def embed(
@@ -145,6 +147,7 @@ def embed(
         embedded_clips=run.embedded,
         seconds=time.perf_counter() - started,
         warnings=(*warnings, *(run.cache.warnings if run.cache else ())),
+        cache=run.cache,
     )
 
 

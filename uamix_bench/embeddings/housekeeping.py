@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from uamix_bench.embeddings.cache import EmbeddingCache, ModelKey, kept_model
+from uamix_bench.embeddings.pace import PACE
 from uamix_bench.storage.digests import FILES_OWNER
 from uamix_bench.storage.shards import SUFFIX, count_rows, find_damage
 from uamix_bench.util import files
@@ -257,7 +258,8 @@ def _remove(piece: Piece, holding: Holding) -> bool:
         raise MachineError(piece.path, reason, "check the permissions of its folder") from error
     with contextlib.suppress(OSError):
         if not any(holding.folder.glob(f"*{SUFFIX}")):
-            (holding.folder / "model.json").unlink(missing_ok=True)
+            for described in ("model.json", PACE):
+                (holding.folder / described).unlink(missing_ok=True)
             holding.folder.rmdir()  # only when empty
     return True
 

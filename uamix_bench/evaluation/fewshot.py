@@ -12,13 +12,14 @@ import numpy as np
 
 from uamix_bench.data.copies import first_of_equals
 from uamix_bench.data.task import TaskData
+from uamix_bench.embeddings.pace import add_pace, kept_paces
 from uamix_bench.evaluation.earlier import draw_tables
 from uamix_bench.evaluation.plan import draw_episodes, limited
 from uamix_bench.evaluation.zero_shot import check_text_side, zero_shot_texts
 from uamix_bench.plugins.card import Segments
 from uamix_bench.plugins.overlap import overlap
-from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
-from uamix_bench.records.record import Cost, HalfInterval, Provenance, Skipped, Status, TaskIdentity
+from uamix_bench.records.provenance import collect, device_name, peak_memory_mb, scrub
+from uamix_bench.records.record import Cost, HalfInterval, Pace, Provenance, Skipped, Status, TaskIdentity
 from uamix_bench.records.results import Episodes, Intervals, Result, Score
 from uamix_bench.scoring import health
 from uamix_bench.scoring.classifiers import class_names, classify
@@ -32,6 +33,7 @@ from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.text import fit
 
 if TYPE_CHECKING:  # a command checks names, episodes and folders before torch is imported
+    from uamix_bench.embeddings.embedding import Embeddings
     from uamix_bench.models.model import AudioModel
 
 
@@ -131,6 +133,7 @@ class _Pool:
         self.model, self.task, self.segments, self.options = model, task, segments, options
         self.broken: dict[int, Skipped] = {}
         ahead = options.get("ahead")
+        self._earlier: tuple[Pace, ...] = ()
         self.embedded, self.seconds = (ahead.clips, ahead.seconds) if ahead else (0, 0.0)
         self._place = np.full(len(task.clips), -1)  # where a row's embedding stands
         self._vectors = np.zeros((0, model.embedding_dim), np.float32)
@@ -168,9 +171,26 @@ class _Pool:
         self._silent = np.concatenate([self._silent, found.silent[found.valid]])
         self._digests |= zip(new.tolist(), found.digests, strict=True)
         self._keys += [key for key, good in zip(found.keys, found.valid, strict=True) if good]
+        self._keep_pace(found)
         self.embedded += found.embedded_clips
         self.seconds += found.seconds
         return not found.valid.all()
+
+    def _keep_pace(self, found: Embeddings) -> None:
+        """Adds this embedding to the pace of the cached ones, or takes that of earlier runs."""
+        if found.cache is None:
+            return
+        if found.embedded_clips:
+            name = device_name(str(self.model.device))
+            add_pace(found.cache.folder, name, found.embedded_clips, found.seconds)
+        else:
+            paces = kept_paces(found.cache.folder)
+            self._earlier = tuple(Pace(device=fit(one.device), clips=one.clips, seconds=one.seconds) for one in paces)
+
+    @property
+    def earlier(self) -> tuple[Pace, ...]:
+        """Paces of earlier runs, if all embeddings come from them."""
+        return () if self.embedded else self._earlier
 
     def check(self, subject: str, allow_unhealthy: bool) -> health.Health:
         """Runs the health check on all embeddings; non-finite ones that it lets pass become zeros."""
@@ -266,6 +286,7 @@ class _Cell:
                 embed_s=pool.seconds,
                 episodes_s=episodes_s,
                 peak_memory_mb=peak_memory_mb(str(pool.model.device)),
+                earlier=pool.earlier,
             ),
             provenance=provenance.model_copy(update={"content_sha256": content_sha256}),
             overlap=overlap(pool.identity.pretrained_on, self.task.name, self.task.card.data),
