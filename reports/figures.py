@@ -93,7 +93,13 @@ def forest(
                 kinds = np.array([known.get(label, known.get(panel, 0)) for label in labels])
                 for kind in sorted(set(kinds.tolist())):
                     of, look = np.flatnonzero(np.isfinite(value) & (kinds == kind)), look_of(kind)
-                    style = {"fmt": look.marker, "color": look.color, "ms": 6, "lw": 0, "elinewidth": 1.8}
+                    style: dict[str, Any] = {
+                        "fmt": look.marker,
+                        "color": look.color,
+                        "ms": 6,
+                        "lw": 0,
+                        "elinewidth": 1.8,
+                    }
                     ax.errorbar(value[of], of, xerr=half[of], **style)
                 if reference is not None:
                     ax.axvline(reference, color=MUTED, lw=1, zorder=0)
