@@ -90,7 +90,7 @@ def forest(
         with canvas_of(width, height, len(panels), columns, sharex=share_x, sharey=True) as (canvas, axes):
             for ax, name, panel, (values, halves) in zip(axes, titles, panels, panels.values(), strict=True):
                 value, half = np.asarray(values, np.float64), np.nan_to_num(np.asarray(halves, np.float64))
-                kinds = np.array([known.get(label, known.get(panel, 0)) for label in labels])
+                kinds = np.array([known.get(panel, known.get(label, 0)) for label in labels])
                 for kind in sorted(set(kinds.tolist())):
                     of, look = np.flatnonzero(np.isfinite(value) & (kinds == kind)), look_of(kind)
                     style: dict[str, Any] = {
