@@ -444,7 +444,7 @@ def test_what_is_a_path(name: str, known: bool) -> None:
     ("name", "error", "line"),
     [
         ("esc5", UsageError, "--task esc5: no such task; did you mean 'esc50'? (a folder or CSV goes by its path)"),
-        ("./absent", BadInputError, "absent: no such file or folder; check the path"),
+        ("./absent", BadInputError, "absent: no such file or folder; give a folder with one sub-folder per class"),
         ("absent.csv", BadInputError, "absent.csv: no such file or folder"),
         ("readme.txt", BadInputError, "readme.txt: is neither a folder nor a .csv file"),
         ("absent.py:Mine", BadInputError, "absent.py: no such file; give --task FILE.py:NAME"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import options, selection, training
+from uamix_bench.cli import commands, options, selection, training
 from uamix_bench.cli.errors import Session
 from uamix_bench.engines.engine import find_engine
 from uamix_bench.util.errors import UsageError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from uamix_bench.tuning.trainings import Job
 
 
-@click.command("ablate")
+@commands.command("ablate")
 @click.option(
     "--mix",
     multiple=True,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from uamix_bench.cli import options, selection
+from uamix_bench.cli import commands, look, options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.engines.engine import find_engine
 from uamix_bench.util.errors import UsageError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from uamix_bench.records.results import Result
 
 
-@click.command("fewshot")
+@commands.command("fewshot")
 @options.model
 @options.task
 @click.option(
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 )
 @options.way
 @click.option(
-    "--k",
-    "--shot",
+    *options.SHOT,
+    "k",
     type=options.CommaList(options.Number(0), "N[,N...]"),
     default="1",
     show_default=True,
@@ -213,6 +213,7 @@ def command(
     )
     if dry_run:
         _show_plan(session, names, plans)
+        look.plan_sounds(session, tasks, progress)
         return 0
 
     from uamix_bench.models.model import load_model

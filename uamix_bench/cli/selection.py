@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from uamix_bench.util.progress import Progress
 
 
+_CLASSIFIERS_MEANT = {
+    **dict.fromkeys(("linear", "lr", "logreg", "logistic", "svm", "probe"), "logistic-regression"),
+    **dict.fromkeys(("ncc", "ncm", "centroid", "prototype", "prototypical", "protonet"), "nearest-centroid"),
+    **dict.fromkeys(("nn", "1nn", "nearest-neighbor", "nearest-neighbour"), "knn"),
+    "cl2n": "simpleshot",
+}
+
+
 def models(given: str, checkpoint: Path | None = None) -> list[str]:
     """Expands one value of --model.
 
@@ -39,7 +47,7 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     name, separator, path_text = given.partition("=")
     path = expanded(path_text) if separator else checkpoint
     if path is not None and not path.exists():
-        raise BadInputError(path, "no such file", f"check {'--model' if separator else '--checkpoint'}")
+        raise BadInputError(path, "no such file", f"give {name}=PATH, the path of its weights")
     if ".py:" in name:
         return [given]
     if _is_glob(name):
@@ -86,6 +94,8 @@ def chosen_tasks(given: Sequence[str]) -> list[str]:
 def tasks(given: str) -> list[str]:
     """Expands one value of --task: a name or alias, ``all``, a glob over names, a path, or ``FILE.py:CLASS``.
 
+    A task's name comes before a file or folder of the same name.
+
     Raises:
         UsageError: No such task.
     """
@@ -99,10 +109,10 @@ def tasks(given: str) -> list[str]:
         return _matching("*" if given == "all" else given, list(registry.tasks()), "--task")
     try:
         return [registry.find_task(given).name]
-    except UsageError as error:
+    except UsageError:
         if not Path(given).exists():
             raise
-        raise UsageError(error.subject, error.reason, f"for what lies here give ./{given}") from error
+        return [f"./{given}"]
 
 
 def check_label(label: str | None) -> None:
@@ -167,7 +177,9 @@ def protocol(published: str, template: str | None = None, **fields: Any) -> Prot
     base = {"paper": PAPER, "metaaudio": METAAUDIO}[published]
     given = {name: value for name, value in fields.items() if value is not None}
     if (name := given.get("classifier", base.classifier)) not in CLASSIFIERS:
-        raise UsageError(f"--classifier {name}", "no such classifier", nearest(name, list(CLASSIFIERS)))
+        meant = _CLASSIFIERS_MEANT.get(name.lower())
+        remedy = f"did you mean '{meant}'?" if meant else nearest(name, list(CLASSIFIERS))
+        raise UsageError(f"--classifier {name}", "no such classifier", remedy)
     if not given["k_shot"]:
         given |= {"classifier": CLASS_NAMES, "neighbors": 1, "template": TEMPLATE if template is None else template}
         if given["template"].count("{}") != 1 or UNFIT.search(given["template"]):

@@ -23,15 +23,15 @@ def first_of_equals(digests: Sequence[bytes]) -> Ints:
     return np.array([first.setdefault(digest, index) for index, digest in enumerate(digests)], np.int64)
 
 
-def first_copies(paths: Sequence[str], progress: Progress = SILENT) -> Ints:
+def first_copies(paths: Sequence[str], progress: Progress = SILENT, memo: bool = True) -> Ints:
     """Index of the first identical file for each of n files, (n,) int64; its own index if a file cannot be read.
 
-    Only files of equal size are read. A file whose digest is stored is not read again.
+    Only files of equal size are read. With `memo` digests are stored, and a file whose digest is there is not read.
     """
     sizes = [_size(path) for path in paths]
     times = Counter(sizes)
     alike = [index for index, size in enumerate(sizes) if size is not None and times[size] > 1]
-    found = file_digests([paths[index] for index in alike], progress=progress)
+    found = file_digests([paths[index] for index in alike], memo=memo, progress=progress)
     readable = [at for at in range(len(alike)) if at not in found.failed]
     rows = np.array(alike, np.int64)[readable]
     first = np.arange(len(paths))

@@ -23,12 +23,13 @@ from uamix_bench.data.folders import COLUMNS as COLUMNS, Listing, Remark, Unread
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import TaskCard
 from uamix_bench.util.arrays import Ints
-from uamix_bench.util.errors import BadInputError, UsageError, nearest
+from uamix_bench.util.errors import BadInputError, UsageError, nearest, similar
 from uamix_bench.util.files import home
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.text import UNFIT
 
 OWN_CLIP_SECONDS = 10.0
+_LABELLED = "give a folder with one sub-folder per class, or a CSV (path,label)"
 # A file in the root of a generated stand-in: it begins with its number of clips; what it holds of the card's `holds`
 # stands in its further lines.
 MINIATURE = "MINIATURE"
@@ -428,7 +429,9 @@ def _own(path: Path, audio_root: Path | None, labelled: bool) -> tuple[Own, Path
     if path.is_dir():
         return Own(path.resolve().name, folders.class_folders if labelled else folders.sounds), path
     if not path.exists():
-        raise BadInputError(path, "no such file or folder", "check the path")
+        near = similar(path.name, [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else [])
+        forms = _LABELLED if labelled else "give a folder of sounds, a CSV or a text list"
+        raise BadInputError(path, "no such file or folder", f"did you mean '{path.parent / near}'?" if near else forms)
     root = audio_root or path.parent
     if not labelled and own_data.is_audioset_list(path):
         return Own(path.stem, partial(_audioset, path)), root

@@ -123,8 +123,8 @@ def read_labels(data: TaskData, separator: str | None = None) -> Labels:
     return Labels(classes, targets)
 
 
-def subset(train: Ints, targets: Mask, fraction: float | None, seed: int) -> Ints:
-    """Chooses a share of the training clips, at least one of each class; a smaller share is part of a larger.
+def subset(train: Ints, targets: Mask, fraction: float | None, seed: int, shots: int | None = None) -> Ints:
+    """Chooses a share of the training clips, or a number of each class; a smaller choice is part of a larger.
 
     A share is a prefix of one seeded order of the clips. First comes one clip of each class. The others are ordered by
     their relative place among the clips of their rarest class, so that classes stay balanced.
@@ -134,16 +134,27 @@ def subset(train: Ints, targets: Mask, fraction: float | None, seed: int) -> Int
         targets: (N, C) classes of all clips.
         fraction: Share of the clips; None for all.
         seed: Seed of the order.
+        shots: Number of clips of each class, instead of a share; of clips with several classes enough for each.
 
     Returns:
-        Sorted rows of the chosen clips.
+        Sorted rows of the chosen clips; of a share at least one of each class.
+
+    Raises:
+        UsageError: A class has fewer clips than `shots`.
     """
-    if fraction is None:
+    if fraction is None and shots is None:
         return train
     generator = np.random.Generator(np.random.Philox(key=seed))
     shuffled = generator.permutation(np.sort(train))
     own = targets[shuffled]
     count = own.sum(axis=0)
+    if shots is not None:
+        held = count[count > 0]
+        if held.min(initial=shots) < shots:
+            reason = f"a class has {held.min()} training clips in a fold"
+            raise UsageError(f"--k {shots}", reason, f"give at most {held.min()}")
+        return np.sort(shuffled[np.any(own & (own.cumsum(axis=0) <= shots), axis=1)])
+    assert fraction is not None
     by_count = np.argsort(count, kind="stable")
     rarest = by_count[own[:, by_count].argmax(axis=1)]
     place = pd.Series(rarest).groupby(rarest).cumcount().to_numpy()
