@@ -16,7 +16,7 @@ from uamix_bench.plugins import overlap
 from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.results import Result
 from uamix_bench.reports import clusters, figures
-from uamix_bench.reports.blocks import Block, Cell, Figure, Mark, Prose, Row, Section, Table, count, score_cell
+from uamix_bench.reports.blocks import Block, Cell, Figure, Mark, Prose, Row, Section, Table, count, percent, score_cell
 from uamix_bench.reports.board import BEST, Board, Column, Setting, Standing, board, left_out_notes, why_apart
 from uamix_bench.reports.confusions import Confusions
 from uamix_bench.reports.curves import accuracy_curves
