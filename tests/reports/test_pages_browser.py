@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ PAGES = {
             result(complete=False, command=" ".join(HOSTILE)),
         ]
     ),
-    "leaderboard": lambda: leaderboard.leaderboard(grid(tasks=2, ways=(5, 10), shots=(1, 5), models=8)),
+    "leaderboard": lambda: leaderboard.leaderboard(grid(tasks=2, ways=(5,), shots=(1, 5), models=3)),
     "finetune": lambda: finetune.report([tuned(0.4, fraction=0.1), tuned(0.8, seeds=2)]),
     "training": lambda: training.report([trained(), trained("none")]),
     "reproduce": lambda: reproduce.report([made("audiomae", 0.6), made("uamix", 0.7)], plans=[planned("table2")]),
@@ -62,10 +63,15 @@ PAGES = {
 }
 
 
+@cache
+def html(name: str) -> str:
+    return PAGES[name]().html
+
+
 @pytest.fixture(params=PAGES)
 def page(request: pytest.FixtureRequest, browser: Any, tmp_path: Path, bench_home: Path) -> Any:
     """The browser with a page open, everything folded in it opened."""
-    (tmp_path / "page.html").write_text(PAGES[request.param]().html, encoding="utf-8")
+    (tmp_path / "page.html").write_text(html(request.param), encoding="utf-8")
     browser.get("about:blank")
     for log in ("browser", "performance"):
         browser.get_log(log)
