@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from uamix_bench.baselines import hub
 from uamix_bench.baselines.huggingface_families import FAMILIES, Encoder, Remote
 from uamix_bench.baselines.huggingface_texts import TextSide
+from uamix_bench.models import hub
 from uamix_bench.models.checkpoint import read_checkpoint
 from uamix_bench.models.model import AudioModel, Origin
 from uamix_bench.plugins.card import ModelCard, read_card

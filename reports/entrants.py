@@ -48,7 +48,7 @@ def entrants(results: Sequence[Result]) -> dict[ModelIdentity, Entrant]:
     labels: dict[ModelIdentity, str] = {}
     for same in by_name.values():
         telling = [name for name in _TELLING if len({getattr(one, name) for one in same}) > 1]
-        labels |= {one: " ".join([one.name, *(_told(one, name) for name in telling)]) for one in same}
+        labels |= {one: " ".join([one.shown, *(_told(one, name) for name in telling)]) for one in same}
     times = Counter(labels.values())
     for identity, label in labels.items():
         if times[label] > 1:  # they differ in what is no name, such as what they were trained on

@@ -65,7 +65,7 @@ def _labels(records: Sequence[FinetuneResult]) -> dict[str, str]:
     for one in records:
         share = f", {one.labels} of labels" if one.setting.fraction else f", {one.labels}" if one.labels else ""
         frozen = f", {one.setting.frozen_blocks} blocks frozen" if one.setting.frozen_blocks else ""
-        made[one.id] = f"{one.model.name}, {one.setting.method}{frozen}{share}"
+        made[one.id] = f"{one.model.shown}, {one.setting.method}{frozen}{share}"
     names = [(one.task.name, made[one.id]) for one in records]
     return {
         one.id: made[one.id] + (f" ({one.id[:6]})" if names.count((one.task.name, made[one.id])) > 1 else "")
@@ -130,7 +130,7 @@ def _fractions(task: str, records: Sequence[FinetuneResult], look: Mapping[str, 
         else:
             lines.append({labels: one})
     found = [sorted(line.items()) for line in lines if len(line) > 1]
-    names = [f"{one.model.name}, {one.setting.method}" for (_, one), *_ in found]
+    names = [f"{one.model.shown}, {one.setting.method}" for (_, one), *_ in found]
     several = {
         name + (f" ({points[0][1].id[:6]})" if names.count(name) > 1 else ""): points
         for name, points in zip(names, found, strict=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from uamix_bench.cli import selection
 from uamix_bench.records.repeat import repeat_command
 from uamix_bench.records.results import load_result
 
@@ -99,11 +98,6 @@ def test_errors_have_their_exit_codes(bench: Bench, encoder: Path, tmp_path: Pat
     assert bench("models", "check", "hf").code == bench("models", "check", f"hf={encoder}").code == 2
     assert check(encoder, "--trust-remote-code")[0] == 2
     assert check(encoder)[0] == 0
-
-
-def test_a_glob_over_models_passes_over_what_needs_a_reference() -> None:
-    assert "hf" not in selection.models("*")
-    assert "logmel" in selection.models("*")
 
 
 def test_listing_imports_neither_torch_nor_transformers() -> None:

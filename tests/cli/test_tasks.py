@@ -150,6 +150,8 @@ def test_status_names_what_is_missing(bench: Bench, tmp_path: Path) -> None:
     done = bench("tasks", "status", "--data-dir", tmp_path, "--json")
     assert done.code == 0
     items = {item.pop("task"): item for item in done.envelope["items"]}
+    by_card = {name: items.pop(name)["state"] for name, plugin in registry.tasks().items() if plugin.card.layout}
+    assert set(by_card.values()) == {"absent"}
     assert {name: item["state"] for name, item in items.items()} == {
         "esc50": "miniature",
         "fsdkaggle2018": "absent",
@@ -173,7 +175,8 @@ def test_status_names_what_is_missing(bench: Bench, tmp_path: Path) -> None:
     ]
     make("esc50", tmp_path / "whole/esc50", classes=2, clips_per_class=1, seconds=0.01)
     (tmp_path / "whole/esc50/MINIATURE").unlink()
-    here = bench("tasks", "status", "--data-dir", tmp_path / "whole/esc50", "--json").envelope["items"][0]
+    items = bench("tasks", "status", "--data-dir", tmp_path / "whole/esc50", "--json").envelope["items"]
+    here = next(item for item in items if item["task"] == "esc50")
     assert (here["state"], here["root"], here["missing"]) == ("here", str(tmp_path / "whole/esc50"), [])
 
 

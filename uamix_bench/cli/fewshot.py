@@ -83,6 +83,7 @@ if TYPE_CHECKING:
 )
 @options.checkpoint
 @options.name
+@options.model_arg
 @click.option("--pooling", metavar="NAME", help="Pooling from tokens to an embedding; default the model's own.")
 @options.layer
 @options.trust_remote_code
@@ -91,21 +92,9 @@ if TYPE_CHECKING:
 @options.data_dir
 @options.audio_root
 @options.clip_seconds
-@click.option(
-    "--segments",
-    type=click.Choice(["first", "mean"]),
-    default="first",
-    show_default=True,
-    help="Embedding of a clip longer than --clip-seconds: its first segment, or the mean over all segments.",
-)
+@options.segments
 @options.device
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bf16"]),
-    default="float32",
-    show_default=True,
-    help="Precision of the encoder. bf16 changes predictions and is not compared with float32.",
-)
+@options.dtype
 @options.batch_size
 @click.option(
     "--limit", type=options.COUNT, help="Number of clips per class, the first ones, for a quick look; not comparable."
@@ -138,7 +127,8 @@ def command(
     template: str | None,
     q: int | Literal["auto"] | None,
     checkpoint: Path | None,
-    name: str | None,
+    name: tuple[str, ...],
+    model_arg: tuple[str, ...],
     pooling: str | None,
     layer: str | None,
     trust_remote_code: bool,
@@ -170,7 +160,8 @@ def command(
     from one embedding pass. All cells use the classes that have clips enough for the largest --k.
     """
     items = session.begin("fewshot", "results")
-    names = selection.chosen_models(model, checkpoint, name, pretrained_on)
+    names = selection.chosen_models(model, checkpoint, name, pretrained_on, model_arg)
+    labels = dict(zip(names, name, strict=False))
     selection.check_template(template, k)
     listed = selection.classes(classes) if classes else None
     queries = None if q == "auto" else q
@@ -216,6 +207,7 @@ def command(
         look.plan_sounds(session, tasks, progress)
         return 0
 
+    from uamix_bench.models.arguments import parsed
     from uamix_bench.models.model import load_model
 
     loaders = [
@@ -227,10 +219,11 @@ def command(
             input=input,
             pooling=pooling,
             dtype=dtype,
-            label=name,
+            label=labels.get(name_or_path),
             layer=layer,
             trust_remote_code=trust_remote_code,
             pretrained_on=pretrained_on,
+            arguments=parsed(model_arg),
         )
         for name_or_path in names
     ]

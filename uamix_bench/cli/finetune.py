@@ -93,6 +93,7 @@ _LABELS = options.CommaList(_Labels(), "SHARE|N[,...]")
 )
 @options.checkpoint
 @options.name
+@options.model_arg
 @options.data_dir
 @options.audio_root
 @click.option("--test", metavar="DATA", help="List or folder to test on; all of the one --task is then for training.")
@@ -126,7 +127,8 @@ def command(
     changes: tuple[str, ...],
     seed: int | None,
     checkpoint: Path | None,
-    name: str | None,
+    name: tuple[str, ...],
+    model_arg: tuple[str, ...],
     data_dir: Path | None,
     audio_root: Path | None,
     test: str | None,
@@ -148,7 +150,8 @@ def command(
     """
     items = session.begin("finetune", "items" if dry_run else "results")
     training.refuse_torchrun(session)
-    models = selection.chosen_models(model, checkpoint, name)
+    models = selection.chosen_models(model, checkpoint, name, model_args=model_arg)
+    labels = dict(zip(models, name, strict=False))
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.data.task import is_path
@@ -171,11 +174,13 @@ def command(
         tasks = [joined(tasks[0], _load(test, data_dir, places))]
     if label_separator is None and any(map(_is_audioset, names)):
         label_separator = ","
-    if label_separator is None and any(data.clips["label"].str.contains(";").any() for data in tasks):
+    plain = [data for data in tasks if data.several is None]
+    if label_separator is None and any(data.clips["label"].str.contains(";").any() for data in plain):
         progress.say("labels hold ';': where clips have several classes, give --label-separator ';'")
     chosen = [_recipe(recipe, data, freeze == "all", seed, changes) for data in tasks]
 
     from uamix_bench.finetuning.finetune import Finetuning
+    from uamix_bench.models.arguments import parsed
     from uamix_bench.models.model import load_model
 
     if line := selection.demonstration(models, checkpoint):
@@ -187,7 +192,8 @@ def command(
     results: list[FinetuneResult] = []
     planned: list[dict[str, Any]] = []
     for name_or_path in models:
-        encoder = load_model(name_or_path, checkpoint, device=device, label=name)
+        label = labels.get(name_or_path)
+        encoder = load_model(name_or_path, checkpoint, device=device, label=label, arguments=parsed(model_arg))
         for data, of_task in zip(tasks, chosen, strict=True):
             for share, shots in parts:
                 with training.stoppable() if freeze != "all" and not dry_run else nullcontext(lambda: False) as stop:

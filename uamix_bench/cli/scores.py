@@ -300,7 +300,7 @@ def _labels(results: Sequence[Result]) -> dict[str, str]:
             values.add(getattr(result.model, name))
     telling = {name: [field for field, values in found.items() if len(values) > 1] for name, found in told.items()}
     return {
-        result.id: result.model.name
+        result.id: result.model.shown
         + "".join(f" {(getattr(result.model, field) or '')[:6]}" for field in telling[result.model.name])
         + (f" {result.model.dtype}" if result.model.dtype != "float32" else "")
         for result in results

@@ -41,6 +41,7 @@ def ls(session: Session) -> None:
     table = Table("task", "classes>", "clips>", "seconds>", "licence", "data", prose=("licence",))
     for card in cards:
         source = "yours to fetch" if card.home else "made on first use"
+        source += "; layout unverified" if card.unverified else ""
         table.add(
             " ".join([f"{card.name}@{card.version}", *card.aliases]),
             count(card.classes),
@@ -50,9 +51,8 @@ def ls(session: Session) -> None:
             source,
         )
     show(table)
-    click.echo(
-        "Your own: --task FOLDER (one sub-folder a class) or --task FILE.csv (path,label[,group,split]).", err=True
-    )
+    own = "--task FOLDER (one sub-folder a class), FILE.csv (path,label[,group,split]), FILE.parquet or CARD.toml"
+    click.echo(f"Your own: {own}; docs/your-task.md has the columns.", err=True)
 
 
 @command.command("info")
@@ -138,7 +138,7 @@ def status(session: Session, data_dir: Path | None) -> None:
 
 
 @command.command("verify")
-@click.argument("name", metavar="NAME|DIR|CSV")
+@click.argument("name", metavar="NAME|PATH")
 @click.option("--deep", is_flag=True, help="Decode every file of a published data set as well; your own always are.")
 @options.data_dir
 @options.audio_root
@@ -162,6 +162,7 @@ def verify(
     """
     items = session.begin("tasks verify")
     from uamix_bench.cli.progress import TerminalProgress
+    from uamix_bench.data.task import find_reader
 
     if _is_own(own := next(iter(selection.tasks(name)))):
         document = _survey(look.Places(own, audio_root, clip_seconds), TerminalProgress(quiet))
@@ -174,16 +175,21 @@ def verify(
             reason += f", and {len(bad) - 1:,} more" if len(bad) > 1 else ""
             raise BadInputError(own, reason, "repair or convert them, or set them aside with --keep-going")
         return
-    task = _task(name)
-    root = task.locate(_folder(data_dir))
+    task, root = find_reader(name, _folder(data_dir), audio_root=audio_root)
     problems = task.verify(root, deep, TerminalProgress(quiet))
     card = task.edition(root)
     found = [problem._asdict() for problem in problems]
     items.append({"task": card.name, "version": card.version, "root": str(root), "deep": deep, "problems": found})
     if not problems:
+        count = card.clips
+        if count is None or card.layout:  # no reader of the project's own has counted
+            listing = task.listing(root)
+            count = len(listing.clips)
+            selection.say(card.name, listing.remarks)
+        items[0]["clips"] = count
         if not session.json:
-            decoded = ", all decoded" if deep else ""
-            print(f"{card.name}@{card.version}: {card.clips or 0:,} clips in {root}{decoded}")
+            label = card.name if card.name.startswith("local/") else f"{card.name}@{card.version}"
+            print(f"{label}: {count:,} clips in {root}{', all decoded' if deep else ''}")
         return
     if not session.json:
         for problem in problems[:_SHOWN]:
@@ -258,10 +264,10 @@ def _folder(data_dir: Path | None) -> Path:
 
 
 def _is_own(name: str) -> bool:
-    """Test for a value of --task that is a folder or list of one's own."""
+    """Test for a value of --task that is a folder or list of one's own, and no card."""
     from uamix_bench.plugins import registry
 
-    return name not in registry.tasks() and ".py:" not in name
+    return name not in registry.tasks() and ".py:" not in name and not name.lower().endswith(".toml")
 
 
 def _survey(places: look.Places, progress: Progress, sounds: bool = True) -> dict[str, Any]:
@@ -281,11 +287,9 @@ def _survey(places: look.Places, progress: Progress, sounds: bool = True) -> dic
 
 
 def _task(name: str) -> Task:
-    from uamix_bench.data.task import is_path
-    from uamix_bench.plugins import registry
+    from uamix_bench.data.task import is_path, reader
 
     if is_path(name):
         remedy = "'uamix-bench tasks info PATH' looks at sounds of your own"
         raise UsageError(name, "is a path, where the name of a published data set goes", remedy)
-    task: Task = registry.find_task(name).load()()
-    return task
+    return reader(name)

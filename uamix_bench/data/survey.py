@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from uamix_bench.data import audio
 from uamix_bench.data.copies import first_copies
+from uamix_bench.data.sound import Sound, sounds as sounds_of
 from uamix_bench.data.task import TaskData
 from uamix_bench.util.errors import BenchError
 from uamix_bench.util.progress import SILENT, Progress
-from uamix_bench.util.threads import SLOW_S, in_threads
+from uamix_bench.util.threads import SLOW_S, cores, in_threads
 
 SILENCE = 1e-4  # of full scale, half the range of the samples: three steps of 16 bits
 _AHEAD = 64  # files
@@ -121,26 +120,25 @@ def _hear(data: TaskData, progress: Progress) -> list[_Heard | BenchError]:
     """Header of each clip, and whether what is heard of it is silent; the error of a broken one."""
     seconds = data.card.clip_seconds
 
-    def hear(path: str) -> _Heard | BenchError:
+    def hear(sound: Sound) -> _Heard | BenchError:
         try:
-            info = audio.probe(Path(path))
-            samples = audio.read(Path(path), None, max_seconds=seconds).samples
+            info = audio.probe(sound)
+            samples = audio.read(sound, None, max_seconds=seconds).samples
         except BenchError as error:
             return error
         return _Heard(info, bool(np.ptp(samples) / 2 < SILENCE))
 
-    def slow(path: str) -> None:
-        progress.say(f"{path}: still decoding after {SLOW_S:g} s")
+    def slow(sound: Sound) -> None:
+        progress.say(f"{sound}: still decoding after {SLOW_S:g} s")
 
-    def hung(path: str) -> _Heard | BenchError:
-        return audio.undecoded(Path(path))
+    def hung(sound: Sound) -> _Heard | BenchError:
+        return audio.undecoded(sound)
 
     data.task.materialise(data.clips, progress)
-    paths = data.clips["path"].tolist()
+    wanted = sounds_of(data.clips)
     found = []
-    threads = min(4, os.cpu_count() or 1)
-    with progress.bar("reading sounds", len(paths)) as advance:
-        for one in in_threads(hear, paths, threads=threads, ahead=_AHEAD, slow=slow, hung=hung):
+    with progress.bar("reading sounds", len(wanted)) as advance:
+        for one in in_threads(hear, wanted, threads=min(4, cores()), ahead=_AHEAD, slow=slow, hung=hung):
             found.append(one)
             advance(1, "")
     return found
@@ -152,7 +150,7 @@ def _findings(data: TaskData, heard: list[_Heard | BenchError], memo: bool, prog
     infos = [one.info for one in heard if isinstance(one, _Heard)]
     lengths = [info.duration_s for info in infos]
     alike: dict[int, list[int]] = defaultdict(list)
-    for row, first in enumerate(first_copies(data.clips["path"].tolist(), progress, memo).tolist()):
+    for row, first in enumerate(first_copies(sounds_of(data.clips), progress, memo).tolist()):
         alike[first].append(row)
     equal = [rows for rows in alike.values() if len(rows) > 1]
     return Sounds(

@@ -28,6 +28,7 @@ class ModelKey:
     forget to raise `adapter_version`. For such an adapter `source_sha256` covers the code, `metadata_sha256` the
     settings beside the tensors, and `packages` holds the versions of the imported packages. For the project's own
     adapters `packages` holds the versions of packages that compute embeddings for them. `layer` is the pooled layer.
+    `arguments` holds the model's own arguments, one a line.
     """
 
     adapter: str
@@ -43,27 +44,28 @@ class ModelKey:
     metadata_sha256: str | None = None
     packages: str | None = None
     layer: str | None = None
+    arguments: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over all fields, except those of few models if they are None."""
         stated = asdict(self)
-        absent = [name for name in ("metadata_sha256", "packages", "layer") if stated[name] is None]
+        absent = [name for name in ("metadata_sha256", "packages", "layer", "arguments") if stated[name] is None]
         return files.digest({name: value for name, value in stated.items() if name not in absent})
 
 
-def clip_keys(file_digests: Sequence[bytes], clip_seconds: float, segments: str = "first") -> list[bytes]:
-    """Returns the 32-byte keys of the model's input from sound files: content, crop length, crop rule.
+def clip_keys(sound_digests: Sequence[bytes], clip_seconds: float, segments: str = "first") -> list[bytes]:
+    """Returns the 32-byte keys of the model's input from sounds: content, crop length, crop rule.
 
     Args:
-        file_digests: SHA-256 of the files' bytes, 32 bytes each.
+        sound_digests: SHA-256 of the sounds (:func:`uamix_bench.data.sound.sound_digests`), 32 bytes each.
         clip_seconds: Crop length in seconds.
-        segments: Crop rule for longer files: ``first`` or ``mean`` of the segments.
+        segments: Crop rule for longer sounds: ``first`` or ``mean`` of the segments.
     """
     rule = {"clip_seconds": float(clip_seconds), "segments": segments, "decoding": _DECODING}
     state = hashlib.sha256(files.canonical_json(rule))
     keys = []
-    for digest in file_digests:
+    for digest in sound_digests:
         one = state.copy()
         one.update(digest)
         keys.append(one.digest())

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from uamix_bench.data.sound import sound_digests, sounds
 from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings.embedding import embed
 from uamix_bench.finetuning.classifier import Classifier, FineTuning, inputs, pooling, scores
@@ -27,7 +28,7 @@ from uamix_bench.plugins.overlap import overlap
 from uamix_bench.records.finetune_record import FinetuneCost, FinetuneResult, FinetuneSetting
 from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
 from uamix_bench.records.record import Skipped, Status, TaskIdentity
-from uamix_bench.storage.digests import file_digests, sounds_sha256
+from uamix_bench.storage.digests import sounds_sha256
 from uamix_bench.tuning.data import Frames, load_frames
 from uamix_bench.tuning.loop import Training
 from uamix_bench.util import files
@@ -75,7 +76,7 @@ class Finetuning:
         shots: Number of training clips of each class, instead of a share; None for no such number.
         folds: Number of folds for data that have no split of their own.
         seeds: Number of trainings of each fold, with seeds from the recipe's on.
-        separator: Text between the classes of a clip that has several; None if clips have one.
+        separator: Text between the classes of a clip that has several; default that of the task, if clips have several.
         folder: Folder of checkpoints and outcomes; default below ``UAMIX_BENCH_HOME/training``.
         workers: Number of decoding processes; None for one a core.
         keep_going: Whether to skip broken clips; if False, one error lists them.
@@ -110,6 +111,8 @@ class Finetuning:
         if (self.freeze == "all") != isinstance(self.recipe, ProbeRecipe):
             raise ValueError("a linear probe takes a ProbeRecipe, a fine-tuning a FinetuneRecipe")
         self.data = supervised(self.data)
+        if self.separator is None and self.data.several is not None:
+            self.separator = self.data.several.separator
         self.plan: Plan = plan(self.data, folds=self.folds, seed=self.recipe.seed, separator=self.separator)
         if self.several and isinstance(self.recipe, FinetuneRecipe) and self.recipe.loss != "binary":
             self.recipe = self.recipe.model_copy(update={"loss": "binary", "smoothing": 0.0})
@@ -309,11 +312,10 @@ class Finetuning:
 
     @cached_property
     def _sounds_sha256(self) -> str:
-        """SHA-256 over the files of all needed clips."""
+        """SHA-256 over the sounds of all needed clips."""
         rows = self.data.clips.iloc[self._needed]
         self.data.task.materialise(rows, self.progress)
-        digests = file_digests(rows["path"].tolist(), progress=self.progress).digests
-        return sounds_sha256(digests)
+        return sounds_sha256(sound_digests(sounds(rows), progress=self.progress).digests)
 
     @cached_property
     def _frames(self) -> tuple[Frames, Ints]:

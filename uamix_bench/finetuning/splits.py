@@ -63,11 +63,22 @@ def joined(data: TaskData, test: TaskData) -> TaskData:
         part.clips.assign(clip=f"{split}/" + part.clips["clip"], split=split)
         for split, part in (("train", data), ("test", test))
     ]
+    if data.several and test.several and data.several != test.several:
+        reason = f"gives clips several classes in another way ({test.several}) than {data.name} ({data.several})"
+        raise BadInputError(test.name, reason, "give both lists the same column and separator")
     card = data.card.model_copy(update={"supervised": Supervised(train=("train",), test=("test",))})
     table = pd.concat(parts).sort_values("clip", ignore_index=True)
     lacks = "; ".join(part.partial for part in (data, test) if part.partial)
     remarks = tuple(dict.fromkeys((*data.remarks, *test.remarks)))
-    both = replace(data, card=card, clips=table, partial=lacks, remarks=remarks, unread=(*data.unread, *test.unread))
+    both = replace(
+        data,
+        card=card,
+        clips=table,
+        partial=lacks,
+        remarks=remarks,
+        unread=(*data.unread, *test.unread),
+        several=data.several or test.several,
+    )
     return replace(both, card=card.model_copy(update={"version": both.clips_sha256[:12]}))
 
 

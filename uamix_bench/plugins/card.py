@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -126,6 +127,9 @@ class ModelCard(Card):
         return self
 
 
+_ABSENT_IF_UNSET = frozenset({"layer", "repository", "remote_code", "arguments", "given"})
+
+
 class ModelIdentity(BaseModel):
     """Identity of the model that gave an embedding: all that may change the embedding, and facts for the reader.
 
@@ -140,9 +144,11 @@ class ModelIdentity(BaseModel):
             for the project's own.
         recipe_sha256: SHA-256 of the recipe that the weights were tuned by.
         parent_sha256: SHA-256 of the weights that tuning began from.
-        layer: Name of the pooled layer if the model lets one choose; absent, like the next two, if unset.
+        layer: Name of the pooled layer if the model lets one choose; absent, like all that follow, if unset.
         repository: ID@COMMIT of the repository that the model comes from.
         remote_code: True if code of that repository computed the embeddings.
+        arguments: The model's own arguments, each as KEY=VALUE, sorted.
+        given: True if the embeddings were made elsewhere and read from a file, whose digest is `weights_sha256`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -165,12 +171,18 @@ class ModelIdentity(BaseModel):
     layer: Text | None = None
     repository: Text | None = None
     remote_code: bool = False
+    arguments: tuple[Text, ...] = ()
+    given: bool = False
+
+    @property
+    def shown(self) -> str:
+        """Name for tables, which marks embeddings that were made elsewhere."""
+        return f"{self.name} (given)" if self.given else self.name
 
     @model_serializer(mode="wrap")
     def _without_unset(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = given(self)
-        unset = [name for name in ("layer", "repository", "remote_code") if not fields.get(name, True)]
-        return {name: value for name, value in fields.items() if name not in unset}
+        return {name: value for name, value in fields.items() if value or name not in _ABSENT_IF_UNSET}
 
 
 class Supervised(BaseModel):
@@ -191,6 +203,64 @@ class Supervised(BaseModel):
         if bool(self.folds) == bool(self.train and self.test):
             raise ValueError("name either the splits train and test, or the folds")
         return self
+
+
+_FIELD = re.compile(r"\{([^{}]*)\}")
+
+
+class Layout(BaseModel):
+    """Layout of a data set that is read by its card alone, without a reader of its own.
+
+    Values are templates: ``{name}`` stands for a column of the `list` or, without one, for a part of `path`, which is
+    then the pattern of the files' names. A field of a pattern stands for one or more characters except ``/``. Without
+    `list` and `path`, the sub-folders of the root are the classes. A list without `path` has the columns of a user's
+    own CSV.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    list: str = Field(default="", description="CSV, JSONL or parquet file of the clips, below the root")
+    path: str = Field(default="", description="path of a clip's file, below the root")
+    label: str = ""
+    group: str = Field(default="", description="what must not stand on both sides of an episode; empty: the clip")
+    split: str = ""
+    start: str = Field(default="", description="time of a segment's first sample, in seconds")
+    end: str = Field(default="", description="time behind a segment's last sample, in seconds")
+    labels: dict[str, str] = Field(default={}, description="class by label, for labels that are codes")
+    leave_out: tuple[str, ...] = Field(default=(), description="labels whose clips do not belong to the task")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Layout:
+        for name in ("list", "path"):
+            value = getattr(self, name)
+            if value.startswith("/") or "\\" in value or ".." in value.split("/"):
+                raise ValueError(f"{name}: must lie below the data set's root, with '/' between folders")
+        if self.templates and not self.path:
+            raise ValueError(f"{next(iter(self.templates))}: is a template, and there is none for path")
+        if self.path and not self.label:
+            raise ValueError("label: is missing beside path")
+        if bool(self.start) != bool(self.end):
+            raise ValueError("start and end: a segment has both")
+        known = fields(self.path)
+        if self.path and not self.list and len(set(known)) < len(known):
+            raise ValueError("path: names a field twice")
+        lost = (
+            [] if self.list else [one for text in self.templates.values() for one in fields(text) if one not in known]
+        )
+        if lost:
+            raise ValueError(f"path: has no field {{{lost[0]}}}, which another template names")
+        return self
+
+    @property
+    def templates(self) -> dict[str, str]:
+        """Templates that are set, by column of the clip table."""
+        names = ("path", "label", "group", "split", "start", "end")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+
+def fields(template: str) -> tuple[str, ...]:
+    """Names of the fields in a template of a `Layout`, in order."""
+    return tuple(_FIELD.findall(template))
 
 
 class DataSet(BaseModel):
@@ -239,6 +309,8 @@ class TaskCard(Card):
     home: str = ""
     files: tuple[RemoteFile, ...] = ()
     demonstration: bool = False
+    layout: Layout | None = Field(default=None, description="how the card alone reads it; None if a reader does")
+    unverified: str = Field(default="", description="why the layout is not verified; empty if a copy was read by it")
 
 
 AnyCard = TypeVar("AnyCard", bound=Card)
