@@ -52,7 +52,6 @@ def test_the_record_is_that_of_the_design() -> None:
             "package", "git_revision", "git_dirty", "packages", "python", "device", "platform", "started_at", "command",
             "content_sha256",
         ],
-        "names": [],
     }  # fmt: skip
     assert list(document)[:5] == ["schema_version", "kind", "id", "status", "model"]
 
