@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -25,13 +26,13 @@ class Synthetic(Task):
 
     def clips(self, root: Path) -> pd.DataFrame:
         """Lists all clips, whether or not their files exist yet; each is its own group."""
-        folder = root / f"synthetic-{synthesis.VERSION}"
+        folder = str(root / f"synthetic-{synthesis.VERSION}")
         rows = []
         for split, count in CLIPS_PER_CLASS.items():
             for sound_class in synthesis.classes(split):
                 for index in range(count):
                     clip = f"{split}/{sound_class.label}/{index:03d}.wav"
-                    rows.append((clip, str(folder / clip), sound_class.label, clip, split))
+                    rows.append((clip, f"{folder}{os.sep}{clip}", sound_class.label, clip, split))
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def locate(self, data_dir: Path) -> Path:

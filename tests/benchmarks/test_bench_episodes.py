@@ -22,24 +22,25 @@ from .workloads import drawn, embeddings, table
 
 OURS = 10_000
 CASES = [
-    ("easyfsl", 50, 40, 15.0),
-    ("sklearn", 50, 40, 25.0),
-    ("easyfsl", 50, 2_000, 10.0),
+    ("easyfsl", 50, 40, 5, 40.0),
+    ("easyfsl", 50, 40, 20, 20.0),
+    ("sklearn", 50, 40, 5, 40.0),
+    ("easyfsl", 50, 2_000, 5, 10.0),
 ]
 
 
-@pytest.mark.parametrize(("peer", "classes", "clips_each", "at_least"), CASES)
+@pytest.mark.parametrize(("peer", "classes", "clips_each", "n_way", "at_least"), CASES)
 @pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
-def test_evaluation_outruns(peer: str, classes: int, clips_each: int, at_least: float, rounds: int) -> None:
+def test_evaluation_outruns(peer: str, classes: int, clips_each: int, n_way: int, at_least: float, rounds: int) -> None:
     clips, labels = table([clips_each] * classes)
-    features, protocol, few = embeddings(len(clips)), Protocol(episodes=OURS), 200 if rounds == 1 else 500
+    features, protocol, few = embeddings(len(clips)), Protocol(n_way=n_way, episodes=OURS), 200 if rounds == 1 else 500
 
     def ours() -> None:
         episodes = drawn(clips, labels, protocol)
         nearest_centroid(features, episodes.support, episodes.query)
 
     if peer == "easyfsl":
-        other: Any = peers.easyfsl(features, labels)
+        other: Any = peers.easyfsl(features, labels, n_way)
     else:
         other = peers.nearest_centroid(features, drawn(clips, labels, protocol))
     times = measure({peer: Side(lambda: other(few), few), "ours": Side(ours, OURS)}, rounds)

@@ -44,7 +44,7 @@ class Stranger:
         head = f'name = "{NAME}"\ntitle = "Net"\nlicence = "MIT"\nsample_rate = 16_000\nembedding_dim = 2\n'
         entries = ["[[files]]\n" + "".join(f"{key} = {json.dumps(file[key])}\n" for key in file) for file in files]
         (self.site / "stranger_net.toml").write_text(head + "\n".join(entries))
-        registry._read.cache_clear()
+        registry.forget()
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def stranger(tmp_path: Path, bench_home: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     yield Stranger(tmp_path / "site", bench_home)
     assert "stranger_net" not in sys.modules
-    registry._read.cache_clear()
+    registry.forget()
 
 
 def offered(server: Server, name: str = "model.pth", **facts: Any) -> dict[str, Any]:

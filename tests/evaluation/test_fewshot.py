@@ -142,7 +142,8 @@ def test_only_drawn_clips_are_embedded_and_each_once(
     again = fewshot(model, task, few)
     assert (again.cost.embedded_clips, again.id) == (0, first.id)
     (pace,) = again.cost.earlier
-    assert (pace.clips, pace.seconds, pace.device) == (len(union), first.cost.embed_s, first.provenance.device)
+    assert (pace.clips, pace.device) == (len(union), first.provenance.device)
+    assert 0 < pace.seconds <= first.cost.embed_s
     assert first.cost.earlier == second.cost.earlier == ()
     assert fewshot(model, task, few, cache=False).cost.embedded_clips == len(draw_episodes(task, few).clips)
 

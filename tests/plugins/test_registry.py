@@ -44,11 +44,11 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[uamix_bench.models]\n{name} = {package}:Hum\n")
-        registry._read.cache_clear()
+        registry.forget()
 
     monkeypatch.syspath_prepend(tmp_path)
     yield installed
-    registry._read.cache_clear()
+    registry.forget()
     for name in [name for name in sys.modules if name.startswith("stranger")]:
         del sys.modules[name]
 

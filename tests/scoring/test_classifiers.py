@@ -8,13 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uamix_bench.scoring import classifiers
+from uamix_bench.scoring import classifiers, products
 from uamix_bench.scoring.classifiers import CLASSIFIERS
 from uamix_bench.scoring.episodes import Protocol, draw
 from uamix_bench.scoring.softmax_regression import softmax_regression
 
 SIZE = 24
 Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+@pytest.fixture(params=["own rows", "products of pairs"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs both ways; few episodes would never take the second."""
+    worth_it = request.param == "products of pairs"
+    monkeypatch.setattr(products, "pay", lambda table, *_: worth_it and table.dtype == np.float32)
 
 
 def embeddings(offset: float = 3.0, spread: float = 0.7) -> np.ndarray:
@@ -109,17 +116,34 @@ def test_logistic_regression_with_more_supports_than_dimensions() -> None:
     assert CLASSIFIERS["logistic-regression"](table, support, query).hits.tolist() == expected.tolist()
 
 
-def test_logistic_regression_reaches_the_optimum_of_scikit_learn() -> None:
+@pytest.mark.parametrize("rough", [np.float32, np.float64])
+def test_logistic_regression_reaches_the_optimum_of_scikit_learn(rough: Any) -> None:
     from sklearn.linear_model import LogisticRegression
 
     rng = np.random.default_rng(0)
     points, targets = 5 * rng.normal(size=(3, 12, 6)), np.repeat(np.eye(4), 3, axis=0)
-    weights = softmax_regression(points, targets, penalty=1.0)
+    weights = softmax_regression(points, targets, 1.0, rough)
     for x, ours in zip(points, weights, strict=True):
         theirs = LogisticRegression(tol=1e-12, max_iter=100_000).fit(x, targets.argmax(axis=1))
         assert np.allclose(ours[:-1].T, theirs.coef_, atol=1e-5)
         intercepts = ours[-1] - ours[-1].mean()  # only their differences matter
         assert np.allclose(intercepts, theirs.intercept_ - theirs.intercept_.mean(), atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+@pytest.mark.parametrize("shots", [1, 20])
+def test_the_gradient_vanishes_at_the_optimum(scale: float, shots: int) -> None:
+    """From overlapping to separable classes, with more points than dimensions and fewer."""
+    rng = np.random.default_rng(1)
+    targets = np.repeat(np.eye(7), shots, axis=0)
+    points = scale * (rng.normal(size=(2, 7, 48)).repeat(shots, axis=1) + rng.normal(size=(2, 7 * shots, 48)))
+    weights = softmax_regression(points, targets, 1.0, np.float32)
+    logits = points @ weights[:, :-1] + weights[:, -1:]
+    p = np.exp(logits - logits.max(axis=2, keepdims=True))
+    p /= p.sum(axis=2, keepdims=True)
+    at_zero = np.abs(points.transpose(0, 2, 1) @ (1 / 7 - targets)).max()
+    assert np.abs(points.transpose(0, 2, 1) @ (p - targets) + weights[:, :-1]).max() < 1e-6 * at_zero
+    assert np.abs((p - targets).sum(axis=1)).max() < 1e-6 * max(at_zero, 1)
 
 
 @pytest.mark.parametrize("neighbours", [3, 4, 99])
@@ -286,3 +310,40 @@ def test_batches_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     halves = [CLASSIFIERS[name](table, support[part], query[part]) for part in (slice(5), slice(5, 11))]
     assert np.concatenate([half.hits for half in halves]).tolist() == whole.hits.tolist()
     assert np.array_equal(table, before)
+
+
+def _tables() -> dict[str, np.ndarray]:
+    rng, plain = np.random.default_rng(3), embeddings()
+    copies, lengths = plain.copy(), np.exp(0.5 * rng.normal(size=(600, 1))).astype(np.float32)
+    copies[::5] = copies[0]
+    return {
+        "plain": plain,
+        "common part": plain + np.float32(300),
+        "copies": copies,
+        "of many lengths": (plain - plain.mean(axis=0)) * lengths,
+        "zeros and ones": (plain > plain.mean(axis=0)).astype(np.float32),
+        "noise": rng.normal(size=(600, 300)).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("name", ["nearest-centroid", "simpleshot", "l2n", "knn"])
+@pytest.mark.parametrize(("n_way", "k_shot"), [(5, 1), (9, 4)])
+def test_every_way_gives_the_same_predictions(
+    name: str, n_way: int, k_shot: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    support, query = indices(n_way, k_shot, episodes=1_000)
+    for kind, table in _tables().items():
+        chosen = []
+        for worth_it in (False, True):
+            monkeypatch.setattr(products, "pay", lambda *_, worth_it=worth_it: worth_it)
+            chosen.append(CLASSIFIERS[name](table, support, query).chosen)
+        assert np.array_equal(*chosen), kind
+
+
+def test_episodes_that_rounding_may_decide_are_doubtful() -> None:
+    table, (support, query) = embeddings(), indices(5, 1, episodes=40)
+    table[query[7, 2, 0]] = (table[support[7, 0, 0]] + table[support[7, 3, 0]]) / 2  # as near to both, but for rounding
+    table -= table.mean(axis=0)
+    decided = products.decide(table, support, query, products.mean_of_shots, margin=0.0)
+    assert decided.doubtful[7]
+    assert decided.doubtful.mean() < 0.2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,8 +17,10 @@ from uamix_bench.util.errors import UsageError
 from uamix_bench.util.text import visible
 
 if TYPE_CHECKING:
+    from uamix_bench.embeddings.known import KnownModel
     from uamix_bench.evaluation.earlier import Overwrite
     from uamix_bench.evaluation.plan import TaskPlan
+    from uamix_bench.models.model import AudioModel
     from uamix_bench.records.results import Result
 
 
@@ -175,6 +177,7 @@ def command(
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.comparison.ranking import rank
     from uamix_bench.data.task import load_task
+    from uamix_bench.embeddings.known import recall_model
     from uamix_bench.evaluation.grid import evaluate
     from uamix_bench.records.store import ResultStore
 
@@ -208,11 +211,13 @@ def command(
         return 0
 
     from uamix_bench.models.arguments import parsed
-    from uamix_bench.models.model import load_model
 
+    load: Callable[..., AudioModel | KnownModel] = recall_model
+    if no_cache or workers.elsewhere:
+        from uamix_bench.models.model import load_model as load
     loaders = [
         partial(
-            load_model,
+            load,
             name_or_path,
             checkpoint,
             device=workers.device_here,

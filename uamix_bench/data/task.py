@@ -316,7 +316,7 @@ def _checked(table: pd.DataFrame, source: object) -> pd.DataFrame:
     if sorted(set(table.columns) - set(PLACES)) != sorted(COLUMNS) or (START in table) != (END in table):
         raise BadInputError(source, f"its clip table has the columns {', '.join(table.columns)}", f"want {COLUMNS}")
     for column in _TEXTS:
-        unfit = next((name for name in table[column].unique() if UNFIT.search(name)), None)
+        unfit = next((name for name in table[column].unique().tolist() if UNFIT.search(name)), None)
         if unfit is not None:
             raise BadInputError(
                 source, f"{column} {unfit!a} holds a control, invisible or undecodable character", "rename it"

@@ -15,7 +15,12 @@ import numpy as np
 from uamix_bench.storage.shards import ShardStore
 from uamix_bench.util import files
 from uamix_bench.util.arrays import Floats, Mask
-from uamix_bench.util.errors import MachineError
+from uamix_bench.util.errors import BadInputError, MachineError
+
+_MODEL, _DEVICES = "model.json", "devices.json"
+PACE = "pace.json"  # see `uamix_bench.embeddings.pace`
+DESCRIPTIONS = (_MODEL, _DEVICES, PACE)  # files beside the shards
+_UNRECORDED = "not recorded"
 
 _DECODING = 2  # raised whenever audio.read gives other samples for the same file
 
@@ -89,6 +94,13 @@ class EmbeddingCache:
         """Faults of the cache so far, one line each."""
         return self._store.warnings
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Names of the processors and GPUs that made the embeddings; ``not recorded`` if a part of them is older."""
+        with contextlib.suppress(BadInputError, KeyError, TypeError):
+            return tuple(map(str, files.read_json(self.folder / _DEVICES)["devices"]))
+        return (_UNRECORDED,)
+
     def get(self, keys: Sequence[bytes]) -> tuple[Mask, Floats]:
         """Looks up clip keys (m,): a mask (m,) of the keys found, and float32 rows (m, D + 1), zero for the others."""
         found, raw = self._store.get(keys)
@@ -106,8 +118,13 @@ class EmbeddingCache:
         """
         return self._store.contains(keys)
 
-    def put(self, keys: Sequence[bytes], rows: Floats) -> bool:
+    def put(self, keys: Sequence[bytes], rows: Floats, device: str = _UNRECORDED) -> bool:
         """Adds float32 `rows` (n, D + 1) under clip keys (n,). Rows that are not finite are not kept.
+
+        Args:
+            keys: Clip keys.
+            rows: Embeddings, and one number more.
+            device: Name of the processor or GPU that made them.
 
         Returns:
             True if the folder can be written, so that the finite rows are kept.
@@ -115,22 +132,24 @@ class EmbeddingCache:
         finite = np.isfinite(rows).all(axis=1)
         if not finite.any():
             return True
-        self._describe()
+        self._describe(device)
         kept = np.ascontiguousarray(rows[finite], "<f4")
         return self._store.put([keys[index] for index in np.flatnonzero(finite).tolist()], kept.view(np.uint8))
 
-    def _describe(self) -> None:
-        """Writes ``model.json`` beside the shards, which names their model for a person."""
-        path = self.folder / "model.json"
-        if not path.exists():
-            with contextlib.suppress(MachineError):  # `put` meets the same trouble and tells it
-                files.write_json(path, asdict(self.model))
+    def _describe(self, device: str) -> None:
+        """Writes, beside the shards, their model for a person to read, and the devices that made them."""
+        with contextlib.suppress(MachineError):  # `put` meets the same trouble and tells it
+            known = self.devices if (self.folder / _MODEL).exists() else ()
+            if device not in known:
+                files.write_json(self.folder / _DEVICES, {"devices": sorted({*known, device})})
+            if not (self.folder / _MODEL).exists():
+                files.write_json(self.folder / _MODEL, asdict(self.model))
 
 
 def kept_model(folder: Path) -> ModelKey | None:
     """Model of the embeddings in a folder below ``UAMIX_BENCH_HOME/embeddings``; None if the folder names none."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        key = ModelKey(**json.loads((folder / "model.json").read_bytes()))
+        key = ModelKey(**json.loads((folder / _MODEL).read_bytes()))
         if key.fingerprint.startswith(folder.name):
             return key
     return None

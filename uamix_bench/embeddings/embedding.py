@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,17 +16,21 @@ from uamix_bench.data.sound import Sound, sound_digests, sounds
 from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings import housekeeping
 from uamix_bench.embeddings.batching import Batches
-from uamix_bench.embeddings.cache import EmbeddingCache, clip_keys
+from uamix_bench.embeddings.cache import EmbeddingCache, ModelKey, clip_keys
 from uamix_bench.embeddings.decoding import decode
-from uamix_bench.embeddings.given import look_up
-from uamix_bench.embeddings.model_key import is_known, model_key
-from uamix_bench.models.model import AudioModel
+from uamix_bench.embeddings.known import KnownModel
+from uamix_bench.embeddings.pace import add_pace, kept_paces
 from uamix_bench.plugins.card import Segments
+from uamix_bench.records.provenance import device_name
+from uamix_bench.records.record import Pace
 from uamix_bench.storage.digests import FileDigests
 from uamix_bench.util.arrays import Doubles, Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError, BenchError, own_code
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.text import listed
+
+if TYPE_CHECKING:  # clips from the cache need no torch
+    from uamix_bench.models.model import AudioModel
 
 _SILENT = 1e-4  # of full scale: three steps of 16 bits
 _KEPT_EVERY = 512  # clips ...
@@ -52,8 +57,9 @@ class Embeddings:
         skipped: Clips that were skipped under `keep_going`.
         embedded_clips: Number of distinct clips that the model embedded; the others came from the cache.
         seconds: Wall time of the whole call, in seconds.
+        devices: Names of the processors and GPUs that made the embeddings, now or when they were kept.
         warnings: Faults of the cache, one line each. They do not affect the embeddings.
-        cache: Cache of the embeddings; None if they are not kept.
+        earlier: Paces of the earlier runs that made the embeddings, if the model embedded no clip now.
     """
 
     vectors: Floats
@@ -64,12 +70,13 @@ class Embeddings:
     skipped: tuple[Skipped, ...]
     embedded_clips: int
     seconds: float
+    devices: tuple[str, ...]
     warnings: tuple[str, ...]
-    cache: EmbeddingCache | None
+    earlier: tuple[Pace, ...]
 
 
 def embed(
-    model: AudioModel,
+    model: AudioModel | KnownModel,
     data: TaskData,
     rows: Ints,
     *,
@@ -88,7 +95,7 @@ def embed(
     nothing is padded. New embeddings are stored in the cache every few hundred clips.
 
     Args:
-        model: Model from :func:`uamix_bench.load_model`.
+        model: Model from :func:`uamix_bench.load_model`; or a known one, loaded if a clip is not in the cache.
         data: Data of the task.
         rows: Rows of the task's clip table, (n,) int64, in any order, repeated or not.
         batch_size: Number of clips or segments in a batch, at most. An embedding is the same in any batch, to about
@@ -108,9 +115,14 @@ def embed(
     clip_sounds = sounds(table)
     digested = sound_digests(clip_sounds, memo=cache, progress=progress)
     keys = clip_keys(digested.digests, data.card.clip_seconds, segments)
-    given = look_up(model, data, rows, segments, digested, keep_going=keep_going, progress=progress)
+    given = None
+    if not isinstance(model, KnownModel):
+        from uamix_bench.embeddings.given import look_up
+
+        given = look_up(model, data, rows, segments, digested, keep_going=keep_going, progress=progress)
     if given is not None:
-        whole = _Embedded(np.arange(len(keys)), given.done, given.rows, given.failures, 0, given.warnings)
+        place = np.arange(len(keys))
+        whole = _Embedded(place, given.done, given.rows, given.failures, 0, ("made elsewhere",), given.warnings)
     else:
         whole = _hear(model, data, clip_sounds, keys, digested, batch_size, segments, cache, keep_going, progress)
     place, failures = whole.place, whole.failures
@@ -128,8 +140,9 @@ def embed(
         skipped=tuple(Skipped(clips[index], failures[index].reason) for index in sorted(failures)),
         embedded_clips=whole.embedded,
         seconds=time.perf_counter() - started,
+        devices=whole.devices,
         warnings=(*digested.warnings, *whole.warnings),
-        cache=whole.cache,
+        earlier=whole.earlier,
     )
 
 
@@ -141,12 +154,13 @@ class _Embedded(NamedTuple):
     rows: Floats
     failures: dict[int, BenchError]
     embedded: int
+    devices: tuple[str, ...]
     warnings: tuple[str, ...]
-    cache: EmbeddingCache | None = None
+    earlier: tuple[Pace, ...] = ()
 
 
 def _hear(
-    model: AudioModel,
+    model: AudioModel | KnownModel,
     data: TaskData,
     clip_sounds: Sequence[Sound],
     keys: Sequence[bytes],
@@ -164,23 +178,39 @@ def _hear(
     distinct[place[::-1]] = np.arange(len(keys))[::-1]  # the first clip of each content
 
     warnings: list[str] = []
-    if cache and not is_known(model):
-        warnings.append(f"{model.card.name}: its code is not in a file, so its embeddings are not kept")
-        cache = False
-    limit = housekeeping.size_limit() if cache else None
-    run = _Run(model, list(row_of), batch_size, EmbeddingCache(model_key(model)) if cache else None, limit)
+    key = _cache_key(model, warnings) if cache else None
+    limit = housekeeping.size_limit() if key else None
+    run = _Run(model, list(row_of), batch_size, EmbeddingCache(key) if key else None, limit)
+    devices = set(run.cache.devices) if run.cache and run.done.any() else set()
     broken: dict[int, BenchError] = {}
     todo = [row for row in np.flatnonzero(~run.done).tolist() if distinct[row] not in digested.failed]
     if todo:
         sources = [clip_sounds[distinct[row]] for row in todo]
         give_up = bool(digested.failed) and not keep_going
-        heard = decode(sources, model.sample_rate, data.card.clip_seconds, segments, progress)
+        heard = decode(sources, run.model.sample_rate, data.card.clip_seconds, segments, progress)
+        begun = time.perf_counter()
         broken = _embed_all(run, todo, heard, keep_going, give_up, progress)
+        devices |= {run.device} if run.embedded else set()
+        if run.cache and run.embedded:
+            add_pace(run.cache.folder, run.device, run.embedded, time.perf_counter() - begun)
+    earlier = kept_paces(run.cache.folder) if run.cache and not run.embedded else ()
     failures = dict(digested.failed)
     if broken:
         failures |= {index: broken[row] for index, row in enumerate(place.tolist()) if row in broken}
     told = (*warnings, *(run.cache.warnings if run.cache else ()))
-    return _Embedded(place, run.done, run.rows, failures, run.embedded, told, run.cache)
+    return _Embedded(place, run.done, run.rows, failures, run.embedded, tuple(sorted(devices)), told, earlier)
+
+
+def _cache_key(model: AudioModel | KnownModel, warnings: list[str]) -> ModelKey | None:
+    """Cache key of a model; None, and a warning, for a model whose code may change unnoticed."""
+    if isinstance(model, KnownModel):
+        return model.key
+    from uamix_bench.embeddings.model_key import is_known, model_key
+
+    if is_known(model):
+        return model_key(model)
+    warnings.append(f"{model.card.name}: its code is not in a file, so its embeddings are not kept")
+    return None
 
 
 def embed_sounds(
@@ -237,13 +267,13 @@ class _Run:
 
     def __init__(
         self,
-        model: AudioModel,
+        model: AudioModel | KnownModel,
         keys: list[bytes],
         batch_size: int,
         cache: EmbeddingCache | None,
         limit: int | None = None,
     ) -> None:
-        self.model = model
+        self._model = model
         self.keys = keys
         self.cache = cache
         self.limit = limit
@@ -257,6 +287,16 @@ class _Run:
         self._batches: Batches[tuple[int, Floats]] = Batches(batch_size)
         self._unkept: list[int] = []
         self._kept_at = time.monotonic()
+
+    @cached_property
+    def model(self) -> AudioModel:
+        """Model that embeds, loaded now if it is only known."""
+        return self._model.load() if isinstance(self._model, KnownModel) else self._model
+
+    @cached_property
+    def device(self) -> str:
+        """Name of the processor or GPU that embeds."""
+        return device_name(str(self.model.device))
 
     def add(self, row: int, wave: Floats) -> int:
         """Adds a segment of a clip and returns the number of clips that this completed."""
@@ -283,7 +323,7 @@ class _Run:
         """Stores the remaining embeddings in the cache, also after an interrupt."""
         if self.cache and self._unkept:
             keys = [self.keys[row] for row in self._unkept]
-            housekeeping.keep(self.cache, keys, self.rows[self._unkept], self.limit)
+            housekeeping.keep(self.cache, keys, self.rows[self._unkept], self.device, self.limit)
         self._unkept = []
         self._kept_at = time.monotonic()
 

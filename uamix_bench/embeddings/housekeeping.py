@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from uamix_bench.embeddings.cache import EmbeddingCache, ModelKey, kept_model
-from uamix_bench.embeddings.pace import PACE
+from uamix_bench.embeddings.cache import DESCRIPTIONS, EmbeddingCache, ModelKey, kept_model
 from uamix_bench.storage.digests import FILES_OWNER
 from uamix_bench.storage.shards import SUFFIX, count_rows, find_damage
 from uamix_bench.util import files
@@ -178,19 +177,20 @@ def size_limit() -> int | None:
     return parse_size(text, LIMIT) if text else None
 
 
-def keep(cache: EmbeddingCache, keys: Sequence[bytes], rows: Floats, max_bytes: int | None) -> bool:
+def keep(cache: EmbeddingCache, keys: Sequence[bytes], rows: Floats, device: str, max_bytes: int | None) -> bool:
     """Adds rows to a cache and, if there is a limit, prunes all caches to it.
 
     Args:
         cache: Embedding cache of a model. A failure of pruning becomes one of its warnings.
         keys: Keys of the n clips, 32 bytes each.
         rows: Rows of the clips, (n, D + 1) float32; see :meth:`EmbeddingCache.put`.
+        device: Name of the processor or GPU that made them.
         max_bytes: Limit in bytes from :func:`size_limit`; None for no limit.
 
     Returns:
         True if the folder can be written, so that the finite rows are kept.
     """
-    if not cache.put(keys, rows):
+    if not cache.put(keys, rows, device):
         return False
     failure = None if max_bytes is None else keep_to(max_bytes)
     if failure and failure not in cache.warnings:
@@ -258,7 +258,7 @@ def _remove(piece: Piece, holding: Holding) -> bool:
         raise MachineError(piece.path, reason, "check the permissions of its folder") from error
     with contextlib.suppress(OSError):
         if not any(holding.folder.glob(f"*{SUFFIX}")):
-            for described in ("model.json", PACE):
+            for described in DESCRIPTIONS:
                 (holding.folder / described).unlink(missing_ok=True)
             holding.folder.rmdir()  # only when empty
     return True

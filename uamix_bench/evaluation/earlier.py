@@ -21,6 +21,7 @@ from uamix_bench.util.errors import UsageError
 from uamix_bench.util.progress import SILENT, Progress
 
 if TYPE_CHECKING:  # a command checks names, episodes and folders before torch is imported
+    from uamix_bench.embeddings.known import KnownModel
     from uamix_bench.models.model import AudioModel
 
 Overwrite = Literal["never", "missing", "always"]
@@ -43,7 +44,7 @@ class Earlier(NamedTuple):
 
 def find_earlier(
     store: ResultStore,
-    model: AudioModel,
+    model: AudioModel | KnownModel,
     task: TaskData,
     protocols: Sequence[Protocol],
     overwrite: Overwrite,
@@ -96,7 +97,9 @@ def draw_tables(task: TaskData, protocols: Sequence[Protocol], progress: Progres
     return [grouped if protocol.group_disjoint else task for protocol in protocols]
 
 
-def _earlier(candidates: Sequence[tuple[Path, Result]], model: AudioModel, task: TaskData, here: str | None) -> Earlier:
+def _earlier(
+    candidates: Sequence[tuple[Path, Result]], model: AudioModel | KnownModel, task: TaskData, here: str | None
+) -> Earlier:
     """Separates results of the same evaluation from those of other weights, code or sounds."""
     assert model.identity is not None
     table = TaskIdentity.of(task, here)

@@ -12,13 +12,13 @@ import numpy as np
 
 from uamix_bench.data.copies import first_of_equals
 from uamix_bench.data.task import TaskData
-from uamix_bench.embeddings.pace import add_pace, kept_paces
+from uamix_bench.embeddings.known import KnownModel
 from uamix_bench.evaluation.earlier import draw_tables
 from uamix_bench.evaluation.plan import draw_episodes, limited
 from uamix_bench.evaluation.zero_shot import check_text_side, zero_shot_texts
 from uamix_bench.plugins.card import Segments
 from uamix_bench.plugins.overlap import overlap
-from uamix_bench.records.provenance import collect, device_name, peak_memory_mb, scrub
+from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
 from uamix_bench.records.record import Cost, HalfInterval, Pace, Provenance, Skipped, Status, TaskIdentity
 from uamix_bench.records.results import Episodes, Intervals, Result, Score
 from uamix_bench.scoring import health
@@ -33,7 +33,6 @@ from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.text import fit
 
 if TYPE_CHECKING:  # a command checks names, episodes and folders before torch is imported
-    from uamix_bench.embeddings.embedding import Embeddings
     from uamix_bench.models.model import AudioModel
 
 
@@ -95,7 +94,7 @@ def fewshot(model: AudioModel, task: TaskData, protocol: Protocol = PAPER, **opt
 
 
 def fewshot_grid(
-    model: AudioModel, task: TaskData, protocols: Sequence[Protocol], **options: Unpack[Options]
+    model: AudioModel | KnownModel, task: TaskData, protocols: Sequence[Protocol], **options: Unpack[Options]
 ) -> list[Result]:
     """Evaluates several protocols; those with the same segment rule share one embedding pass.
 
@@ -105,9 +104,7 @@ def fewshot_grid(
     if model.identity is None:
         raise ValueError("the model has no identity: load it with load_model")
     check_text_side(model, protocols)
-    provenance = collect(str(model.device))
-    if ahead := options.get("ahead"):
-        provenance = provenance.model_copy(update={"device": fit(", ".join(ahead.devices))})
+    provenance = collect()
     task = limited(task, options.get("limit"))
     protocols = sweep(protocols, task.sorted_clips)
     tables = draw_tables(task, protocols, options.get("progress", SILENT))
@@ -127,7 +124,7 @@ def fewshot_grid(
 class _Pool:
     """Embeddings that the protocols of a grid share, by row of the full clip table."""
 
-    def __init__(self, model: AudioModel, task: TaskData, segments: Segments, options: Options) -> None:
+    def __init__(self, model: AudioModel | KnownModel, task: TaskData, segments: Segments, options: Options) -> None:
         assert model.identity is not None  # or `fewshot_grid` has refused it
         self.identity = model.identity
         self.model, self.task, self.segments, self.options = model, task, segments, options
@@ -135,6 +132,7 @@ class _Pool:
         ahead = options.get("ahead")
         self._earlier: tuple[Pace, ...] = ()
         self.embedded, self.seconds = (ahead.clips, ahead.seconds) if ahead else (0, 0.0)
+        self.devices = set(ahead.devices) if ahead else set()
         self._place = np.full(len(task.clips), -1)  # where a row's embedding stands
         self._vectors = np.zeros((0, model.embedding_dim), np.float32)
         self._keys: list[bytes] = []
@@ -171,21 +169,11 @@ class _Pool:
         self._silent = np.concatenate([self._silent, found.silent[found.valid]])
         self._digests |= zip(new.tolist(), found.digests, strict=True)
         self._keys += [key for key, good in zip(found.keys, found.valid, strict=True) if good]
-        self._keep_pace(found)
+        self._earlier = found.earlier
         self.embedded += found.embedded_clips
         self.seconds += found.seconds
+        self.devices |= set(found.devices)
         return not found.valid.all()
-
-    def _keep_pace(self, found: Embeddings) -> None:
-        """Adds this embedding to the pace of the cached ones, or takes that of earlier runs."""
-        if found.cache is None:
-            return
-        if found.embedded_clips:
-            name = device_name(str(self.model.device))
-            add_pace(found.cache.folder, name, found.embedded_clips, found.seconds)
-        else:
-            paces = kept_paces(found.cache.folder)
-            self._earlier = tuple(Pace(device=fit(one.device), clips=one.clips, seconds=one.seconds) for one in paces)
 
     @property
     def earlier(self) -> tuple[Pace, ...]:
@@ -206,7 +194,8 @@ class _Pool:
 
     def texts(self, texts: Sequence[str]) -> Floats:
         """Embeddings of texts by the model's text side, (C, D) float32."""
-        return self.model.embed_texts(texts)
+        model = self.model.load() if isinstance(self.model, KnownModel) else self.model
+        return model.embed_texts(texts)
 
     def digests(self, rows: Ints) -> list[bytes]:
         """Digests of the files of rows of the full table."""
@@ -288,7 +277,9 @@ class _Cell:
                 peak_memory_mb=peak_memory_mb(str(pool.model.device)),
                 earlier=pool.earlier,
             ),
-            provenance=provenance.model_copy(update={"content_sha256": content_sha256}),
+            provenance=provenance.model_copy(
+                update={"content_sha256": content_sha256, "device": fit(", ".join(sorted(pool.devices)))}
+            ),
             overlap=overlap(pool.identity.pretrained_on, self.task.name, self.task.card.data),
             names=self.task.class_names if zero_shot else {},
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Literal, NamedTuple, Unpack, cast
 
 from uamix_bench.data.task import TaskData
+from uamix_bench.embeddings.known import KnownModel
 from uamix_bench.engines.engine import Engine
 from uamix_bench.engines.local import Local
 from uamix_bench.evaluation.earlier import Overwrite, find_earlier
@@ -41,7 +42,7 @@ class Kept(NamedTuple):
 
 
 def evaluate(
-    models: Sequence[AudioModel | Callable[[], AudioModel]],
+    models: Sequence[AudioModel | KnownModel | Callable[[], AudioModel | KnownModel]],
     tasks: Sequence[TaskData | TaskPlan],
     protocols: Sequence[Protocol] = (PAPER,),
     *,
@@ -99,7 +100,7 @@ def evaluate(
 
 
 def _evaluated(
-    models: Sequence[AudioModel | Callable[[], AudioModel]],
+    models: Sequence[AudioModel | KnownModel | Callable[[], AudioModel | KnownModel]],
     plans: Sequence[TaskPlan],
     stores: Sequence[ResultStore],
     overwrite: Overwrite,
@@ -108,12 +109,12 @@ def _evaluated(
     without_texts: Callable[[UsageError], None] | None,
     options: Options,
 ) -> Iterator[Kept]:
-    from uamix_bench.models.model import AudioModel
-
     @lru_cache(maxsize=1)
-    def load(place: int) -> AudioModel:
+    def load(place: int) -> AudioModel | KnownModel:
         model = models[place]
-        return model if isinstance(model, AudioModel) else model()
+        if hasattr(model, "identity"):  # a module can be called too
+            return cast("AudioModel | KnownModel", model)
+        return model()
 
     ahead: dict[tuple[int, int], Ahead] = {}
     if engine.elsewhere:
@@ -122,7 +123,8 @@ def _evaluated(
         def loaded() -> Iterator[tuple[int, AudioModel]]:
             for place in range(len(models)):
                 try:
-                    yield place, load(place)
+                    model = load(place)
+                    yield place, model.load() if isinstance(model, KnownModel) else model
                 except BadInputError:
                     if set_aside is None:
                         raise  # else it is met again below
@@ -147,7 +149,7 @@ def _evaluated(
 
 
 def _of_task(
-    model: AudioModel,
+    model: AudioModel | KnownModel,
     plan: TaskPlan,
     protocols: Sequence[Protocol],
     store: ResultStore,

@@ -137,7 +137,7 @@ def embed_ahead(
             job = jobs[index]
             cache = caches[job.model.key]
             keys = [key for key, done in zip(job.keys, found.done, strict=True) if done]
-            if not housekeeping.keep(cache, keys, found.rows[found.done], limit_bytes):
+            if not housekeeping.keep(cache, keys, found.rows[found.done], found.device, limit_bytes):
                 raise MachineError(cache.folder, cache.warnings[-1], "free space, or choose another UAMIX_BENCH_HOME")
             add_pace(cache.folder, found.device, len(keys), found.seconds)
             before = ahead.get(cell_of[index], Ahead(0, 0.0, ()))

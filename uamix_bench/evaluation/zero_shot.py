@@ -10,6 +10,7 @@ from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
+    from uamix_bench.embeddings.known import KnownModel
     from uamix_bench.models.model import AudioModel
 
 
@@ -19,7 +20,7 @@ def zero_shot_texts(task: TaskData, protocol: Protocol, labels: Sequence[str]) -
     return [protocol.template.replace("{}", task.class_names[label]) for label in labels]
 
 
-def check_text_side(model: AudioModel, protocols: Sequence[Protocol]) -> None:
+def check_text_side(model: AudioModel | KnownModel, protocols: Sequence[Protocol]) -> None:
     """Makes sure that a model can do what the protocols ask for.
 
     Raises:
@@ -29,12 +30,13 @@ def check_text_side(model: AudioModel, protocols: Sequence[Protocol]) -> None:
         raise no_text_side(model)
 
 
-def answerable(model: AudioModel, protocols: Sequence[Protocol]) -> list[Protocol]:
+def answerable(model: AudioModel | KnownModel, protocols: Sequence[Protocol]) -> list[Protocol]:
     """Protocols that a model can be evaluated under: all, or without a text side those with supports."""
     return [one for one in protocols if one.k_shot or model.reads_texts]
 
 
-def no_text_side(model: AudioModel) -> UsageError:
+def no_text_side(model: AudioModel | KnownModel) -> UsageError:
     """Error for a zero-shot evaluation of a model that reads no texts, or not under its pooling."""
-    name = model.identity.name if model.identity else model.card.name
+    assert model.identity is not None  # or it was not loaded by load_model
+    name = model.identity.name
     return UsageError(f"{name} at --k 0", model.no_texts, "leave 0 out of --k, or give a model such as CLAP (hf:ID)")

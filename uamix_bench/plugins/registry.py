@@ -262,10 +262,22 @@ def _plugins(group: str, kind: type[AnyCard]) -> dict[str, Plugin[AnyCard]]:
     return dict(_read(group, kind))
 
 
+def forget() -> None:
+    """Forgets the plugins, so that packages installed meanwhile are found."""
+    _announced.cache_clear()
+    _read.cache_clear()
+
+
+@cache
+def _announced() -> Any:
+    """Entry points of all installed packages, to select from. Reading their metadata takes time."""
+    return entry_points()
+
+
 @cache
 def _read(group: str, kind: type[AnyCard]) -> tuple[tuple[str, Plugin[AnyCard]], ...]:
     found: dict[str, Plugin[AnyCard]] = {}
-    for point in sorted(entry_points(group=group), key=_by_name_own_first):
+    for point in sorted(_announced().select(group=group), key=_by_name_own_first):
         try:
             if point.name in found:
                 raise BadInputError(point.value, "the name is taken", "rename it in the package that announces it")

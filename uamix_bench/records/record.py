@@ -211,8 +211,9 @@ class Cost(Part):
 class Provenance(Part):
     """Provenance of a record, without user name, host or absolute path.
 
-    `content_sha256` is the digest of the used sounds, for any task. It is None in records without it: those of schema
-    version 1, and trainings.
+    `device` names the processors and GPUs that made the embeddings of a few-shot result, cached ones included, or that
+    trained. `content_sha256` is the digest of the used sounds, for any task. It is None in records without it: those of
+    schema version 1, and trainings.
     """
 
     package: Text

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from uamix_bench.scoring import products
 from uamix_bench.scoring.softmax_regression import softmax_regression
 from uamix_bench.scoring.space import TINY, Space, Table, centred, scaled, unit_length
 from uamix_bench.util.arrays import Doubles, Floats, Ints
@@ -62,6 +63,8 @@ class Method:
         unit: Size of a usual score, which scales the margin of ties.
         voters: Number of weights that vote.
         buffers: Factor on the number of episodes in a batch; a fit of many small steps is faster with more.
+        pool: The same scores from products of pairs, of one voter; None if there is no such function. See
+            `products.decide`.
     """
 
     space: Space
@@ -70,6 +73,7 @@ class Method:
     unit: float
     voters: int = 1
     buffers: int = 1
+    pool: products.Pool | None = None
 
 
 class Fitted(NamedTuple):
@@ -157,8 +161,7 @@ def logistic_regression(embeddings: Floats, support: Ints, query: Ints) -> Score
     """Multinomial logistic regression with an L2 penalty and a free intercept: scikit-learn's default.
 
     It minimises sum_i -log p(y_i | x_i) + |W|^2 / 2. For two classes the penalty is |W|^2, which is equivalent to
-    scikit-learn's single weight vector. The optimum lies in the span of the supports, so it is sought there, in at
-    most N * K dimensions.
+    scikit-learn's single weight vector.
     """
     return _score(_logistic_regression(embeddings), support, query)
 
@@ -227,7 +230,7 @@ def fit(name: str, embeddings: Floats, supports: Sequence[Ints], neighbors: int 
 
 def _nearest_centroid(embeddings: Floats) -> Method:
     table, _, square, offsets = centred(embeddings)
-    return Method(Space(False, offsets, False), table, _centroids, square)
+    return Method(Space(False, offsets, False), table, _centroids, square, pool=products.mean_of_shots)
 
 
 def _cosine(embeddings: Floats) -> Method:
@@ -250,7 +253,7 @@ def _cosine(embeddings: Floats) -> Method:
 
 def _simpleshot(embeddings: Floats) -> Method:
     table, _, _, offsets = centred(embeddings)
-    return Method(Space(False, offsets, True), scaled(table), _centroids, unit=1.0)
+    return Method(Space(False, offsets, True), scaled(table), _centroids, unit=1.0, pool=products.mean_of_shots)
 
 
 def _l2n(embeddings: Floats) -> Method:
@@ -259,7 +262,7 @@ def _l2n(embeddings: Floats) -> Method:
 
 
 def _knn(embeddings: Floats) -> Method:
-    return replace(_nearest_centroid(embeddings), fit=lambda points, _: (points, None))
+    return replace(_nearest_centroid(embeddings), fit=lambda points, _: (points, None), pool=products.nearest_of_shots)
 
 
 def _logistic_regression(embeddings: Floats) -> Method:
@@ -267,9 +270,15 @@ def _logistic_regression(embeddings: Floats) -> Method:
 
     def fit(points: Table, counts: Ints) -> tuple[Table, Table]:
         targets = np.eye(len(counts))[_slots(counts, points.shape[1])]
-        basis, coordinates = np.linalg.qr(points.astype(np.float64).transpose(0, 2, 1))  # (B, D, r), (B, r, M)
-        weights = softmax_regression(coordinates.transpose(0, 2, 1), targets, 2.0 if len(counts) == 2 else 1.0)
-        full = (basis @ weights[:, :-1]).transpose(0, 2, 1)
+        penalty = 2.0 if len(counts) == 2 else 1.0
+        exact = points.astype(np.float64)
+        if 2 * points.shape[1] > points.shape[2]:
+            weights = softmax_regression(exact, targets, penalty, table.dtype)
+            full = weights[:, :-1].transpose(0, 2, 1)
+        else:  # the optimum lies in the span of the supports
+            basis, coordinates = np.linalg.qr(exact.transpose(0, 2, 1))  # (B, D, M), (B, M, M)
+            weights = softmax_regression(coordinates.transpose(0, 2, 1), targets, penalty, table.dtype)
+            full = (basis @ weights[:, :-1]).transpose(0, 2, 1)
         return np.ascontiguousarray(full, dtype=table.dtype), weights[:, -1].astype(table.dtype)
 
     return Method(Space(False, offsets, False), table, fit, unit=1.0, buffers=16)
@@ -379,18 +388,32 @@ def _votes(scores: Table, margin: Table, slots: Ints, voters: int) -> Doubles:
 
 
 def _score(method: Method, support: Ints, query: Ints) -> Score:
-    """Fits a method to the supports of each episode and scores its queries, a few episodes at a time."""
+    """Fits a method to the supports of each episode and scores its queries, a few episodes at a time.
+
+    Where products of all pairs of rows cost less, scores are pooled from these. Episodes in which rounding may then
+    decide are scored from their own rows, so that both ways give the same.
+    """
+    if method.pool and method.voters == 1 and products.pay(method.table, support, query):
+        chosen, doubtful = products.decide(method.table, support, query, method.pool, _ROUNDING * method.unit)
+        chosen[doubtful] = _from_rows(method, support[doubtful], query[doubtful])
+    else:
+        chosen = _from_rows(method, support, query)
+    hits = (chosen == np.arange(chosen.shape[1], dtype=chosen.dtype)[:, None]).sum(axis=2)
+    return Score(hits.sum(axis=1), hits, chosen)
+
+
+def _from_rows(method: Method, support: Ints, query: Ints) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Predicted class slots (E, N, Q), by the products of each episode's own rows."""
     table = method.table
     episodes, ways, shots = support.shape
     queries, size = query.shape[2], table.shape[1]
+    chosen = np.empty((episodes, ways, queries), np.min_scalar_type(ways))
     voters = min(method.voters, ways * shots)
-    step = min(episodes, max(1, method.buffers * _BUFFER // (ways * (shots + queries) * size)))
+    step = max(1, min(episodes, method.buffers * _BUFFER // (ways * (shots + queries) * size)))
     shot_buffer = np.empty((step, ways * shots, size), table.dtype)
     query_buffer = np.empty((step, ways * queries, size), table.dtype)
-    shot_rows, query_rows = support.reshape(episodes, -1), query.reshape(episodes, -1)
-    counts, slots = np.full(ways, shots), np.arange(ways)[:, None]
-    hits = np.empty((episodes, ways), np.int64)
-    chosen = np.empty((episodes, ways, queries), np.min_scalar_type(ways))
+    shot_rows, query_rows = support.reshape(episodes, ways * shots), query.reshape(episodes, ways * queries)
+    counts = np.full(ways, shots)
     for start in range(0, episodes, step):
         now = slice(start, min(start + step, episodes))
         batch = now.stop - start
@@ -401,5 +424,4 @@ def _score(method: Method, support: Ints, query: Ints) -> Score:
         of_weight = _slots(counts, weights.shape[1])
         best, _ = _choose(query_buffer[:batch], weights, biases, method.unit, of_weight, voters)
         chosen[now] = best.reshape(batch, ways, queries)
-        hits[now] = (chosen[now] == slots).sum(axis=2)
-    return Score(hits.sum(axis=1), hits, chosen)
+    return chosen

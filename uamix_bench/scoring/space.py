@@ -15,6 +15,7 @@ FAR_OUT = 10.0  # times the median distance: rows beyond it have no part in the 
 TINY = float(np.finfo(np.float64).tiny)
 _SHORT = 1e-3, 0.05  # of the mean's square: rows below it are lost in it in float32; the share of them that matters
 _SAFE = 1e-24, 1e24  # squared lengths whose products float32 holds
+_BLOCK = 256  # rows
 _SAMPLE = 128  # rows whose median says where most of the table is
 
 
@@ -59,21 +60,25 @@ def centred(embeddings: Floats) -> Centred:
     """Subtracts the mean over all rows that are not outliers."""
     with np.errstate(over="ignore", invalid="ignore"):
         mean = embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
-        table = embeddings - mean
-        squares = np.vecdot(table, table)
-        lengths = np.vecdot(embeddings, embeddings)  # rows of zeros lose nothing
+        table = np.empty_like(embeddings)
+        lengths, squares = np.empty((2, len(embeddings)), np.float32)
+        for start in range(0, len(embeddings), _BLOCK):  # three passes over rows while the processor's cache holds them
+            rows = slice(start, start + _BLOCK)
+            np.subtract(embeddings[rows], mean, out=table[rows])
+            np.vecdot(table[rows], table[rows], out=squares[rows])
+            np.vecdot(embeddings[rows], embeddings[rows], out=lengths[rows])  # rows of zeros lose nothing
         short = (lengths > 0) & (lengths < _SHORT[0] * (mean @ mean))
     square = float(np.median(squares))
     sample = embeddings[:: -(-len(embeddings) // _SAMPLE)].astype(np.float64)
     middle = np.median(sample, axis=0)  # half of the rows may lie anywhere, and it stays among the others
     if short.mean() < _SHORT[1] and _is_safe(table, squares, square, np.median(_squares(sample - middle))):
         return Centred(table, mean.astype(np.float64), square, (mean,))
-    rows = embeddings - middle  # float64
-    squares = _squares(rows)
-    usual = squares <= FAR_OUT**2 * _typical(squares)
-    shift = rows[usual].mean(axis=0)
-    rows -= shift
-    return Centred(rows, middle + shift, _typical(_squares(rows)), (middle, shift))
+    far = embeddings - middle  # float64
+    about_middle = _squares(far)
+    usual = about_middle <= FAR_OUT**2 * _typical(about_middle)
+    shift = far[usual].mean(axis=0)
+    far -= shift
+    return Centred(far, middle + shift, _typical(_squares(far)), (middle, shift))
 
 
 def _is_safe(table: Floats, squares: Floats, square: float, about_middle: float) -> bool:

@@ -156,7 +156,7 @@ def weights_sha256(path: Path, beside: Sequence[str] = (), whole: bool = True) -
     if path.is_dir() and not whole:
         path = path / "model.safetensors"
     if path.is_dir():
-        found = dict(_below(path))
+        found = dict(files_below(path))
         if not found:
             raise BadInputError(path, "is an empty folder", "name the weights")
     else:
@@ -220,7 +220,7 @@ def _remembered(paths: Sequence[Path]) -> list[bytes]:
     return done.digests
 
 
-def _below(root: Path) -> Iterator[tuple[str, Path]]:
+def files_below(root: Path) -> Iterator[tuple[str, Path]]:
     """Files of a folder and below, with their names relative to it. Linked folders are entered, each once."""
     entered = set()
     for folder, folders, names in os.walk(root, followlinks=True):

@@ -21,6 +21,14 @@ from .evaluation import MODEL, SECONDS
 
 COMMANDS = (["--help"], ["models", "ls"], ["tasks", "ls"], ["results", "ls"])
 PASS, HEAVY = "pass", "import timm, torch"
+REPEATED = {
+    "uamix-bench fewshot": [],
+    "... again": [],
+    "... --k 5": ["--k", "5"],
+    "... --n 10": ["--n", "10"],
+    "... --seed 1": ["--seed", "1"],
+    "... --classifier simpleshot": ["--classifier", "simpleshot"],
+}
 CLIPS_HELD = 64 + 16  # decoded ahead, and in a batch
 
 
@@ -35,7 +43,7 @@ def section(scale: Scale, sounds: Path) -> Section:
         CPU time of whole child processes, medians of {scale.start_ups}. The limit of a command is a Python interpreter
         that does nothing; what it would take to import torch and timm stands last.
     """
-    return Section("Start-up and memory", [Prose(text), _start_ups(scale), *_memory(sounds)])
+    return Section("Start-up and memory", [Prose(text), _start_ups(scale), repeated(sounds), *_memory(sounds)])
 
 
 def _start_ups(scale: Scale) -> Table:
@@ -45,11 +53,9 @@ def _start_ups(scale: Scale) -> Table:
     warm_up = scale.start_ups > 1  # the first round fills the system's caches, and does not count
     for number in range(scale.start_ups + warm_up):
         for name, line in lines.items():
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run(line, check=True, capture_output=True)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            taken = _cpu_s(line)
             if number >= warm_up:
-                spent[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+                spent[name].append(taken)
     bare, heavy, *ours = lines
     least = np.array(spent[bare])
     rows = []
@@ -57,6 +63,31 @@ def _start_ups(scale: Scale) -> Table:
         taken, limit = (tables.milliseconds(float(np.median(side))) for side in (spent[name], least))
         rows.append([name, taken, limit, tables.per_cent(float(np.median(least / spent[name])))])
     return Table(["Start-up", "CPU ms>", "limit>", tables.SHARE], rows)
+
+
+def repeated(sounds: Path) -> Table:
+    """CPU time of a command, then of the same and of others that its embeddings answer, in one round."""
+    asked = ["fewshot", "-m", MODEL, "-t", str(sounds), "--clip-seconds", str(SECONDS), "--q", "auto"]
+    heavy = _cpu_s([sys.executable, "-c", HEAVY])
+    rows = []
+    for name, change in REPEATED.items():
+        taken = _cpu_s([sys.executable, "-m", "uamix_bench", *asked, *change])
+        heavy = min(heavy, _cpu_s([sys.executable, "-c", HEAVY]))
+        rows.append([name, tables.milliseconds(taken), f"{taken / heavy:.2f}×"])
+    rows.append([f"python -c '{HEAVY}'", tables.milliseconds(heavy), ""])
+    note = """
+        The whole evaluation's clips and model. Where a result is stored, or the embeddings are, neither torch nor the
+        model is loaded: files are looked at, episodes drawn and scored.
+    """
+    return Table(["Repeated", "CPU ms>", "times importing torch and timm>"], rows, note=note)
+
+
+def _cpu_s(line: list[str]) -> float:
+    """CPU time of a child process, in seconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(line, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _memory(sounds: Path) -> list[Table]:
