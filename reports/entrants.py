@@ -28,8 +28,8 @@ class Entrant:
     Attributes:
         identity: Identity of the model: all that may change its embeddings.
         label: Name of the model, with all that tells it from others of that name.
-        speed: Embedding speed in the run that embedded most clips. If all came from the cache, that of the earlier runs
-            that made them; None if it is not recorded.
+        speed: Embedding speed of the run that embedded most clips, or of the earlier runs that made cached embeddings;
+            None if neither is recorded.
         look: Number of the model's look in figures.
     """
 
@@ -79,9 +79,14 @@ def _told(identity: ModelIdentity, name: str) -> str:
 
 def _speed(results: Iterable[Result], identity: ModelIdentity) -> Speed | None:
     own = [one for one in results if one.model == identity]
-    if timed := [one for one in own if one.cost.rate()]:
-        most = max(timed, key=lambda result: (result.cost.embedded_clips, result.provenance.started_at))
-        return Speed(most.cost.rate() or 0.0, most.provenance.device)
-    paces = [pace for one in own if (pace := one.cost.pace())]
-    kept = max(paces, key=lambda pace: (pace.clips, pace.seconds), default=None)
-    return None if kept is None else Speed(kept.clips / kept.seconds, kept.device, earlier=True)
+    speeds = [
+        (one.cost.embedded_clips, one.provenance.started_at, Speed(rate, one.provenance.device))
+        for one in own
+        if (rate := one.cost.rate())
+    ]
+    speeds += [
+        (pace.clips, one.provenance.started_at, Speed(pace.clips / pace.seconds, pace.device, earlier=True))
+        for one in own
+        if (pace := one.cost.pace())
+    ]
+    return max(speeds, key=lambda one: one[:2])[2] if speeds else None

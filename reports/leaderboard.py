@@ -123,7 +123,7 @@ def _reading(papers: Published) -> Section:
                 "both are drawn from one source; with ? it is not known. The column overlap says why, and the box "
                 "above the table leaves out all of these.\n\n"
                 "Clips per second is the embedding rate of the run that embedded most clips, on the device that its "
-                "drawer names; where all embeddings came from the cache, of the earlier runs that made them."
+                "drawer names; where most embeddings came from the cache, of the earlier runs that made them."
                 + " Published figures are other people's, under protocols that may differ, and are never ranked."
                 * bool(papers.tables)
             ),

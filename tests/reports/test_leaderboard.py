@@ -165,6 +165,9 @@ def test_speed_is_that_of_earlier_runs_where_all_came_from_the_cache(records: An
     assert "| 150 (earlier run) |" in row
     assert "150.0 clips/s on cuda: H (300 clips in 2.0 s)" in page
     assert "earlier run)" not in leaderboard([cached]).markdown
+    for embedded, earlier in ((10, True), (400, False)):  # a rate over few clips says little
+        few = cached.model_copy(update={"cost": cost.model_copy(update={"embedded_clips": embedded})})
+        assert ("| 150 (earlier run) |" in leaderboard([few]).markdown) == earlier
 
 
 @pytest.mark.parametrize(

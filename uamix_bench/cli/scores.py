@@ -312,16 +312,16 @@ def _cell(result: Result, sweep: bool) -> tuple[str, ...]:
 
 
 def _clip_rate(results: Sequence[Result]) -> str:
-    """Clips embedded per second; in parentheses those of the earlier runs that made the embeddings."""
-    if rates := [rate for result in results if (rate := result.cost.rate())]:
-        return _rate(rates[0])
-    paces = [pace for result in results if (pace := result.cost.pace())]
-    return f"({_rate(paces[0].clips / paces[0].seconds)})" if paces else "cached"
+    """Clips embedded per second by the run that embedded most; in parentheses if these are earlier runs."""
+    costs = [result.cost for result in results]
+    rates = [(cost.embedded_clips, _rate(rate)) for cost in costs if (rate := cost.rate())]
+    rates += [(pace.clips, f"({_rate(pace.clips / pace.seconds)})") for cost in costs if (pace := cost.pace())]
+    return max(rates, key=lambda one: one[0])[1] if rates else "cached"
 
 
 def _paces(results: Sequence[Result]) -> str:
     """Note on rates of earlier runs, with their devices; empty if none is shown."""
-    devices = dict.fromkeys(pace.device for one in results if not one.cost.rate() and (pace := one.cost.pace()))
+    devices = dict.fromkeys(pace.device for result in results if (pace := result.cost.pace()))
     if not devices:
         return ""
     return f"(clips/s): embeddings from the cache; rate of the earlier runs that made them, on {' or '.join(devices)}"

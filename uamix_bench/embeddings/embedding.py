@@ -59,7 +59,7 @@ class Embeddings:
         seconds: Wall time of the whole call, in seconds.
         devices: Names of the processors and GPUs that made the embeddings, now or when they were kept.
         warnings: Faults of the cache, one line each. They do not affect the embeddings.
-        earlier: Paces of the earlier runs that made the embeddings, if the model embedded no clip now.
+        earlier: Paces of earlier runs, if a part of the embeddings or all came from the cache.
     """
 
     vectors: Floats
@@ -182,6 +182,7 @@ def _hear(
     limit = housekeeping.size_limit() if key else None
     run = _Run(model, list(row_of), batch_size, EmbeddingCache(key) if key else None, limit)
     devices = set(run.cache.devices) if run.cache and run.done.any() else set()
+    earlier = kept_paces(run.cache.folder) if run.cache and run.done.any() else ()
     broken: dict[int, BenchError] = {}
     todo = [row for row in np.flatnonzero(~run.done).tolist() if distinct[row] not in digested.failed]
     if todo:
@@ -193,7 +194,6 @@ def _hear(
         devices |= {run.device} if run.embedded else set()
         if run.cache and run.embedded:
             add_pace(run.cache.folder, run.device, run.embedded, time.perf_counter() - begun)
-    earlier = kept_paces(run.cache.folder) if run.cache and not run.embedded else ()
     failures = dict(digested.failed)
     if broken:
         failures |= {index: broken[row] for index, row in enumerate(place.tolist()) if row in broken}

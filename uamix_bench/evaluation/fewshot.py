@@ -130,7 +130,7 @@ class _Pool:
         self.model, self.task, self.segments, self.options = model, task, segments, options
         self.broken: dict[int, Skipped] = {}
         ahead = options.get("ahead")
-        self._earlier: tuple[Pace, ...] = ()
+        self.earlier: tuple[Pace, ...] = ()
         self.embedded, self.seconds = (ahead.clips, ahead.seconds) if ahead else (0, 0.0)
         self.devices = set(ahead.devices) if ahead else set()
         self._place = np.full(len(task.clips), -1)  # where a row's embedding stands
@@ -169,16 +169,12 @@ class _Pool:
         self._silent = np.concatenate([self._silent, found.silent[found.valid]])
         self._digests |= zip(new.tolist(), found.digests, strict=True)
         self._keys += [key for key, good in zip(found.keys, found.valid, strict=True) if good]
-        self._earlier = found.earlier
+        if not self.options.get("ahead"):  # else they came into the cache by this run
+            self.earlier = self.earlier or found.earlier
         self.embedded += found.embedded_clips
         self.seconds += found.seconds
         self.devices |= set(found.devices)
         return not found.valid.all()
-
-    @property
-    def earlier(self) -> tuple[Pace, ...]:
-        """Paces of earlier runs, if all embeddings come from them."""
-        return () if self.embedded else self._earlier
 
     def check(self, subject: str, allow_unhealthy: bool) -> health.Health:
         """Runs the health check on all embeddings; non-finite ones that it lets pass become zeros."""

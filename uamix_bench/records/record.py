@@ -189,8 +189,8 @@ class Cost(Part):
         embed_s: Wall time of the embedding pass in seconds.
         episodes_s: Wall time of drawing and scoring the episodes in seconds.
         peak_memory_mb: Peak memory in 10^6 bytes; None if it is not known.
-        earlier: Paces of the earlier runs that made the embeddings, by device, if this run embedded no clip. Empty
-            if it did, and if those runs left no record of it.
+        earlier: Paces of earlier runs, by device, if a part of the embeddings or all came from the cache. Empty if none
+            did, and if those runs left no record of it.
     """
 
     embedded_clips: Count
@@ -204,8 +204,9 @@ class Cost(Part):
         return self.embedded_clips / self.embed_s if self.embedded_clips and self.embed_s > 0 else None
 
     def pace(self) -> Pace | None:
-        """Pace of the earlier runs on the device that embedded most clips; None if there is none."""
-        return max(self.earlier, key=lambda one: one.clips, default=None)
+        """Pace of the earlier runs on the device that embedded most clips; None if this run embedded as many."""
+        most = max(self.earlier, key=lambda one: one.clips, default=None)
+        return most if most and most.clips > self.embedded_clips else None
 
 
 class Provenance(Part):
