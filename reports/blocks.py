@@ -14,6 +14,7 @@ from uamix_bench.util.text import with_half
 Mark = Literal["", "best", "top", "tie", "better", "worse", "faint"]
 
 _HREF = re.compile(r"https://[^\s\"'<>]+|#[A-Za-z0-9_-]+|[A-Za-z0-9][A-Za-z0-9@._+-]*")
+_SOUND = re.compile(r"data:audio/[a-z]+;base64,[A-Za-z0-9+/]+=*")
 FIGURE_ID = "\ue000"  # in a figure's SVG: stands for its number on the page, so that no two share an id
 _HIDING = {*"\u061c\u200b\u200e\u200f\u2060\ufeff", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
 
@@ -120,6 +121,23 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Sound:
+    """Sound inside the page, with a player.
+
+    Attributes:
+        title: Caption of the sound.
+        source: Data URI of the sound; anything else would be a request.
+    """
+
+    title: str
+    source: str
+
+    def __post_init__(self) -> None:
+        if not _SOUND.fullmatch(self.source):
+            raise ValueError("a sound is a data URI")
+
+
+@dataclass(frozen=True)
 class Section:
     """Blocks under a heading.
 
@@ -139,7 +157,7 @@ class Section:
     data: Mapping[str, str] = field(default_factory=dict)
 
 
-Block: TypeAlias = "Prose | Code | Facts | Table | Figure | Section"
+Block: TypeAlias = "Prose | Code | Facts | Table | Figure | Sound | Section"
 
 
 def percent(fraction: float | None, half_width: float | None = None, **options: Any) -> Cell:

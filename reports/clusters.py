@@ -129,6 +129,7 @@ def blocks(replays: Mapping[str, Replay], wanted: Sequence[str] = (DEFAULT,)) ->
         class_of.tolist(),
         chosen,
         description=f"The same {len(class_of):,} clips for each model, coloured by class. {words}.",
+        titles_of=data.clips["clip"].iloc[rows[kept]].tolist(),
     )
     table = Table(
         ("model", "silhouette>", "nearest neighbour of the same class %>", "clips>"),

@@ -35,6 +35,7 @@ DASHES = ("-", "--", "-.", ":")
 # CSS pixel, and for a phone, 390 pixels wide less the margins of the page.
 WIDTH, NARROW = 1080, 358
 
+POINTS = "points-"  # with a number: gid of a line whose markers have names
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 
@@ -102,9 +103,11 @@ def look_of(number: int) -> Look:
     return Look(SERIES[number % len(SERIES)], MARKERS[(number + again) % len(MARKERS)], DASHES[again % len(DASHES)])
 
 
-def drawn(draw: Callable[[int], Canvas], title: str, description: str) -> tuple[str, str]:
-    """SVGs of a figure for a desk and for a phone; `draw` lays it out for a width."""
-    wide, narrow = (to_svg(draw(width), title, description) for width in (WIDTH, NARROW))
+def drawn(
+    draw: Callable[[int], Canvas], title: str, description: str, points: Sequence[Sequence[str]] = ()
+) -> tuple[str, str]:
+    """SVGs of a figure for a desk and for a phone; `draw` lays it out for a width. For `points` see :func:`to_svg`."""
+    wide, narrow = (to_svg(draw(width), title, description, points) for width in (WIDTH, NARROW))
     return wide, narrow
 
 
@@ -176,11 +179,17 @@ def name_points(ax: Axes, labels: Sequence[str], x: npt.NDArray[Any], y: npt.NDA
         )
 
 
-def to_svg(canvas: Canvas, title: str, description: str) -> str:
+def to_svg(canvas: Canvas, title: str, description: str, points: Sequence[Sequence[str]] = ()) -> str:
     """SVG of a figure, as one ``<svg>`` element for the inside of a page.
 
     Style attributes, which the page's policy forbids, become presentation attributes; colours become CSS variables; ids
     carry a mark that the page replaces; numbers are rounded to a hundredth of a pixel.
+
+    Args:
+        canvas: Figure to write.
+        title: Title of the figure.
+        description: Description of the figure in words.
+        points: Names of the markers of each line whose gid is `POINTS` and a number, in the order of their points.
     """
     import matplotlib
 
@@ -193,6 +202,9 @@ def to_svg(canvas: Canvas, title: str, description: str) -> str:
         for child in list(parent):
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
                 parent.remove(child)
+    for element in tree.iter():
+        if points and element.get("id", "").startswith(POINTS):
+            _name_markers(element, points[int(element.attrib["id"].removeprefix(POINTS))])
     for element in tree.iter():
         _present(element, used)
     names = [ElementTree.Element(f"{{{_SVG}}}{tag}", id=f"{FIGURE_ID}-{tag}") for tag in ("title", "desc")]
@@ -212,6 +224,15 @@ def to_svg(canvas: Canvas, title: str, description: str) -> str:
 def _size(width: float, height: float) -> dict[str, str]:
     """Size of a drawing: all of the room if it was laid out for it, else its own."""
     return {"width": "100%"} if round(width) in (WIDTH, NARROW) else {"width": f"{width:g}", "height": f"{height:g}"}
+
+
+def _name_markers(line: ElementTree.Element, names: Sequence[str]) -> None:
+    """Gives each marker of a line its name, which browsers show where the pointer rests."""
+    markers = list(line.iter(f"{{{_SVG}}}use"))
+    if len(markers) != len(names):  # a point beyond the frame has no marker
+        raise ValueError(f"{len(names)} names for {len(markers)} markers")
+    for marker, name in zip(markers, names, strict=True):
+        ElementTree.SubElement(marker, f"{{{_SVG}}}title").text = clean(name)
 
 
 def _present(element: ElementTree.Element, used: set[str]) -> None:

@@ -15,7 +15,7 @@ from uamix_bench.evaluation.replay import Replay, replay
 from uamix_bench.plugins import overlap
 from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.results import Result
-from uamix_bench.reports import clusters, figures
+from uamix_bench.reports import clusters, excerpts, figures
 from uamix_bench.reports.blocks import Block, Cell, Figure, Mark, Prose, Row, Section, Table, count, percent, score_cell
 from uamix_bench.reports.board import BEST, Board, Column, Setting, Standing, board, left_out_notes, why_apart
 from uamix_bench.reports.confusions import Confusions
@@ -38,6 +38,7 @@ def report(
     own: Sequence[str] = (),
     tsne: Sequence[str] | None = None,
     supervised: Sequence[FinetuneResult] = (),
+    sounds: bool = False,
 ) -> Page:
     """Renders few-shot results.
 
@@ -47,6 +48,8 @@ def report(
         own: Folders and CSVs of a user's own data that results are of.
         supervised: Fine-tunings and linear probes, shown beside the few-shot results of the same tasks.
         tsne: Classes of a t-SNE; see :func:`uamix_bench.reports.clusters.choose`. None for no t-SNE.
+        sounds: Whether the page holds excerpts of the clips that were confused most; see
+            :mod:`uamix_bench.reports.excerpts`.
 
     Raises:
         UsageError: The records hold no few-shot result, or no t-SNE can be made of them.
@@ -73,6 +76,8 @@ def report(
         ),
         *_other_confusions([setting for setting in table.settings if setting is not main], redraw, confusions),
     ]
+    if sounds:
+        blocks += [*_heard(replays)]
     if tsne:
         blocks += [Section("Clusters", list(_clusters(replays, tsne)))]
     blocks.append(Section("Results", result_drawers(table)))
@@ -336,6 +341,13 @@ def _by_class(held: Mapping[str, Result], looks: Mapping[str, int]) -> Figure:
         description=f"Share of a class's queries that are classified correctly, one row per class, the hardest first: "
         f"{labels[0]} is the hardest, {labels[-1]} the easiest.",
     )
+
+
+def _heard(replays: Mapping[str, Mapping[str, Replay | BenchError]]) -> Iterator[Section]:
+    for label, models in replays.items():
+        whole = {name: found for name, found in list(models.items())[:_MOST_MODELS] if isinstance(found, Replay)}
+        none = [Prose("No excerpts: the episodes cannot be drawn again (see the confusion matrices).")]
+        yield Section(f"Most confused clips of {label}", list(excerpts.blocks(whole)) if whole else none)
 
 
 def _clusters(replays: Mapping[str, Mapping[str, Replay | BenchError]], wanted: Sequence[str]) -> Iterator[Block]:

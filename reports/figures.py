@@ -18,6 +18,7 @@ from uamix_bench.reports.blocks import Cell, Figure, Table, clean
 from uamix_bench.reports.drawing import (
     INK,
     MUTED,
+    POINTS,
     WIDTH,
     canvas_of,
     draw_legend,
@@ -252,6 +253,7 @@ def points(
     names: Sequence[str],
     *,
     description: str,
+    titles_of: Sequence[str] = (),
 ) -> Figure:
     """Point clouds coloured by class, panels side by side without axes: a t-SNE of two models.
 
@@ -261,6 +263,7 @@ def points(
         class_of: (n,) class of each point.
         names: (C,) names of the classes.
         description: Description of the figure in words.
+        titles_of: (n,) name of each point, shown where the pointer rests; empty for none.
     """
     of = np.asarray(class_of)
 
@@ -276,12 +279,16 @@ def points(
                     ax.plot(*xy[of == c].T, look.marker, color=look.color, ms=5, alpha=0.85, ls="")[0]
                     for c, look in enumerate(looks)
                 ]
+                for c, line in enumerate(handles):
+                    line.set_gid(f"{POINTS}{c}")
                 ax.set(title=name, xticks=[], yticks=[])
                 ax.spines[["left", "bottom"]].set_visible(False)
             draw_legend(canvas, handles, names, width)
         return canvas
 
-    return figure(title, draw, description)
+    titled = range(len(names)) if titles_of else ()
+    by_class = [[titles_of[at] for at in np.flatnonzero(of == c).tolist()] for c in titled]
+    return figure(title, draw, description, points=by_class)
 
 
 def histogram(
@@ -361,9 +368,15 @@ def bars(
     return figure(title, draw, description, table)
 
 
-def figure(title: str, draw: Callable[[int], Canvas], description: str, table: Table | None = None) -> Figure:
+def figure(
+    title: str,
+    draw: Callable[[int], Canvas],
+    description: str,
+    table: Table | None = None,
+    points: Sequence[Sequence[str]] = (),
+) -> Figure:
     """Figure drawn for both widths by a function that lays it out for one."""
-    wide, narrow = drawn(draw, title, description)
+    wide, narrow = drawn(draw, title, description, points)
     return Figure(title, wide, description, table, narrow)
 
 

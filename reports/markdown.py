@@ -15,6 +15,7 @@ from uamix_bench.reports.blocks import (
     Prose,
     Row,
     Section,
+    Sound,
     Table,
     as_cell,
     clean,
@@ -55,6 +56,8 @@ def _markdown(blocks: Iterable[Block], level: int) -> Iterator[str]:
                 yield from _paragraphs(description)
                 if data is not None:
                     yield from _markdown([data], level)
+            case Sound(title):
+                yield f"- {_text(title)} (to be heard in the HTML page)"
             case Section(title, inner):
                 yield f"{'#' * min(level, 6)} {_text(title)}"
                 yield from _markdown(inner, level + 1)

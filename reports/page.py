@@ -18,7 +18,19 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from uamix_bench.reports.blocks import FIGURE_ID, Block, Cell, Figure, Prose, Row, Section, as_cell, clean, clean_lines
+from uamix_bench.reports.blocks import (
+    FIGURE_ID,
+    Block,
+    Cell,
+    Figure,
+    Prose,
+    Row,
+    Section,
+    Sound,
+    as_cell,
+    clean,
+    clean_lines,
+)
 from uamix_bench.reports.markdown import markdown
 
 if TYPE_CHECKING:
@@ -73,6 +85,7 @@ def render(
         "default-src 'none'",
         f"style-src {_hash(style)}",
         f"script-src {' '.join(map(_hash, code))}",
+        *(["media-src data:"] if _sounds(blocks) else []),
         "base-uri 'none'",
         "form-action 'none'",
     ]
@@ -122,6 +135,10 @@ def slug(text: str) -> str:
     """Name made of the lower-case letters, digits and hyphens of a text, for an id or a file name."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:60] or "x"
+
+
+def _sounds(blocks: Iterable[Block]) -> bool:
+    return any(isinstance(one, Sound) or (isinstance(one, Section) and _sounds(one.blocks)) for one in blocks)
 
 
 def _finalize(value: object) -> object:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from uamix_bench import load_model
-from uamix_bench.cli import selection
+from uamix_bench.cli import options, selection
 from uamix_bench.records.repeat import repeat_command
 from uamix_bench.records.results import load_result
 from uamix_bench.util.errors import UsageError
@@ -156,3 +156,13 @@ def test_arguments_of_a_model_s_own_change_its_result(bench: Bench, sounds: Path
     several = bench("fewshot", "-m", f"{name},logmel", "-M", "bins=20", "-t", sounds)
     assert several.code == 2
     assert "--model-arg" in several.error
+
+
+@pytest.mark.parametrize("mark", ["=", ":"])
+def test_a_list_is_split_although_its_last_path_exists(mark: str, tmp_path: Path) -> None:
+    (tmp_path / "a,b").touch()
+    whole = f"own{mark}{tmp_path / 'a,b'}"
+    names = options.CommaList()
+    assert names.convert(whole, None, None) == (whole,)
+    assert names.convert(f"logmel,own{mark}{tmp_path}", None, None) == ("logmel", f"own{mark}{tmp_path}")
+    assert names.convert(str(tmp_path / "a,b"), None, None) == (str(tmp_path / "a,b"),)

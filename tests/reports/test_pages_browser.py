@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
-from uamix_bench.reports import clusters, fewshot, figures, finetune, leaderboard, reproduce, training
+from uamix_bench.reports import clusters, excerpts, fewshot, figures, finetune, leaderboard, reproduce, training
+from uamix_bench.reports.blocks import Sound
 from uamix_bench.reports.matrix import matrix
 from uamix_bench.reports.page import Page, render
 from uamix_bench.scoring.episodes import Protocol
@@ -32,16 +35,26 @@ return shown.map((one) => {
 SERIOUS = ("serious", "critical")
 
 
+def tone() -> str:
+    """Half a second of sound as a data URI, by way of a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tone.wav"
+        soundfile.write(path, 0.1 * np.sin(np.arange(8_000) / 5), 16_000)
+        return excerpts.excerpt(path)
+
+
 def drawn() -> Page:
     """The figures that need embeddings, of random ones."""
     cloud = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32)
     of, counts = np.full((8, 8), 9), np.arange(64).reshape(8, 8) % 9
     names = list(HOSTILE)
+    of_class = np.repeat(np.arange(8), 3).tolist()
     panels = {HOSTILE[0]: clusters.place(cloud), "b": clusters.place(cloud + 1)}
     return render(
         "figures",
         [
-            figures.points("points", panels, np.repeat(np.arange(8), 3).tolist(), names, description="points"),
+            figures.points("points", panels, of_class, names, description="points", titles_of=HOSTILE * 3),
+            Sound(HOSTILE[0], tone()),
             matrix("matrix", names, counts, of=of, description="matrix"),
         ],
     )
@@ -84,7 +97,8 @@ def test_a_page_needs_nothing_else_and_fits_a_phone(page: Any) -> None:
     assert [entry["message"] for entry in page.get_log("browser")] == []
     asked = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     addresses = {one["params"]["request"]["url"] for one in asked if one["method"] == "Network.requestWillBeSent"}
-    assert {address.partition(":")[0] for address in addresses} == {"file"}
+    assert {address.partition(":")[0] for address in addresses} <= {"file", "data"}
+    assert {address for address in addresses if address.startswith("file:")} == {page.current_url.partition("#")[0]}
     assert page.execute_script("return window.owned") is None
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
@@ -113,3 +127,13 @@ def test_axe_finds_nothing_serious(page: Any) -> None:
         assert found["passes"]
         worst = [(one["id"], one["nodes"][0]["html"][:200]) for one in found["violations"] if one["impact"] in SERIOUS]
         assert worst == []
+
+
+@pytest.mark.parametrize("page", ["figures"], indirect=True)
+def test_a_sound_inside_the_page_can_be_played(page: Any) -> None:
+    played = page.execute_async_script(
+        "const done = arguments[0], sound = document.querySelector('audio');"
+        "sound.onerror = () => done(['error', sound.error.message]);"
+        "sound.oncanplaythrough = () => done(['plays', sound.duration]); sound.load()"
+    )
+    assert played == ["plays", pytest.approx(0.5)]

@@ -15,7 +15,9 @@ from uamix_bench.util.errors import nearest
 # The names of modules here, each with an object `command`; in words, so that --help imports none of them.
 COMMANDS = {
     "fewshot": "Evaluate models on few-shot tasks.",
+    "recommend": "Recommend a model and a number of examples for your sounds.",
     "embed": "Write a model's embeddings of a task's clips to a file.",
+    "demo": "Show the way from sounds to a decision, on bundled sounds.",
     "compare": "Compare two sets of results; fail on a regression.",
     "fit": "Fit the evaluated classifier to labelled clips.",
     "predict": "Label sounds by a classifier that 'fit' wrote.",

@@ -88,7 +88,10 @@ def guarded(run: Callable[[list[str], Session], int], argv: list[str] | None) ->
         except BrokenPipeError:
             return _hang_up()
         except BaseException as error:
-            code, failure = _describe(error)
+            try:
+                code, failure = _describe(error)
+            except MemoryError as lack:  # which the first error was a sign of
+                code, failure = _describe(lack)
             if session.verbose:
                 import traceback
 

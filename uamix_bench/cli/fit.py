@@ -51,7 +51,7 @@ _OF_AN_EPISODE = ("n", "q", "episodes", "group_disjoint", "min_clips")
     type=options.Number(0),
     help="Fit the supports of this episode alone, from 0, as fewshot with the same options draws it.",
 )
-@click.option(*options.WAY, "n", type=options.COUNT, help="Classes of the episode; default 5.")
+@click.option(*options.WAY, "n", type=options.CountOrAll(), help="Classes of the episode, or all; default 5.")
 @click.option(
     "--q", "--query", type=options.COUNT, help="Queries of each class of the episode; default its protocol's."
 )

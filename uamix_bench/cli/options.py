@@ -64,6 +64,12 @@ def _exists(path: str) -> bool:
     return path != "" and Path(path).exists()
 
 
+def _places(value: str) -> list[str]:
+    """Paths that a value may be: itself, or what follows its name, as in NAME=PATH and NAME:PATH."""
+    split = (value.partition(mark) for mark in "=:")
+    return [value, *(path for name, mark, path in split if mark and "," not in name)]
+
+
 class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
     """List of one or more values with commas between them; a path that exists is never split.
 
@@ -94,9 +100,7 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since cli
         """Splits and converts; lists (from a TOML file) are taken as they are."""
         if isinstance(value, (list, tuple)):
             parts = list(value)
-        elif not isinstance(value, str) or any(
-            map(_exists, (value.partition("=")[2] or value, value.partition(":")[2]))
-        ):
+        elif not isinstance(value, str) or any(map(_exists, _places(value))):
             parts = [value]
         else:
             parts = [part.strip() for part in value.split(",")]
@@ -140,6 +144,42 @@ class CountOrAuto(click.ParamType):  # type: ignore[type-arg]  # as above
             return int(COUNT.convert(value, param, ctx))
         except click.BadParameter:
             self.fail(f"{value!r} is neither a number from 1 on nor 'auto'", param, ctx)
+
+
+class CountOrAll(Number):
+    """Number of ways from 2 on, or the word all: all classes with enough clips."""
+
+    def __init__(self) -> None:
+        super().__init__(2, metavar="N|all")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Reads the word or the number."""
+        if value == "all":
+            from uamix_bench.scoring.episodes import ALL_CLASSES
+
+            return ALL_CLASSES
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{value!r} is neither a number from 2 on nor 'all'", param, ctx)
+
+
+class Points(click.ParamType):  # type: ignore[type-arg]  # as above
+    """Difference between accuracies in percentage points, as in 1pp or 0.5; read as a fraction."""
+
+    name = "points"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Name of the value in the help."""
+        return "POINTS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Reads the number."""
+        text = str(value).removesuffix("pp").strip()
+        try:
+            return float(Number(0.0, 100.0, beyond=True).convert(text, param, ctx)) / 100
+        except click.BadParameter:
+            self.fail(f"{value!r} is no number of percentage points above 0, such as 1pp", param, ctx)
 
 
 def merged(_: click.Context, __: click.Parameter, values: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
@@ -195,7 +235,7 @@ def _to_folder(ctx: click.Context, parameter: click.Parameter, value: str | None
 
 COUNTS = CommaList(COUNT, "N[,N...]")
 MIXINGS = click.Choice(["none", "mixup", "t-cutmix", "tf-cutmix"])
-_MODELS = CommaList(metavar="NAME[,...]", names=_model_names)
+MODELS = CommaList(metavar="NAME[,...]", names=_model_names)
 _TASKS = CommaList(metavar="NAME[,...]", names=_task_names)
 
 # What several commands take under one name, with one meaning.
@@ -203,7 +243,7 @@ model = click.option(
     "-m",
     "--model",
     multiple=True,
-    type=_MODELS,
+    type=MODELS,
     callback=merged,
     default=["uamix"],
     show_default=True,
@@ -232,7 +272,12 @@ own_task = click.option(
 WAY = ("-n", "--n", "--way", "--n-way")
 SHOT = ("-k", "--k", "--shot", "--k-shot")
 way = click.option(
-    *WAY, "n", type=COUNTS, default="5", show_default=True, help="Ways: classes per episode, a list or a range 2-5."
+    *WAY,
+    "n",
+    type=CommaList(CountOrAll(), "N|all[,...]"),
+    default="5",
+    show_default=True,
+    help="Ways: classes per episode, a list or a range 2-5; all: every class with enough clips.",
 )
 shot = click.option(
     *SHOT, "k", type=COUNTS, default="1", show_default=True, help="Shots: supports per class, a list or a range 1-5."

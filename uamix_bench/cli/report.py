@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     type=options.CommaList(metavar="CLASS,..."),
     help="Classes of a t-SNE for two models; 'default': those of the paper's figure, or the first eight.",
 )
+@click.option(
+    "--sounds",
+    is_flag=True,
+    help="Put excerpts of the clips confused most into the page: 3 s each, 2 MB a task at most. They may be private.",
+)
 @click.option("--keep-going", is_flag=True, help="Skip files that are not records and name them; exit code 6.")
 @options.report_folder
 @options.quiet
@@ -37,6 +42,7 @@ def command(
     task: tuple[str, ...],
     data_dir: Path | None,
     tsne: tuple[str, ...] | None,
+    sounds: bool,
     keep_going: bool,
     output: Path,
     quiet: bool,
@@ -67,8 +73,10 @@ def command(
         raise BadInputError(place, "holds no record", "run 'uamix-bench fewshot' first, or name its folder -o")
     if tsne and "fewshot" not in kinds:
         raise UsageError("--tsne", "shows the embeddings of few-shot results, and none is given", "omit it")
+    if sounds and "fewshot" not in kinds:
+        raise UsageError("--sounds", "are clips of few-shot results, and none is given", "omit it")
     tasks = selection.chosen_tasks(task)
-    more: dict[str, dict[str, Any]] = {"fewshot": {"data_dir": data_dir, "own": tasks, "tsne": tsne}}
+    more: dict[str, dict[str, Any]] = {"fewshot": {"data_dir": data_dir, "own": tasks, "tsne": tsne, "sounds": sounds}}
     if "fewshot" in kinds and "finetune" in kinds:
         more["fewshot"]["supervised"] = list(kinds["finetune"].values())
     pages = {

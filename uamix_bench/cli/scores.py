@@ -24,7 +24,7 @@ _FEW = re.compile(r"needs [\d,]+ episodes")  # the reason that a user can do som
 
 def show_results(results: Sequence[Result], ranking: Ranking) -> None:
     """Prints the scores, their intervals for new data, and each model's paired difference to the first."""
-    labels = _labels(results)
+    labels = model_labels(results)
     sweep = len({(result.protocol.n_way, result.protocol.k_shot) for result in results}) > 1
     _show_scores(results, ranking, labels, sweep)
     _show_intervals(results, labels, sweep)
@@ -64,7 +64,8 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
             title = f"{way}-way" if len(ways) > 1 else ""
             show(_score_table(rows, way, shots[:shown], ranking, sweep), title)
             shots = shots[shown:]
-    for line in notes((labels[result.id], result.task.label, result.overlap_known) for result in results):
+    told = [result for result in results if _overlap_mark(result)]
+    for line in notes((labels[result.id], result.task.label, result.overlap_known) for result in told):
         _note(line)
     if ranking.best - ranking.best_for_new_clips:
         _note(f"(best): best on these clips; {_why_not_new(ranking)}")
@@ -130,17 +131,26 @@ def _sizes(results: Iterable[Result]) -> tuple[str, str]:
 
 
 def _accuracy(result: Result | None) -> str:
-    """Accuracy with its half-width, and the marks of what is missing or may be known to the model."""
+    """Accuracy with its half-width, marked if clips are missing."""
     if result is None:
         return ""
-    mark = ("" if result.status.complete else "*") + MARKS[result.overlap_known.level]
-    return per_cent(result.score.accuracy, result.score.ci95) + mark
+    return per_cent(result.score.accuracy, result.score.ci95) + ("" if result.status.complete else "*")
 
 
 def _mark(result: Result | None, ranking: Ranking) -> str:
-    if result is not None and result.id in ranking.best:
-        return "best" if result.id in ranking.best_for_new_clips else "(best)"
-    return "≈" if result is not None and result.id in ranking.alike else ""
+    """Marks of a score: its rank, and whether the model was or may have been trained on data of the task."""
+    if result is None:
+        return ""
+    rank = "≈" if result.id in ranking.alike else ""
+    if result.id in ranking.best:
+        rank = "best" if result.id in ranking.best_for_new_clips else "(best)"
+    return f"{rank} {_overlap_mark(result)}".strip()
+
+
+def _overlap_mark(result: Result) -> str:
+    """Mark of overlap. The source of a user's own sounds is never stated, so "unknown" is not marked on them."""
+    level = result.overlap_known.level
+    return "" if result.task.own and level == "unknown" else MARKS[level]
 
 
 def _why_not_new(ranking: Ranking) -> str:
@@ -291,7 +301,7 @@ def _bounds(result: Result) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f} by Wilson's 95% bounds for {trials:,} trials"
 
 
-def _labels(results: Sequence[Result]) -> dict[str, str]:
+def model_labels(results: Sequence[Result]) -> dict[str, str]:
     """Label of each result's model: its name, digests that tell it from others of that name, and the precision."""
     told: dict[str, dict[str, set[str | None]]] = {}
     for result in results:

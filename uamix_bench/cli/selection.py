@@ -78,29 +78,43 @@ def _lacks_weights(plugin: Plugin[ModelCard]) -> bool:
 
 
 def _models_here(pattern: str, given: bool) -> list[str]:
-    """Models that match a pattern and can run here, each once; the others are named on stderr."""
+    """Models that match a pattern and can run here; the others are named on stderr."""
+    found, left_out = models_here(pattern, given)
+    told = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in left_out.items())
+    if not found:
+        raise UsageError(f"--model {pattern}", "matches nothing that can run here", f"left out: {told}")
+    if told:
+        print(f"--model {pattern}: left out {told}", file=sys.stderr)
+    return found
+
+
+def models_here(pattern: str = "*", given: bool = False) -> tuple[list[str], dict[str, list[str]]]:
+    """Models that match a pattern and can run here, each once; and the names of the others, by the reason.
+
+    Args:
+        pattern: Glob over names.
+        given: Whether weights are given.
+
+    Raises:
+        UsageError: The pattern matches nothing.
+    """
     from uamix_bench.plugins import registry
 
     known, bundled = registry.models(), registry.bundled_weights()
     matching = _matching(pattern, [*known, *bundled], "--model")
-    found, needs, refers = [], [], []
+    found: list[str] = []
+    left_out: dict[str, list[str]] = {}
     for name in matching:
         card = known[name].card if name in known else None
         if card is None:
             found.append(name)
         elif card.reference:
-            refers.append(f"{name}:")
+            left_out.setdefault("what follows the colon names a model", []).append(f"{name}:")
         elif card.default_weights is None and not given and _lacks_weights(known[name]):
-            needs.append(name)
+            left_out.setdefault(_WEIGHTLESS, []).append(name)
         elif card.default_weights is None or card.default_weights not in matching or given:
             found.append(name)
-    told = [f"{', '.join(needs)} ({_WEIGHTLESS})"] * bool(needs)
-    told += [f"{', '.join(refers)} (what follows the colon names a model)"] * bool(refers)
-    if not found:
-        raise UsageError(f"--model {pattern}", "matches nothing that can run here", f"left out: {'; '.join(told)}")
-    if told:
-        print(f"--model {pattern}: left out {'; '.join(told)}", file=sys.stderr)
-    return found
+    return found, dict(sorted(left_out.items(), key=lambda item: item[0] != _WEIGHTLESS))
 
 
 def chosen_models(

@@ -9,7 +9,7 @@ was trained on data of the task is compared, but never the best.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -57,12 +57,15 @@ class Ranking(NamedTuple):
         best_for_new_clips: Ids of those among `best` that are better than every other such result of their cell for new
             clips of these classes as well: two-sided normal tests at 5% by the intervals for new clips, Holm-adjusted.
         alike: Ids of the results that cannot be told apart from the best of their cell at 5%, Holm-adjusted.
+        alike_for_new_clips: Ids of the results that cannot be told apart from the best of their cell for new clips of
+            these classes; by the same tests as `best_for_new_clips`.
         differences: Differences of all pairs, by cell, in the order of the results: the later one less the earlier.
     """
 
     best: frozenset[str]
     best_for_new_clips: frozenset[str]
     alike: frozenset[str]
+    alike_for_new_clips: frozenset[str]
     differences: tuple[Difference, ...]
 
     def to_first(self) -> list[Difference]:
@@ -132,15 +135,16 @@ def rank(results: Iterable[Result], draws: Mapping[str, EpisodeSet] | None = Non
     unbiased = [[result for result in cell if not trained_on_task(result)] for cell in groups]
     eligible = {result.id for cell in unbiased for result in cell}
     best = frozenset(max(cell, key=lambda one: one.score.accuracy).id for cell in unbiased if len(cell) > 1)
-    undecided = [{found.result.id, found.reference.id} for found in differences if found.p_holm >= SIGNIFICANCE]
-    alike = frozenset(identifier for pair in undecided if pair & best for identifier in (pair - best) & eligible)
-    for_new = holm([_p_for_new_clips(found) for found in differences])
-    open_pairs = [
-        {found.result.id, found.reference.id}
-        for found, p in zip(differences, for_new, strict=True)
-        if p >= SIGNIFICANCE and {found.result.id, found.reference.id} <= eligible
-    ]
-    return Ranking(best, best - frozenset().union(*open_pairs), alike, differences)
+    ranked = [frozenset({found.result.id, found.reference.id}) for found in differences]
+
+    def undecided(p: Sequence[float]) -> frozenset[str]:
+        """Ids of both results of the pairs with a best one whose adjusted p value is not below `SIGNIFICANCE`."""
+        open_pairs = (pair for pair, value in zip(ranked, p, strict=True) if value >= SIGNIFICANCE)
+        return frozenset().union(*(pair for pair in open_pairs if pair & best and pair <= eligible))
+
+    alike = undecided(adjusted)
+    for_new = undecided(holm([_p_for_new_clips(found) for found in differences]).tolist())
+    return Ranking(best, best - for_new, alike - best, for_new - best, differences)
 
 
 def trained_on_task(result: Result) -> bool:

@@ -123,8 +123,8 @@ def most_queries(task: TaskData, protocols: Sequence[Protocol]) -> int:
         return most
     for queries in range(most, 0, -1):
         try:
-            for one in protocols:
-                draw_episodes(task, one.model_copy(update={"n_query": queries}))
+            for one in sweep([one.model_copy(update={"n_query": queries}) for one in protocols], task.sorted_clips):
+                draw_episodes(task, one)
             return queries
         except UsageError as error:
             refusal = error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.evaluation.earlier import sounds_here
+from uamix_bench.evaluation.halves import half_of
 from uamix_bench.plugins import registry
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.episodes import EpisodeSet, draw_sorted
@@ -84,8 +85,8 @@ class Redraw:
             where = [found]
         left_out = {one.clip for one in result.status.skipped}
         for data in where:
-            for part in _parts(data.without(left_out) if left_out else data, result):
-                for table in _as_drawn(part, result):
+            for part in _parts(data, result):
+                for table in _as_drawn(part.without(left_out) if left_out else part, result):
                     if table.clips_sha256 == result.task.clips_sha256:
                         return table
         return f"the clip table of {result.task.name} here is another ({where[0].clips_sha256[:12]})"
@@ -112,9 +113,15 @@ def _as_drawn(data: TaskData, result: Result) -> Iterator[TaskData]:
 
 
 def _parts(data: TaskData, result: Result) -> Iterator[TaskData]:
-    """Tables that a result on this data may have drawn from: the full one, MetaAudio's classes, or its own classes."""
+    """Tables that a result on this data may have drawn from: the full one, MetaAudio's classes, or its own classes.
+
+    A result that chose a model, or reports on the one chosen, is on a half of its own classes.
+    """
     yield data
     if data.card.metaaudio is not None and not set(data.card.metaaudio) - set(data.clips["label"]):
         yield data.metaaudio()
     if not set(result.per_class) - set(data.clips["label"]):
-        yield data.only(result.per_class)
+        own = data.only(result.per_class)
+        yield own
+        if half := half_of(own, result.protocol.name, result.protocol.seed):
+            yield half

@@ -56,6 +56,7 @@ from uamix_bench.util.errors import UsageError, nearest
 ALGORITHM = "philox-1"
 _CLASSES, _GROUPS, _CLIPS = 0, 1, 2  # streams; _CLIPS is the first of n_query + k_shot
 _REDRAWS = 64
+ALL_CLASSES = 2**31 - 1  # ways of a protocol for all classes with enough clips, whose number a clip table tells
 _LATER: dict[str, object] = {
     "neighbors": 1,
     "template": None,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from uamix_bench.data.clip_table import SortedClips
-from uamix_bench.scoring.episodes import PAPER, Protocol
+from uamix_bench.scoring.episodes import ALL_CLASSES, PAPER, Protocol
+from uamix_bench.util.errors import UsageError
 
 
 def sweep(protocols: Sequence[Protocol], table: SortedClips) -> list[Protocol]:
@@ -18,10 +19,14 @@ def sweep(protocols: Sequence[Protocol], table: SortedClips) -> list[Protocol]:
     only if it leaves out a class that has enough supports and queries; else it is None. So a protocol of a sweep that
     loses no class has the same id as alone. A zero-shot protocol joins those of any classifier.
     Protocols that this function returned are returned unchanged.
+    `ALL_CLASSES` ways become the number of classes with enough clips for all protocols of the sweep.
 
     Args:
         protocols: Protocols of the grid.
         table: Clip table that the episodes are drawn from.
+
+    Raises:
+        UsageError: All classes have fewer supports than a protocol has neighbors.
     """
     sizes = np.bincount(table.class_of, minlength=len(table.class_names))
     fewest: dict[Protocol, int] = {}
@@ -32,7 +37,11 @@ def sweep(protocols: Sequence[Protocol], table: SortedClips) -> list[Protocol]:
     for one in protocols:
         most, own = fewest[_kin(one) if one.k_shot else _beside(one)], max(one.k_shot, 1) + one.n_query
         drops = bool(np.any((sizes >= own) & (sizes < most)))
-        cells.append(one.model_copy(update={"min_clips": most if drops else None}))
+        ways = max(2, int(np.count_nonzero(sizes >= most))) if one.n_way == ALL_CLASSES else one.n_way
+        if one.neighbors > max(1, ways * one.k_shot):
+            reason = f"is more than the {ways * one.k_shot} supports of an episode of all {ways} classes"
+            raise UsageError(f"--neighbors {one.neighbors}", reason, "give fewer, or a larger --k")
+        cells.append(one.model_copy(update={"n_way": ways, "min_clips": most if drops else None}))
     return cells
 
 
