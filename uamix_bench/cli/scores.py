@@ -75,8 +75,8 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
         _note(f"* {', '.join(who)} on {words}")
     for line in _health(results, labels):
         _note(line)
-    if told := _paces(results):
-        _note(told)
+    if paces := _paces(results):
+        _note(paces)
     if shares := _shared(results):
         _note(f"Queries that share their group with a support clip: {', '.join(shares)} (--group-disjoint)")
     for result in results:
