@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from uamix_bench.plugins.overlap import MARKS
 from uamix_bench.util.text import with_half
 
-Mark = Literal["", "best", "tie", "better", "worse", "faint"]
+Mark = Literal["", "best", "top", "tie", "better", "worse", "faint"]
 
 _HREF = re.compile(r"https://[^\s\"'<>]+|#[A-Za-z0-9_-]+|[A-Za-z0-9][A-Za-z0-9@._+-]*")
 _SOUND = re.compile(r"data:audio/[a-z]+;base64,[A-Za-z0-9+/]+=*")
@@ -49,8 +49,8 @@ class Cell:
         text: Text of the cell.
         minor: Text that follows in smaller type, such as a half-width.
         sort: Number that the column is sorted by; None sorts by the text.
-        mark: Look of the cell: ``best`` is set bold and ``tie`` underlined; ``better`` and ``worse`` are coloured (the
-            text must say it too); ``faint`` recedes.
+        mark: Look of the cell: ``best`` is bold on a tint, ``top`` bold, ``tie`` underlined; ``better`` and ``worse``
+            are coloured (the text must say it too); ``faint`` recedes.
         href: Link target: an id of this page (``#id``), a file beside it, or an https address.
         note: Remark shown below the cell.
     """
@@ -107,15 +107,17 @@ class Figure:
 
     Attributes:
         title: Caption of the figure.
-        svg: ``<svg>`` element from `uamix_bench.reports.figures`.
+        svg: ``<svg>`` element from `uamix_bench.reports.figures`, for a desk.
         description: Description of the drawing in words.
         data: Table of the numbers drawn; unfolds below the drawing, and replaces it in Markdown.
+        narrow: Same drawing laid out for a phone; empty if it is the same.
     """
 
     title: str
     svg: str
     description: str
     data: Table | None = None
+    narrow: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ version is shown.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -22,35 +22,16 @@ from uamix_bench.plugins.overlap import LEVELS, MEANINGS, Overlap
 from uamix_bench.records.newest import newest
 from uamix_bench.records.record import Skipped
 from uamix_bench.records.results import Result
-from uamix_bench.reports.blocks import count
+from uamix_bench.reports.blocks import Cell, Mark, count, score_cell
+from uamix_bench.reports.entrants import Entrant, entrants
 from uamix_bench.reports.page import slug
-from uamix_bench.scoring.episodes import PAPER, ZERO_SHOT, Protocol
+from uamix_bench.scoring.episodes import PAPER, ZERO_SHOT, EpisodeSet, Protocol
 from uamix_bench.scoring.statistics import Z95, holm
 from uamix_bench.util import files
 from uamix_bench.util.arrays import Doubles, Mask
 from uamix_bench.util.text import listed
 
-
-class Speed(NamedTuple):
-    """Embedding speed of a model: clips per second, and the device."""
-
-    clips_per_s: float
-    device: str
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """Entrant of the leaderboard: a model as it was evaluated, one row.
-
-    Attributes:
-        identity: Identity of the model: all that may change its embeddings.
-        label: Name of the model, with all that tells it from others of that name.
-        speed: Embedding speed in the run that embedded most clips; None if all came from the cache.
-    """
-
-    identity: ModelIdentity
-    label: str
-    speed: Speed | None
+Draws: TypeAlias = Callable[[Iterable[Result]], Mapping[str, EpisodeSet]]
 
 
 @dataclass(frozen=True)
@@ -132,6 +113,23 @@ class Setting:
         """Title of the setting: ways and shots, and its remarks."""
         return f"{self.protocol.n_way}-way {self.protocol.k_shot}-shot" + (f", {self.remarks}" if self.remarks else "")
 
+    @property
+    def looks(self) -> dict[str, int]:
+        """Numbers of the models' looks in figures, by label."""
+        return {row.entrant.label: row.entrant.look for row in self.standings}
+
+    def cell(self, result: Result, **options: Any) -> Cell:
+        """Cell of a result's score, marked if it is the best or cannot be told apart from it."""
+        mark: Mark = ""
+        note = options.pop("note", "")
+        if result.id in self.ranking.best_for_new_clips:
+            mark, note = "best", "best"
+        elif result.id in self.ranking.best:
+            mark, note = "top", "best on these clips"
+        elif result.id in self.ranking.alike:
+            mark = "tie"
+        return score_cell(result, mark=mark, note=note, **options)
+
 
 @dataclass(frozen=True)
 class Board:
@@ -159,14 +157,17 @@ class Board:
         return max(usual or self.settings, key=lambda setting: sum(len(row.results) for row in setting.standings))
 
 
-def board(results: Iterable[Result]) -> Board:
+def board(results: Iterable[Result], draws: Draws | None = None) -> Board:
     """Sorts results into settings, columns and rows, and ranks them.
 
     Args:
         results: Results of any models, tasks and protocols; see `newest`.
+        draws: Function that gives the episodes of results, by digest, as far as their clip tables are here. Without
+            them nothing is best for new clips.
     """
     kept, superseded, earlier = newest(results)
-    entrants = _entrants(kept)
+    drawn = draws(one for one in kept if one.score.ci95_clips is not None) if draws else {}
+    models = entrants(kept)
     groups: dict[tuple[Protocol, str], list[Result]] = {}
     for result in kept:
         groups.setdefault((result.protocol, result.model.dtype), []).append(result)
@@ -181,14 +182,20 @@ def board(results: Iterable[Result]) -> Board:
     settings: list[Setting] = []
     for protocol, dtype, remarks, table in tables:
         series = _remarks(protocol.model_copy(update={"min_clips": None}), dtype)
-        made = _setting(protocol, remarks, series, table, entrants, labels)
+        made = _setting(protocol, remarks, series, table, models, labels, drawn)
         if any(made.id == other.id for other in settings):  # they differ in what no id can hold
             key = files.digest(sorted(result.id for result in table))[:6]
             words, joined = (f"{text} {key}".strip() for text in (made.remarks, made.series))
             made = replace(made, id=f"{made.id}-{key}", remarks=words, series=joined)
         settings.append(made)
     tasks = sorted({result.task.name for result in kept})
-    return Board(settings, sorted(entrants.values(), key=lambda e: e.label), kept, superseded, earlier, tasks)
+    return Board(settings, sorted(models.values(), key=lambda one: one.label), kept, superseded, earlier, tasks)
+
+
+BEST = (
+    "Bold: the highest of a column. It is called best only if it is so for new clips of these classes too (normal "
+    "tests of the differences, 5%, Holm); else it is best on these clips, and for new ones another may be better."
+)
 
 
 def why_apart(result: Result) -> str:
@@ -236,51 +243,6 @@ def _remarks(protocol: Protocol, dtype: str) -> str:
     usual = PAPER if protocol.k_shot else ZERO_SHOT
     told = [word for name, word in words.items() if getattr(protocol, name) != getattr(usual, name)]
     return ", ".join(filter(None, [*told, "" if dtype == "float32" else dtype]))
-
-
-def _entrants(results: Sequence[Result]) -> dict[ModelIdentity, Entrant]:
-    """Entrants by model, each with a label of its own."""
-    identities = list(dict.fromkeys(result.model for result in results))
-    by_name: dict[str, list[ModelIdentity]] = {}
-    for identity in identities:
-        by_name.setdefault(identity.name, []).append(identity)
-    labels: dict[ModelIdentity, str] = {}
-    for same in by_name.values():
-        telling = [name for name in _TELLING if len({getattr(one, name) for one in same}) > 1]
-        labels |= {one: " ".join([one.shown, *(_told(one, name) for name in telling)]) for one in same}
-    times = Counter(labels.values())
-    for identity, label in labels.items():
-        if times[label] > 1:  # they differ in what is no name, such as what they were trained on
-            labels[identity] = f"{label} {files.digest(identity.model_dump(mode='json'))[:6]}"
-    return {identity: Entrant(identity, label, _speed(results, identity)) for identity, label in labels.items()}
-
-
-_TELLING = (
-    "weights_sha256",
-    "source_sha256",
-    "metadata_sha256",
-    "adapter_version",
-    "input",
-    "pooling",
-    "dtype",
-    "train_seed",
-    "recipe_sha256",
-)
-
-
-def _told(identity: ModelIdentity, name: str) -> str:
-    value, words = getattr(identity, name), name.removesuffix("_sha256").replace("train_", "")
-    if value is None:
-        return f"no {words}"
-    return f"{value}"[:6] if name.endswith("sha256") else f"seed {value}" if name == "train_seed" else f"{value}"
-
-
-def _speed(results: Iterable[Result], identity: ModelIdentity) -> Speed | None:
-    timed = [one for one in results if one.model == identity and one.cost.embedded_clips and one.cost.embed_s > 0]
-    if not timed:
-        return None
-    most = max(timed, key=lambda result: (result.cost.embedded_clips, result.provenance.started_at))
-    return Speed(most.cost.embedded_clips / most.cost.embed_s, most.provenance.device)
 
 
 def _tables(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
@@ -333,8 +295,9 @@ def _setting(
     remarks: str,
     series: str,
     results: Sequence[Result],
-    entrants: dict[ModelIdentity, Entrant],
+    models: dict[ModelIdentity, Entrant],
     labels: dict[str, str],
+    drawn: Mapping[str, EpisodeSet],
 ) -> Setting:
     compared = [result for result in results if result.cell()]
     columns = _columns(results, labels)
@@ -344,15 +307,15 @@ def _setting(
     apart: list[tuple[Entrant, dict[str, Result]]] = []
     for result in results:
         if not result.cell():
-            entrant, label = entrants[result.model], _label_in(columns, result)
+            entrant, label = models[result.model], _label_in(columns, result)
             row = next((row for one, row in apart if one is entrant and label not in row), None)
             if row is None:
                 apart.append((entrant, {label: result}))
             else:
                 row[label] = result
     identity = f"{protocol.n_way}w{protocol.k_shot}s" + (f"-{slug(remarks)}" if remarks else "")
-    standings = _standings([(entrants[model], row) for model, row in rows.items()], columns)
-    return Setting(identity, protocol, remarks, series, columns, standings, rank(compared), apart)
+    standings = _standings([(models[model], row) for model, row in rows.items()], columns)
+    return Setting(identity, protocol, remarks, series, columns, standings, rank(compared, drawn), apart)
 
 
 def _columns(results: Sequence[Result], labels: dict[str, str]) -> list[Column]:

@@ -73,6 +73,7 @@ def _figure(along: Sequence[Setting], axis: str, fixed: str) -> Figure | None:
         description=f"Accuracy with its 95% band over {words} at {where}: one panel a task, a line a model.",
         x_ticks=sorted({getattr(setting.protocol, axis) for setting in along}),
         log_x=axis == "k_shot",
+        looks={name: look for setting in along for name, look in setting.looks.items()},
     )
 
 

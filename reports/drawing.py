@@ -10,9 +10,9 @@ import io
 import re
 import textwrap
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +23,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-# The light values of the variables in templates/page.css: what is drawn with, and what a viewer without CSS sees.
+# The light values of the variables in templates/page.css: what is drawn with, and what a viewer without CSS sees. Any
+# two series are told apart by readers with protanopia, deuteranopia or tritanopia as well, in light and in dark.
 INK, MUTED, LINE, PAPER = "#1d1f23", "#5b6068", "#dcdcd6", "#fdfdfb"
-SERIES = ("#2a63c4", "#bf4a10", "#0f7b5f", "#a3327a", "#857000", "#5b4bc4", "#0e7490", "#6b6f76")
+SERIES = ("#1a57cf", "#9e2d06", "#6b985a", "#dc4b93", "#ae8600", "#5c007d", "#0090e0", "#434b4a")
 VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PAPER: "paper"}
 VARIABLES |= {colour: f"series-{number}" for number, colour in enumerate(SERIES, 1)}
 MARKERS = "osD^vPX*"
 DASHES = ("-", "--", "-.", ":")
-WIDTH = 880  # units of the SVG, a CSS pixel each where the page is wide enough
+# Widths of the two drawings of a figure in units of the SVG: for a desk, where it fills the page and a unit is about a
+# CSS pixel, and for a phone, 390 pixels wide less the margins of the page.
+WIDTH, NARROW = 1080, 358
 
 POINTS = "points-"  # with a number: gid of a line whose markers have names
 _SVG = "http://www.w3.org/2000/svg"
@@ -86,9 +89,42 @@ def canvas_of(
         yield canvas, axes[:panels]
 
 
-def panel_titles(names: Iterable[str], columns: int) -> tuple[list[str], int]:
+class Look(NamedTuple):
+    """Look of a series: colour, marker and dashes, so that it is told from others without colour, too."""
+
+    color: str
+    marker: str
+    dashes: str
+
+
+def look_of(number: int) -> Look:
+    """Look by number. Those of equal remainders by eight share a colour and differ in marker and dashes."""
+    again = number // len(SERIES)
+    return Look(SERIES[number % len(SERIES)], MARKERS[(number + again) % len(MARKERS)], DASHES[again % len(DASHES)])
+
+
+def drawn(
+    draw: Callable[[int], Canvas], title: str, description: str, points: Sequence[Sequence[str]] = ()
+) -> tuple[str, str]:
+    """SVGs of a figure for a desk and for a phone; `draw` lays it out for a width. For `points` see :func:`to_svg`."""
+    wide, narrow = (to_svg(draw(width), title, description, points) for width in (WIDTH, NARROW))
+    return wide, narrow
+
+
+def wrapped(text: str, width: float) -> str:
+    """Text as lines that fit into a width in units of the SVG."""
+    return textwrap.fill(clean(text), max(12, int(width / 7)))
+
+
+def row_names(names: Iterable[str], width: int) -> tuple[list[str], int]:
+    """Names of rows, wrapped on a phone so that they leave room for the plot; and the most lines of one."""
+    lines = [wrapped(name, 0.32 * width) if width < WIDTH else clean(name) for name in names]
+    return lines, 1 + max((line.count("\n") for line in lines), default=0)
+
+
+def panel_titles(names: Iterable[str], columns: int, width: float = WIDTH) -> tuple[list[str], int]:
     """Titles of panels, `columns` a row, wrapped to the width of a panel; and the height of their further lines."""
-    letters = max(12, int(WIDTH / columns / 8))  # 8 units of the SVG each
+    letters = max(12, int(width / columns / 8))  # 8 units of the SVG each
     titles = [textwrap.fill(clean(name), letters) for name in names]
     return titles, 15 * max((title.count("\n") for title in titles), default=0)
 
@@ -103,16 +139,24 @@ def logarithmic(ax: Axes) -> None:
     ax.minorticks_off()
 
 
-def draw_legend(canvas: Canvas, handles: Sequence[Any], labels: Sequence[str]) -> None:
+def draw_legend(canvas: Canvas, handles: Sequence[Any], labels: Sequence[str], width: int) -> None:
     """Writes a legend below all panels."""
-    columns = legend_columns(labels)
-    canvas.legend(handles, list(map(clean, labels)), loc="outside lower center", ncols=columns)
+    names = [wrapped(label, width - 60) for label in labels]
+    canvas.legend(handles, names, loc="outside lower center", ncols=_legend_columns(labels, width))
 
 
-def legend_columns(labels: Sequence[str]) -> int:
+def legend_height(labels: Sequence[str], width: int) -> int:
+    """Height that a legend takes; none of one label."""
+    if len(labels) < 2:
+        return 0
+    lines = max(1 + wrapped(label, width - 60).count("\n") for label in labels)
+    return 22 * lines * -(-len(labels) // _legend_columns(labels, width))
+
+
+def _legend_columns(labels: Sequence[str], width: int) -> int:
     """Number of labels that fit side by side, at most four."""
     widest = 60 + 7 * max(map(len, labels), default=0)  # units of the SVG: the handle, and the letters
-    return max(1, min(4, len(labels), WIDTH // widest))
+    return max(1, min(4, len(labels), width // widest))
 
 
 def name_points(ax: Axes, labels: Sequence[str], x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
@@ -168,14 +212,18 @@ def to_svg(canvas: Canvas, title: str, description: str, points: Sequence[Sequen
     tree[:0] = names
     tree.attrib = {
         "viewBox": tree.attrib["viewBox"],
-        "width": tree.attrib["width"].removesuffix("pt"),
-        "height": tree.attrib["height"].removesuffix("pt"),
+        **_size(float(tree.attrib["width"].removesuffix("pt")), float(tree.attrib["height"].removesuffix("pt"))),
         "role": "img",
         "aria-labelledby": f"{FIGURE_ID}-title {FIGURE_ID}-desc",
     }
     ElementTree.register_namespace("", _SVG)
     text = ElementTree.tostring(tree, encoding="unicode")
     return re.sub(r"\s*\n\s*", "\n", text)
+
+
+def _size(width: float, height: float) -> dict[str, str]:
+    """Size of a drawing: all of the room if it was laid out for it, else its own."""
+    return {"width": "100%"} if round(width) in (WIDTH, NARROW) else {"width": f"{width:g}", "height": f"{height:g}"}
 
 
 def _name_markers(line: ElementTree.Element, names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Report of few-shot results: accuracies with their intervals, curves, episodes, classes, confusions, clusters."""
+"""Report of few-shot results: accuracies with their intervals, curves, episodes, classes, clusters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.results import Result
 from uamix_bench.reports import clusters, excerpts, figures
 from uamix_bench.reports.blocks import Block, Cell, Figure, Mark, Prose, Row, Section, Table, count, percent, score_cell
-from uamix_bench.reports.board import Board, Column, Setting, Standing, board, left_out_notes, why_apart
+from uamix_bench.reports.board import BEST, Board, Column, Setting, Standing, board, left_out_notes, why_apart
+from uamix_bench.reports.confusions import Confusions
 from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.result_card import drawer, drawer_id
@@ -26,7 +27,6 @@ from uamix_bench.util.text import classes_drawn, p_value, plus_minus, with_half
 
 _MOST_CLASSES = 60  # that a matrix or a forest can show
 _EXTREME_CLASSES = 20  # hardest and easiest, where there are more
-_PAIRS = 15  # of classes, most often confused
 _MOST_MODELS = 4  # side by side
 _POPULATIONS = {"episodes": "these clips", "clips": "new clips", "classes": "new classes too"}
 
@@ -57,8 +57,9 @@ def report(
     results = [record for record in records if isinstance(record, Result)]
     if not results:
         raise UsageError("report", "no few-shot result among the records", "run 'uamix-bench fewshot' first")
-    table = board(results)
-    main, redraw = table.main(), Redraw(data_dir, own)
+    redraw = Redraw(data_dir, own)
+    table = board(results, redraw.draws)
+    main, confusions = table.main(), Confusions(_MOST_CLASSES)
     replays = {column.label: _replays(main, column, redraw) for column in main.columns}
     blocks = [
         Section("Accuracy", list(accuracy(table))),
@@ -67,9 +68,13 @@ def report(
         *_beside(table.results, supervised),
         Section(f"Episodes, {main.title}", [_episodes(main, column) for column in main.columns if _held(main, column)]),
         *(
-            Section(f"Classes of {column.label}, {main.title}", list(_classes(main, column, replays[column.label])))
+            Section(
+                f"Classes of {column.label}, {main.title}",
+                list(_classes(main, column, replays[column.label], confusions)),
+            )
             for column in main.columns
         ),
+        *_other_confusions([setting for setting in table.settings if setting is not main], redraw, confusions),
     ]
     if sounds:
         blocks += [*_heard(replays)]
@@ -109,24 +114,28 @@ def accuracy(table: Board) -> Iterator[Block]:
                 (name, *(_score(setting, name, label) for setting in held)) for name in _names(held, label)
             ]
             titles = [f"{_cell_title(setting, label)}>" for setting in held]
-            columns = (one for setting in held for one in setting.columns if one.label == label)
-            notes = sorted(set(left_out_notes(columns)))
-            overlaps = (
-                (row.entrant.label, label, row.results[label].overlap_known)
-                for setting in held
-                for row in (*setting.standings, *(Standing(*apart) for apart in setting.apart))
-                if label in row.results
-            )
-            notes += overlap.notes(overlaps)
-            yield Table(("model", *titles), rows, f"{label}: {words}, seed {protocol.seed}", "\n\n".join(notes))
-    yield Prose(
+            yield Table(("model", *titles), rows, f"{label}: {words}, seed {protocol.seed}")
+    notes = [
         "± half-width of the conventional 95% interval, 1.96 x population std / sqrt(episodes): it covers only "
-        "which episodes were drawn from these clips. Bold: the best of a task at a setting. Underlined: cannot be told "
-        "apart from it "
-        f"(paired t on the same episodes at {SIGNIFICANCE:.0%}, Holm over the pairs of the setting)."
-    )
+        "which episodes were drawn from these clips."
+    ]
+    if any(setting.ranking.best for setting in table.settings):
+        notes[0] += (
+            f" {BEST} Underlined: cannot be told apart from it (paired t on the same episodes at {SIGNIFICANCE:.0%}, "
+            "Holm over the pairs of the setting)."
+        )
+    notes += sorted(set(left_out_notes(one for setting in table.settings for one in setting.columns)))
+    yield Prose("\n\n".join([*notes, *overlap.notes(_overlaps(table.settings))]))
     if wide := _wider(table):
         yield wide
+
+
+def _overlaps(settings: Iterable[Setting]) -> Iterator[tuple[str, str, overlap.Overlap]]:
+    """Model, task and overlap of training data of every result."""
+    for setting in settings:
+        for row in (*setting.standings, *(Standing(*apart) for apart in setting.apart)):
+            for label, result in row.results.items():
+                yield row.entrant.label, label, result.overlap_known
 
 
 def _cell_title(setting: Setting, label: str) -> str:
@@ -149,8 +158,7 @@ def _score(setting: Setting, name: str, label: str) -> Cell:
     for row in setting.standings:
         if row.entrant.label == name and label in row.results:
             result = row.results[label]
-            mark = "best" if result.id in setting.ranking.best else "tie" if result.id in setting.ranking.alike else ""
-            return score_cell(result, mark=mark, href=f"#{drawer_id(result)}")
+            return setting.cell(result, href=f"#{drawer_id(result)}")
     for entrant, results in setting.apart:
         if entrant.label == name and label in results:
             result = results[label]
@@ -269,6 +277,7 @@ def _episodes(setting: Setting, column: Column) -> Figure:
         x_label="accuracy in %",
         bins=100 * (np.arange(0, asked + step + 1, step) - 0.5) / asked,
         description=f"Number of episodes by accuracy. Standard deviation over episodes: {spread}.",
+        looks=setting.looks,
     )
 
 
@@ -286,23 +295,30 @@ def _replays(setting: Setting, column: Column, redraw: Redraw) -> dict[str, Repl
     return found
 
 
-def _classes(setting: Setting, column: Column, replays: Mapping[str, Replay | BenchError]) -> Iterator[Block]:
+def _classes(
+    setting: Setting, column: Column, replays: Mapping[str, Replay | BenchError], confusions: Confusions
+) -> Iterator[Block]:
     held = dict(list(_held(setting, column).items())[:_MOST_MODELS])
     if not held:
         yield Prose("No complete result.")
         return
-    yield _by_class(held)
-    left_out = []
-    for name, found in replays.items():
-        if isinstance(found, Replay):
-            yield from _confusion(name, found)
-        else:
-            left_out.append(str(found))
-    if left_out:
-        yield Prose(f"No confusion matrix: {'; '.join(dict.fromkeys(left_out))}.")
+    yield _by_class(held, setting.looks)
+    yield from confusions.blocks(replays)
 
 
-def _by_class(held: Mapping[str, Result]) -> Figure:
+def _other_confusions(settings: Iterable[Setting], redraw: Redraw, confusions: Confusions) -> Iterator[Section]:
+    """Confusion matrices of the settings besides the main one, each folded."""
+    found = []
+    for setting in settings:
+        for column in setting.columns:
+            blocks = list(confusions.blocks(_replays(setting, column, redraw)))
+            if blocks:
+                found.append(Section(f"{column.label}, {setting.title}", blocks, look="folded"))
+    if found:
+        yield Section("Confusions at the other settings", found)
+
+
+def _by_class(held: Mapping[str, Result], looks: Mapping[str, int]) -> Figure:
     """Figure of accuracy by class, the hardest on average first; of many classes the hardest and the easiest."""
     rates = {
         name: {label: hit / asked for label, (hit, asked) in result.per_class.items() if asked}
@@ -321,37 +337,10 @@ def _by_class(held: Mapping[str, Result]) -> Figure:
         {name: ([100 * rate.get(label, np.nan) for label in labels], none) for name, rate in rates.items()},
         x_label="accuracy in %",
         share_x=True,
+        looks=looks,
         description=f"Share of a class's queries that are classified correctly, one row per class, the hardest first: "
         f"{labels[0]} is the hardest, {labels[-1]} the easiest.",
     )
-
-
-def _confusion(name: str, found: Replay) -> Iterator[Block]:
-    counts, of = found.confusion()
-    labels = found.episodes.class_names
-    shares = counts / np.maximum(of, 1)
-    wrong = np.where(np.eye(len(labels), dtype=bool), -1.0, shares)
-    worst = np.column_stack(np.unravel_index(np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS], wrong.shape))
-    pairs = [(int(true), int(given)) for true, given in worst if wrong[true, given] > 0]
-    words = "; ".join(f"{labels[true]} as {labels[given]}" for true, given in pairs[:3])
-    about = "Cells are shares of the queries of the row's class, in episodes that contain the column's class."
-    if len(labels) <= _MOST_CLASSES:
-        description = f"{about} Most frequent errors of {name}: {words}." if pairs else about
-        yield figures.matrix(f"Confusion matrix of {name}, %", labels, counts, of=of, description=description)
-    if not pairs:
-        yield Prose(f"{name} makes no error in these episodes.")
-        return
-    rows = [
-        (
-            labels[true],
-            labels[given],
-            percent(float(shares[true, given])),
-            f"{counts[true, given]:,} of {of[true, given]:,}",
-        )
-        for true, given in pairs
-    ]
-    columns = ("class", "predicted", "% of queries>", "queries>")
-    yield Table(columns, rows, f"Most often confused by {name}", about)
 
 
 def _heard(replays: Mapping[str, Mapping[str, Replay | BenchError]]) -> Iterator[Section]:

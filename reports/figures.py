@@ -1,40 +1,42 @@
-"""Figures over plain arrays, drawn by drawing.py, each with its numbers as a table.
+"""Figures over plain arrays, drawn by drawing.py for a desk and for a phone, each with its numbers as a table.
 
-Series differ by colour, marker and dash, and a label has one look in all panels of a figure.
+Series differ by colour, marker and dash, and a label has one look in all panels of a figure. `looks` gives labels, such
+as the names of models, the same look in all figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from uamix_bench.reports.blocks import Cell, Figure, Table, clean
 from uamix_bench.reports.drawing import (
-    DASHES,
     INK,
-    MARKERS,
     MUTED,
-    PAPER,
     POINTS,
-    SERIES,
     WIDTH,
     canvas_of,
     draw_legend,
-    legend_columns,
+    drawn,
+    legend_height,
     logarithmic,
+    look_of,
     name_points,
     panel_titles,
-    to_svg,
+    row_names,
+    wrapped,
 )
 from uamix_bench.util.text import with_half
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
 _MOST_MARKED = 40  # points of a line, up to which each gets a marker
-_MOST_NAMED = 30  # rows of a matrix, up to which the numbers are written into it
 
 Numbers = npt.ArrayLike
 
@@ -64,7 +66,7 @@ def forest(
     x_label: str,
     description: str,
     reference: float | None = None,
-    marks: Sequence[int] | None = None,
+    looks: Mapping[str, int] | None = None,
     share_x: bool = False,
 ) -> Figure:
     """Forest plot: values with their intervals, one row a label, one panel a name.
@@ -76,33 +78,47 @@ def forest(
         x_label: Label of the axis of the values.
         description: Description of the figure in words.
         reference: Position of a vertical line, such as 0 for differences.
-        marks: (n,) number of the series whose colour a row takes; default all the first.
+        looks: Numbers of the looks of rows or of panels, by name; default all the first.
         share_x: Whether all panels have one scale.
     """
-    rows, look = len(labels), marks or [0] * len(labels)
-    titles, more = panel_titles(panels, len(panels))
-    with canvas_of(WIDTH, 74 + more + 24 * rows, len(panels), sharex=share_x, sharey=True) as (canvas, axes):
-        for ax, name, (values, halves) in zip(axes, titles, panels.values(), strict=True):
-            value, half = np.asarray(values, np.float64), np.nan_to_num(np.asarray(halves, np.float64))
-            for kind in sorted(set(look)):
-                of = np.flatnonzero(np.isfinite(value) & (np.asarray(look) == kind))
-                marker, color = MARKERS[kind % len(MARKERS)], SERIES[kind % len(SERIES)]
-                ax.errorbar(value[of], of, xerr=half[of], ms=6, lw=0, elinewidth=1.8, fmt=marker, color=color)
-            if reference is not None:
-                ax.axvline(reference, color=MUTED, lw=1, zorder=0)
-            ax.set(title=name, ylim=(rows - 0.4, -0.6), yticks=range(rows), yticklabels=map(clean, labels))
-            ax.grid(axis="x")
-            ax.spines["left"].set_visible(False)
-            ax.tick_params(axis="y", length=0)
-            ax.margins(x=0.08)
-        canvas.supxlabel(clean(x_label), fontsize="medium", color=MUTED)
-        canvas.set_layout_engine("constrained", wspace=0.06)
+    rows, known = len(labels), looks or {}
+
+    def draw(width: int) -> Canvas:
+        columns = len(panels) if width == WIDTH else 1
+        names, lines = row_names(labels, width)
+        titles, more = panel_titles(panels, columns, width if width == WIDTH else 0.6 * width)
+        height = (50 + more + (10 + 14 * lines) * rows) * -(-len(panels) // columns) + 24
+        with canvas_of(width, height, len(panels), columns, sharex=share_x, sharey=True) as (canvas, axes):
+            for ax, name, panel, (values, halves) in zip(axes, titles, panels, panels.values(), strict=True):
+                value, half = np.asarray(values, np.float64), np.nan_to_num(np.asarray(halves, np.float64))
+                kinds = np.array([known.get(panel, known.get(label, 0)) for label in labels])
+                for kind in sorted(set(kinds.tolist())):
+                    of, look = np.flatnonzero(np.isfinite(value) & (kinds == kind)), look_of(kind)
+                    style: dict[str, Any] = {
+                        "fmt": look.marker,
+                        "color": look.color,
+                        "ms": 6,
+                        "lw": 0,
+                        "elinewidth": 1.8,
+                    }
+                    ax.errorbar(value[of], of, xerr=half[of], **style)
+                if reference is not None:
+                    ax.axvline(reference, color=MUTED, lw=1, zorder=0)
+                ax.set(title=name, ylim=(rows - 0.4, -0.6), yticks=range(rows), yticklabels=names)
+                ax.grid(axis="x")
+                ax.spines["left"].set_visible(False)
+                ax.tick_params(axis="y", length=0)
+                ax.margins(x=0.08)
+            canvas.supxlabel(wrapped(x_label, width), fontsize="medium", color=MUTED)
+            canvas.set_layout_engine("constrained", wspace=0.06)
+        return canvas
+
     table = Table(
         ("", *(f"{name or x_label}>" for name in panels)),
         [(label, *(_with_half(v, h, row) for v, h in panels.values())) for row, label in enumerate(labels)],
         note=f"{x_label}, ± half-width of the 95% interval",
     )
-    return Figure(title, to_svg(canvas, title, description), description, table)
+    return figure(title, draw, description, table)
 
 
 def curves(
@@ -114,6 +130,7 @@ def curves(
     description: str,
     x_ticks: Sequence[float] | None = None,
     log_x: bool = False,
+    looks: Mapping[str, int] | None = None,
 ) -> Figure:
     """Line plot with bands, one panel a name: accuracy over K or N, a training. A label has one look throughout.
 
@@ -125,32 +142,37 @@ def curves(
         description: Description of the figure in words.
         x_ticks: Positions of the axis labels; default matplotlib's choice.
         log_x: Whether equal ratios of x are equal distances.
+        looks: Numbers of the looks of lines, by label; default in their order.
     """
     labels = list(dict.fromkeys(series.label for lines in panels.values() for series in lines))
-    columns = 2 if len(panels) in (2, 4) else min(len(panels), 3)
-    legend = 22 * -(-len(labels) // legend_columns(labels))
-    titles, more = panel_titles(panels, columns)
-    height = (280 + more) * -(-len(panels) // columns) + legend
-    with canvas_of(WIDTH, height, len(panels), columns) as (canvas, axes):
-        handles = {}
-        for ax, name, lines in zip(axes, titles, panels.values(), strict=True):
-            for series in lines:
-                look = labels.index(series.label)
-                x, y = np.asarray(series.x, np.float64), np.asarray(series.y, np.float64)
-                color, dashes = SERIES[look % len(SERIES)], DASHES[look // len(SERIES) % len(DASHES)]
-                marker = MARKERS[look % len(MARKERS)] if len(x) <= _MOST_MARKED else ""
-                (handles[series.label],) = ax.plot(x, y, marker=marker, ms=5, lw=1.6, color=color, linestyle=dashes)
-                if series.half is not None:
-                    half = np.asarray(series.half, np.float64)
-                    ax.fill_between(x, y - half, y + half, color=color, alpha=0.15, lw=0)
-            if log_x:
-                logarithmic(ax)
-            if x_ticks is not None:
-                ax.set_xticks(list(x_ticks), [f"{tick:g}" for tick in x_ticks])
-            ax.set(title=name, xlabel=clean(x_label), ylabel=clean(y_label) if ax in axes[::columns] else "")
-            ax.grid()
-        if len(labels) > 1:
-            draw_legend(canvas, [handles[label] for label in labels], labels)
+    known = looks or {label: at for at, label in enumerate(labels)}
+
+    def draw(width: int) -> Canvas:
+        columns = 1 if width < WIDTH else 2 if len(panels) in (2, 4) else min(len(panels), 3)
+        titles, more = panel_titles(panels, columns, width)
+        height = ((280 if width == WIDTH else 230) + more) * -(-len(panels) // columns) + legend_height(labels, width)
+        with canvas_of(width, height, len(panels), columns) as (canvas, axes):
+            handles = {}
+            for ax, name, lines in zip(axes, titles, panels.values(), strict=True):
+                for series in lines:
+                    color, marker, dashes = look_of(known[series.label])
+                    x, y = np.asarray(series.x, np.float64), np.asarray(series.y, np.float64)
+                    marker = marker if len(x) <= _MOST_MARKED else ""
+                    (handles[series.label],) = ax.plot(x, y, marker=marker, ms=5, lw=1.6, color=color, linestyle=dashes)
+                    if series.half is not None:
+                        half = np.asarray(series.half, np.float64)
+                        ax.fill_between(x, y - half, y + half, color=color, alpha=0.15, lw=0)
+                if log_x:
+                    logarithmic(ax)
+                if x_ticks is not None:
+                    ax.set_xticks(list(x_ticks), [f"{tick:g}" for tick in x_ticks])
+                y_words = wrapped(y_label, 230) if ax in axes[::columns] else ""
+                ax.set(title=name, xlabel=wrapped(x_label, width / columns), ylabel=y_words)
+                ax.grid()
+            if len(labels) > 1:
+                draw_legend(canvas, [handles[label] for label in labels], labels, width)
+        return canvas
+
     many = len(panels) > 1
     rows = [
         (*((name,) if many else ()), series.label, _number(x), _with_half(series.y, series.half, at))
@@ -159,7 +181,7 @@ def curves(
         for at, x in enumerate(np.asarray(series.x, np.float64))
     ]
     table = Table((*(("panel",) if many else ()), "series", f"{x_label}>", f"{y_label}>"), _thinned(rows))
-    return Figure(title, to_svg(canvas, title, description), description, table)
+    return figure(title, draw, description, table)
 
 
 def scatter(
@@ -173,8 +195,9 @@ def scatter(
     description: str,
     half: Numbers | None = None,
     log_x: bool = False,
+    looks: Mapping[str, int] | None = None,
 ) -> Figure:
-    """Scatter plot of points with their names.
+    """Scatter plot of points with their names, on a phone with a legend.
 
     Args:
         title: Caption of the figure.
@@ -186,29 +209,41 @@ def scatter(
         description: Description of the figure in words.
         half: (n,) half-widths of y's intervals, NaN if there is none.
         log_x: Whether equal ratios of x are equal distances.
+        looks: Numbers of the looks of points, by label; default in their order.
     """
+    known = looks or {label: at for at, label in enumerate(labels)}
     across, up = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    with canvas_of(WIDTH, 400) as (canvas, (ax,)):
-        if log_x:
-            logarithmic(ax)
-            room = 10 ** (0.1 + 0.16 * np.log10(across.max() / across.min()))
-            ax.set_xlim(across.min() / room, across.max() * room)
-        if half is not None:
-            error = np.nan_to_num(np.asarray(half, np.float64))
-            ax.errorbar(across, up, yerr=error, fmt="none", ecolor=MUTED, lw=1)
-        for at, (one, other) in enumerate(zip(across, up, strict=True)):
-            ax.plot(one, other, MARKERS[at % len(MARKERS)], color=SERIES[at % len(SERIES)], ms=8)
-        ax.set(xlabel=clean(x_label), ylabel=clean(y_label))
-        ax.margins(x=None if log_x else 0.16, y=0.12)
-        ax.grid()
-        canvas.draw_without_rendering()
-        name_points(ax, labels, across, up)
+
+    def draw(width: int) -> Canvas:
+        narrow = width < WIDTH
+        with canvas_of(width, 300 + legend_height(labels, width) if narrow else 400) as (canvas, (ax,)):
+            if log_x:
+                logarithmic(ax)
+                room = 10 ** (0.1 + (0 if narrow else 0.16) * np.log10(across.max() / across.min()))
+                ax.set_xlim(across.min() / room, across.max() * room)
+            if half is not None:
+                error = np.nan_to_num(np.asarray(half, np.float64))
+                ax.errorbar(across, up, yerr=error, fmt="none", ecolor=MUTED, lw=1)
+            handles = []
+            for label, one, other in zip(labels, across, up, strict=True):
+                look = look_of(known[label])
+                handles += ax.plot(one, other, look.marker, color=look.color, ms=8, ls="")
+            ax.set(xlabel=clean(x_label), ylabel=clean(y_label))
+            ax.margins(x=None if log_x else 0.16, y=0.12)
+            ax.grid()
+            if narrow:
+                draw_legend(canvas, handles, labels, width)
+            else:
+                canvas.draw_without_rendering()
+                name_points(ax, labels, across, up)
+        return canvas
+
     rows = [
         (label, _number(one), _with_half(up, half, at))
         for at, (label, one) in enumerate(zip(labels, across, strict=True))
     ]
     table = Table(("", f"{x_label}>", f"{y_label}>"), rows)
-    return Figure(title, to_svg(canvas, title, description), description, table)
+    return figure(title, draw, description, table)
 
 
 def points(
@@ -231,26 +266,39 @@ def points(
         titles_of: (n,) name of each point, shown where the pointer rests; empty for none.
     """
     of = np.asarray(class_of)
-    titles, more = panel_titles(panels, len(panels))
-    height = 420 + more + 22 * -(-len(names) // legend_columns(names))
-    with canvas_of(WIDTH, height, len(panels)) as (canvas, axes):
-        for ax, name, xy in zip(axes, titles, panels.values(), strict=True):
-            handles = [
-                ax.plot(*xy[of == c].T, MARKERS[c % 8], color=SERIES[c % 8], ms=5, alpha=0.85, ls="")[0]
-                for c in range(len(names))
-            ]
-            for c, drawn in enumerate(handles):
-                drawn.set_gid(f"{POINTS}{c}")
-            ax.set(title=name, xticks=[], yticks=[])
-            ax.spines[["left", "bottom"]].set_visible(False)
-        draw_legend(canvas, handles, names)
+
+    def draw(width: int) -> Canvas:
+        columns = len(panels) if width == WIDTH else 1
+        titles, more = panel_titles(panels, columns, width)
+        height = (420 if width == WIDTH else 330) + more
+        height = height * -(-len(panels) // columns) + legend_height(names, width)
+        with canvas_of(width, height, len(panels), columns) as (canvas, axes):
+            for ax, name, xy in zip(axes, titles, panels.values(), strict=True):
+                looks = [look_of(c) for c in range(len(names))]
+                handles = [
+                    ax.plot(*xy[of == c].T, look.marker, color=look.color, ms=5, alpha=0.85, ls="")[0]
+                    for c, look in enumerate(looks)
+                ]
+                for c, line in enumerate(handles):
+                    line.set_gid(f"{POINTS}{c}")
+                ax.set(title=name, xticks=[], yticks=[])
+                ax.spines[["left", "bottom"]].set_visible(False)
+            draw_legend(canvas, handles, names, width)
+        return canvas
+
     titled = range(len(names)) if titles_of else ()
     by_class = [[titles_of[at] for at in np.flatnonzero(of == c).tolist()] for c in titled]
-    return Figure(title, to_svg(canvas, title, description, by_class), description)
+    return figure(title, draw, description, points=by_class)
 
 
 def histogram(
-    title: str, samples: Mapping[str, Numbers], *, x_label: str, description: str, bins: Numbers | int = 20
+    title: str,
+    samples: Mapping[str, Numbers],
+    *,
+    x_label: str,
+    description: str,
+    bins: Numbers | int = 20,
+    looks: Mapping[str, int] | None = None,
 ) -> Figure:
     """Histograms of samples, in one frame.
 
@@ -260,26 +308,33 @@ def histogram(
         x_label: Label of the axis of the values.
         description: Description of the figure in words.
         bins: Edges of the bins, or the number of equal ones that span all samples.
+        looks: Numbers of the looks of samples, by label; default in their order.
     """
+    known = looks or {label: at for at, label in enumerate(samples)}
     pooled = np.concatenate([np.asarray(values, np.float64).ravel() for values in samples.values()])
     edges = np.histogram_bin_edges(pooled, bins)
     counts = {label: np.histogram(np.asarray(values, np.float64), edges)[0] for label, values in samples.items()}
-    with canvas_of(WIDTH, 300) as (canvas, (ax,)):
-        handles = []
-        for look, heights in enumerate(counts.values()):
-            colour = SERIES[look % len(SERIES)]
-            ax.stairs(heights, edges, fill=True, color=colour, alpha=0.2 if len(counts) > 1 else 0.45)
-            handles.append(ax.stairs(heights, edges, color=colour, lw=1.6, ls=DASHES[look % len(DASHES)]))
-        ax.set(xlabel=clean(x_label), ylabel="episodes" if "episode" in title.lower() else "count")
-        ax.grid(axis="y")
-        if len(counts) > 1:
-            draw_legend(canvas, handles, list(counts))
+
+    def draw(width: int) -> Canvas:
+        labels = list(counts)
+        with canvas_of(width, 280 + legend_height(labels, width)) as (canvas, (ax,)):
+            handles = []
+            for at, (label, heights) in enumerate(counts.items()):
+                style: dict[str, Any] = {"color": look_of(known[label]).color}
+                ax.stairs(heights, edges, fill=True, alpha=0.2 if len(counts) > 1 else 0.45, **style)
+                handles.append(ax.stairs(heights, edges, lw=1.6, ls=look_of(8 * at).dashes, **style))
+            ax.set(xlabel=clean(x_label), ylabel="episodes" if "episode" in title.lower() else "count")
+            ax.grid(axis="y")
+            if len(labels) > 1:
+                draw_legend(canvas, handles, labels, width)
+        return canvas
+
     rows = [
         (f"{low:.4g} to {high:.4g}", *(str(heights[at]) for heights in counts.values()))
         for at, (low, high) in enumerate(pairwise(edges))
     ]
     table = Table((x_label, *(f"{label}>" for label in counts)), rows)
-    return Figure(title, to_svg(canvas, title, description), description, table)
+    return figure(title, draw, description, table)
 
 
 def bars(
@@ -296,56 +351,33 @@ def bars(
         half: (n,) half-widths of the values' intervals.
     """
     length = np.asarray(values, np.float64)
-    with canvas_of(WIDTH, 64 + 26 * len(labels)) as (canvas, (ax,)):
-        error = None if half is None else np.nan_to_num(np.asarray(half, np.float64))
-        ax.barh(range(len(labels)), length, 0.62, color=SERIES[0], xerr=error, ecolor=INK)
-        ax.set(xlabel=clean(x_label), yticks=range(len(labels)), yticklabels=map(clean, labels))
-        ax.set_ylim(len(labels) - 0.4, -0.6)
-        ax.axvline(0, color=MUTED, lw=1)
-        ax.tick_params(axis="y", length=0)
-        ax.grid(axis="x")
+
+    def draw(width: int) -> Canvas:
+        names, lines = row_names(labels, width)
+        with canvas_of(width, 64 + (12 + 14 * lines) * len(labels)) as (canvas, (ax,)):
+            error = None if half is None else np.nan_to_num(np.asarray(half, np.float64))
+            ax.barh(range(len(labels)), length, 0.62, color=look_of(0).color, xerr=error, ecolor=INK)
+            ax.set(xlabel=clean(x_label), yticks=range(len(labels)), yticklabels=names)
+            ax.set_ylim(len(labels) - 0.4, -0.6)
+            ax.axvline(0, color=MUTED, lw=1)
+            ax.tick_params(axis="y", length=0)
+            ax.grid(axis="x")
+        return canvas
+
     table = Table(("", f"{x_label}>"), [(label, _with_half(length, half, at)) for at, label in enumerate(labels)])
-    return Figure(title, to_svg(canvas, title, description), description, table)
+    return figure(title, draw, description, table)
 
 
-def matrix(
-    title: str, labels: Sequence[str], counts: Numbers, *, description: str, of: Numbers | None = None
+def figure(
+    title: str,
+    draw: Callable[[int], Canvas],
+    description: str,
+    table: Table | None = None,
+    points: Sequence[Sequence[str]] = (),
 ) -> Figure:
-    """Confusion matrix: rows are true classes, columns predicted ones, the shade is a share.
-
-    Args:
-        title: Caption of the figure.
-        labels: (C,) names of the classes.
-        counts: (C, C) number of predictions.
-        description: Description of the figure in words.
-        of: (C, C) number of queries that the counts are a share of; default the sum of the row.
-    """
-    from matplotlib.patches import Rectangle
-
-    count = np.asarray(counts, np.float64)
-    share = count / np.maximum(count.sum(axis=1, keepdims=True) if of is None else np.asarray(of, np.float64), 1)
-    size = len(labels)
-    side = min(WIDTH, 220 + 34 * size)
-    with canvas_of(side, side) as (canvas, (ax,)):
-        for row, column in np.argwhere(share > 0):
-            place = (column - 0.5, row - 0.5)
-            ax.add_patch(Rectangle(place, 1, 1, fc=SERIES[0], alpha=float(share[row, column]), lw=0))
-            if size <= _MOST_NAMED:
-                colour = PAPER if share[row, column] > 0.55 else INK
-                text = f"{100 * share[row, column]:.0f}"
-                ax.text(column, row, text, ha="center", va="center", color=colour, fontsize="small")
-        ax.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal", xlabel="predicted", ylabel="true")
-        ax.set_xticks(range(size), map(clean, labels), rotation=90)
-        ax.set_yticks(range(size), map(clean, labels))
-        ax.tick_params(length=0)
-    named = [
-        [f"{value:g}" if of is None else f"{100 * part:.1f}" for value, part in zip(*row, strict=True)]
-        for row in zip(count, share, strict=True)
-    ]
-    rows = [(label, *cells) for label, cells in zip(labels, named, strict=True)]
-    return Figure(
-        title, to_svg(canvas, title, description), description, Table(("", *(f"{label}>" for label in labels)), rows)
-    )
+    """Figure drawn for both widths by a function that lays it out for one."""
+    wide, narrow = drawn(draw, title, description, points)
+    return Figure(title, wide, description, table, narrow)
 
 
 def _number(value: float) -> Cell:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.newest import newest
 from uamix_bench.reports import figures, provenance
 from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Row, Section, Table, count, percent
+from uamix_bench.reports.drawing import SERIES
+from uamix_bench.reports.looks import looks
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
 from uamix_bench.util.errors import UsageError
@@ -33,14 +35,14 @@ def report(records: Iterable[Any]) -> Page:
     found, superseded, earlier = newest(record for record in records if isinstance(record, FinetuneResult))
     if not found:
         raise UsageError("report", "no fine-tuning among the records", "run 'uamix-bench finetune' first")
-    labels = _labels(found)
+    labels, look = _labels(found), looks(one.model.name for one in found)
     by_task: dict[str, list[FinetuneResult]] = {}
     for one in found:
         by_task.setdefault(one.task.label, []).append(one)
     lead = ["Last epoch of every run, on held-out clips."]
     lead += [f"{count(superseded, 'older record')} of the same evaluation skipped."] * bool(superseded)
     blocks: list[Block] = [
-        Section(task, [_scores(of_task, labels), *_fractions(task, of_task), *_classes(of_task, labels)])
+        Section(task, [_scores(of_task, labels), *_fractions(task, of_task, look), *_classes(of_task, labels, look)])
         for task, of_task in by_task.items()
     ]
     blocks += [*_published({one.task.name for one in found})]
@@ -117,7 +119,7 @@ def _marked(one: FinetuneResult, note: str) -> Cell:
     return replace(cell, minor=f"{cell.minor} {MARKS[one.overlap_known.level]}".strip())
 
 
-def _fractions(task: str, records: Sequence[FinetuneResult]) -> Iterator[Figure]:
+def _fractions(task: str, records: Sequence[FinetuneResult], look: Mapping[str, int]) -> Iterator[Figure]:
     """Figure of the score over the number of labels, if a model has several."""
     lines: list[dict[float, FinetuneResult]] = []  # each of one model, trained one way on one clip table
     for one in records:
@@ -134,6 +136,8 @@ def _fractions(task: str, records: Sequence[FinetuneResult]) -> Iterator[Figure]
         for name, points in zip(names, found, strict=True)
     }
     if several:
+        models = [points[0][1].model.name for points in several.values()]
+        looked = [look[model] + len(SERIES) * models[:at].count(model) for at, model in enumerate(models)]
         yield figures.curves(
             f"{task} with few labels",
             {
@@ -151,6 +155,7 @@ def _fractions(task: str, records: Sequence[FinetuneResult]) -> Iterator[Figure]
             y_label="score in %",
             description="Score with its 95% band over the mean number of training clips of a class.",
             log_x=True,
+            looks=dict(zip(several, looked, strict=True)),
         )
 
 
@@ -158,7 +163,7 @@ def _line(one: FinetuneResult) -> tuple[object, ...]:
     return one.model, one.setting.method, one.setting.frozen_blocks, one.setting.metric, one.task.clips_sha256
 
 
-def _classes(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Iterator[Figure]:
+def _classes(records: Sequence[FinetuneResult], labels: dict[str, str], look: Mapping[str, int]) -> Iterator[Figure]:
     """Figure of accuracy by class over all runs; under mAP of average precision."""
     shown = sorted(records, key=lambda one: -one.score.value)[:_MOST_MODELS]
     rates = {labels[one.id]: _by_class(one) for one in shown}
@@ -178,6 +183,7 @@ def _classes(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Itera
         {label: ([100 * by_class.get(name, np.nan) for name in names], none) for label, by_class in rates.items()},
         x_label=f"{metric} in %",
         share_x=True,
+        looks={labels[one.id]: look[one.model.name] for one in shown},
         description=f"One row a class, over all runs: {names[0]} is the hardest, {names[-1]} the easiest.",
     )
 

@@ -23,6 +23,6 @@ def _escape(text: str) -> str:
 
 def _cell(cell: Cell) -> str:
     text = _escape(cell.text)
-    command = {"best": "textbf", "tie": "underline"}.get(cell.mark)
+    command = {"best": "textbf", "top": "textbf", "tie": "underline"}.get(cell.mark)
     marked = f"\\{command}{{{text}}}" if command and text else text
     return f"{marked} {_escape(cell.minor)}".strip()

@@ -7,7 +7,7 @@ from typing import Any
 
 from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import Block, Cell, Facts, Prose, Section, Table, count, score_cell
-from uamix_bench.reports.board import Board, Setting, board, overlap_notes
+from uamix_bench.reports.board import Board, Draws, Setting, board, overlap_notes
 from uamix_bench.reports.class_page import class_file, class_page
 from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.page import Page, render
@@ -17,12 +17,19 @@ from uamix_bench.reports.score_table import setting_section
 from uamix_bench.util.errors import UsageError
 
 
-def leaderboard(records: Iterable[Any], *, title: str = "Few-shot audio leaderboard") -> Page:
+def leaderboard(
+    records: Iterable[Any],
+    *,
+    title: str = "Few-shot audio leaderboard",
+    draws: Draws | None = None,
+) -> Page:
     """Renders the site.
 
     Args:
         records: Records of any kind; those of few-shot evaluations are shown.
         title: Title of the index.
+        draws: Function that gives the episodes of results; see :func:`uamix_bench.reports.board.board`. Without it no
+            model is best for new clips.
 
     Raises:
         UsageError: The records hold no few-shot result.
@@ -30,20 +37,22 @@ def leaderboard(records: Iterable[Any], *, title: str = "Few-shot audio leaderbo
     results = [record for record in records if isinstance(record, Result)]
     if not results:
         raise UsageError("leaderboard", "no few-shot result among the records", "run 'uamix-bench fewshot' first")
-    table, papers = board(results), published()
+    table = board(results, draws)
+    papers = published().of(table.tasks)
     labels = {entrant.identity: entrant.label for entrant in table.entrants}
     index = render(
         title,
         [
             Section("Accuracy", [setting_section(setting, papers) for setting in _main_first(table)], id="settings"),
             *_more(table),
-            _reading(),
-            Section("Published figures", list(_published(papers)), id="published"),
+            _reading(papers),
+            *([Section("Published figures", list(_published(papers)), id="published")] if papers.tables else []),
             Section("All results", [drawer(one, labels[one.model]) for one in table.results], id="results"),
         ],
         lead=_lead(table),
-        footer="Made by uamix-bench. Published figures are their authors' own; all others can be recomputed from the "
-        "result files.",
+        footer="Made by uamix-bench. "
+        + ("Published figures are their authors' own; all others" if papers.tables else "All figures")
+        + " can be recomputed from the result files.",
         scripts=["leaderboard.js"],
     )
     files = {
@@ -96,7 +105,7 @@ def _wide(table: Board) -> Table:
     return Table(["model", *headings], rows, "Accuracy in per cent ± half-width of the 95% interval", notes)
 
 
-def _reading() -> Section:
+def _reading(papers: Published) -> Section:
     return Section(
         "How to read it",
         [
@@ -114,8 +123,9 @@ def _reading() -> Section:
                 "both are drawn from one source; with ? it is not known. The column overlap says why, and the box "
                 "above the table leaves out all of these.\n\n"
                 "Clips per second is the embedding rate of the run that embedded most clips, on the device that its "
-                "drawer names. Published figures are other people's, under protocols that may differ, and are never "
-                "ranked."
+                "drawer names; where most embeddings came from the cache, of the earlier runs that made them."
+                + " Published figures are other people's, under protocols that may differ, and are never ranked."
+                * bool(papers.tables)
             ),
         ],
         id="reading",

@@ -51,7 +51,7 @@ def _markdown(blocks: Iterable[Block], level: int) -> Iterator[str]:
                     if rows or not heading:
                         yield _markdown_table(block.columns, rows)
                 yield from _paragraphs(block.note)
-            case Figure(title, _, description, data):
+            case Figure(title, _, description, data, _):
                 yield from _titled(title)
                 yield from _paragraphs(description)
                 if data is not None:
@@ -86,7 +86,7 @@ def _markdown_table(columns: Sequence[Cell | str], rows: Sequence[Row]) -> str:
 def _markdown_cell(cell: Cell) -> str:
     text = _text(f"{cell.text} {cell.minor}".strip())
     if text:
-        text = {"best": f"**{text}**", "tie": f"*{text}*"}.get(cell.mark, text)
+        text = {"best": f"**{text}**", "top": f"**{text}**", "tie": f"*{text}*"}.get(cell.mark, text)
     if cell.href.startswith("https://"):
         text = f"[{text}](<{cell.href}>)"
     return f"{text} ({_text(cell.note)})" if cell.note else text

@@ -164,7 +164,7 @@ def _row(cells: Row, columns: Sequence[Cell | str]) -> Markup:
         attributes = ("" if at else ' scope="row"') + (f' class="{" ".join(looks)}"' if looks else "")
         attributes += "" if cell.sort is None else f' data-sort="{cell.sort:.6g}"'
         text = _safe(cell.text)
-        wrap = {"best": "strong", "tie": "em"}.get(cell.mark)
+        wrap = {"best": "strong", "top": "strong", "tie": "em"}.get(cell.mark)
         text = f"<{wrap}>{text}</{wrap}>" if wrap else text
         text += f' <span class="minor">{_safe(cell.minor)}</span>' if cell.minor else ""
         text = f'<a href="{escape(cell.href)}">{text}</a>' if cell.href else text
@@ -174,8 +174,10 @@ def _row(cells: Row, columns: Sequence[Cell | str]) -> Markup:
 
 
 def _drawing(figure: Figure, number: int) -> Markup:
-    """SVG of a figure, with ids that are unique on this page."""
-    return Markup(figure.svg.replace(FIGURE_ID, f"figure-{number}"))
+    """SVGs of a figure, with ids that are unique on this page; the style sheet shows the one that fits the screen."""
+    wide = figure.svg.replace(FIGURE_ID, f"figure-{number}")
+    narrow = figure.narrow.replace(FIGURE_ID, f"figure-{number}n")
+    return Markup(f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>' if narrow else wide)
 
 
 class _Ids:

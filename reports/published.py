@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -92,6 +92,15 @@ class Published(_Part):
                 if not set(row.recalled) <= set(row.accuracy):
                     raise ValueError(f"{table.id}, {row.label}: recalled values that it does not have")
         return self
+
+    def of(self, tasks: Iterable[str]) -> Published:
+        """Tables with figures for one of the tasks, and the sources of these."""
+        wanted = set(tasks)
+        tables = tuple(one for one in self.tables if any(wanted & set(row.accuracy) for row in one.rows))
+        names = {row.source or table.source for table in tables for row in table.rows}
+        return Published(
+            sources={name: source for name, source in self.sources.items() if name in names}, tables=tables
+        )
 
     def table(self, id: str) -> PublishedTable:
         """Table of an id, such as ``uamix-table-2``."""

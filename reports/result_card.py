@@ -87,6 +87,10 @@ def _run(result: Result) -> dict[str, object]:
     packages = ", ".join(f"{name} {version}" for name, version in run.packages.items())
     return {
         "cost": f"{cost.embedded_clips:,} clips embedded in {cost.embed_s:,.1f} s, episodes {cost.episodes_s:.2f} s",
+        "embeddings made earlier": "; ".join(
+            f"{one.clips / one.seconds:,.1f} clips/s on {one.device} ({one.clips:,} clips in {one.seconds:,.1f} s)"
+            for one in cost.earlier
+        ),
         "device": f"{run.device}, {run.platform}",
         "software": f"uamix-bench {run.package}{revision}, Python {run.python}, {packages}",
         "started": run.started_at,

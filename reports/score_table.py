@@ -12,9 +12,10 @@ from uamix_bench.plugins.card import trained_on
 from uamix_bench.plugins.overlap import MARKS
 from uamix_bench.records.results import Result
 from uamix_bench.reports import figures
-from uamix_bench.reports.blocks import Block, Cell, Code, Figure, Row, Section, Table, count, percent, score_cell
-from uamix_bench.reports.board import Setting, Standing, left_out_notes, overlap_notes, why_apart
+from uamix_bench.reports.blocks import Block, Cell, Code, Figure, Row, Section, Table, count, percent
+from uamix_bench.reports.board import BEST, Setting, Standing, left_out_notes, overlap_notes, why_apart
 from uamix_bench.reports.class_page import class_file
+from uamix_bench.reports.entrants import Entrant
 from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.markdown import markdown
 from uamix_bench.reports.published import Published, PublishedRow, PublishedTable
@@ -55,8 +56,8 @@ def _score_table(setting: Setting, papers: Published) -> Table:
     tests = len(setting.ranking.differences)
     notes = [
         "Each accuracy opens its provenance. ± is the half-width of the conventional 95% interval, these clips only.",
-        "Bold: the best of a column. Underlined: cannot be told apart from it (paired t, same episodes, 5%, Holm over "
-        f"the {count(tests, 'pair')} of this table). Rank: the range of places that a model may have, by its mean."
+        f"{BEST} Underlined: cannot be told apart from it (paired t, same episodes, 5%, Holm over the "
+        f"{count(tests, 'pair')} of this table). Rank: the range of places that a model may have, by its mean."
         if tests
         else "",
     ]
@@ -99,29 +100,28 @@ def _row(setting: Setting, standing: Standing, several: bool) -> Row:
         low, high = standing.ranks
         rank = Cell(f"{low}" if low == high else f"{low} to {high}", sort=-(low + high) / 2)
         mean = percent(standing.mean, standing.half_width)
-    speed = entrant.speed
     return (
         Cell(entrant.label),
         rank,
         *((mean,) if several else ()),
         *(_score(setting, standing.results.get(column.label)) for column in setting.columns),
         Cell(_millions(entrant.identity.parameters), sort=entrant.identity.parameters),
-        Cell("") if speed is None else Cell(_rate(speed.clips_per_s), sort=speed.clips_per_s),
+        _speed(standing.entrant),
         Cell(trained_on(entrant.identity.pretrained_on), mark="faint"),
         Cell(standing.overlap.level, note=standing.overlap.why),
     )
 
 
+def _speed(entrant: Entrant) -> Cell:
+    if (speed := entrant.speed) is None:
+        return Cell("")
+    return Cell(_rate(speed.clips_per_s), sort=speed.clips_per_s, note="earlier run" * speed.earlier)
+
+
 def _score(setting: Setting, result: Result | None) -> Cell:
     if result is None:
         return Cell("")
-    best, alike = result.id in setting.ranking.best, result.id in setting.ranking.alike
-    return score_cell(
-        result,
-        mark="best" if best else "tie" if alike else "",
-        href=f"#{drawer_id(result)}",
-        note="" if result.cell() else why_apart(result),
-    )
+    return setting.cell(result, href=f"#{drawer_id(result)}", note="" if result.cell() else why_apart(result))
 
 
 def _published_here(setting: Setting, papers: Published) -> Iterator[tuple[PublishedTable, list[PublishedRow]]]:
@@ -170,6 +170,7 @@ def _forest(setting: Setting) -> Figure:
         x_label="accuracy in %",
         description=f"Accuracies with their 95% intervals at {setting.title}, one row a model, one panel a task. "
         + _best_words(setting),
+        looks={_marked(row): row.entrant.look for row in rows},
     )
 
 
@@ -197,9 +198,10 @@ def _against_cost(setting: Setting) -> Iterator[Figure]:
     named = {device: f" ({at})" for at, device in enumerate(devices, 1)} if len(devices) > 1 else {}
     where = "; ".join(f"{mark.strip()} {device}" for device, mark in named.items()) or devices[0]
     what = "mean accuracy in %" if len(setting.columns) > 1 else "accuracy in %"
+    labels = [_marked(row) + named.get(speed.device, "") for row, speed in zip(timed, speeds, strict=True)]
     yield figures.scatter(
         f"Accuracy against cost, {setting.title}",
-        [_marked(row) + named.get(speed.device, "") for row, speed in zip(timed, speeds, strict=True)],
+        labels,
         [speed.clips_per_s for speed in speeds],
         [100 * (row.mean or 0.0) for row in timed],
         half=[100 * row.half_width if row.half_width is not None else np.nan for row in timed],
@@ -207,13 +209,15 @@ def _against_cost(setting: Setting) -> Iterator[Figure]:
         y_label=what,
         description=f"{what.capitalize()} over embedding speed; further right is faster. Timed on {where}.",
         log_x=True,
+        looks={label: row.entrant.look for label, row in zip(labels, timed, strict=True)},
     )
 
 
 def _copies(setting: Setting, table: Table) -> Iterator[Code]:
     yield Code(markdown([table]), "Markdown")
     yield Code(booktabs(table), "LaTeX (booktabs)")
-    yield Code("\n\n".join(_citations(setting)), "BibTeX")
+    if citations := _citations(setting):
+        yield Code("\n\n".join(citations), "BibTeX")
 
 
 def _citations(setting: Setting) -> list[str]:
@@ -222,7 +226,8 @@ def _citations(setting: Setting) -> list[str]:
     cards += [
         registry.tasks()[column.name].card if column.name in registry.tasks() else None for column in setting.columns
     ]
-    cards.append(registry.models()["uamix"].card if "uamix" in registry.models() else None)
+    if any(column.name in registry.tasks() for column in setting.columns):  # the protocol's
+        cards.append(registry.models()["uamix"].card if "uamix" in registry.models() else None)
     return list(dict.fromkeys(card.citation.strip() for card in cards if card is not None and card.citation))
 
 

@@ -13,7 +13,7 @@
     const order = name === "remarks" ? values : values.sort((a, b) => a - b);
     const select = document.createElement("select");
     select.name = name;
-    for (const value of order) select.add(new Option(value || "the paper's", value));
+    for (const value of order) select.add(new Option(value || "usual", value));
     const label = document.createElement("label");
     label.append(`${said[name]} `, select);
     label.hidden = values.length < 2;

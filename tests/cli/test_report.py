@@ -49,6 +49,18 @@ def test_results_become_a_page_with_confusions_and_clusters(bench: Bench, result
     assert (again / "fewshot.html").read_bytes() == (tmp_path / "out" / "fewshot.html").read_bytes()
 
 
+def test_every_setting_has_its_confusions_and_a_model_its_colour(bench: Bench, results: Path, tmp_path: Path) -> None:
+    asked = ("-m", "logmel,random", "-t", "esc50", "--data-dir", tmp_path / "data", *SMALL)
+    assert bench("fewshot", *asked, "--k", 2).code == 0
+    assert bench("report", results, "--data-dir", tmp_path / "data", "-o", tmp_path / "out").code == 0
+    page = (tmp_path / "out" / "fewshot.md").read_text(encoding="utf-8")
+    other = page.partition("## Confusions at the other settings")[2].partition("\n## ")[0]
+    for model in ("logmel", "random"):
+        assert page.count(f"**Confusion matrix of {model}, %**") == 2
+        assert other.count(f"**Confusion matrix of {model}, %**") == 1
+    assert page.count("Shares of confusions are of") == 1
+
+
 def test_classes_that_only_one_of_two_tasks_has_are_shown_of_that_one(
     bench: Bench, results: Path, sounds: Path, tmp_path: Path
 ) -> None:

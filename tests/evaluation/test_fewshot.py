@@ -139,7 +139,12 @@ def test_only_drawn_clips_are_embedded_and_each_once(
     union = np.union1d(draw_episodes(task, few).clips, draw_episodes(task, more).clips)
     assert [rows.tolist() for rows in asked] == [union.tolist()]
     assert first.cost.embedded_clips == second.cost.embedded_clips == len(union) < 40
-    assert fewshot(model, task, few).cost.embedded_clips == 0
+    again = fewshot(model, task, few)
+    assert (again.cost.embedded_clips, again.id) == (0, first.id)
+    (pace,) = again.cost.earlier
+    assert (pace.clips, pace.device) == (len(union), first.provenance.device)
+    assert 0 < pace.seconds <= first.cost.embed_s
+    assert first.cost.earlier == second.cost.earlier == ()
     assert fewshot(model, task, few, cache=False).cost.embedded_clips == len(draw_episodes(task, few).clips)
 
 

@@ -47,7 +47,7 @@ def test_the_record_is_that_of_the_design() -> None:
         "per_class": ["a", "b"],
         "names": [],
         "score": ["accuracy", "intervals"],
-        "cost": ["embedded_clips", "embed_s", "episodes_s", "peak_memory_mb"],
+        "cost": ["embedded_clips", "embed_s", "episodes_s", "peak_memory_mb", "earlier"],
         "provenance": [
             "package", "git_revision", "git_dirty", "packages", "python", "device", "platform", "started_at", "command",
             "content_sha256",

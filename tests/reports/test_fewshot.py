@@ -45,7 +45,7 @@ def by_accuracy(one: Result) -> float:
 
 def test_what_is_missing_is_said_in_one_line() -> None:
     page = report([result("a"), result("b")])
-    assert page.markdown.count("No confusion matrix: ") == 1
+    assert page.markdown.count("No confusion matrix of a, b: ") == 1
     assert "no ESC-50-master/meta/esc50.csv in " in page.markdown
     assert "over shots" not in page.markdown.lower()
     with pytest.raises(UsageError, match="--tsne: no embeddings exist"):

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from markdown_it import MarkdownIt
 from uamix_bench.cli import cli, main
 from uamix_bench.cli.errors import Session
 from uamix_bench.plugins import registry
+from uamix_bench.records.record import Pace
 from uamix_bench.records.repeat import repeat_command
 from uamix_bench.records.store import ResultStore
 from uamix_bench.reports.blocks import Cell, Table
+from uamix_bench.reports.board import board
 from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.leaderboard import leaderboard
 from uamix_bench.scoring.episodes import METAAUDIO, Protocol
@@ -79,7 +82,8 @@ def test_accuracies_are_those_of_the_files(site: Path, store: Path) -> None:
         score = document["score"]
         mean, half = 100 * score["accuracy"], 100 * score["intervals"]["episodes"]["half_width"]
         mark = " (†)" if document["task"]["name"] == "voxceleb1" else ""  # AudioSet and VoxCeleb draw from YouTube
-        assert rows[document["model"]["name"]][column] == f"{mean:.1f} ± {half:.1f}{mark}"
+        score = f"{mean:.1f} ± {half:.1f}{mark}"
+        assert rows[document["model"]["name"]][column] in (score, f"{score} (best on these clips)")
 
 
 def test_every_result_has_a_drawer_and_every_link_a_target(site: Path, store: Path) -> None:
@@ -108,13 +112,62 @@ def test_a_model_that_was_trained_on_the_task_is_shown_without_a_rank(records: A
     table = tables(page.markdown)[0]
     assert [row[0] for row in table[1:]] == ["ast", "superb", "libri", "private"]  # by accuracy
     assert [row[1].split(" ")[0] for row in table[1:]] == ["†", "1", "2", "3"]
-    assert [row[2].partition("± ")[2].split(" ")[1:] for row in table[1:]] == [["†"], ["(†)"], [], ["?"]]
+    assert [row[2].partition("± ")[2].partition(" (best")[0].split(" ")[1:] for row in table[1:]] == [
+        ["†"],
+        ["(†)"],
+        [],
+        ["?"],
+    ]
     assert [row[-1].split(" (")[0] for row in table[1:]] == ["overlaps", "may overlap", "none", "unknown"]
     best = next(line for line in page.markdown.splitlines() if line.startswith("| superb |"))
+    assert "(best on these clips)" in best
     assert "**" in best
     assert "**" not in next(line for line in page.markdown.splitlines() if line.startswith("| ast |"))
     for mark in ("†", "(†)", "?"):
         assert f"{mark} The model" in page.markdown or f"{mark} It is not known" in page.markdown
+
+
+def own_results(records: Any) -> list[Any]:
+    """Results on a user's own sounds at two settings."""
+    return [
+        records.result(
+            name, rate, task="local/kitchen", protocol=Protocol(episodes=40, k_shot=k), labels=tuple("abcdef")
+        )
+        for name, rate in (("logmel", 0.7), ("random", 0.3))
+        for k in (1, 5)
+    ]
+
+
+def test_a_site_of_own_tasks_has_nothing_of_the_paper(records: Any) -> None:
+    for text in (leaderboard(own_results(records)).html, leaderboard(own_results(records)).markdown):
+        for word in ("slip", "ublished", "aper's", "uaMix", "siren", "None"):
+            assert word not in text, word
+    both = leaderboard([*own_results(records), records.result(protocol=FEW)])
+    assert "Published figures" in both.markdown
+    assert "slip 1" in both.markdown
+
+
+def test_best_is_said_only_where_new_clips_support_it(records: Any) -> None:
+    setting = board(own_results(records)).settings[0]
+    (best,) = (row.results["local/kitchen"] for row in setting.standings[:1])
+    assert (setting.cell(best).mark, setting.cell(best).note) == ("top", "best on these clips")
+    supported = replace(setting, ranking=setting.ranking._replace(best_for_new_clips=setting.ranking.best))
+    assert (supported.cell(best).mark, supported.cell(best).note) == ("best", "best")
+    (other,) = (row.results["local/kitchen"] for row in setting.standings[1:])
+    assert (setting.cell(other).mark, setting.cell(other).note) == ("", "")
+
+
+def test_speed_is_that_of_earlier_runs_where_all_came_from_the_cache(records: Any) -> None:
+    cached = records.result(protocol=FEW, embedded_clips=0)
+    cost = cached.cost.model_copy(update={"earlier": (Pace(device="cuda: H", clips=300, seconds=2.0),)})
+    page = leaderboard([cached.model_copy(update={"cost": cost})]).markdown
+    row = next(line for line in page.splitlines() if line.startswith("| m |"))
+    assert "| 150 (earlier run) |" in row
+    assert "150.0 clips/s on cuda: H (300 clips in 2.0 s)" in page
+    assert "earlier run)" not in leaderboard([cached]).markdown
+    for embedded, earlier in ((10, True), (400, False)):  # a rate over few clips says little
+        few = cached.model_copy(update={"cost": cost.model_copy(update={"embedded_clips": embedded})})
+        assert ("| 150 (earlier run) |" in leaderboard([few]).markdown) == earlier
 
 
 @pytest.mark.parametrize(

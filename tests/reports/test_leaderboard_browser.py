@@ -94,7 +94,7 @@ def test_a_drawer_opens_and_closes_by_keyboard(page: Any) -> None:
     assert dialog.is_displayed()
     assert "uamix on esc50@1, 5-way 1-shot" in dialog.text
     assert "SHA-256" in dialog.text
-    assert "uamix-bench fewshot --model uamix=WEIGHTS --task esc50" in dialog.text
+    assert "uamix-bench fewshot --model uamix=WEIGHTS --name uamix --task esc50" in dialog.text
     assert page.execute_script("return arguments[0].contains(document.activeElement)", dialog)
     page.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert not dialog.is_displayed()

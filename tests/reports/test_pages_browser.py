@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from uamix_bench.reports import clusters, excerpts, fewshot, figures, finetune, reproduce, training
+from uamix_bench.reports import clusters, excerpts, fewshot, figures, finetune, leaderboard, reproduce, training
 from uamix_bench.reports.blocks import Sound
+from uamix_bench.reports.matrix import matrix
 from uamix_bench.reports.page import Page, render
 from uamix_bench.scoring.episodes import Protocol
 
@@ -22,6 +24,14 @@ from .test_finetune import tuned
 from .test_reproduce import made, planned
 from .test_training import training as trained
 
+# Words of the drawings on show: text, left, right, size in pixels, and true for a matrix, which may have many classes.
+DRAWN = """
+const shown = [...document.querySelectorAll("figure svg text")].filter((one) => one.getClientRects().length);
+return shown.map((one) => {
+  const { left, right } = one.getBoundingClientRect(), svg = one.closest("svg");
+  const size = parseFloat(getComputedStyle(one).fontSize) * svg.clientWidth / svg.viewBox.baseVal.width;
+  return [one.textContent, left, right, size, svg.textContent.includes("predicted")];
+})"""
 SERIOUS = ("serious", "critical")
 
 
@@ -45,7 +55,7 @@ def drawn() -> Page:
         [
             figures.points("points", panels, of_class, names, description="points", titles_of=HOSTILE * 3),
             Sound(HOSTILE[0], tone()),
-            figures.matrix("matrix", names, counts, of=of, description="matrix"),
+            matrix("matrix", names, counts, of=of, description="matrix"),
         ],
     )
 
@@ -58,6 +68,7 @@ PAGES = {
             result(complete=False, command=" ".join(HOSTILE)),
         ]
     ),
+    "leaderboard": lambda: leaderboard.leaderboard(grid(tasks=2, ways=(5,), shots=(1, 5), models=3)),
     "finetune": lambda: finetune.report([tuned(0.4, fraction=0.1), tuned(0.8, seeds=2)]),
     "training": lambda: training.report([trained(), trained("none")]),
     "reproduce": lambda: reproduce.report([made("audiomae", 0.6), made("uamix", 0.7)], plans=[planned("table2")]),
@@ -65,10 +76,15 @@ PAGES = {
 }
 
 
+@cache
+def html(name: str) -> str:
+    return PAGES[name]().html
+
+
 @pytest.fixture(params=PAGES)
 def page(request: pytest.FixtureRequest, browser: Any, tmp_path: Path, bench_home: Path) -> Any:
     """The browser with a page open, everything folded in it opened."""
-    (tmp_path / "page.html").write_text(PAGES[request.param]().html, encoding="utf-8")
+    (tmp_path / "page.html").write_text(html(request.param), encoding="utf-8")
     browser.get("about:blank")
     for log in ("browser", "performance"):
         browser.get_log(log)
@@ -86,9 +102,21 @@ def test_a_page_needs_nothing_else_and_fits_a_phone(page: Any) -> None:
     assert page.execute_script("return window.owned") is None
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    width = page.execute_script("return document.documentElement.scrollWidth")
+    width = page.execute_script("return document.scrollingElement.scrollWidth")
+    words = page.execute_script(DRAWN)
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert width == 390
+    assert [word for word in words if word[1] < 0 or word[2] > 390] == []
+    assert all(size >= 8 for _, _, _, size, many in words if not many)
+
+
+def test_figures_fill_a_desk(page: Any) -> None:
+    width, words = page.execute_script("return document.querySelector('main').clientWidth"), page.execute_script(DRAWN)
+    assert [word for word in words if word[1] < 0 or word[2] > page.execute_script("return innerWidth")] == []
+    drawn = page.execute_script("""
+        const full = [...document.querySelectorAll(".wide > svg[width='100%']")];
+        return full.filter((one) => one.getClientRects().length).map((one) => one.clientWidth)""")
+    assert set(drawn) <= {width}
 
 
 def test_axe_finds_nothing_serious(page: Any) -> None:

@@ -22,10 +22,11 @@ def command() -> None:
     "-t",
     "--task",
     multiple=True,
-    type=options.CommaList(metavar="NAME[,...]"),
+    type=options.CommaList(metavar="NAME|PATH[,...]"),
     callback=options.merged,
-    help="Tasks to show, and to take means over; default all.",
+    help="Tasks to show, and to take means over; default all. Own data by folder or CSV: their clips are then known.",
 )
+@options.data_dir
 @click.option("--title", default="Few-shot audio leaderboard", show_default=True, help="Title of the site.")
 @click.option("--keep-going", is_flag=True, help="Skip damaged or invalid result files and name them; exit code 6.")
 @options.quiet
@@ -36,6 +37,7 @@ def build(
     results: tuple[str, ...],
     output: Path,
     task: tuple[str, ...],
+    data_dir: Path | None,
     title: str,
     keep_going: bool,
     quiet: bool,
@@ -43,11 +45,13 @@ def build(
     """Write a site from RESULTS.
 
     RESULTS are files or folders of them; default UAMIX_BENCH_HOME/results. SITE/index.html needs no network and no
-    server. Beside it stand the same as Markdown and a page of classes for each task and setting.
+    server. Beside it stand the same as Markdown and a page of classes for each task and setting. A model is called
+    best only if it is so for new clips, too: this needs the data (--data-dir, -t).
     """
     items = session.begin("leaderboard build")
 
     from uamix_bench.cli.progress import TerminalProgress
+    from uamix_bench.evaluation.redraw import Redraw
     from uamix_bench.plugins import registry
     from uamix_bench.records.results import Result
     from uamix_bench.records.store import read_all
@@ -62,10 +66,13 @@ def build(
         TerminalProgress(quiet).say(f"left out: {error}")
     evaluated = [record for _, record in found.records if isinstance(record, Result)]
     named = {result.task.name for result in evaluated}
-    for unknown in set(task) - named:
+    paths = [name for name in task if name not in named and any(mark in name for mark in "~./\\")]
+    redraw = Redraw(data_dir, [str(files.expanded(name)) for name in paths])
+    wanted = (set(task) - set(paths)) | redraw.own
+    for unknown in wanted - named:
         raise UsageError(f"--task {unknown}", "no result is of it", nearest(unknown, sorted(named)))
-    chosen = [result for result in evaluated if not task or result.task.name in task]
-    page = registry.find_report("leaderboard")(chosen, title=title)
+    chosen = [result for result in evaluated if not task or result.task.name in wanted]
+    page = registry.find_report("leaderboard")(chosen, title=title, draws=redraw.draws)
     for line in getattr(page, "said", ()):
         TerminalProgress(quiet).say(line)
     for name, text in {"index.html": page.html, "index.md": page.markdown, **page.files}.items():

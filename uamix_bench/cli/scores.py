@@ -75,6 +75,8 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
         _note(f"* {', '.join(who)} on {words}")
     for line in _health(results, labels):
         _note(line)
+    if paces := _paces(results):
+        _note(paces)
     if shares := _shared(results):
         _note(f"Queries that share their group with a support clip: {', '.join(shares)} (--group-disjoint)")
     for result in results:
@@ -109,14 +111,13 @@ def _score_table(
         for shot in shots:
             result = rows[label, task].get((way, shot))
             cells += [_accuracy(result), *([_mark(result, ranking)] if marks[shot] else [])]
-        embedded = [result.cost for result in found if result.cost.embedded_clips]
         table.add(
             label,
             *([task] if several else []),
             *cells,
             *(_sizes(found) if several else []),
-            _rate(embedded[0].embedded_clips, embedded[0].embed_s) if embedded else "cached",
-            _rate(sum(result.protocol.episodes for result in found), sum(result.cost.episodes_s for result in found)),
+            _clip_rate(found),
+            _rate(sum(one.protocol.episodes for one in found) / max(sum(one.cost.episodes_s for one in found), 1e-9)),
         )
     return table
 
@@ -320,6 +321,21 @@ def _cell(result: Result, sweep: bool) -> tuple[str, ...]:
     return (str(result.protocol.n_way), str(result.protocol.k_shot)) if sweep else ()
 
 
-def _rate(number: int, seconds: float) -> str:
-    rate = number / max(seconds, 1e-9)
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+def _clip_rate(results: Sequence[Result]) -> str:
+    """Clips embedded per second by the run that embedded most; in parentheses if these are earlier runs."""
+    costs = [result.cost for result in results]
+    rates = [(cost.embedded_clips, _rate(rate)) for cost in costs if (rate := cost.rate())]
+    rates += [(pace.clips, f"({_rate(pace.clips / pace.seconds)})") for cost in costs if (pace := cost.pace())]
+    return max(rates, key=lambda one: one[0])[1] if rates else "cached"
+
+
+def _paces(results: Sequence[Result]) -> str:
+    """Note on rates of earlier runs, with their devices; empty if none is shown."""
+    devices = dict.fromkeys(pace.device for result in results if (pace := result.cost.pace()))
+    if not devices:
+        return ""
+    return f"(clips/s): embeddings from the cache; rate of the earlier runs that made them, on {' or '.join(devices)}"
+
+
+def _rate(per_s: float) -> str:
+    return f"{per_s:,.0f}" if per_s >= 10 else f"{per_s:.1f}"

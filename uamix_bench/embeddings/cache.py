@@ -18,7 +18,8 @@ from uamix_bench.util.arrays import Floats, Mask
 from uamix_bench.util.errors import BadInputError, MachineError
 
 _MODEL, _DEVICES = "model.json", "devices.json"
-DESCRIPTIONS = (_MODEL, _DEVICES)  # files beside the shards
+PACE = "pace.json"  # see `uamix_bench.embeddings.pace`
+DESCRIPTIONS = (_MODEL, _DEVICES, PACE)  # files beside the shards
 _UNRECORDED = "not recorded"
 
 _DECODING = 2  # raised whenever audio.read gives other samples for the same file

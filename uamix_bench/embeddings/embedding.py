@@ -19,8 +19,10 @@ from uamix_bench.embeddings.batching import Batches
 from uamix_bench.embeddings.cache import EmbeddingCache, ModelKey, clip_keys
 from uamix_bench.embeddings.decoding import decode
 from uamix_bench.embeddings.known import KnownModel
+from uamix_bench.embeddings.pace import add_pace, kept_paces
 from uamix_bench.plugins.card import Segments
 from uamix_bench.records.provenance import device_name
+from uamix_bench.records.record import Pace
 from uamix_bench.storage.digests import FileDigests
 from uamix_bench.util.arrays import Doubles, Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError, BenchError, own_code
@@ -57,6 +59,7 @@ class Embeddings:
         seconds: Wall time of the whole call, in seconds.
         devices: Names of the processors and GPUs that made the embeddings, now or when they were kept.
         warnings: Faults of the cache, one line each. They do not affect the embeddings.
+        earlier: Paces of earlier runs, if a part of the embeddings or all came from the cache.
     """
 
     vectors: Floats
@@ -69,6 +72,7 @@ class Embeddings:
     seconds: float
     devices: tuple[str, ...]
     warnings: tuple[str, ...]
+    earlier: tuple[Pace, ...]
 
 
 def embed(
@@ -138,6 +142,7 @@ def embed(
         seconds=time.perf_counter() - started,
         devices=whole.devices,
         warnings=(*digested.warnings, *whole.warnings),
+        earlier=whole.earlier,
     )
 
 
@@ -151,6 +156,7 @@ class _Embedded(NamedTuple):
     embedded: int
     devices: tuple[str, ...]
     warnings: tuple[str, ...]
+    earlier: tuple[Pace, ...] = ()
 
 
 def _hear(
@@ -176,19 +182,23 @@ def _hear(
     limit = housekeeping.size_limit() if key else None
     run = _Run(model, list(row_of), batch_size, EmbeddingCache(key) if key else None, limit)
     devices = set(run.cache.devices) if run.cache and run.done.any() else set()
+    earlier = kept_paces(run.cache.folder) if run.cache and run.done.any() else ()
     broken: dict[int, BenchError] = {}
     todo = [row for row in np.flatnonzero(~run.done).tolist() if distinct[row] not in digested.failed]
     if todo:
         sources = [clip_sounds[distinct[row]] for row in todo]
         give_up = bool(digested.failed) and not keep_going
         heard = decode(sources, run.model.sample_rate, data.card.clip_seconds, segments, progress)
+        begun = time.perf_counter()
         broken = _embed_all(run, todo, heard, keep_going, give_up, progress)
         devices |= {run.device} if run.embedded else set()
+        if run.cache and run.embedded:
+            add_pace(run.cache.folder, run.device, run.embedded, time.perf_counter() - begun)
     failures = dict(digested.failed)
     if broken:
         failures |= {index: broken[row] for index, row in enumerate(place.tolist()) if row in broken}
     told = (*warnings, *(run.cache.warnings if run.cache else ()))
-    return _Embedded(place, run.done, run.rows, failures, run.embedded, tuple(sorted(devices)), told)
+    return _Embedded(place, run.done, run.rows, failures, run.embedded, tuple(sorted(devices)), told, earlier)
 
 
 def _cache_key(model: AudioModel | KnownModel, warnings: list[str]) -> ModelKey | None:

@@ -19,7 +19,7 @@ from uamix_bench.evaluation.zero_shot import check_text_side, zero_shot_texts
 from uamix_bench.plugins.card import Segments
 from uamix_bench.plugins.overlap import overlap
 from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
-from uamix_bench.records.record import Cost, HalfInterval, Provenance, Skipped, Status, TaskIdentity
+from uamix_bench.records.record import Cost, HalfInterval, Pace, Provenance, Skipped, Status, TaskIdentity
 from uamix_bench.records.results import Episodes, Intervals, Result, Score
 from uamix_bench.scoring import health
 from uamix_bench.scoring.classifiers import class_names, classify
@@ -130,6 +130,7 @@ class _Pool:
         self.model, self.task, self.segments, self.options = model, task, segments, options
         self.broken: dict[int, Skipped] = {}
         ahead = options.get("ahead")
+        self.earlier: tuple[Pace, ...] = ()
         self.embedded, self.seconds = (ahead.clips, ahead.seconds) if ahead else (0, 0.0)
         self.devices = set(ahead.devices) if ahead else set()
         self._place = np.full(len(task.clips), -1)  # where a row's embedding stands
@@ -168,6 +169,8 @@ class _Pool:
         self._silent = np.concatenate([self._silent, found.silent[found.valid]])
         self._digests |= zip(new.tolist(), found.digests, strict=True)
         self._keys += [key for key, good in zip(found.keys, found.valid, strict=True) if good]
+        if not self.options.get("ahead"):  # else they came into the cache by this run
+            self.earlier = self.earlier or found.earlier
         self.embedded += found.embedded_clips
         self.seconds += found.seconds
         self.devices |= set(found.devices)
@@ -268,6 +271,7 @@ class _Cell:
                 embed_s=pool.seconds,
                 episodes_s=episodes_s,
                 peak_memory_mb=peak_memory_mb(str(pool.model.device)),
+                earlier=pool.earlier,
             ),
             provenance=provenance.model_copy(
                 update={"content_sha256": content_sha256, "device": fit(", ".join(sorted(pool.devices)))}

@@ -23,6 +23,7 @@ from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings import housekeeping
 from uamix_bench.embeddings.batching import Batches
 from uamix_bench.embeddings.cache import EmbeddingCache, ModelKey, clip_keys
+from uamix_bench.embeddings.pace import add_pace
 from uamix_bench.engines.engine import Engine, Stop, host, never
 from uamix_bench.engines.same_code import Versions, check_versions, differ, refuse_other, versions
 from uamix_bench.evaluation.earlier import Overwrite, find_earlier
@@ -138,6 +139,7 @@ def embed_ahead(
             keys = [key for key, done in zip(job.keys, found.done, strict=True) if done]
             if not housekeeping.keep(cache, keys, found.rows[found.done], found.device, limit_bytes):
                 raise MachineError(cache.folder, cache.warnings[-1], "free space, or choose another UAMIX_BENCH_HOME")
+            add_pace(cache.folder, found.device, len(keys), found.seconds)
             before = ahead.get(cell_of[index], Ahead(0, 0.0, ()))
             devices = tuple(sorted({*before.devices, found.device}))
             ahead[cell_of[index]] = Ahead(before.clips + len(keys), before.seconds + found.seconds, devices)

@@ -34,6 +34,11 @@ class Redraw:
         self._loaded: dict[str, TaskData | str] = {}
         self._drawn: dict[tuple[str, str], EpisodeSet] = {}
 
+    @property
+    def own(self) -> set[str]:
+        """Names in results of a user's own data, such as ``local/kitchen``."""
+        return {data.name for data in self._own}
+
     def __call__(self, result: Result) -> EpisodeSet | str:
         """Draws a result's episodes from its clip table; returns the reason as text if that is impossible.
 
