@@ -11,6 +11,7 @@ from uamix_bench.util.errors import nearest
 from uamix_bench.util.files import digest, home
 
 Mixing = Literal["none", "mixup", "t-cutmix", "tf-cutmix"]
+Pooling = Literal["mean", "stacked", "stacked-mean-max"]
 Partner = Literal["neighbour", "flip", "permutation"]
 HEAD_ALONE = "head"  # the name of a recipe of stage 1 alone
 MIXINGS: tuple[Mixing, ...] = ("none", "mixup", "t-cutmix", "tf-cutmix")
@@ -135,6 +136,7 @@ class PretrainRecipe(Recipe):
     mask_ratio: float = Field(default=0.8, gt=0, lt=1)
     epochs: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
+    pooling: Pooling = Field(default="mean", description="pooling that the weights are evaluated with")
     views: NamedViews = VIEWS["pretrain"]
 
     @model_validator(mode="after")
@@ -195,10 +197,10 @@ class TuneRecipe(Recipe):
     queue: int = Field(default=65_536, ge=1, description="MAE-CT base16, for ImageNet's 1.3 million images")
     projector: tuple[int, int, int] = Field(default=(2048, 2048, 256), description="MAE-CT base16")
     predictor: int = Field(default=4096, ge=1, description="MAE-CT base16")
-    pooling: Literal["mean", "stacked"] = Field(
+    pooling: Pooling = Field(
         default="mean",
-        description="f: the mean of the patch tokens (MAE-CT, the paper), or their mel rows side by side, averaged "
-        "over time (M2D). The weights are evaluated as they were tuned",
+        description="f: the mean of the patch tokens (MAE-CT, the paper); their mel rows side by side, averaged over "
+        "time (M2D); or that mean and the maximum over time (the project's). The weights are evaluated as tuned",
     )
     ema: float = Field(
         default=0.99, ge=0, lt=1, description="of the projector that writes the queue in stage 2 (MAE-CT base16)"
@@ -293,6 +295,7 @@ PRETRAIN: dict[str, PretrainRecipe] = {
         learning_rate=8e-4,
         weight_decay=1e-4,
         warmup=0.1,
+        pooling="stacked-mean-max",
         precision="bfloat16",
         save_dtype="float16",
     ),
@@ -307,6 +310,7 @@ TUNE: dict[str, TuneRecipe] = {
         top_k=5,
         projector=(512, 512, 128),
         predictor=512,
+        pooling="stacked-mean-max",
         head_epochs=1,
         epochs=3,
         head_learning_rate=1e-3,
