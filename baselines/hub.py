@@ -41,7 +41,7 @@ class Snapshot(NamedTuple):
 
     @property
     def reference(self) -> str:
-        """What another process finds the same files by."""
+        """Reference by which another process finds the same files."""
         return self.repository or str(self.folder)
 
     def json(self, name: str) -> dict[str, Any]:

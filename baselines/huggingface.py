@@ -50,7 +50,7 @@ class HuggingFace(AudioModel):
         return self.encoder.width(self.pooling, self.layer or "last")
 
     def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What each clip alone becomes by the model's extractor.
+        """Features of each clip alone, by the model's extractor.
 
         Args:
             waveforms: (B, S) float32 in [-1, 1] at the model's rate.

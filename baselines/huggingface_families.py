@@ -327,19 +327,19 @@ class Remote(Encoder):
 
 
 def _extracted(encoder: Encoder, clip: Floats) -> Any:
-    """What the extractor gives for one clip alone, as numpy arrays."""
+    """Extractor's output for one clip alone, as numpy arrays."""
     return encoder.extractor(clip, sampling_rate=encoder.sample_rate, return_tensors="np")
 
 
 @dataclass(frozen=True)
 class Family:
-    """What a ``model_type`` stands for.
+    """Family of models with one ``model_type``.
 
     Attributes:
         model: Name of the class in transformers.
-        extractor: That of its feature extractor.
+        extractor: Name of its feature extractor's class.
         encoder: How it is run.
-        prefixes: What stands before the encoder's tensors in a file of a larger model.
+        prefixes: Prefixes of the encoder's tensors in a file of a larger model.
         part: The part of the configuration that is the encoder's; all of it where empty.
     """
 

@@ -44,9 +44,9 @@ def ablation(records: Iterable[Any], *, title: str = "") -> Page:
             Section("Differences", list(_differences(record, first)), id="differences"),
             *_sweep(record, differences),
             Section("Training", [_training(record)], id="training"),
-            Section("What the paper reports", list(_published()), id="published"),
+            Section("Published results", list(_published()), id="published"),
             Section("How to read it", [Prose(_limits(record, first))], id="limits"),
-            Section("What was run", list(_run(record)), id="run"),
+            Section("Trainings", list(_run(record)), id="run"),
         ],
         lead=_lead(record, first),
         footer="Made by uamix-bench. All but the published figures can be recomputed from ablation.json.",
@@ -77,7 +77,9 @@ def _verdict(first: Sequence[Delta]) -> str:
     sentences = [
         f"Better than {reference}: {', '.join(told['better'])}." if told["better"] else "",
         f"Worse than {reference}: {', '.join(told['worse'])}." if told["worse"] else "",
-        f"Not told from {reference} on these episodes: {', '.join(told['alike'])}." if told["alike"] else "",
+        f"Cannot be told apart from {reference} on these episodes: {', '.join(told['alike'])}."
+        if told["alike"]
+        else "",
     ]
     return " ".join(filter(None, sentences)) or f"Only the reference, {reference}, was evaluated."
 
@@ -135,9 +137,9 @@ def _table(record: AblationRecord, shown: Sequence[Delta], title: str) -> Table:
     notes = [
         "± of the accuracy: conventional 95% half-width over episodes. ± of the difference: paired t interval on the "
         "same episodes. Both cover these clips and these trainings only.",
-        f"Over seeds: standard deviation over the {len(record.seeds)} trainings, apart from the spread over episodes."
+        f"Over seeds: standard deviation over the {len(record.seeds)} trainings, without the spread over episodes."
         if seeds
-        else "One training of each variant: what another seed would give is not known from it.",
+        else "One training of each variant: the spread over seeds is unknown.",
         f"p: paired t test{f', Holm over these {tested} differences' if tested > 1 else ''}." if tested else "",
     ]
     rows = [tuple(_row(delta, tasks, cells, seeds, bool(tested))) for delta in shown]
@@ -172,8 +174,8 @@ def _sweep(record: AblationRecord, differences: Sequence[Delta]) -> Iterator[Sec
         return
     blocks: list[Block] = [
         Prose(
-            "Figures 4 and 5 of the paper vary ways and shots, and do not say which: this grid is assumed. "
-            "These cells explore, and are not tested: the declared tests are those above."
+            "Figures 4 and 5 of the paper vary ways and shots without giving them: this grid is assumed. "
+            "These cells are exploratory and not tested; the declared tests are those above."
         )
     ]
     for task, left_out in dict.fromkeys((delta.task, delta.classes_left_out) for delta in differences):
@@ -206,7 +208,7 @@ def _curves(
         lines,
         x_label=along,
         y_label="accuracy in %",
-        description=f"A panel for every {fixed}, a line for every variant; intervals stand in the table of every cell.",
+        description=f"A panel for every {fixed}, a line for every variant; the table of every cell has the intervals.",
         x_ticks=x,
         log_x=along == "shots",
     )
@@ -223,8 +225,8 @@ def _training(record: AblationRecord) -> Figure:
         {words: lines for words, lines in panels.items() if lines} or {"loss": [Series("none", [], [])]},
         x_label="step",
         y_label="",
-        description="Losses of different mixings are not comparable: the labels of mixtures have an entropy of their "
-        "own, below which no loss falls. A rank that falls to a few is collapse.",
+        description="Losses of different mixings are not comparable: the labels of mixtures have an entropy, a lower "
+        "bound of the loss. An effective rank near 1 means collapse.",
     )
 
 
@@ -239,8 +241,8 @@ def _history(arm: Arm, name: str) -> Series | None:
 def _published() -> Iterator[Block]:
     papers = published()
     yield Prose(
-        "Published figures, of ViT-B tuned on AudioSet-20K, stand here to be read beside the measured ones; they are "
-        "another model on other sounds, and nothing above is compared with them."
+        "Published figures, of ViT-B tuned on AudioSet-20K. They are "
+        "another model on other sounds; nothing above is compared with them."
     )
     yield papers.show(papers.table("uamix-table-3"))
 
@@ -250,15 +252,15 @@ def _limits(record: AblationRecord, first: Sequence[Delta]) -> str:
     smallest = [delta.difference_half for delta in first if delta.difference_half is not None]
     texts = [
         f"The intervals of differences cover only which {protocol.episodes:,} episodes were drawn from these clips. "
-        "More episodes make them as narrow as one likes; they say nothing of new clips, new classes or other data sets."
+        "They narrow with the number of episodes, and do not cover new clips, new classes or other data sets."
         + (f" Here they are about ± {100 * float(np.median(smallest)):.2f} points wide." if smallest else ""),
-        "A training is one draw too."
+        "A training is one random draw as well."
         + (
-            f" The spread over {len(record.seeds)} seeds is shown apart; a difference smaller than it is not a finding."
+            f" The spread over {len(record.seeds)} seeds is shown separately; a smaller difference is not a finding."
             if len(record.seeds) > 1
-            else " With one seed there is no measure of that spread, and a small difference may be the seed's."
+            else " With one seed that spread is unknown, and a small difference may come from the seed."
         ),
-        "All arms of a seed share data order, views and initial heads, and differ in what is named alone. Each was "
+        "All arms of a seed share data order, views and initial heads. They differ only in the named fields. Each was "
         "trained with the recipe's own learning rates: a variant may do better with others.",
     ]
     revisions = {arm.training.provenance.git_revision for arm in record.arms}
@@ -287,7 +289,7 @@ def _run(record: AblationRecord) -> Iterator[Block]:
         yield Table(
             ("variant", "seed>", "reason"),
             [(arm.label, str(arm.seed), arm.reason) for arm in record.set_aside],
-            "Set aside: these failed, and are in no table",
+            "Failed arms, skipped in every table",
         )
     yield Table(
         ("variant", "seed>", "recipe", "weights", "revision", "minutes>"),

@@ -22,8 +22,8 @@ def class_page(setting: Setting, column: Column) -> Page:
     table = Table(
         ["class", *(f"{row.entrant.label}>" for row in rows)],
         body,
-        f"Queries answered rightly, per cent of those asked of each class, {setting.title}",
-        "A query is right among the classes of its episode, so a class is easy or hard beside the others of the task.",
+        f"Accuracy by class in per cent, {setting.title}",
+        "A query is classified among the classes of its episode: a class is easy or hard relative to the others.",
     )
     return render(
         f"{column.label}, {setting.title}: accuracy by class",

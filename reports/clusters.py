@@ -92,7 +92,9 @@ def choose(task: str, labels: Sequence[str], wanted: Sequence[str] = (DEFAULT,))
         if label not in labels:
             raise UsageError(f"--tsne {label}", f"is no class of {task}", nearest(label, list(labels)))
     if len(chosen) < 2:
-        raise UsageError("--tsne", f"{len(chosen)} class of {task} has nothing to lie apart from", "name two or more")
+        raise UsageError(
+            "--tsne", f"{len(chosen)} class of {task} has no other class to be compared with", "name two or more"
+        )
     return chosen
 
 
@@ -137,7 +139,7 @@ def blocks(replays: Mapping[str, Replay], wanted: Sequence[str] = (DEFAULT,)) ->
             (name, f"{found.silhouette:.3f}", f"{100 * found.purity:.1f}", f"{len(class_of):,}")
             for name, found in measured.items()
         ],
-        "How far the classes lie apart",
+        "Separation of the classes",
         "Measured in the embedding space by Euclidean distance, on the same clips for each model; a nearest neighbour "
         f"is one of another group ({data.card.group}). By chance {100 / len(chosen):.1f}% of neighbours have the class."
         "\n\nThe t-SNE is a picture: distances between its clusters, and their sizes, mean nothing. These numbers are "

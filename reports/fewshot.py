@@ -74,7 +74,7 @@ def _lead(table: Board) -> str:
     models, tasks = count(len(table.entrants), "model"), count(len(table.tasks), "task")
     text = f"{models}, {tasks}, {count(len(table.settings), 'setting')}: accuracy of N-way K-shot episodes in per cent."
     if table.superseded:
-        text += f" {count(table.superseded, 'older result')} of the same evaluation left out."
+        text += f" {count(table.superseded, 'older result')} of the same evaluation skipped."
     return " ".join([text, *(f"{line}." for line in table.earlier)])
 
 
@@ -104,7 +104,7 @@ def accuracy(table: Board) -> Iterator[Block]:
     yield Prose(
         "± half-width of the conventional 95% interval, 1.96 x population std / sqrt(episodes): it covers only "
         "which episodes were drawn from these clips. Bold: the best of a task at a setting. Underlined: cannot be told "
-        "from it "
+        "apart from it "
         f"(paired t on the same episodes at {SIGNIFICANCE:.0%}, Holm over the pairs of the setting)."
     )
     if wide := _wider(table):
@@ -156,7 +156,7 @@ def _wider(table: Board) -> Table | None:
         ("model", "task", "setting", *(f"{words}>" for words in _POPULATIONS.values())),
         rows,
         "95% half-widths in points, by the population they cover",
-        "A claim about a model on sounds beyond these clips needs the wider ones.",
+        "A claim about other sounds than these clips needs the wider intervals.",
     )
 
 
@@ -185,9 +185,9 @@ def differences(settings: Iterable[Setting]) -> Iterator[Section]:
             rows.append((f"{name} less {other}", label, setting.title, less, p, f"{100 * found.smallest:.2f}"))
     if rows:
         note = (
-            "Points ± half-width of the 95% t interval of the paired differences, over the draw of episodes. p: "
-            "two-sided, Holm over the pairs of a setting. Detectable: the true difference that one such test would "
-            f"have found with a probability of {POWER:g}."
+            "Points ± half-width of the 95% t interval of the paired differences, over which episodes were drawn. p: "
+            "two-sided, Holm over the pairs of a setting. Detectable: smallest true difference that one such "
+            f"test would find {10 * POWER:g} times in 10."
         )
         columns = ("models", "task", "setting", "points>", "p>", "detectable>")
         yield Section("Differences on the same episodes", [Table(columns, rows, note=note)], look="folded")
@@ -223,7 +223,7 @@ def _episodes(setting: Setting, column: Column) -> Figure:
         {name: 100 * result.accuracies() for name, result in held.items()},
         x_label="accuracy in %",
         bins=100 * (np.arange(0, asked + step + 1, step) - 0.5) / asked,
-        description=f"How many episodes reach which accuracy. Standard deviation over episodes: {spread}.",
+        description=f"Number of episodes by accuracy. Standard deviation over episodes: {spread}.",
     )
 
 
@@ -276,7 +276,7 @@ def _by_class(held: Mapping[str, Result]) -> Figure:
         {name: ([100 * rate.get(label, np.nan) for label in labels], none) for name, rate in rates.items()},
         x_label="accuracy in %",
         share_x=True,
-        description=f"Share of a class's queries that were given to it, one row a class, the hardest first: "
+        description=f"Share of a class's queries that are classified correctly, one row per class, the hardest first: "
         f"{labels[0]} is the hardest, {labels[-1]} the easiest.",
     )
 
@@ -288,13 +288,13 @@ def _confusion(name: str, found: Replay) -> Iterator[Block]:
     wrong = np.where(np.eye(len(labels), dtype=bool), -1.0, shares)
     worst = np.column_stack(np.unravel_index(np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS], wrong.shape))
     pairs = [(int(true), int(given)) for true, given in worst if wrong[true, given] > 0]
-    words = "; ".join(f"{labels[true]} for {labels[given]}" for true, given in pairs[:3])
-    about = "Cells are shares of the queries of the row's class, in episodes where the column's class was a choice."
+    words = "; ".join(f"{labels[true]} as {labels[given]}" for true, given in pairs[:3])
+    about = "Cells are shares of the queries of the row's class, in episodes that contain the column's class."
     if len(labels) <= _MOST_CLASSES:
-        description = f"{about} Most often {name} takes {words}." if pairs else about
+        description = f"{about} Most frequent errors of {name}: {words}." if pairs else about
         yield figures.matrix(f"Confusion matrix of {name}, %", labels, counts, of=of, description=description)
     if not pairs:
-        yield Prose(f"{name} takes no class for another in these episodes.")
+        yield Prose(f"{name} makes no error in these episodes.")
         return
     rows = [
         (
@@ -305,7 +305,7 @@ def _confusion(name: str, found: Replay) -> Iterator[Block]:
         )
         for true, given in pairs
     ]
-    columns = ("class", "taken for", "% of queries>", "queries>")
+    columns = ("class", "predicted", "% of queries>", "queries>")
     yield Table(columns, rows, f"Most often confused by {name}", about)
 
 
@@ -331,4 +331,4 @@ def _clusters(replays: Mapping[str, Mapping[str, Replay | BenchError]], wanted: 
     if not shown and unfit:
         raise unfit[0]
     if not shown:
-        raise UsageError("--tsne", f"no embeddings are at hand ({lacking[0] if lacking else 'no result'})", "")
+        raise UsageError("--tsne", f"no embeddings exist ({lacking[0] if lacking else 'no result'})", "")

@@ -36,8 +36,8 @@ def report(records: Iterable[Any]) -> Page:
     by_task: dict[str, list[FinetuneResult]] = {}
     for one in found:
         by_task.setdefault(one.task.label, []).append(one)
-    lead = ["The last epoch of every run, on clips that it never saw."]
-    lead += [f"{count(superseded, 'older record')} of the same evaluation left out."] * bool(superseded)
+    lead = ["Last epoch of every run, on held-out clips."]
+    lead += [f"{count(superseded, 'older record')} of the same evaluation skipped."] * bool(superseded)
     blocks: list[Block] = [
         Section(task, [_scores(of_task, labels), *_fractions(task, of_task), *_classes(of_task, labels)])
         for task, of_task in by_task.items()
@@ -103,7 +103,7 @@ def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
         rows,
         "Mean over runs",
         f"± half-width of the 95% interval ({intervals}): it covers new recordings, speakers or videos under the "
-        "same training clips." + " Over seeds: standard deviation of the mean over folds, apart from that." * seeds,
+        "same training clips." + " Over seeds: standard deviation of the mean over folds, reported separately." * seeds,
     )
 
 
@@ -139,7 +139,7 @@ def _fractions(task: str, records: Sequence[FinetuneResult]) -> Iterator[Figure]
             },
             x_label="% of the training clips",
             y_label="score in %",
-            description="Score with its 95% band over the share of training clips that were used.",
+            description="Score with its 95% band over the fraction of training clips.",
             log_x=True,
         )
 

@@ -61,7 +61,7 @@ def _lead(table: Board) -> str:
         f"{count(len(table.settings), 'setting')}: {count(len(table.results), 'result')}, the newest of {newest}."
     )
     if table.superseded:
-        text += f" {count(table.superseded, 'older result')} of the same evaluation left out."
+        text += f" {count(table.superseded, 'older result')} of the same evaluation skipped."
     return " ".join([text, *(f"{line}." for line in table.earlier)])
 
 
@@ -122,7 +122,7 @@ def _reading() -> Section:
 def _published(papers: Published) -> Iterator[Block]:
     for source in papers.sources.values():
         if source.slips:
-            yield Prose(f"What to know of the figures of {source.title}:")
+            yield Prose(f"Remarks on the figures of {source.title}:")
             yield Facts({f"slip {at}": slip for at, slip in enumerate(source.slips, 1)})
     for table in papers.tables:
         yield Section(table.title.split(":")[0], [papers.show(table)], id=f"published-{table.id}", look="folded")

@@ -118,7 +118,7 @@ class Published(_Part):
         ]
         notes = [table.note, "" if many else f"Source: {sources[0].title}"]
         if any(row.recalled for row in table.rows):
-            notes.append(f"{RECALLED} recalled from the literature, not read again in the source")
+            notes.append(f"{RECALLED} recalled from the literature, not verified in the source")
         return Table([*columns, *(["source"] if many else [])], rows, table.title, "\n\n".join(filter(None, notes)))
 
 

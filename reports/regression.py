@@ -30,7 +30,7 @@ def regression(
         blocks += map(Prose, notes(pairs))
     if comparison and comparison.added:
         names = ", ".join(f"{result.model.name} on {result.task.name}" for result in comparison.added)
-        blocks.append(Prose(f"Only in HEAD, and compared with nothing: {names}."))
+        blocks.append(Prose(f"Only in HEAD, not compared: {names}."))
     if timings:
         blocks.append(_speed(timings))
     return render(headline(pairs, timings, gates), blocks, lead=_lead(gates))
@@ -60,13 +60,13 @@ def notes(pairs: Sequence[Pair]) -> list[str]:
     lines = []
     if any(one.population == "new clips" for one in evidence):
         lines.append(
-            "Speaks of new clips: the interval allows for the choice of the clips, as if the data set were made again."
+            "Covers new clips: the interval includes the choice of the clips, as if the data set were collected again."
         )
     if reasons := {one.why: None for one in evidence if one.population == "these clips"}:
-        lines.append(f"Speaks of these clips only, and may be chance beyond them ({'; '.join(reasons)}).")
+        lines.append(f"Covers these clips only; the difference may be chance for others ({'; '.join(reasons)}).")
     if evidence:
         lines.append(
-            f"Smallest drop: what would have been found with a probability of 80%, of {len(evidence)} "
+            f"Smallest drop: the smallest true drop that this run would find 8 times in 10, with {len(evidence)} "
             f"test{'s' * (len(evidence) != 1)} at 5% together (Holm)."
         )
     return lines
@@ -74,7 +74,7 @@ def notes(pairs: Sequence[Pair]) -> list[str]:
 
 def _lead(gates: Sequence[str]) -> str:
     if not gates:
-        return "Nothing was asked to fail on."
+        return "No failure criterion was given (--fail-on)."
     return f"Fails where a one-sided 95% interval excludes the margin: {', '.join(gates)}."
 
 
@@ -119,7 +119,7 @@ def _speed(timings: Sequence[Timing]) -> Table:
         ]
         for timing in ordered
     ]
-    note = "The interval is of the mean over one run's rounds; another run on the same machine can differ by more."
+    note = "The interval is of the mean over one run's rounds; another run on the same machine can differ more."
     columns = ("benchmark", "base median>", "head median>", "change>", "rounds>", "verdict")
     return Table(columns, rows, title="Speed", note=note)
 

@@ -144,13 +144,11 @@ def _blocks(plan: Plan, records: Sequence[Any], data_dir: Path | None) -> list[B
     blocks: list[Block] = []
     if plan.miniatures:
         names = ", ".join(plan.miniatures)
-        blocks.append(
-            Prose(f"Miniatures stand in for {names}: nothing measured on them can be held against the paper.")
-        )
+        blocks.append(Prose(f"Miniatures stand in for {names}: results on them cannot be compared with the paper."))
     if plan.target.published:
         blocks += _beside(plan, results)
     elif plan.target.kind == "few-shot":
-        blocks.append(Prose("The figure's values are not published as numbers: ours stand alone."))
+        blocks.append(Prose("The figure's values are not published as numbers: only ours are shown."))
     if plan.target.kind == "few-shot" and results:
         table = board(results)
         blocks += [*accuracy(table)] if not plan.target.published else []
@@ -161,7 +159,7 @@ def _blocks(plan: Plan, records: Sequence[Any], data_dir: Path | None) -> list[B
         blocks += _clusters(plan, results, data_dir)
     if plan.missing:
         rows = [(need.subject, _some(need.needed_by), need.remedy) for need in plan.missing]
-        blocks.append(Table(("missing", "needed by", "how to get it"), rows, "Missing"))
+        blocks.append(Table(("missing", "needed by", "remedy"), rows, "Missing"))
     blocks.append(Prose("\n\n".join(f"Assumed: {line}" for line in plan.target.assumed)))
     return blocks
 
@@ -197,7 +195,7 @@ def _row(outcome: Outcome, lacks: Sequence[str]) -> Row:
     if outcome.paper is not None:
         paper = Cell(*with_half(*outcome.paper, 1, scale=1), outcome.paper[0])
     if outcome.ours is None:
-        why = f"no {', no '.join(lacks)}" if lacks else "not run, or set aside"
+        why = f"no {', no '.join(lacks)}" if lacks else "not run, or skipped"
         return paper, _MISSING, "", Cell(why, mark="faint")
     value, half = outcome.ours
     ours = percent(

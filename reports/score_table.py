@@ -55,9 +55,9 @@ def _score_table(setting: Setting, papers: Published) -> Table:
     ]
     tests = len(setting.ranking.differences)
     notes = [
-        "Each accuracy opens what it comes from. ± is the half-width of the conventional 95% interval, of these clips.",
-        "Bold: the best of a column. Underlined: cannot be told from it (paired t on the same episodes, 5%, Holm over "
-        f"the {count(tests, 'pair')} of this table). Rank: the places a model may have, by its mean."
+        "Each accuracy opens its provenance. ± is the half-width of the conventional 95% interval, these clips only.",
+        "Bold: the best of a column. Underlined: cannot be told apart from it (paired t, same episodes, 5%, Holm over "
+        f"the {count(tests, 'pair')} of this table). Rank: the range of places that a model may have, by its mean."
         if tests
         else "",
     ]

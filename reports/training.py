@@ -47,7 +47,7 @@ def report(records: Iterable[Any]) -> Page:
     return render(
         "Trainings" if many else f"Training of {labels[0]}",
         blocks,
-        lead="A loss can be compared between trainings of one kind of recipe and one batch only." * many,
+        lead="Losses are comparable only between trainings of one kind of recipe and one batch size." * many,
         footer="Made by uamix-bench from training records.",
     )
 
@@ -133,7 +133,7 @@ def _recipes(records: Sequence[TrainingRecord], labels: Sequence[str]) -> Table:
     differ = [field for field in fields if len(set(told[field])) > 1]
     rows: list[Row] = [(field, *(Cell(text, mark="best") for text in told[field])) for field in differ]
     rows += [(field, *told[field]) for field in fields if field not in differ]
-    note = f"Bold: what the trainings differ in ({', '.join(differ)})." if differ else ""
+    note = f"Bold: fields in which the trainings differ ({', '.join(differ)})." if differ else ""
     return Table(("field", *labels), rows, note=note)
 
 

@@ -40,7 +40,7 @@ def first(root: Path, *patterns: str) -> Path | None:
     """Path found by the first glob below a root that finds any; None if none does.
 
     Raises:
-        BadInputError: That glob finds several paths.
+        BadInputError: The glob matches several paths.
     """
     for pattern in patterns:
         found = below(root, pattern)

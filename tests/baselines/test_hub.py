@@ -281,7 +281,7 @@ def test_a_choice_that_a_model_has_not_is_refused_with_those_that_it_has(folder:
     refused(folder, UsageError, "--pooling cls", pooling="cls")
     with pytest.raises(UsageError, match="logmel has no such layer"):
         load_model("logmel", layer="1")
-    with pytest.raises(UsageError, match="is of no use to logmel"):
+    with pytest.raises(UsageError, match="does not apply to logmel"):
         load_model("logmel", trust_remote_code=True)
     with pytest.raises(UsageError, match="does not go with hf:"):
         load_model(f"hf:{folder}", folder / "model.safetensors")

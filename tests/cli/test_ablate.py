@@ -171,7 +171,7 @@ def test_sigterm_saves_every_arm_and_says_how_to_go_on(bench_home: Path, argumen
     process.terminate()
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 143, errors
-    assert "the same command continues" in errors
+    assert "repeat the command to resume" in errors
     assert "Traceback" not in errors
 
 

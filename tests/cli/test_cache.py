@@ -69,10 +69,10 @@ def test_prune(filled: Bench, bench_home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "says not what to remove; give --max-size, --older-than or --model"),
+        ((), "does not say what to remove; give --max-size, --older-than or --model"),
         (("--max-size", "ten"), "--max-size: 'ten' is not a size"),
         (("--older-than", "3y"), "--older-than: '3y' is not an age"),
-        (("-m", "logmle"), "--model logmle: nothing is kept of it; did you mean 'logmel'?"),
+        (("-m", "logmle"), "--model logmle: the cache holds no entry of it; did you mean 'logmel'?"),
     ],
 )
 def test_what_makes_no_sense_is_refused(filled: Bench, arguments: tuple[str, ...], words: str) -> None:

@@ -444,10 +444,7 @@ def test_sigterm_ends_with_143(sounds: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "UAMIX_BENCH_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 143
-    assert (
-        done.stderr
-        == "uamix-bench: error: interrupted; nothing finished is lost: run the same command again to continue\n"
-    )
+    assert done.stderr == "uamix-bench: error: interrupted; finished work is kept: repeat the command to resume\n"
 
 
 def test_silent_clips_are_scored_not_punished(bench: Bench, sounds: Path, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_sigterm_saves_and_the_same_command_continues(sounds: Path, tmp_path: Pa
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 143, errors
     assert json.loads(out)["error"]["exit_code"] == 143
-    assert "the same command continues" in errors
+    assert "repeat the command to resume" in errors
     assert "Traceback" not in errors
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr

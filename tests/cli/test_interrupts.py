@@ -160,7 +160,7 @@ def test_an_interrupted_command_says_so_and_then_finishes(
             stopped += 1
             lines = [line for line in ended.err.splitlines() if "error:" in line]
             assert len(lines) == 1, ended.err
-            assert "the same command" in lines[0], ended.err
+            assert "repeat the command" in lines[0], ended.err
         assert not list(place.rglob(".tmp-*"))
         assert set(_content(place)) <= set(expected)
         again = world.run(name, place)

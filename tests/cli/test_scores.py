@@ -57,7 +57,7 @@ def test_the_best_is_marked_and_json_has_the_same_facts(bench: Bench, sounds: Pa
     alike = [] if test.pvalue < 0.05 else [min((first, second), key=lambda result: result.score.accuracy).id]
     assert comparison["not_distinguishable_from_best"] == alike
     assert [line.split()[0] for line in table.splitlines() if " best " in line] == [better.model.name]
-    assert ("≈ cannot be told from the best" in table) == bool(alike)
+    assert ("≈ cannot be told apart from the best" in table) == bool(alike)
     assert "--episodes 10000 adds intervals for new clips" in " ".join(table.split())
     alone = bench("fewshot", "-m", "logmel", "-t", sounds, *SMALL)
     assert " best" not in alone.out

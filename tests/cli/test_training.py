@@ -295,7 +295,7 @@ def test_sigterm_saves_the_state_and_says_how_to_go_on(sounds: Path, pretrained:
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "the same command continues" in errors
+    assert "repeat the command to resume" in errors
     assert "Traceback" not in errors
 
 

@@ -141,7 +141,7 @@ def test_the_same_call_reads_what_is_done(tuned: tuple[FinetuneResult, Path], mo
 def test_a_stopped_fine_tuning_continues_to_the_same_record(
     steps: int, tuned: tuple[FinetuneResult, Path], model: AudioModel, tones: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(Stopped, match="the same command continues"):
+    with pytest.raises(Stopped, match="repeat the command to resume"):
         work(model, tones, folds=2, folder=tmp_path, stop=after(steps)).result()
     assert work(model, tones, folds=2, folder=tmp_path).result().id == tuned[0].id
     for path in tuned[1].glob("*.npz"):

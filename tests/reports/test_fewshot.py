@@ -48,7 +48,7 @@ def test_what_is_missing_is_said_in_one_line() -> None:
     assert page.markdown.count("No confusion matrix: ") == 1
     assert "no ESC-50-master/meta/esc50.csv in " in page.markdown
     assert "over shots" not in page.markdown.lower()
-    with pytest.raises(UsageError, match="--tsne: no embeddings are at hand"):
+    with pytest.raises(UsageError, match="--tsne: no embeddings exist"):
         report([result("a")], tsne=["default"])
     with pytest.raises(UsageError, match="no few-shot result"):
         report([])

@@ -181,7 +181,7 @@ def test_a_training_continues_with_another_number_of_processes(
     ended = processes(2, work, tmp_path / "said")
     assert [process.code for process in ended] == [Stopped.exit_code] * 2
     (line,) = [process.said for process in ended if process.said]
-    assert "the same command continues" in line
+    assert "repeat the command to resume" in line
     close(whole.state_dict(), train(encoder, twenty_steps, frames, spectrograms, tmp_path / "parts").state_dict())
 
 
@@ -204,7 +204,7 @@ def test_a_process_that_raises_is_named_once(
     ended = processes(2, work, tmp_path / "said")
     assert [process.code for process in ended] == [MachineError.exit_code] * 2
     assert ended[0].said == ""
-    assert ended[1].said.startswith("rank 1: ValueError: the drawer is stuck; the same command continues")
+    assert ended[1].said.startswith("rank 1: ValueError: the drawer is stuck; repeat the command to resume")
     assert sorted((tmp_path / "run").glob("*.pt"))
 
 
@@ -216,7 +216,7 @@ def test_a_process_that_is_killed_is_named(tmp_path: Path) -> None:
 
     ended = processes(2, work, tmp_path)
     assert [process.code for process in ended] == [MachineError.exit_code, -signal.SIGKILL]
-    assert re.match(r"rank 1: is gone \(process \d+ on .* was killed or crashed\); the same command", ended[0].said)
+    assert re.match(r"rank 1: is gone \(process \d+ on .* was killed or crashed\); repeat the command", ended[0].said)
 
 
 def test_the_launcher_s_sigterm_does_not_hush_who_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +271,7 @@ def test_a_process_that_hangs_ends_the_job(tmp_path: Path, monkeypatch: pytest.M
     ended = processes(2, work, tmp_path)
     assert time.monotonic() - began < 60
     assert ended[0].code == MachineError.exit_code
-    assert re.match(r"rank 0: lost another process \(.*[Tt]ime.*\); the same command", ended[0].said), ended[0].said
+    assert re.match(r"rank 0: lost another process \(.*[Tt]ime.*\); repeat the command", ended[0].said), ended[0].said
 
 
 def test_processes_that_stood_still_together_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def test_a_stopped_training_continues_there_and_elsewhere(
 ) -> None:
     whole = losses(make("cpu", tmp_path / "whole", double=True))
     asked = iter(range(1, 99))
-    with pytest.raises(Stopped, match="the same command continues"):
+    with pytest.raises(Stopped, match="repeat the command to resume"):
         make(begun, tmp_path / "parts", double=True, stop=lambda: next(asked) == 11).run()
     rest = losses(make(continued, tmp_path / "parts", double=True))
     assert len(rest) == len(whole) - 11

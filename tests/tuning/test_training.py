@@ -58,7 +58,7 @@ def test_a_stopped_tuning_continues_to_identical_weights(
 ) -> None:
     whole = run(tuning(encoder, tune_recipe, frames, spectrograms), tune_recipe, frames, tmp_path / "a")
     stages = tuning(encoder, tune_recipe, frames, spectrograms)
-    with pytest.raises(Stopped, match="the same command continues"):
+    with pytest.raises(Stopped, match="repeat the command to resume"):
         run(stages, tune_recipe, frames, tmp_path / "b", stop=after(stop_at))
     resumed = run(tuning(encoder, tune_recipe, frames, spectrograms), tune_recipe, frames, tmp_path / "b")
     assert equal(whole, resumed)

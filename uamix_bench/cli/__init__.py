@@ -16,15 +16,15 @@ COMMANDS = {
     "fewshot": "Evaluate models on few-shot tasks.",
     "compare": "Compare two sets of results; fail on a regression.",
     "results": "List, show, verify or export results.",
-    "tune": "Tune a pretrained encoder by uaMix-MAE's contrast on mixtures.",
+    "tune": "Tune a pretrained encoder with uaMix-MAE (contrast on mixtures).",
     "ablate": "Compare variants of a tuning on the same episodes.",
     "finetune": "Fine-tune an encoder on a task's labels, or probe it.",
     "pretrain": "Pre-train a masked autoencoder on sounds.",
-    "reproduce": "Run the paper's tables and figures as far as data and checkpoints are here.",
+    "reproduce": "Reproduce the paper's tables and figures with the data and weights that exist.",
     "report": "Render results and trainings as HTML and Markdown.",
     "models": "List, show, fetch, check or convert models.",
     "tasks": "List the tasks, show one, check or prepare its data.",
-    "cache": "List, check or prune the embeddings and frames that are kept.",
+    "cache": "List, check or prune cached embeddings and frames.",
     "leaderboard": "Build a static leaderboard from result files.",
     "env": "Print what a bug report needs.",
 }
@@ -68,7 +68,7 @@ class Commands(click.Group):
                     ),
                     (
                         "UAMIX_BENCH_CACHE_SIZE",
-                        "what embeddings and frames may take of it, such as 10GB (default: no limit)",
+                        "size limit of cached embeddings and frames, such as 10GB (default: no limit)",
                     ),
                     ("UAMIX_BENCH_<COMMAND>_<OPTION>", "any option, such as UAMIX_BENCH_FEWSHOT_DEVICE=cpu"),
                 ]

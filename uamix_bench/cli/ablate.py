@@ -31,36 +31,44 @@ if TYPE_CHECKING:
     multiple=True,
     type=options.CommaList(options.MIXINGS, "MIX[,...]"),
     callback=options.merged,
-    help="none, mixup, t-cutmix, tf-cutmix; default tf-cutmix, or t-cutmix alone where --vary is given.",
+    help="Mixings to compare: none, mixup, t-cutmix, tf-cutmix; default tf-cutmix, or t-cutmix with --vary.",
 )
 @click.option(
     "--vary",
     multiple=True,
     metavar="FIELD=V[,V...]",
-    help="Vary a field of the recipe, as in topk=1,5,20; repeated, every combination.",
+    help="Field of the recipe with its values, as in topk=1,5,20. Repeatable: all combinations are run.",
 )
 @click.option(
-    "--seeds", type=options.Number(1, 1_000), default=1, show_default=True, help="Trainings of each, seeds 0.."
+    "--seeds",
+    type=options.Number(1, 1_000),
+    default=1,
+    show_default=True,
+    help="Trainings of each arm, with seeds 0, 1, ...",
 )
 @options.recipe
 @click.option(
-    "--init", default="audiomae-tiny", show_default=True, metavar="MODEL", help="Pretrained encoder; as tune."
+    "--init", default="audiomae-tiny", show_default=True, metavar="MODEL", help="Pretrained encoder, as for tune."
 )
-@click.option("--data", metavar="DATA", help="Sounds to tune on, as in tune; default the recipe's.")
-@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change a field of the recipe for all.")
+@click.option("--data", metavar="DATA", help="Sounds to tune on, as for tune; default the recipe's.")
+@click.option(
+    "--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Field of the recipe to change in all arms."
+)
 @options.task
 @options.way
 @options.shot
-@click.option("--q", "--query", type=options.COUNT, help="Queries of each class; default 15, the paper's.")
-@click.option("--episodes", type=options.COUNT, help="How many; default 600, the paper's.")
+@click.option("--q", "--query", type=options.COUNT, help="Queries per class; default 15, as in the paper.")
+@click.option("--episodes", type=options.COUNT, help="Number of episodes; default 600, as in the paper.")
 @options.data_dir
 @options.audio_root
-@click.option("--jobs", type=options.Number(1, 64), help="Trainings at once; default 2 on a processor, 1 with a GPU.")
+@click.option(
+    "--jobs", type=options.Number(1, 64), help="Number of trainings at once; default 2 on a processor, 1 with a GPU."
+)
 @options.batch_size
-@click.option("--keep-going", is_flag=True, help="Set arms that fail aside; exit code 6.")
+@click.option("--keep-going", is_flag=True, help="Skip failed arms and name them; exit code 6.")
 @options.report_folder
 @options.engine
-@click.option("--dry-run", is_flag=True, help="List the arms and how long they will take, and stop.")
+@click.option("--dry-run", is_flag=True, help="List the arms with their estimated time; train nothing.")
 @options.device
 @options.of_a_run
 @click.pass_obj
@@ -95,13 +103,15 @@ def command(
 
     Without options: tf-cutmix against the paper's t-cutmix, from audiomae-tiny with the tiny recipe, on the bundled
     synthetic sounds. The table shows every arm's difference to the recipe's own setting with t-cutmix; report.html,
-    report.md and ablation.json, which holds every episode, go to --output. Every arm is kept under the digest of its
-    recipe: what is there is reused, and the same command continues what was stopped or killed.
+    report.md and ablation.json, which holds every episode, go to --output. Trainings are stored under the digest of
+    their recipe and reused. If the run is killed, repeat the command to resume it.
     """
     items = session.begin("ablate")
     training.refuse_torchrun(session)
     if engine != "local" and jobs is not None:
-        raise UsageError(f"--jobs {jobs}", f"the cluster of --engine {engine} says how many run", "leave one away")
+        raise UsageError(
+            f"--jobs {jobs}", f"the cluster of --engine {engine} decides how many run", "omit one of the two"
+        )
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.data.task import load_task
     from uamix_bench.studies import ablation as library
@@ -130,7 +140,7 @@ def command(
         items += _plan_items(ablation, work, forecast)
         session.facts["forecast"] = {
             "seconds": forecast and forecast.total,
-            "source": forecast.source if forecast else f"how fast --engine {engine} is, only its cluster can tell",
+            "source": forecast.source if forecast else f"how fast --engine {engine} is, only its cluster knows",
             "jobs": workers if forecast else None,
         }
         if not session.json:
@@ -311,11 +321,11 @@ def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
     where = "" if many_tasks else f"{found[0].task}, "
     show(table, f"{where}{setting}{first.n_query} queries a class, {first.episodes:,} episodes, {first.classifier}")
     reference = next(delta.label for delta in found if delta.reference)
-    print(f"points: difference to {reference} on the same episodes, 95% interval of these clips and trainings")
+    print(f"points: difference to {reference} on the same episodes, 95% interval for these clips and trainings only")
     if seeds:
         print(f"seeds: standard deviation over {len(record.seeds)} trainings, apart from the spread over episodes")
     elif found:
-        print("one training of each: another seed may differ by more than the interval; --seeds 3 shows by how much")
+        print("one training each: another seed may differ by more than the interval; --seeds 3 measures that")
     if tested:
         family = sum(delta.p is not None for delta in found)
         print("p: paired t" + (f", Holm over the {family} differences of the first cell" if family > 1 else ""))

@@ -27,7 +27,7 @@ _MODELS = click.option(
     multiple=True,
     type=_GLOBS,
     callback=options.merged,
-    help="Only these, by the names or keys that 'cache ls' shows. Lists, repeatable.",
+    help="Names or keys of models, as 'cache ls' shows them. Comma-separated, repeatable.",
 )
 
 
@@ -121,10 +121,14 @@ def verify(session: Session, models: tuple[str, ...], quiet: bool) -> None:
 
 
 @command.command("prune")
-@click.option("--max-size", metavar="SIZE", help="Remove what was used longest ago until SIZE is left, such as 10GB.")
-@click.option("--older-than", metavar="AGE", help="Remove what was not used for AGE, such as 30d or 12h.")
+@click.option(
+    "--max-size", metavar="SIZE", help="Size to keep, such as 10GB; the least recently used entries are removed first."
+)
+@click.option(
+    "--older-than", metavar="AGE", help="Age since the last use beyond which entries are removed, such as 30d or 12h."
+)
 @_MODELS
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="Show the entries that would be removed; remove nothing.")
 @options.json_output
 @click.pass_obj
 def prune(
@@ -138,7 +142,7 @@ def prune(
     from uamix_bench.embeddings import housekeeping
 
     if max_size is None and older_than is None and not models:
-        raise UsageError("cache prune", "says not what to remove", "give --max-size, --older-than or --model")
+        raise UsageError("cache prune", "does not say what to remove", "give --max-size, --older-than or --model")
     max_bytes = None if max_size is None else housekeeping.parse_size(max_size, "--max-size")
     unused_s = None if older_than is None else _seconds(older_than)
     chosen = _chosen(models)
@@ -168,7 +172,7 @@ def _chosen(globs: tuple[str, ...]) -> list[Holding]:
     for glob in globs:
         if not any(fnmatchcase(name, glob) for holding in held for name in (holding.name, holding.key)):
             names = sorted({holding.name for holding in held})
-            raise UsageError(f"--model {glob}", "nothing is kept of it", nearest(glob, names) if names else "")
+            raise UsageError(f"--model {glob}", "the cache holds no entry of it", nearest(glob, names) if names else "")
     fits = [any(fnmatchcase(name, glob) for glob in globs for name in (one.name, one.key)) for one in held]
     return [one for one, fit in zip(held, fits, strict=True) if fit or not globs]
 

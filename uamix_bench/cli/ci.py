@@ -43,7 +43,7 @@ def cases(comparison: Comparison | None, timings: Sequence[Timing]) -> list[Case
             change = " ".join(with_half(evidence.difference, evidence.half_width, sign="+"))
             message = f"{pair.verdict}: {change} points, {evidence.population}"
             if evidence.smallest is not None:
-                message += f"; the smallest drop found with 80%: {100 * evidence.smallest:.2f} points"
+                message += f"; smallest drop found 8 times in 10: {100 * evidence.smallest:.2f} points"
         outcome: Literal["passed", "failed", "error"] = "failed" if pair.failed else "passed" if evidence else "error"
         group = f"{pair.base.model.name}.{pair.base.task.label}"
         found.append(Case(group, setting(pair.base), outcome, message))

@@ -28,16 +28,19 @@ _NAMED = 3  # pairs that the last line names
     "--fail-on",
     multiple=True,
     metavar="FIELD:NUMBER%",
-    help="Exit 5 on a drop beyond this: accuracy:1pp, accuracy:2%, or a time of pytest-benchmark, min:10%; repeatable.",
+    help="Largest drop allowed, else exit code 5: accuracy:1pp, accuracy:2%, or a time, min:10%. Repeatable.",
 )
 @options.data_dir
 @options.own_task
 @options.audio_root
 @click.option(
-    "--markdown", metavar="FILE", callback=options.to_path, help="Write the report as a comment, to 65,000 bytes."
+    "--markdown",
+    metavar="FILE",
+    callback=options.to_path,
+    help="Markdown file for a pull request comment, at most 65,000 bytes.",
 )
-@click.option("--html", metavar="FILE", callback=options.to_path, help="Write the report as one HTML file.")
-@click.option("--junit", metavar="FILE", callback=options.to_path, help="Write one test case for each pair.")
+@click.option("--html", metavar="FILE", callback=options.to_path, help="HTML file for the report.")
+@click.option("--junit", metavar="FILE", callback=options.to_path, help="JUnit file with a test case for each pair.")
 @options.json_output
 @click.pass_obj
 def command(
@@ -103,7 +106,7 @@ def _check(path: Path, base: Side, gates: tuple[Gate, ...]) -> None:
     for gate in gates:
         if not (base.results if gate.field == "accuracy" else base.timings):
             what = "few-shot result" if gate.field == "accuracy" else "file of pytest-benchmark"
-            raise UsageError(f"--fail-on {gate.text}", f"BASE holds no {what}", "leave it away, or name another BASE")
+            raise UsageError(f"--fail-on {gate.text}", f"BASE holds no {what}", "omit it, or name another BASE")
 
 
 def _compare_results(

@@ -34,8 +34,8 @@ EXIT_CODES = {
     3: "bad input: a checkpoint, sound, data set or result; unhealthy embeddings",
     4: "environment: disk, memory, permission, lock, network, a lost worker",
     5: "regression found",
-    6: "finished, but something was set aside (--keep-going)",
-    130: "interrupted (143: terminated); run the same command again to continue",
+    6: "finished, but something was skipped (--keep-going)",
+    130: "interrupted (143: terminated); repeat the command to resume",
 }
 _OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENOMEM}
 
@@ -137,7 +137,7 @@ def _describe(error: BaseException) -> tuple[int, dict[str, Any]]:
         message = f"{reason.rstrip('.')}; {remedy}" if remedy else reason
     elif isinstance(error, (KeyboardInterrupt, click.Abort, Terminated)):
         code = 143 if isinstance(error, Terminated) else 130
-        reason, remedy = "interrupted", "nothing finished is lost: run the same command again to continue"
+        reason, remedy = "interrupted", "finished work is kept: repeat the command to resume"
         message = f"{reason}; {remedy}"
     else:
         code, reason = 1, f"internal error: {type(error).__name__}: {error}"

@@ -28,37 +28,45 @@ if TYPE_CHECKING:
     type=click.Choice(["paper", "metaaudio"]),
     default="paper",
     show_default=True,
-    help="paper: all classes, 600 episodes of 15 queries; metaaudio: its test classes, 10,000 of 1. Options win.",
+    help="Defaults of the options: paper (all classes, 600 episodes, 15 queries), metaaudio (test classes, 10,000, 1).",
 )
-@click.option("--classes", metavar="FILE", callback=options.to_path, help="Only these classes of the task, one a line.")
+@click.option(
+    "--classes", metavar="FILE", callback=options.to_path, help="File with the classes to evaluate, one a line."
+)
 @options.way
 @options.shot
 @click.option(
     "--q",
     "--query",
     type=options.CountOrAuto(),
-    help="Queries of each class; default the protocol's. auto: as many of them as every class has clips for.",
+    help="Queries per class; default the protocol's. auto: the most that every class has clips for.",
 )
-@click.option("--episodes", type=options.COUNT, help="How many; default the protocol's.")
-@click.option("--seed", type=options.Number(0, 2**53 - 1), default=0, show_default=True, help="Of the episodes.")
+@click.option("--episodes", type=options.COUNT, help="Number of episodes; default the protocol's.")
+@click.option(
+    "--seed", type=options.Number(0, 2**53 - 1), default=0, show_default=True, help="Seed of the episode sampler."
+)
 @click.option(
     "--classifier",
     default="nearest-centroid",
     show_default=True,
     metavar="NAME",
-    help="nearest-centroid; cosine (easyfsl's SimpleShot); simpleshot (CL2N, the mean over the clips passed); l2n "
-    "(unit length, nearest centroid); knn; logistic-regression.",
+    help="Classifier: nearest-centroid, cosine (easyfsl's SimpleShot), simpleshot (CL2N, centred on the clips "
+    "passed), l2n (unit length, nearest centroid), knn, or logistic-regression.",
 )
-@click.option("--neighbors", type=options.COUNT, default=1, show_default=True, help="Supports that vote in knn.")
-@click.option("--group-disjoint", is_flag=True, help="No group (recording, speaker) on both sides of an episode.")
+@click.option(
+    "--neighbors", type=options.COUNT, default=1, show_default=True, help="Number of nearest supports that vote in knn."
+)
+@click.option(
+    "--group-disjoint", is_flag=True, help="Draw supports and queries from different groups (recordings, speakers)."
+)
 @click.option(
     "--min-clips",
     type=options.COUNT,
-    help="Clips that a class must have, or it is left out; default its supports and queries, at the largest --k.",
+    help="Fewest clips of an eligible class; default its supports and queries at the largest --k.",
 )
 @options.checkpoint
 @options.name
-@click.option("--pooling", metavar="NAME", help="How tokens become an embedding; default the model's own.")
+@click.option("--pooling", metavar="NAME", help="Pooling from tokens to an embedding; default the model's own.")
 @options.layer
 @options.trust_remote_code
 @options.pretrained_on
@@ -71,7 +79,7 @@ if TYPE_CHECKING:
     type=click.Choice(["first", "mean"]),
     default="first",
     show_default=True,
-    help="What stands for a longer clip: its first segment of that length, or the mean over all of them.",
+    help="Embedding of a clip longer than --clip-seconds: its first segment, or the mean over all segments.",
 )
 @options.device
 @click.option(
@@ -79,24 +87,26 @@ if TYPE_CHECKING:
     type=click.Choice(["float32", "bf16"]),
     default="float32",
     show_default=True,
-    help="bf16 changes predictions; recorded, and not paired with float32.",
+    help="Precision of the encoder. bf16 changes predictions and is not compared with float32.",
 )
 @options.batch_size
-@click.option("--limit", type=options.COUNT, help="First clips of each class only; not comparable.")
+@click.option(
+    "--limit", type=options.COUNT, help="Number of clips per class, the first ones, for a quick look; not comparable."
+)
 @options.allow_partial
 @options.keep_going
-@click.option("--allow-unhealthy", is_flag=True, help="Score embeddings that mean nothing all the same.")
-@click.option("--no-cache", is_flag=True, help="Neither look up nor keep embeddings.")
+@click.option("--allow-unhealthy", is_flag=True, help="Score even if the embedding health check fails.")
+@click.option("--no-cache", is_flag=True, help="Neither read nor write cached embeddings.")
 @click.option(
     "--overwrite",
     type=click.Choice(["never", "missing", "always"]),
     default="missing",
     show_default=True,
-    help="A result that is there already: refuse, reuse it, or compute it again and compare.",
+    help="Treatment of an existing result: refuse it, reuse it, or compute it again and compare.",
 )
 @options.results_folder
 @options.engine
-@click.option("--dry-run", is_flag=True, help="Show what would be evaluated; load no model, write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the evaluations and their episodes; load no model, write nothing.")
 @options.of_a_run
 @click.pass_obj
 def command(
@@ -138,8 +148,8 @@ def command(
     """Evaluate models on few-shot tasks.
 
     Without options: the bundled uamix-tiny on the bundled synthetic sounds, 600 episodes of 5 classes, 1 support
-    and 15 queries a class, nearest centroid, as the paper has it. Lists for --n and --k give one result per cell,
-    on one embedding pass; all cells take the classes that have clips enough for the largest --k.
+    and 15 queries a class, nearest centroid, as in the paper. Lists for --n and --k give one result per cell,
+    from one embedding pass. All cells use the classes that have clips enough for the largest --k.
     """
     items = session.begin("fewshot", "results")
     models = selection.chosen_models(model, checkpoint, name, pretrained_on)
@@ -151,7 +161,9 @@ def command(
 
     cells = grid(None if q == "auto" else q)
     if engine != "local" and no_cache:
-        raise UsageError("--no-cache", f"the embeddings that --engine {engine} makes are kept there", "leave one away")
+        raise UsageError(
+            "--no-cache", f"the embeddings that --engine {engine} makes are kept there", "omit one of the two"
+        )
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.comparison.ranking import rank

@@ -44,34 +44,38 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
     metavar="N|all",
     default=0,
     show_default=True,
-    help="Lower blocks that stay as they are; all: a linear probe on embeddings.",
+    help="Number of lower blocks to freeze; all: a linear probe on embeddings.",
 )
 @click.option(
     "--fraction",
     multiple=True,
     type=_SHARES,
     callback=options.merged,
-    help="Shares of the training clips, at least one of each class: one result each, over three seeds.",
+    help="Fractions of the training clips, at least one clip of each class; one result each, over three seeds.",
 )
 @click.option(
     "--folds",
     type=options.Number(2),
     default=5,
     show_default=True,
-    help="Folds that keep groups whole, where the data bring no splits.",
+    help="Number of random folds for data without splits; no group is split across folds.",
 )
-@click.option("--seeds", type=options.COUNT, help="Trainings of each fold; default 1, with --fraction 3.")
+@click.option("--seeds", type=options.COUNT, help="Number of trainings of each fold; default 1, with --fraction 3.")
 @click.option(
-    "--label-separator", metavar="TEXT", help="Clips have several classes, with this between them: scored by mAP."
+    "--label-separator", metavar="TEXT", help="Separator between the classes of a clip with several; scored by mAP."
 )
-@click.option("--recipe", metavar="NAME", help="Name of a recipe, or a JSON file; default the task's, else tiny.")
-@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change any field of the recipe.")
-@click.option("--seed", type=options.Number(0, 2**53 - 1), help="Of every random draw; further seeds count up from it.")
+@click.option("--recipe", metavar="NAME", help="Recipe, by name or as a JSON file; default the task's, else tiny.")
+@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Field of the recipe to change.")
+@click.option(
+    "--seed",
+    type=options.Number(0, 2**53 - 1),
+    help="First seed of the random draws; further trainings use the next ones.",
+)
 @options.checkpoint
 @options.name
 @options.data_dir
 @options.audio_root
-@click.option("--test", metavar="DATA", help="Test on this list or folder, and train on all of the one --task.")
+@click.option("--test", metavar="DATA", help="List or folder to test on; all of the one --task is then for training.")
 @options.clip_seconds
 @options.workers
 @options.allow_partial
@@ -118,8 +122,8 @@ def command(
     """Fine-tune an encoder on a task's labels, or probe it with a linear classifier.
 
     `finetune --model uamix --task esc50` follows AudioMAE's recipe over ESC-50's five folds; `--freeze all` trains a
-    linear probe. The last epoch is scored, with an interval clustered by recording, speaker or video. A run that was
-    stopped or killed continues when the same command is given again.
+    linear probe. The last epoch is scored, with an interval clustered by recording, speaker or video. If a run is
+    killed, repeat the command to resume it.
     """
     items = session.begin("finetune", "items" if dry_run else "results")
     training.refuse_torchrun(session)

@@ -26,10 +26,10 @@ def command() -> None:
     multiple=True,
     type=options.CommaList(metavar="NAME[,...]"),
     callback=options.merged,
-    help="Only these tasks; means are over them.",
+    help="Tasks to show, and to take means over; default all.",
 )
-@click.option("--title", default="Few-shot audio leaderboard", show_default=True, help="Heading of the site.")
-@click.option("--keep-going", is_flag=True, help="Leave out files that are no sound result; exit code 6.")
+@click.option("--title", default="Few-shot audio leaderboard", show_default=True, help="Title of the site.")
+@click.option("--keep-going", is_flag=True, help="Skip damaged or invalid result files and name them; exit code 6.")
 @options.quiet
 @options.json_output
 @click.pass_obj

@@ -87,7 +87,7 @@ def info(session: Session, name: str) -> None:
 @command.command("fetch")
 @click.argument("name")
 @click.argument("files", nargs=-1, metavar="[FILE]...")
-@click.option("--offline", is_flag=True, help="Only check and unpack what is here.")
+@click.option("--offline", is_flag=True, help="Check and unpack the files that exist; download nothing.")
 @quiet
 @json_output
 @click.pass_obj
@@ -138,7 +138,7 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
             click.echo(f"{file.name}: {facts['problem']}")
     if len(errors) > 1:
         names = ", ".join(item["file"] for item in items if item["problem"])
-        remedy = f"get and put there {names}; 'uamix-bench models info {plugin.name}' says from where"
+        remedy = f"put {names} there; 'uamix-bench models info {plugin.name}' names the source"
         raise BadInputError(folder, f"{len(errors)} of {len(chosen)} files are not here or not right", remedy)
     if errors:
         raise errors[0]
@@ -183,19 +183,21 @@ def check(
             show_checks(name, outcomes)
     if broken:
         failed = sum(not outcome["passed"] for item in items for outcome in item["checks"])
-        which = "each failed check says its remedy; docs/your-model.md explains them"
+        which = "each failed check names its remedy; docs/your-model.md explains the checks"
         raise BadInputError(", ".join(broken), f"{failed} check{'s' * (failed > 1)} failed", which)
 
 
 @command.command("convert")
 @click.argument("source", metavar="NAME=FILE|FILE")
-@click.option("-o", "--output", metavar="FILE", callback=to_path, help="Default: beside FILE, as .safetensors.")
+@click.option(
+    "-o", "--output", metavar="FILE", callback=to_path, help="File to write; default FILE with the ending .safetensors."
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="float16 halves the file, and changes embeddings a little.",
+    help="Precision of the weights. float16 halves the file and changes embeddings slightly.",
 )
 @json_output
 @click.pass_obj

@@ -127,8 +127,8 @@ model = click.option(
     callback=merged,
     default=["uamix"],
     show_default=True,
-    help="Model, bundled weights, NAME=PATH of your own weights, hf:ID_OR_FOLDER[@REVISION], or FILE.py:CLASS; lists, "
-    "globs, repeatable.",
+    help="Model: a name, NAME=PATH with your own weights, hf:ID_OR_FOLDER[@REVISION], or FILE.py:CLASS. Lists, globs, "
+    "repeatable.",
 )
 task = click.option(
     "-t",
@@ -138,7 +138,8 @@ task = click.option(
     callback=merged,
     default=["synthetic"],
     show_default=True,
-    help="Task, all, a folder with a sub-folder a class, a CSV (path,label[,group,split]), FILE.py:CLASS; as --model.",
+    help="Task: a name, all, a folder with a sub-folder per class, a CSV (path,label[,group,split]), or FILE.py:CLASS. "
+    "Lists, globs, repeatable.",
 )
 own_task = click.option(
     "-t",
@@ -146,47 +147,58 @@ own_task = click.option(
     multiple=True,
     type=CommaList(metavar="PATH[,...]"),
     callback=merged,
-    help="Folder or CSV of the own data that results are on.",
+    help="Folder or CSV of your own data, for results on it.",
 )
-way = click.option("--n", "--way", type=COUNTS, default="5", show_default=True, help="Classes of an episode.")
-shot = click.option("--k", "--shot", type=COUNTS, default="1", show_default=True, help="Supports of each class.")
+way = click.option("--n", "--way", type=COUNTS, default="5", show_default=True, help="Ways: classes per episode.")
+shot = click.option("--k", "--shot", type=COUNTS, default="1", show_default=True, help="Shots: supports per class.")
 layer = click.option("--layer", metavar="N|last|mean", help="Layer whose tokens are pooled, for models hf:...")
 pretrained_on = click.option(
     "--pretrained-on",
     multiple=True,
     type=CommaList(metavar="DATA[,...]"),
     callback=merged,
-    help="Data sets that the one --model was trained on; default what its card says.",
+    help="Data sets that the one --model was trained on; default those of its card.",
 )
 trust_remote_code = click.option(
-    "--trust-remote-code", is_flag=True, help="Run the code that comes with hf:ID@COMMIT; needs the full commit hash."
+    "--trust-remote-code",
+    is_flag=True,
+    help="Run the code in the repository of hf:ID@COMMIT; needs the full commit hash.",
 )
 checkpoint = click.option("--checkpoint", metavar="PATH", callback=to_path, help="Weights of the one --model.")
-name = click.option("--name", metavar="LABEL", help="What results call the one --model.")
+name = click.option("--name", metavar="LABEL", help="Label of the one --model in tables and results.")
 input_length = click.option(
     "--input",
     type=click.Choice(["native", "official"]),
     default="native",
     show_default=True,
-    help="A clip's own length, or padded to that of pre-training.",
+    help="Input length: the clip's own, or padded to the length of pre-training.",
 )
 data_dir = click.option(
     "--data-dir", metavar="DIR", callback=to_path, help="Folder of the data sets; default UAMIX_BENCH_HOME/data."
 )
-audio_root = click.option("--audio-root", metavar="DIR", callback=to_path, help="What a CSV's paths are relative to.")
+audio_root = click.option(
+    "--audio-root",
+    metavar="DIR",
+    callback=to_path,
+    help="Folder that the paths of a CSV are relative to; default the CSV's own.",
+)
 clip_seconds = click.option(
-    "--clip-seconds", type=Number(0.0, beyond=True, metavar="SECONDS"), help="Crop length; default the task's."
+    "--clip-seconds",
+    type=Number(0.0, beyond=True, metavar="SECONDS"),
+    help="Length in seconds at which clips are cut; default the task's.",
 )
-batch_size = click.option("--batch-size", type=COUNT, default=16, show_default=True, help="Clips embedded at once.")
+batch_size = click.option(
+    "--batch-size", type=COUNT, default=16, show_default=True, help="Maximum number of clips in a batch."
+)
 recipe = click.option(
-    "--recipe", default="tiny", show_default=True, metavar="NAME", help="Name of a recipe, or a JSON file of one."
+    "--recipe", default="tiny", show_default=True, metavar="NAME", help="Recipe, by name or as a JSON file."
 )
-workers = click.option("--workers", type=COUNT, help="Processes that decode; default one a core.")
+workers = click.option("--workers", type=COUNT, help="Number of decoding processes; default one a core.")
 allow_partial = click.option(
-    "--allow-partial", is_flag=True, help="Use an incomplete data set; never ranked, exit code 6."
+    "--allow-partial", is_flag=True, help="Evaluate an incomplete data set; never ranked, exit code 6."
 )
 keep_going = click.option(
-    "--keep-going", is_flag=True, help="Set broken clips aside; the result is partial, exit code 6."
+    "--keep-going", is_flag=True, help="Skip broken clips and name them; the result is partial, exit code 6."
 )
 report_folder = click.option(
     "-o",
@@ -196,7 +208,7 @@ report_folder = click.option(
     callback=to_path,
     default="uamix-report",
     show_default=True,
-    help="Folder of the report.",
+    help="Folder for the report.",
 )
 results_folder = click.option(
     "-o", "--output", metavar="DIR", callback=to_path, help="Results folder; default UAMIX_BENCH_HOME/results."
@@ -227,20 +239,20 @@ def json_output(function: AnyCallback) -> AnyCallback:
 
 def quiet(function: AnyCallback) -> AnyCallback:
     """Adds --quiet."""
-    return click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")(function)
+    return click.option("--quiet", is_flag=True, help="Silence: no progress and no notes on stderr.")(function)
 
 
 def device(function: AnyCallback) -> AnyCallback:
     """Adds --device."""
-    words = "auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."
+    words = "Device of the encoder: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps."
     return click.option("--device", default="auto", show_default=True, metavar="NAME", help=words)(function)
 
 
 def engine(function: AnyCallback) -> AnyCallback:
     """Adds --engine and --engine-address."""
-    words = "Of the Ray cluster; default RAY_ADDRESS, or the one that runs on this machine."
+    words = "Address of the Ray cluster; default RAY_ADDRESS, or the cluster of this machine."
     function = click.option("--engine-address", metavar="HOST:PORT", help=words)(function)
-    words = "What does the work: this process, or the workers of a cluster (docs/engines.md)."
+    words = "Place of the work: this process, or the workers of a cluster (docs/engines.md)."
     names = click.Choice(ENGINES)
     return click.option("--engine", type=names, default="local", show_default=True, help=words)(function)
 
@@ -253,7 +265,7 @@ def config(function: AnyCallback) -> AnyCallback:
         is_eager=True,
         expose_value=False,
         callback=_read_config,
-        help="TOML file of these options by their long names; the command line and the environment win.",
+        help="TOML file of options by their long names; the command line and the environment take precedence.",
     )(function)
 
 

@@ -11,7 +11,7 @@ from uamix_bench.cli.errors import Session
 
 
 @click.command()
-@click.option("--init", metavar="MODEL", help="Encoder to go on from, as in tune; without it, from scratch.")
+@click.option("--init", metavar="MODEL", help="Encoder to start from, as for tune; default random weights.")
 @training.common
 @click.pass_obj
 def command(

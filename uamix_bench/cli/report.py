@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     "--tsne",
     metavar="CLASSES",
     type=options.CommaList(metavar="CLASS,..."),
-    help="Also a t-SNE of these classes for two models; 'default': the paper's, or the first eight.",
+    help="Classes of a t-SNE for two models; 'default': those of the paper's figure, or the first eight.",
 )
-@click.option("--keep-going", is_flag=True, help="Set files that are no records aside, exit code 6.")
+@click.option("--keep-going", is_flag=True, help="Skip files that are not records and name them; exit code 6.")
 @options.report_folder
 @options.quiet
 @options.json_output
@@ -63,7 +63,7 @@ def command(
     if not kinds:
         raise BadInputError(", ".join(records), "there is no record", "name what 'uamix-bench fewshot' wrote")
     if tsne and "fewshot" not in kinds:
-        raise UsageError("--tsne", "shows the embeddings of few-shot results, and none is given", "leave it away")
+        raise UsageError("--tsne", "shows the embeddings of few-shot results, and none is given", "omit it")
     tasks = selection.chosen_tasks(task)
     more: dict[str, dict[str, Any]] = {"fewshot": {"data_dir": data_dir, "own": tasks, "tsne": tsne}}
     pages = {

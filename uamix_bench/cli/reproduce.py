@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     "checkpoints",
     multiple=True,
     metavar="NAME=PATH",
-    help="Weights of a model; default what 'models fetch' left. Tuned ones: uamix, uamix-none, -mixup, -tf-cutmix.",
+    help="Weights of a model; default those of 'models fetch'. Tuned ones: uamix, uamix-none, -mixup, -tf-cutmix.",
 )
-@click.option("--tuning-data", metavar="DATA", help="Sounds to tune on, AudioSet-20K in the paper; as tune --data.")
+@click.option("--tuning-data", metavar="DATA", help="Sounds to tune on, as for tune; the paper has AudioSet-20K.")
 @click.option(
     "--recipe",
     type=click.Choice(["paper", "tiny"]),
     default="paper",
     show_default=True,
-    help="Of tuning and fine-tuning; tiny for trials, not comparable.",
+    help="Recipe of tuning and fine-tuning; tiny is for trials and not comparable.",
 )
-@click.option("--n", "--way", "ways", type=options.COUNTS, help="Classes of an episode; default the target's.")
-@click.option("--k", "--shot", "shots", type=options.COUNTS, help="Supports of each class; default the target's.")
-@click.option("--q", "--query", "queries", type=options.COUNT, help="Queries of each class; default 15.")
-@click.option("--episodes", type=options.COUNT, help="How many; default 600.")
+@click.option("--n", "--way", "ways", type=options.COUNTS, help="Ways: classes per episode; default the target's.")
+@click.option("--k", "--shot", "shots", type=options.COUNTS, help="Shots: supports per class; default the target's.")
+@click.option("--q", "--query", "queries", type=options.COUNT, help="Queries per class; default 15.")
+@click.option("--episodes", type=options.COUNT, help="Number of episodes; default 600.")
 @options.input_length
 @options.device
 @options.batch_size
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     "--results", metavar="DIR", callback=options.to_path, help="Results folder; default UAMIX_BENCH_HOME/results."
 )
 @options.report_folder
-@click.option("--dry-run", is_flag=True, help="List jobs, what is missing, and an estimate; run nothing.")
+@click.option("--dry-run", is_flag=True, help="List jobs, missing parts and estimated time; run nothing.")
 @options.of_a_run
 @click.pass_obj
 def command(
@@ -70,10 +70,10 @@ def command(
     dry_run: bool,
     quiet: bool,
 ) -> int:
-    """Run what the paper's tables and figures need, and show its numbers beside ours.
+    """Reproduce the paper's tables and figures, and show its numbers beside ours.
 
-    What is missing is listed with the line that gets it, and shown as missing. What was run before is kept and reused:
-    the same command continues what was stopped. Exit code 6 where something is missing or was set aside.
+    Missing data and weights are listed with the command that gets them. Earlier results are reused. If the run is
+    killed, repeat the command to resume it. Exit code 6 means that something is missing or was skipped.
     """
     items = session.begin("reproduce")
     from uamix_bench.cli.progress import TerminalProgress

@@ -93,7 +93,7 @@ def show(session: Session, name: str, folder: Path | None) -> None:
     "--data-dir",
     metavar="DIR",
     callback=options.to_path,
-    help="Draw the episodes again, from the data sets in this folder.",
+    help="Folder of the data sets, to draw the episodes again and compare.",
 )
 @options.own_task
 @options.audio_root
@@ -147,9 +147,7 @@ def verify(
     show_default=True,
     help="mteb writes a folder; eval-results and model-index are the Hugging Face Hub's, of one --model.",
 )
-@click.option(
-    "--hub-dataset", multiple=True, metavar="TASK=OWNER/NAME", help="The data set on the Hub that stands for a task."
-)
+@click.option("--hub-dataset", multiple=True, metavar="TASK=OWNER/NAME", help="Id of a task's data set on the Hub.")
 @click.option(
     "-o", "--output", metavar="PATH", callback=options.to_path, help="File, or folder for mteb; default stdout."
 )

@@ -72,7 +72,7 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
         )
     show(table, _setting(results, sweep))
     if ranking.alike:
-        _note(f"≈ cannot be told from the best ({_test(len(ranking.differences))})")
+        _note(f"≈ cannot be told apart from the best ({_test(len(ranking.differences))})")
     for words, who in _partial(results, labels).items():
         _note(f"* {', '.join(who)} on {words}")
     for line in _health(results, labels):
@@ -152,7 +152,7 @@ def _show_differences(pairs: Sequence[Difference], family: int, labels: Mapping[
         )
     references = list(dict.fromkeys(labels[found.reference.id] for found in pairs))
     print()
-    show(table, f"Difference to {' or '.join(references)} on the same episodes (95%, of these clips)")
+    show(table, f"Difference to {' or '.join(references)} on the same episodes (95%, these clips only)")
     _note(f"p: {_test(family)}; detectable: smallest true difference that this run would find 8 times in 10")
 
 

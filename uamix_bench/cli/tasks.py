@@ -99,7 +99,7 @@ def status(session: Session, data_dir: Path | None) -> None:
 
 @command.command("verify")
 @click.argument("name")
-@click.option("--deep", is_flag=True, help="Decode every file, too.")
+@click.option("--deep", is_flag=True, help="Decode every file as well.")
 @options.data_dir
 @quiet
 @json_output
@@ -134,7 +134,7 @@ def verify(session: Session, name: str, deep: bool, data_dir: Path | None, quiet
 @command.command("prepare")
 @click.argument("name")
 @options.data_dir
-@click.option("--offline", is_flag=True, help="Only check and unpack what is here.")
+@click.option("--offline", is_flag=True, help="Check and unpack the files that exist; download nothing.")
 @quiet
 @json_output
 @click.pass_obj
@@ -159,9 +159,13 @@ def prepare(session: Session, name: str, data_dir: Path | None, offline: bool, q
 @command.command("miniature")
 @click.argument("name")
 @click.argument("folder", metavar="DIR", callback=to_path)
-@click.option("--classes", type=options.COUNT, help="Only the first so many; default all, of hundreds 30.")
-@click.option("--clips-per-class", type=options.COUNT, default=4, show_default=True, help="How many.")
-@click.option("--seconds", type=options.Number(0.01, 60), default=0.25, show_default=True, help="Length of a clip.")
+@click.option(
+    "--classes", type=options.COUNT, help="Number of classes, the first ones; default all, or 30 if there are hundreds."
+)
+@click.option("--clips-per-class", type=options.COUNT, default=4, show_default=True, help="Number of clips per class.")
+@click.option(
+    "--seconds", type=options.Number(0.01, 60), default=0.25, show_default=True, help="Length of each clip in seconds."
+)
 @json_output
 @click.pass_obj
 def miniature(

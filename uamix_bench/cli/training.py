@@ -35,7 +35,7 @@ def common(function: AnyCallback) -> AnyCallback:
                 "--audio-root",
                 metavar="DIR",
                 callback=options.to_path,
-                help="What a list's paths are relative to; the folder of AudioSet's clips.",
+                help="Folder that the paths of a list are relative to; for AudioSet's CSV, the folder of its clips.",
             ),
             options.workers,
             click.option("--out", metavar="DIR", callback=options.to_path, help="Folder for checkpoints and weights."),
@@ -45,9 +45,11 @@ def common(function: AnyCallback) -> AnyCallback:
                 "changes",
                 multiple=True,
                 metavar="FIELD=VALUE",
-                help="Change any field of the recipe: alpha=0.5, views=mtslvr, views.stretch=0.",
+                help="Field of the recipe to change: alpha=0.5, views=mtslvr, views.stretch=0.",
             ),
-            click.option("--dry-run", is_flag=True, help="Print the recipe, what it would train, and stop."),
+            click.option(
+                "--dry-run", is_flag=True, help="Print the recipe, the trained parameters and the steps; train nothing."
+            ),
             options.device,
             click.option("--compile", "compiled", is_flag=True, help="Compile the encoder's blocks; on a GPU only."),
             options.of_a_run,

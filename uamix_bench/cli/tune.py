@@ -36,8 +36,8 @@ def command(
 
     Stage 1 trains the head on the frozen encoder, stage 2 the upper half and the head on mixtures. `tune --recipe tiny
     --mix t-cutmix` makes the bundled uamix-tiny; `--recipe paper --init pretrained.pth --data AUDIO` is the paper's
-    scale. A run that was stopped or killed continues when the same command is given again. Several processes, on one or
-    more machines that share --out: `torchrun --nproc-per-node 2 -m uamix_bench tune ...`.
+    scale. If a run is killed, repeat the command to resume it. Several processes, on one or more machines with a
+    shared --out, train as one: `torchrun --nproc-per-node 2 -m uamix_bench tune ...`.
     """
     from uamix_bench.tuning.recipe import TUNE, TuneRecipe
 

@@ -84,7 +84,7 @@ def streams(source: Source, until_s: float | None) -> list[Stream]:
 
 
 def begins_within(source: Source) -> bool:
-    """Whether frames follow soon: what is cut out of a radio stream begins in the middle of one."""
+    """True if a frame begins soon; a recording cut from a stream begins within a frame."""
     return _resync(source, 0, min(source.size, _IN_A_ROW * _MAX_FREE)) is not None
 
 

@@ -149,7 +149,7 @@ class _Cluster(Engine):
                         outcomes = self._outcomes(handle)
                     except _Lost as error:
                         if tries == _TRIES:
-                            remedy = "see the workers' own logs; what was done is kept, and the same command continues"
+                            remedy = "see the workers' own logs; what was done is kept, repeat the command to resume"
                             raise MachineError(label, f"its worker was lost {tries} times ({error})", remedy) from error
                         if str(error) not in told:  # a dead machine takes many jobs with it
                             progress.say(f"{label}: its worker was lost ({error}); another one does it")

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from uamix_bench.finetuning.recipe import FinetuneRecipe
@@ -135,9 +134,11 @@ def _final_norm(model: AudioModel, width: int) -> nn.LayerNorm:
 
 
 def _drop_paths(blocks: Sequence[nn.Module], largest: float) -> bool:
-    """Sets the drop path rates of timm's blocks, from 0 to `largest`; returns True if all are such blocks."""
+    """Sets the drop path rates of ViT blocks, from 0 to `largest`; returns True if all are such blocks."""
     known = all(hasattr(block, "drop_path1") and hasattr(block, "drop_path2") for block in blocks)
     if known and largest:
+        from timm.layers.drop import DropPath  # timm takes longer to import than torch
+
         for block, rate in zip(blocks, np.linspace(0, largest, len(blocks)).tolist(), strict=True):
             block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
     return known

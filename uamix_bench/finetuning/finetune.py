@@ -212,7 +212,7 @@ class Finetuning:
         if kept := read_outcome(path, identity, self.progress):
             return kept
         if self.stop():
-            raise Stopped(run.name, "stopped before it began", "the same command continues")
+            raise Stopped(run.name, "stopped before it began", "repeat the command to resume")
         started = time.perf_counter()
         outcome = self._probe(run) if self.freeze == "all" else self._finetune(run)
         outcome.facts["seconds"] = time.perf_counter() - started

@@ -97,7 +97,7 @@ def read_checkpoint(path: Path, key: str | None = None, *, part: bool = False) -
     try:
         if _looks_like_safetensors(head):
             if key is not None:
-                raise BadInputError(path, f"is a safetensors file, which has no key {key!a}", "leave the key away")
+                raise BadInputError(path, f"is a safetensors file, which has no key {key!a}", "omit the key")
             tensors, metadata = _read_safetensors(path, head)
             checkpoint = Checkpoint(path, sha256, tensors, metadata=metadata)
         else:
@@ -191,7 +191,7 @@ def _endings(key: str) -> Iterator[str]:
 
 
 def _differ(tensors: Mapping[str, Tensor], marks: Sequence[str], one: str, other: str) -> bool:
-    """Whether tensors of the same names under two prefixes are not equal."""
+    """True if tensors of the same names differ under two prefixes."""
     pairs = ((tensors[one + mark], tensors.get(other + mark)) for mark in marks)
     return not all(b is not None and a.shape == b.shape and torch.equal(a, b.to(a.dtype)) for a, b in pairs)
 

@@ -41,11 +41,11 @@ class Source(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What a model from a reference was made of.
+    """Source of a model that was loaded by reference.
 
     Attributes:
-        name: In results, unless the user gives another.
-        reference: What another process finds the same model by.
+        name: Default label in results.
+        reference: Reference by which another process finds the same model.
         files: All that it was read from, by their names.
         repository: ID@COMMIT of their repository; None for a folder.
         remote_code: Whether code of that repository computes the embeddings.
@@ -147,7 +147,7 @@ class AudioModel(nn.Module):
         Raises:
             BadInputError: The file is another model's, damaged, or unsafe.
         """
-        raise UsageError(cls.card.name, "takes no checkpoint", "leave =PATH away")
+        raise UsageError(cls.card.name, "takes no checkpoint", "omit =PATH")
 
     @classmethod
     def from_reference(cls, reference: str, trust_remote_code: bool = False) -> AudioModel:
@@ -199,7 +199,7 @@ class AudioModel(nn.Module):
         return embedded
 
     def call_frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What `frontend` gives.
+        """Output of `frontend`, checked.
 
         Raises:
             OwnCodeError: A user's own raises, or returns something else than it must; so of the next two.
@@ -212,7 +212,7 @@ class AudioModel(nn.Module):
         return spectrogram, counts
 
     def call_tokens(self, spectrogram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What `tokens` gives."""
+        """Output of `tokens`, checked."""
         with own_code("tokens", type(self)):
             encoded = self.tokens(spectrogram, lengths)
         tokens, mask = self._pair("tokens", encoded, "tokens", "mask")
@@ -222,7 +222,7 @@ class AudioModel(nn.Module):
         return tokens, mask
 
     def call_pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """What `pool` gives under the chosen pooling."""
+        """Output of `pool` under the chosen pooling, checked."""
         with own_code("pool", type(self)):
             pooled = self.pool(tokens, mask, self.pooling)
         self._must(isinstance(pooled, Tensor), "pool", pooled, "a tensor (B, embedding_dim)")
@@ -232,7 +232,7 @@ class AudioModel(nn.Module):
         return pooled
 
     def call_layers(self) -> list[nn.Module]:
-        """What `layers` gives."""
+        """Output of `layers`, checked."""
         with own_code("layers", type(self)):
             layers = self.layers()
         self._must(isinstance(layers, list | tuple), "layers", layers, "a list of modules")
@@ -323,13 +323,13 @@ def load_model(
     """
     if isinstance(name, str) and (referred := registry.find_reference(name)):
         if checkpoint is not None:
-            raise UsageError(f"--checkpoint {checkpoint}", f"does not go with {name}", "leave it away")
+            raise UsageError(f"--checkpoint {checkpoint}", f"does not go with {name}", "omit it")
         plugin, reference = referred
         adapter, path, bundled = plugin.load(), None, None
         model: AudioModel = adapter.from_reference(reference, trust_remote_code)
         resolved = model.origin.name if model.origin else plugin.name
     elif trust_remote_code:
-        raise UsageError("--trust-remote-code", f"is of no use to {name}", "leave it away")
+        raise UsageError("--trust-remote-code", f"does not apply to {name}", "omit it")
     else:
         adapter, resolved, path, bundled = _resolve(name, checkpoint)
         model = _build(adapter, resolved, path)
@@ -347,7 +347,7 @@ def load_model(
     if layer is not None:
         if layer not in model.layer_choices:
             choices = ", ".join(model.layer_choices)
-            remedy = f"give one of {choices}" if choices else "leave it away"
+            remedy = f"give one of {choices}" if choices else "omit it"
             raise UsageError(f"--layer {layer}", f"{resolved} has no such layer to choose", remedy)
         model.layer = layer
     model.requires_grad_(False).eval().to(find_device(device))
@@ -400,7 +400,7 @@ def load_model(
 
 def _build(adapter: type[AudioModel], resolved: str, path: Path | None) -> AudioModel:
     if path is not None and not adapter.card.needs_weights:
-        raise UsageError(f"--model {resolved}", "takes no checkpoint", "leave =PATH or --checkpoint away")
+        raise UsageError(f"--model {resolved}", "takes no checkpoint", "omit =PATH and --checkpoint")
     made_by = "from_checkpoint" if path is not None else "untrained"
     with own_code(made_by, adapter):
         model: Any = adapter.from_checkpoint(path) if path is not None else adapter.untrained()

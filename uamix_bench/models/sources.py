@@ -171,7 +171,7 @@ def _written(code: CodeType) -> str:
 
 
 def _outline(code: CodeType) -> tuple[Any, ...]:
-    """What a code object does, without its place in the file."""
+    """Instructions of a code object, without its position in the file."""
     constants = tuple(_outline(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts)
     return code.co_name, code.co_code, code.co_names, code.co_varnames, constants
 

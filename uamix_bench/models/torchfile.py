@@ -289,7 +289,7 @@ def _entries(content: Any) -> dict[str, Any]:
 
 
 def _beside(content: Any, way: _Way) -> dict[str, Any]:
-    """What stands beside a state dict, and beside all that it is in."""
+    """Entries beside a state dict, at every level that contains it."""
     if not way:
         return {}
     entries = _entries(content)
@@ -297,7 +297,7 @@ def _beside(content: Any, way: _Way) -> dict[str, Any]:
 
 
 def _is_plain(way: _Way) -> bool:
-    """Whether no key on the way says of what it is."""
+    """True if no key on the path names a kind of weights."""
     return all(key in _KEYS or key.isdecimal() for key in way)
 
 

@@ -1,18 +1,16 @@
-"""Vision transformer on spectrograms, shared by the masked-autoencoder models: timm's blocks, any clip length."""
+"""Vision transformer on spectrograms, shared by the masked-autoencoder models, for clips of any length."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from timm.layers.patch_embed import PatchEmbed
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from uamix_bench.models.block import Block, PatchEmbed
 from uamix_bench.util.errors import BadInputError
 
 HEAD_DIM = 64  # features of an attention head, in every published encoder of the family
@@ -68,14 +66,7 @@ class Stem(nn.Module):
         super().__init__()
         self.shape = shape
         frames, mel = shape.patch_frames, shape.patch_mel
-        self.patch_embed = PatchEmbed(
-            img_size=None,
-            patch_size=(mel, frames) if shape.mel_first else (frames, mel),  # type: ignore[arg-type]
-            in_chans=1,
-            embed_dim=shape.width,
-            flatten=False,
-            strict_img_size=False,
-        )
+        self.patch_embed = PatchEmbed((mel, frames) if shape.mel_first else (frames, mel), shape.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.width))
         self.register_buffer("pos_embed", torch.zeros(1, 1 + shape.rows * shape.columns, shape.width))
 
@@ -127,12 +118,8 @@ class AudioViT(nn.Module):
         super().__init__()
         self.shape = shape
         self.stem = Stem(shape)
-        layer_norm = partial(nn.LayerNorm, eps=1e-6)
-        self.blocks = nn.ModuleList(
-            Block(shape.width, shape.heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=layer_norm)  # type: ignore[arg-type]
-            for _ in range(shape.depth)
-        )
-        self.norm = layer_norm(shape.width) if norm else nn.Identity()
+        self.blocks = nn.ModuleList(Block(shape.width, shape.heads) for _ in range(shape.depth))
+        self.norm = nn.LayerNorm(shape.width, eps=1e-6) if norm else nn.Identity()
 
     def layers(self) -> list[nn.Module]:
         """Layers in the order of freezing and layer-wise decay: the stem first, the last block last."""

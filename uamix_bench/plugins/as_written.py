@@ -56,7 +56,7 @@ def import_as_written() -> None:
 
 
 def module_spec(name: str, path: Path) -> ModuleSpec:
-    """How the module of a file is made, as it is written; it can import what is installed, and what is beside it."""
+    """Import spec of a file's module as written; it can import installed packages and its neighbours."""
     location = os.path.abspath(path)  # noqa: PTH100 - no link is followed
     folder = os.path.dirname(location)  # noqa: PTH120
     import_as_written()
@@ -83,7 +83,7 @@ def _changed(path: Path, source: bytes) -> bool:
 
 
 def _shadowed(module: str, file: Path, folder: Path) -> bool:
-    """Whether a module is loaded from elsewhere whose name is one beside a file too."""
+    """True if a module of a neighbour's name is already loaded from elsewhere."""
     top = folder / module.partition(".")[0]
     return not file.is_relative_to(folder) and (top.with_suffix(".py").is_file() or top.is_dir())
 

@@ -44,7 +44,7 @@ def protocol_flags(protocol: Protocol) -> list[str]:
 
 
 def _said(model: ModelIdentity) -> bool:
-    """Whether a user may have said what a model was trained on: neither its card nor the file of a tuning does."""
+    """True if only the user can have named the model's training data: neither card nor tuning names it."""
     plugin = registry.models().get(model.name)
     bundled = registry.bundled_weights().get(model.name)
     of_card = bundled[1].pretrained_on if bundled else plugin.card.pretrained_on if plugin else ()

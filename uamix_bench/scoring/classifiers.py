@@ -261,7 +261,7 @@ def _best(scores: Table, margin: Table) -> Integers:
 
 
 def _margin(queries: Table, scores: Table, unit: float, by_distance: bool) -> Table:
-    """What rounding may put between scores that are equal, a number or (B, Q, 1).
+    """Largest difference that rounding makes between equal scores, a number or (B, Q, 1).
 
     Args:
         queries: (B, Q, D).

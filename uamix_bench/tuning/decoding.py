@@ -44,7 +44,7 @@ _BLOCK = 64  # clips decoded at once: what a killed run loses
 _WORTH_WORKERS = 512  # clips: fewer are done before the workers have imported torch
 _MOST_WORKERS = 16
 _PATIENCE_S = 600.0  # for a block of clips, each of which has a minute
-_ALONE = "the same command continues; --workers 1 decodes in this process"
+_ALONE = "repeat the command to resume; --workers 1 decodes in this process"
 _NOTHING = np.zeros((0, 1), np.float16)
 
 
@@ -162,7 +162,7 @@ def _continue(
                 skipped += len(block.skipped)
                 advance(len(block.counts), f"{skipped} skipped" if skipped else "")
                 if done < total and stop():
-                    raise Stopped("decoding", f"stopped after {done} of {total} clips", "the same command continues")
+                    raise Stopped("decoding", f"stopped after {done} of {total} clips", "repeat the command to resume")
             for file in (values, journal):
                 os.fsync(file.fileno())
     except OSError as error:

@@ -37,7 +37,7 @@ _NEVER = timedelta(days=30)  # gloo's own patience, which goes on while this pro
 _POLL = timedelta(seconds=1)
 _REAPED_S = 5.0  # within which a process that died has left the table of processes
 _LOOK_S = 0.05
-_AGAIN = "the same command continues from the last checkpoint (torchrun --max-restarts does so by itself)"
+_AGAIN = "repeat the command to resume from the last checkpoint (torchrun --max-restarts does so by itself)"
 
 
 class Told(BenchError):

@@ -214,7 +214,7 @@ class Training:
                     self._save(number, batch.step + 1, stage, optimizer)
                 if stop and not (last and number == len(self.stages) - 1):
                     reason = f"stopped after step {batch.step + 1} of {total}"
-                    raise Stopped(stage.name, reason, "the same command continues")
+                    raise Stopped(stage.name, reason, "repeat the command to resume")
         pace.peak_memory_mb = peak_memory_mb(str(_device(stage.module)))
 
     def _step(

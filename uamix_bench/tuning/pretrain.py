@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock
 from torch import Tensor, nn
 
 from uamix_bench.models.vit import AudioViT, initialise, sincos_table
@@ -188,7 +187,9 @@ def initialise_decoder(decoder: Decoder, generator: torch.Generator) -> None:
     nn.init.normal_(decoder.mask_token, std=0.02, generator=generator)
 
 
-def _swin(width: int, heads: int, grid: tuple[int, int], shifted: bool) -> SwinTransformerV2CrBlock:
+def _swin(width: int, heads: int, grid: tuple[int, int], shifted: bool) -> nn.Module:
+    from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock  # timm takes longer to import than torch
+
     block = SwinTransformerV2CrBlock(
         dim=width, num_heads=heads, feat_size=grid, window_size=_WINDOW, dynamic_mask=True, init_values=None
     )

@@ -107,7 +107,7 @@ def tune_all(
     finally:
         crew.end()
     if stop():
-        raise Stopped("tuning", "stopped, with the state of every arm saved", "the same command continues")
+        raise Stopped("tuning", "stopped, with the state of every arm saved", "repeat the command to resume")
     if crew.failed and not keep_going:
         raise next(iter(crew.failed.values()))
     return crew.failed
@@ -236,7 +236,7 @@ class _Crew:
             error = None
         if error is None and process.exitcode:
             reason = f"ended with exit code {process.exitcode}" if process.exitcode > 0 else "was killed"
-            return MachineError(f"the process of {process.name}", reason, "look above; the same command continues")
+            return MachineError(f"the process of {process.name}", reason, "look above; repeat the command to resume")
         return error
 
 
