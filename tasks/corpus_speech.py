@@ -76,9 +76,11 @@ def made_up_word(draw: np.random.Generator) -> str:
 
 
 def phonemes(language: str, texts: Sequence[str]) -> list[str]:
-    """Phonemes of each text in espeak-ng's notation, without stress, length and pauses."""
-    found = [_run(["espeak-ng", "-q", "-x", "-v", language, text]).decode() for text in texts]
-    return [_MARKS.sub("", each) for each in found]
+    """Phonemes of texts, one clause each, in espeak-ng's notation, without stress, length and pauses."""
+    apart = "\n\n".join(texts)  # a blank line ends a clause, and each clause gives a line
+    return [
+        _MARKS.sub("", line) for line in _run(["espeak-ng", "-q", "-x", "-v", language, apart]).decode().splitlines()
+    ]
 
 
 @cache

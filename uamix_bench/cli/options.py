@@ -136,7 +136,7 @@ task = click.option(
     multiple=True,
     type=_NAMES,
     callback=merged,
-    default=["synthetic"],
+    default=["instruments", "studio-samples"],
     show_default=True,
     help="Task: a name, all, a folder with a sub-folder per class, a CSV (path,label[,group,split]), or FILE.py:CLASS. "
     "Lists, globs, repeatable.",
