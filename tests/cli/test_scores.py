@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -56,11 +57,13 @@ def test_the_best_is_marked_and_json_has_the_same_facts(bench: Bench, sounds: Pa
     assert (found["ci95_clips"], found["ci95_clips_reason"]) == (None, "needs 10,000 episodes, has 40")
     alike = [] if test.pvalue < 0.05 else [min((first, second), key=lambda result: result.score.accuracy).id]
     assert comparison["not_distinguishable_from_best"] == alike
-    assert [line.split()[0] for line in table.splitlines() if " best " in line] == [better.model.name]
+    assert [line.split()[0] for line in table.splitlines() if " (best) " in line] == [better.model.name]
+    assert comparison["best_for_new_clips"] == []
+    assert "(best): best on these clips; --episodes 10000 tests new clips" in table
     assert ("≈ cannot be told apart from the best" in table) == bool(alike)
     assert "--episodes 10000 adds intervals for new clips" in " ".join(table.split())
     alone = bench("fewshot", "-m", "logmel", "-t", sounds, *SMALL)
-    assert " best" not in alone.out
+    assert "best" not in alone.out
     assert "Difference" not in alone.out
 
 
@@ -127,4 +130,32 @@ def test_a_sweep_fits_a_narrow_terminal(
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "dumb")  # plain text
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    assert "…" not in printed(capsys, results)
+    out = printed(capsys, results)
+    assert "…" not in out
+    assert next(line.split()[:3] for line in out.splitlines() if line.startswith("model")) == [
+        "model",
+        "1-shot",
+        "clips/s",
+    ]
+
+
+def test_shots_are_columns_and_what_is_too_wide_is_continued_below(
+    bench: Bench, sounds: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shots = [1, 2, 3, 4, 5, 6]
+    arguments = ("--n", "2", "--k", ",".join(map(str, shots)), "--q", "1", "--episodes", "20")
+    wide = bench("fewshot", "-m", "logmel,random", "-t", sounds, *arguments).out
+    (heading,) = [line.split() for line in wide.splitlines() if line.startswith("model ") and "1-shot" in line]
+    assert heading == ["model", *(f"{shot}-shot" for shot in shots), "clips/s", "episodes/s"]
+    results = [result for _, result in ResultStore()]
+    (row,) = [line for line in wide.splitlines() if line.startswith("logmel") and "±" in line and "%" not in line][:1]
+    means = {one.protocol.k_shot: one.score.accuracy for one in results if one.model.name == "logmel"}
+    assert re.findall(r"(\d+\.\d+) ±", row) == [f"{100 * means[shot]:.2f}" for shot in shots]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    narrow = printed(capsys, sorted(results, key=lambda one: one.protocol.k_shot))
+    tables = [line.split()[1:] for line in narrow.splitlines() if line.startswith("model ") and "-shot" in line]
+    assert len(tables) > 1
+    assert [word for words in tables for word in words if word.endswith("-shot")] == heading[1:-2]
+    assert "…" not in narrow

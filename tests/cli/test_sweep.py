@@ -41,8 +41,8 @@ def test_a_sweep_says_what_it_leaves_out_and_its_cells_can_be_had_alone(
         assert alone.envelope["results"][0]["id"] == one["id"]
     table = run("--n", ways, "--k", "1,3", "--quiet")
     assert table.err.splitlines() == [LINE]
-    assert "classes of 6 clips or more" in table.out.splitlines()[0]
-    assert table.out.count(" 3 of 4 ") == len(found)
+    assert "classes of 6 clips or more" in table.out.splitlines()[1]
+    assert table.out.startswith("local/own: 3 of 4 classes, ")
     plan = run("--n", ways, "--k", "1,3", "--dry-run")
     assert plan.out.count(" 3 of 4 ") == len(found)
 

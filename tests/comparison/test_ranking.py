@@ -75,7 +75,8 @@ def test_the_best_and_what_cannot_be_told_from_it() -> None:
     found = rank(table)
     assert {one.model.name for one in table if one.id in found.best} == {"best"}
     assert {one.model.name for one in table if one.id in found.alike} == {"near"}
-    assert rank(reversed(table))[:2] == found[:2]
+    assert rank(reversed(table))[:3] == found[:3]
+    assert not found.best_for_new_clips  # without clip tables nothing is known of new clips
 
 
 def test_equal_models_and_constant_differences_have_a_p() -> None:
@@ -96,7 +97,7 @@ def test_only_what_is_comparable_shares_a_cell() -> None:
         result("b", hits(0.5, 2), status=one.status.model_copy(update={"complete": False})),
     ]
     assert [len(cell) for cell in cells([one, *others])] == [1, 1, 1, 1, 1]
-    assert rank([one, *others]) == (frozenset(), frozenset(), ())
+    assert rank([one, *others]) == (frozenset(), frozenset(), frozenset(), ())
     assert [len(cell) for cell in cells([one, result("b", hits(0.5, 2)), one])] == [2]
     cut, gone = (Skipped(clip=clip, reason="no samples") for clip in ("x/1.wav", "x/2.wav"))
     statuses = {
@@ -139,6 +140,28 @@ def test_the_interval_of_a_difference_for_new_clips() -> None:
     table = [result(name, values[:600], digest=few.digest) for name, values in (("a", first), ("b", second))]
     (one,) = rank(table, {few.digest: few}).differences
     assert one.clips == (None, "needs 10,000 episodes, has 600")
+
+
+def test_the_best_on_these_clips_need_not_be_the_best_for_new_ones() -> None:
+    episodes = drawn(10_000)
+    ease = np.random.default_rng(0).normal(0, 0.2, 480)[episodes.drawn].mean(axis=(1, 2))
+
+    def table(gain: float) -> list[Result]:
+        rates = {"a": 0.6 + ease, "b": 0.6 + gain - ease}
+        draws = {
+            name: np.random.default_rng(len(rates)).binomial(20, np.clip(rate, 0, 1)) for name, rate in rates.items()
+        }
+        return [result(name, values, digest=episodes.digest) for name, values in draws.items()]
+
+    for gain, expected in ((0.02, False), (0.2, True)):
+        found = rank(table(gain), {episodes.digest: episodes})
+        (one,) = found.differences
+        assert found.best
+        assert one.p_holm < 1e-6  # on these clips both gains are certain
+        assert one.clips.half_width is not None
+        assert (abs(one.difference) > one.clips.half_width) == bool(found.best_for_new_clips) == expected
+        assert found.best_for_new_clips <= found.best
+        assert found.facts()["best_for_new_clips"] == sorted(found.best_for_new_clips)
 
 
 def test_an_interval_of_more_than_twice_the_conventional_is_told() -> None:

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from uamix_bench.cli.tables import Table, count, per_cent, show
+from uamix_bench.cli.tables import Table, count, fits, per_cent, show
 from uamix_bench.util.text import classes_drawn, listed, p_value, plus_minus
 
 if TYPE_CHECKING:
@@ -44,33 +44,27 @@ def show_plan(items: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[str, str], sweep: bool) -> None:
-    ranked = bool(ranking.best)
-    table = Table(
-        "model",
-        "task",
-        *(("n>", "k>") if sweep else ()),
-        "accuracy %>",
-        *(("",) if ranked else ()),
-        "classes>",
-        "clips>",
-        "clips/s>",
-        "episodes/s>",
-    )
+    """Prints a row for each model and task with shots as columns, a table for each number of ways.
+
+    A table that is too wide for the terminal is continued below.
+    """
+    rows: dict[tuple[str, str], dict[tuple[int, int], Result]] = {}
     for result in results:
-        mark = "best" if result.id in ranking.best else "≈" if result.id in ranking.alike else ""
-        cost = result.cost
-        table.add(
-            labels[result.id],
-            result.task.label,
-            *_cell(result, sweep),
-            per_cent(result.score.accuracy, result.score.ci95) + ("" if result.status.complete else "*"),
-            *((mark,) if ranked else ()),
-            classes_drawn(result.task.classes, result.episodes.classes_left_out),
-            count(result.task.clips),
-            _rate(cost.embedded_clips, cost.embed_s) if cost.embedded_clips else "cached",
-            _rate(result.protocol.episodes, cost.episodes_s),
-        )
-    show(table, _setting(results, sweep))
+        row = rows.setdefault((labels[result.id], result.task.label), {})
+        row[result.protocol.n_way, result.protocol.k_shot] = result
+    print(_heading(results, sweep))
+    ways = dict.fromkeys(result.protocol.n_way for result in results)
+    for way in ways:
+        shots = list(dict.fromkeys(result.protocol.k_shot for result in results if result.protocol.n_way == way))
+        while shots:
+            shown = len(shots)
+            while shown > 1 and not fits(_score_table(rows, way, shots[:shown], ranking, sweep)):
+                shown -= 1
+            title = f"{way}-way" if len(ways) > 1 else ""
+            show(_score_table(rows, way, shots[:shown], ranking, sweep), title)
+            shots = shots[shown:]
+    if ranking.best - ranking.best_for_new_clips:
+        _note(f"(best): best on these clips; {_why_not_new(ranking)}")
     if ranking.alike:
         _note(f"≈ cannot be told apart from the best ({_test(len(ranking.differences))})")
     for words, who in _partial(results, labels).items():
@@ -82,6 +76,72 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
     for result in results:
         if not result.score.ci95:  # one episode, or all alike: 1.96 x std / sqrt(n) says nothing, or certainty
             _note(f"{labels[result.id]} on {result.task.label}: {_bounds(result)}")
+
+
+def _score_table(
+    rows: Mapping[tuple[str, str], Mapping[tuple[int, int], Result]],
+    way: int,
+    shots: Sequence[int],
+    ranking: Ranking,
+    sweep: bool,
+) -> Table:
+    held = {key: [row[way, shot] for shot in shots if (way, shot) in row] for key, row in rows.items()}
+    held = {key: found for key, found in held.items() if found}
+    several = len({task for _, task in held}) > 1
+    facts = ("task", "classes>", "clips>") if several else ()
+    marks = {shot: any(_mark(row.get((way, shot)), ranking) for row in rows.values()) for shot in shots}
+    headings = {shot: f"{shot}-shot>" if sweep else "accuracy %>" for shot in shots}
+    table = Table(
+        "model",
+        *facts[:1],
+        *(part for shot in shots for part in (headings[shot], *(("",) if marks[shot] else ()))),
+        *facts[1:],
+        "clips/s>",
+        "episodes/s>",
+        dropped=("episodes/s", "clips/s"),
+    )
+    for (label, task), found in held.items():
+        cells = []
+        for shot in shots:
+            result = rows[label, task].get((way, shot))
+            cells += [_accuracy(result), *([_mark(result, ranking)] if marks[shot] else [])]
+        embedded = [result.cost for result in found if result.cost.embedded_clips]
+        table.add(
+            label,
+            *([task] if several else []),
+            *cells,
+            *(_sizes(found) if several else []),
+            _rate(embedded[0].embedded_clips, embedded[0].embed_s) if embedded else "cached",
+            _rate(sum(result.protocol.episodes for result in found), sum(result.cost.episodes_s for result in found)),
+        )
+    return table
+
+
+def _sizes(results: Iterable[Result]) -> tuple[str, str]:
+    """Classes and clips of results on one task; several numbers if the settings of a sweep differ."""
+    results = list(results)
+    classes = (classes_drawn(result.task.classes, result.episodes.classes_left_out) for result in results)
+    clips = (count(result.task.clips) for result in results)
+    return " or ".join(dict.fromkeys(classes)), " or ".join(dict.fromkeys(clips))
+
+
+def _accuracy(result: Result | None) -> str:
+    if result is None:
+        return ""
+    return per_cent(result.score.accuracy, result.score.ci95) + ("" if result.status.complete else "*")
+
+
+def _mark(result: Result | None, ranking: Ranking) -> str:
+    if result is not None and result.id in ranking.best:
+        return "best" if result.id in ranking.best_for_new_clips else "(best)"
+    return "≈" if result is not None and result.id in ranking.alike else ""
+
+
+def _why_not_new(ranking: Ranking) -> str:
+    """Reason why no best model is best for new clips, as far as the intervals say."""
+    if any(found.clips.half_width is not None for found in ranking.differences):
+        return "for new clips of these classes another may be better"
+    return "--episodes 10000 tests new clips"
 
 
 def _partial(results: Sequence[Result], labels: Mapping[str, str]) -> dict[str, dict[str, None]]:
@@ -162,6 +222,14 @@ def _test(family: int) -> str:
 
 def _note(text: str) -> None:
     print(textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False))
+
+
+def _heading(results: Sequence[Result], sweep: bool) -> str:
+    """The setting that all results share, after the task if there is one."""
+    if len(tasks := dict.fromkeys(result.task.label for result in results)) > 1:
+        return _setting(results, sweep)
+    classes, clips = _sizes(results)
+    return f"{next(iter(tasks))}: {classes} classes, {clips} clips\n{_setting(results, sweep)}"
 
 
 def _setting(results: Sequence[Result], sweep: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -27,10 +28,12 @@ class Table(RichTable):
     Args:
         columns: Column headings; one that ends in ``>`` is aligned to the right.
         wrapped: Headings of the columns whose text may be wrapped.
+        dropped: Headings of the columns that a narrow terminal does without, in the order in which they go.
     """
 
-    def __init__(self, *columns: str, wrapped: tuple[str, ...] = ()) -> None:
+    def __init__(self, *columns: str, wrapped: tuple[str, ...] = (), dropped: tuple[str, ...] = ()) -> None:
         super().__init__(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        self.dropped = dropped
         for heading in columns:
             right = heading.endswith(">")
             words = heading in wrapped
@@ -46,12 +49,23 @@ class Table(RichTable):
         self.add_row(*map(Text, cells))
 
 
+def fits(table: Table) -> bool:
+    """True if a table fits the terminal with one space between columns and without the columns that it may drop."""
+    narrow, console = copy.copy(table), _console()
+    for heading in narrow.dropped:
+        _drop(narrow, heading)
+    narrow.padding = 0
+    return _width(narrow, console) <= console.width
+
+
 def show(table: RichTable, title: str = "") -> None:
     """Prints a table to stdout, without spaces at the ends of lines."""
-    console = Console() if sys.stdout.isatty() else Console(width=_UNBOUNDED, no_color=True)
-    console.width = max(console.width, _NARROWEST)
+    console = _console()
     padding = table.padding
-    if console.measure(table, options=console.options.update(max_width=_UNBOUNDED)).maximum > console.width:
+    for heading in table.dropped if isinstance(table, Table) else ():
+        if _width(table, console) > console.width:
+            _drop(table, heading)
+    if _width(table, console) > console.width:
         table.padding = 0  # one space between columns before anything is cut
     with console.capture() as captured:
         console.print(table)
@@ -60,6 +74,21 @@ def show(table: RichTable, title: str = "") -> None:
     if title:
         print(title)
     print(textwrap.dedent("\n".join(lines)).strip("\n"))
+
+
+def _console() -> Console:
+    console = Console() if sys.stdout.isatty() else Console(width=_UNBOUNDED, no_color=True)
+    console.width = max(console.width, _NARROWEST)
+    return console
+
+
+def _drop(table: RichTable, heading: str) -> None:
+    table.columns = [column for column in table.columns if column.header != heading]
+
+
+def _width(table: RichTable, console: Console) -> int:
+    """Width of a table whose text is not cut, in columns of a terminal."""
+    return console.measure(table, options=console.options.update(max_width=_UNBOUNDED)).maximum
 
 
 def show_card(facts: Mapping[str, Any]) -> None:

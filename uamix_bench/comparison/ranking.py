@@ -7,6 +7,7 @@ family of tests, and Holm's correction covers all of it. So the best model may b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.episodes import EpisodeSet
-from uamix_bench.scoring.statistics import Interval, ci95_clips, holm, paired_t, sign_flip_p, smallest_difference
+from uamix_bench.scoring.statistics import Z95, Interval, ci95_clips, holm, paired_t, sign_flip_p, smallest_difference
 
 SIGNIFICANCE = 0.05  # of the whole family
 POWER = 0.8  # with which `Difference.smallest` would be found
@@ -51,11 +52,14 @@ class Ranking(NamedTuple):
 
     Attributes:
         best: Ids of the best result of each cell with two models or more; the first of equal ones.
+        best_for_new_clips: Ids of those among `best` that are better than every other result of their cell for new
+            clips of these classes as well: two-sided normal tests at 5% by the intervals for new clips, Holm-adjusted.
         alike: Ids of the results that cannot be told apart from the best of their cell at 5%, Holm-adjusted.
         differences: Differences of all pairs, by cell, in the order of the results: the later one less the earlier.
     """
 
     best: frozenset[str]
+    best_for_new_clips: frozenset[str]
     alike: frozenset[str]
     differences: tuple[Difference, ...]
 
@@ -75,6 +79,7 @@ class Ranking(NamedTuple):
             "significance": SIGNIFICANCE,
             "power": POWER,
             "best": sorted(self.best),
+            "best_for_new_clips": sorted(self.best_for_new_clips),
             "not_distinguishable_from_best": sorted(self.alike),
             "differences": [
                 {
@@ -125,7 +130,13 @@ def rank(results: Iterable[Result], draws: Mapping[str, EpisodeSet] | None = Non
     best = frozenset(max(cell, key=lambda result: result.score.accuracy).id for cell in groups)
     undecided = [{found.result.id, found.reference.id} for found in differences if found.p_holm >= SIGNIFICANCE]
     alike = frozenset(identifier for pair in undecided if pair & best for identifier in pair - best)
-    return Ranking(best, alike, differences)
+    for_new = holm([_p_for_new_clips(found) for found in differences])
+    open_pairs = [
+        {found.result.id, found.reference.id}
+        for found, p in zip(differences, for_new, strict=True)
+        if p >= SIGNIFICANCE
+    ]
+    return Ranking(best, best - frozenset().union(*open_pairs), alike, differences)
 
 
 def wider(result: Result) -> dict[str, float]:
@@ -137,6 +148,13 @@ def wider(result: Result) -> dict[str, float]:
     usual = result.score.ci95
     given = {"clips": result.score.ci95_clips, "classes": result.score.ci95_classes}
     return {name: half / usual for name, half in given.items() if half and usual and half > WIDER * usual}
+
+
+def _p_for_new_clips(found: Difference) -> float:
+    """Two-sided normal p value of a difference for new clips; 1 without an interval."""
+    if not found.clips.half_width:
+        return 1.0
+    return math.erfc(abs(found.difference) / (found.clips.half_width / Z95) / math.sqrt(2))
 
 
 def _for_new_clips(differences: np.ndarray[tuple[int], np.dtype[np.float64]], drawn: EpisodeSet | None) -> Interval:
