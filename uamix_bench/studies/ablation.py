@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # planning is free of torch
     from uamix_bench.models.model import AudioModel
 
 REFERENCE: Mixing = "t-cutmix"  # the paper's own mixing
+PLAIN = "mean"  # the paper's own pooling
+CL2N = "simpleshot"  # SimpleShot's own classifier
 _FIXED = {"mix": "--mix", "seed": "--seeds", "data": "--data", "name": "--recipe", "kind": "--recipe"}
 
 
@@ -275,6 +277,7 @@ class Ablation:
                 raise BadInputError(
                     self.job(arm).label, f"the reference failed ({found})", "without it nothing can be compared"
                 )
+        beside = self._beside(tasks, protocols, device, options) if arms else []
         return AblationRecord.create(
             init=scrub(self.init),
             assumed=len(protocols) > 1,
@@ -284,8 +287,38 @@ class Ablation:
                 for arm in self.arms
                 if self.job(arm).folder in errors
             ),
+            beside=tuple(beside),
             provenance=collect(arms[0].training.provenance.device.partition(":")[0] if arms and not engine else "cpu"),
         )
+
+    def _beside(
+        self, tasks: Sequence[TaskData], protocols: Sequence[Protocol], device: str, options: dict[str, Any]
+    ) -> list[Result]:
+        """Results beside the arms: of starting weights in every cell; of these, reference and floors in the first.
+
+        The encoders are under the arms' pooling and under `PLAIN`, all by nearest centroid and under CL2N.
+        """
+        from uamix_bench.models.model import load_model
+        from uamix_bench.tuning.run import initial_name
+
+        reference = self.job(next(arm for arm in self.arms if arm.reference))
+        store, pooling, named = (
+            ResultStore(reference.folder / "results"),
+            reference.recipe.pooling,
+            initial_name(self.init),
+        )
+        encoders = [("uamix", reference.folder / WEIGHTS), (named, None), ("random", None)]
+        models = [(*encoder, how) for encoder in encoders for how in dict.fromkeys((pooling, PLAIN))]
+        models += [("logmel", None, how) for how in ("mean-std", "mean-max")]
+        both = [protocols[0], protocols[0].model_copy(update={"classifier": CL2N})]
+        results = []
+        for name, weights, how in models:
+            model = load_model(name, weights, device=device, pooling=how)
+            cells = [*protocols[1:], *both] if (name, how) == (named, pooling) else both
+            for task in tasks:
+                options["progress"].say(f"evaluating {name}, {how}, on {task.name}")
+                results += [kept.result for kept in fewshot_kept(store, model, task, cells, **options)]
+        return results
 
     def _embed_ahead(
         self,

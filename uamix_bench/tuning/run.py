@@ -152,6 +152,11 @@ def _of_size(model: Any, recipe: PretrainRecipe, init: str) -> Any:
     return model
 
 
+def initial_name(init: str) -> str:
+    """Name for `load_model` of the encoder that a training begins from; a path alone is an AudioMAE file."""
+    return init if "=" in init or not is_path(init) else f"audiomae={init}"
+
+
 def initial_model(init: str) -> Any:
     """Loads the encoder that a training begins from, with the SHA-256 of its weights; see :func:`tune`.
 
@@ -159,8 +164,7 @@ def initial_model(init: str) -> Any:
         UsageError: The model is not a vision transformer that can be tuned.
         BadInputError: The file is missing, damaged or another model's.
     """
-    named = init if "=" in init or not is_path(init) else f"audiomae={init}"
-    model: Any = load_model(named, device="cpu")
+    model: Any = load_model(initial_name(init), device="cpu")
     if not hasattr(model, "encoder") or not hasattr(model, "normalise"):
         remedy = "give audiomae=PATH, audiomae-tiny or another AudioMAE encoder"
         raise UsageError(f"--init {init}", "cannot be tuned", remedy)
