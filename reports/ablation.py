@@ -188,7 +188,7 @@ def _beside(record: AblationRecord) -> Iterator[Section]:
     keys = list(dict.fromkeys(key for row in rows for key in row.accuracies))
     tasks = len({task for task, _ in keys}) > 1
     columns = ["model", "pooling", "dimensions>", *(f"{task}, {how}>" if tasks else f"{how}>" for task, how in keys)]
-    body = [
+    body: list[tuple[Cell | str, ...]] = [
         (
             row.model,
             row.pooling,

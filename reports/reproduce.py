@@ -21,7 +21,7 @@ from uamix_bench.reports.published import published
 from uamix_bench.reports.result_card import drawer_id
 from uamix_bench.scoring.episodes import PAPER
 from uamix_bench.studies.paper import ARMS, Target, architecture
-from uamix_bench.studies.reproduce import Plan, not_comparable
+from uamix_bench.studies.reproduce import Reproduction, not_comparable
 from uamix_bench.util.errors import BenchError
 from uamix_bench.util.text import with_half
 
@@ -65,7 +65,11 @@ class Outcome(NamedTuple):
 
 
 def report(
-    records: Iterable[Any], *, plans: Sequence[Plan], set_aside: Sequence[str] = (), data_dir: Path | None = None
+    records: Iterable[Any],
+    *,
+    plans: Sequence[Reproduction],
+    set_aside: Sequence[str] = (),
+    data_dir: Path | None = None,
 ) -> Page:
     """Renders targets.
 
@@ -96,7 +100,7 @@ def report(
     )
 
 
-def outcomes(plan: Plan, results: Iterable[Result]) -> dict[tuple[str, str], Outcome]:
+def outcomes(plan: Reproduction, results: Iterable[Result]) -> dict[tuple[str, str], Outcome]:
     """Outcomes of a table with published values, by model and task."""
     cards = {name: plugin.card for name, plugin in registry.models().items()}
     usual = (PAPER.n_way, PAPER.k_shot)
@@ -117,7 +121,7 @@ def outcomes(plan: Plan, results: Iterable[Result]) -> dict[tuple[str, str], Out
     return found
 
 
-def _belongs(plan: Plan, result: Result) -> bool:
+def _belongs(plan: Reproduction, result: Result) -> bool:
     cell = (result.protocol.n_way, result.protocol.k_shot)
     return cell in plan.cells and result.model.name in plan.target.models and result.task.name in plan.target.tasks
 
@@ -139,7 +143,7 @@ def _published(target: Target) -> dict[tuple[str, str], tuple[float, float]]:
 # --- one target
 
 
-def _blocks(plan: Plan, records: Sequence[Any], data_dir: Path | None) -> list[Block]:
+def _blocks(plan: Reproduction, records: Sequence[Any], data_dir: Path | None) -> list[Block]:
     results = [record for record in records if isinstance(record, Result) and _belongs(plan, record)]
     blocks: list[Block] = []
     if plan.miniatures:
@@ -169,7 +173,7 @@ def _some(names: Sequence[str], shown: int = 3) -> str:
     return ", ".join(names[:shown]) + more
 
 
-def _beside(plan: Plan, results: Sequence[Result]) -> Iterator[Block]:
+def _beside(plan: Reproduction, results: Sequence[Result]) -> Iterator[Block]:
     found = outcomes(plan, results)
     lacks = {(job.model, job.task): job.lacks for job in plan.jobs}
     judged = [one.agrees for one in found.values() if one.agrees is not None]
@@ -209,7 +213,7 @@ def _row(outcome: Outcome, lacks: Sequence[str]) -> Row:
     return paper, ours, Cell(*with_half(distance, width, 1, "+", scale=1), distance), Cell(said, mark=apart)
 
 
-def _finetuned(plan: Plan, results: Sequence[FinetuneResult]) -> Iterator[Block]:
+def _finetuned(plan: Reproduction, results: Sequence[FinetuneResult]) -> Iterator[Block]:
     known: Mapping[tuple[str, str], FinetuneResult] = {(one.model.name, one.task.name): one for one in results}
     rows: list[Row] = []
     for model in plan.target.models:
@@ -224,7 +228,7 @@ def _finetuned(plan: Plan, results: Sequence[FinetuneResult]) -> Iterator[Block]
     yield published().show(published().table("fine-tuned"))
 
 
-def _clusters(plan: Plan, results: Sequence[Result], data_dir: Path | None) -> Iterator[Block]:
+def _clusters(plan: Reproduction, results: Sequence[Result], data_dir: Path | None) -> Iterator[Block]:
     whole: dict[str, Replay] = {}
     redraw = Redraw(data_dir)
     for result in sorted(results, key=lambda one: plan.target.models.index(one.model.name)):

@@ -83,9 +83,10 @@ def _pieces(path: Path, family: str) -> Iterator[Clip]:
 
 
 def write(name: str, clips: Iterator[Clip], folder: Path = SOUNDS) -> None:
-    """Writes the clips of a task and their table, in place of what is there."""
+    """Writes the clips of a task and their table, in place of the clips that exist."""
     root = folder / name
-    shutil.rmtree(root, ignore_errors=True)
+    for old in root.glob("*/"):
+        shutil.rmtree(old)
     rows = [("clip", "label", "group")]
     for clip in clips:
         samples = np.round(clip.samples * (_PEAK / np.abs(clip.samples).max()) / _STEP) * _STEP

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +9,7 @@ import pandas as pd
 from uamix_bench.data.task import COLUMNS, Task
 from uamix_bench.plugins.card import TaskCard, read_card
 from uamix_bench.util.progress import SILENT, Progress
+from uamix_bench.util.threads import cores
 
 from . import synthesis
 
@@ -53,7 +53,7 @@ class Synthetic(Task):
         chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
         if not chunks:
             return
-        workers = min(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count() or 1, len(chunks))
+        workers = min(cores(), len(chunks))
         with progress.bar("synthetic sounds", len(missing)) as advance:
             if workers == 1 or len(missing) < _WORTH_PROCESSES:
                 for chunk in chunks:

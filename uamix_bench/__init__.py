@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from uamix_bench.comparison.compare import compare as compare
     from uamix_bench.data.task import Task as Task, load_task as load_task
     from uamix_bench.evaluation.fewshot import fewshot as fewshot
+    from uamix_bench.evaluation.grid import evaluate as evaluate
     from uamix_bench.finetuning.finetune import finetune as finetune
     from uamix_bench.models.model import AudioModel as AudioModel, load_model as load_model
     from uamix_bench.records.results import Result as Result
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _HOME = {
     "PAPER": "scoring.episodes",
     "Protocol": "scoring.episodes",
+    "evaluate": "evaluation.grid",
     "fewshot": "evaluation.fewshot",
     "AudioModel": "models.model",
     "compare": "comparison.compare",
@@ -33,6 +35,7 @@ __all__ = [
     "Result",
     "Task",
     "compare",
+    "evaluate",
     "fewshot",
     "finetune",
     "load_model",

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from uamix_bench.engines.engine import Local, open_engine
+from uamix_bench.engines.engine import find_engine, never
+from uamix_bench.engines.local import Local
 from uamix_bench.records import provenance
 from uamix_bench.studies.ablation import Ablation, plan
 from uamix_bench.tuning import on_engine
@@ -72,13 +73,13 @@ def test_ray_with_a_node_killed_in_the_middle_of_an_arm(
                     second_node.hang()
             yield advance
 
-    def slowly(errand, progress):
+    def slowly(errand, progress, stop):
         if errand.job.head is None:
-            return carry_out_errand(errand, progress)
+            return carry_out_errand(errand, progress, stop)
         if second_node.here():
-            return carry_out_errand(errand, Hanging())
+            return carry_out_errand(errand, Hanging(), stop)
         second_node.wait()
-        return carry_out_errand(errand, progress)
+        return carry_out_errand(errand, progress, stop)
     """
     arguments += ["--mix", "mixup", "--set", "checkpoint_every=1"]
     with computing_with(1):
@@ -143,12 +144,25 @@ def test_slurm_goes_on_after_its_driver_was_killed(
     assert (record(tmp_path / "report"), weights(tmp_path / "another")) == trained
 
 
+class Processor(Local):
+    """The local engine with the threads of a cluster's job."""
+
+    def threads(self, jobs: int) -> int:
+        return 1
+
+
+class Apart(Processor):
+    """The local engine as one whose workers are elsewhere."""
+
+    elsewhere = True
+
+
 @pytest.fixture
 def ablation(encoder: Path, sounds: Path, bench_home: Path) -> Ablation:
     """The reference and an arm that differs in its learning rate, without a stage 1."""
     base = changed(TUNE["tiny"], {**TUNING, "head_epochs": 0, "data": str(sounds)})
     arms = plan(shareable(base, find_data(str(sounds))), vary={"lr": [1e30]})
-    return Ablation(arms, f"audiomae={encoder}", str(sounds), device="cpu", threads=1)
+    return Ablation(arms, f"audiomae={encoder}", str(sounds), engine=Apart("cpu"))
 
 
 def test_slurm_trains_what_is_trained_here(
@@ -156,22 +170,23 @@ def test_slurm_trains_what_is_trained_here(
 ) -> None:
     pytest.importorskip("submitit", reason="submitit is not installed (the extra [slurm])")
     reference = replace(ablation, arms=ablation.arms[:1])
-    with open_engine("slurm", "local") as engine:
-        assert reference.tune(engine=engine) == {}
+    with find_engine("slurm", "local", "cpu") as engine:
+        assert replace(reference, engine=engine).tune() == {}
     monkeypatch.setenv("UAMIX_BENCH_HOME", str(tmp_path / "another"))
-    reference.tune()
+    replace(reference, engine=Processor("cpu")).tune()
     assert len(weights(bench_home)) == 1
     assert weights(tmp_path / "another") == weights(bench_home)
 
 
-class Changing(Local):
-    """The local engine, whose jobs are changed on their way to it."""
+class Changing(Apart):
+    """Changes jobs on their way to the workers."""
 
     def __init__(self, change: Callable[[Errand], Errand]) -> None:
+        super().__init__("cpu")
         self.change = change
 
-    def map(self, function: Any, jobs: Sequence[Any], progress: Progress = SILENT) -> Any:
-        return super().map(function, list(map(self.change, jobs)), progress)
+    def map(self, function: Any, jobs: Sequence[Any], progress: Progress = SILENT, stop: Any = never) -> Any:
+        return super().map(function, list(map(self.change, jobs)), progress, stop)
 
 
 def older(errand: Errand, _: Path) -> Errand:
@@ -213,14 +228,14 @@ def test_a_worker_that_differs_is_refused(
     change: Callable[[Errand, Path], Errand], words: str, ablation: Ablation, tmp_path: Path
 ) -> None:
     with pytest.raises(MachineError, match=words) as caught:
-        ablation.tune(engine=Changing(lambda errand: change(errand, tmp_path)), keep_going=True)
+        replace(ablation, engine=Changing(lambda errand: change(errand, tmp_path))).tune(keep_going=True)
     assert caught.value.exit_code == 4
 
 
 def test_an_arm_that_fails_is_set_aside_only_where_that_is_asked(ablation: Ablation, bench_home: Path) -> None:
     with pytest.raises(MachineError, match="the loss is"):
-        ablation.tune(engine=Local())
-    failed = ablation.tune(engine=Local(), keep_going=True)
+        ablation.tune()
+    failed = ablation.tune(keep_going=True)
     assert list(failed) == [ablation.job(ablation.arms[1]).folder]
     assert weights(bench_home).keys() == {ablation.job(ablation.arms[0]).folder.name}
     assert not list((bench_home / "training").glob(".*"))
@@ -231,10 +246,10 @@ def test_what_was_finished_before_a_driver_ended_is_not_trained_again(ablation: 
         return errand._replace(sign=Path("gone")) if errand.job.recipe.learning_rate > 1 else errand
 
     with pytest.raises(MachineError, match="does not see"):
-        ablation.tune(engine=Changing(ended))
+        replace(ablation, engine=Changing(ended)).tune()
     (made,) = weights(bench_home)
     times = [path.stat().st_mtime_ns for path in sorted((bench_home / "training" / made).iterdir())]
-    ablation.tune(engine=Local(), keep_going=True)
+    ablation.tune(keep_going=True)
     assert [path.stat().st_mtime_ns for path in sorted((bench_home / "training" / made).iterdir())] == times
 
 
@@ -261,18 +276,20 @@ def test_one_who_comes_second_waits_and_trains_nothing(ablation: Ablation, monke
         def say(self, line: str) -> None:
             lines.append(line)
 
-    class Watched(Local):
-        def map(self, function: Any, jobs: Sequence[Any], progress: Progress = SILENT) -> Any:
+    class Watched(Apart):
+        def map(self, function: Any, jobs: Sequence[Any], progress: Progress = SILENT, stop: Any = never) -> Any:
             for index, job in enumerate(jobs):
-                yield index, function(job, progress)
+                yield index, function(job, progress, stop)
+
+    reference = replace(reference, engine=Watched("cpu"))
 
     def come() -> None:
         started.wait(60)
-        reference.tune(engine=Watched(), progress=Patient())
+        reference.tune(progress=Patient())
 
     second = threading.Thread(target=come, daemon=True)
     second.start()
-    reference.tune(engine=Watched(), progress=Slow())
+    reference.tune(progress=Slow())
     second.join(60)
     assert lines.count(waits) >= 2
     assert lines[-1] == f"{job.label} is tuned"
@@ -288,13 +305,13 @@ def test_what_a_worker_finished_and_nobody_sees_is_an_error(
         return errand._replace(job=errand.job._replace(folder=tmp_path / "astray"))
 
     with pytest.raises(MachineError, match="a worker finished it, and it is not here; put UAMIX_BENCH_HOME on a disk"):
-        ablation.tune(engine=Changing(astray))
+        replace(ablation, engine=Changing(astray)).tune()
 
 
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--engine", "ray", "--jobs", "2"], "--jobs 2: the cluster of --engine ray says how many run"),
+        (["--engine", "ray", "--jobs", "2"], "--jobs 2: the cluster of --engine ray decides how many run"),
         (["--engine", "rey"], "'rey' is not one of"),
         (["--engine-address", "127.0.0.1:1"], "of no use to the local engine"),
     ],

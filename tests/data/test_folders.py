@@ -15,7 +15,9 @@ from hypothesis import given, settings, strategies as st
 from uamix_bench.data.folders import AUDIO_SUFFIXES, SOUND_SUFFIXES, alike_labels, walk
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.evaluation.earlier import find_earlier
-from uamix_bench.evaluation.fewshot import draw_episodes, fewshot, fewshot_kept
+from uamix_bench.evaluation.fewshot import fewshot
+from uamix_bench.evaluation.grid import evaluate
+from uamix_bench.evaluation.plan import draw_episodes
 from uamix_bench.finetuning.splits import plan
 from uamix_bench.models.model import load_model
 from uamix_bench.records.store import ResultStore
@@ -85,7 +87,7 @@ def test_what_is_not_read_leaves_a_partial_result_that_names_it(tmp_path: Path, 
     root = tones(tmp_path / "own", [f"{label}/{index}.wav" for label in "ab" for index in range(4)])
     model, store = load_model("logmel"), ResultStore(tmp_path / "results")
     whole = load_task(str(root))
-    kept = fewshot_kept(store, model, whole, [SMALL])[0].result
+    kept = next(evaluate([model], [whole], [SMALL], store=store)).result
     assert kept.status.complete
     touch(root, ["a/x.m4a", "c/y.wma"])
     data = load_task(str(root), keep_going=True)

@@ -106,6 +106,17 @@ def test_a_classifier(tmp_path: Path) -> None:
         CLASSIFIERS.update(before)
 
 
+def test_a_grid(desk: Path, tmp_path: Path) -> None:
+    code, _ = section("Evaluate a grid from Python")
+    rows = list(module(tmp_path / "grid.py", code).accuracies("./sounds"))
+    assert [row[:2] for row in rows] == [("logmel", 1), ("logmel", 3), ("random", 1), ("random", 3)]
+    fewshot = ["fewshot", "--model", "logmel,random", "--task", "./sounds", "--n", "3", "--k", "1,3", "--q", "2"]
+    assert main([*fewshot, "-o", "other", "--quiet"]) == 0
+    assert {(path.name, result.score.accuracy) for path, result in ResultStore(Path("other"))} == {
+        (path.name, accuracy) for _, _, accuracy, path in rows
+    }
+
+
 def test_the_plan_names_what_is_there() -> None:
     page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| Where[^|]*\| ([^|]*) \| ([^|]*) \|$", page, re.MULTILINE)

@@ -9,17 +9,20 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from uamix_bench.engines import engine as engine_module
-from uamix_bench.engines.engine import Local, _Cluster, _Lost, _work, open_engine
-from uamix_bench.util.errors import BadInputError, MachineError, UsageError
+from uamix_bench.engines import cluster, local
+from uamix_bench.engines.cluster import _work
+from uamix_bench.engines.engine import Stop, find_engine
+from uamix_bench.engines.local import Local
+from uamix_bench.engines.sender import Lost, Sender
+from uamix_bench.util.errors import BadInputError, MachineError, Stopped, UsageError
 from uamix_bench.util.progress import Progress
 
 
@@ -31,7 +34,7 @@ class Number(NamedTuple):
         return f"number {self.value}"
 
 
-def square(job: Number, _: Progress) -> int:
+def square(job: Number, _: Progress, __: Stop) -> int:
     if job.value < 0:
         raise BadInputError(job.label, "has no root")
     return job.value**2
@@ -45,7 +48,7 @@ class Said(Progress):
         self.lines.append(line)
 
 
-class Unreliable(_Cluster):
+class Unreliable(Sender):
     """A cluster within this process, which loses workers and finishes bundles as it is told."""
 
     def __init__(self, losses: dict[int, int], order: Callable[[int], int], each: int = 1) -> None:
@@ -67,11 +70,14 @@ class Unreliable(_Cluster):
         function, bundle = self.bundles[handle]
         if self.losses.get(bundle[0].value, 0) > 0:
             self.losses[bundle[0].value] -= 1
-            raise _Lost("power cut")
+            raise Lost("power cut")
         return _work(function, bundle)
 
-    def _cancel(self, handle: int) -> None:
-        self.cancelled.append(handle)
+    def _stop(self) -> None:
+        raise Stopped("the cluster", "stopped")
+
+    def _cancel(self, handles: list[int]) -> None:
+        self.cancelled += handles
 
 
 @settings(max_examples=50, deadline=None)
@@ -90,7 +96,7 @@ def test_each_outcome_comes_once_whatever_is_lost(jobs: int, each: int, losses: 
 
 
 def test_the_local_engine_goes_in_order() -> None:
-    with open_engine("local") as engine:
+    with find_engine("local") as engine:
         assert list(engine.map(square, [Number(3), Number(1)])) == [(0, 9), (1, 1)]
 
 
@@ -119,7 +125,7 @@ def test_leaving_early_cancels_what_runs() -> None:
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "_SUBMITTED", 4)
+    monkeypatch.setattr(Sender, "most", 4)
     most = []
 
     def last(running: int) -> int:
@@ -133,9 +139,9 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_worker_that_tells_nothing_ends_itself() -> None:
     code = """
     import time
-    from uamix_bench.engines import engine
-    engine._HANGS_S = 0.6
-    with engine._watched() as progress, progress.bar("", 9) as advance:
+    from uamix_bench.engines import cluster
+    cluster._HANGS_S = 0.6
+    with cluster._watched() as progress, progress.bar("", 9) as advance:
         for _ in range(9):
             time.sleep(0.2)
             advance(1, "")
@@ -152,9 +158,9 @@ def test_a_worker_that_tells_nothing_ends_itself() -> None:
 def test_a_worker_that_stood_still_is_not_lost() -> None:
     code = """
     import time
-    from uamix_bench.engines import engine
-    engine._HANGS_S = 1.0
-    with engine._watched() as progress:
+    from uamix_bench.engines import cluster
+    cluster._HANGS_S = 1.0
+    with cluster._watched() as progress:
         progress.say("begun")
         print("begun", flush=True)
         while time.thread_time() < 0.2:
@@ -175,23 +181,23 @@ def test_a_worker_that_stood_still_is_not_lost() -> None:
 def test_a_missing_extra_is_named(name: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UsageError, match=rf"not installed; pip install 'uamix-bench\[{extra}\]'"):
-        open_engine(name)
+        find_engine(name).connect()
 
 
 def test_wrong_names_and_addresses(bench_home: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'slurm'"):
-        open_engine("slrum")
+        find_engine("slrum")
     with pytest.raises(UsageError, match="of no use to the local engine"):
-        open_engine("local", "127.0.0.1:6379")
+        find_engine("local", "127.0.0.1:6379")
 
 
 def test_no_ray_cluster_is_said_at_once() -> None:
     pytest.importorskip("ray", reason="ray is not installed (the extra [ray])")
     with pytest.raises(UsageError, match="give HOST:PORT"):
-        open_engine("ray", "nonsense")
+        find_engine("ray", "nonsense").connect()
     started = time.monotonic()
     with pytest.raises(MachineError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*; start one with 'ray start --head'"):
-        open_engine("ray", "127.0.0.1:1")
+        find_engine("ray", "127.0.0.1:1").connect()
     assert time.monotonic() - started < 60
 
 
@@ -201,31 +207,47 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     code = """
     import os
     import sys
+    import time
     from pathlib import Path
     from typing import NamedTuple
-    from uamix_bench.util.errors import BadInputError
+    from uamix_bench.util.errors import BadInputError, Stopped
 
     class Job(NamedTuple):
         label: str
         marker: str
         value: int
 
-    def square(job, progress):
+    def square(job, progress, stop):
         return job.value ** 2
 
-    def once_killed(job, progress):
+    def once_killed(job, progress, stop):
         if job.value == 1 and not os.path.exists(job.marker):
             Path(job.marker).touch()
             os.kill(os.getpid(), 9)
         return job.value ** 2
 
-    def killed(job, progress):
+    def killed(job, progress, stop):
         os.kill(os.getpid(), 9)
 
-    def refused(job, progress):
+    def told(job, progress, stop):
+        with progress.bar("a bar", 3) as advance:
+            progress.say("a line")
+            advance(3, "done")
+
+    def broken(job, progress, stop):
+        raise ValueError(job.label)
+
+    def stopped(job, progress, stop):
+        Path(job.marker + job.label).touch()
+        while not stop():
+            time.sleep(0.01)
+        Path(job.marker + job.label).write_text("saved")
+        raise Stopped(job.label, "stopped")
+
+    def refused(job, progress, stop):
         raise BadInputError(job.label, "is no good", "take another")
 
-    def cut_off_once(job, progress):
+    def cut_off_once(job, progress, stop):
         if not os.path.exists(job.marker):
             Path(job.marker).touch()
             from submitit.core.utils import UncompletedJobError
@@ -243,13 +265,63 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return engine_test_jobs
 
 
-def test_slurm_as_processes(jobs: Any, tmp_path: Path, bench_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Shown(Said):
+    """Keeps what bars show, too."""
+
+    @contextmanager
+    def bar(self, what: str, total: int, unit: str = "clips") -> Iterator[Callable[[int, str], None]]:
+        yield lambda count, note="": self.lines.append(f"{what} {count}/{total} {note}")
+        self.lines.append(f"{what} ends")
+
+
+@pytest.fixture
+def work(jobs: Any, tmp_path: Path) -> list[Any]:
+    return [jobs.Job(f"job {value}", str(tmp_path / "marker"), value) for value in range(3)]
+
+
+def test_several_jobs_at_once_are_processes_of_this_machine(jobs: Any, work: list[Any]) -> None:
+    engine, said = Local(workers=2), Shown()
+    assert sorted(engine.map(jobs.once_killed, work, said)) == [(0, 0), (1, 1), (2, 4)]
+    assert said.lines == ["job 1: its worker was lost (killed by signal 9); another one does it"]
+    assert sorted(engine.map(jobs.told, work[:2], said)) == [(0, None), (1, None)]
+    assert [line for line in said.lines if "job 0" in line] == [
+        "job 0: a line",
+        "job 0: a bar 3/3 done",
+        "job 0: a bar ends",
+    ]
+    with pytest.raises(BadInputError, match=r"job \d: is no good; take another"):
+        list(engine.map(jobs.refused, work))
+    with pytest.raises(MachineError, match=r"the process of job \d: ended with exit code 1"):
+        list(engine.map(jobs.broken, work))
+
+
+def test_jobs_that_are_asked_to_stop_save_their_state(jobs: Any, work: list[Any], tmp_path: Path) -> None:
+    begun = [tmp_path / "markerjob 0", tmp_path / "markerjob 1"]
+    with pytest.raises(Stopped):
+        list(Local(workers=2).map(jobs.stopped, work, stop=lambda: all(path.exists() for path in begun)))
+    assert [path.read_text() for path in begun] == ["saved", "saved"]
+    assert not (tmp_path / "markerjob 2").exists()
+
+
+def test_the_cores_are_shared_by_the_jobs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(local, "cores", lambda: 8)
+    two = Local("cpu", None)
+    assert [two.at_once(jobs) for jobs in (0, 1, 5)] == [1, 1, 2]
+    assert [two.threads(jobs) for jobs in (1, 5)] == [None, 4]
+    assert Local("cuda", None).at_once(5) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert two.threads(5) is None
+
+
+def test_slurm_as_processes(
+    jobs: Any, work: list[Any], tmp_path: Path, bench_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     core = pytest.importorskip("submitit.core.core", reason="submitit is not installed (the extra [slurm])")
     monkeypatch.setattr(core.Job, "_results_timeout_s", 1)  # how long it waits for a late network file system
-    monkeypatch.setattr(engine_module, "_ARRAY", 2)
-    work = [jobs.Job(f"job {value}", str(tmp_path / "marker"), value) for value in range(3)]
+    monkeypatch.setattr(cluster, "_ARRAY", 2)
     said = Said()
-    with open_engine("slurm", "local") as engine:
+    with find_engine("slurm", "local") as engine:
         assert sorted(engine.map(jobs.once_killed, work, said)) == [(0, 0), (1, 1), (2, 4)]
         assert len(said.lines) == 1
         assert "job 0 and 1 more: its worker was lost (job " in said.lines[0]
@@ -265,7 +337,7 @@ def test_without_slurm_the_line_says_so(bench_home: Path, monkeypatch: pytest.Mo
     pytest.importorskip("submitit", reason="submitit is not installed (the extra [slurm])")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MachineError, match="there is no SLURM here"):
-        open_engine("slurm")
+        find_engine("slurm").connect()
     with pytest.raises(UsageError, match="SBATCH_PARTITION"):
-        open_engine("slurm", "10.0.0.1:6379")
+        find_engine("slurm", "10.0.0.1:6379").connect()
     assert list((bench_home / "engine").iterdir()) == []

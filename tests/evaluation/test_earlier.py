@@ -13,7 +13,8 @@ import soundfile
 from uamix_bench.comparison.compare import compare
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.evaluation.earlier import find_earlier, sounds_here
-from uamix_bench.evaluation.fewshot import draw_episodes, fewshot_kept
+from uamix_bench.evaluation.grid import evaluate
+from uamix_bench.evaluation.plan import draw_episodes
 from uamix_bench.models.model import AudioModel, load_model
 from uamix_bench.plugins import registry
 from uamix_bench.records.store import ResultStore
@@ -46,13 +47,13 @@ def test_a_miniature_goes_by_its_bytes(published: TaskData) -> None:
 
 def test_other_bytes_under_one_version_are_said(model: AudioModel, published: TaskData, tmp_path: Path) -> None:
     store = ResultStore(tmp_path / "r")
-    (first,) = fewshot_kept(store, model, published, [SMALL])
+    (first,) = evaluate([model], [published], [SMALL], store=store)
     assert first.result.task.content_sha256 is None
     drawn = draw_episodes(published, SMALL).clips
     assert [first.result.provenance.content_sha256] == sounds_here(published, [drawn])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (again,) = fewshot_kept(store, model, published, [SMALL])
+        (again,) = evaluate([model], [published], [SMALL], store=store)
     assert again.how == "reused"
 
     path = Path(published.clips["path"].iloc[drawn[0]])
@@ -61,8 +62,8 @@ def test_other_bytes_under_one_version_are_said(model: AudioModel, published: Ta
     (here,) = sounds_here(published, [drawn])
     assert here is not None
     with pytest.warns(UserWarning, match=f"of a copy with other sounds .*here {here[:12]}"):
-        (again,) = fewshot_kept(store, model, published, [SMALL])
-    (fresh,) = fewshot_kept(ResultStore(tmp_path / "other"), model, published, [SMALL])
+        (again,) = evaluate([model], [published], [SMALL], store=store)
+    (fresh,) = evaluate([model], [published], [SMALL], store=ResultStore(tmp_path / "other"))
     (pair,) = compare([first.result], [fresh.result]).pairs
     assert pair.verdict != "not comparable"
     digests = [(kept.result.provenance.content_sha256 or "")[:12] for kept in (first, fresh)]

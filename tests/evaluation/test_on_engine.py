@@ -18,10 +18,12 @@ from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.embeddings import housekeeping
 from uamix_bench.embeddings.cache import EmbeddingCache
 from uamix_bench.embeddings.model_key import model_key
-from uamix_bench.engines.engine import Engine, Local, open_engine
+from uamix_bench.engines.engine import Engine, find_engine, never
+from uamix_bench.engines.local import Local
 from uamix_bench.evaluation import on_engine
-from uamix_bench.evaluation.fewshot import fewshot_kept
+from uamix_bench.evaluation.grid import evaluate
 from uamix_bench.evaluation.on_engine import Shard, embed_ahead, embed_shard
+from uamix_bench.evaluation.plan import plan_task
 from uamix_bench.models.model import AudioModel, load_model
 from uamix_bench.records.record import Record
 from uamix_bench.records.store import ResultStore
@@ -51,14 +53,21 @@ def task(tmp_path: Path, bench_home: Path, monkeypatch: pytest.MonkeyPatch) -> T
     return load_task(str(tmp_path / "noises"))
 
 
-class Counting(Local):
-    """The local engine, whose jobs are counted; it may break off after some."""
+class Apart(Local):
+    """The local engine as one whose workers are elsewhere."""
+
+    elsewhere = True
+
+
+class Counting(Apart):
+    """Counts its jobs; it may break off after some."""
 
     def __init__(self, most: int = 1_000) -> None:
+        super().__init__("cpu")
         self.jobs: list[Shard] = []
         self.most = most
 
-    def map(self, function: Any, jobs: Sequence[Any], progress: Progress = SILENT) -> Any:
+    def map(self, function: Any, jobs: Sequence[Any], progress: Progress = SILENT, stop: Any = never) -> Any:
         with closing(super().map(function, jobs, progress)) as outcomes:
             for index, outcome in outcomes:
                 if len(self.jobs) == self.most:
@@ -72,19 +81,9 @@ def run(
 ) -> list[Record]:
     """Evaluates models on a task, by way of an engine or without one."""
     store = ResultStore(folder)
-    ahead = {}
-    if engine:
-        with engine:
-            ahead = embed_ahead(
-                engine,
-                ((load_model(name), store) for name in models),
-                [(task, PROTOCOLS)],
-                device="cpu",
-                batch_size=4,
-                progress=progress,
-            )
-    for row, name in enumerate(models):
-        fewshot_kept(store, load_model(name, device="cpu"), task, PROTOCOLS, batch_size=4, ahead=ahead.get((row, 0)))
+    loaders = [partial(load_model, name, device="cpu") for name in models]
+    for _ in evaluate(loaders, [task], PROTOCOLS, store=store, engine=engine, batch_size=4, progress=progress):
+        pass
     return [record for _, record in store]
 
 
@@ -128,12 +127,12 @@ def test_rows_that_come_back_count_against_the_size_limit(
     sizes = []
 
     class Looking(Counting):
-        def map(self, function: Any, jobs: Sequence[Any], progress: Progress = SILENT) -> Any:
+        def map(self, function: Any, jobs: Sequence[Any], progress: Progress = SILENT, stop: Any = never) -> Any:
             for outcome in super().map(function, jobs, progress):
                 yield outcome
                 sizes.append(sum(holding.size for holding in housekeeping.holdings()))
 
-    embed_ahead(Looking(), [(load_model("logmel"), ResultStore(tmp_path))], [(task, PROTOCOLS)], device="cpu")
+    embed_ahead(Looking(), [(0, load_model("logmel"))], [plan_task(task, PROTOCOLS)], [ResultStore(tmp_path)])
     assert len(sizes) == 3
     assert (max(sizes) == 0) == (limit == "1")
     assert len(run(None, ["logmel"], task, tmp_path / "results")) == 2
@@ -142,11 +141,11 @@ def test_rows_that_come_back_count_against_the_size_limit(
 def test_what_is_missing_is_known_without_reading_a_row(
     task: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(Local(), ["logmel"], task, tmp_path / "results")
+    run(Apart(), ["logmel"], task, tmp_path / "results")
     monkeypatch.setattr(shards._Shard, "read", None)
     monkeypatch.setattr(on_engine, "file_digests", partial(file_digests, memo=False))
     engine = Counting()
-    embed_ahead(engine, [(load_model("logmel"), ResultStore(tmp_path / "other"))], [(task, PROTOCOLS)], device="cpu")
+    embed_ahead(engine, [(0, load_model("logmel"))], [plan_task(task, PROTOCOLS)], [ResultStore(tmp_path / "other")])
     assert engine.jobs == []
 
 
@@ -154,7 +153,7 @@ def test_broken_sounds_are_told_as_without_an_engine(task: TaskData, tmp_path: P
     sound = Path(task.clips["path"][0])
     sound.write_bytes(sound.read_bytes()[:500])
     with pytest.raises(BadInputError, match=r"a/0\.wav: .*leave it out with --keep-going"):
-        run(Local(), ["logmel"], task, tmp_path / "results")
+        run(Apart(), ["logmel"], task, tmp_path / "results")
 
 
 def test_a_model_of_this_process_alone_cannot_be_sent(task: TaskData, tmp_path: Path) -> None:
@@ -162,7 +161,12 @@ def test_a_model_of_this_process_alone_cannot_be_sent(task: TaskData, tmp_path: 
         sample_rate, embedding_dim = 16_000, 3
 
     with pytest.raises(UsageError, match=r"give an engine FILE\.py:CLASS"):
-        embed_ahead(Local(), [(load_model(Here), ResultStore(tmp_path))], [(task, PROTOCOLS)])
+        list(evaluate([load_model(Here)], [task], PROTOCOLS, store=ResultStore(tmp_path), engine=Apart()))
+
+
+def test_an_engine_needs_the_cache(task: TaskData) -> None:
+    with pytest.raises(UsageError, match="--no-cache: the embeddings that --engine local makes are kept there"):
+        evaluate([load_model("logmel")], [task], PROTOCOLS, engine=Apart(), cache=False)
 
 
 def test_a_cache_that_cannot_be_written_is_said_before_any_work(task: TaskData, bench_home: Path) -> None:
@@ -257,11 +261,11 @@ def test_ray_with_a_node_killed_in_the_middle(
     import second_node
     from uamix_bench.evaluation.on_engine import embed_shard
 
-    def slowly(job, progress):
+    def slowly(job, progress, stop):
         if second_node.here():
             second_node.hang()
         second_node.wait()
-        return embed_shard(job, progress)
+        return embed_shard(job, progress, stop)
     """
     mine = """
     import torch
@@ -284,7 +288,7 @@ def test_ray_with_a_node_killed_in_the_middle(
     monkeypatch.setattr(on_engine, "embed_shard", ray_nodes.write("spread_test_jobs", code).slowly)
     capfd.readouterr()
     killer = Killer(ray_nodes.kill)
-    with open_engine("ray", ray_nodes.address) as engine:
+    with find_engine("ray", ray_nodes.address, "cpu") as engine:
         found = run(engine, models, task, tmp_path / "spread", killer)
     told = capfd.readouterr()
     assert without_cost(found) == without_cost(local)

@@ -14,7 +14,7 @@ from uamix_bench.records.results import Result
 from uamix_bench.reports.reproduce import Outcome, outcomes, report
 from uamix_bench.scoring.episodes import PAPER, Protocol
 from uamix_bench.studies.paper import ARMS, TARGETS, Settings
-from uamix_bench.studies.reproduce import Here, Plan, plan
+from uamix_bench.studies.reproduce import Here, Reproduction, plan
 
 from .records import result
 
@@ -31,7 +31,7 @@ def planned(
     state: str = "here",
     weights: tuple[str, ...] = ("audiomae", "beats", *ARMS),
     settings: Settings | None = None,
-) -> Plan:
+) -> Reproduction:
     models = {name: plugin.card for name, plugin in registry.models().items()}
     tasks = {name: plugin.card for name, plugin in registry.tasks().items()}
     wanted = TARGETS[target]

@@ -12,7 +12,9 @@ from hypothesis import given, strategies as st
 
 from uamix_bench.data.clip_table import SortedClips, sort_clips
 from uamix_bench.data.task import TaskData, load_task
-from uamix_bench.evaluation.fewshot import draw_sweep, fewshot, fewshot_grid, fewshot_kept
+from uamix_bench.evaluation.fewshot import fewshot, fewshot_grid
+from uamix_bench.evaluation.grid import evaluate
+from uamix_bench.evaluation.plan import plan_task
 from uamix_bench.models.model import load_model
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol, draw_sorted
@@ -128,14 +130,14 @@ def test_the_librarys_grid_is_a_sweep_and_each_cell_can_be_had_alone(task: TaskD
     assert (alone.protocol.min_clips, alone.episodes.classes_left_out, alone.status.notes) == (None, 0, ())
     assert grid[2].id == fewshot(model, task, cells(6)[0]).id
     store = ResultStore(tmp_path / "r")
-    assert [kept.how for kept in fewshot_kept(store, model, task, cells(1, 3, 6))] == ["wrote"] * 3
-    assert [kept.how for kept in fewshot_kept(store, model, task, cells(1, 3, 6))] == ["reused"] * 3
-    assert [kept.how for kept in fewshot_kept(store, model, task, cells(1))] == ["wrote"]  # of other classes
+    assert [kept.how for kept in evaluate([model], [task], cells(1, 3, 6), store=store)] == ["wrote"] * 3
+    assert [kept.how for kept in evaluate([model], [task], cells(1, 3, 6), store=store)] == ["reused"] * 3
+    assert [kept.how for kept in evaluate([model], [task], cells(1), store=store)] == ["wrote"]  # of other classes
 
 
 def test_a_sweep_with_too_few_classes_names_what_its_largest_cell_needs(task: TaskData) -> None:
     with pytest.raises(UsageError, match=r"of at least 9 clips \(k 6 \+ q 3\), and 3 of 5 .*: a has 4, b has 6"):
-        draw_sweep(task, cells(1, 6, ways=(4,)))
+        plan_task(task, cells(1, 6, ways=(4,)))
 
 
 def test_a_number_on_fewer_classes_is_not_held_against_the_paper() -> None:

@@ -16,7 +16,7 @@ from uamix_bench.plugins.card import ModelCard, TaskCard
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import PAPER
 from uamix_bench.studies.paper import ARMS, TARGETS, Settings, find_targets
-from uamix_bench.studies.reproduce import Here, Job, Plan, expected_clips, find_here, plan
+from uamix_bench.studies.reproduce import Here, Reproduction, Step, expected_clips, find_here, plan
 from uamix_bench.util import files
 from uamix_bench.util.errors import UsageError
 
@@ -48,7 +48,7 @@ Planner = Any
 
 @pytest.fixture
 def planned(models: dict[str, ModelCard], tasks: dict[str, TaskCard]) -> Planner:
-    def make(target: str, found: Here, settings: Settings | None = None) -> Plan:
+    def make(target: str, found: Here, settings: Settings | None = None) -> Reproduction:
         return plan(TARGETS[target], models, tasks, found, settings)
 
     return make
@@ -137,7 +137,7 @@ def test_expected_clips_are_those_of_a_draw() -> None:
 
 def test_operations_of_a_known_encoder() -> None:
     """A 10 s clip of ViT-B: 500 tokens, 2 x 86M x 500 operations, as fvcore counts without attention's products."""
-    job = Job("few-shot", "m", "t", clips=1, clip_seconds=10.0, parameters=86_000_000)
+    job = Step("few-shot", "m", "t", clips=1, clip_seconds=10.0, parameters=86_000_000)
     assert job.flops() == pytest.approx(86e9)
     assert math.isclose(job.flops(), 2 * 86e6 * 500)
 

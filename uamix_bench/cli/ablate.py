@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +10,16 @@ import click
 
 from uamix_bench.cli import options, selection, training
 from uamix_bench.cli.errors import Session
+from uamix_bench.engines.engine import find_engine
 from uamix_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
     from uamix_bench.comparison.deltas import Contrast, Delta
-    from uamix_bench.data.task import TaskData
     from uamix_bench.records.training_records import AblationRecord
     from uamix_bench.scoring.episodes import Protocol
     from uamix_bench.studies.ablation import Ablation
     from uamix_bench.tuning.forecast import Forecast
     from uamix_bench.tuning.trainings import Job
-    from uamix_bench.util.progress import Progress
 
 
 @click.command("ablate")
@@ -108,10 +105,9 @@ def command(
     """
     items = session.begin("ablate")
     training.refuse_torchrun(session)
-    if engine != "local" and jobs is not None:
-        raise UsageError(
-            f"--jobs {jobs}", f"the cluster of --engine {engine} decides how many run", "omit one of the two"
-        )
+    workers = find_engine(engine, engine_address, device, jobs)
+    protocols = [_protocol(ways, shots, q, episodes) for ways in n for shots in k]
+
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.data.task import load_task
     from uamix_bench.studies import ablation as library
@@ -123,44 +119,30 @@ def command(
     base = training.change(training.find(TUNE, recipe, TuneRecipe), {"data": data}, changes)
     sounds = find_data(base.data, data_dir, audio_root)
     arms = library.plan(shareable(base, sounds), mix, _varied(vary), range(seeds) if seeds > 1 else (base.seed,))
-    protocols = [_protocol(ways, shots, q, episodes) for ways in n for shots in k]
     tasks = [load_task(name, data_dir, audio_root=audio_root) for name in selection.chosen_tasks(task)]
     # Too few classes or clips show now, and not after the training.
-    clips = _clips_drawn(tasks, protocols, progress, sounds=not dry_run)
-    workers = min(jobs or (1 if _may_have_gpu(device) or engine != "local" else 2), len(arms))
-    places = (init, base.data, data_dir, audio_root, device)
-    ablation = library.Ablation(arms, *places, workers, _threads(workers) if engine == "local" else 1)
+    plans = selection.planned(tasks, protocols, progress, sounds=not dry_run)
+    ablation = library.Ablation(arms, init, base.data, data_dir, audio_root, workers)
     if not dry_run:
-        for folder in (output, home() / "training", *([home() / "embeddings"] if engine != "local" else [])):
+        for folder in (output, home() / "training", *([home() / "embeddings"] if workers.elsewhere else [])):
             check_writable(folder)
     work = [*ablation.heads(), *map(ablation.job, arms)]
-    forecast = ablation.forecast() if engine == "local" else None
-    progress.say(_announcement(ablation, forecast, clips))
+    forecast = ablation.forecast()
+    progress.say(_announcement(ablation, forecast, sum(plan.clips_drawn for plan in plans)))
     if dry_run:
         items += _plan_items(ablation, work, forecast)
         session.facts["forecast"] = {
             "seconds": forecast and forecast.total,
             "source": forecast.source if forecast else f"how fast --engine {engine} is, only its cluster knows",
-            "jobs": workers if forecast else None,
+            "jobs": workers.at_once(len(arms)),
         }
         if not session.json:
             _show_plan(items)
         return 0
-    from uamix_bench.engines.engine import open_engine
-
-    with open_engine(engine, engine_address, device) as opened:
-        cluster = None if engine == "local" else opened
-        with training.stoppable() if cluster is None else nullcontext(lambda: False) as stop:
-            failed = ablation.tune(engine=cluster, keep_going=keep_going, progress=progress, stop=stop)
-        record = ablation.evaluate(
-            tasks,
-            protocols,
-            failed,
-            engine=cluster,
-            keep_going=keep_going,
-            batch_size=batch_size,
-            progress=progress,
-        )
+    with workers:
+        with training.stoppable() as stop:
+            failed = ablation.tune(keep_going=keep_going, progress=progress, stop=stop)
+        record = ablation.evaluate(plans, failed, keep_going=keep_going, batch_size=batch_size, progress=progress)
     files = _write(record, output)
     from uamix_bench.comparison.deltas import deltas
 
@@ -190,40 +172,7 @@ def _varied(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 def _protocol(n_way: int, k_shot: int, q: int | None, episodes: int | None) -> Protocol:
     """Protocol of a pair of ways and shots, all else as in the paper."""
-    fields = {"n_way": n_way, "k_shot": k_shot, "seed": 0, "classifier": "nearest-centroid", "group_disjoint": False}
-    return selection.protocol(protocol="paper", q=q, episodes=episodes, own_classes=False, **fields)
-
-
-def _clips_drawn(tasks: Sequence[TaskData], protocols: Sequence[Protocol], progress: Progress, sounds: bool) -> int:
-    """Number of clips that each arm embeds; prints the remarks on them.
-
-    Raises:
-        UsageError: A task has too few classes or clips for a protocol.
-    """
-    import numpy as np
-
-    from uamix_bench.evaluation.fewshot import draw_sweep
-
-    clips = 0
-    for task in tasks:
-        selection.say(task.name, task.remarks)  # before an error of the episodes, which they may explain
-        cells, drawn = draw_sweep(task, protocols)
-        selection.say_remarks(task, cells, drawn, progress, sounds)
-        clips += len(np.unique(np.concatenate([episodes.clips for episodes in drawn])))
-    return clips
-
-
-def _threads(workers: int) -> int | None:
-    """Number of threads of each training, an equal share of the cores; None leaves it to torch or OMP_NUM_THREADS."""
-    if workers == 1 or "OMP_NUM_THREADS" in os.environ:
-        return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // workers)
-
-
-def _may_have_gpu(device: str) -> bool:
-    """True if trainings may share a GPU; determined without torch."""
-    return Path("/dev/nvidiactl").exists() if device == "auto" else device.partition(":")[0] != "cpu"
+    return selection.protocol("paper", n_way=n_way, k_shot=k_shot, n_query=q, episodes=episodes)
 
 
 def _announcement(ablation: Ablation, forecast: Forecast | None, clips: int) -> str:
@@ -233,7 +182,8 @@ def _announcement(ablation: Ablation, forecast: Forecast | None, clips: int) -> 
     left = sum(not is_finished(ablation.job(arm)) for arm in ablation.arms)
     tuning = f"{left} of them to tune on a cluster"
     if forecast:
-        at_once = f", {ablation.workers} at once" if ablation.workers > 1 else ""
+        workers = ablation.engine.at_once(len(ablation.arms)) or 1
+        at_once = f", {workers} at once" if workers > 1 else ""
         tuning = f"tuning takes about {duration(forecast.total)}{at_once} ({forecast.source})"
         left = bool(forecast.total)
     return f"{len(ablation.arms)} arms: {tuning if left else 'all are tuned'}; then each embeds {clips:,} clips"

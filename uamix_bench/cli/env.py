@@ -14,6 +14,7 @@ import click
 from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output
 from uamix_bench.util.errors import package_error
+from uamix_bench.util.threads import cores
 
 
 @click.command("env")
@@ -42,7 +43,7 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": provenance.device_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory": _memory(),
         "accelerators": _accelerators(),
         "packages": ", ".join(f"{name} {version}" for name, version in provenance.package_versions().items()),

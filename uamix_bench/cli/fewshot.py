@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,13 +11,12 @@ import click
 
 from uamix_bench.cli import options, selection
 from uamix_bench.cli.errors import Session
-from uamix_bench.util.errors import UsageError
+from uamix_bench.engines.engine import find_engine
 
 if TYPE_CHECKING:
-    from uamix_bench.data.task import TaskData
     from uamix_bench.evaluation.earlier import Overwrite
+    from uamix_bench.evaluation.plan import TaskPlan
     from uamix_bench.records.results import Result
-    from uamix_bench.scoring.episodes import EpisodeSet, Protocol
 
 
 @click.command("fewshot")
@@ -152,26 +151,21 @@ def command(
     from one embedding pass. All cells use the classes that have clips enough for the largest --k.
     """
     items = session.begin("fewshot", "results")
-    models = selection.chosen_models(model, checkpoint, name, pretrained_on)
-    chosen = selection.classes(classes) if classes else None
-
-    def grid(queries: int | None) -> list[Protocol]:
-        fixed = {**setting, "protocol": protocol, "q": queries, "own_classes": chosen is not None}
-        return [selection.protocol(n_way=ways, k_shot=shots, **fixed) for ways in n for shots in k]
-
-    cells = grid(None if q == "auto" else q)
-    if engine != "local" and no_cache:
-        raise UsageError(
-            "--no-cache", f"the embeddings that --engine {engine} makes are kept there", "omit one of the two"
-        )
+    names = selection.chosen_models(model, checkpoint, name, pretrained_on)
+    listed = selection.classes(classes) if classes else None
+    queries = None if q == "auto" else q
+    protocols = [
+        selection.protocol(protocol, n_way=ways, k_shot=shots, n_query=queries, **setting) for ways in n for shots in k
+    ]
+    workers = find_engine(engine, engine_address, device)
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.comparison.ranking import rank
     from uamix_bench.data.task import load_task
-    from uamix_bench.evaluation.fewshot import draw_sweep, fewshot_kept, limited, most_queries
+    from uamix_bench.evaluation.grid import evaluate
     from uamix_bench.records.store import ResultStore
 
-    store = ResultStore(output)
+    store, progress = ResultStore(output), TerminalProgress(quiet)
     if not dry_run:
         store.check_writable()
     tasks = [
@@ -185,42 +179,27 @@ def command(
         )
         for name_or_path in selection.chosen_tasks(task)
     ]
-    if chosen is not None:
-        tasks = [data.only(chosen) for data in tasks]
-    elif protocol == "metaaudio":
-        tasks = [data.metaaudio() for data in tasks]
-    progress = TerminalProgress(quiet)
-    for data in tasks:
-        selection.say(data.name, data.remarks)  # before an error of the episodes, which they may explain
-    if setting["group_disjoint"]:
-        tasks = [data.group_copies(progress) for data in tasks]
-    parts = [limited(data, limit) for data in tasks]
-    grids = [cells] * len(tasks)
-    if q == "auto":  # one q for all shots, so that they share their queries
-        fitting = [most_queries(part, cells) for part in parts]
-        for data, queries in zip(tasks, fitting, strict=True):
-            progress.say(f"{data.name}: {queries} {'queries' if queries > 1 else 'query'} a class (--q auto)")
-        grids = [grid(queries) for queries in fitting]
-    swept = [draw_sweep(part, cells) for part, cells in zip(parts, grids, strict=True)]
-    grids, draws = [cells for cells, _ in swept], [drawn for _, drawn in swept]
-    for part, cells, drawn in zip(parts, grids, draws, strict=True):
-        selection.say_remarks(part, cells, drawn, progress, sounds=not dry_run)
+    plans = selection.planned(
+        tasks,
+        protocols,
+        progress,
+        sounds=not dry_run,
+        classes=listed or ("metaaudio" if protocol == "metaaudio" else "all"),
+        limit=limit,
+        auto_queries=q == "auto",
+    )
     if dry_run:
-        _show_plan(session, models, tasks, grids, draws)
+        _show_plan(session, names, plans)
         return 0
 
-    from uamix_bench.engines.engine import open_engine
-    from uamix_bench.evaluation.fewshot import Ahead
-    from uamix_bench.evaluation.on_engine import embed_ahead
-    from uamix_bench.models.model import AudioModel, load_model
+    from uamix_bench.models.model import load_model
 
-    @lru_cache(maxsize=1)
-    def load(name_or_path: str) -> AudioModel:
-        here = device if engine == "local" else "cpu"  # with an engine, this machine only scores
-        return load_model(
+    loaders = [
+        partial(
+            load_model,
             name_or_path,
             checkpoint,
-            device=here,
+            device=workers.device_here,
             input=input,
             pooling=pooling,
             dtype=dtype,
@@ -229,44 +208,29 @@ def command(
             trust_remote_code=trust_remote_code,
             pretrained_on=pretrained_on,
         )
-
-    if line := selection.demonstration(models, checkpoint):
+        for name_or_path in names
+    ]
+    if line := selection.demonstration(names, checkpoint):
         progress.say(line)
-    ahead: dict[tuple[int, int], Ahead] = {}
-    with open_engine(engine, engine_address, device) as workers:
-        if engine != "local":
-            ahead = embed_ahead(
-                workers,
-                ((load(name_or_path), store) for name_or_path in models),
-                list(zip(tasks, grids, strict=True)),
-                device=device,
-                overwrite=overwrite,
-                limit=limit,
-                batch_size=batch_size,
-                progress=progress,
-            )
+    evaluated = evaluate(
+        loaders,
+        plans,
+        store=store,
+        overwrite=overwrite,
+        engine=workers,
+        batch_size=batch_size,
+        cache=not no_cache,
+        keep_going=keep_going,
+        allow_unhealthy=allow_unhealthy,
+        progress=progress,
+    )
     results: list[Result] = []
-    for row, name_or_path in enumerate(models):
-        encoder = load(name_or_path)
-        for column, (data, cells) in enumerate(zip(tasks, grids, strict=True)):
-            for kept in fewshot_kept(
-                store,
-                encoder,
-                data,
-                cells,
-                overwrite,
-                batch_size=batch_size,
-                cache=not no_cache,
-                keep_going=keep_going,
-                limit=limit,
-                allow_unhealthy=allow_unhealthy,
-                ahead=ahead.get((row, column)),
-                progress=progress,
-            ):
-                results.append(kept.result)
-                items.append(kept.result.model_dump(mode="json"))
-                progress.say(f"{kept.how} {kept.path}")
-    ranking = rank(results, {episodes.digest: episodes for sets in draws for episodes in sets})
+    with workers:
+        for kept in evaluated:
+            results.append(kept.result)
+            items.append(kept.result.model_dump(mode="json"))
+            progress.say(f"{kept.how} {kept.path}")
+    ranking = rank(results, {episodes.digest: episodes for plan in plans for episodes in plan.draws})
     session.facts["comparison"] = ranking.facts()
     if not session.json:
         from uamix_bench.cli.scores import show_results
@@ -275,31 +239,24 @@ def command(
     return 6 if any(result.status.skipped for result in results) or any(data.partial for data in tasks) else 0
 
 
-def _show_plan(
-    session: Session,
-    /,
-    models: Sequence[str],
-    tasks: Sequence[TaskData],
-    grids: Sequence[Sequence[Protocol]],
-    draws: Sequence[Sequence[EpisodeSet]],
-) -> None:
+def _show_plan(session: Session, names: Sequence[str], plans: Sequence[TaskPlan]) -> None:
     """Shows the evaluations that would run, and the number of clips that each would embed."""
     items = session.begin("fewshot")
-    for name_or_path in models:
-        for data, protocols, sets in zip(tasks, grids, draws, strict=True):
-            for protocol, episodes in zip(protocols, sets, strict=True):
-                items.append(
-                    {
-                        "model": name_or_path,
-                        "task": f"{data.name}@{data.card.version}",
-                        "protocol": protocol.model_dump(mode="json"),
-                        "episodes_digest": episodes.digest,
-                        "clips": len(data.clips),
-                        "clips_drawn": len(episodes.clips),
-                        "classes": len(episodes.table.class_names),
-                        "classes_left_out": episodes.classes_left_out,
-                    }
-                )
+    items += [
+        {
+            "model": name,
+            "task": f"{plan.task.name}@{plan.task.card.version}",
+            "protocol": protocol.model_dump(mode="json"),
+            "episodes_digest": episodes.digest,
+            "clips": len(plan.task.clips),
+            "clips_drawn": len(episodes.clips),
+            "classes": len(episodes.table.class_names),
+            "classes_left_out": episodes.classes_left_out,
+        }
+        for name in names
+        for plan in plans
+        for protocol, episodes in zip(plan.protocols, plan.draws, strict=True)
+    ]
     if not session.json:
         from uamix_bench.cli.scores import show_plan
 

@@ -15,7 +15,7 @@ from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import expanded
 
 if TYPE_CHECKING:
-    from uamix_bench.studies.reproduce import Plan
+    from uamix_bench.studies.reproduce import Reproduction
 
 
 @click.command("reproduce")
@@ -148,7 +148,7 @@ def _given(checkpoints: Sequence[str]) -> dict[str, Path]:
     return given
 
 
-def _missing(plans: Sequence[Plan]) -> list[dict[str, Any]]:
+def _missing(plans: Sequence[Reproduction]) -> list[dict[str, Any]]:
     """Missing items of the plans, each once, with all that needs it."""
     found: dict[tuple[str, str], list[str]] = {}
     for made in plans:
@@ -157,11 +157,11 @@ def _missing(plans: Sequence[Plan]) -> list[dict[str, Any]]:
     return [{"subject": subject, "remedy": remedy, "needed_by": by} for (subject, remedy), by in sorted(found.items())]
 
 
-def _missing_lines(plans: Sequence[Plan]) -> list[str]:
+def _missing_lines(plans: Sequence[Reproduction]) -> list[str]:
     return [f"missing: {need['subject']}; {need['remedy']}" for need in _missing(plans)]
 
 
-def _show(session: Session, items: list[Any], plans: Sequence[Plan]) -> None:
+def _show(session: Session, items: list[Any], plans: Sequence[Reproduction]) -> None:
     """Lists the jobs, then the missing items; for each target and model, how many jobs can run and their time."""
     from uamix_bench.studies.reproduce import matrix_rate
 

@@ -16,7 +16,8 @@ from uamix_bench.util.text import visible
 if TYPE_CHECKING:
     from uamix_bench.data.folders import Remark
     from uamix_bench.data.task import TaskData
-    from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+    from uamix_bench.evaluation.plan import TaskPlan
+    from uamix_bench.scoring.episodes import Protocol
     from uamix_bench.util.progress import Progress
 
 
@@ -139,63 +140,60 @@ def classes(path: Path) -> tuple[str, ...]:
     return found
 
 
-def protocol(*, protocol: str, q: int | None, episodes: int | None, own_classes: bool, **fields: Any) -> Protocol:
+def protocol(published: str, **fields: Any) -> Protocol:
     """Makes the protocol of one pair of ways and shots.
 
-    The name is that of the published protocol if only ways, shots and `min_clips` differ from it. Otherwise it is
-    ``custom``, or ``metaaudio-custom`` with MetaAudio's classes. A user's list of classes is added to the name.
-
     Args:
-        protocol: Published protocol whose values replace None.
-        q: Number of queries of each class.
-        episodes: Number of episodes.
-        own_classes: Whether the user lists the classes.
-        **fields: Remaining fields of `Protocol`.
+        published: Name of the published protocol whose values replace None.
+        **fields: Fields of `Protocol`.
 
     Raises:
         UsageError: The classifier is unknown, or takes no neighbors.
     """
     from uamix_bench.scoring.classifiers import CLASSIFIERS
-    from uamix_bench.scoring.episodes import METAAUDIO, PAPER, Protocol
+    from uamix_bench.scoring.episodes import METAAUDIO, PAPER
 
-    if fields["classifier"] not in CLASSIFIERS:
-        name = fields["classifier"]
+    base = {"paper": PAPER, "metaaudio": METAAUDIO}[published]
+    given = {name: value for name, value in fields.items() if value is not None}
+    if (name := given.get("classifier", base.classifier)) not in CLASSIFIERS:
         raise UsageError(f"--classifier {name}", "no such classifier", nearest(name, list(CLASSIFIERS)))
-    if (voters := fields.get("neighbors", 1)) > 1:
-        supports = fields["n_way"] * fields["k_shot"]
-        if fields["classifier"] != "knn":
-            reason = f"is of no use to the classifier {fields['classifier']}"
+    if (voters := given.get("neighbors", 1)) > 1:
+        supports = given["n_way"] * given["k_shot"]
+        if name != "knn":
+            reason = f"is of no use to the classifier {name}"
             raise UsageError(f"--neighbors {voters}", reason, "give --classifier knn too")
         if voters > supports:
             reason = f"is more than the {supports} supports of an episode"
             raise UsageError(f"--neighbors {voters}", reason, f"give at most {supports}, or a larger --k")
-    base = {"paper": PAPER, "metaaudio": METAAUDIO}[protocol]
-    cell = Protocol(name=base.name, n_query=q or base.n_query, episodes=episodes or base.episodes, **fields)
-    free = {name: getattr(cell, name) for name in ("n_way", "k_shot", "min_clips")}
-    published = base.model_copy(update=free)
-    custom = "custom" if base is PAPER else f"{base.name}-custom"
-    name = (cell.name if cell == published else custom) + ("-classes" if own_classes else "")
-    return cell.model_copy(update={"name": name})
+    return base.changed(**given)
 
 
-def say_remarks(
-    task: TaskData, cells: Sequence[Protocol], draws: Sequence[EpisodeSet], progress: Progress, sounds: bool = True
-) -> None:
-    """Prints on stderr, even with --quiet, the remarks on these episodes besides those of :func:`say`.
+def planned(
+    tasks: Sequence[TaskData], protocols: Sequence[Protocol], progress: Progress, *, sounds: bool, **options: Any
+) -> list[TaskPlan]:
+    """Plans a grid; prints on stderr, even with --quiet, the remarks on its tasks and episodes.
 
     Args:
-        task: Task that the episodes of a sweep are drawn from.
-        cells: Protocols of the sweep.
-        draws: Episodes of each protocol.
+        tasks: Tasks of the grid.
+        protocols: Protocols of the grid.
         progress: Progress display of the files that are read.
         sounds: Whether files are read to find copies.
+        **options: Options of :func:`uamix_bench.evaluation.plan.plan_task`.
+
+    Raises:
+        UsageError: A task has too few classes or clips for a protocol.
     """
-    import numpy as np
+    from uamix_bench.evaluation.plan import plan_task
 
-    from uamix_bench.scoring.remarks import remarks
-
-    rows = np.unique(np.concatenate([episodes.clips for episodes in draws]))
-    say(task.name, remarks(cells, draws, task.first_copies(rows, progress) if sounds else None))
+    plans = []
+    for data in tasks:
+        say(data.name, data.remarks)  # before an error of the episodes, which they may explain
+        plans.append(plan_task(data, protocols, progress=progress, **options))
+        if options.get("auto_queries"):
+            queries = plans[-1].protocols[0].n_query
+            progress.say(f"{data.name}: {queries} {'queries' if queries > 1 else 'query'} a class (--q auto)")
+        say(data.name, plans[-1].remarks(progress, sounds))
+    return plans
 
 
 def say(name: str, remarks: Iterable[Remark]) -> None:

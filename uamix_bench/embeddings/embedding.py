@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from uamix_bench.plugins.card import Segments
 from uamix_bench.storage.digests import file_digests
 from uamix_bench.util.errors import BadInputError, BenchError, own_code
 from uamix_bench.util.progress import SILENT, Progress
-from uamix_bench.util.threads import SLOW_S, in_threads
+from uamix_bench.util.threads import SLOW_S, cores, in_threads
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -333,7 +332,7 @@ def _decode(
         return [audio.undecoded(Path(path))]
 
     ahead = _AHEAD if segments == "first" else _AHEAD // _TOGETHER
-    return in_threads(begin, paths, threads=min(4, os.cpu_count() or 1), ahead=ahead, slow=slow, hung=hung)
+    return in_threads(begin, paths, threads=min(4, cores()), ahead=ahead, slow=slow, hung=hung)
 
 
 def _listen(path: Path, sample_rate: int, seconds: float, segments: Segments) -> Iterator[Floats | BenchError]:

@@ -55,7 +55,7 @@ def find_earlier(
 
     Sounds are digested only if a result may be of them. Files with a stored digest are not read again.
 
-    The arguments are those of :func:`uamix_bench.evaluation.fewshot.fewshot_kept`.
+    The arguments are those of :func:`uamix_bench.evaluation.grid.evaluate`.
 
     Raises:
         UsageError: `overwrite` is ``never``, and a result exists.

@@ -6,28 +6,26 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from uamix_bench.data.copies import first_of_equals
 from uamix_bench.data.task import TaskData
-from uamix_bench.evaluation.earlier import Overwrite, draw_tables, find_earlier
+from uamix_bench.evaluation.earlier import draw_tables
+from uamix_bench.evaluation.plan import draw_episodes, limited
 from uamix_bench.plugins.card import Segments
 from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
 from uamix_bench.records.record import Cost, HalfInterval, Provenance, Skipped, Status, TaskIdentity
 from uamix_bench.records.results import Episodes, Intervals, Result, Score
-from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring import health
 from uamix_bench.scoring.classifiers import classify
-from uamix_bench.scoring.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol, draw_sorted
+from uamix_bench.scoring.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol
 from uamix_bench.scoring.remarks import remarks
 from uamix_bench.scoring.statistics import ci95_classes, ci95_clips, conventional_interval
 from uamix_bench.scoring.sweep import sweep
 from uamix_bench.storage.digests import sounds_sha256
-from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.text import fit
 
@@ -73,14 +71,6 @@ class Options(TypedDict, total=False):
     allow_unhealthy: bool
     ahead: Ahead | None
     progress: Progress
-
-
-class Kept(NamedTuple):
-    """Result with its file, which was written, reused, or confirmed by an equal new result."""
-
-    result: Result
-    path: Path
-    how: Literal["wrote", "reused", "confirmed"]
 
 
 def fewshot(model: AudioModel, task: TaskData, protocol: Protocol = PAPER, **options: Unpack[Options]) -> Result:
@@ -129,115 +119,6 @@ def fewshot_grid(
         sanity = pool.check(f"{model.identity.name} on {task.name}", options.get("allow_unhealthy", False))
         results |= {at: cell.result(pool, sanity, provenance) for at, cell in sharing.items()}
     return [results[at] for at in range(len(cells))]
-
-
-def fewshot_kept(
-    store: ResultStore,
-    model: AudioModel,
-    task: TaskData,
-    protocols: Sequence[Protocol],
-    overwrite: Overwrite = "missing",
-    **options: Unpack[Options],
-) -> list[Kept]:
-    """Evaluates the protocols that a store has no results of, and writes the results there.
-
-    Args:
-        store: Store of the results.
-        model: Model from :func:`uamix_bench.load_model`.
-        task: Task from :func:`uamix_bench.load_task`.
-        protocols: Protocols to evaluate, as in :func:`fewshot_grid`.
-        overwrite: Treatment of an existing complete result of the same model, sounds, clip table, protocol and draw:
-            ``never`` refuses, ``missing`` reuses it, ``always`` evaluates again and compares. A result of other
-            weights, code or sounds under the same names does not count as existing; the change is reported.
-        **options: Options of the evaluation; see :class:`Options`.
-
-    Raises:
-        UsageError: `overwrite` is ``never``, and a result exists.
-        BadInputError: The existing result differs from the one computed; nothing is overwritten.
-        MachineError: The store cannot be written.
-    """
-    progress = options.get("progress", SILENT)
-    protocols = sweep(protocols, limited(task, options.get("limit")).sorted_clips)
-    there = find_earlier(
-        store,
-        model,
-        task,
-        protocols,
-        overwrite,
-        options.get("limit"),
-        memo=options.get("cache", True),
-        progress=progress,
-    )
-    wanted = [index for index, found in enumerate(there) if overwrite == "always" or not found.same]
-    for index in wanted:
-        if there[index].changed:
-            progress.say(f"evaluating again: {there[index].changed}")
-    fresh = fewshot_grid(model, task, [protocols[index] for index in wanted], **options) if wanted else []
-    computed = dict(zip(wanted, fresh, strict=True))
-    kept = []
-    for index, (found, _) in enumerate(there):
-        if index not in computed:
-            kept.append(Kept(found[0][1], found[0][0], "reused"))
-            continue
-        result = computed[index]
-        if found and result.id not in {earlier.id for _, earlier in found}:
-            path, earlier = found[0]
-            scores = f"it has {earlier.score.accuracy:.4%}, now {result.score.accuracy:.4%}"
-            remedy = "compare devices and versions in its provenance, or write to another folder with -o"
-            raise BadInputError(path, f"the same evaluation now comes out differently ({scores})", remedy)
-        kept.append(Kept(result, store.write(result), "confirmed" if found else "wrote"))
-    return kept
-
-
-def draw_episodes(task: TaskData, protocol: Protocol) -> EpisodeSet:
-    """Draws a protocol's episodes from a task's clip table; see :func:`uamix_bench.scoring.episodes.draw_sorted`.
-
-    Raises:
-        UsageError: Too few classes or clips for the protocol.
-    """
-    (table,) = draw_tables(task, [protocol])
-    return draw_sorted(protocol, table.sorted_clips, task=task.name, version=task.card.version)
-
-
-def draw_sweep(task: TaskData, protocols: Sequence[Protocol]) -> tuple[list[Protocol], list[EpisodeSet]]:
-    """Protocols of a grid, made a sweep on a task (:func:`uamix_bench.scoring.sweep.sweep`), and their episodes.
-
-    Raises:
-        UsageError: Too few classes or clips; of several protocols, the error is that of the one with most shots.
-    """
-    cells = sweep(protocols, task.sorted_clips)
-    drawn = {cell: draw_episodes(task, cell) for cell in sorted(cells, key=lambda cell: -cell.k_shot)}
-    return cells, [drawn[cell] for cell in cells]
-
-
-def most_queries(task: TaskData, protocols: Sequence[Protocol]) -> int:
-    """Largest number of queries a class that all protocols can draw, up to the number they ask for.
-
-    Protocols of several shots share their queries. No class is left out. If episodes are group-disjoint, the groups
-    that are no supports must hold as many clips.
-
-    Raises:
-        UsageError: The protocols cannot draw even one query a class.
-    """
-    most = task.most_queries(max(one.k_shot for one in protocols), max(one.n_query for one in protocols))
-    if not any(one.group_disjoint for one in protocols):
-        return most
-    for queries in range(most, 0, -1):
-        try:
-            for one in protocols:
-                draw_episodes(task, one.model_copy(update={"n_query": queries}))
-            return queries
-        except UsageError as error:
-            refusal = error
-    raise refusal
-
-
-def limited(task: TaskData, clips_per_class: int | None) -> TaskData:
-    """Task with only the first clips, by id, of each class."""
-    if clips_per_class is None:
-        return task
-    first = task.clips.groupby("label").cumcount() < clips_per_class
-    return replace(task, clips=task.clips[first].reset_index(drop=True))
 
 
 class _Pool:

@@ -25,15 +25,15 @@ from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings import housekeeping
 from uamix_bench.embeddings.batching import Batches
 from uamix_bench.embeddings.cache import EmbeddingCache, ModelKey, clip_keys
-from uamix_bench.engines.engine import Engine, host
+from uamix_bench.engines.engine import Engine, Stop, host, never
 from uamix_bench.engines.same_code import Versions, check_versions, differ, refuse_other, versions
 from uamix_bench.evaluation.earlier import Overwrite, find_earlier
-from uamix_bench.evaluation.fewshot import Ahead, draw_episodes, limited
+from uamix_bench.evaluation.fewshot import Ahead
+from uamix_bench.evaluation.plan import TaskPlan, draw_episodes
 from uamix_bench.plugins.card import Segments
 from uamix_bench.records.provenance import device_name
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol
-from uamix_bench.scoring.sweep import sweep
 from uamix_bench.storage.digests import file_digests
 from uamix_bench.util import files
 from uamix_bench.util.errors import BenchError, MachineError, UsageError
@@ -80,12 +80,11 @@ class Rows(NamedTuple):
 
 def embed_ahead(
     engine: Engine,
-    models: Iterable[tuple[AudioModel, ResultStore]],
-    tasks: Sequence[tuple[TaskData, Sequence[Protocol]]],
-    *,
-    device: str = "auto",
+    models: Iterable[tuple[int, AudioModel]],
+    plans: Sequence[TaskPlan],
+    stores: Sequence[ResultStore],
     overwrite: Overwrite = "missing",
-    limit: int | None = None,
+    *,
     batch_size: int = 16,
     progress: Progress = SILENT,
 ) -> dict[tuple[int, int], Ahead]:
@@ -96,17 +95,16 @@ def embed_ahead(
 
     Args:
         engine: Engine whose workers embed.
-        models: Models from :func:`uamix_bench.load_model`, loaded by name, each with the store of its results.
-            Evaluations whose results exist need no embeddings. One model at a time is in memory.
-        tasks: Tasks, each with its protocols.
-        device: Torch device of the workers.
-        overwrite: Treatment of existing results, as in :func:`uamix_bench.evaluation.fewshot.fewshot_kept`.
-        limit: Number of clips of each class to keep, as in :class:`uamix_bench.evaluation.fewshot.Options`.
+        models: Models from :func:`uamix_bench.load_model`, loaded by name, each with its place in the grid. One model
+            at a time is in memory.
+        plans: Tasks with their protocols.
+        stores: Store of the results of each place. Evaluations whose results exist need no embeddings.
+        overwrite: Treatment of existing results, as in :func:`uamix_bench.evaluation.grid.evaluate`.
         batch_size: Maximum number of clips in a batch.
         progress: Progress display.
 
     Returns:
-        Number of clips and time of the embedding, by the places of model and task in the lists.
+        Number of clips and time of the embedding, by the places of model and task in the grid.
 
     Raises:
         UsageError: A model was not loaded by name; a result exists and `overwrite` is ``never``; or
@@ -118,16 +116,16 @@ def embed_ahead(
     jobs: list[Shard] = []
     cell_of: list[tuple[int, int]] = []
     caches: dict[ModelKey, EmbeddingCache] = {}
-    for row, (model, store) in enumerate(models):
-        wanted = _wanted(model, device)
+    for row, model in models:
+        wanted = _wanted(model, engine.device)
         cache = caches.setdefault(wanted.key, EmbeddingCache(wanted.key))
-        for column, (data, protocols) in enumerate(tasks):
-            protocols = sweep(protocols, limited(data, limit).sorted_clips)
-            there = find_earlier(store, model, data, protocols, overwrite, limit, progress=progress)
+        for column, plan in enumerate(plans):
+            protocols = plan.protocols
+            there = find_earlier(stores[row], model, plan.task, protocols, overwrite, plan.limit, progress=progress)
             cells = [
                 cell for cell, found in zip(protocols, there, strict=True) if overwrite == "always" or not found.same
             ]
-            shards = list(_shards(model, wanted, cache, limited(data, limit), cells, batch_size, progress))
+            shards = list(_shards(model, wanted, cache, plan.table, cells, batch_size, progress))
             jobs += shards
             cell_of += [(row, column)] * len(shards)
 
@@ -151,8 +149,8 @@ def embed_ahead(
     return ahead
 
 
-def embed_shard(job: Shard, progress: Progress) -> Rows:
-    """Does an embedding job on a worker.
+def embed_shard(job: Shard, progress: Progress, _: Stop = never) -> Rows:
+    """Does an embedding job, of seconds, on a worker.
 
     Raises:
         MachineError: The worker has other versions, weights or sounds than the caller, or lacks them; or it cannot load

@@ -87,7 +87,10 @@ class WeightsFile(RemoteFile):
 
 
 class Weights(BaseModel):
-    """Weights that come with the package: their id, the file beside the card, their licence and training data."""
+    """Weights that come with the package: their id, the file beside the card, their licence and training data.
+
+    `good_at` and `weak_at` say in a sentence each what measurements on sounds of no training found.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -96,6 +99,8 @@ class Weights(BaseModel):
     licence: str
     pretrained_on: Training
     note: str = ""
+    good_at: str = ""
+    weak_at: str = ""
     demonstration: bool = True
 
 
@@ -212,6 +217,7 @@ class TaskCard(Card):
     home: str = ""
     files: tuple[RemoteFile, ...] = ()
     demonstration: bool = False
+    bundled: bool = Field(default=False, description="its clips come with the package")
 
 
 AnyCard = TypeVar("AnyCard", bound=Card)

@@ -104,6 +104,22 @@ class Protocol(BaseModel):
             raise ValueError(f"{self.neighbors} neighbors, but {self.n_way * self.k_shot} supports in an episode")
         return self
 
+    def changed(self, **fields: Any) -> Protocol:
+        """This protocol with other values, under the name of a published protocol only if it still is one.
+
+        PAPER and METAAUDIO keep their names if only ways, shots and `min_clips` differ. Otherwise they are ``custom``,
+        and ``metaaudio-custom``.
+
+        Raises:
+            pydantic.ValidationError: A field is out of range or unknown.
+        """
+        made = Protocol(**{**self.model_dump(), **fields})
+        free = {name: getattr(made, name) for name in ("n_way", "k_shot", "min_clips")}
+        for published, custom in ((PAPER, "custom"), (METAAUDIO, f"{METAAUDIO.name}-custom")):
+            if self.name == published.name and made != published.model_copy(update=free):
+                return made.model_copy(update={"name": custom})
+        return made
+
     @property
     def fewest_clips(self) -> int:
         """Number of clips that a class needs to be drawn."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uamix_bench.data.task import TaskData
-from uamix_bench.engines.engine import Engine
-from uamix_bench.evaluation.fewshot import Ahead, fewshot_kept
-from uamix_bench.evaluation.on_engine import embed_ahead
+from uamix_bench.engines.engine import Engine, Stop, never
+from uamix_bench.engines.local import Local
+from uamix_bench.evaluation.grid import evaluate
+from uamix_bench.evaluation.plan import TaskPlan, plan_task
 from uamix_bench.records import record
 from uamix_bench.records.provenance import collect, scrub
 from uamix_bench.records.results import Result
@@ -22,10 +23,10 @@ from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.storage.digests import file_digests, sounds_sha256
 from uamix_bench.tuning.fields import changed, find_field
 from uamix_bench.tuning.forecast import Forecast, forecast
-from uamix_bench.tuning.on_engine import tune_elsewhere
+from uamix_bench.tuning.on_engine import tune_all
 from uamix_bench.tuning.recipe import HEAD_ALONE, Mixing, TuneRecipe, training_folder
 from uamix_bench.tuning.sounds import find_data
-from uamix_bench.tuning.trainings import RECORD, WEIGHTS, Job, has_begun, is_finished, tune_all
+from uamix_bench.tuning.trainings import RECORD, WEIGHTS, Job, has_begun, is_finished
 from uamix_bench.util.errors import BadInputError, BenchError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
 
@@ -127,9 +128,7 @@ class Ablation:
         data: Name or path of the sounds, as `find_data` takes it; for a path, the recipes hold the data's name instead.
         data_dir: Folder of the data sets; default ``UAMIX_BENCH_HOME/data``.
         audio_root: Folder that a CSV's paths are relative to.
-        device: Torch device, as `load_model` takes it.
-        workers: Number of trainings at once.
-        threads: Number of processor threads of each training; None for torch's own choice.
+        engine: Engine that tunes and embeds, in folders that all machines share; default this process.
     """
 
     arms: Sequence[PlannedArm]
@@ -137,9 +136,7 @@ class Ablation:
     data: str
     data_dir: Path | None = None
     audio_root: Path | None = None
-    device: str = "auto"
-    workers: int = 1
-    threads: int | None = None
+    engine: Engine = field(default_factory=Local)
 
     def job(self, arm: PlannedArm) -> Job:
         """Training of an arm, in the folder that `tune` would use."""
@@ -159,46 +156,47 @@ class Ablation:
 
     def _job(self, label: str, recipe: TuneRecipe, head: Path | None) -> Job:
         places = (self.data, self.data_dir, self.audio_root)
-        return Job(label, recipe, self.init, *places, self._folder(recipe), head, self.device, self.threads)
+        threads = self.engine.threads(len(self.arms))
+        return Job(label, recipe, self.init, *places, self._folder(recipe), head, self.engine.device, threads)
 
     def _folder(self, recipe: TuneRecipe) -> Path:
         return training_folder(recipe.model_copy(update={"data": self.data}), self.init)
 
-    def forecast(self) -> Forecast:
+    def forecast(self) -> Forecast | None:
         """Estimates the duration of the trainings: stage 1 alone, then the arms, in the order of `heads` and `arms`.
 
-        A training of stage 1 that no arm needs counts as finished.
+        A training of stage 1 that no arm needs counts as finished. None if only a cluster can tell.
         """
+        workers = self.engine.at_once(len(self.arms))
+        if workers is None:
+            return None
         waiting = {job.head for job in map(self.job, self.arms) if not (is_finished(job) or has_begun(job))}
 
         def done(job: Job) -> bool:
             return is_finished(job) or (job.recipe.name == HEAD_ALONE and job.folder not in waiting)
 
-        return forecast([*self.heads(), *map(self.job, self.arms)], self.workers, done)
+        return forecast([*self.heads(), *map(self.job, self.arms)], workers, done)
 
     def tune(
         self,
         *,
-        engine: Engine | None = None,
         keep_going: bool = False,
         progress: Progress = SILENT,
-        stop: Callable[[], bool] = lambda: False,
+        stop: Stop = never,
     ) -> dict[Path, BenchError]:
         """Trains the arms that are not finished; those that have begun are resumed.
 
         Args:
-            engine: Engine whose workers train, in folders that all machines share; None for `workers` processes here.
             keep_going: Whether the other arms go on after a failure.
-            progress: Progress display, advanced with every step.
-            stop: Function polled after every step on this machine; True ends all trainings with their state saved.
+            progress: Progress display.
+            stop: Function polled meanwhile; True ends all trainings.
 
         Returns:
             Errors by the folder of the failed arm; empty without `keep_going`.
 
         Raises:
             UsageError: A folder holds the same recipe, tuned from other weights or on other sounds.
-            Stopped: `stop` returned True.
-            BenchError: An arm failed; with an engine see also :func:`uamix_bench.tuning.on_engine.tune_elsewhere`.
+            BenchError: See :func:`uamix_bench.tuning.on_engine.tune_all`.
         """
         from uamix_bench.tuning.run import initial_model
 
@@ -220,23 +218,15 @@ class Ablation:
             progress.say(f"{job.label} is there: {job.folder}{unsaid}")
         wanted = {job.head for job in todo if not has_begun(job)}
         heads = [job for job in self.heads() if job.folder in wanted and not is_finished(job)]
-        options: dict[str, Any] = {"keep_going": keep_going, "progress": progress}
-
-        def carry_out(jobs: Sequence[Job]) -> dict[Path, BenchError]:
-            if engine is not None:
-                return tune_elsewhere(engine, jobs, **options)
-            return tune_all(jobs, min(self.workers, len(jobs)), stop=stop, **options)
-
-        carry_out(heads)  # one that fails, fails in its arms
-        return carry_out(todo)
+        options: dict[str, Any] = {"keep_going": keep_going, "progress": progress, "stop": stop}
+        tune_all(self.engine, heads, **options)  # one that fails, fails in its arms
+        return tune_all(self.engine, todo, **options)
 
     def evaluate(
         self,
-        tasks: Sequence[TaskData],
-        protocols: Sequence[Protocol],
+        plans: Sequence[TaskPlan],
         failed: Mapping[Path, BenchError],
         *,
-        engine: Engine | None = None,
         keep_going: bool = False,
         batch_size: int = 16,
         progress: Progress = SILENT,
@@ -244,135 +234,106 @@ class Ablation:
         """Evaluates the trained arms on the same episodes, with one embedding pass a task; existing results are reused.
 
         Args:
-            tasks: Tasks that episodes are drawn from.
-            protocols: Protocols to evaluate.
+            plans: Tasks with their protocols.
             failed: Errors that :meth:`tune` returned.
-            engine: Engine whose workers embed, while all scoring happens here; None embeds here, too.
             keep_going: Whether arms that fail the embedding health check are skipped.
             batch_size: Maximum number of clips in a batch.
             progress: Progress display.
 
         Raises:
             BadInputError: Broken clips or unhealthy embeddings; or a seed's reference was skipped.
-            MachineError: The results cannot be written; with an engine see also
-                :func:`uamix_bench.evaluation.on_engine.embed_ahead`.
+            BenchError: See :func:`uamix_bench.evaluation.grid.evaluate`.
         """
-        errors, arms = dict(failed), []
-        device = "cpu" if engine else self.device  # with an engine, this machine only scores
-        options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
-        ahead = self._embed_ahead(engine, failed, tasks, protocols, options) if engine else {}
+        errors = dict(failed)
+        tuned = [(arm, job) for arm in self.arms if (job := self.job(arm)).folder not in errors]
+        found: list[list[Result]] = [[] for _ in tuned]
+
+        def set_aside(place: int, error: BadInputError) -> None:
+            job = tuned[place][1]
+            progress.say(f"{job.label} is set aside: {error}")
+            errors[job.folder] = error
+
+        for kept in evaluate(
+            [partial(_tuned_model, job, self.engine.device_here) for _, job in tuned],
+            plans,
+            store=[ResultStore(job.folder / "results") for _, job in tuned],
+            engine=self.engine,
+            set_aside=set_aside if keep_going else None,
+            batch_size=batch_size,
+            progress=progress,
+        ):
+            found[kept.model].append(kept.result)
+            progress.say(f"evaluated {tuned[kept.model][1].label} on {kept.result.task.name}")
         for arm in self.arms:
-            job = self.job(arm)
-            if job.folder in errors:
-                continue
-            try:
-                arms.append(_evaluated(arm, job, device, tasks, protocols, ahead, options))
-            except BadInputError as error:
-                if not keep_going:
-                    raise
-                progress.say(f"{job.label} is set aside: {error}")
-                errors[job.folder] = error
-        for arm in self.arms:
-            if arm.reference and (found := errors.get(self.job(arm).folder)):
+            if arm.reference and (error := errors.get(self.job(arm).folder)):
                 raise BadInputError(
-                    self.job(arm).label, f"the reference failed ({found})", "without it nothing can be compared"
+                    self.job(arm).label, f"the reference failed ({error})", "without it nothing can be compared"
                 )
-        beside = self._beside(tasks, protocols, device, options) if arms else []
+        arms = tuple(
+            Arm(
+                label=arm.label,
+                reference=arm.reference,
+                varied=dict(arm.varied),
+                training=record.load(job.folder / RECORD, {"training": TrainingRecord}),
+                results=tuple(results),
+            )
+            for (arm, job), results in zip(tuned, found, strict=True)
+            if job.folder not in errors
+        )
+        trained_on = arms[0].training.provenance.device.partition(":")[0] if arms else "cpu"
         return AblationRecord.create(
             init=scrub(self.init),
-            assumed=len(protocols) > 1,
-            arms=tuple(arms),
+            assumed=any(len(plan.protocols) > 1 for plan in plans),
+            arms=arms,
             set_aside=tuple(
                 SetAside(label=arm.label, seed=arm.recipe.seed, reason=scrub(str(errors[self.job(arm).folder])))
                 for arm in self.arms
                 if self.job(arm).folder in errors
             ),
-            beside=tuple(beside),
-            provenance=collect(arms[0].training.provenance.device.partition(":")[0] if arms and not engine else "cpu"),
+            beside=tuple(self._beside(plans, batch_size, progress)) if arms else (),
+            provenance=collect("cpu" if self.engine.elsewhere else trained_on),
         )
 
-    def _beside(
-        self, tasks: Sequence[TaskData], protocols: Sequence[Protocol], device: str, options: dict[str, Any]
-    ) -> list[Result]:
-        """Results beside the arms: of starting weights in every cell; of these, reference and floors in the first.
+    def _beside(self, plans: Sequence[TaskPlan], batch_size: int, progress: Progress) -> Iterator[Result]:
+        """Results beside the arms: of the starting weights in every cell; of the floors and poolings in the first.
 
-        The encoders are under the arms' pooling and under `PLAIN`, all by nearest centroid and under CL2N.
+        The encoders are under the arms' pooling and under `PLAIN`; all by nearest centroid and under CL2N.
         """
         from uamix_bench.models.model import load_model
         from uamix_bench.tuning.run import initial_name
 
         reference = self.job(next(arm for arm in self.arms if arm.reference))
-        store, pooling, named = (
-            ResultStore(reference.folder / "results"),
-            reference.recipe.pooling,
-            initial_name(self.init),
-        )
-        encoders = [("uamix", reference.folder / WEIGHTS), (named, None), ("random", None)]
-        models = [(*encoder, how) for encoder in encoders for how in dict.fromkeys((pooling, PLAIN))]
-        models += [("logmel", None, how) for how in ("mean-std", "mean-max")]
-        both = [protocols[0], protocols[0].model_copy(update={"classifier": CL2N})]
-        results = []
-        for name, weights, how in models:
-            model = load_model(name, weights, device=device, pooling=how)
-            cells = [*protocols[1:], *both] if (name, how) == (named, pooling) else both
-            for task in tasks:
-                options["progress"].say(f"evaluating {name}, {how}, on {task.name}")
-                results += [kept.result for kept in fewshot_kept(store, model, task, cells, **options)]
-        return results
+        pooling, device = reference.recipe.pooling, self.engine.device_here
 
-    def _embed_ahead(
-        self,
-        engine: Engine,
-        failed: Mapping[Path, BenchError],
-        tasks: Sequence[TaskData],
-        protocols: Sequence[Protocol],
-        options: dict[str, Any],
-    ) -> dict[tuple[Path, int], Ahead]:
-        """Embeds the evaluation's clips with an engine; returns their number by arm's folder and place of the task."""
-        folders: list[Path] = []
+        def first(plan: TaskPlan) -> list[Protocol]:
+            return [plan.protocols[0], plan.protocols[0].model_copy(update={"classifier": CL2N})]
 
-        def models() -> Iterator[tuple[AudioModel, ResultStore]]:
-            for job in map(self.job, self.arms):
-                if job.folder in failed:
-                    continue
-                try:
-                    made = _tuned(job, "cpu")
-                except BadInputError:  # weights that mean nothing: the evaluation says so
-                    continue
-                folders.append(job.folder)
-                yield made
+        def loader(name: str, how: str, weights: Path | None = None) -> Callable[[], AudioModel]:
+            return partial(load_model, name, weights, device=device, pooling=how)
 
-        cells = [(task, protocols) for task in tasks]
-        found = embed_ahead(engine, models(), cells, device=self.device, **options)
-        return {(folders[row], column): made for (row, column), made in found.items()}
+        poolings = dict.fromkeys((pooling, PLAIN))
+        start = initial_name(self.init)
+        others = [loader("uamix", how, reference.folder / WEIGHTS) for how in poolings]
+        others += [
+            loader(name, how) for name in (start, "random") for how in poolings if (name, how) != (start, pooling)
+        ]
+        others += [loader("logmel", how) for how in ("mean-std", "mean-max")]
+        options: dict[str, Any] = {
+            "store": ResultStore(reference.folder / "results"),
+            "engine": self.engine,
+            "batch_size": batch_size,
+            "progress": progress,
+        }
+        progress.say("evaluating the untuned encoder and the floors")
+        everywhere = [plan_task(plan.task, [*first(plan), *plan.protocols[1:]], limit=plan.limit) for plan in plans]
+        alone = [plan_task(plan.task, first(plan), limit=plan.limit) for plan in plans]
+        for models, tasks in (([loader(start, pooling)], everywhere), (others, alone)):
+            for kept in evaluate(models, tasks, **options):
+                yield kept.result
 
 
-def _evaluated(
-    arm: PlannedArm,
-    job: Job,
-    device: str,
-    tasks: Sequence[TaskData],
-    protocols: Sequence[Protocol],
-    ahead: Mapping[tuple[Path, int], Ahead],
-    options: dict[str, Any],
-) -> Arm:
-    model, store = _tuned(job, device)
-    results: list[Result] = []
-    for column, task in enumerate(tasks):
-        options["progress"].say(f"evaluating {job.label} on {task.name}")
-        kept = fewshot_kept(store, model, task, protocols, ahead=ahead.get((job.folder, column)), **options)
-        results += [found.result for found in kept]
-    return Arm(
-        label=arm.label,
-        reference=arm.reference,
-        varied=dict(arm.varied),
-        training=record.load(job.folder / RECORD, {"training": TrainingRecord}),
-        results=tuple(results),
-    )
-
-
-def _tuned(job: Job, device: str) -> tuple[AudioModel, ResultStore]:
-    """Model that a finished job made, and the store of its results."""
+def _tuned_model(job: Job, device: str) -> AudioModel:
+    """Model that a finished job made."""
     from uamix_bench.models.model import load_model
 
-    return load_model("uamix", job.folder / WEIGHTS, device=device), ResultStore(job.folder / "results")
+    return load_model("uamix", job.folder / WEIGHTS, device=device)

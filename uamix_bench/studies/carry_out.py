@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -12,14 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from uamix_bench.data.task import TaskData, load_task
-from uamix_bench.evaluation.fewshot import draw_episodes, fewshot_kept
+from uamix_bench.engines.local import Local
+from uamix_bench.evaluation.fewshot import Options
+from uamix_bench.evaluation.grid import evaluate
+from uamix_bench.evaluation.plan import draw_episodes, plan_task
 from uamix_bench.records.record import Record
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol
-from uamix_bench.scoring.remarks import remarks
 from uamix_bench.scoring.sweep import sweep
 from uamix_bench.studies.paper import ARMS, SOURCE, Settings, architecture
-from uamix_bench.studies.reproduce import Here, Job, Plan
+from uamix_bench.studies.reproduce import Here, Reproduction, Step
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
 
@@ -54,7 +55,7 @@ class Work:
     stoppable: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False)
     set_aside: list[str] = field(default_factory=list)
 
-    def carry_out(self, plans: Iterable[Plan]) -> list[Record]:
+    def carry_out(self, plans: Iterable[Reproduction]) -> list[Record]:
         """Carries out the jobs that can run, each once, model by model.
 
         Raises:
@@ -81,7 +82,7 @@ class Work:
                     self._leave(f"{model} on {task}: {error}")
         return list(records.values())
 
-    def _evaluate(self, encoder: AudioModel, data: TaskData, jobs: Sequence[Job]) -> Iterable[Record]:
+    def _evaluate(self, encoder: AudioModel, data: TaskData, jobs: Sequence[Step]) -> Iterable[Record]:
         cells = dict.fromkeys(cell for job in jobs for cell in job.cells)
         alone = [protocol for cell in cells if self._can_draw(data, protocol := self.settings.of_cell(cell))]
         protocols = [protocol for protocol in sweep(alone, data.sorted_clips) if self._can_draw(data, protocol)]
@@ -91,12 +92,11 @@ class Work:
 
             embed(encoder, data, np.arange(len(data.clips)), batch_size=self.batch_size, progress=self.progress)
         if protocols:
-            for remark in remarks(protocols, [draw_episodes(data, protocol) for protocol in protocols]):
+            plan = plan_task(data, protocols)
+            for remark in plan.remarks(sounds=False):
                 self.progress.say(f"{data.name}: {remark.text}")
-            kept_or_made = fewshot_kept(
-                self.store, encoder, data, protocols, batch_size=self.batch_size, progress=self.progress
-            )
-            for kept in kept_or_made:
+            options: Options = {"batch_size": self.batch_size, "progress": self.progress}
+            for kept in evaluate([encoder], [plan], store=self.store, **options):
                 self.progress.say(f"{kept.how} {kept.path}")
                 yield kept.result
         if "fine-tuning" in kinds:
@@ -117,7 +117,7 @@ class Work:
         base = shareable(base, find_data(sounds, self.data_dir, None))
         arms = [arm for arm in plan(base, list(wanted)) if arm.recipe.mix in wanted]
         init = f"{SOURCE}={self.here.weights[SOURCE]}"
-        ablation = Ablation(arms, init, sounds, self.data_dir, device=self.device, threads=os.cpu_count() or 1)
+        ablation = Ablation(arms, init, sounds, self.data_dir, engine=Local(self.device))
         with self.stoppable() as stop:
             failed = ablation.tune(keep_going=True, progress=self.progress, stop=stop)
         made = {}

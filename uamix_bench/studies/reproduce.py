@@ -51,7 +51,7 @@ class Missing(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Job:
+class Step:
     """Job of a reproduction.
 
     Attributes:
@@ -86,12 +86,12 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Reproduction:
     """Plan of a target: its jobs in the order in which they run, and the missing items."""
 
     target: Target
     settings: Settings
-    jobs: tuple[Job, ...]
+    jobs: tuple[Step, ...]
     missing: tuple[Missing, ...]
     miniatures: tuple[str, ...] = field(default=())
 
@@ -110,7 +110,7 @@ def plan(
     tasks: Mapping[str, TaskCard],
     here: Here,
     settings: Settings | None = None,
-) -> Plan:
+) -> Reproduction:
     """Plans the jobs of a target.
 
     Args:
@@ -121,14 +121,14 @@ def plan(
         settings: Settings of the reproduction; default the target's own.
     """
     settings = settings or Settings()
-    jobs: list[Job] = []
+    jobs: list[Step] = []
     waiting: dict[tuple[str, str], list[str]] = {}
     for model in target.models:
         lacks = _lacks(model, here, models)
         if not lacks and model not in here.weights:
-            jobs.append(Job("tune", model))
+            jobs.append(Step("tune", model))
         if lacks and model in ARMS:
-            jobs.append(Job("tune", model, lacks=tuple(subject for subject, _ in lacks)))
+            jobs.append(Step("tune", model, lacks=tuple(subject for subject, _ in lacks)))
         for task in target.tasks:
             copy = here.copies[task]
             short = [*lacks, *([] if copy.state in _USABLE else [(task, _get_task(copy, here.data_dir))])]
@@ -138,7 +138,7 @@ def plan(
     missing = tuple(Missing(subject, tuple(by), remedy) for (subject, remedy), by in waiting.items())
     tunings = [job for job in jobs if job.kind == "tune"]
     minis = tuple(task for task in target.tasks if here.copies[task].state == "miniature")
-    return Plan(target, settings, (*tunings, *(job for job in jobs if job.kind != "tune")), missing, minis)
+    return Reproduction(target, settings, (*tunings, *(job for job in jobs if job.kind != "tune")), missing, minis)
 
 
 def _lacks(model: str, here: Here, models: Mapping[str, ModelCard]) -> list[tuple[str, str]]:
@@ -171,11 +171,11 @@ def _job(
     card: TaskCard,
     here: Here,
     settings: Settings,
-) -> Job:
+) -> Step:
     cells = settings.cells(target)
     todo = [cell for cell in cells if (model, task, cell) not in here.kept]
     draws = sum(settings.protocol.episodes * n * (k + settings.protocol.n_query) for n, k in todo)
-    return Job(
+    return Step(
         target.kind,
         model,
         task,

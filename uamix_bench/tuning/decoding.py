@@ -33,7 +33,7 @@ from uamix_bench.data.audio import read, undecoded
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError, MachineError, Stopped
 from uamix_bench.util.progress import Progress
-from uamix_bench.util.threads import SLOW_S, Watch, in_threads, settle
+from uamix_bench.util.threads import SLOW_S, Watch, cores, in_threads, settle
 
 Halves = npt.NDArray[np.float16]
 Ints = npt.NDArray[np.int64]
@@ -211,8 +211,7 @@ def _blocks(sounds: Sounds, done: int, workers: int | None, progress: Progress) 
 
     blocks = [list(sounds.paths[begin : begin + _BLOCK]) for begin in range(done, len(sounds.paths), _BLOCK)]
     how = (sounds.sample_rate, sounds.max_seconds, sounds.fbank)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = workers or (min(cores, _MOST_WORKERS) if len(sounds.paths) - done >= _WORTH_WORKERS else 1)
+    count = workers or (min(cores(), _MOST_WORKERS) if len(sounds.paths) - done >= _WORTH_WORKERS else 1)
     if count == 1:
         yield from (_decode(paths, *how, slow) for paths in blocks)
         return

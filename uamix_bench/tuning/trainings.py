@@ -1,25 +1,19 @@
-"""Several trainings, one after the other in this process or at once in processes of their own; each can resume."""
+"""Tunings as plain data: what each needs, what is left of it, and how one is carried out."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from uamix_bench.tuning.recipe import TuneRecipe
 from uamix_bench.tuning.sounds import find_data
-from uamix_bench.util.errors import BenchError, MachineError, Stopped
-from uamix_bench.util.progress import SILENT, Progress
+from uamix_bench.util.progress import Progress
 
 WEIGHTS, RECORD = "model.safetensors", "training.json"  # what a training leaves in its folder, the record last
 HEAD, TUNING = "stage 1: head", "stage 2: tuning"  # as the stages are named
-_POLL_S = 0.3
 
 
 class Job(NamedTuple):
@@ -49,68 +43,6 @@ class Job(NamedTuple):
     head: Path | None
     device: str
     threads: int | None
-
-
-def tune_all(
-    jobs: Sequence[Job],
-    workers: int,
-    *,
-    keep_going: bool = False,
-    progress: Progress = SILENT,
-    stop: Callable[[], bool] = lambda: False,
-) -> dict[Path, BenchError]:
-    """Carries out tunings that do not depend on one another.
-
-    Args:
-        jobs: Tunings, each in a folder of its own.
-        workers: Number of tunings at once; a single one runs in this process.
-        keep_going: Whether the other tunings go on after a failure, such as a loss that is not finite.
-        progress: Progress display, advanced with every step.
-        stop: Function polled after every step; True ends all tunings with their state saved.
-
-    Returns:
-        Errors of failed tunings by folder; empty without `keep_going`.
-
-    Raises:
-        Stopped: `stop` returned True.
-        BenchError: A tuning failed, the first failure; tunings beside it are stopped with their state saved.
-    """
-    failed: dict[Path, BenchError] = {}
-    if workers <= 1:
-        for number, job in enumerate(jobs, 1):
-            progress.say(f"{job.label} ({number} of {len(jobs)})")
-            try:
-                carry_out(job, progress, stop)
-            except Stopped:
-                raise
-            except BenchError as error:
-                if not keep_going:
-                    raise
-                progress.say(f"{job.label} is set aside: {error}")
-                failed[job.folder] = error
-        return failed
-    crew = _Crew(progress)
-    try:
-        with progress.bar(
-            f"{len(jobs)} tunings", sum(sum(remaining(job).values()) for job in jobs), "steps"
-        ) as advance:
-            for job in jobs:
-                while len(crew.running) >= workers and not stop():
-                    crew.look(advance)
-                if stop() or (crew.failed and not keep_going):
-                    break
-                crew.start(job)
-            while crew.running:
-                if stop() or (crew.failed and not keep_going):
-                    crew.asked.set()
-                crew.look(advance)
-    finally:
-        crew.end()
-    if stop():
-        raise Stopped("tuning", "stopped, with the state of every arm saved", "repeat the command to resume")
-    if crew.failed and not keep_going:
-        raise next(iter(crew.failed.values()))
-    return crew.failed
 
 
 def carry_out(job: Job, progress: Progress, stop: Callable[[], bool]) -> None:
@@ -179,90 +111,3 @@ def metadata(job: Job) -> dict[str, str]:
 @cache
 def _clips(data: str, data_dir: Path | None, audio_root: Path | None) -> int:
     return len(find_data(data, data_dir, audio_root).clips)
-
-
-class _Crew:
-    """Processes of the running jobs."""
-
-    def __init__(self, progress: Progress) -> None:
-        # Not fork: this process may hold threads (torch) whose locks a forked child would inherit locked.
-        self.context = multiprocessing.get_context("spawn")
-        self.asked = self.context.Event()
-        self.progress = progress
-        self.running: dict[Any, tuple[Job, Any, Any, Any]] = {}  # by sentinel: job, process, its end of a pipe, steps
-        self.seen: dict[Path, int] = {}
-        self.failed: dict[Path, BenchError] = {}
-
-    def start(self, job: Job) -> None:
-        """Starts a process for a job."""
-        here, there = self.context.Pipe(duplex=False)
-        count = self.context.Value("q", 0)
-        process = self.context.Process(target=_work, args=(job, self.asked, there, count), name=job.label)
-        process.start()
-        there.close()
-        self.running[process.sentinel] = (job, process, here, count)
-        self.progress.say(f"{job.label} began")
-
-    def look(self, advance: Callable[[int, str], None]) -> None:
-        """Waits briefly, reports finished steps, and collects ended processes."""
-        ended = wait(list(self.running), timeout=_POLL_S)
-        for job, _, _, count in self.running.values():
-            new = count.value - self.seen.get(job.folder, 0)
-            if new:
-                self.seen[job.folder] = count.value
-                advance(new, job.label)
-        for sentinel in ended:
-            job, process, pipe, _ = self.running.pop(sentinel)
-            process.join()
-            error = self._outcome(process, pipe)
-            if error is None:
-                self.progress.say(f"{job.label} is tuned")
-            elif not isinstance(error, Stopped):
-                self.progress.say(f"{job.label} failed: {error}")
-                self.failed[job.folder] = error
-
-    def end(self) -> None:
-        """Kills the processes that still run, after an error or a second interrupt."""
-        for _, process, _, _ in self.running.values():
-            process.kill()
-        for _, process, _, _ in self.running.values():
-            process.join()
-
-    @staticmethod
-    def _outcome(process: Any, pipe: Any) -> BenchError | None:
-        try:
-            error: BenchError | None = pipe.recv() if pipe.poll() else None
-        except EOFError:
-            error = None
-        if error is None and process.exitcode:
-            reason = f"ended with exit code {process.exitcode}" if process.exitcode > 0 else "was killed"
-            return MachineError(f"the process of {process.name}", reason, "look above; repeat the command to resume")
-        return error
-
-
-def _work(job: Job, asked: Any, pipe: Any, count: Any) -> None:
-    """Main function of a job's process; stops if asked to, or if its parent is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal sends them to all: the parent decides
-        signal.signal(number, signal.SIG_IGN)
-    parent = os.getppid()
-    try:
-        carry_out(job, _Counting(count), lambda: asked.is_set() or os.getppid() != parent)
-    except BenchError as error:
-        pipe.send(error)
-
-
-class _Counting(Progress):
-    """Progress that counts the steps in memory shared with the parent."""
-
-    def __init__(self, count: Any) -> None:
-        self.count = count
-
-    @contextmanager
-    def bar(self, what: str, total: int, unit: str = "clips") -> Iterator[Callable[[int, str], None]]:
-        """See :meth:`Progress.bar`."""
-
-        def advance(done: int, note: str = "") -> None:
-            if unit == "steps" and note:  # what a resumed training finds done comes without a note
-                self.count.value += done
-
-        yield advance

@@ -1,4 +1,4 @@
-"""Ordered thread map that names slow items, gives up hung ones, and never blocks Ctrl-C."""
+"""Processor cores, and an ordered thread map that names slow items, gives up hung ones, and never blocks Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ Outcome = TypeVar("Outcome")
 SLOW_S = 10.0  # a wait that is worth a word
 PATIENCE_S = 60.0  # for the decoding of one clip, which takes milliseconds: a file or a disk that hangs
 _PARTING_S = 2.0  # for threads at work when no more is wanted: a decoder that is cut off at exit may abort
+
+
+def cores() -> int:
+    """Number of processor cores that this process may use, by its affinity and its cgroup's quota (1.5 count as 2)."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 class Watch:
@@ -72,7 +79,7 @@ def settle(
     return True
 
 
-class _Job(Generic[Item, Outcome]):
+class _Call(Generic[Item, Outcome]):
     def __init__(self, item: Item) -> None:
         self.item = item
         self.future: Future[Outcome] = Future()
@@ -105,8 +112,8 @@ def in_threads(
         hung: Maker of the outcome of an item that is given up, after a minute of waiting for it or those before it.
             None never gives up.
     """
-    jobs: SimpleQueue[_Job[Item, Outcome] | None] = SimpleQueue()
-    pending: deque[_Job[Item, Outcome]] = deque()
+    jobs: SimpleQueue[_Call[Item, Outcome] | None] = SimpleQueue()
+    pending: deque[_Call[Item, Outcome]] = deque()
     workers: list[Thread] = []
     watch = Watch(SLOW_S / 10)
 
@@ -124,7 +131,7 @@ def in_threads(
         workers.append(Thread(target=serve, daemon=True))
         workers[-1].start()
 
-    def outcome(job: _Job[Item, Outcome]) -> Outcome:
+    def outcome(job: _Call[Item, Outcome]) -> Outcome:
         if settle(job.future, lambda: slow(job.item), lambda: hung is not None and job.hangs(watch), watch):
             return job.future.result()
         start()  # in place of the one that hangs
@@ -135,7 +142,7 @@ def in_threads(
         for _ in range(threads):
             start()
         for item in items:
-            pending.append(_Job(item))
+            pending.append(_Call(item))
             jobs.put(pending[-1])
             if len(pending) > ahead:
                 yield outcome(pending.popleft())
