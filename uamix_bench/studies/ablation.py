@@ -140,13 +140,13 @@ class Ablation:
 
     def job(self, arm: PlannedArm) -> Job:
         """Training of an arm, in the folder that `tune` would use."""
-        head = self._folder(arm.recipe.head_only()) if arm.recipe.head_epochs else None
+        head = self._folder(arm.recipe.head_only()) if arm.recipe.trains_head else None
         label = arm.label + (f", seed {arm.recipe.seed}" if self.seeds > 1 else "")
         return self._job(label, arm.recipe, head)
 
     def heads(self) -> list[Job]:
         """Trainings of stage 1 alone, each shared by the arms with the same stage 1."""
-        recipes = {arm.recipe.head_only().sha256: arm.recipe for arm in self.arms if arm.recipe.head_epochs}
+        recipes = {arm.recipe.head_only().sha256: arm.recipe for arm in self.arms if arm.recipe.trains_head}
         return [self._job(f"stage 1, seed {recipe.seed}", recipe.head_only(), None) for recipe in recipes.values()]
 
     @property

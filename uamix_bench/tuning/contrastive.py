@@ -298,6 +298,11 @@ class HeadStage(_Contrastive):
         return self.recipe.head_epochs
 
     @property
+    def steps(self) -> int | None:  # type: ignore[override]
+        """Steps in place of the passes, if the recipe has them."""
+        return self.recipe.head_steps
+
+    @property
     def writer(self) -> nn.Module:  # type: ignore[override]
         """Writer of the queue: the projector g."""
         return self.module.projector
@@ -330,6 +335,11 @@ class TuneStage(_Contrastive):
     def epochs(self) -> int:  # type: ignore[override]
         """Passes over the data."""
         return self.recipe.epochs
+
+    @property
+    def steps(self) -> int | None:  # type: ignore[override]
+        """Steps in place of the passes, if the recipe has them."""
+        return self.recipe.steps
 
     @property
     def writer(self) -> nn.Module:  # type: ignore[override]

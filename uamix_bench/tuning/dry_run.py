@@ -14,8 +14,8 @@ from uamix_bench.data.audio import probe
 from uamix_bench.data.task import Task, TaskData
 from uamix_bench.models.vit import AudioViT, ViTShape
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
-from uamix_bench.tuning.data import batches
-from uamix_bench.tuning.loop import Stage
+from uamix_bench.tuning.data import drawn
+from uamix_bench.tuning.loop import Stage, ordered
 from uamix_bench.tuning.pretrain import Pretraining
 from uamix_bench.tuning.recipe import PretrainRecipe, Recipe, TuneRecipe
 from uamix_bench.util.errors import BenchError
@@ -54,10 +54,8 @@ def steps(stages: Sequence[Stage], recipe: Recipe, data: TaskData) -> dict[str, 
         UsageError: The data has fewer recordings than a batch needs.
     """
     recordings = np.unique(data.clips["group"].to_numpy(str), return_inverse=True)[1].astype(np.int64)
-    return {
-        stage.name: sum(len(batches(recordings, recipe.batch, recipe.seed, number, e)) for e in range(stage.epochs))
-        for number, stage in enumerate(stages)
-    }
+    recordings = recordings[drawn(len(recordings), recipe.clips, recipe.seed)]
+    return {stage.name: len(ordered(recordings, recipe, number, stage)) for number, stage in enumerate(stages)}
 
 
 def holdings(data: TaskData) -> dict[str, Any]:

@@ -87,6 +87,7 @@ def _named_views(value: object) -> object:
     return value
 
 
+AllOrCount = Annotated[int | None, BeforeValidator(lambda value: None if value == "all" else value)]
 NamedViews = Annotated[Views, BeforeValidator(_named_views)]
 
 
@@ -102,6 +103,11 @@ class Recipe(BaseModel):
     name: str
     seed: int = Field(default=0, ge=0)
     data: str = Field(default="synthetic:train", description="TASK[:SPLIT], a folder, a CSV or a text list")
+    clips: AllOrCount = Field(
+        default=None,
+        ge=2,
+        description="clips drawn from the data by the seed, those of a smaller number among them",
+    )
     batch: int = Field(ge=2)
     frames: tuple[int, ...]
     weight_decay: float = Field(ge=0)
@@ -212,6 +218,8 @@ class TuneRecipe(Recipe):
         ge=0, description="stage 1: the encoder is frozen, the head is trained, nothing is mixed; MAE-CT has 20"
     )
     epochs: int = Field(ge=0, description="stage 2: the upper blocks and the head are trained; MAE-CT has 20")
+    head_steps: int | None = Field(default=None, ge=0, description="steps of stage 1, in place of head_epochs")
+    steps: int | None = Field(default=None, ge=0, description="steps of stage 2, in place of epochs")
     head_learning_rate: float = Field(gt=0, description="MAE-CT: 1e-4 x 2 views x batch / 256")
     learning_rate: float = Field(
         gt=0, description="of the final norm; block b of L gets decay ** (L - b); MAE-CT: 1e-4 x 2 views x batch / 256"
@@ -225,6 +233,11 @@ class TuneRecipe(Recipe):
         "BatchNorm sees a micro-batch at a time",
     )
     views: NamedViews = Field(default=Views(), description="strengths, or a preset: project, crop, mtslvr")
+
+    @property
+    def trains_head(self) -> bool:
+        """True if stage 1 has steps."""
+        return bool(self.head_epochs if self.head_steps is None else self.head_steps)
 
     def head_only(self) -> TuneRecipe:
         """Recipe of stage 1 alone: fields that stage 1 ignores are set to fixed values.
@@ -265,7 +278,7 @@ class TuneRecipe(Recipe):
 # Fields of the mixing alone, and what else stage 1 never looks at.
 _BOX = ("box", "snap")
 _MIXTURE = ("alpha", "lambda_per", "lambda_max", "plain_weight", *_BOX)
-_STAGE_2_WITH_DEFAULTS = ("mix", "ema", "frozen", "layer_decay", "save_dtype", *_MIXTURE)
+_STAGE_2_WITH_DEFAULTS = ("mix", "steps", "ema", "frozen", "layer_decay", "save_dtype", *_MIXTURE)
 _IDLE: dict[str, tuple[str, ...]] = {"none": _MIXTURE, "mixup": _BOX}
 
 

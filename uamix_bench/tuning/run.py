@@ -207,7 +207,8 @@ def _decoded(
     for remark in data.remarks:
         progress.say(f"{data.name}: {remark.text}")
     with distributed.leader_first():
-        return load_frames(data, model.fbank, model.sample_rate, progress, workers=workers, stop=stop)
+        frames = load_frames(data, model.fbank, model.sample_rate, progress, workers=workers, stop=stop)
+    return frames.drawn(recipe.clips, recipe.seed)
 
 
 def _spectrograms(model: Any, recipe: PretrainRecipe | TuneRecipe, device: str) -> Spectrograms:
