@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+import sys
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import soundfile
 
 from uamix_bench.data.audio import read
-from uamix_bench.util.errors import BadInputError
+from uamix_bench.util.errors import BadInputError, BenchError
 from uamix_bench.util.files import write_atomic
 
 from . import corpus_instruments as instruments
@@ -100,5 +101,9 @@ def write(name: str, clips: Iterator[Clip], folder: Path = SOUNDS) -> None:
 
 
 if __name__ == "__main__":
-    write("instruments", instrument_notes())
-    write("studio-samples", studio_pieces())
+    try:
+        write("instruments", instrument_notes())
+        write("studio-samples", studio_pieces())
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

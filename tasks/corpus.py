@@ -11,6 +11,7 @@ import argparse
 import csv
 import io
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from uamix_bench.util.files import write_atomic
+from uamix_bench.util.errors import BenchError
+from uamix_bench.util.files import check_writable, write_atomic
 from uamix_bench.util.progress import SILENT, Progress
 
 from . import corpus_instruments as instruments, corpus_speech as speech, synthesis
@@ -192,6 +194,7 @@ def make(folder: Path, without: tuple[str, ...] = (), progress: Progress = SILEN
         BadInputError: A package is not installed.
         MachineError: A program does not run, or a file cannot be written.
     """
+    check_writable(folder)
     training = []
     for name, clips in TRAINING.items():
         if name not in without:
@@ -239,7 +242,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder to write to")
     parser.add_argument("--without", action="append", default=[], choices=TRAINING, help="source to leave out")
     given = parser.parse_args()
-    make(given.folder, tuple(given.without), _Printed())
+    try:
+        make(given.folder, tuple(given.without), _Printed())
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":
