@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from uamix_bench.models.frontend import KaldiFbank
+from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import OwnCodeError, is_out_of_memory
-
-Floats = npt.NDArray[np.float32]
 
 
 class Encoder:

@@ -15,7 +15,6 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from uamix_bench.comparison.ranking import SIGNIFICANCE, Ranking, rank
 from uamix_bench.plugins.card import ModelIdentity
@@ -27,6 +26,7 @@ from uamix_bench.reports.page import slug
 from uamix_bench.scoring.episodes import PAPER, Protocol
 from uamix_bench.scoring.statistics import Z95, holm
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Doubles, Mask
 from uamix_bench.util.text import listed
 
 
@@ -389,7 +389,7 @@ def _standings(rows: Sequence[tuple[Entrant, dict[str, Result]]], columns: Seque
 
 def _compare(
     table: Sequence[Sequence[Result]],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+) -> tuple[Doubles, Doubles, Mask]:
     """Compares models by their mean over tasks, on the same episodes of each.
 
     The tasks are taken as given, and their episodes as independent. The variance of a mean of m tasks is that of the

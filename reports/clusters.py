@@ -6,15 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from uamix_bench.evaluation.replay import Replay
 from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Block, Table
+from uamix_bench.util.arrays import Doubles, Floats, Ints
 from uamix_bench.util.errors import UsageError, nearest
-
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
 
 # Figure 6 of the paper shows eight classes of ESC-50 and names the first four of these; the others are assumed.
 PAPER_CLASSES = {"esc50": "sea_waves wind siren rain dog church_bells clock_tick crying_baby".split()}
@@ -39,7 +36,7 @@ class Measures(NamedTuple):
     purity: float
 
 
-def measure(embeddings: Floats, class_of: Integers, group_of: Integers) -> Measures:
+def measure(embeddings: Floats, class_of: Ints, group_of: Ints) -> Measures:
     """Measures the separation of classes.
 
     Args:
@@ -60,14 +57,14 @@ def measure(embeddings: Floats, class_of: Integers, group_of: Integers) -> Measu
     return Measures(silhouette, float(pure.mean()))
 
 
-def place(embeddings: Floats) -> npt.NDArray[np.float64]:
+def place(embeddings: Floats) -> Doubles:
     """Places (n, D) embeddings on a plane by t-SNE from their first two principal components: (n, 2)."""
     from sklearn.manifold import TSNE
 
     perplexity = min(_PERPLEXITY, (len(embeddings) - 1) / 3)
-    placed: npt.NDArray[np.float64] = TSNE(
-        init="pca", perplexity=perplexity, random_state=_SEED, learning_rate="auto"
-    ).fit_transform(embeddings.astype(np.float64) - embeddings.mean(axis=0, dtype=np.float64))
+    placed: Doubles = TSNE(init="pca", perplexity=perplexity, random_state=_SEED, learning_rate="auto").fit_transform(
+        embeddings.astype(np.float64) - embeddings.mean(axis=0, dtype=np.float64)
+    )
     return placed
 
 

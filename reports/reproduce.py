@@ -23,7 +23,7 @@ from uamix_bench.scoring.episodes import PAPER
 from uamix_bench.studies.paper import ARMS, Target, architecture
 from uamix_bench.studies.reproduce import Reproduction, not_comparable
 from uamix_bench.util.errors import BenchError
-from uamix_bench.util.text import with_half
+from uamix_bench.util.text import listed, with_half
 
 _AGREE = (
     "Intervals agree where 0 lies in the 95% interval of the difference, whose half-width is the root of the sum of "
@@ -162,15 +162,10 @@ def _blocks(plan: Reproduction, records: Sequence[Any], data_dir: Path | None) -
     if plan.target.kind == "clusters":
         blocks += _clusters(plan, results, data_dir)
     if plan.missing:
-        rows = [(need.subject, _some(need.needed_by), need.remedy) for need in plan.missing]
+        rows = [(need.subject, listed(need.needed_by, 3), need.remedy) for need in plan.missing]
         blocks.append(Table(("missing", "needed by", "remedy"), rows, "Missing"))
     blocks.append(Prose("\n\n".join(f"Assumed: {line}" for line in plan.target.assumed)))
     return blocks
-
-
-def _some(names: Sequence[str], shown: int = 3) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
 
 
 def _beside(plan: Reproduction, results: Sequence[Result]) -> Iterator[Block]:

@@ -12,6 +12,7 @@ from uamix_bench.reports import figures, provenance
 from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Row, Section, Table
 from uamix_bench.reports.page import Page, render
 from uamix_bench.util.errors import UsageError
+from uamix_bench.util.text import listed
 
 # What a training logs, besides stage and step. The rate is a share of the peak, as its schedule gives it.
 _CURVES = {
@@ -147,15 +148,13 @@ def _told(value: object) -> str:
 
 def _provenance(record: TrainingRecord, label: str) -> Section:
     run = record.provenance
-    skipped = "; ".join(f"{clip.clip}: {clip.reason}" for clip in record.skipped[:_NAMED])
-    more = len(record.skipped) - _NAMED
     facts = {
         "id": record.id,
         "recipe": record.recipe_sha256,
         "data": f"{record.data.name}@{record.data.version}, {record.data.sha256}",
         "begun from": record.parent_sha256 or "scratch",
         "weights": record.weights_sha256,
-        "skipped": skipped + (f"; and {more:,} more" if more > 0 else ""),
+        "skipped": listed((f"{clip.clip}: {clip.reason}" for clip in record.skipped), _NAMED, "; "),
         **provenance.facts(run),
     }
     return Section(label, [Facts(facts), Code(run.command, "Command")], look="folded")

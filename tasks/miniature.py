@@ -15,11 +15,11 @@ from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
 from uamix_bench.data.task import MINIATURE
 from uamix_bench.plugins import registry
+from uamix_bench.util.arrays import Doubles
 from uamix_bench.util.errors import UsageError, nearest
 from uamix_bench.util.files import make_folder, write_atomic
 
@@ -119,7 +119,7 @@ def make(
     return folder
 
 
-def _sound(label: int, index: int, samples: int, sample_rate: int, seed: int) -> npt.NDArray[np.float64]:
+def _sound(label: int, index: int, samples: int, sample_rate: int, seed: int) -> Doubles:
     """Tone with tremolo and noise, (samples,) in [-1, 1]: pitch and rate by class, tuning by clip."""
     generator = np.random.default_rng((seed, label, index))
     time = np.arange(samples) / sample_rate
@@ -128,7 +128,7 @@ def _sound(label: int, index: int, samples: int, sample_rate: int, seed: int) ->
     return 0.2 * tremolo * np.sin(2 * np.pi * pitch_hz * time) + 0.02 * generator.standard_normal(samples)
 
 
-def _formant(family: int, samples: int, sample_rate: int) -> npt.NDArray[np.float64]:
+def _formant(family: int, samples: int, sample_rate: int) -> Doubles:
     """Resonance of a family of instruments, the same at any pitch, (samples,): here a steady tone."""
     pitch_hz = 300 * 2 ** (family / 2.5)
     return 0.2 * np.sin(2 * np.pi * pitch_hz * np.arange(samples) / sample_rate)

@@ -12,6 +12,7 @@ import pandas as pd
 from uamix_bench.data.task import COLUMNS, IncompleteError, Task
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import unreadable
+from uamix_bench.util.text import listed
 
 _NAMED = 3  # missing files that the error names
 
@@ -130,7 +131,6 @@ def whole(
     if not absent and expected is not None and len(rows) > expected:
         raise BadInputError(root, reason, f"move away what is not of {task.card.name}")
     if absent:
-        more = f" and {len(absent) - _NAMED:,} more" if len(absent) > _NAMED else ""
-        reason += f" (missing: {', '.join(absent[:_NAMED])}{more})"
+        reason += f" (missing: {listed(absent, _NAMED)})"
     remedy = hint or f"unpack the archives of {task.card.name} again"
     raise IncompleteError(root, reason, f"{remedy}, or evaluate what is there, unranked, with --allow-partial", table)

@@ -21,10 +21,11 @@ from uamix_bench.records.provenance import collect
 from uamix_bench.records.record import Cost, HalfInterval, Skipped, Status, TaskIdentity
 from uamix_bench.records.results import Episodes, Intervals, Result, Score
 from uamix_bench.records.training_records import DataIdentity, TrainingRecord
-from uamix_bench.scoring.episodes import EpisodeSet, Integers, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet, Protocol
 from uamix_bench.scoring.health import Health
 from uamix_bench.scoring.metrics import clustered_interval
 from uamix_bench.tuning.recipe import TUNE
+from uamix_bench.util.arrays import Ints
 
 SOUNDS = "3" * 64
 
@@ -143,7 +144,7 @@ def finetuned(**changes: Any) -> FinetuneResult:
     return FinetuneResult.create(**(parts | changes))
 
 
-def scored(protocol: Protocol, episodes: EpisodeSet, correct: Integers, hits: Integers, **changes: Any) -> Result:
+def scored(protocol: Protocol, episodes: EpisodeSet, correct: Ints, hits: Ints, **changes: Any) -> Result:
     """The result of a classifier's (E,) correct and (E, N) hits on drawn episodes."""
     accuracies = correct / (protocol.n_way * protocol.n_query)
     times = np.bincount(episodes.classes.ravel()).tolist()

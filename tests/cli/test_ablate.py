@@ -218,7 +218,7 @@ def test_an_arm_that_fails_is_set_aside_only_where_that_is_asked(
     assert isinstance(record, AblationRecord)
     assert [arm.label for arm in record.set_aside] == ["t-cutmix learning_rate=1e+30"]
     assert "set aside: t-cutmix learning_rate=1e+30" in done.out
-    assert "Set aside" in (tmp_path / "report" / "report.md").read_text()
+    assert "Failed arms" in (tmp_path / "report" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

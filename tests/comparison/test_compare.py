@@ -65,7 +65,7 @@ def test_results_without_the_same_broken_clips_are_a_pair() -> None:
     assert pair.evidence.difference == pytest.approx(-1 / 4)
     names = [f"{number}.wav" for number in range(8)]
     pair = only(compare([without()], [without(*names)]))
-    words = "broken clips left out none in BASE, 8 (0.wav, 1.wav, 2.wav, 3.wav, 4.wav, 3 more) in HEAD"
+    words = "broken clips left out none in BASE, 8 (0.wav, 1.wav, 2.wav, 3.wav, 4.wav and 3 more) in HEAD"
     assert (pair.verdict, pair.reason) == ("not comparable", words)
 
 

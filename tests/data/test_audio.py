@@ -12,7 +12,8 @@ import pytest
 import soundfile
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from uamix_bench.data.audio import AudioInfo, Samples, loop, probe, read, resample, segments
+from uamix_bench.data.audio import AudioInfo, loop, probe, read, resample, segments
+from uamix_bench.util.arrays import Samples
 from uamix_bench.util.errors import BadInputError
 
 FORMATS = {

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from uamix_bench.data.audio import Samples, probe, read, segments
+from uamix_bench.data.audio import probe, read, segments
+from uamix_bench.util.arrays import Samples
 from uamix_bench.util.errors import BadInputError
 
 RATE = 22_050

@@ -82,7 +82,7 @@ def test_the_pages_commands_run(desk: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_page_s_weights_and_card_run(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, _, weights, card, *_ = blocks("python")
+    _, _, weights, _, card, *_ = blocks("python")
     (desk / "trained.py").write_text(weights)
     runpy.run_path("trained.py", run_name="__main__")
     assert re.fullmatch(r"[0-9a-f]{64}\n", capsys.readouterr().out)
@@ -90,6 +90,25 @@ def test_the_page_s_weights_and_card_run(desk: Path, capsys: pytest.CaptureFixtu
     assert main(["models", "convert", "trained.py:Trained=trained.pth"]) == 0
     assert main(["models", "check", "trained.py:Trained=trained.safetensors", "--json"]) == 0
     assert runpy.run_path(_written(desk / "card.py", card))["card"].name == "my-model"
+
+
+def test_the_page_s_encoder_is_tuned_and_another_edition_of_it_is_not_resumed(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = blocks("python")[3]
+    (desk / "my_vit.py").write_text(code)
+    assert main(["models", "check", "my_vit.py:MyViT"]) == 0, capsys.readouterr().out
+    assert "with tune and pretrain" in capsys.readouterr().out
+    sizes = "batch=8 queue=16 top_k=2 projector=[16,16,8] predictor=16 head_epochs=1 epochs=1".split()
+    tune = ["tune", "--init", "my_vit.py:MyViT", "--data", "./sounds", "--out", "out", "--quiet"]
+    tune += [part for size in sizes for part in ("--set", size)]
+    assert main(tune) == 0, capsys.readouterr().err
+    tuned = "my_vit.py:MyViT=out/model.safetensors"
+    assert main(["fewshot", "--model", tuned, "--task", "./sounds", *SMALL]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    (desk / "my_vit.py").write_text(code.replace("+ 5", "+ 4"))
+    assert main(tune) == 2
+    assert "differs in parent" in capsys.readouterr().err
 
 
 def _written(path: Path, text: str) -> str:

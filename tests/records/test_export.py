@@ -12,9 +12,10 @@ import yaml
 from huggingface_hub import ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from uamix_bench.records.export import frame, latex, to_csv, to_eval_results, to_latex, to_model_index, to_mteb
+from uamix_bench.records.export import frame, to_csv, to_eval_results, to_latex, to_model_index, to_mteb
 from uamix_bench.records.results import Result
 from uamix_bench.util.errors import UsageError
+from uamix_bench.util.latex import escape
 
 from ..sample_records import few_shot
 
@@ -98,7 +99,7 @@ def test_latex_is_a_booktabs_table_of_escaped_text() -> None:
     assert text.rstrip().endswith("\\bottomrule\n\\end{tabular}")
     assert "a\\_b & 66.67 $\\pm$ " in text
     assert "x\\_y@1" in text
-    assert latex('\\input{a}%$&#_^~<|>"') == (
+    assert escape('\\input{a}%$&#_^~<|>"') == (
         r"\textbackslash{}input\{a\}\%\$\&\#\_\textasciicircum{}\textasciitilde{}\textless{}\textbar{}\textgreater{}\textquotedbl{}"
     )
     with pytest.raises(UsageError, match="would share a cell"):

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from torch import Tensor
 
 from uamix_bench.embeddings import housekeeping
 from uamix_bench.models.frontend import KaldiFbank
@@ -55,6 +57,22 @@ def folder(tmp_path: Path) -> Path:
 
 def load(folder: Path, **options: object) -> Frames:
     return load_frames(find_data(str(folder)), FBANK, 16_000, **options)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Own:
+    """A user's own front end, whose code no digest knows."""
+
+    num_mel_bins: int = 128
+
+    def __call__(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return FBANK(waveforms, lengths)
+
+
+def test_frames_of_a_user_s_own_front_end_are_not_stored(folder: Path, bench_home: Path) -> None:
+    data = find_data(str(folder))
+    assert same(load_frames(data, Own(), 16_000), load_frames(data, FBANK, 16_000))
+    assert len(list((bench_home / "frames").iterdir())) == 1
 
 
 def store(home: Path) -> Path:
@@ -192,6 +210,7 @@ def test_a_worker_that_dies_is_said_and_loses_nothing(
 ) -> None:
     whole = load(folder)
     (store(bench_home) / "journal").unlink()
+    monkeypatch.setattr(decoding, "is_own", lambda kind: True)  # the project's own front ends go to workers
     with pytest.raises(MachineError, match="killed or crashed"):
         load_frames(find_data(str(folder)), _Deadly(16_000), 16_000, workers=2)
     assert same(whole, load(folder))

@@ -10,6 +10,7 @@ import click
 from uamix_bench.cli import options
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import RegressionFound, UsageError
+from uamix_bench.util.text import listed
 
 if TYPE_CHECKING:
     from uamix_bench.cli.ci import Case
@@ -145,6 +146,5 @@ def _end(found: list[Case], gates: tuple[Gate, ...]) -> None:
     ):
         wrong = [case for case in found if case.outcome == outcome]
         if wrong:
-            named = "; ".join(f"{case.group}, {case.name}: {case.message}" for case in wrong[:_NAMED])
-            more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-            raise error(f"{len(wrong)} of {len(found)} comparisons", f"{words}: {named}{more}")
+            named = listed((f"{case.group}, {case.name}: {case.message}" for case in wrong), _NAMED, "; ")
+            raise error(f"{len(wrong)} of {len(found)} comparisons", f"{words}: {named}")

@@ -199,8 +199,9 @@ def carry_out(
     items.append({"weights": str(weights), "recipe_sha256": recipe.sha256})
     if not session.json:
         click.echo(weights)
-    architecture = "audiomae" if recipe.kind == "pretrain" else "uamix"
-    progress.say(f"evaluate it: uamix-bench fewshot --model {architecture}={weights}")
+    own = init.partition("=")[0] if init and ".py:" in init else None
+    name = own or ("audiomae" if recipe.kind == "pretrain" else "uamix")
+    progress.say(f"evaluate it: uamix-bench fewshot --model {name}={weights}")
 
 
 def _plan(

@@ -16,7 +16,7 @@ from uamix_bench.cli.errors import Session
     default="audiomae-tiny",
     show_default=True,
     metavar="MODEL",
-    help="Pretrained encoder: audiomae=PATH (or the path alone), audiomae-tiny.",
+    help="Pretrained encoder: audiomae=PATH (or the path alone), audiomae-tiny, FILE.py:CLASS[=PATH].",
 )
 @click.option("--mix", type=options.MIXINGS, help="Unsupervised mixing; default the recipe's.")
 @training.common

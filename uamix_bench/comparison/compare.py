@@ -261,7 +261,7 @@ def _reasons(base: Result, head: Result) -> Iterator[str]:
 
 def _left_out(result: Result) -> str:
     clips = [one.clip for one in result.status.skipped]
-    return f"{len(clips)} ({listed(clips)})" if clips else "none"
+    return f"{len(clips)} ({listed(clips, 5)})" if clips else "none"
 
 
 def _notes(base: Result, head: Result) -> Iterator[str]:

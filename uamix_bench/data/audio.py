@@ -18,17 +18,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 import soxr
 
 from uamix_bench.data import flac, mp3, ogg, riff, tags
 from uamix_bench.data.streams import REENCODE, REFETCH, Handle, Source, Stream, damaged, truncated
+from uamix_bench.util.arrays import Samples
 from uamix_bench.util.errors import BadInputError, MachineError
 from uamix_bench.util.files import unreadable
 from uamix_bench.util.threads import PATIENCE_S
-
-Samples = npt.NDArray[np.float32]
 
 _SAMPLE_RATES = range(1_000, 768_001)
 _MAX_CHANNELS = 64

@@ -9,9 +9,8 @@ from itertools import islice
 from operator import ne
 
 import numpy as np
-import numpy.typing as npt
 
-Integers = npt.NDArray[np.int64]
+from uamix_bench.util.arrays import Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +27,12 @@ class SortedClips:
 
     ids: Sequence[str]
     class_names: list[str]
-    class_of: Integers
-    rows: Integers
+    class_of: Ints
+    rows: Ints
     groups: Sequence[str] | None
 
     @cached_property
-    def group_of(self) -> Integers:
+    def group_of(self) -> Ints:
         """Number of each clip's group, (n,) int64, in sorted order from 0. Only group-disjoint episodes use it."""
         return _codes(self.ids if self.groups is None else self.groups)[1]
 
@@ -62,7 +61,7 @@ def sort_clips(
     return SortedClips(clips, class_names, class_of, by_id[np.argsort(class_of[by_id], kind="stable")], groups)
 
 
-def _codes(values: Sequence[str]) -> tuple[list[str], Integers]:
+def _codes(values: Sequence[str]) -> tuple[list[str], Ints]:
     """Returns the distinct values, sorted, and the index of each value among them, (n,) int64.
 
     Equal values are mostly neighbours, so only the first of each run is looked up.

@@ -10,22 +10,20 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from uamix_bench.storage.digests import file_digests
+from uamix_bench.util.arrays import Ints
 from uamix_bench.util.progress import SILENT, Progress
 
-Integers = npt.NDArray[np.int64]
 
-
-def first_of_equals(digests: Sequence[bytes]) -> Integers:
+def first_of_equals(digests: Sequence[bytes]) -> Ints:
     """Index of the first equal digest for each of n digests, (n,) int64."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, index) for index, digest in enumerate(digests)], np.int64)
 
 
-def first_copies(paths: Sequence[str], progress: Progress = SILENT) -> Integers:
+def first_copies(paths: Sequence[str], progress: Progress = SILENT) -> Ints:
     """Index of the first identical file for each of n files, (n,) int64; its own index if a file cannot be read.
 
     Only files of equal size are read. A file whose digest is stored is not read again.
@@ -41,7 +39,7 @@ def first_copies(paths: Sequence[str], progress: Progress = SILENT) -> Integers:
     return first
 
 
-def one_group(groups: Sequence[str], first: Integers) -> list[str]:
+def one_group(groups: Sequence[str], first: Ints) -> list[str]:
     """Groups in which clips of equal content share one. Joined groups take the name of the first of them.
 
     Args:

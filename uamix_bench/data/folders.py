@@ -14,6 +14,7 @@ import pandas as pd
 
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import unreadable
+from uamix_bench.util.text import listed
 
 COLUMNS = ("clip", "path", "label", "group", "split")  # of every clip table; see `task.Task.clips`
 AUDIO_SUFFIXES = frozenset(".wav .wave .aif .aiff .aifc .flac .ogg .oga .opus .mp3".split())  # what audio.py decodes
@@ -27,7 +28,6 @@ _DOCUMENTS = frozenset(  # what folders of no class hold
     ".csv .tsv .txt .json .jsonl .md .rst .xml .html .yaml .yml .toml .py .ipynb .sh .pdf .png .jpg .gif .svg".split()
 )
 _LINK = "link to nothing"
-_SHOWN = 8  # names in one line
 _PARTS = frozenset("train training dev development val valid validation test testing eval evaluation holdout".split())
 _BESIDE = frozenset("set data audio wav sounds clips meta split clean other curated noisy verified unverified".split())
 _FOLD = re.compile(r"(?:fold|split|cv)s?[-_ ]?\d+")
@@ -152,7 +152,7 @@ def tally(unread: Sequence[Unread], labels: Iterable[str]) -> str:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(Counter(one.kind for one in unread).items()))
     lost = sorted({one.label for one in unread} - {*labels, ""})
     words = f"{_count(len(unread), 'sound')} not read ({kinds})"
-    return words + (f", and no clip of {some(lost)} is left" if lost else "")
+    return words + (f", and no clip of {listed(lost)} is left" if lost else "")
 
 
 def alike_labels(labels: Iterable[str]) -> list[Remark]:
@@ -162,13 +162,7 @@ def alike_labels(labels: Iterable[str]) -> list[Remark]:
         spellings.setdefault("".join(unicodedata.normalize("NFKC", label).casefold().split()), []).append(label)
     alike = [" and ".join(map(repr, those)) for those in spellings.values() if len(those) > 1]
     text = "are scored as different classes: they differ in case, blanks or Unicode form only"
-    return [Remark("labels", f"{some(alike)} {text}")] if alike else []
-
-
-def some(names: Iterable[str], shown: int = _SHOWN) -> str:
-    """Names in one line: the first few, and the number of the others."""
-    every = list(names)
-    return ", ".join(every[:shown]) + (f" and {len(every) - shown:,} more" if len(every) > shown else "")
+    return [Remark("labels", f"{listed(alike)} {text}")] if alike else []
 
 
 def _find(root: Path) -> tuple[list[Parts], list[Parts], list[Remark]]:
@@ -197,25 +191,25 @@ def _class_level(root: Path, below: Iterable[Parts]) -> tuple[int, list[Remark]]
         mixed = mixed or len(parts) == 2
     tops = sorted(inner)
     if len(tops) == 1 and not mixed and len(inner[tops[0]]) > 1:
-        reason = f"holds one folder alone ({tops[0]}), and that holds folders ({some(sorted(inner[tops[0]]))})"
+        reason = f"holds one folder alone ({tops[0]}), and that holds folders ({listed(sorted(inner[tops[0]]))})"
         raise BadInputError(root, reason, f"if those are the classes, give {root / tops[0]}")
     named = [top for top in tops if _names_a_split(top)]
     times = Counter(name for names in inner.values() for name in names)
     if named == tops:
         if not mixed and len(times) > 1 and all(any(times[name] > 1 for name in names) for names in inner.values()):
             text = (
-                f"{some(tops)} are read as splits, what they hold as classes (few-shot episodes draw from all splits)"
+                f"{listed(tops)} are read as splits, what they hold as classes (few-shot episodes draw from all splits)"
             )
             return 1, [Remark("splits", text)]
-        reason = f"its folders are named like splits ({some(tops)}), and what they hold is not the same class folders"
+        reason = f"its folders are named like splits ({listed(tops)}), and what they hold is not the same class folders"
         remedy = "give a folder with one sub-folder per class, or a CSV with columns path,label,split"
         raise BadInputError(root, reason, remedy)
     if len(named) > 1:
-        return 0, [Remark("splits", f"{some(named)} are named like splits and are taken for classes")]
+        return 0, [Remark("splits", f"{listed(named)} are named like splits and are taken for classes")]
     alike = sorted(name for name, count in times.items() if count == len(tops) > 1)
     if not mixed and len(alike) > 1:
-        text = f"every class folder holds folders of the same names, which are not used ({some(alike)})"
-        return 0, [Remark("splits", f"{text}; the classes are {some(tops)}")]
+        text = f"every class folder holds folders of the same names, which are not used ({listed(alike)})"
+        return 0, [Remark("splits", f"{text}; the classes are {listed(tops)}")]
     return 0, []
 
 
@@ -228,7 +222,7 @@ def _without_sounds(root: Path, below: Iterable[Parts], level: int) -> list[Rema
     endings = {parts: {_ending(file) for file in walk(root.joinpath(*parts))} for parts in sorted(found)}
     lost = ["/".join(parts) for parts in endings if not endings[parts] or endings[parts] - _DOCUMENTS]
     text = "holds no sound and is no class" if len(lost) == 1 else "hold no sound and are no classes"
-    return [Remark("folders", f"{some(lost)} {text}")] if lost else []
+    return [Remark("folders", f"{listed(lost)} {text}")] if lost else []
 
 
 def _names_a_split(name: str) -> bool:

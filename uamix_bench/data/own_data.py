@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from uamix_bench.data.folders import AUDIO_SUFFIXES, COLUMNS, SOUND_SUFFIXES, Listing, Remark, composed, some, walk
+from uamix_bench.data.folders import AUDIO_SUFFIXES, COLUMNS, SOUND_SUFFIXES, Listing, Remark, composed, walk
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import regular, unreadable
-from uamix_bench.util.text import visible
+from uamix_bench.util.text import listed, visible
 
 _USED = ("path", "label", "group", "split")  # columns of a list
 _LONGEST_NAME = 60  # characters of a column's name that are shown
@@ -38,7 +38,7 @@ def path_list(path: Path, root: Path) -> Listing:
     named = {number: line.strip() for number, line in lines if line.strip() and not line.startswith("#")}
     if not named:
         raise BadInputError(path, "lists no clip", "give one path a line")
-    return Listing(_listed(path, root, pd.DataFrame({"path": list(named.values())}, list(named))))
+    return Listing(_clip_table(path, root, pd.DataFrame({"path": list(named.values())}, list(named))))
 
 
 def is_audioset_list(path: Path) -> bool:
@@ -118,17 +118,17 @@ def clip_list(path: Path, root: Path, labelled: bool = True) -> Listing:
     table = read_csv(path, needed)
     unused = [visible(name[:_LONGEST_NAME]) for name in table.columns if name and name not in _USED]
     if not unused:
-        return Listing(_listed(path, root, table, needed))
+        return Listing(_clip_table(path, root, table, needed))
     columns = (
-        f"column{'s' * (len(unused) > 1)} {some(unused)} of the list {'are' if len(unused) > 1 else 'is'} not used"
+        f"column{'s' * (len(unused) > 1)} {listed(unused)} of the list {'are' if len(unused) > 1 else 'is'} not used"
     )
-    clips = _listed(path, root, table, needed, columns)
+    clips = _clip_table(path, root, table, needed, columns)
     return Listing(
         clips, (Remark("columns", f"{columns} (used: {', '.join(_USED)}); clips are read from their start"),)
     )
 
 
-def _listed(
+def _clip_table(
     path: Path, root: Path, table: pd.DataFrame, needed: Sequence[str] = ("path",), unused: str = ""
 ) -> pd.DataFrame:
     """Makes the clip table of the list `path`. The index of `table` holds line numbers; `unused` names columns."""
@@ -139,12 +139,9 @@ def _listed(
             raise BadInputError(path, f"line {empty[0]} has no {column}", "fill it or delete the line")
     found = [_find(root, text) for text in table["path"]]
     paths = [file for file in found if file is not None]
-    if len(paths) < len(found):
-        missing = str(root / table["path"].iloc[found.index(None)])
-        if others := len(found) - len(paths) - 1:
-            missing += f" and {others} more"
-        hint = _hint(root, table["path"].iloc[found.index(None)])
-        raise BadInputError(missing, f"named in {path.name}, but no such file", hint)
+    if absent := [text for text, file in zip(table["path"], found, strict=True) if file is None]:
+        reason = f"named in {path.name}, but no such file"
+        raise BadInputError(listed((str(root / text) for text in absent), 1), reason, _hint(root, absent[0]))
     clips = pd.Series(_ids(root, paths), table.index)
     repeated = table.index[clips.duplicated()]
     if len(repeated):

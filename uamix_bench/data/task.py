@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from uamix_bench.data import folders, own_data
@@ -23,6 +22,7 @@ from uamix_bench.data.copies import first_copies, one_group
 from uamix_bench.data.folders import COLUMNS as COLUMNS, Listing, Remark, Unread
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import TaskCard
+from uamix_bench.util.arrays import Ints
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import home
 from uamix_bench.util.progress import SILENT, Progress
@@ -219,7 +219,7 @@ class TaskData:
         groups = one_group(self.clips["group"].tolist(), first_copies(self.clips["path"].tolist(), progress))
         return replace(self, clips=self.clips.assign(group=groups), copies_grouped=True)
 
-    def first_copies(self, rows: npt.NDArray[np.int64], progress: Progress = SILENT) -> npt.NDArray[np.int64] | None:
+    def first_copies(self, rows: Ints, progress: Progress = SILENT) -> Ints | None:
         """Row of the first identical clip, (n,) int64: for a clip in `rows` among these, for every other clip its own.
 
         None if name and version identify the sounds.

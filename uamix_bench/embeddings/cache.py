@@ -11,14 +11,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from uamix_bench.storage.shards import ShardStore
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Floats, Mask
 from uamix_bench.util.errors import MachineError
-
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 _DECODING = 2  # raised whenever audio.read gives other samples for the same file
 

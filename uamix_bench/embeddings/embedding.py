@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from uamix_bench.data import audio
 from uamix_bench.data.task import TaskData
@@ -23,13 +22,11 @@ from uamix_bench.embeddings.model_key import is_known, model_key
 from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins.card import Segments
 from uamix_bench.storage.digests import file_digests
+from uamix_bench.util.arrays import Doubles, Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError, BenchError, own_code
 from uamix_bench.util.progress import SILENT, Progress
+from uamix_bench.util.text import listed
 from uamix_bench.util.threads import SLOW_S, cores, in_threads
-
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 _SILENT = 1e-4  # of full scale: three steps of 16 bits
 _AHEAD = 64  # segments decoded before the encoder asks for them
@@ -75,7 +72,7 @@ class Embeddings:
 def embed(
     model: AudioModel,
     data: TaskData,
-    rows: Integers,
+    rows: Ints,
     *,
     batch_size: int = 16,
     segments: Segments = "first",
@@ -183,7 +180,7 @@ def embed_files(
 class _Clip:
     """State of a clip in progress: the sum of its segments' embeddings, (D,) float64, and their largest swing."""
 
-    total: npt.NDArray[np.float64] | float = 0.0
+    total: Doubles | float = 0.0
     swing: float = 0.0
     segments: int = 0
     waiting: int = 0
@@ -350,6 +347,5 @@ def _all_broken(errors: Sequence[BenchError], asked: int) -> BadInputError:
     remedy = "repair them, or leave them out with --keep-going"
     if len(errors) == 1:
         return BadInputError(errors[0].subject, errors[0].reason, remedy.replace("them", "it"))
-    shown = "; ".join(f"{error.subject}: {error.reason}" for error in errors[:3])
-    more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-    return BadInputError(f"{len(errors)} of {asked} clips", f"broken ({shown}{more})", remedy)
+    shown = listed((f"{error.subject}: {error.reason}" for error in errors), 3, "; ")
+    return BadInputError(f"{len(errors)} of {asked} clips", f"broken ({shown})", remedy)

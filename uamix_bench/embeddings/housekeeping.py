@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from uamix_bench.embeddings.cache import EmbeddingCache, Floats, ModelKey, kept_model
+from uamix_bench.embeddings.cache import EmbeddingCache, ModelKey, kept_model
 from uamix_bench.storage.digests import FILES_OWNER
 from uamix_bench.storage.shards import SUFFIX, count_rows, find_damage
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import MachineError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from uamix_bench.data.task import TaskData
 from uamix_bench.records.record import TaskIdentity
@@ -16,6 +15,7 @@ from uamix_bench.records.results import Result, other_model
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol, draw_sorted
 from uamix_bench.storage.digests import file_digests, sounds_sha256
+from uamix_bench.util.arrays import Ints
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.progress import SILENT, Progress
 
@@ -116,7 +116,7 @@ def _earlier(candidates: Sequence[tuple[Path, Result]], model: AudioModel, task:
 
 
 def sounds_here(
-    task: TaskData, draws: Sequence[npt.NDArray[np.int64]], memo: bool = True, progress: Progress = SILENT
+    task: TaskData, draws: Sequence[Ints], memo: bool = True, progress: Progress = SILENT
 ) -> list[str | None]:
     """Digest of the sounds of each draw; None if a file is missing or unreadable.
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
 import numpy as np
-import numpy.typing as npt
 
 from uamix_bench.data.copies import first_of_equals
 from uamix_bench.data.task import TaskData
@@ -26,13 +25,12 @@ from uamix_bench.scoring.remarks import remarks
 from uamix_bench.scoring.statistics import ci95_classes, ci95_clips, conventional_interval
 from uamix_bench.scoring.sweep import sweep
 from uamix_bench.storage.digests import sounds_sha256
+from uamix_bench.util.arrays import Doubles, Floats, Ints
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.text import fit
 
 if TYPE_CHECKING:  # a command checks names, episodes and folders before torch is imported
     from uamix_bench.models.model import AudioModel
-
-Floats = npt.NDArray[np.float32]
 
 
 class Ahead(NamedTuple):
@@ -135,7 +133,7 @@ class _Pool:
         self._digests: dict[int, bytes] = {}  # of the files, by row
         self._silent = np.zeros(0, np.bool_)
 
-    def embed(self, rows: npt.NDArray[np.int64]) -> bool:
+    def embed(self, rows: Ints) -> bool:
         """Embeds the new ones of `rows`; returns True if one of them is broken."""
         from uamix_bench.embeddings.embedding import embed
 
@@ -181,11 +179,11 @@ class _Pool:
             self._vectors[~np.isfinite(self._vectors).all(axis=1)] = 0
         return sanity
 
-    def digests(self, rows: npt.NDArray[np.int64]) -> list[bytes]:
+    def digests(self, rows: Ints) -> list[bytes]:
         """Digests of the files of rows of the full table."""
         return [self._digests[row] for row in rows.tolist()]
 
-    def vectors(self, rows: npt.NDArray[np.int64]) -> Floats:
+    def vectors(self, rows: Ints) -> Floats:
         """Embeddings of rows of the full table: (n, D) float32."""
         chosen: Floats = self._vectors[self._place[rows]]
         return chosen
@@ -202,7 +200,7 @@ class _Cell:
         self._draw()
 
     @property
-    def rows(self) -> npt.NDArray[np.int64]:
+    def rows(self) -> Ints:
         """Rows of the full table that the episodes draw."""
         return self.kept[self.episodes.clips]
 
@@ -259,7 +257,7 @@ class _Cell:
             provenance=provenance.model_copy(update={"content_sha256": content_sha256}),
         )
 
-    def _copies(self, pool: _Pool) -> npt.NDArray[np.int64] | None:
+    def _copies(self, pool: _Pool) -> Ints | None:
         """First clip of equal content for each clip of the table; only drawn clips are compared."""
         if self.full.version_tells_sounds:
             return None
@@ -273,7 +271,7 @@ class _Cell:
         self.draw_s = time.perf_counter() - started
 
 
-def _intervals(accuracies: npt.NDArray[np.float64], episodes: EpisodeSet) -> Intervals:
+def _intervals(accuracies: Doubles, episodes: EpisodeSet) -> Intervals:
     table = (episodes.class_of, episodes.group_of)
     return Intervals(
         episodes=HalfInterval.of(conventional_interval(accuracies)),
@@ -282,7 +280,7 @@ def _intervals(accuracies: npt.NDArray[np.float64], episodes: EpisodeSet) -> Int
     )
 
 
-def _per_class(episodes: EpisodeSet, hits: npt.NDArray[np.int64], n_query: int) -> dict[str, tuple[int, int]]:
+def _per_class(episodes: EpisodeSet, hits: Ints, n_query: int) -> dict[str, tuple[int, int]]:
     """Number of correct queries, and of all queries, of each drawn class."""
     classes = episodes.classes.ravel()
     times = np.bincount(classes, minlength=len(episodes.class_names)).tolist()

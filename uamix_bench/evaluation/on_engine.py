@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings import housekeeping
@@ -36,14 +35,13 @@ from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.storage.digests import file_digests
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Floats, Mask
 from uamix_bench.util.errors import BenchError, MachineError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
 
 if TYPE_CHECKING:  # torch is imported where a model is
     from uamix_bench.models.model import AudioModel, Source
 
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 _CLIPS = 128  # of a job: seconds on a processor with ViT-B, and few enough to be lost
 

@@ -17,11 +17,8 @@ from uamix_bench.records.results import Result
 from uamix_bench.scoring.classifiers import classify
 from uamix_bench.scoring.episodes import EpisodeSet
 from uamix_bench.storage.digests import file_digests
+from uamix_bench.util.arrays import Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError
-
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 _DTYPES = {"bfloat16": "bf16"}  # torch's name, and that of --dtype
 
@@ -42,7 +39,7 @@ class Replay:
     chosen: npt.NDArray[Any]
     cache: EmbeddingCache
 
-    def confusion(self) -> tuple[Integers, Integers]:
+    def confusion(self) -> tuple[Ints, Ints]:
         """Confusion matrix.
 
         Returns:
@@ -57,7 +54,7 @@ class Replay:
         met = np.bincount((classes[:, :, None] * size + classes[:, None, :]).ravel(), minlength=size * size)
         return counts.reshape(size, size), met.reshape(size, size) * self.chosen.shape[2]
 
-    def embeddings(self, rows: Integers) -> tuple[Mask, Floats]:
+    def embeddings(self, rows: Ints) -> tuple[Mask, Floats]:
         """Looks up clips in the cache: (n,) True if found, and (n, D) float32, zero if not found."""
         return _kept(self.cache, self.data, rows)
 
@@ -104,7 +101,7 @@ def _caches(model: ModelIdentity) -> Iterator[EmbeddingCache]:
             yield EmbeddingCache(key)
 
 
-def _kept(cache: EmbeddingCache, data: TaskData, rows: Integers) -> tuple[Mask, Floats]:
+def _kept(cache: EmbeddingCache, data: TaskData, rows: Ints) -> tuple[Mask, Floats]:
     paths = data.clips["path"].iloc[rows].tolist()
     digested = file_digests(paths)
     found, kept = cache.get(clip_keys(digested.digests, data.card.clip_seconds))

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uamix_bench.finetuning.recipe import FinetuneRecipe
 from uamix_bench.models.model import AudioModel
-from uamix_bench.tuning.data import Frames, Ints, random
+from uamix_bench.models.tunable import Spectral
+from uamix_bench.tuning.data import Frames, random
 from uamix_bench.tuning.loop import Batch, Stage, decayed_groups
+from uamix_bench.util.arrays import Doubles, Floats, Ints
 from uamix_bench.util.errors import OwnCodeError, UsageError
 from uamix_bench.util.progress import Progress
 
@@ -161,7 +162,7 @@ class Inputs:
     is_power: bool
     length: int
 
-    def windows(self, frames: Frames, clips: Ints, turn: npt.NDArray[np.int64] | None = None) -> tuple[Tensor, Tensor]:
+    def windows(self, frames: Frames, clips: Ints, turn: Ints | None = None) -> tuple[Tensor, Tensor]:
         """Cuts clips to T frames from their start, or zero-pads them.
 
         Args:
@@ -187,9 +188,7 @@ def inputs(model: AudioModel, recipe: FinetuneRecipe, length: int) -> Inputs:
     Raises:
         UsageError: The recipe needs log-mel power before normalisation, and the adapter has none.
     """
-    fbank: Any = getattr(model, "fbank", None)
-    own: Any = getattr(model, "normalise", None)
-    if fbank is None or own is None:
+    if not isinstance(model, Spectral):
         wanted = {"mixup": recipe.mixup, "roll": recipe.roll, "statistics": recipe.statistics}
         if asked := [name for name, value in wanted.items() if value]:
             off = " ".join(f"--set {name}={'null' if name == 'statistics' else 0}" for name in asked)
@@ -197,12 +196,12 @@ def inputs(model: AudioModel, recipe: FinetuneRecipe, length: int) -> Inputs:
             raise UsageError(f"--model {model.card.name}", reason, off)
         return Inputs(model.call_frontend, lambda values: values, False, length)
     if recipe.statistics is None:
-        return Inputs(fbank, own, True, length)
+        return Inputs(model.fbank, model.normalise, True, length)
     mean, spread = recipe.statistics
-    return Inputs(fbank, lambda values: (values - mean) / (2 * spread), True, length)
+    return Inputs(model.fbank, lambda values: (values - mean) / (2 * spread), True, length)
 
 
-def spans(u: npt.NDArray[np.float64], size: int, largest: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def spans(u: Doubles, size: int, largest: int) -> tuple[Ints, Ints]:
     """SpecAugment's interval, as torchaudio draws it: a width below `largest`, then a place; both rounded down.
 
     Args:
@@ -218,7 +217,7 @@ def spans(u: npt.NDArray[np.float64], size: int, largest: int) -> tuple[npt.NDAr
     return start, start + width.astype(np.int64)
 
 
-def mask_out(values: Tensor, u: npt.NDArray[np.float64], mask_frames: int, mask_mel: int) -> Tensor:
+def mask_out(values: Tensor, u: Doubles, mask_frames: int, mask_mel: int) -> Tensor:
     """Sets one run of frames and one band of bins of each clip to zero, (B, T, F) -> (B, T, F).
 
     Args:
@@ -341,7 +340,7 @@ class FineTuning(Stage):
 @torch.no_grad()
 def scores(
     module: Classifier, frames: Frames, clips: Ints, inputs: Inputs, device: torch.device, progress: Progress
-) -> npt.NDArray[np.float32]:
+) -> Floats:
     """Logits of clips, (n, C) float32, neither augmented nor mixed."""
     module.eval()
     parts = []

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from uamix_bench.data.task import TaskData
@@ -31,10 +30,11 @@ from uamix_bench.storage.digests import file_digests, sounds_sha256
 from uamix_bench.tuning.data import Frames, load_frames
 from uamix_bench.tuning.loop import Training
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError, Stopped
 from uamix_bench.util.progress import SILENT, Progress
+from uamix_bench.util.text import listed
 
-Ints = npt.NDArray[np.int64]
 Freeze = int | Literal["all"]
 
 _HISTORY = 50  # entries of a run's that go into the record
@@ -348,7 +348,7 @@ class Finetuning:
         return int(min(-(-frames // patch), getattr(shape, "columns", 1 << 30))) * patch
 
     @cached_property
-    def _embeddings(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], tuple[tuple[str, str], ...]]:
+    def _embeddings(self) -> tuple[Floats, Mask, tuple[tuple[str, str], ...]]:
         found = embed(
             self.model,
             self.data,
@@ -364,11 +364,10 @@ class Finetuning:
 
     def _refuse_broken(self, skipped: Sequence[tuple[str, str]]) -> None:
         if skipped and not self.keep_going:
-            shown = "; ".join(f"{clip}: {reason}" for clip, reason in skipped[:_NAMED])
-            more = f"; and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+            shown = listed((f"{clip}: {reason}" for clip, reason in skipped), _NAMED, "; ")
             raise BadInputError(
                 f"{len(skipped)} clips of {self.data.name}",
-                f"cannot be read ({shown}{more})",
+                f"cannot be read ({shown})",
                 "repair them, or set them aside with --keep-going",
             )
 

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from uamix_bench.data.task import TaskData
-from uamix_bench.finetuning.splits import Fold, Ints, Plan
+from uamix_bench.finetuning.splits import Fold, Plan
 from uamix_bench.records.finetune_record import FinetuneRun, FinetuneScore, GroupIntervals, seeds_std
 from uamix_bench.records.provenance import scrub
 from uamix_bench.records.record import HalfInterval
 from uamix_bench.scoring.metrics import Scored, average_precisions, bootstrap_interval, clustered_interval
 from uamix_bench.tuning.checkpoints import refuse_other
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Doubles, Floats, Ints
 from uamix_bench.util.progress import Progress
 
 
@@ -46,7 +46,7 @@ class Outcome:
             seconds.
     """
 
-    scores: npt.NDArray[np.float32]
+    scores: Floats
     test: Ints
     facts: dict[str, Any]
 
@@ -123,7 +123,7 @@ def _run(
     facts: dict[str, Any],
     test: Ints,
     numbers: Ints,
-    values: npt.NDArray[np.float64],
+    values: Doubles,
     several: bool,
 ) -> FinetuneRun:
     targets, classes = plan.labels.targets[test], plan.labels.classes

@@ -10,10 +10,7 @@ import numpy.typing as npt
 from uamix_bench.finetuning.recipe import ProbeRecipe
 from uamix_bench.finetuning.splits import group_folds
 from uamix_bench.scoring.metrics import average_precisions
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+from uamix_bench.util.arrays import Doubles, Floats, Ints, Mask
 
 
 class Probe(NamedTuple):
@@ -107,9 +104,9 @@ def _fit(
     known, asked = (vectors[train] - mean) / spread, (vectors[test] - mean) / spread
     scores = np.full((len(test), targets.shape[1]), -np.inf, np.float32)
 
-    def regression(wanted: Ints) -> npt.NDArray[np.float64]:
+    def regression(wanted: Ints) -> Doubles:
         model = LogisticRegression(C=strength, max_iter=recipe.iterations).fit(known, wanted)
-        found: npt.NDArray[np.float64] = model.decision_function(asked)
+        found: Doubles = model.decision_function(asked)
         return found
 
     if several:

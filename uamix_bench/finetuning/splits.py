@@ -13,10 +13,8 @@ import pandas as pd
 
 from uamix_bench.data.task import TaskData
 from uamix_bench.plugins.card import Supervised
+from uamix_bench.util.arrays import Ints, Mask
 from uamix_bench.util.errors import BadInputError, UsageError
-
-Ints = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 FOLDS = 5  # of data that brings no split
 _NAMES = {

@@ -23,6 +23,7 @@ from uamix_bench.models.torchfile import AGAIN, AVOID, LEGACY_MAGIC, RESAVE, UNP
 from uamix_bench.storage.digests import fingerprint
 from uamix_bench.util.errors import BadInputError, MachineError
 from uamix_bench.util.files import canonical_json, unreadable, write_atomic
+from uamix_bench.util.text import listed
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
@@ -157,7 +158,7 @@ def unwrapped(
             raise BadInputError(
                 path, reason, f"save {'one of them' if foreign[1:] else 'the state dict'} without that prefix"
             )
-        reason = f"holds no tensor of {what} (its keys: {_first(list(tensors))})"
+        reason = f"holds no tensor of {what} (its keys: {listed(map(shown, tensors), 5)})"
         raise BadInputError(path, reason, f"this is no checkpoint of {what}")
     best = [prefix for prefix, count in found.items() if count == max(found.values())]
     if len(best) > 1 and "" not in best:
@@ -231,7 +232,7 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, 
             warnings.warn(f"{path}: {remark}", stacklevel=2)
     missing = [key for key in wanted if key not in tensors]
     if missing:
-        reason = f"lacks {len(missing)} of {len(wanted)} encoder tensors ({_first(missing)})"
+        reason = f"lacks {len(missing)} of {len(wanted)} encoder tensors ({listed(map(shown, missing), 5)})"
         raise BadInputError(path, reason, f"this is no whole checkpoint of {what}")
     wrong = [
         f"{key} is {list(tensors[key].shape)}, expected {list(value.shape)}"
@@ -239,12 +240,12 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], *, path: Path, 
         if tensors[key].shape != value.shape
     ]
     if wrong:
-        reason = f"has {len(wrong)} of {len(wanted)} encoder tensors in another shape ({_first(wrong)})"
+        reason = f"has {len(wrong)} of {len(wanted)} encoder tensors in another shape ({listed(map(shown, wrong), 5)})"
         raise BadInputError(path, reason, f"this is not a checkpoint of {what} of this size")
     coded = [key for key, value in wanted.items() if value.is_floating_point() > tensors[key].is_floating_point()]
     if coded:
         kind = str(tensors[coded[0]].dtype).removeprefix("torch.")
-        reason = f"holds {len(coded)} of {len(wanted)} encoder tensors as {kind} ({_first(coded)})"
+        reason = f"holds {len(coded)} of {len(wanted)} encoder tensors as {kind} ({listed(map(shown, coded), 5)})"
         raise BadInputError(path, reason, "save them as float32, as they were before")
     on_meta = any(value.is_meta for value in wanted.values())
     state = {
@@ -390,7 +391,3 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             raise BadInputError(path, reason, "save it as float32") from None
         if not torch.isfinite(wide.sum()) and not torch.isfinite(wide).all():
             raise BadInputError(path, f"{name} holds NaN or infinite values", AGAIN)
-
-
-def _first(names: Sequence[str], count: int = 5) -> str:
-    return ", ".join(shown(name) for name in names[:count]) + (", ..." if len(names) > count else "")

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from uamix_bench.models.convert import save
 from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.tunable import lacks
 from uamix_bench.plugins.card import ModelCard
+from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import BadInputError, OwnCodeError, own_code
-
-Floats = npt.NDArray[np.float32]
 
 EQUAL = 1e-5  # of the largest value: what "the same embedding" means
 _SAME_SIZE = 0.01  # of the card's parameters: patches of another shape differ by less, another encoder by more
@@ -256,7 +255,7 @@ def _columns(model: AudioModel) -> str:
 def _walkable(model: AudioModel) -> str:
     layers = model.call_layers()
     if not layers:
-        return "no layers(): can be evaluated, not tuned" if list(model.parameters()) else ""
+        return "no layers(): can be evaluated, not fine-tuned" if list(model.parameters()) else ""
     if not _encodes(model):
         raise _Broken("has layers() but no tokens()")
     parts = set(model.modules())
@@ -278,6 +277,11 @@ def _walkable(model: AudioModel) -> str:
     if called != [layer for layer in layers if layer in called]:
         raise _Broken("the layers run in another order than layers() gives")
     return f"{len(layers)} layers"
+
+
+def _tuned(model: AudioModel) -> str:
+    missing = lacks(model)
+    return f"not with tune and pretrain: lacks {missing}" if missing else "with tune and pretrain"
 
 
 def _poolings(model: AudioModel) -> str:
@@ -363,6 +367,7 @@ _SUITE: tuple[tuple[str, Callable[[AudioModel], str], str], ...] = (
     ("sample rate", _rates, "leave resampling to AudioModel.embed: state sample_rate, and take samples at it"),
     ("token columns", _columns, "give clips equal token_columns only where they have equally many tokens"),
     ("layers", _walkable, "return the stem first, then the blocks in the order in which they run, or nothing"),
+    ("tuning", _tuned, "make fbank and normalise give what the encoder takes"),
     ("poolings", _poolings, "list in poolings only what this model's pool() can do, the default first"),
     ("card", _card, "correct the card"),
     ("rebuilding", _rebuilt, "keep all that the model is in its state_dict and metadata, and seed what is drawn"),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -20,10 +19,9 @@ from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import Input, ModelCard, ModelIdentity, Weights
 from uamix_bench.storage.digests import named_sha256, state_sha256, weights_sha256
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import BadInputError, MachineError, OwnCodeError, UsageError, nearest, own_code
 from uamix_bench.util.text import visible
-
-Floats = npt.NDArray[np.float32]
 
 _MOST_REMARKS = 5  # a weights file may hold any text
 

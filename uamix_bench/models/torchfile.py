@@ -24,6 +24,7 @@ from torch import Tensor
 
 from uamix_bench.models.pickles import Judge, RefusedError
 from uamix_bench.util.errors import BadInputError, MachineError
+from uamix_bench.util.text import listed
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
@@ -195,7 +196,7 @@ def _is_data(name: str) -> bool:
 
 
 def _refusal(path: Path, names: Sequence[str]) -> BadInputError:
-    asked = shown(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    asked = listed(map(shown, names), 1)
     return BadInputError(path, f"refused: the pickle asks for {asked}, which no model file needs", AVOID)
 
 
@@ -230,7 +231,7 @@ def _find(path: Path, content: Any, key: str | None) -> _Found:
     first = [name for name in _FIRST_KEYS if name in there]
     first = [name for name in _AVERAGES if first and name in there and _are_twins(there[first[0]], there[name])] + first
     if key is not None and key not in there:
-        raise BadInputError(path, f"holds no tensors under {key!a}", f"keys that hold some: {_listed(there)}")
+        raise BadInputError(path, f"holds no tensors under {key!a}", f"keys that hold some: {_quoted(there)}")
     bare = _tensors(content) if isinstance(content, Mapping) else {}
     most = max((len(_tensors(state)) for state in there.values()), default=0)
     if key is None and not first and len(usual) != 1 and bare and len(bare) >= most:
@@ -244,13 +245,13 @@ def _find(path: Path, content: Any, key: str | None) -> _Found:
                 raise BadInputError(path, f"holds a pickled {shown(candidate.global_name)}, no state dict", RESAVE)
         raise BadInputError(path, "holds no state dict", "name a file with the model's weights")
     if len(chosen) > 1:
-        reason = f"holds several state dicts, under {_listed(chosen)}"
+        reason = f"holds several state dicts, under {_quoted(chosen)}"
         raise BadInputError(path, reason, "save one of them alone (read_checkpoint(path, key=...) takes one)")
     way, state = held[chosen[0]]
     twins = [name for name in there if name not in chosen and _are_twins(state, there[name])]
     remark = ""
     if twins and key is None:
-        remark = f"the weights are those under {_listed(chosen)}; {_listed(twins)} holds others of the same names"
+        remark = f"the weights are those under {_quoted(chosen)}; {_quoted(twins)} holds others of the same names"
         remark += f" (to evaluate those, save read_checkpoint(path, key={shown(twins[0])!r}).tensors in a file)"
     return _Found(state, _beside(content, way), remark)
 
@@ -314,9 +315,8 @@ def _are_twins(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
 _WRAPPED = re.compile(r"^((module|_orig_mod|model|encoder)\.)+")
 
 
-def _listed(names: Iterable[str]) -> str:
-    found = [f"'{shown(name)}'" for name in names]
-    return ", ".join(found[:8]) + (", ..." if len(found) > 8 else "") if found else "none"
+def _quoted(names: Iterable[str]) -> str:
+    return listed([f"'{shown(name)}'" for name in names], 8) or "none"
 
 
 def _tensors(values: Mapping[Any, Any]) -> dict[str, Tensor]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from uamix_bench.plugins.card import trained_on
 from uamix_bench.records.results import Result
+from uamix_bench.util import latex
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.text import classes_drawn, plus_minus, with_half
 
@@ -116,28 +118,23 @@ def to_latex(results: Sequence[Result]) -> str:
     Raises:
         UsageError: Two results belong to one cell of the table.
     """
-    import pandas as pd
-
-    cells: dict[tuple[str, str], dict[str, str]] = {}
     _distinct(results, lambda result: (result.model.name, result.task.label))
-    for result in results:
-        row = cells.setdefault((latex(result.task.label), _setting(result)), {})
-        half = result.score.ci95
-        row[result.model.name] = " ".join(with_half(result.score.accuracy, half)).strip().replace("±", "$\\pm$")
-    table = pd.DataFrame(cells).fillna("")
-    table.index = pd.Index([latex(str(name)) for name in table.index], name="model")
-    text: str = table.style.to_latex(hrules=True, column_format="l" + "r" * len(cells), multicol_align="c")
-    return text
+    cells = {
+        (result.model.name, result.task.label, _setting(result)): with_half(result.score.accuracy, result.score.ci95)
+        for result in results
+    }
+    columns = list(dict.fromkeys((task, setting) for _, task, setting in cells))
+    tasks = [(task, len(list(those))) for task, those in groupby(task for task, _ in columns)]
+    head = [
+        ["", *(latex.span(latex.escape(task), width, "c") for task, width in tasks)],
+        ["model", *(latex.escape(setting) for _, setting in columns)],
+    ]
+    rows = [
+        [latex.escape(" ".join(cell).strip()) for cell in ((model,), *(cells.get((model, *at), ()) for at in columns))]
+        for model in dict.fromkeys(model for model, *_ in cells)
+    ]
+    return latex.booktabs("l" + "r" * len(columns), [head, rows])
 
-
-def latex(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
-_LATEX = {character: f"\\{character}" for character in "&%$#_{}"}
-_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", '"': r"\textquotedbl{}", "|": r"\textbar{}"}
 
 _COLUMNS = (
     "id model adapter_version weights_sha256 source_sha256 metadata_sha256 parameters embedding_dim input pooling "

@@ -22,9 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
+from uamix_bench.util.arrays import Doubles, Floats, Ints
+
 Table = npt.NDArray[np.floating[Any]]
 Fit = Callable[[Table], tuple[Table, Table | None]]
 
@@ -49,18 +48,18 @@ class Score(NamedTuple):
         chosen: Predicted class slot of each query, (E, N, Q), in the smallest unsigned type that holds N.
     """
 
-    correct: Integers
-    hits: Integers
+    correct: Ints
+    hits: Ints
     chosen: npt.NDArray[np.unsignedinteger[Any]]
 
 
-def nearest_centroid(embeddings: Floats, support: Integers, query: Integers) -> Score:
+def nearest_centroid(embeddings: Floats, support: Ints, query: Ints) -> Score:
     """Nearest mean of the supports by squared Euclidean distance (Snell et al. 2017, equations 1 and 2)."""
     table, _, square = _centred(embeddings)
     return _linear(table, support, query, _centroids, square)
 
 
-def cosine(embeddings: Floats, support: Integers, query: Integers) -> Score:
+def cosine(embeddings: Floats, support: Ints, query: Ints) -> Score:
     """Mean of the supports with the largest cosine to the query. The origin is that of the raw embeddings.
 
     easyfsl's `SimpleShot` is this classifier.
@@ -81,7 +80,7 @@ def cosine(embeddings: Floats, support: Integers, query: Integers) -> Score:
     return _linear(table, support, query, fit, unit)
 
 
-def simpleshot(embeddings: Floats, support: Integers, query: Integers) -> Score:
+def simpleshot(embeddings: Floats, support: Ints, query: Ints) -> Score:
     """SimpleShot's CL2N (Wang et al. 2019, section 3): centre, scale to unit length, nearest centroid.
 
     SimpleShot centres with the mean over its base classes. There are none here: the mean is over the n rows
@@ -93,7 +92,7 @@ def simpleshot(embeddings: Floats, support: Integers, query: Integers) -> Score:
     return _linear(table.astype(np.float32, copy=False), support, query, _centroids, unit=1.0)
 
 
-def l2n(embeddings: Floats, support: Integers, query: Integers) -> Score:
+def l2n(embeddings: Floats, support: Ints, query: Ints) -> Score:
     """Nearest centroid of embeddings scaled to unit length, without centring (as in the evaluation of Heggan et al.).
 
     SimpleShot's L2N (Wang et al. 2019, section 3).
@@ -102,7 +101,7 @@ def l2n(embeddings: Floats, support: Integers, query: Integers) -> Score:
     return nearest_centroid((embeddings / np.maximum(lengths, _TINY)).astype(np.float32), support, query)
 
 
-def knn(embeddings: Floats, support: Integers, query: Integers, neighbors: int = 1) -> Score:
+def knn(embeddings: Floats, support: Ints, query: Ints, neighbors: int = 1) -> Score:
     """Majority among the nearest supports by squared Euclidean distance.
 
     Equal votes go to the class with the nearest support among the voters.
@@ -120,21 +119,21 @@ def knn(embeddings: Floats, support: Integers, query: Integers, neighbors: int =
     def fit(points: Table) -> tuple[Table, None]:
         return points.reshape(len(points), ways * shots, -1), None
 
-    def vote(scores: Table, margin: Table) -> Integers:
+    def vote(scores: Table, margin: Table) -> Ints:
         left = scores.copy()
         nearest = np.empty((*scores.shape[:-1], voters), np.int64)
         for place in range(voters):  # one by one: rounding must not put in order what is equally near
             row = _best(left, margin)
             np.put_along_axis(left, row[..., None], -np.inf, axis=-1)
             nearest[..., place] = row // shots
-        votes: Integers = (nearest[..., None] == np.arange(ways)).astype(np.int64)  # (B, N * Q, voters, N)
+        votes: Ints = (nearest[..., None] == np.arange(ways)).astype(np.int64)  # (B, N * Q, voters, N)
         earliest = votes.argmax(axis=-2)
         return (votes.sum(axis=-2) * (voters + 1) - earliest).argmax(axis=-1)  # type: ignore[no-any-return]
 
     return _linear(table, support, query, fit, square, vote if voters > 1 else None)
 
 
-def logistic_regression(embeddings: Floats, support: Integers, query: Integers) -> Score:
+def logistic_regression(embeddings: Floats, support: Ints, query: Ints) -> Score:
     """Multinomial logistic regression with an L2 penalty and a free intercept: scikit-learn's default.
 
     It minimises sum_i -log p(y_i | x_i) + |W|^2 / 2. For two classes the penalty is |W|^2, which is equivalent to
@@ -156,7 +155,7 @@ def logistic_regression(embeddings: Floats, support: Integers, query: Integers) 
     return _linear(table, support, query, fit, unit=1.0, buffers=16)
 
 
-CLASSIFIERS: dict[str, Callable[[Floats, Integers, Integers], Score]] = {
+CLASSIFIERS: dict[str, Callable[[Floats, Ints, Ints], Score]] = {
     "nearest-centroid": nearest_centroid,
     "cosine": cosine,
     "simpleshot": simpleshot,
@@ -166,7 +165,7 @@ CLASSIFIERS: dict[str, Callable[[Floats, Integers, Integers], Score]] = {
 }
 
 
-def classify(name: str, embeddings: Floats, support: Integers, query: Integers, neighbors: int = 1) -> Score:
+def classify(name: str, embeddings: Floats, support: Ints, query: Ints, neighbors: int = 1) -> Score:
     """Score by the classifier of a name in `CLASSIFIERS`; `neighbors` is for knn alone."""
     if name == "knn":
         return knn(embeddings, support, query, neighbors)
@@ -254,9 +253,9 @@ def _scores(queries: Table, weights: Table, biases: Table | None) -> Table:
     return scores
 
 
-def _best(scores: Table, margin: Table) -> Integers:
+def _best(scores: Table, margin: Table) -> Ints:
     """Lowest index of those within `margin` of the largest score, along the last axis."""
-    best: Integers = (scores >= scores.max(axis=-1, keepdims=True) - margin).argmax(axis=-1)
+    best: Ints = (scores >= scores.max(axis=-1, keepdims=True) - margin).argmax(axis=-1)
     return best
 
 
@@ -281,11 +280,11 @@ def _margin(queries: Table, scores: Table, unit: float, by_distance: bool) -> Ta
 
 def _linear(
     table: Table,
-    support: Integers,
-    query: Integers,
+    support: Ints,
+    query: Ints,
     fit: Fit,
     unit: float,
-    vote: Callable[[Table, Table], Integers] | None = None,
+    vote: Callable[[Table, Table], Ints] | None = None,
     buffers: int = 1,
 ) -> Score:
     """Scores queries by ``x . w + b`` or by distance, a few episodes at a time in reused buffers.

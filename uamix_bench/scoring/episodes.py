@@ -48,6 +48,7 @@ from uamix_bench.data.clip_table import SortedClips, sort_clips
 from uamix_bench.plugins.card import Count, Segments, Text
 from uamix_bench.scoring.classifiers import CLASSIFIERS
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Ints, Words
 from uamix_bench.util.errors import UsageError, nearest
 
 ALGORITHM = "philox-1"
@@ -55,9 +56,6 @@ _CLASSES, _GROUPS, _CLIPS = 0, 1, 2  # streams; _CLIPS is the first of n_query +
 _REDRAWS = 64
 _LATER = {"neighbors": 1}  # fields younger than the first records: left out at these values, so that no id moves
 _CHUNK = 16_384  # class slots drawn together: their ranks stay in the processor's cache
-
-Integers = npt.NDArray[np.int64]
-Words = npt.NDArray[np.uint64]
 
 
 class Protocol(BaseModel):
@@ -154,12 +152,12 @@ class EpisodeSet:
         table: Clip table that the episodes are drawn from.
     """
 
-    classes: Integers
-    support: Integers
-    query: Integers
+    classes: Ints
+    support: Ints
+    query: Ints
     class_names: tuple[str, ...]
     classes_left_out: int
-    class_of: Integers
+    class_of: Ints
     table: SortedClips
 
     @property
@@ -168,17 +166,17 @@ class EpisodeSet:
         return self.table.ids
 
     @property
-    def group_of(self) -> Integers | None:
+    def group_of(self) -> Ints | None:
         """Number of each clip's group, (n,) int64, in sorted order from 0; None if every clip is its own group."""
         return self.table.group_of if self.table.grouped else None
 
     @cached_property
-    def drawn(self) -> Integers:
+    def drawn(self) -> Ints:
         """Rows of each class slot, (E, N, K + Q) int64, supports before queries."""
         return np.concatenate([self.support, self.query], axis=2)
 
     @cached_property
-    def clips(self) -> Integers:
+    def clips(self) -> Ints:
         """Distinct rows drawn, (U,) int64, ascending. Only these are ever embedded."""
         return np.flatnonzero(np.bincount(self.drawn.ravel(), minlength=len(self.ids)))
 
@@ -198,7 +196,7 @@ class EpisodeSet:
         """
         return None if self.group_of is None else self.shared(self.group_of)
 
-    def shared(self, part_of: Integers) -> float:
+    def shared(self, part_of: Ints) -> float:
         """Share of queries whose part is also a support's in the same episode. `part_of` (n,) numbers parts from 0."""
         supports = part_of[self.support].reshape(len(self.support), -1)
         queries = part_of[self.query].reshape(len(self.query), -1)
@@ -210,7 +208,7 @@ class EpisodeSet:
             held[support] = False
         return shared / queries.size
 
-    def compact(self) -> tuple[Integers, Integers]:
+    def compact(self) -> tuple[Ints, Ints]:
         """Supports (E, N, K) and queries (E, N, Q) as rows of a matrix with one row for each of `clips`."""
         row = np.zeros(len(self.ids), dtype=np.int64)
         row[self.clips] = np.arange(len(self.clips))
@@ -307,7 +305,7 @@ def _words(key: int, stream: int, start: int, count: int) -> Words:
     return philox.random_raw(skip + count)[skip:]
 
 
-def _ranks(words: Sequence[Words] | Words, pool: Integers) -> npt.NDArray[np.int32]:
+def _ranks(words: Sequence[Words] | Words, pool: Ints) -> npt.NDArray[np.int32]:
     """Draws ranks without replacement, in order, side by side for M pools.
 
     Args:
@@ -342,11 +340,11 @@ def _disjoint(
     protocol: Protocol,
     key: int,
     first: int,
-    classes: Integers,
+    classes: Ints,
     pools: _Pools,
-    group_of: Integers,
+    group_of: Ints,
     words: list[Words],
-) -> tuple[Integers, Integers]:
+) -> tuple[Ints, Ints]:
     """Draws supports and queries that share no group, for M class slots.
 
     Returns:
@@ -370,11 +368,11 @@ def _part_groups(
     protocol: Protocol,
     key: int,
     episode: int,
-    classes: Integers,
+    classes: Ints,
     pools: _Pools,
-    group_of: Integers,
+    group_of: Ints,
     groups: int,
-) -> tuple[list[Integers], Integers]:
+) -> tuple[list[Ints], Ints]:
     """Orders the clips of an episode's classes by the words of their groups.
 
     Returns:
@@ -405,12 +403,12 @@ class _Pools:
     """Classes with enough clips, as runs of one list sorted by class name and clip id."""
 
     names: tuple[str, ...]
-    sizes: Integers  # (C,)
-    starts: Integers  # (C,) where each class begins in `rows`
-    rows: Integers  # rows of the clip table
+    sizes: Ints  # (C,)
+    starts: Ints  # (C,) where each class begins in `rows`
+    rows: Ints  # rows of the clip table
 
 
-def _eligible(protocol: Protocol, task: str, table: SortedClips) -> tuple[_Pools, Integers]:
+def _eligible(protocol: Protocol, task: str, table: SortedClips) -> tuple[_Pools, Ints]:
     """Leaves out classes with too few clips. Returns the pools and each clip's class among them, (n,), or -1."""
     sizes = np.bincount(table.class_of, minlength=len(table.class_names))
     kept = np.flatnonzero(sizes >= protocol.fewest_clips)
@@ -431,7 +429,7 @@ def _eligible(protocol: Protocol, task: str, table: SortedClips) -> tuple[_Pools
     return pools, class_of
 
 
-def _too_few(protocol: Protocol, task: str, names: list[str], sizes: Integers, kept: int) -> UsageError:
+def _too_few(protocol: Protocol, task: str, names: list[str], sizes: Ints, kept: int) -> UsageError:
     n, k, q, fewest = protocol.n_way, protocol.k_shot, protocol.n_query, protocol.fewest_clips
     short = [f"{names[c]} has {sizes[c]}" for c in np.argsort(sizes, kind="stable") if sizes[c] < fewest]
     why = f"k {k} + q {q}" if fewest == k + q else "min_clips"

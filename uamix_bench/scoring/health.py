@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from uamix_bench.util.arrays import Floats, Mask
 from uamix_bench.util.errors import BadInputError
-
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
+from uamix_bench.util.text import listed
 
 _RANK_ROWS = 2_000  # enough to tell a rank of 4 from one of 40, and bounds the time
 _LOW_RANK = 4.0
@@ -91,7 +89,7 @@ def check(vectors: Floats, keys: Sequence[bytes], silent: Mask | None = None, cl
     if rank is not None and rank < min(_LOW_RANK, len(sound) / 2):  # few clips span little anyway
         yellow.append(f"effective rank {rank:.1f}: the embeddings vary in hardly any direction")
     if usual and far.any():
-        who = f": {_named(clips.names[row] for row in first[far])}" if clips else ""
+        who = f": {listed((str(clips.names[row]) for row in first[far]), _NAMED)}" if clips else ""
         most = f"norms up to {norms[far].max():.2g} where the median is {usual:.2g}"
         yellow.append(f"{_of(far, 'embedding')} far out ({most}){who}")
     if usual and not _USUAL[0] < usual < _USUAL[1]:
@@ -101,7 +99,7 @@ def check(vectors: Floats, keys: Sequence[bytes], silent: Mask | None = None, cl
         whole = _silent_classes(silent, clips.labels) if clips else []
         line = f"{_of(silent, 'clip')} silent"
         if whole and not silent.all():
-            line += f", all of class{'es' * (len(whole) > 1)} {_named(whole)}"
+            line += f", all of class{'es' * (len(whole) > 1)} {listed(whole, _NAMED)}"
         (yellow if whole or silent.all() else aside).append(line)
     heard = norms[finite & ~quiet]
     return Health(
@@ -126,13 +124,6 @@ def _of(chosen: Mask, what: str) -> str:
     """Count in words, up to the adjective: ``4 of 16 clips are``."""
     count = int(chosen.sum())
     return f"{count} of {len(chosen)} {what}s {'is' if count == 1 else 'are'}"
-
-
-def _named(names: Iterable[str]) -> str:
-    """The first few names, and the number of further names."""
-    listed = [str(name) for name in names]
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more
 
 
 def raise_if_red(health: Health, subject: str, allow: bool = False) -> None:

@@ -14,10 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uamix_bench.scoring.statistics import Z95, Interval
-
-Doubles = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+from uamix_bench.util.arrays import Doubles, Ints, Mask
 
 RESAMPLES = 1_000
 _AT_ONCE = 4_000_000  # weights of resampled clips held at once
@@ -32,7 +29,7 @@ class Scored(NamedTuple):
         targets: Classes of each clip, (n, C) bool, if `values` are scores.
     """
 
-    groups: Integers
+    groups: Ints
     values: Doubles
     targets: Mask | None = None
 

@@ -6,16 +6,17 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from uamix_bench.data.copies import Integers
-from uamix_bench.data.folders import Remark, some
+from uamix_bench.data.folders import Remark
 from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+from uamix_bench.util.arrays import Ints
+from uamix_bench.util.text import listed
 
 _NAMED = 4  # classes in one line
 _PAIRS = 2  # of copies
 
 
 def remarks(
-    protocols: Sequence[Protocol], draws: Sequence[EpisodeSet], first: Integers | None = None
+    protocols: Sequence[Protocol], draws: Sequence[EpisodeSet], first: Ints | None = None
 ) -> tuple[Remark, ...]:
     """Remarks for readers of scores on these episodes; empty if there are none.
 
@@ -42,7 +43,7 @@ def _left_out(protocols: Sequence[Protocol], draws: Sequence[EpisodeSet]) -> Ite
     asked = fewest == k + q  # and not by min_clips, which --q auto keeps
     why = f"k {k} + q {q}" if asked else "min_clips"
     text = f"{len(short)} of {len(names)} classes are left out for having fewer than {fewest} clips ({why}): "
-    text += some(short, _NAMED)
+    text += listed(short, _NAMED)
     yield Remark("classes", text + ("; --q auto leaves no class out" if asked and sizes.min() > k else ""))
 
 
@@ -52,7 +53,7 @@ def _ungrouped(protocols: Sequence[Protocol], draws: Sequence[EpisodeSet]) -> It
         yield Remark("groups", "no two clips share a group, so that group-disjoint episodes keep nothing apart")
 
 
-def _copies(protocol: Protocol, draws: Sequence[EpisodeSet], first: Integers) -> Iterable[Remark]:
+def _copies(protocol: Protocol, draws: Sequence[EpisodeSet], first: Ints) -> Iterable[Remark]:
     """Remark on drawn clips of equal content under other names, perhaps under other labels."""
     rows = np.unique(np.concatenate([drawn.clips for drawn in draws]))
     _, content, times = np.unique(first[rows], return_inverse=True, return_counts=True)
@@ -64,7 +65,7 @@ def _copies(protocol: Protocol, draws: Sequence[EpisodeSet], first: Integers) ->
     for row, number in zip(rows[copied].tolist(), content[copied].tolist(), strict=True):
         alike.setdefault(number, []).append(row)
     pairs = [" and ".join(table.ids[row] for row in those[:2]) for those in alike.values()]
-    text = f"{int(copied.sum()):,} of {len(rows):,} clips drawn are identical copies ({some(pairs, _PAIRS)})"
+    text = f"{int(copied.sum()):,} of {len(rows):,} clips drawn are identical copies ({listed(pairs, _PAIRS)})"
     several = []
     for those in alike.values():
         of_label = {table.class_of[row]: row for row in reversed(those)}
@@ -73,7 +74,7 @@ def _copies(protocol: Protocol, draws: Sequence[EpisodeSet], first: Integers) ->
             several.append(" and ".join(f"{clip} as {label}" for clip, label in chosen[:2]))
     if several:
         stand = "recording stands" if len(several) == 1 else "recordings stand"
-        text += f"; {len(several):,} {stand} under several labels ({some(several, _PAIRS)})"
+        text += f"; {len(several):,} {stand} under several labels ({listed(several, _PAIRS)})"
     shares = dict.fromkeys(f"{100 * share:.1f}" for share in sorted(drawn.shared(first) for drawn in draws))
     ends = list(shares)
     text += f"; {' to '.join(dict.fromkeys((ends[0], ends[-1])))}% of queries have a copy among their supports"

@@ -15,8 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Integers = npt.NDArray[np.int64]
-Doubles = npt.NDArray[np.float64]
+from uamix_bench.util.arrays import Doubles, Ints
 
 Z95 = 1.96  # as the few-shot literature rounds it
 _EPISODES_CLASSES, _EPISODES_CLIPS = 4_000, 10_000
@@ -67,9 +66,7 @@ def conventional_interval(values: npt.ArrayLike) -> Interval:
     return Interval(float(Z95 * sample.std() / math.sqrt(len(sample))))
 
 
-def ci95_classes(
-    values: npt.ArrayLike, classes: Integers, class_of: Integers, group_of: Integers | None = None
-) -> Interval:
+def ci95_classes(values: npt.ArrayLike, classes: Ints, class_of: Ints, group_of: Ints | None = None) -> Interval:
     """Interval for new classes: a delete-one-class jackknife, plus the sampling error on this data.
 
     With e_c the mean of the n_c episodes that hold class c, s2 the variance of the values, N ways, C classes
@@ -103,10 +100,10 @@ def ci95_classes(
 
 def ci95_clips(
     values: npt.ArrayLike,
-    classes: Integers,
-    drawn: Integers,
-    class_of: Integers,
-    group_of: Integers | None = None,
+    classes: Ints,
+    drawn: Ints,
+    class_of: Ints,
+    group_of: Ints | None = None,
 ) -> Interval:
     """Interval for new clips of these classes: a delete-one-clip jackknife in each class, plus the sampling error.
 
@@ -156,7 +153,7 @@ def ci95_clips(
     return Interval(float(Z95 * math.sqrt(max(0.0, between) + sample.var(ddof=1) / episodes)))
 
 
-def _units(class_of: Integers, group_of: Integers) -> tuple[Integers, Integers]:
+def _units(class_of: Ints, group_of: Ints) -> tuple[Ints, Ints]:
     """Returns the unit of each clip, (n,), and the class of each unit, (U,). A unit is a group within a class."""
     kept, groups = class_of >= 0, int(group_of.max()) + 1
     pairs, code = np.unique(class_of[kept] * groups + group_of[kept], return_inverse=True)
@@ -169,7 +166,7 @@ def _too_few_episodes(episodes: int, needed: int) -> str:
     return "" if episodes >= needed else f"needs {needed:,} episodes, has {episodes:,}"
 
 
-def _crossed(class_of: Integers, group_of: Integers | None) -> str:
+def _crossed(class_of: Ints, group_of: Ints | None) -> str:
     """Reason to refuse groups that many classes share: without one class or clip, the other classes change too."""
     if group_of is None:
         return ""

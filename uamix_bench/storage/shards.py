@@ -30,12 +30,8 @@ import numpy as np
 import numpy.typing as npt
 
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Bytes, Keys, Mask, Words
 from uamix_bench.util.errors import MachineError
-
-Bytes = npt.NDArray[np.uint8]
-Keys = npt.NDArray[np.bytes_]  # (n,) S32: 32-byte digests
-Prefixes = npt.NDArray[np.uint64]  # (n,) the first 8 bytes of keys, as big-endian numbers
-Mask = npt.NDArray[np.bool_]
 
 SUFFIX = ".shard"
 
@@ -55,7 +51,7 @@ class _Shard(NamedTuple):
     size: int
     owner: bytes
     width: int
-    prefixes: Prefixes
+    prefixes: Words
 
     def read(self, at: npt.NDArray[np.intp]) -> tuple[Keys, Bytes, Mask]:
         """Reads the entries `at` (k,), ascending: keys (k,), rows (k, w), and a mask (k,) of the intact ones."""
@@ -292,12 +288,12 @@ def _room(folder: Path, needed: int) -> str:
         return ""
 
 
-def _prefixes(keys: Keys) -> Prefixes:
+def _prefixes(keys: Keys) -> Words:
     """First 8 bytes of the keys (n,), as numbers (n,) that sort like the keys."""
     return np.ascontiguousarray(keys).view(">u8").reshape(-1, 4)[:, 0].astype(np.uint64)
 
 
-def _match(known: Prefixes, wanted: Prefixes) -> tuple[Mask, npt.NDArray[np.intp]]:
+def _match(known: Words, wanted: Words) -> tuple[Mask, npt.NDArray[np.intp]]:
     """Mask (m,) of the `wanted` (m,) that are in `known` (n,), and their positions there. Both inputs are ascending."""
     if not len(known):
         return np.zeros(len(wanted), np.bool_), np.zeros(0, np.intp)

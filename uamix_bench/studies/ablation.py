@@ -36,7 +36,6 @@ if TYPE_CHECKING:  # planning is free of torch
 REFERENCE: Mixing = "t-cutmix"  # the paper's own mixing
 PLAIN = "mean"  # the paper's own pooling
 CL2N = "simpleshot"  # SimpleShot's own classifier
-_FIXED = {"mix": "--mix", "seed": "--seeds", "data": "--data", "name": "--recipe", "kind": "--recipe"}
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,11 @@ def plan(
         UsageError: A field is unknown or cannot be varied, or a value is not valid.
     """
     fields: dict[str, Sequence[Any]] = {}
+    scopes = base.scopes()
     for given, values in (vary or {}).items():
         name = find_field(base, given, "--vary")
-        if name in _FIXED:
-            raise UsageError(f"--vary {given}", "is not varied by this option", f"use {_FIXED[name]}")
+        if option := scopes[name.partition(".")[0]].option:
+            raise UsageError(f"--vary {given}", "is not varied by this option", f"use {option}")
         if not values:
             raise UsageError(f"--vary {given}", "has no value", "give FIELD=VALUE[,VALUE...]")
         fields[name] = [*fields.get(name, ()), *values]
@@ -112,7 +112,7 @@ def _planned(recipe: TuneRecipe, fields: Mapping[str, Any], shown: Mapping[str, 
 
 
 def _field(recipe: TuneRecipe, name: str) -> Any:
-    place: Any = recipe.model_dump(mode="json")
+    place: Any = recipe.whole()
     for part in name.split("."):
         place = place[part]
     return place

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from uamix_bench.models.vit import STACKED, AudioViT
 from uamix_bench.tuning import distributed
-from uamix_bench.tuning.data import Frames, Ints, batches, random
+from uamix_bench.tuning.data import Frames, batches, random
 from uamix_bench.tuning.loop import Batch, Stage, decayed_groups
 from uamix_bench.tuning.mixing import boxes, mix, partners, together, virtual_labels
 from uamix_bench.tuning.nnclr import (
@@ -32,6 +32,7 @@ from uamix_bench.tuning.nnclr import (
 from uamix_bench.tuning.recipe import Mixing, TuneRecipe
 from uamix_bench.tuning.throughput import block_operations, stem_operations
 from uamix_bench.tuning.views import DRAWS, Spectrograms
+from uamix_bench.util.arrays import Ints
 from uamix_bench.util.errors import UsageError
 
 _LOG_EVERY = 20  # steps

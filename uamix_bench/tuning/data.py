@@ -7,15 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from uamix_bench.data.task import TaskData
 from uamix_bench.storage.digests import file_digests, sounds_sha256
 from uamix_bench.tuning.decoding import Fbank, Sounds, decode
+from uamix_bench.util.arrays import Halves, Ints
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
 
-Ints = npt.NDArray[np.int64]
 _DRAW = 10  # stage number of the draw of clips
 _NAMED = 10  # skipped clips that are said one by one
 
@@ -35,7 +34,7 @@ class Frames:
         sounds_sha256: SHA-256 of the clips' files; this and `sha256` must be unchanged when a training resumes.
     """
 
-    values: npt.NDArray[np.float16]
+    values: Halves
     first: Ints
     count: Ints
     recordings: Ints

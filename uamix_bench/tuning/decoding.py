@@ -25,18 +25,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from uamix_bench.data.audio import read, undecoded
+from uamix_bench.models.sources import is_own
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Floats, Halves, Ints
 from uamix_bench.util.errors import BadInputError, MachineError, Stopped
 from uamix_bench.util.progress import Progress
 from uamix_bench.util.threads import SLOW_S, Watch, cores, in_threads, settle
 
-Halves = npt.NDArray[np.float16]
-Ints = npt.NDArray[np.int64]
 Fbank = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 _VERSION = 1  # raised whenever the same sound gives other frames
@@ -56,7 +55,7 @@ class Sounds:
         paths: Paths of the n files.
         digests: SHA-256 of the files' bytes; zeros for a file that cannot be read.
         fbank: Front end: (B, S) float32 waveforms and (B,) lengths -> (B, T, F) frames and (B,) counts. Frames are
-            stored only if it is a dataclass, whose `repr` tells it from every other front end.
+            stored only if it is a dataclass of the project, whose `repr` tells it from every other front end.
         sample_rate: Sample rate that `fbank` takes, in Hz.
         max_seconds: Length in seconds that each file is cut to.
     """
@@ -105,9 +104,12 @@ def decode(sounds: Sounds, workers: int | None, progress: Progress, stop: Callab
         Stopped: `stop` returned True; decoded blocks are kept.
     """
     total = len(sounds.paths)
-    if not is_dataclass(sounds.fbank):
+    if not (is_dataclass(sounds.fbank) and is_own(type(sounds.fbank))):
+        blocks = []
         with progress.bar("decoding", total) as advance:
-            blocks = [block for block in _blocks(sounds, 0, 1, progress) if advance(len(block.counts), "") is None]
+            for block in _blocks(sounds, 0, 1, progress):
+                blocks.append(block)
+                advance(len(block.counts), "")
         values = [block.values for block in blocks if len(block.values)]
         return _decoded(
             np.concatenate(values) if values else _NOTHING,
@@ -263,7 +265,7 @@ def _decode(
     fbank: Fbank,
     slow: Callable[[str], None] = lambda path: None,
 ) -> _Block:
-    def hear(path: str) -> npt.NDArray[np.float32] | BadInputError:
+    def hear(path: str) -> Floats | BadInputError:
         try:
             return read(Path(path), sample_rate, max_seconds=max_seconds).samples
         except BadInputError as error:
@@ -272,7 +274,7 @@ def _decode(
     def hung(path: str) -> NoReturn:
         raise undecoded(Path(path))
 
-    waves: list[npt.NDArray[np.float32]] = []
+    waves: list[Floats] = []
     skipped: dict[int, str] = {}
     for place, heard in enumerate(in_threads(hear, paths, threads=1, ahead=1, slow=slow, hung=hung)):
         if isinstance(heard, BadInputError):
@@ -285,7 +287,7 @@ def _decode(
     return _Block(np.concatenate(frames) if frames else _NOTHING, count, skipped)
 
 
-def _frames(waves: list[npt.NDArray[np.float32]], fbank: Fbank) -> list[Halves]:
+def _frames(waves: list[Floats], fbank: Fbank) -> list[Halves]:
     if not waves:
         return []
     lengths = torch.tensor([len(wave) for wave in waves])

@@ -19,16 +19,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from uamix_bench.util.arrays import Ints
 from uamix_bench.util.errors import BenchError, MachineError, Stopped, UsageError
 from uamix_bench.util.threads import Watch
-
-Ints = npt.NDArray[np.int64]
 
 _group: Any = None  # of all processes, for tensors on the CPU: while they are joined
 

@@ -17,7 +17,7 @@ from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import drawn
 from uamix_bench.tuning.loop import Stage, ordered
 from uamix_bench.tuning.pretrain import Pretraining
-from uamix_bench.tuning.recipe import PretrainRecipe, Recipe, TuneRecipe
+from uamix_bench.tuning.recipe import PretrainRecipe, TuneRecipe
 from uamix_bench.util.errors import BenchError
 
 _AT_ONCE = 4  # headers
@@ -47,7 +47,7 @@ def trained_parameters(stages: Sequence[Stage]) -> dict[str, int]:
     }
 
 
-def steps(stages: Sequence[Stage], recipe: Recipe, data: TaskData) -> dict[str, int]:
+def steps(stages: Sequence[Stage], recipe: PretrainRecipe | TuneRecipe, data: TaskData) -> dict[str, int]:
     """Number of steps of each stage, by its name.
 
     Raises:

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from uamix_bench.records.provenance import peak_memory_mb
 from uamix_bench.tuning import distributed
 from uamix_bench.tuning.checkpoints import Checkpoints
-from uamix_bench.tuning.data import Frames, Ints, batches
+from uamix_bench.tuning.data import Frames, batches
 from uamix_bench.tuning.recipe import Recipe
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Ints
 from uamix_bench.util.errors import MachineError, Stopped, is_out_of_memory
 from uamix_bench.util.progress import SILENT, Progress
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from uamix_bench.tuning.recipe import Mixing, Partner
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from uamix_bench.util.arrays import Doubles, Ints
 
 
 class Boxes(NamedTuple):
@@ -26,23 +23,23 @@ class Boxes(NamedTuple):
     width: Ints
     low: Ints
     height: Ints
-    lam: Floats
+    lam: Doubles
 
     def of(self, rows: Ints) -> Boxes:
         """Boxes of some rows."""
         return Boxes(self.start[rows], self.width[rows], self.low[rows], self.height[rows], self.lam[rows])
 
 
-def round_half_up(value: Floats) -> Ints:
+def round_half_up(value: Doubles) -> Ints:
     """Round half up, floor(v + 1/2) in float64: the one rounding rule of the mixtures (docs/method.md, "Mixing")."""
     return np.floor(value + 0.5).astype(np.int64)
 
 
 def boxes(
     kind: Mixing,
-    lam: Floats,
-    u_time: Floats,
-    u_mel: Floats,
+    lam: Doubles,
+    u_time: Doubles,
+    u_mel: Doubles,
     frames: int,
     mel_bins: int,
     place: Literal["inside", "clipped"] = "inside",
@@ -86,7 +83,7 @@ def boxes(
     return Boxes(start * snap, width * snap, low * snap, height * snap, left)
 
 
-def partners(batch: int, kind: Partner = "neighbour", u: Floats | None = None) -> Ints:
+def partners(batch: int, kind: Partner = "neighbour", u: Doubles | None = None) -> Ints:
     """Returns each sample's partner, (B,) int64.
 
     Args:
@@ -128,7 +125,7 @@ def mix(kind: Mixing, spectrogram: Tensor, partner: Ints, box: Boxes) -> Tensor:
     return torch.where(_inside(box, spectrogram.shape[1], spectrogram.shape[2], device), other, spectrogram)
 
 
-def virtual_labels(partner: Ints, lam: Floats) -> Tensor:
+def virtual_labels(partner: Ints, lam: Doubles) -> Tensor:
     """Virtual labels (paper, Eq. 3), (B, B) float32: y_i = lambda_i e_i + (1 - lambda_i) e_j; rows sum to 1."""
     batch = len(lam)
     labels = torch.zeros(batch, batch, dtype=torch.float64)

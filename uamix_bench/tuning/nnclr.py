@@ -5,13 +5,12 @@ NNCLR (Dwibedi et al., ICCV 2021) in MAE-CT's form (Lehner et al.), with virtual
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uamix_bench.tuning.distributed import BatchNorm
+from uamix_bench.util.arrays import Doubles
 
 
 def projector(width: int, sizes: tuple[int, int, int]) -> nn.Sequential:
@@ -76,7 +75,7 @@ class Queue(nn.Module):
         self.written += batch
 
     @torch.no_grad()
-    def neighbours(self, query: Tensor, recordings: Tensor, top_k: int, draw: npt.NDArray[np.float64]) -> Tensor:
+    def neighbours(self, query: Tensor, recordings: Tensor, top_k: int, draw: Doubles) -> Tensor:
         """Draws, for each query, one of its `top_k` nearest entries by cosine, uniformly.
 
         Entries of the query's own recording and entries never written are excluded. If no entry is left, the query

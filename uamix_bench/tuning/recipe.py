@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from uamix_bench.util.errors import nearest
 from uamix_bench.util.files import digest, home
@@ -15,6 +25,28 @@ Pooling = Literal["mean", "stacked", "stacked-mean-max"]
 Partner = Literal["neighbour", "flip", "permutation"]
 HEAD_ALONE = "head"  # the name of a recipe of stage 1 alone
 MIXINGS: tuple[Mixing, ...] = ("none", "mixup", "t-cutmix", "tf-cutmix")
+_CUTMIXES: tuple[Mixing, ...] = ("t-cutmix", "tf-cutmix")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Part of a training that reads a field; a field without one is read everywhere.
+
+    Recipes that differ only in fields outside their scope train equally.
+
+    Attributes:
+        last_stage: True if only the last stage reads the field.
+        mixings: Mixings under which the field is read.
+        unread: Value that stands for the field where it is not read; None for its default.
+        option: Option of `ablate` that sets the field, in place of --vary.
+        added: True for a field that earlier recipes lack. Its default is left out of the data, so their digests stay.
+    """
+
+    last_stage: bool = False
+    mixings: tuple[Mixing, ...] = MIXINGS
+    unread: Any = None
+    option: str | None = None
+    added: bool = False
 
 
 class Views(BaseModel):
@@ -87,7 +119,12 @@ def _named_views(value: object) -> object:
     return value
 
 
-AllOrCount = Annotated[int | None, BeforeValidator(lambda value: None if value == "all" else value)]
+Clips = Annotated[
+    Annotated[int, Field(ge=2)] | None,
+    BeforeValidator(lambda value: None if value == "all" else value),
+    Scope(added=True),
+    Field(description="clips drawn from the data by the seed, those of a smaller number among them; or all"),
+]
 NamedViews = Annotated[Views, BeforeValidator(_named_views)]
 
 
@@ -100,28 +137,46 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: str
-    seed: int = Field(default=0, ge=0)
-    data: str = Field(default="synthetic:train", description="TASK[:SPLIT], a folder, a CSV or a text list")
-    clips: AllOrCount = Field(
-        default=None,
-        ge=2,
-        description="clips drawn from the data by the seed, those of a smaller number among them",
+    name: Annotated[str, Scope(option="--recipe")]
+    seed: Annotated[int, Scope(option="--seeds")] = Field(default=0, ge=0)
+    data: Annotated[str, Scope(option="--data")] = Field(
+        default="synthetic:train", description="TASK[:SPLIT], a folder, a CSV or a text list"
     )
     batch: int = Field(ge=2)
     frames: tuple[int, ...]
-    weight_decay: float = Field(ge=0)
+    weight_decay: Annotated[float, Scope(last_stage=True, unread=0.0)] = Field(ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     warmup: float = Field(ge=0, lt=1, description="share of the steps")
     clip_gradient: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
     precision: Literal["float32", "bfloat16"] = "float32"
-    save_dtype: Literal["float32", "float16"] = "float32"
+    save_dtype: Annotated[Literal["float32", "float16"], Scope(last_stage=True)] = "float32"
     checkpoint_every: int = Field(default=200, ge=1, description="steps")
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the recipe's canonical JSON."""
         return digest(self.model_dump(mode="json"))
+
+    def whole(self) -> dict[str, Any]:
+        """Recipe as plain data with every field, those included that the data of earlier recipes lack."""
+        added = [name for name, scope in self.scopes().items() if scope.added]
+        return {**{name: getattr(self, name) for name in added}, **self.model_dump(mode="json")}
+
+    @model_serializer(mode="wrap")
+    def _without_added(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = given(self)
+        added = [name for name, scope in self.scopes().items() if scope.added]
+        idle = [name for name in added if getattr(self, name) == type(self).model_fields[name].default]
+        return {name: value for name, value in fields.items() if name not in idle}
+
+    @classmethod
+    def scopes(cls) -> dict[str, Scope]:
+        """Scope of each field, by its name."""
+        everywhere = Scope()
+        return {
+            name: next((entry for entry in field.metadata if isinstance(entry, Scope)), everywhere)
+            for name, field in cls.model_fields.items()
+        }
 
     @property
     def floor(self) -> float:
@@ -142,7 +197,10 @@ class PretrainRecipe(Recipe):
     mask_ratio: float = Field(default=0.8, gt=0, lt=1)
     epochs: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
-    pooling: Pooling = Field(default="mean", description="pooling that the weights are evaluated with")
+    clips: Clips = None
+    pooling: Annotated[Pooling, Scope(added=True)] = Field(
+        default="mean", description="pooling that the weights are evaluated with"
+    )
     views: NamedViews = VIEWS["pretrain"]
 
     @model_validator(mode="after")
@@ -160,6 +218,10 @@ class PretrainRecipe(Recipe):
         return self
 
 
+_MIXED = Scope(last_stage=True, mixings=("mixup", *_CUTMIXES))
+_BOXED = Scope(last_stage=True, mixings=_CUTMIXES)
+
+
 class TuneRecipe(Recipe):
     """Recipe of uaMix-MAE's two stages.
 
@@ -167,15 +229,17 @@ class TuneRecipe(Recipe):
     of the same field. Numbers without another source are MAE-CT base16's (Lehner et al., yamls of its stages 2 and 3).
     """
 
-    kind: Literal["tune"] = "tune"
-    mix: Mixing = Field(default="t-cutmix", description="t-cutmix is the paper's; the others are its ablations")
-    alpha: float = Field(
+    kind: Annotated[Literal["tune"], Scope(option="--recipe")] = "tune"
+    mix: Annotated[Mixing, Scope(last_stage=True, option="--mix")] = Field(
+        default="t-cutmix", description="t-cutmix is the paper's; the others are its ablations"
+    )
+    alpha: Annotated[float, _MIXED] = Field(
         default=1.0, gt=0, description="lambda ~ Beta(alpha, alpha); unknown: CutMix, Un-Mix and i-Mix have 1, IDMM 0.5"
     )
-    lambda_per: Literal["sample", "batch"] = Field(
+    lambda_per: Annotated[Literal["sample", "batch"], _MIXED] = Field(
         default="sample", description="who shares a draw; the paper's Figure 1 shows boxes that differ within a pair"
     )
-    lambda_max: bool = Field(
+    lambda_max: Annotated[bool, _MIXED] = Field(
         default=False,
         description="max(lambda, 1 - lambda), as IDMM and i-Mix have it, instead of the paper's plain Beta",
     )
@@ -184,18 +248,20 @@ class TuneRecipe(Recipe):
         description="j = i xor 1 (the project's: both mixtures of a pair are in the batch, as in Figure 1), the "
         "reversed batch (Un-Mix), or a random permutation (CutMix)",
     )
-    box: Literal["inside", "clipped"] = Field(
+    box: Annotated[Literal["inside", "clipped"], _BOXED] = Field(
         default="inside",
         description="the box starts where it fits (the project's: its share is exact), or anywhere and is clipped at "
         "the end (CutMix's rule)",
     )
-    snap: Literal[1, 16] = Field(default=1, description="boxes fall on any frame, or on the encoder's patches of 16")
+    snap: Annotated[Literal[1, 16], _BOXED] = Field(
+        default=1, description="boxes fall on any frame, or on the encoder's patches of 16"
+    )
     keys: Literal["neighbours", "views"] = Field(
         default="neighbours",
         description="what a mixture is compared with: neighbours of the clean views (the paper's Eq. 1), or the clean "
         "views themselves (Eq. 4 read literally). Neighbours of the mixture would give it no gradient",
     )
-    plain_weight: float = Field(
+    plain_weight: Annotated[float, _MIXED] = Field(
         default=0.0, ge=0, description="weight of the unmixed loss beside the mixed one; Un-Mix adds it with 1"
     )
     temperature: float = Field(default=0.15, gt=0, description="MAE-CT base16")
@@ -208,23 +274,30 @@ class TuneRecipe(Recipe):
         description="f: the mean of the patch tokens (MAE-CT, the paper); their mel rows side by side, averaged over "
         "time (M2D); or that mean and the maximum over time (the project's). The weights are evaluated as tuned",
     )
-    ema: float = Field(
+    ema: Annotated[float, Scope(last_stage=True)] = Field(
         default=0.99, ge=0, lt=1, description="of the projector that writes the queue in stage 2 (MAE-CT base16)"
     )
-    frozen: float = Field(
+    frozen: Annotated[float, Scope(last_stage=True)] = Field(
         default=0.5, ge=0, le=1, description="share of the blocks that stays frozen, from the stem up (the paper)"
     )
     head_epochs: int = Field(
         ge=0, description="stage 1: the encoder is frozen, the head is trained, nothing is mixed; MAE-CT has 20"
     )
-    epochs: int = Field(ge=0, description="stage 2: the upper blocks and the head are trained; MAE-CT has 20")
-    head_steps: int | None = Field(default=None, ge=0, description="steps of stage 1, in place of head_epochs")
-    steps: int | None = Field(default=None, ge=0, description="steps of stage 2, in place of epochs")
+    epochs: Annotated[int, Scope(last_stage=True, unread=0)] = Field(
+        ge=0, description="stage 2: the upper blocks and the head are trained; MAE-CT has 20"
+    )
+    clips: Clips = None
+    head_steps: Annotated[int | None, Scope(added=True)] = Field(
+        default=None, ge=0, description="steps of stage 1, in place of head_epochs"
+    )
+    steps: Annotated[int | None, Scope(last_stage=True, added=True)] = Field(
+        default=None, ge=0, description="steps of stage 2, in place of epochs"
+    )
     head_learning_rate: float = Field(gt=0, description="MAE-CT: 1e-4 x 2 views x batch / 256")
-    learning_rate: float = Field(
+    learning_rate: Annotated[float, Scope(last_stage=True, unread=1.0)] = Field(
         gt=0, description="of the final norm; block b of L gets decay ** (L - b); MAE-CT: 1e-4 x 2 views x batch / 256"
     )
-    layer_decay: float = Field(default=0.65, gt=0, le=1, description="MAE-CT base16")
+    layer_decay: Annotated[float, Scope(last_stage=True)] = Field(default=0.65, gt=0, le=1, description="MAE-CT base16")
     head_weight_decay: float = Field(default=1e-5, ge=0, description="MAE-CT base16")
     micro_batch: int | None = Field(
         default=None,
@@ -240,19 +313,21 @@ class TuneRecipe(Recipe):
         return bool(self.head_epochs if self.head_steps is None else self.head_steps)
 
     def head_only(self) -> TuneRecipe:
-        """Recipe of stage 1 alone: fields that stage 1 ignores are set to fixed values.
-
-        So all recipes with the same stage 1 share its digest. A field not listed as ignored keeps their digests apart.
-        """
-        idle = {name: TuneRecipe.model_fields[name].default for name in _STAGE_2_WITH_DEFAULTS}
-        return self.model_copy(
-            update={**idle, "name": HEAD_ALONE, "epochs": 0, "learning_rate": 1.0, "weight_decay": 0.0}
-        )
+        """Recipe of stage 1 alone: all recipes with the same stage 1 share its digest."""
+        fields = [name for name, scope in self.scopes().items() if scope.last_stage]
+        return self.model_copy(update={**self._unread(fields), "name": HEAD_ALONE})
 
     def effective(self) -> TuneRecipe:
         """Recipe with the fields that its mixing ignores set to the default: equal recipes train equally."""
-        idle = {name: TuneRecipe.model_fields[name].default for name in _IDLE.get(self.mix, ())}
-        return self.model_copy(update=idle)
+        return self.model_copy(
+            update=self._unread(name for name, scope in self.scopes().items() if self.mix not in scope.mixings)
+        )
+
+    @classmethod
+    def _unread(cls, names: Iterable[str]) -> dict[str, Any]:
+        """Values that stand for fields that are not read."""
+        scopes, fields = cls.scopes(), cls.model_fields
+        return {name: fields[name].default if scopes[name].unread is None else scopes[name].unread for name in names}
 
     @model_validator(mode="after")
     def _whole_batches(self) -> TuneRecipe:
@@ -273,13 +348,6 @@ class TuneRecipe(Recipe):
         if any(frames % self.snap for frames in self.frames):
             raise ValueError("frames: must be multiples of snap")
         return self
-
-
-# Fields of the mixing alone, and what else stage 1 never looks at.
-_BOX = ("box", "snap")
-_MIXTURE = ("alpha", "lambda_per", "lambda_max", "plain_weight", *_BOX)
-_STAGE_2_WITH_DEFAULTS = ("mix", "steps", "ema", "frozen", "layer_decay", "save_dtype", *_MIXTURE)
-_IDLE: dict[str, tuple[str, ...]] = {"none": _MIXTURE, "mixup": _BOX}
 
 
 def training_folder(recipe: Recipe, init: str | None) -> Path:

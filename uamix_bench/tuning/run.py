@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from uamix_bench.data.task import TaskData, is_path
 from uamix_bench.models.block import Attention
 from uamix_bench.models.checkpoint import write_safetensors
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.model import load_model
+from uamix_bench.models.sources import is_own
+from uamix_bench.models.tunable import Tunable, lacks
 from uamix_bench.models.vit import ViTShape
 from uamix_bench.plugins import registry
 from uamix_bench.records.provenance import collect
@@ -31,7 +33,7 @@ from uamix_bench.tuning.sounds import shareable
 from uamix_bench.tuning.throughput import matrix_rate
 from uamix_bench.tuning.views import Spectrograms
 from uamix_bench.util.errors import UsageError
-from uamix_bench.util.files import LOCK, check_writable, locked, write_atomic
+from uamix_bench.util.files import LOCK, check_writable, digest, locked, write_atomic
 from uamix_bench.util.progress import SILENT, Progress
 
 WEIGHTS = "model.safetensors"
@@ -102,8 +104,8 @@ def tune(
     Args:
         recipe: Hyper-parameters.
         data: Training clips.
-        init: Pretrained model, as `load_model` takes it (``audiomae-tiny``, ``audiomae=PATH``), or the path of an
-            AudioMAE file.
+        init: Pretrained model, as `load_model` takes it (``audiomae-tiny``, ``audiomae=PATH``, ``FILE.py:CLASS``), or
+            the path of an AudioMAE file.
         folder: Folder of checkpoints, weights and record, as in :func:`pretrain`.
         head: Folder of stage 1 alone, trained there once for all recipes that share it (`TuneRecipe.head_only`). The
             weights are bit for bit those that stage 1 within `folder` gives. None trains it in `folder`.
@@ -137,13 +139,13 @@ def tune(
         return _train(recipe, stages, model, frames, data, folder, parent, progress, stop, before)
 
 
-def new_model(recipe: PretrainRecipe) -> Any:
+def new_model(recipe: PretrainRecipe) -> Tunable:
     """AudioMAE of the recipe's size, with no weights yet."""
-    adapter = registry.find_model("audiomae")[0].load()
+    adapter: Callable[[ViTShape], Tunable] = registry.find_model("audiomae")[0].load()
     return adapter(ViTShape(width=recipe.width, depth=recipe.depth, heads=recipe.heads))
 
 
-def _of_size(model: Any, recipe: PretrainRecipe, init: str) -> Any:
+def _of_size(model: Tunable, recipe: PretrainRecipe, init: str) -> Tunable:
     """Model checked to have the recipe's sizes."""
     for name in ("width", "depth", "heads"):
         found, asked = getattr(model.encoder.shape, name), getattr(recipe, name)
@@ -154,26 +156,34 @@ def _of_size(model: Any, recipe: PretrainRecipe, init: str) -> Any:
 
 def initial_name(init: str) -> str:
     """Name for `load_model` of the encoder that a training begins from; a path alone is an AudioMAE file."""
-    return init if "=" in init or not is_path(init) else f"audiomae={init}"
+    is_named = "=" in init or ".py:" in init or init.endswith(".py") or not is_path(init)
+    return init if is_named else f"audiomae={init}"
 
 
-def initial_model(init: str) -> Any:
-    """Loads the encoder that a training begins from, with the SHA-256 of its weights; see :func:`tune`.
+def initial_model(init: str) -> Tunable:
+    """Loads the encoder that a training begins from; see :func:`tune`.
+
+    Its ``metadata["sha256"]`` is the digest of its weights; that of a user's own class is of weights and code.
 
     Raises:
-        UsageError: The model is not a vision transformer that can be tuned.
+        UsageError: The model is not :class:`~uamix_bench.models.tunable.Tunable`; the line names what it lacks.
         BadInputError: The file is missing, damaged or another model's.
+        OwnCodeError: A user's own front end or normalisation raises an error.
     """
-    model: Any = load_model(initial_name(init), device="cpu")
-    if not hasattr(model, "encoder") or not hasattr(model, "normalise"):
-        remedy = "give audiomae=PATH, audiomae-tiny or another AudioMAE encoder"
-        raise UsageError(f"--init {init}", "cannot be tuned", remedy)
-    if "sha256" not in model.metadata:  # drawn weights, which no file holds
+    model = load_model(initial_name(init), device="cpu")
+    if missing := lacks(model):
+        remedy = "see Tunable in docs/your-model.md, or give audiomae=PATH or audiomae-tiny"
+        raise UsageError(f"--init {init}", f"cannot be tuned: it lacks {missing}", remedy)
+    if not is_own(type(model)):
+        assert model.identity is not None
+        weights = model.identity.weights_sha256 or state_sha256(model)
+        model.metadata["sha256"] = digest({"weights": weights, "code": model.identity.source_sha256})
+    elif "sha256" not in model.metadata:  # drawn weights, which no file holds
         model.metadata["sha256"] = state_sha256(model)
-    return model
+    return cast(Tunable, model)
 
 
-def tuning_stages(model: Any, recipe: TuneRecipe, frames: Frames, spectrograms: Spectrograms) -> list[Stage]:
+def tuning_stages(model: Tunable, recipe: TuneRecipe, frames: Frames, spectrograms: Spectrograms) -> list[Stage]:
     """Stages of a tuning, both on one network around the model's encoder."""
     network = Network(model.encoder, recipe)
     return [stage(network, recipe, frames, spectrograms) for stage in (HeadStage, TuneStage)]
@@ -191,10 +201,10 @@ def _claimed(folder: Path, say: Callable[[str], None] | None = None) -> Iterator
 
 
 def _decoded(
-    recipe: Recipe,
+    recipe: PretrainRecipe | TuneRecipe,
     data: TaskData,
     folder: Path,
-    model: Any,
+    model: Tunable,
     workers: int | None,
     progress: Progress,
     stop: Callable[[], bool],
@@ -211,14 +221,14 @@ def _decoded(
     return frames.drawn(recipe.clips, recipe.seed)
 
 
-def _spectrograms(model: Any, recipe: PretrainRecipe | TuneRecipe, device: str) -> Spectrograms:
+def _spectrograms(model: Tunable, recipe: PretrainRecipe | TuneRecipe, device: str) -> Spectrograms:
     return Spectrograms(model.normalise, model.fbank.mel_hz, recipe.views, distributed.device(device))
 
 
 def _train(
     recipe: Recipe,
     stages: list[Stage],
-    model: AudioModel,
+    model: Tunable,
     frames: Frames,
     data: TaskData,
     folder: Path,
@@ -232,7 +242,7 @@ def _train(
     for stage in stages:
         stage.module.to(device)
     if device.type == "cpu" and recipe.precision == "bfloat16":
-        _multiply_plainly(model)
+        _multiply_plainly(model.encoder)
     provenance = collect(str(device))  # of the code that trains, which the tree may have left behind by the end
     identity = _identity(data, frames, parent)
     training = Training(recipe, stages, frames, folder / "checkpoints", identity, progress, stop, before)
@@ -304,14 +314,16 @@ def _identity(data: TaskData, frames: Frames, parent: str | None) -> dict[str, A
 
 
 def _write_weights(
-    training: Training, model: AudioModel, data: TaskData, folder: Path, parent: str | None, provenance: Provenance
+    training: Training, model: Tunable, data: TaskData, folder: Path, parent: str | None, provenance: Provenance
 ) -> str:
     """Writes the encoder; returns the SHA-256 (hex) of the file."""
     recipe, frames = training.recipe, training.frames
     dtype = torch.float16 if recipe.save_dtype == "float16" else torch.float32
     tensors: dict[str, Tensor] = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
     revision = provenance.git_revision or "unknown"
+    kept = {} if is_own(type(model)) else model.metadata  # a user's own class may be rebuilt from it
     metadata = {
+        **{name: text for name, text in kept.items() if name != "sha256"},
         "format": "uamix-bench/1",
         "kind": str(getattr(recipe, "kind", "")),
         "recipe": recipe.model_dump_json(),

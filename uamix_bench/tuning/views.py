@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from uamix_bench.models.frontend import FLOOR
 from uamix_bench.tuning.data import Frames
 from uamix_bench.tuning.recipe import Views
+from uamix_bench.util.arrays import Doubles, Halves, Ints, Mask
 
 SILENCE = math.log(FLOOR)
 NEPERS_PER_DB = math.log(10) / 10  # natural logarithm of power
@@ -31,10 +31,10 @@ _WEYL = 0x9E3779B97F4A7C15 - 2**64  # SplitMix64's step from one state to the ne
 
 
 def crop(
-    values: npt.NDArray[np.float16],
-    first: npt.NDArray[np.int64],
-    count: npt.NDArray[np.int64],
-    draws: npt.NDArray[np.float64],
+    values: Halves,
+    first: Ints,
+    count: Ints,
+    draws: Doubles,
     frames: int,
     views: Views,
     device: torch.device | str = "cpu",
@@ -66,7 +66,7 @@ def crop(
     return torch.lerp(here, after, share)
 
 
-def augment(window: Tensor, draws: npt.NDArray[np.float64], noise: Tensor, mel_hz: Tensor, views: Views) -> Tensor:
+def augment(window: Tensor, draws: Doubles, noise: Tensor, mel_hz: Tensor, views: Views) -> Tensor:
     """Makes a view of each window.
 
     In this order: mel shift, pitch, smooth equaliser, fades, additive noise, band limit (40 nepers an octave), gain,
@@ -132,7 +132,7 @@ def augment(window: Tensor, draws: npt.NDArray[np.float64], noise: Tensor, mel_h
     return torch.where(hidden, SILENCE, view).clamp_min(SILENCE)
 
 
-def noisy(draws: npt.NDArray[np.float64], views: Views) -> npt.NDArray[np.bool_]:
+def noisy(draws: Doubles, views: Views) -> Mask:
     """Mask (B,) of the (B, DRAWS) drawn views that get additive noise."""
     return draws[:, _DRAWS.index("noise_p")] < views.noise_p
 
@@ -176,10 +176,10 @@ class Spectrograms:
     def __call__(
         self,
         frames: Frames,
-        clips: npt.NDArray[np.int64],
-        draws: npt.NDArray[np.float64],
+        clips: Ints,
+        draws: Doubles,
         length: int,
-        noise_seeds: npt.NDArray[np.int64],
+        noise_seeds: Ints,
     ) -> Tensor:
         """Returns a normalised view of each clip.
 

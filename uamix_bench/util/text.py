@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 # Controls, what XML cannot hold, and what is not seen but changes how its neighbours are read (marks and overrides of
 # direction, zero-width spaces). The joiners U+200C and U+200D, which Persian and Hindi spell with, may stay.
@@ -55,6 +55,8 @@ def plus_minus(half_width: float | None, decimals: int = 2, scale: float = 100.0
     return "" if half_width is None or not math.isfinite(half_width) else f"± {scale * half_width:.{decimals}f}"
 
 
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first names with commas between them, and the number of further names."""
-    return ", ".join([*names[:most], *([f"{len(names) - most:,} more"] if len(names) > most else [])])
+def listed(names: Iterable[str], most: int = 8, between: str = ", ") -> str:
+    """The first names and the number of the others: ``a, b and 3 more``, or ``a; b; and 3 more``."""
+    every = list(names)
+    others = len(every) - most
+    return between.join(every[:most]) + (f"{between.strip(', ')} and {others} more" if others > 0 else "")
