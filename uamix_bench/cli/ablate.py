@@ -98,10 +98,10 @@ def command(
 ) -> int:
     """Tune variants of a recipe from the same weights and compare them on the same episodes.
 
-    Without options: tf-cutmix against the paper's t-cutmix, from audiomae-tiny with the tiny recipe, on the bundled
-    synthetic sounds. The table shows every arm's difference to the recipe's own setting with t-cutmix; report.html,
-    report.md and ablation.json, which holds every episode, go to --output. Trainings are stored under the digest of
-    their recipe and reused. If the run is killed, repeat the command to resume it.
+    Without options: tf-cutmix against the paper's t-cutmix, from audiomae-tiny with the tiny recipe, tuned on generated
+    sounds and evaluated on the bundled recorded ones. The table shows every arm's difference to the recipe's own
+    setting with t-cutmix; report.html, report.md and ablation.json, which holds every episode, go to --output. Trainings are
+    stored under the digest of their recipe and reused. If the run is killed, repeat the command to resume it.
     """
     items = session.begin("ablate")
     training.refuse_torchrun(session)

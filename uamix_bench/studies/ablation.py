@@ -314,9 +314,9 @@ class Ablation:
         poolings = dict.fromkeys((pooling, PLAIN))
         start = initial_name(self.init)
         others = [loader("uamix", how, reference.folder / WEIGHTS) for how in poolings]
-        others += [
-            loader(name, how) for name in (start, "random") for how in poolings if (name, how) != (start, pooling)
-        ]
+        known = load_model(start, device="cpu").poolings  # a user's own class may lack one
+        others += [loader(start, how) for how in poolings if how in known and how != pooling]
+        others += [loader("random", how) for how in poolings if start != "random"]
         others += [loader("logmel", how) for how in ("mean-std", "mean-max")]
         options: dict[str, Any] = {
             "store": ResultStore(reference.folder / "results"),
@@ -327,7 +327,8 @@ class Ablation:
         progress.say("evaluating the untuned encoder and the floors")
         everywhere = [plan_task(plan.task, [*first(plan), *plan.protocols[1:]], limit=plan.limit) for plan in plans]
         alone = [plan_task(plan.task, first(plan), limit=plan.limit) for plan in plans]
-        for models, tasks in (([loader(start, pooling)], everywhere), (others, alone)):
+        untuned = [loader(start, pooling)] if pooling in known else []
+        for models, tasks in ((untuned, everywhere), (others, alone)):
             for kept in evaluate(models, tasks, **options):
                 yield kept.result
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -170,13 +172,15 @@ class Recipe(BaseModel):
         return {name: value for name, value in fields.items() if name not in idle}
 
     @classmethod
-    def scopes(cls) -> dict[str, Scope]:
+    @cache
+    def scopes(cls) -> Mapping[str, Scope]:
         """Scope of each field, by its name."""
         everywhere = Scope()
-        return {
+        found = {
             name: next((entry for entry in field.metadata if isinstance(entry, Scope)), everywhere)
             for name, field in cls.model_fields.items()
         }
+        return MappingProxyType(found)
 
     @property
     def floor(self) -> float:
