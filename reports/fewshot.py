@@ -12,6 +12,7 @@ import numpy as np
 from uamix_bench.comparison.ranking import POWER, SIGNIFICANCE
 from uamix_bench.evaluation.redraw import Redraw
 from uamix_bench.evaluation.replay import Replay, replay
+from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.results import Result
 from uamix_bench.reports import clusters, figures
 from uamix_bench.reports.blocks import Block, Cell, Figure, Mark, Prose, Row, Section, Table, count, percent
@@ -35,6 +36,7 @@ def report(
     data_dir: Path | None = None,
     own: Sequence[str] = (),
     tsne: Sequence[str] | None = None,
+    supervised: Sequence[FinetuneResult] = (),
 ) -> Page:
     """Renders few-shot results.
 
@@ -42,6 +44,7 @@ def report(
         records: Records of any kind; those of few-shot evaluations are shown.
         data_dir: Folder of the data sets, for confusion matrices; default ``UAMIX_BENCH_HOME/data``.
         own: Folders and CSVs of a user's own data that results are of.
+        supervised: Fine-tunings and linear probes, shown beside the few-shot results of the same tasks.
         tsne: Classes of a t-SNE; see :func:`uamix_bench.reports.clusters.choose`. None for no t-SNE.
 
     Raises:
@@ -57,6 +60,7 @@ def report(
         Section("Accuracy", list(accuracy(table))),
         *differences(table.settings),
         *over_ways_and_shots(table),
+        *_beside(table.results, supervised),
         Section(f"Episodes, {main.title}", [_episodes(main, column) for column in main.columns if _held(main, column)]),
         *(
             Section(f"Classes of {column.label}, {main.title}", list(_classes(main, column, replays[column.label])))
@@ -191,6 +195,34 @@ def differences(settings: Iterable[Setting]) -> Iterator[Section]:
         )
         columns = ("models", "task", "setting", "points>", "p>", "detectable>")
         yield Section("Differences on the same episodes", [Table(columns, rows, note=note)], look="folded")
+
+
+def _beside(results: Sequence[Result], supervised: Sequence[FinetuneResult]) -> Iterator[Section]:
+    """Few-shot results beside the fine-tunings and probes of the same tasks, by model and number of labels."""
+    rows: list[tuple[tuple[str, str, float], Row]] = []
+    tasks = {one.task.label for one in results} & {one.task.label for one in supervised}
+    for result in results:
+        if result.task.label in tasks:
+            n, k = result.protocol.n_way, result.protocol.k_shot
+            how, score = f"few-shot, {result.protocol.scored_by}", percent(result.score.accuracy, result.score.ci95)
+            key = (result.task.label, result.model.name, float(k))
+            rows.append((key, (result.model.name, result.task.label, how, f"{n}", f"{k}", score)))
+    for one in supervised:
+        if one.task.label in tasks:
+            metric = "" if one.setting.metric == "accuracy" else one.setting.metric
+            how, score = one.setting.method.replace("-", " "), percent(one.score.value, one.score.ci95, note=metric)
+            key = (one.task.label, one.model.name, one.clips_a_class)
+            labels = f"{one.clips_a_class:.3g}" + (f" ({one.labels})" if one.setting.fraction else "")
+            rows.append((key, (one.model.name, one.task.label, how, f"{one.task.classes}", labels, score)))
+    if rows:
+        note = (
+            "Labels: clips a class that are fitted or trained on. Classes: how many are told apart at once. More "
+            "of them are harder, so that only scores of equal numbers of classes are comparable. Few-shot intervals "
+            "cover the draw of episodes, the others new recordings, speakers or videos."
+        )
+        columns = ("model", "task", "evaluation", "classes>", "labels>", "score %>")
+        ordered = [row for _, row in sorted(rows, key=lambda row: row[0])]
+        yield Section("Beside fine-tunings and probes", [Table(columns, ordered, note=note)])
 
 
 # --- figures

@@ -60,7 +60,7 @@ def _labels(records: Sequence[FinetuneResult]) -> dict[str, str]:
     """Labels of records by id: model, method and fraction, and all that tells one from others on its task."""
     made = {}
     for one in records:
-        share = "" if one.setting.fraction is None else f", {100 * one.setting.fraction:g}% of labels"
+        share = f", {one.labels} of labels" if one.setting.fraction else f", {one.labels}" if one.labels else ""
         frozen = f", {one.setting.frozen_blocks} blocks frozen" if one.setting.frozen_blocks else ""
         made[one.id] = f"{one.model.name}, {one.setting.method}{frozen}{share}"
     names = [(one.task.name, made[one.id]) for one in records]
@@ -108,15 +108,15 @@ def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
 
 
 def _fractions(task: str, records: Sequence[FinetuneResult]) -> Iterator[Figure]:
-    """Figure of the score over the share of labels, if a model has several."""
+    """Figure of the score over the number of labels, if a model has several."""
     lines: list[dict[float, FinetuneResult]] = []  # each of one model, trained one way on one clip table
     for one in records:
-        share = one.setting.fraction or 1.0
-        fitting = (line for line in lines if share not in line and _line(next(iter(line.values()))) == _line(one))
+        labels = one.clips_a_class
+        fitting = (line for line in lines if labels not in line and _line(next(iter(line.values()))) == _line(one))
         if (line := next(fitting, None)) is not None:
-            line[share] = one
+            line[labels] = one
         else:
-            lines.append({share: one})
+            lines.append({labels: one})
     found = [sorted(line.items()) for line in lines if len(line) > 1]
     names = [f"{one.model.name}, {one.setting.method}" for (_, one), *_ in found]
     several = {
@@ -130,16 +130,16 @@ def _fractions(task: str, records: Sequence[FinetuneResult]) -> Iterator[Figure]
                 "": [
                     figures.Series(
                         name,
-                        [100 * share for share, _ in points],
+                        [labels for labels, _ in points],
                         [100 * one.score.value for _, one in points],
                         [np.nan if one.score.ci95 is None else 100 * one.score.ci95 for _, one in points],
                     )
                     for name, points in several.items()
                 ]
             },
-            x_label="% of the training clips",
+            x_label="training clips a class",
             y_label="score in %",
-            description="Score with its 95% band over the fraction of training clips.",
+            description="Score with its 95% band over the mean number of training clips of a class.",
             log_x=True,
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -42,4 +44,14 @@ class ESC50(Official):
                 rows.append((clip, f"{audio}/{name}", label, recording, f"fold{fold}"))
             else:
                 missing.append(clip)
-        return whole(self, root, rows, missing)
+        return whole(self, root, rows, missing, _other_format(audio, there, meta["filename"]) if missing else "")
+
+
+def _other_format(audio: Path, there: set[str], listed: Iterable[str]) -> str:
+    """Hint for a copy whose sounds were converted: what was found and what is expected; else empty."""
+    stems = {name.removesuffix(".wav") for name in listed}
+    endings = Counter(Path(name).suffix for name in there if Path(name).stem in stems and not name.endswith(".wav"))
+    if not endings:
+        return ""
+    ending, count = endings.most_common(1)[0]
+    return f"{audio} holds {count:,} of them as {ending}, and .wav as published is expected: unpack the archive there"

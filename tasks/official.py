@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from uamix_bench.data.task import COLUMNS, IncompleteError, Task
+from uamix_bench.data.folders import table as clip_table
+from uamix_bench.data.reader import counted
+from uamix_bench.data.task import Task
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import unreadable
-from uamix_bench.util.text import listed
 
 _NAMED = 3  # missing files that the error names
 
@@ -122,15 +123,4 @@ def whole(
         IncompleteError: The copy lacks clips; the line has the counts.
         BadInputError: The copy holds more clips than the data set.
     """
-    expected = task.edition(root).clips
-    absent = sorted(missing)
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    if not absent and len(rows) == expected:
-        return table
-    reason = f"{len(rows):,} of {expected:,} clips found"
-    if not absent and expected is not None and len(rows) > expected:
-        raise BadInputError(root, reason, f"move away what is not of {task.card.name}")
-    if absent:
-        reason += f" (missing: {listed(absent, _NAMED)})"
-    remedy = hint or f"unpack the archives of {task.card.name} again"
-    raise IncompleteError(root, reason, f"{remedy}, or evaluate what is there, unranked, with --allow-partial", table)
+    return counted(task, root, clip_table(rows), missing, hint)

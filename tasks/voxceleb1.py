@@ -33,6 +33,14 @@ class VoxCeleb1(Official):
         """First of the folders of speakers; an empty ``wav`` if there is no other."""
         return next(iter(_speaker_folders(root)), None) or super().mark(root)
 
+    def misplaced(self, place: Path) -> tuple[str, str] | None:
+        """Folders of speakers that lie in `place` itself."""
+        speakers = _speakers_in(place)
+        if not speakers:
+            return super().misplaced(place)
+        found = f"{len(speakers):,} folders of speakers ({speakers[0]} and so on) lie in {place} itself"
+        return found, f"move them into {place / self.marker}"
+
     def clips(self, root: Path) -> pd.DataFrame:
         """Lists the utterances: label the speaker, group speaker and video, split of the identification task."""
         listed = _splits(first(root, "iden_split.txt", "*/iden_split.txt"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from typing import Any
 
@@ -28,6 +29,7 @@ from uamix_bench.tuning.recipe import TUNE
 from uamix_bench.util.arrays import Ints
 
 SOUNDS = "3" * 64
+collected = functools.cache(collect)  # once: it asks git, and tests make records while they are collected
 
 
 def score(
@@ -78,7 +80,7 @@ def few_shot(correct: tuple[int, ...] = (3, 4, 1), **changes: Any) -> Result:
             norms=(1.0, 2.0, 3.0),
         ),
         "cost": Cost(embedded_clips=30, embed_s=1.5, episodes_s=0.1, peak_memory_mb=100.0),
-        "provenance": collect().model_copy(update={"content_sha256": SOUNDS}),
+        "provenance": collected().model_copy(update={"content_sha256": SOUNDS}),
     }
     return Result.create(**(parts | changes))
 
@@ -95,7 +97,7 @@ def training(**changes: Any) -> TrainingRecord:
         "train_seed": recipe.seed,
         "history": ({"stage": 0.0, "step": 1.0, "loss": 2.5, "lr": 1e-4},),
         "skipped": (Skipped(clip="a/b.wav", reason="no samples"),),
-        "provenance": collect(),
+        "provenance": collected(),
     }
     return TrainingRecord.create(**(parts | changes))
 
@@ -139,7 +141,7 @@ def finetuned(**changes: Any) -> FinetuneResult:
             seeds_std=None,
         ),
         "cost": FinetuneCost(seconds=1.5, peak_memory_mb=None),
-        "provenance": collect(),
+        "provenance": collected(),
     }
     return FinetuneResult.create(**(parts | changes))
 

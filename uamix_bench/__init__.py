@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from uamix_bench.comparison.compare import compare as compare
     from uamix_bench.data.task import Task as Task, load_task as load_task
+    from uamix_bench.evaluation.classifier import Classifier as Classifier, load_classifier as load_classifier
     from uamix_bench.evaluation.fewshot import fewshot as fewshot
+    from uamix_bench.evaluation.fitting import fit as fit, fit_episode as fit_episode
     from uamix_bench.evaluation.grid import evaluate as evaluate
     from uamix_bench.finetuning.finetune import finetune as finetune
     from uamix_bench.models.model import AudioModel as AudioModel, load_model as load_model
@@ -17,8 +19,12 @@ if TYPE_CHECKING:
 _HOME = {
     "PAPER": "scoring.episodes",
     "Protocol": "scoring.episodes",
+    "Classifier": "evaluation.classifier",
+    "load_classifier": "evaluation.classifier",
     "evaluate": "evaluation.grid",
     "fewshot": "evaluation.fewshot",
+    "fit": "evaluation.fitting",
+    "fit_episode": "evaluation.fitting",
     "AudioModel": "models.model",
     "compare": "comparison.compare",
     "load_model": "models.model",
@@ -31,6 +37,7 @@ _HOME = {
 __all__ = [
     "PAPER",
     "AudioModel",
+    "Classifier",
     "Protocol",
     "Result",
     "Task",
@@ -38,6 +45,9 @@ __all__ = [
     "evaluate",
     "fewshot",
     "finetune",
+    "fit",
+    "fit_episode",
+    "load_classifier",
     "load_model",
     "load_task",
     "tune",

@@ -124,9 +124,54 @@ def test_an_option_has_the_same_names_everywhere() -> None:
         for option in options:
             assert option.help or option.is_flag, (command.name, option.opts)
             for name in option.opts:
-                names.setdefault(name, set()).add(tuple(sorted({*option.opts} - {"--out"})))
+                names.setdefault(name, set()).add(tuple(sorted(option.opts)))
     for name, spelt in names.items():
-        assert len(spelt - {()}) == 1 or name == "--out", (name, spelt)
+        assert len(spelt) == 1, (name, spelt)
+
+
+def test_summaries_are_whole_within_80_columns(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in ([], *([name] for name in cli.COMMANDS)):
+        found = bench(*words, *(["--help"] if words else [])).out.partition("\nCommands:\n")[2].partition("\n\n")[0]
+        for line in found.splitlines():
+            assert len(line) <= 80, line
+            assert line.endswith("."), line
+            assert not line.endswith("..."), line
+            assert line[2] != " ", f"{line} belongs to the line before"
+
+
+@pytest.mark.parametrize("group", ["models", "tasks", "results", "cache", "leaderboard"])
+def test_a_group_alone_prints_its_help(bench: Bench, group: str) -> None:
+    done = bench(group)
+    assert (done.code, done.err) == (0, "")
+    assert done.out == bench(group, "--help").out
+
+
+def test_shells_complete_commands_options_and_names(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words, wanted in {
+        "uamix-bench few": "fewshot",
+        "uamix-bench models ": "convert",
+        "uamix-bench fewshot --gro": "--group-disjoint",
+        "uamix-bench fewshot --model logmel,uamix-": "logmel,uamix-tiny",
+        "uamix-bench fewshot -t ": "esc50",
+    }.items():
+        monkeypatch.setenv("_UAMIX_BENCH_COMPLETE", "zsh_complete")
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+        done = bench()
+        assert (done.code, done.err) == (0, "")
+        assert wanted in done.out.splitlines(), words
+    for shell in ("zsh", "fish"):  # bash's own is run, to learn its version
+        monkeypatch.setenv("_UAMIX_BENCH_COMPLETE", f"{shell}_source")
+        assert "_UAMIX_BENCH_COMPLETE" in bench().out
+
+
+def test_lists_fit_a_pipe(bench: Bench) -> None:
+    """No line is cut, and none is wider than a wide screen."""
+    for group in ("models", "tasks"):
+        shown = bench(group, "ls").out
+        assert max(map(len, shown.splitlines())) <= 160
+        assert "…" not in shown
 
 
 def test_limits_of_numbers_are_given_as_a_person_would(bench: Bench) -> None:
@@ -199,12 +244,10 @@ def test_unknown_commands_suggest(bench: Bench) -> None:
     assert "did you mean 'esc50'?" in bench("tasks", "info", "esc5").error
 
 
-def test_a_folder_without_a_slash_is_pointed_at(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_a_slash_is_found(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_sounds").mkdir()
-    done = bench("fewshot", "--task", "my_sounds")
-    assert done.code == 2
-    assert "no such task; for what lies here give ./my_sounds" in done.error
+    assert bench("fewshot", "--task", "my_sounds").error.startswith("uamix-bench: error: my_sounds: no sound in")
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:

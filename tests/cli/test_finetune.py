@@ -43,6 +43,63 @@ def test_shares_give_one_result_each(bench: Bench, sounds: Path) -> None:
     assert clips == [{4}, {16}]
 
 
+def test_labels_are_counted_too_and_stand_beside_few_shot_results(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    probe = (
+        "finetune",
+        "-m",
+        "logmel",
+        "--task",
+        sounds,
+        "--freeze",
+        "all",
+        "--folds",
+        "2",
+        "-o",
+        tmp_path / "results",
+    )
+    done = bench(*probe, "--fraction", "0.5,3", "-k", "1", "--json")
+    results = done.envelope["results"]
+    assert [(one["setting"]["fraction"], one["setting"].get("shots")) for one in results] == [
+        (0.5, None),
+        (None, 3),
+        (None, 1),
+    ]
+    assert "shots" not in results[0]["setting"]  # so that no earlier id moves
+    assert [one["runs"][0]["train_clips"] for one in results] == [8, 12, 4]
+    shown = bench(*probe, "--fraction", "3")
+    assert "3 a class" in shown.out
+    assert "reused" in shown.err
+    assert "--k 5: a class has 4 training clips in a fold; give at most 4" in bench(*probe, "-k", "5").err
+    bench(
+        "fewshot",
+        "-m",
+        "logmel",
+        "-t",
+        sounds,
+        "--n",
+        4,
+        "--k",
+        3,
+        "--q",
+        2,
+        "--episodes",
+        9,
+        "-o",
+        tmp_path / "results",
+    )
+    assert bench("report", tmp_path / "results", "-o", tmp_path / "page").code == 0
+    page = (tmp_path / "page" / "fewshot.md").read_text().partition("## Beside fine-tunings and probes")[2]
+    rows = [
+        [cell.strip() for cell in line.split("|")[3:6]] for line in page.splitlines() if line.startswith("| logmel")
+    ]
+    assert rows == [
+        ["linear probe", "4", "1"],
+        ["few-shot, nearest-centroid", "4", "3"],
+        ["linear probe", "4", "2 (50%)"],
+        ["linear probe", "4", "3"],
+    ] or sorted(row[2] for row in rows) == ["1", "2 (50%)", "3", "3"]
+
+
 def test_the_table_fits_100_columns(bench: Bench, sounds: Path, tmp_path: Path) -> None:
     shutil.copytree(sounds, tmp_path / "speech-comm")  # with local/ as long as speech-commands@1
     shown = ("--model", "audiomae-tiny", "--task", tmp_path / "speech-comm", "--fraction", "0.125,1", "--folds", "2")
@@ -137,7 +194,17 @@ def test_mistakes_are_one_line(arguments: list[str], code: int, words: str, benc
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_sigterm_saves_and_the_same_command_continues(sounds: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "UAMIX_BENCH_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-    arguments = ["finetune", "--task", sounds, *SMALL, "--set", "epochs=12", "--out", tmp_path / "out", "--json"]
+    arguments = [
+        "finetune",
+        "--task",
+        sounds,
+        *SMALL,
+        "--set",
+        "epochs=12",
+        "--training-dir",
+        tmp_path / "out",
+        "--json",
+    ]
     command = [sys.executable, "-m", "uamix_bench", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     deadline = time.monotonic() + 120

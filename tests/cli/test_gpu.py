@@ -49,7 +49,9 @@ def test_a_fine_tuning_scores_as_on_the_cpu(device: str, bench: Bench, sounds: P
     arguments += ["--folds", "2", "--json"]
 
     def records(on: str) -> Any:
-        done = bench(*arguments, "--device", on, "--out", tmp_path / f"work-{on}", "-o", tmp_path / f"results-{on}")
+        done = bench(
+            *arguments, "--device", on, "--training-dir", tmp_path / f"work-{on}", "-o", tmp_path / f"results-{on}"
+        )
         assert done.code == 0, done.err
         return done.envelope["results"][0]
 
@@ -67,7 +69,9 @@ def test_a_fine_tuning_scores_as_on_the_cpu(device: str, bench: Bench, sounds: P
 def test_a_probe_scores_as_on_the_cpu(device: str, bench: Bench, sounds: Path, tmp_path: Path) -> None:
     arguments = ("finetune", "--task", sounds, "--freeze", "all", "--folds", "2", "--json")
     here, there = (
-        bench(*arguments, "--device", on, "--out", tmp_path / name, "-o", tmp_path / f"{name}-results").envelope
+        bench(
+            *arguments, "--device", on, "--training-dir", tmp_path / name, "-o", tmp_path / f"{name}-results"
+        ).envelope
         for name, on in (("here", "cpu"), ("there", device))
     )
     values = [found["results"][0]["score"]["value"] for found in (here, there)]

@@ -92,8 +92,8 @@ def test_each_kind_gets_a_page_and_what_is_no_record_is_set_aside(bench: Bench, 
     ("words", "code", "line"),
     [
         (["nowhere.json"], 3, "nowhere.json: no such file"),
-        (["."], 3, ".: there is no record; name what 'uamix-bench fewshot' wrote"),
-        ([], 2, "Missing argument"),
+        (["."], 3, ".: holds no record; run 'uamix-bench fewshot' first"),
+        ([], 3, "results: holds no record; run 'uamix-bench fewshot' first"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(

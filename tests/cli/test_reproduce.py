@@ -47,6 +47,7 @@ def test_table_2_end_to_end_on_miniatures(bench: Bench, data: Path, checkpoints:
     done = bench(*asked)
     assert done.code == 0, done.err
     assert done.err.count("wrote ") == 30
+    assert sum(line.startswith("mae-ast") for line in done.out.splitlines()) >= 5  # a table a task
     page = (tmp_path / "out" / "reproduce-table2.md").read_text(encoding="utf-8")
     assert "30 of 30 cells are measured here, 0 can be compared" in page
     assert page.count("not comparable: a miniature") == 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -78,7 +79,10 @@ def test_a_miniature_is_made_verified_listed_and_evaluated(bench: Bench, tmp_pat
     data = tmp_path / "data"
     made = bench("tasks", "miniature", "scv2", data / "speech-commands", "--classes", "3", "--seconds", "0.05")
     assert (made.code, made.err) == (0, "")
-    assert "speech-commands@1-miniature: 12 clips; use --task speech-commands" in made.out
+    assert "speech-commands@1-miniature: 12 clips" in made.out
+    words = shlex.split(made.out.splitlines()[-1])
+    assert words[:2] == ["uamix-bench", "fewshot"]
+    assert bench(*words[1:], "--episodes", 9, "-m", "logmel").code == 0
     again = bench("tasks", "miniature", "scv2", data / "speech-commands")
     assert again.code == 2
     assert "is not empty" in again.error
@@ -127,9 +131,9 @@ def test_verify_says_where_it_looked(bench: Bench, bench_home: Path) -> None:
 
 
 def test_a_path_is_no_name_of_a_published_data_set(bench: Bench, tmp_path: Path) -> None:
-    done = bench("tasks", "verify", tmp_path)
+    done = bench("tasks", "prepare", tmp_path)
     assert done.code == 2
-    assert "is a path, where the name of a published data set goes; 'uamix-bench fewshot --task PATH'" in done.error
+    assert "is a path, where the name of a published data set goes; 'uamix-bench tasks info PATH'" in done.error
 
 
 def test_status_names_what_is_missing(bench: Bench, tmp_path: Path) -> None:
@@ -146,6 +150,8 @@ def test_status_names_what_is_missing(bench: Bench, tmp_path: Path) -> None:
     done = bench("tasks", "status", "--data-dir", tmp_path, "--json")
     assert done.code == 0
     items = {item.pop("task"): item for item in done.envelope["items"]}
+    by_card = {name: items.pop(name)["state"] for name, plugin in registry.tasks().items() if plugin.card.layout}
+    assert set(by_card.values()) == {"absent"}
     assert {name: item["state"] for name, item in items.items()} == {
         "esc50": "miniature",
         "fsdkaggle2018": "absent",
@@ -171,7 +177,8 @@ def test_status_names_what_is_missing(bench: Bench, tmp_path: Path) -> None:
     ]
     make("esc50", tmp_path / "whole/esc50", classes=2, clips_per_class=1, seconds=0.01)
     (tmp_path / "whole/esc50/MINIATURE").unlink()
-    here = bench("tasks", "status", "--data-dir", tmp_path / "whole/esc50", "--json").envelope["items"][0]
+    items = bench("tasks", "status", "--data-dir", tmp_path / "whole/esc50", "--json").envelope["items"]
+    here = next(item for item in items if item["task"] == "esc50")
     assert (here["state"], here["root"], here["missing"]) == ("here", str(tmp_path / "whole/esc50"), [])
 
 
@@ -393,3 +400,56 @@ def test_classes_of_ones_own(bench: Bench, tmp_path: Path) -> None:
     listed.write_text("\n")
     assert run("--classes", listed).code == 3
     assert run("--classes", tmp_path / "none.txt").code == 3
+
+
+def test_own_sounds_are_looked_at_and_their_first_command_runs(
+    bench: Bench, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = bench("tasks", "info", sounds)
+    assert done.code == 0, done.err
+    for line in ("low        8      2.0", "sample rates        16,000 Hz: 32", "--n up to 4, --k up to 7 with one"):
+        assert line in done.out
+    command = done.out.splitlines()[-1]
+    (document,) = bench("tasks", "info", sounds, "--json").envelope["items"]
+    assert document["first_command"] == command
+    assert document["largest"] == {"n": 4, "k": 0, "k_with_one_query": 7}
+    words = shlex.split(command)
+    assert words[0] == "uamix-bench"
+    assert bench(*words[1:], "--episodes", 20).code == 0
+    monkeypatch.chdir(sounds.parent)
+    assert f"--task ./{sounds.name} " in bench("tasks", "info", sounds.name).out
+
+
+def test_broken_and_equal_sounds_are_named_by_info_verify_and_the_dry_run(
+    bench: Bench, sounds: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "my sounds"
+    shutil.copytree(sounds, own)
+    (own / "low" / "0.wav").write_bytes(b"RIFF")
+    shutil.copy(own / "mid" / "1.wav", own / "top" / "copy.wav")
+    done = bench("tasks", "info", own)
+    assert done.code == 0
+    assert "low/0.wav" in done.out
+    assert "mid/1.wav = top/copy.wav (as mid and top)" in done.out
+    words = shlex.split(done.out.splitlines()[-1])
+    assert {"--keep-going", "--group-disjoint"} <= set(words)
+    assert bench(*words[1:], "--episodes", 20).code == 6
+    checked = bench("tasks", "verify", own)
+    assert checked.code == 3
+    assert "1 sound cannot be read: low/0.wav" in checked.err
+    assert "mid/1.wav = top/copy.wav" in checked.out
+    assert bench("tasks", "verify", sounds).code == 0
+    planned = bench("fewshot", "-t", own, "--n", 3, "--q", 2, "--dry-run")
+    assert planned.code == 0
+    assert "low/0.wav" in planned.out
+    facts = bench("fewshot", "-t", own, "--n", 3, "--q", 2, "--dry-run", "--json").envelope
+    assert [one["clip"] for one in facts["sounds"][0]["sounds"]["broken"]] == ["low/0.wav"]
+
+
+def test_info_says_what_a_copy_of_a_published_data_set_holds(bench: Bench, tmp_path: Path) -> None:
+    assert "copy" in bench("tasks", "info", "esc50").out
+    bench("tasks", "miniature", "esc50", tmp_path / "mini")
+    done = bench("tasks", "info", "esc50", "--data-dir", tmp_path / "mini")
+    assert done.code == 0, done.err
+    assert "every class serves" in done.out
+    assert f"--task esc50 --data-dir {tmp_path / 'mini'}" in done.out

@@ -269,7 +269,17 @@ def test_a_second_training_in_a_folder_is_refused_until_the_first_is_gone(
     """Whatever the first is; one that was killed leaves nothing that holds the next one up."""
     pretrain = ["pretrain", "--data", sounds, "--out", tmp_path, *SMALL, "--set", "epochs=1"]
     tune = ["tune", "--init", pretrained / "model.safetensors", "--data", sounds, "--out", tmp_path, *HEADS]
-    finetune = ["finetune", "--model", "audiomae-tiny", "--task", sounds, "--out", tmp_path, "--recipe", "tiny"]
+    finetune = [
+        "finetune",
+        "--model",
+        "audiomae-tiny",
+        "--task",
+        sounds,
+        "--training-dir",
+        tmp_path,
+        "--recipe",
+        "tiny",
+    ]
     holds = [sys.executable, "-c", HOLDS, str(tmp_path / ".lock")]
     with subprocess.Popen(holds, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None

@@ -198,7 +198,7 @@ def test_group_and_split_may_be_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", r"has no column 'path' \(it has: nothing\); the first line names the columns: path,label"),
+        ("", "lists no clip; the first line names the columns: path,label"),
         ("path,group\na.wav,1\n", r"has no column 'label' \(it has: path, group\)"),
         ("path;label\na.wav;cat\n", r"has no column 'path' \(it has: path;label\)"),
         ("path,label,label\na.wav,cat,dog\n", "has two columns 'label'"),
@@ -249,8 +249,8 @@ def test_missing_files_are_counted_and_the_first_named(tmp_path: Path) -> None:
         ("path,label", None),
         (",label,path,split,group", None),  # as pandas writes its index
         ("path,label,start", "column start of the list is not used"),
-        ("path,label,start,end,speaker,fold", "columns start, end, speaker, fold of the list are not used"),
-        ("path,label,onset,offset,Group", "columns onset, offset, Group of the list are not used"),
+        ("path,label,start,offset,speaker,fold", "columns start, offset, speaker, fold of the list are not used"),
+        ("path,label,Onset,Offset,Group", "columns Onset, Offset, Group of the list are not used"),
         ("path,label," + ",".join(f"c{i}" for i in range(12)), "c7 and 4 more of the list are not used"),
     ],
 )
@@ -444,9 +444,13 @@ def test_what_is_a_path(name: str, known: bool) -> None:
     ("name", "error", "line"),
     [
         ("esc5", UsageError, "--task esc5: no such task; did you mean 'esc50'? (a folder or CSV goes by its path)"),
-        ("./absent", BadInputError, "absent: no such file or folder; check the path"),
+        ("./absent", BadInputError, "absent: no such file or folder; give a folder with one sub-folder per class"),
         ("absent.csv", BadInputError, "absent.csv: no such file or folder"),
-        ("readme.txt", BadInputError, "readme.txt: is neither a folder nor a .csv file"),
+        (
+            "readme.txt",
+            BadInputError,
+            "readme.txt: is no folder, list or card; give a folder with one sub-folder per class",
+        ),
         ("absent.py:Mine", BadInputError, "absent.py: no such file; give --task FILE.py:NAME"),
         ("mine.py:Other", BadInputError, "mine.py: defines no 'Other'"),
         ("mine.py:Path", BadInputError, "mine.py:Path: is not a subclass of uamix_bench.Task"),

@@ -19,6 +19,7 @@ import soundfile
 import torch
 
 from uamix_bench.data import audio
+from uamix_bench.data.sound import Sound
 from uamix_bench.data.task import Task, TaskData
 from uamix_bench.embeddings import batching, embedding
 from uamix_bench.embeddings.cache import EmbeddingCache
@@ -137,7 +138,9 @@ def test_the_second_run_embeds_nothing(sounds: list[Path], monkeypatch: pytest.M
 def test_only_what_is_asked_for_and_new_is_decoded(sounds: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     real = audio.read
-    monkeypatch.setattr(audio, "read", lambda path, *args, **options: read.append(path) or real(path, *args, **options))
+    monkeypatch.setattr(
+        audio, "read", lambda sound, *args, **options: read.append(Path(sound.path)) or real(sound, *args, **options)
+    )
     embed(Moments(), task(sounds), np.array([3, 7]))
     assert sorted(read) == [sounds[3], sounds[7]]
     assert embed(Moments(), task(sounds), np.array([7, 8, 3])).embedded_clips == 1
@@ -244,10 +247,10 @@ def test_a_clip_that_hangs_its_decoder_is_broken(sounds: list[Path], monkeypatch
     release, lines = threading.Event(), []
     real = audio.read
 
-    def read(path: Path, *arguments: object, **options: object) -> object:
-        if path.name in ("07.wav", "21.wav"):
+    def read(sound: Sound, *arguments: object, **options: object) -> object:
+        if sound.path.endswith(("07.wav", "21.wav")):
             release.wait()
-        return real(path, *arguments, **options)  # type: ignore[arg-type]
+        return real(sound, *arguments, **options)  # type: ignore[arg-type]
 
     for name, seconds in (("SLOW_S", 0.1), ("PATIENCE_S", 0.5), ("_PARTING_S", 0.1)):
         monkeypatch.setattr(threads, name, seconds)

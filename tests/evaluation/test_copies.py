@@ -13,6 +13,7 @@ import soundfile
 from hypothesis import given, strategies as st
 
 from uamix_bench.data.copies import first_copies, first_of_equals, one_group
+from uamix_bench.data.sound import Sound
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.evaluation.fewshot import draw_episodes, fewshot
 from uamix_bench.evaluation.redraw import Redraw
@@ -112,12 +113,12 @@ def test_without_copies_nothing_is_said_and_nothing_moves(listed: Listed) -> Non
 
 
 def test_only_files_of_one_size_are_read_and_what_cannot_be_is_no_copy(tmp_path: Path, bench_home: Path) -> None:
-    names = [str(tmp_path / name) for name in ("a", "b", "c", "d", "gone", "lost")]
+    names = [Sound(str(tmp_path / name)) for name in ("a", "b", "c", "d", "gone", "lost")]
     for name, content in zip(names, (b"same", b"1234", b"same", b"longer"), strict=False):
-        Path(name).write_bytes(content)
+        Path(name.path).write_bytes(content)
     time.sleep(0.11)  # a file just written is not remembered
     assert first_copies(names).tolist() == [0, 1, 0, 3, 4, 5]
-    Path(names[3]).chmod(0)  # the only one of its size: it need not be readable
+    Path(names[3].path).chmod(0)  # the only one of its size: it need not be readable
     assert first_copies(names).tolist() == [0, 1, 0, 3, 4, 5]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from uamix_bench.data.sound import sound_digests
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.embeddings import housekeeping
 from uamix_bench.embeddings.cache import EmbeddingCache
@@ -29,7 +30,6 @@ from uamix_bench.records.record import Record
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.storage import shards
-from uamix_bench.storage.digests import file_digests
 from uamix_bench.util.errors import BadInputError, MachineError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
 
@@ -143,7 +143,7 @@ def test_what_is_missing_is_known_without_reading_a_row(
 ) -> None:
     run(Apart(), ["logmel"], task, tmp_path / "results")
     monkeypatch.setattr(shards._Shard, "read", None)
-    monkeypatch.setattr(on_engine, "file_digests", partial(file_digests, memo=False))
+    monkeypatch.setattr(on_engine, "sound_digests", partial(sound_digests, memo=False))
     engine = Counting()
     embed_ahead(engine, [(0, load_model("logmel"))], [plan_task(task, PROTOCOLS)], [ResultStore(tmp_path / "other")])
     assert engine.jobs == []
@@ -197,12 +197,12 @@ def other_weights(shard: Shard) -> Shard:
 
 
 def other_sound(shard: Shard) -> Shard:
-    soundfile.write(shard.paths[1], np.zeros(8_000), 16_000)
+    soundfile.write(shard.sounds[1].path, np.zeros(8_000), 16_000)
     return shard
 
 
 def no_sound(shard: Shard) -> Shard:
-    Path(shard.paths[1]).unlink()
+    Path(shard.sounds[1].path).unlink()
     return shard
 
 
@@ -216,7 +216,10 @@ def no_checkpoint(shard: Shard) -> Shard:
     [
         (older, r"the worker on \S+: has another torch than the caller's \(here [\d.]+\S*, there 0\.0\.1\)"),
         (other_weights, r"another weights_sha256 than the caller's \(here [0-9a-f]{16}, there 0123456789abcdef\)"),
-        (other_sound, r"a/\d\.wav on \S+: is another file than the caller's \(here [0-9a-f]{16}, there [0-9a-f]{16}\)"),
+        (
+            other_sound,
+            r"a/\d\.wav on \S+: is another sound than the caller's \(here [0-9a-f]{16}, there [0-9a-f]{16}\)",
+        ),
         (no_sound, r"a/\d\.wav on \S+: no such file; give every machine the same sounds"),
         (no_checkpoint, r"/nowhere/weights\.pt on \S+: no such file"),
     ],

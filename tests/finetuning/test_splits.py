@@ -192,6 +192,21 @@ def test_shares_are_nested_and_hold_every_class(classes: int, clips: int, severa
     assert before == set(train.tolist())
 
 
+@given(st.integers(2, 5), st.integers(3, 12), st.integers(0, 2**32))
+def test_numbers_of_each_class_are_nested_and_exact(classes: int, clips: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    targets = np.eye(classes, dtype=np.bool_)[generator.permutation(np.repeat(np.arange(classes), clips))]
+    train = np.arange(classes * clips)
+    before: set[int] = set()
+    for shots in range(1, clips + 1):
+        rows = subset(train, targets, None, seed=seed % 5, shots=shots)
+        assert targets[rows].sum(axis=0).tolist() == [shots] * classes
+        assert before <= set(rows.tolist())
+        before = set(rows.tolist())
+    with pytest.raises(UsageError, match=f"--k {clips + 1}: a class has {clips} training clips"):
+        subset(train, targets, None, seed=0, shots=clips + 1)
+
+
 def test_a_share_takes_classes_in_step() -> None:
     targets = np.eye(4, dtype=np.bool_)[np.repeat(np.arange(4), [40, 40, 80, 160])]
     rows = subset(np.arange(320), targets, 0.1, seed=1)

@@ -41,7 +41,7 @@ def tuned(rate: float = 0.7, *, model: str = "m", fraction: float | None = None,
                 FinetuneRun(
                     fold=f"fold{fold + 1}",
                     seed=seed,
-                    train_clips=20,
+                    train_clips=round(200 * (fraction or 1)),
                     batch=8,
                     test_sha256=f"{fold}" * 64,
                     groups=tuple((10 * fold + group, 2) for group in range(10)),
@@ -96,7 +96,7 @@ def test_scores_runs_and_classes_are_the_record_s() -> None:
 def test_shares_of_labels_become_a_curve() -> None:
     page = report([tuned(0.4, fraction=0.1), tuned(0.8), tuned(0.6, model="other")])
     curve = page.markdown.partition("esc50@1 with few labels")[2].partition("**Accuracy by class")[0]
-    assert [row.split(" | ")[1] for row in curve.splitlines() if row.startswith("| m, fine-tuning")] == ["10", "100"]
+    assert [row.split(" | ")[1] for row in curve.splitlines() if row.startswith("| m, fine-tuning")] == ["0.4", "4"]
     assert "other, fine-tuning |" not in curve
     assert "m, fine-tuning, 10% of labels" in page.markdown
 

@@ -11,6 +11,7 @@ import pytest
 from uamix_bench.scoring import classifiers
 from uamix_bench.scoring.classifiers import CLASSIFIERS
 from uamix_bench.scoring.episodes import Protocol, draw
+from uamix_bench.scoring.softmax_regression import softmax_regression
 
 SIZE = 24
 Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -113,7 +114,7 @@ def test_logistic_regression_reaches_the_optimum_of_scikit_learn() -> None:
 
     rng = np.random.default_rng(0)
     points, targets = 5 * rng.normal(size=(3, 12, 6)), np.repeat(np.eye(4), 3, axis=0)
-    weights = classifiers._softmax_regression(points, targets, penalty=1.0)
+    weights = softmax_regression(points, targets, penalty=1.0)
     for x, ours in zip(points, weights, strict=True):
         theirs = LogisticRegression(tol=1e-12, max_iter=100_000).fit(x, targets.argmax(axis=1))
         assert np.allclose(ours[:-1].T, theirs.coef_, atol=1e-5)

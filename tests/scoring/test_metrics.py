@@ -132,3 +132,16 @@ def test_the_bootstrap_resamples_whole_groups() -> None:
         rows = np.concatenate([np.flatnonzero(numbers == group) for group in draw])
         values.append(average_precision_score(targets[rows], scores[rows], average="macro"))
     assert bootstrap_interval([run]).half_width == pytest.approx(1.96 * np.std(values, ddof=1))
+
+
+def test_a_resample_without_a_clip_of_a_run_is_of_the_others() -> None:
+    """Two folds of one group each: of four equal draws one misses the first fold, one the second."""
+    targets = np.array([[True, False], [False, True], [True, False]])
+    runs = [
+        Scored(np.full(3, number), scores, targets)
+        for number, scores in enumerate((np.where(targets, 1.0, 0.0), np.where(targets, 0.0, 1.0)))
+    ]
+    maps = [average_precision_score(run.targets, run.values, average="macro") for run in runs]
+    drawn = np.random.Generator(np.random.Philox(key=0)).integers(0, 2, (1_000, 2))
+    values = [np.mean([maps[group] for group in np.unique(draw)]) for draw in drawn]
+    assert bootstrap_interval(runs).half_width == pytest.approx(1.96 * np.std(values, ddof=1))

@@ -15,7 +15,9 @@ from uamix_bench.tasks.miniature import LAYOUTS, make
 from uamix_bench.util.errors import BadInputError, UsageError
 
 PLUGINS = registry.tasks()
-PUBLISHED = [name for name, plugin in PLUGINS.items() if plugin.card.home]  # the others are generated
+BY_CARD = [name for name, plugin in PLUGINS.items() if plugin.card.layout]
+READ = [name for name in PLUGINS if name not in BY_CARD]  # by a reader of their own
+PUBLISHED = [name for name in READ if PLUGINS[name].card.home]  # the others are generated
 PER_CLASS = 8
 
 
@@ -25,10 +27,10 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("copies")
     for name in PUBLISHED:
         make(name, folder / name / name, classes=6, clips_per_class=PER_CLASS, seconds=0.05)
-    return {name: folder / name for name in PLUGINS}
+    return {name: folder / name for name in READ}
 
 
-@pytest.fixture(params=PLUGINS)
+@pytest.fixture(params=READ)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

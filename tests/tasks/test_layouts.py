@@ -107,6 +107,34 @@ def test_one_half_of_voxceleb_names_the_folder_of_both(tmp_path: Path) -> None:
         load_task("voxceleb1", root / "dev")
 
 
+def test_a_copy_in_a_folder_of_its_own_is_named(tmp_path: Path) -> None:
+    parts = {f"nsynth-{split}": f"NSynth/full/nsynth-{split}" for split in ("train", "valid", "test")}
+    root = moved("nsynth", tmp_path / "nsynth", parts)
+    found = (
+        rf"but {root}/NSynth/full/nsynth-train/examples\.json is there; name its folder: --data-dir {root}/NSynth/full"
+    )
+    with pytest.raises(BadInputError, match=rf"nsynth: no nsynth-train/examples\.json in .*, {found}"):
+        load_task("nsynth", tmp_path)
+
+
+def test_speakers_without_their_folder_are_named(tmp_path: Path) -> None:
+    speakers = {f"wav/id1000{number}": f"id1000{number}" for number in (1, 2, 3)}
+    root = moved("voxceleb1", tmp_path / "voxceleb1", speakers)
+    (root / "wav").rmdir()
+    found = rf"but 3 folders of speakers \(id10001 and so on\) lie in {root} itself; move them into {root}/wav"
+    with pytest.raises(BadInputError, match=rf"voxceleb1: no wav in .*, {found}"):
+        load_task("voxceleb1", tmp_path)
+
+
+def test_sounds_in_another_format_are_named(tmp_path: Path) -> None:
+    root = moved("esc50", tmp_path / "esc50", {})
+    for sound in (root / AUDIO).iterdir():
+        sound.rename(sound.with_suffix(".flac"))
+    found = rf"{root}/{AUDIO} holds 12 of them as \.flac, and \.wav as published is expected"
+    with pytest.raises(BadInputError, match=rf"0 of 12 clips found .*; {found}"):
+        load_task("esc50", tmp_path)
+
+
 def test_the_first_release_of_speech_commands_is_named(tmp_path: Path) -> None:
     root = moved("speech-commands", tmp_path / "data", {name: f"train/{name}" for name in WORDS})
     (root / "MINIATURE").unlink()

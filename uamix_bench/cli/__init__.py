@@ -8,45 +8,45 @@ from importlib import import_module
 
 import click
 
+from uamix_bench.cli.commands import TopGroup
 from uamix_bench.cli.errors import EXIT_CODES, Session, guarded
-from uamix_bench.util.errors import UsageError, nearest
+from uamix_bench.util.errors import nearest
 
 # The names of modules here, each with an object `command`; in words, so that --help imports none of them.
 COMMANDS = {
     "fewshot": "Evaluate models on few-shot tasks.",
     "compare": "Compare two sets of results; fail on a regression.",
+    "fit": "Fit the evaluated classifier to labelled clips.",
+    "predict": "Label sounds by a classifier that 'fit' wrote.",
     "results": "List, show, verify or export results.",
-    "tune": "Tune a pretrained encoder with uaMix-MAE (contrast on mixtures).",
+    "tune": "Tune a pretrained encoder with uaMix-MAE, on mixtures.",
     "ablate": "Compare variants of a tuning on the same episodes.",
     "finetune": "Fine-tune an encoder on a task's labels, or probe it.",
     "pretrain": "Pre-train a masked autoencoder on sounds.",
-    "reproduce": "Reproduce the paper's tables and figures with the data and weights that exist.",
+    "reproduce": "Reproduce the paper's tables and figures with what is here.",
     "report": "Render results and trainings as HTML and Markdown.",
     "models": "List, show, fetch, check or convert models.",
-    "tasks": "List the tasks, show one, check or prepare its data.",
+    "tasks": "List tasks, look at a task or your own sounds, prepare data.",
     "cache": "List, check or prune cached embeddings and frames.",
     "leaderboard": "Build a static leaderboard from result files.",
     "env": "Print what a bug report needs.",
 }
 
+_COMPLETION = "_UAMIX_BENCH_COMPLETE"  # what a shell asks through, as click names it
 _VARIABLES = ("UAMIX_BENCH_HOME", "UAMIX_BENCH_CACHE_SIZE", "UAMIX_BENCH_TEST_DATA")  # besides one for each option
 
 
-class Commands(click.Group):
-    """Command group whose commands are imported on their first use."""
+class Commands(TopGroup):
+    """The program's commands, which are imported on their first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the commands, in the order of the help."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
-        """Imports a command.
-
-        Raises:
-            UsageError: The name is unknown; the line suggests the nearest.
-        """
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports a command; None if the name is unknown."""
         if cmd_name not in COMMANDS:
-            raise UsageError(cmd_name, "no such command", nearest(cmd_name, list(COMMANDS)))
+            return None
         command: click.Command = import_module(f"uamix_bench.cli.{cmd_name}").command
         return command
 
@@ -71,6 +71,7 @@ class Commands(click.Group):
                         "size limit of cached embeddings and frames, such as 10GB (default: no limit)",
                     ),
                     ("UAMIX_BENCH_<COMMAND>_<OPTION>", "any option, such as UAMIX_BENCH_FEWSHOT_DEVICE=cpu"),
+                    (_COMPLETION, "bash_source, zsh_source or fish_source prints that shell's completion (README)"),
                 ]
             )
 
@@ -83,7 +84,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
     is_flag=True,
@@ -93,11 +94,8 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     callback=_show_version,
     help="Show the version and exit.",
 )
-@click.pass_context
-def cli(ctx: click.Context) -> None:
+def cli() -> None:
     """Few-shot benchmark for pretrained audio transformers, and the reference implementation of uaMix-MAE."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
 
 
 def unknown_variables() -> list[str]:
@@ -136,6 +134,11 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; what a notebook has set may not be installed here
     # Threads of OpenMP that wait actively take the processor from other work, many times what the work itself takes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+    if asked := os.environ.get(_COMPLETION):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {"auto_envvar_prefix": "UAMIX_BENCH"}, "uamix-bench", _COMPLETION, asked)
 
     def run(arguments: list[str], session: Session) -> int:
         for line in unknown_variables():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import options, selection, training
+from uamix_bench.cli import commands, options, selection, training
 from uamix_bench.cli.errors import Session
 from uamix_bench.engines.engine import find_engine
 from uamix_bench.util.errors import UsageError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from uamix_bench.tuning.trainings import Job
 
 
-@click.command("ablate")
+@commands.command("ablate")
 @click.option(
     "--mix",
     multiple=True,
@@ -100,8 +100,9 @@ def command(
 
     Without options: tf-cutmix against the paper's t-cutmix, from audiomae-tiny with the tiny recipe, tuned on generated
     sounds and evaluated on the bundled recorded ones. The table shows every arm's difference to the recipe's own
-    setting with t-cutmix; report.html, report.md and ablation.json, which holds every episode, go to --output. Trainings are
-    stored under the digest of their recipe and reused. If the run is killed, repeat the command to resume it.
+    setting with t-cutmix; report.html, report.md and ablation.json, which holds every episode, go to --output.
+    Trainings are stored under the digest of their recipe and reused. If the run is killed, repeat the command to resume
+    it.
     """
     items = session.begin("ablate")
     training.refuse_torchrun(session)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uamix_bench.cli import options
+from uamix_bench.cli import commands, options
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.text import visible
@@ -31,10 +31,11 @@ _MODELS = click.option(
 )
 
 
-@click.group("cache")
+@commands.group("cache")
 def command() -> None:
-    """List, check or prune what is kept only to save work: embeddings, digests of files, training frames.
+    """List, check or prune what is kept only to save work.
 
+    That is embeddings, digests of files, and training frames.
     UAMIX_BENCH_CACHE_SIZE=10GB prunes by itself, whenever embeddings are added.
     """
 
@@ -57,7 +58,10 @@ def path(session: Session) -> None:
 @options.json_output
 @click.pass_obj
 def ls(session: Session, models: tuple[str, ...]) -> None:
-    """List what is there, the largest first: for each key of a model entries, bytes and last use (to the hour)."""
+    """List what is there, the largest first.
+
+    For each key of a model: entries, bytes and last use (to the hour).
+    """
     items = session.begin("cache ls")
     held = [(holding, holding.count()) for holding in _chosen(models)]
     for holding, entries in held:
@@ -97,10 +101,10 @@ def ls(session: Session, models: tuple[str, ...]) -> None:
 @options.json_output
 @click.pass_obj
 def verify(session: Session, models: tuple[str, ...], quiet: bool) -> None:
-    """Read all embeddings and digests and compare every checksum; exit code 3 where one is bad, and all are named.
+    """Read all embeddings and digests and compare every checksum.
 
-    Nothing is changed: a run that meets a bad entry computes it again. Training frames are checked whenever they are
-    opened.
+    Exit code 3 where one is bad, and all are named. Nothing is changed: a run that meets a bad entry computes it again.
+    Training frames are checked whenever they are opened.
     """
     items = session.begin("cache verify")
     from uamix_bench.cli.progress import TerminalProgress
@@ -134,8 +138,9 @@ def verify(session: Session, models: tuple[str, ...], quiet: bool) -> None:
 def prune(
     session: Session, max_size: str | None, older_than: str | None, models: tuple[str, ...], dry_run: bool
 ) -> None:
-    """Remove the least recently used; with --model alone all of those. A later run computes it again.
+    """Remove the least recently used, or all of chosen models.
 
+    With --model alone all of those go. A later run computes it again.
     What goes at once is a shard (up to 64 MB of embeddings) or all frames of a training set.
     """
     items = session.begin("cache prune")

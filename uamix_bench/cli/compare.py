@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uamix_bench.cli import options
+from uamix_bench.cli import commands, options
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import RegressionFound, UsageError
 from uamix_bench.util.text import listed
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _NAMED = 3  # pairs that the last line names
 
 
-@click.command("compare")
+@commands.command("compare")
 @click.argument("base", callback=options.to_path)
 @click.argument("head", callback=options.to_path)
 @click.option(

@@ -11,13 +11,14 @@ from typing import Any
 
 import click
 
+from uamix_bench.cli import commands
 from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output
 from uamix_bench.util.errors import package_error
 from uamix_bench.util.threads import cores
 
 
-@click.command("env")
+@commands.command("env")
 @json_output
 @click.pass_obj
 def command(session: Session) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from uamix_bench.cli import options, selection
+from uamix_bench.cli import commands, look, options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.engines.engine import find_engine
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from uamix_bench.records.results import Result
 
 
-@click.command("fewshot")
+@commands.command("fewshot")
 @options.model
 @options.task
 @click.option(
@@ -190,6 +190,7 @@ def command(
     )
     if dry_run:
         _show_plan(session, names, plans)
+        look.plan_sounds(session, tasks, progress)
         return 0
 
     from uamix_bench.models.model import load_model

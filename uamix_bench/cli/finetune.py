@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import options, selection, training
+from uamix_bench.cli import commands, look, options, selection, training
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import UsageError
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from uamix_bench.finetuning.recipe import FinetuneRecipe, ProbeRecipe
     from uamix_bench.records.finetune_record import FinetuneResult
 
-_SHARES = options.CommaList(options.Number(0.0, 1, beyond=True), "SHARE[,...]")
 _SEEDS_OF_FRACTIONS = 3
 
 
@@ -35,7 +34,21 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
         return int(value)
 
 
-@click.command("finetune")
+class _Labels(click.ParamType):  # type: ignore[type-arg]  # as above
+    name = "labels"
+    _share = options.Number(0.0, 1, beyond=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Value of --fraction: a share of the training clips, or from 2 on a number of clips of each class."""
+        if str(value).isdecimal() and int(value) > 1:
+            return options.COUNT.convert(value, param, ctx)
+        return self._share.convert(value, param, ctx)
+
+
+_LABELS = options.CommaList(_Labels(), "SHARE|N[,...]")
+
+
+@commands.command("finetune")
 @options.model
 @options.task
 @click.option(
@@ -49,9 +62,16 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
 @click.option(
     "--fraction",
     multiple=True,
-    type=_SHARES,
+    type=_LABELS,
     callback=options.merged,
-    help="Fractions of the training clips, at least one clip of each class; one result each, over three seeds.",
+    help="Fractions of the training clips, at least one clip of each class; from 2 on, clips of each class. One result "
+    "each, over three seeds.",
+)
+@click.option(
+    *options.SHOT,
+    "k",
+    type=options.COUNTS,
+    help="Training clips of each class, as --fraction; 1 is one clip.",
 )
 @click.option(
     "--folds",
@@ -81,7 +101,7 @@ class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click
 @options.allow_partial
 @options.keep_going
 @click.option(
-    "--out",
+    "--training-dir",
     metavar="DIR",
     callback=options.to_path,
     help="Folder for checkpoints and scores; default below UAMIX_BENCH_HOME/training.",
@@ -97,7 +117,8 @@ def command(
     model: tuple[str, ...],
     task: tuple[str, ...],
     freeze: Any,
-    fraction: tuple[float, ...],
+    fraction: tuple[float | int, ...],
+    k: tuple[int, ...] | None,
     folds: int,
     seeds: int | None,
     label_separator: str | None,
@@ -113,7 +134,7 @@ def command(
     workers: int | None,
     allow_partial: bool,
     keep_going: bool,
-    out: Path | None,
+    training_dir: Path | None,
     output: Path | None,
     dry_run: bool,
     device: str,
@@ -150,7 +171,8 @@ def command(
         tasks = [joined(tasks[0], _load(test, data_dir, places))]
     if label_separator is None and any(map(_is_audioset, names)):
         label_separator = ","
-    if label_separator is None and any(data.clips["label"].str.contains(";").any() for data in tasks):
+    plain = [data for data in tasks if data.several is None]
+    if label_separator is None and any(data.clips["label"].str.contains(";").any() for data in plain):
         progress.say("labels hold ';': where clips have several classes, give --label-separator ';'")
     chosen = [_recipe(recipe, data, freeze == "all", seed, changes) for data in tasks]
 
@@ -159,14 +181,16 @@ def command(
 
     if line := selection.demonstration(models, checkpoint):
         progress.say(line)
-    shares = fraction or (None,)
-    alone = len(models) * len(tasks) * len(shares) == 1
+    asked: list[float | None] = [share for share in fraction if share <= 1]
+    counts = dict.fromkeys([*(int(share) for share in fraction if share > 1), *(k or ())])
+    parts = [*((share, None) for share in asked), *((None, shots) for shots in counts)] or [(None, None)]
+    alone = len(models) * len(tasks) * len(parts) == 1
     results: list[FinetuneResult] = []
     planned: list[dict[str, Any]] = []
     for name_or_path in models:
         encoder = load_model(name_or_path, checkpoint, device=device, label=name)
         for data, of_task in zip(tasks, chosen, strict=True):
-            for share in shares:
+            for share, shots in parts:
                 with training.stoppable() if freeze != "all" and not dry_run else nullcontext(lambda: False) as stop:
                     work = Finetuning(
                         encoder,
@@ -174,16 +198,17 @@ def command(
                         of_task,
                         freeze=freeze,
                         fraction=share,
+                        shots=shots,
                         folds=folds,
-                        seeds=seeds or (_SEEDS_OF_FRACTIONS if share else 1),
+                        seeds=seeds or (_SEEDS_OF_FRACTIONS if share or shots else 1),
                         separator=label_separator,
                         workers=workers,
                         keep_going=keep_going,
                         progress=progress,
                         stop=stop,
                     )
-                    if out is not None:
-                        work.folder = out if alone else out / work.place.name
+                    if training_dir is not None:
+                        work.folder = training_dir if alone else training_dir / work.place.name
                     if dry_run:
                         planned.append(_plan(work))
                         continue
@@ -198,6 +223,7 @@ def command(
         items += planned
         if not session.json:
             _show_plans(planned)
+        look.plan_sounds(session, tasks, progress)
         return 0
     if not session.json:
         _show(results)
@@ -242,6 +268,7 @@ def _plan(work: Finetuning) -> dict[str, Any]:
         "task": f"{work.data.name}@{work.data.card.version}",
         "split": work.plan.scheme,
         "fraction": work.fraction,
+        "shots": work.shots,
         "classes": len(work.plan.labels.classes),
         "runs": [
             {
@@ -262,18 +289,18 @@ def _plan(work: Finetuning) -> dict[str, Any]:
 
 def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
     """Prints the dry runs."""
-    from uamix_bench.cli.listing import share
     from uamix_bench.cli.tables import Table, count, duration, show
+    from uamix_bench.records.finetune_record import labels_used
     from uamix_bench.util.text import visible
 
-    table = Table("model", "task", "recipe", "share>", "runs>", "train clips>", "test clips>", "steps>", "time>")
+    table = Table("model", "task", "recipe", "labels>", "runs>", "train clips>", "test clips>", "steps>", "time>")
     for plan in plans:
         clips = [run["train_clips"] for run in plan["runs"]]
         table.add(
             plan["model"],
             plan["task"],
             plan["recipe"]["name"],
-            share(plan["fraction"]),
+            labels_used(plan["fraction"], plan["shots"]),
             count(len(plan["runs"])),
             count(max(clips)),
             count(sum(run["test_clips"] for run in plan["runs"])),
@@ -287,10 +314,10 @@ def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
 
 def _show(results: Sequence[FinetuneResult]) -> None:
     """Prints the scores."""
-    from uamix_bench.cli.listing import share, what_was_trained
+    from uamix_bench.cli.listing import what_was_trained
     from uamix_bench.cli.tables import Table, count, per_cent, show
 
-    table = Table("model", "task", "trained", "share>", "metric", "%>", "runs>", "seeds ±>", wrapped=("model",))
+    table = Table("model", "task", "trained", "labels>", "metric", "%>", "runs>", "seeds ±>", wrapped=("model",))
     notes = [
         f"{label}: {split}" for label, split in dict.fromkeys((one.task.label, one.setting.split) for one in results)
     ]
@@ -300,7 +327,7 @@ def _show(results: Sequence[FinetuneResult]) -> None:
             result.model.name,
             result.task.label,
             what_was_trained(result),
-            share(setting.fraction),
+            result.labels,
             setting.metric,
             per_cent(score.value, score.ci95) + ("" if result.status.complete else "*"),
             count(len(result.runs)),

@@ -6,20 +6,18 @@ from pathlib import Path
 
 import click
 
-from uamix_bench.cli import options
+from uamix_bench.cli import commands, options
 from uamix_bench.cli.errors import Session
 
 
-@click.group("leaderboard")
+@commands.group("leaderboard")
 def command() -> None:
     """Build a leaderboard from result files."""
 
 
 @command.command("build")
 @click.argument("results", nargs=-1, metavar="[RESULTS]...")
-@click.option(
-    "-o", "--output", "--out", metavar="SITE", required=True, callback=options.to_path, help="Folder of the site."
-)
+@options.out("Folder of the site.", metavar="SITE", default="uamix-leaderboard", show_default=True)
 @click.option(
     "-t",
     "--task",
@@ -42,10 +40,10 @@ def build(
     keep_going: bool,
     quiet: bool,
 ) -> int:
-    """Write a site from RESULTS, files or folders of them; default UAMIX_BENCH_HOME/results.
+    """Write a site from RESULTS.
 
-    SITE/index.html needs no network and no server. Beside it stand the same as Markdown and a page of classes for each
-    task and setting.
+    RESULTS are files or folders of them; default UAMIX_BENCH_HOME/results. SITE/index.html needs no network and no
+    server. Beside it stand the same as Markdown and a page of classes for each task and setting.
     """
     items = session.begin("leaderboard build")
 
@@ -57,7 +55,7 @@ def build(
     from uamix_bench.util.errors import UsageError, nearest
 
     files.check_writable(files.make_folder(output))
-    found = read_all([files.expanded(given) for given in results] or [files.home() / "results"])
+    found = read_all([files.expanded(given) for given in results])
     if found.bad and not keep_going:
         raise found.bad[0]
     for error in found.bad:

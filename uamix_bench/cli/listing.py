@@ -32,11 +32,6 @@ def what_was_trained(result: FinetuneResult) -> str:
     return "linear probe" if blocks is None else f"all but {blocks} blocks" if blocks else "all"
 
 
-def share(fraction: float | None) -> str:
-    """Share of the training clips in per cent; empty for all of them."""
-    return "" if fraction is None else f"{100 * fraction:g}%"
-
-
 def _few_shot(results: Sequence[Result]) -> Table:
     table = Table("model", "task", "n>", "k>", "episodes>", "accuracy %>", "", "id", wrapped=("model",))
     for result in results:
@@ -55,13 +50,13 @@ def _few_shot(results: Sequence[Result]) -> Table:
 
 
 def _finetuned(results: Sequence[FinetuneResult]) -> Table:
-    table = Table("model", "task", "trained", "share>", "metric", "%>", "runs>", "", "id", wrapped=("model",))
+    table = Table("model", "task", "trained", "labels>", "metric", "%>", "runs>", "", "id", wrapped=("model",))
     for result in results:
         table.add(
             result.model.name,
             result.task.label,
             what_was_trained(result),
-            share(result.setting.fraction),
+            result.labels,
             result.setting.metric,
             per_cent(result.score.value, result.score.ci95),
             count(len(result.runs)),

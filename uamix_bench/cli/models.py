@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import selection
+from uamix_bench.cli import commands, selection
 from uamix_bench.cli.errors import Session
-from uamix_bench.cli.options import json_output, layer, quiet, to_path, trust_remote_code
+from uamix_bench.cli.options import json_output, layer, out, quiet, trust_remote_code
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import expanded
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from uamix_bench.plugins.card import ModelCard
     from uamix_bench.plugins.registry import Plugin
 
-_WRAPPED = ("paper", "licence", "trained on", "weights here")
+_PROSE = ("paper", "licence", "trained on", "weights here")
 _WEIGHTS = (".pth", ".pt", ".safetensors")
 
 
-@click.group("models")
+@commands.group("models")
 def command() -> None:
     """List the models, show one, fetch or convert its weights, check it."""
 
@@ -43,7 +43,7 @@ def ls(session: Session) -> None:
     from uamix_bench.cli.tables import Table, show
     from uamix_bench.plugins.card import trained_on
 
-    table = Table("model", "paper", "size>", "Hz>", "licence", "trained on", "weights here", wrapped=_WRAPPED)
+    table = Table("model", "paper", "size>", "Hz>", "licence", "trained on", "weights here", prose=_PROSE)
     for name, plugin in plugins.items():
         card = plugin.card
         table.add(
@@ -99,10 +99,11 @@ def info(session: Session, name: str) -> None:
 @json_output
 @click.pass_obj
 def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, quiet: bool) -> None:
-    """Download and check a model's official files, as far as its authors allow; else say what to get from where.
+    """Download and check a model's official files.
 
-    All that its card lists, or the FILEs named. They come to UAMIX_BENCH_HOME/checkpoints/NAME, where those that only a
-    person can get are to be put; then run this again. What was interrupted goes on where it was.
+    As far as its authors allow; else the files to get are listed, with the pages to get them from. All that its card
+    lists, or the FILEs named. They come to UAMIX_BENCH_HOME/checkpoints/NAME, where those that only a person can get
+    are to be put; then run this again. What was interrupted goes on where it was.
     """
     from uamix_bench.plugins import registry
 
@@ -120,7 +121,8 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
 
     progress, folder = TerminalProgress(quiet), _folder(plugin.name)
     chosen = [known[given] for given in dict.fromkeys(files or known)]
-    errors = []
+    errors: list[BadInputError] = []
+    alike: dict[tuple[str, str], list[str]] = {}  # names of files by what is said of each, with * for the name
     for file in chosen:
         facts = {
             "model": plugin.name,
@@ -138,14 +140,15 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
         except BadInputError as error:  # the others may come all the same
             facts["problem"] = f"{error.reason}; {error.remedy}"
             errors.append(error)
+            alike.setdefault((error.reason, error.remedy.replace(file.name, "*")), []).append(file.name)
         items.append(facts)
         if facts["path"] and not session.json:
             click.echo(f"{path} ({'verified' if file.sha256 or file.md5 else 'pinned'})")
-        elif len(chosen) > 1 and not session.json:
-            click.echo(f"{file.name}: {facts['problem']}")
+    if len(chosen) > 1 and not session.json:
+        for (reason, remedy), names in alike.items():
+            click.echo(f"{', '.join(names)}: {reason}; {remedy.replace('*', names[0] if len(names) == 1 else 'them')}")
     if len(errors) > 1:
-        names = ", ".join(item["file"] for item in items if item["problem"])
-        remedy = f"put {names} there; 'uamix-bench models info {plugin.name}' names the source"
+        remedy = f"put them there and run this again; 'uamix-bench models info {plugin.name}' lists their pages"
         raise BadInputError(folder, f"{len(errors)} of {len(chosen)} files are not here or not right", remedy)
     if errors:
         raise errors[0]
@@ -163,10 +166,10 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
 def check(
     session: Session, models: tuple[str, ...], pooling: str | None, layer: str | None, trust_remote_code: bool
 ) -> None:
-    """Check that models keep to what the bench relies on; exit code 3 where one does not.
+    """Check that models keep the contract of an adapter.
 
-    Shapes, no gradient, determinism, batches, padding, silence, very short and long clips, NaN, sample rates,
-    layers, poolings, the card, and that the model can be built again. On the CPU.
+    Exit code 3 where one does not. Shapes, no gradient, determinism, batches, padding, silence, very short and long
+    clips, NaN, sample rates, layers, poolings, the card, and that the model can be built again. On the CPU.
     """
     items = session.begin("models check")
     names = [name for given in models for name in selection.models(given)]
@@ -196,9 +199,7 @@ def check(
 
 @command.command("convert")
 @click.argument("source", metavar="NAME=FILE|FILE")
-@click.option(
-    "-o", "--output", metavar="FILE", callback=to_path, help="File to write; default FILE with the ending .safetensors."
-)
+@out("File to write; default FILE with the ending .safetensors.", metavar="FILE")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
@@ -209,9 +210,10 @@ def check(
 @json_output
 @click.pass_obj
 def convert(session: Session, source: str, output: Path | None, dtype: str) -> None:
-    """Write an official checkpoint as safetensors, which loads faster and without pickle.
+    """Write an official checkpoint as safetensors.
 
-    The card and all that the file says of the model go into its header. Without NAME, the one model that takes FILE.
+    That loads faster and without pickle. The card and all that the file says of the model go into its header. Without
+    NAME, the one model that takes FILE.
     """
     items = session.begin("models convert")
     bare = expanded(source).exists()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from uamix_bench.cli.errors import Session
 from uamix_bench.engines.engine import ENGINES
@@ -15,6 +17,10 @@ from uamix_bench.util.files import expanded, read_toml
 
 AnyCallback = TypeVar("AnyCallback", bound=Callable[..., Any])
 _VAST = 2**31 - 1  # from here on a limit goes without saying, until a number passes it
+_SHORT = re.compile(r"[1-9](\.[0-9]+)?[eE]\+?[0-9]")
+_RANGE = re.compile(r"([0-9]{1,6})(?:-|\.\.)([0-9]{1,6})")
+_LONGEST_RANGE = 100  # numbers
+_FILES = frozenset({".json", ".csv", ".tsv", ".txt", ".md", ".html"})  # what no folder is named
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
@@ -40,7 +46,9 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         return self.metavar
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Reads the number."""
+        """Reads the number; a whole one may be written as 1e4."""
+        if self.number is click.INT and isinstance(value, str) and _SHORT.fullmatch(value):
+            value = int(float(value)) if float(value).is_integer() else value
         number: float = self.number.convert(value, param, ctx)
         if not (number > self.least if self.beyond else number >= self.least):
             self.fail(f"{number} is not {'above' if self.beyond else 'at least'} {self.least:g}", param, ctx)
@@ -57,14 +65,26 @@ def _exists(path: str) -> bool:
 
 
 class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
-    """List of one or more values with commas between them; a path that exists is never split."""
+    """List of one or more values with commas between them; a path that exists is never split.
+
+    Args:
+        item: Type of each value.
+        metavar: Name of the values in the help.
+        names: Function that gives the names which a shell completes; paths are completed besides.
+    """
 
     name = "list"
     envvar_list_splitter = ","
 
-    def __init__(self, item: click.ParamType[Any] = click.STRING, metavar: str = "LIST") -> None:
+    def __init__(
+        self,
+        item: click.ParamType[Any] = click.STRING,
+        metavar: str = "LIST",
+        names: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self.item = item
         self.metavar = metavar
+        self._names = names
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """Name of the values in the help."""
@@ -80,9 +100,27 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]  # generic since cli
             parts = [value]
         else:
             parts = [part.strip() for part in value.split(",")]
+        if len(parts) > 1 and parts[-1] == "" and parts[0] != "":
+            self.fail(f"'{value}' ends in a comma; a list has commas and no spaces: {value}NEXT", param, ctx)
         if not all(part != "" for part in parts) or not parts:
             self.fail("an empty name or number", param, ctx)
-        return tuple(self.item.convert(part, param, ctx) for part in parts)
+        return tuple(self.item.convert(one, param, ctx) for part in parts for one in self._spread(part, param, ctx))
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names that complete the last value of a list, or else a path."""
+        before, comma, last = incomplete.rpartition(",")
+        found = [CompletionItem(f"{before}{comma}{name}") for name in self._names() if name.startswith(last)]
+        return found or [CompletionItem(incomplete, type="file")]
+
+    def _spread(self, part: Any, param: click.Parameter | None, ctx: click.Context | None) -> Iterable[Any]:
+        """The numbers of a range, 1-5 or 1..5; anything else is one value."""
+        found = _RANGE.fullmatch(part) if isinstance(self.item, Number) and isinstance(part, str) else None
+        if found is None:
+            return (part,)
+        first, last = map(int, found.groups())
+        if not first <= last < first + _LONGEST_RANGE:
+            self.fail(f"'{part}' is no range of 1 to {_LONGEST_RANGE} numbers; a list is 1,5,10", param, ctx)
+        return range(first, last + 1)
 
 
 class CountOrAuto(click.ParamType):  # type: ignore[type-arg]  # as above
@@ -114,16 +152,53 @@ def to_path(_: click.Context, __: click.Parameter, value: str | None) -> Path | 
     return None if value is None else expanded(value)
 
 
+def _model_names() -> Iterable[str]:
+    from uamix_bench.plugins import registry
+
+    return sorted({*registry.models(), *registry.bundled_weights()})
+
+
+def _task_names() -> Iterable[str]:
+    from uamix_bench.plugins import registry
+
+    return sorted(registry.tasks())
+
+
+def out(words: str, metavar: str = "DIR", **more: Any) -> Callable[[AnyCallback], AnyCallback]:
+    """Makes -o: the place of what the command writes, under the same names in every command.
+
+    Args:
+        words: Help text.
+        metavar: Name of the value in the help: a folder, or FILE.
+        **more: Further arguments of `click.option`, such as a default.
+    """
+    callback = to_path if metavar == "FILE" else _to_folder
+    return click.option("-o", "--out", "--output", "output", metavar=metavar, callback=callback, help=words, **more)
+
+
+def _to_folder(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
+    """Path of a folder; the name of a file is refused."""
+    path = to_path(ctx, parameter, value)
+    if path is not None and path.suffix.lower() in _FILES and not path.is_dir():
+        folder = path.with_suffix("")
+        document = "; --json prints one document" if path.suffix.lower() == ".json" else ""
+        raise UsageError(
+            f"--out {value}", "is named like a file, and a folder goes here", f"give -o {folder}{document}"
+        )
+    return path
+
+
 COUNTS = CommaList(COUNT, "N[,N...]")
 MIXINGS = click.Choice(["none", "mixup", "t-cutmix", "tf-cutmix"])
-_NAMES = CommaList(metavar="NAME[,...]")
+_MODELS = CommaList(metavar="NAME[,...]", names=_model_names)
+_TASKS = CommaList(metavar="NAME[,...]", names=_task_names)
 
 # What several commands take under one name, with one meaning.
 model = click.option(
     "-m",
     "--model",
     multiple=True,
-    type=_NAMES,
+    type=_MODELS,
     callback=merged,
     default=["uamix"],
     show_default=True,
@@ -134,7 +209,7 @@ task = click.option(
     "-t",
     "--task",
     multiple=True,
-    type=_NAMES,
+    type=_TASKS,
     callback=merged,
     default=["instruments", "studio-samples"],
     show_default=True,
@@ -149,8 +224,14 @@ own_task = click.option(
     callback=merged,
     help="Folder or CSV of your own data, for results on it.",
 )
-way = click.option("--n", "--way", type=COUNTS, default="5", show_default=True, help="Ways: classes per episode.")
-shot = click.option("--k", "--shot", type=COUNTS, default="1", show_default=True, help="Shots: supports per class.")
+WAY = ("-n", "--n", "--way", "--n-way")
+SHOT = ("-k", "--k", "--shot", "--k-shot")
+way = click.option(
+    *WAY, "n", type=COUNTS, default="5", show_default=True, help="Ways: classes per episode, a list or a range 2-5."
+)
+shot = click.option(
+    *SHOT, "k", type=COUNTS, default="1", show_default=True, help="Shots: supports per class, a list or a range 1-5."
+)
 layer = click.option("--layer", metavar="N|last|mean", help="Layer whose tokens are pooled, for models hf:...")
 pretrained_on = click.option(
     "--pretrained-on",
@@ -200,19 +281,8 @@ allow_partial = click.option(
 keep_going = click.option(
     "--keep-going", is_flag=True, help="Skip broken clips and name them; the result is partial, exit code 6."
 )
-report_folder = click.option(
-    "-o",
-    "--output",
-    "--out",
-    metavar="DIR",
-    callback=to_path,
-    default="uamix-report",
-    show_default=True,
-    help="Folder for the report.",
-)
-results_folder = click.option(
-    "-o", "--output", metavar="DIR", callback=to_path, help="Results folder; default UAMIX_BENCH_HOME/results."
-)
+report_folder = out("Folder for the report.", default="uamix-report", show_default=True)
+results_folder = out("Results folder; default UAMIX_BENCH_HOME/results.")
 
 
 def _remember(field: str) -> Callable[[click.Context, click.Parameter, bool], None]:

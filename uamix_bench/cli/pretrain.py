@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from uamix_bench.cli import training
+from uamix_bench.cli import commands, training
 from uamix_bench.cli.errors import Session
 
 
-@click.command()
+@commands.command("pretrain")
 @click.option("--init", metavar="MODEL", help="Encoder to start from, as for tune; default random weights.")
 @training.common
 @click.pass_obj

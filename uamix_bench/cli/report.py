@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import options, selection
+from uamix_bench.cli import commands, options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import BadInputError, UsageError
-from uamix_bench.util.files import expanded
+from uamix_bench.util.files import expanded, home
 
 if TYPE_CHECKING:
     from uamix_bench.records.record import Record
 
 
-@click.command("report")
-@click.argument("records", nargs=-1, required=True, metavar="FILE|DIR...")
+@commands.command("report")
+@click.argument("records", nargs=-1, metavar="[FILE|DIR]...")
 @options.own_task
 @options.data_dir
 @click.option(
@@ -41,7 +41,9 @@ def command(
     output: Path,
     quiet: bool,
 ) -> int:
-    """Render result and training files, or folders of them, as one page a kind: KIND.html and KIND.md.
+    """Render records as one page a kind: KIND.html and KIND.md.
+
+    Records are files of results and trainings, or folders of them; default UAMIX_BENCH_HOME/results.
 
     Confusion matrices come from the cached embeddings of the results' own clips: they need the data, but no model.
     """
@@ -61,11 +63,14 @@ def command(
     for _, record in sorted(found.records, key=lambda item: item[1].kind):
         kinds.setdefault(record.kind, {})[record.id] = record
     if not kinds:
-        raise BadInputError(", ".join(records), "there is no record", "name what 'uamix-bench fewshot' wrote")
+        place = ", ".join(map(str, paths)) or str(home() / "results")
+        raise BadInputError(place, "holds no record", "run 'uamix-bench fewshot' first, or name its folder -o")
     if tsne and "fewshot" not in kinds:
         raise UsageError("--tsne", "shows the embeddings of few-shot results, and none is given", "omit it")
     tasks = selection.chosen_tasks(task)
     more: dict[str, dict[str, Any]] = {"fewshot": {"data_dir": data_dir, "own": tasks, "tsne": tsne}}
+    if "fewshot" in kinds and "finetune" in kinds:
+        more["fewshot"]["supervised"] = list(kinds["finetune"].values())
     pages = {
         kind: registry.find_report(kind)(list(of_kind.values()), **more.get(kind, {}))
         for kind, of_kind in kinds.items()

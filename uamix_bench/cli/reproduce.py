@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from uamix_bench.cli import options
+from uamix_bench.cli import commands, options
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import expanded
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from uamix_bench.studies.reproduce import Reproduction
 
 
-@click.command("reproduce")
+@commands.command("reproduce")
 @click.argument("target", metavar="table2|table3|table4|fig3|fig4|fig5|fig6|all")
 @options.data_dir
 @click.option(
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Recipe of tuning and fine-tuning; tiny is for trials and not comparable.",
 )
-@click.option("--n", "--way", "ways", type=options.COUNTS, help="Ways: classes per episode; default the target's.")
-@click.option("--k", "--shot", "shots", type=options.COUNTS, help="Shots: supports per class; default the target's.")
+@click.option(*options.WAY, "ways", type=options.COUNTS, help="Ways: classes per episode; default the target's.")
+@click.option(*options.SHOT, "shots", type=options.COUNTS, help="Shots: supports per class; default the target's.")
 @click.option("--q", "--query", "queries", type=options.COUNT, help="Queries per class; default 15.")
 @click.option("--episodes", type=options.COUNT, help="Number of episodes; default 600.")
 @options.input_length
@@ -121,6 +121,7 @@ def command(
     items += [record.model_dump(mode="json") for record in records]
     session.facts |= {"missing": _missing(plans), "set_aside": work.set_aside, "files": list(map(str, written))}
     if not session.json:
+        _show_tables(page.markdown)
         click.echo("\n".join(map(str, written)))
     for line in _missing_lines(plans):
         progress.say(line)
@@ -146,6 +147,36 @@ def _given(checkpoints: Sequence[str]) -> dict[str, Path]:
         if not given[name].exists():
             raise BadInputError(given[name], "no such file", "check --checkpoint")
     return given
+
+
+def _show_tables(markdown: str) -> None:
+    """Prints the tables of a page; what is missing is said apart, and single results are left to the page."""
+    from itertools import groupby
+
+    from uamix_bench.cli.tables import Table, show
+
+    ours = markdown.partition("\n## Our results")[0].splitlines()
+    title = ""
+    for is_table, lines in groupby(ours, lambda line: line[:1] == "|"):
+        if not is_table:
+            title = next((line.strip("*# ") for line in reversed([*lines]) if line[:1] in ("*", "#")), "")
+            continue
+        heading, *rows = [_cells(line) for line in lines]
+        if heading[0] != "missing":
+            table = Table(heading[0], *(f"{cell}>" for cell in heading[1:-1]), heading[-1], wrapped=(heading[-1],))
+            for row in rows[1:]:  # behind the rule
+                table.add(*row)
+            show(table, title)
+            print()
+
+
+def _cells(line: str) -> list[str]:
+    """Plain texts of a row of a Markdown table."""
+    import html
+    import re
+
+    cells = re.split(r"(?<!\\)\|", line)[1:-1]
+    return [html.unescape(re.sub(r"\\([^\w\s])|\*\*|</?u>", r"\1", cell)).strip() for cell in cells]
 
 
 def _missing(plans: Sequence[Reproduction]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import options
+from uamix_bench.cli import commands, options
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.text import visible
@@ -29,8 +29,8 @@ _PATHS = click.argument("paths", nargs=-1, metavar="[PATH]...", callback=lambda 
 def _filters(function: options.AnyCallback) -> options.AnyCallback:
     """Adds the options that choose results."""
     for names, kind, words in (
-        (("--k", "--shot"), _COUNTS, "Supports of each class."),
-        (("--n", "--way"), _COUNTS, "Classes of an episode."),
+        (options.SHOT, _COUNTS, "Supports of each class."),
+        (options.WAY, _COUNTS, "Classes of an episode."),
         (("-t", "--task"), _GLOBS, "Tasks, by name."),
         (("-m", "--model"), _GLOBS, "Models, by name."),
     ):
@@ -41,7 +41,7 @@ def _filters(function: options.AnyCallback) -> options.AnyCallback:
     return function
 
 
-@click.group("results")
+@commands.group("results")
 def command() -> None:
     """List, show, verify or export results: files, or folders of them; default UAMIX_BENCH_HOME/results."""
 
@@ -52,8 +52,9 @@ def command() -> None:
 @options.json_output
 @click.pass_obj
 def ls(session: Session, /, paths: tuple[Path, ...], **chosen: tuple[Any, ...]) -> None:
-    """List results, best first within a task and setting, then fine-tunings, trainings and ablations.
+    """List results, best first within a task and setting.
 
+    Fine-tunings, trainings and ablations follow in tables of their own.
     --n and --k choose few-shot results alone, --model those and fine-tunings. A damaged file is named and passed over.
     """
     items = session.begin("results ls", "results")
@@ -76,7 +77,10 @@ def ls(session: Session, /, paths: tuple[Path, ...], **chosen: tuple[Any, ...]) 
 @options.json_output
 @click.pass_obj
 def show(session: Session, name: str, folder: Path | None) -> None:
-    """Show one record: a file, or the beginning of an id in DIR (default the results folder)."""
+    """Show one record, by its file or the beginning of its id.
+
+    Ids are looked up in DIR, by default the results folder.
+    """
     items = session.begin("results show", "results")
     path, record = _one(name, folder)
     items.append(record.model_dump(mode="json"))
@@ -102,9 +106,10 @@ def show(session: Session, name: str, folder: Path | None) -> None:
 def verify(
     session: Session, paths: tuple[Path, ...], data_dir: Path | None, task: tuple[str, ...], audio_root: Path | None
 ) -> None:
-    """Recompute what can be recomputed: mean, interval, id, sums; with --data-dir or --task episodes and sounds too.
+    """Recompute what follows from the parts of a record.
 
-    Exit code 3 where a file's parts disagree, or two files give one evaluation different outcomes; all are listed.
+    Mean, interval, id and sums; with --data-dir or --task episodes and sounds too. Exit code 3 where a file's parts
+    disagree, or two files give one evaluation different outcomes; all are listed.
     """
     items = session.begin("results verify")
     from uamix_bench.records.verify import conflicts
@@ -148,9 +153,7 @@ def verify(
     help="mteb writes a folder; eval-results and model-index are the Hugging Face Hub's, of one --model.",
 )
 @click.option("--hub-dataset", multiple=True, metavar="TASK=OWNER/NAME", help="Id of a task's data set on the Hub.")
-@click.option(
-    "-o", "--output", metavar="PATH", callback=options.to_path, help="File, or folder for mteb; default stdout."
-)
+@options.out("File, or folder for mteb; default stdout.", metavar="FILE")
 @_filters
 @click.pass_obj
 def export(
@@ -162,7 +165,10 @@ def export(
     output: Path | None,
     **chosen: tuple[Any, ...],
 ) -> None:
-    """Export few-shot results to other forms; a damaged file is refused, and partial results are left out."""
+    """Export few-shot results to other forms.
+
+    A damaged file is refused, and partial results are left out.
+    """
     session.begin("results export")
     from uamix_bench.records import export as exporting
 
@@ -209,9 +215,8 @@ def schema() -> None:
 
 def _read(paths: Sequence[Path]) -> Found:
     from uamix_bench.records.store import read_all
-    from uamix_bench.util.files import home
 
-    return read_all(paths or [home() / "results"])
+    return read_all(paths)
 
 
 def _choose(

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from uamix_bench.util.progress import Progress
 
 
+_CLASSIFIERS_MEANT = {
+    **dict.fromkeys(("linear", "lr", "logreg", "logistic", "svm", "probe"), "logistic-regression"),
+    **dict.fromkeys(("ncc", "ncm", "centroid", "prototype", "prototypical", "protonet"), "nearest-centroid"),
+    **dict.fromkeys(("nn", "1nn", "nearest-neighbor", "nearest-neighbour"), "knn"),
+    "cl2n": "simpleshot",
+}
+
+
 def models(given: str, checkpoint: Path | None = None) -> list[str]:
     """Expands one value of --model.
 
@@ -39,7 +47,7 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     name, separator, path_text = given.partition("=")
     path = expanded(path_text) if separator else checkpoint
     if path is not None and not path.exists():
-        raise BadInputError(path, "no such file", f"check {'--model' if separator else '--checkpoint'}")
+        raise BadInputError(path, "no such file", f"give {name}=PATH, the path of its weights")
     if ".py:" in name:
         return [given]
     if _is_glob(name):
@@ -86,6 +94,8 @@ def chosen_tasks(given: Sequence[str]) -> list[str]:
 def tasks(given: str) -> list[str]:
     """Expands one value of --task: a name or alias, ``all``, a glob over names, a path, or ``FILE.py:CLASS``.
 
+    A task's name comes before a file or folder of the same name.
+
     Raises:
         UsageError: No such task.
     """
@@ -96,13 +106,16 @@ def tasks(given: str) -> list[str]:
     if ".py:" in given or any(mark in given for mark in "./\\"):
         return [given]
     if given == "all" or _is_glob(given):
-        return _matching("*" if given == "all" else given, list(registry.tasks()), "--task")
+        known = {name: plugin.card for name, plugin in registry.tasks().items()}
+        if given == "all":  # layouts that no copy was read by are taken by name
+            known = {name: card for name, card in known.items() if not card.unverified}
+        return _matching("*" if given == "all" else given, list(known), "--task")
     try:
         return [registry.find_task(given).name]
-    except UsageError as error:
+    except UsageError:
         if not Path(given).exists():
             raise
-        raise UsageError(error.subject, error.reason, f"for what lies here give ./{given}") from error
+        return [f"./{given}"]
 
 
 def check_label(label: str | None) -> None:
@@ -156,7 +169,9 @@ def protocol(published: str, **fields: Any) -> Protocol:
     base = {"paper": PAPER, "metaaudio": METAAUDIO}[published]
     given = {name: value for name, value in fields.items() if value is not None}
     if (name := given.get("classifier", base.classifier)) not in CLASSIFIERS:
-        raise UsageError(f"--classifier {name}", "no such classifier", nearest(name, list(CLASSIFIERS)))
+        meant = _CLASSIFIERS_MEANT.get(name.lower())
+        remedy = f"did you mean '{meant}'?" if meant else nearest(name, list(CLASSIFIERS))
+        raise UsageError(f"--classifier {name}", "no such classifier", remedy)
     if (voters := given.get("neighbors", 1)) > 1:
         supports = given["n_way"] * given["k_shot"]
         if name != "knn":

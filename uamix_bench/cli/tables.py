@@ -1,4 +1,4 @@
-"""Tables on stdout that fit 80 columns of a terminal, and are never cut or wrapped in a pipe."""
+"""Tables on stdout that fit 80 columns of a terminal. In a pipe nothing is cut, and only prose is wrapped."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from uamix_bench.models.contract import Check
 
 _UNBOUNDED = 1_000  # columns: what a pipe can take
+_PROSE = 30  # columns of it in a pipe
 _NARROWEST = 72  # below it the terminal itself has to wrap
 
 
@@ -27,21 +28,29 @@ class Table(RichTable):
 
     Args:
         columns: Column headings; one that ends in ``>`` is aligned to the right.
-        wrapped: Headings of the columns whose text may be wrapped.
+        wrapped: Headings of the columns whose text may be wrapped in a terminal.
+        prose: Headings of the columns of sentences, which are wrapped in a pipe too.
         dropped: Headings of the columns that a narrow terminal does without, in the order in which they go.
     """
 
-    def __init__(self, *columns: str, wrapped: tuple[str, ...] = (), dropped: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *columns: str,
+        wrapped: tuple[str, ...] = (),
+        prose: tuple[str, ...] = (),
+        dropped: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         self.dropped = dropped
         for heading in columns:
             right = heading.endswith(">")
-            words = heading in wrapped
+            words = heading in wrapped or heading in prose
             self.add_column(
                 heading.removesuffix(">"),
                 justify="right" if right else "left",
                 no_wrap=right,  # numbers are never cut
                 overflow="fold" if words else "ellipsis",
+                max_width=_PROSE if heading in prose and not sys.stdout.isatty() else None,
             )
 
     def add(self, *cells: str) -> None:

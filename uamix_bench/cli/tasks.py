@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import options
+from uamix_bench.cli import commands, look, options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output, quiet, to_path
 from uamix_bench.util.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
     from uamix_bench.data.task import Task
+    from uamix_bench.util.progress import Progress
 
 _SHOWN = 20  # problems on the terminal; --json has all
 
 
-@click.group("tasks")
+@commands.group("tasks")
 def command() -> None:
     """List the tasks, show one, check or prepare its data."""
 
@@ -37,9 +38,10 @@ def ls(session: Session) -> None:
         return
     from uamix_bench.cli.tables import Table, count, show
 
-    table = Table("task", "classes>", "clips>", "seconds>", "licence", "data", wrapped=("licence",))
+    table = Table("task", "classes>", "clips>", "seconds>", "licence", "data", prose=("licence",))
     for card in cards:
         source = "with the package" if card.bundled else "yours to fetch" if card.home else "made on first use"
+        source += "; layout unverified" if card.unverified else ""
         table.add(
             " ".join([f"{card.name}@{card.version}", *card.aliases]),
             count(card.classes),
@@ -49,28 +51,63 @@ def ls(session: Session) -> None:
             source,
         )
     show(table)
-    click.echo(
-        "Your own: --task FOLDER (one sub-folder a class) or --task FILE.csv (path,label[,group,split]).", err=True
-    )
+    own = "--task FOLDER (one sub-folder a class), FILE.csv (path,label[,group,split]), FILE.parquet or CARD.toml"
+    click.echo(f"Your own: {own}; docs/your-task.md has the columns.", err=True)
 
 
 @command.command("info")
-@click.argument("name")
+@click.argument("name", metavar="NAME|DIR|CSV")
+@click.option("--deep", is_flag=True, help="Read the sounds of a published data set as well; your own are always read.")
+@options.data_dir
+@options.audio_root
+@options.clip_seconds
+@quiet
 @json_output
 @click.pass_obj
-def info(session: Session, name: str) -> None:
-    """Show the card of a task."""
+def info(
+    session: Session,
+    name: str,
+    deep: bool,
+    data_dir: Path | None,
+    audio_root: Path | None,
+    clip_seconds: float | None,
+    quiet: bool,
+) -> None:
+    """Show the card of a task, or what your own sounds hold.
+
+    Of a folder or CSV: clips and seconds of each class, rates, channels, splits, groups, what is silent, broken or
+    there twice, the largest settings that every class serves, and a first command. Of a published data set, its card,
+    and what its copy holds if there is one.
+    """
+    from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.plugins import registry
 
     items = session.begin("tasks info")
-    card = registry.find_task(name).card
-    items.append(card.model_dump(mode="json"))
+    progress = TerminalProgress(quiet)
+    (chosen,) = (found := selection.tasks(name))[:1]
+    if len(found) > 1:
+        raise UsageError(name, "names several tasks", f"give one of {', '.join(found)}")
+    if _is_own(chosen):
+        items.append(_survey(look.Places(chosen, audio_root, clip_seconds), progress))
+        if not session.json:
+            look.show(items[0])
+        return
+    card = registry.find_task(chosen).card
+    folder = _folder(data_dir)
+    here = (folder / card.name).exists() or data_dir is not None
+    held = _survey(look.Places(card.name, None, clip_seconds, data_dir), progress, deep) if here else None
+    items.append({**card.model_dump(mode="json"), **({"copy": held} if held else {})})
     if session.json:
         return
     from uamix_bench.cli.tables import show_card
 
-    on_one_line = {key: ", ".join(items[0][key] or ()) for key in ("aliases", "metaaudio")}
-    show_card({**items[0], **on_one_line, "holds": None, "use": f"--task {card.name}"})
+    shown = card.model_dump(mode="json")
+    on_one_line = {key: ", ".join(shown[key] or ()) for key in ("aliases", "metaaudio")}
+    absent = f"not in {folder}; 'uamix-bench tasks prepare {card.name}'" if card.home and not here else None
+    show_card({**shown, **on_one_line, "holds": None, "copy": absent, "use": f"--task {card.name}"})
+    if held:
+        print()
+        look.show(held)
 
 
 @command.command("status")
@@ -78,7 +115,10 @@ def info(session: Session, name: str) -> None:
 @json_output
 @click.pass_obj
 def status(session: Session, data_dir: Path | None) -> None:
-    """Show which data sets are here, and what is missing, by their names; 'tasks verify' counts."""
+    """Show which data sets are here, and what is missing.
+
+    By the names of folders and archives; 'tasks verify' counts clips.
+    """
     from uamix_bench.data.prepare import look
     from uamix_bench.plugins import registry
 
@@ -102,30 +142,58 @@ def status(session: Session, data_dir: Path | None) -> None:
 
 
 @command.command("verify")
-@click.argument("name")
-@click.option("--deep", is_flag=True, help="Decode every file as well.")
+@click.argument("name", metavar="NAME|PATH")
+@click.option("--deep", is_flag=True, help="Decode every file of a published data set as well; your own always are.")
 @options.data_dir
+@options.audio_root
+@options.clip_seconds
 @quiet
 @json_output
 @click.pass_obj
-def verify(session: Session, name: str, deep: bool, data_dir: Path | None, quiet: bool) -> None:
-    """Count the clips of a data set and find empty ones; exit code 3 where it is not whole.
+def verify(
+    session: Session,
+    name: str,
+    deep: bool,
+    data_dir: Path | None,
+    audio_root: Path | None,
+    clip_seconds: float | None,
+    quiet: bool,
+) -> None:
+    """Count the clips of a data set and find bad ones.
 
-    With --deep every file is decoded, and the bad ones are named.
+    Exit code 3 where it is not whole. With --deep every file is decoded, and the bad ones are named. Of your own
+    sounds, all that 'tasks info' shows; exit code 3 where one is broken or of a format that is not read.
     """
     items = session.begin("tasks verify")
-    task = _task(name)
     from uamix_bench.cli.progress import TerminalProgress
+    from uamix_bench.data.task import find_reader
 
-    root = task.locate(_folder(data_dir))
+    if _is_own(own := next(iter(selection.tasks(name)))):
+        document = _survey(look.Places(own, audio_root, clip_seconds), TerminalProgress(quiet))
+        items.append(document)
+        if not session.json:
+            look.show(document)
+        bad = [*document["sounds"]["broken"], *document["unread"]]
+        if bad:
+            reason = f"{len(bad):,} sound{'s' * (len(bad) > 1)} cannot be read: {bad[0]['clip']} {bad[0]['reason']}"
+            reason += f", and {len(bad) - 1:,} more" if len(bad) > 1 else ""
+            raise BadInputError(own, reason, "repair or convert them, or set them aside with --keep-going")
+        return
+    task, root = find_reader(name, _folder(data_dir), audio_root=audio_root)
     problems = task.verify(root, deep, TerminalProgress(quiet))
     card = task.edition(root)
     found = [problem._asdict() for problem in problems]
     items.append({"task": card.name, "version": card.version, "root": str(root), "deep": deep, "problems": found})
     if not problems:
+        count = card.clips
+        if count is None or card.layout:  # no reader of the project's own has counted
+            listing = task.listing(root)
+            count = len(listing.clips)
+            selection.say(card.name, listing.remarks)
+        items[0]["clips"] = count
         if not session.json:
-            decoded = ", all decoded" if deep else ""
-            print(f"{card.name}@{card.version}: {card.clips or 0:,} clips in {root}{decoded}")
+            label = card.name if card.name.startswith("local/") else f"{card.name}@{card.version}"
+            print(f"{label}: {count:,} clips in {root}{', all decoded' if deep else ''}")
         return
     if not session.json:
         for problem in problems[:_SHOWN]:
@@ -143,9 +211,10 @@ def verify(session: Session, name: str, deep: bool, data_dir: Path | None, quiet
 @json_output
 @click.pass_obj
 def prepare(session: Session, name: str, data_dir: Path | None, offline: bool, quiet: bool) -> None:
-    """Download, check and unpack a data set, as far as its authors allow; else say what to request.
+    """Download, check and unpack a data set.
 
-    Archives stay in DIR/archives/NAME. A run that was interrupted goes on where it was.
+    As far as its authors allow; else what to request is said. Archives stay in DIR/archives/NAME. A run that was
+    interrupted goes on where it was.
     """
     items = session.begin("tasks prepare")
     task = _task(name)
@@ -175,9 +244,9 @@ def prepare(session: Session, name: str, data_dir: Path | None, offline: bool, q
 def miniature(
     session: Session, name: str, folder: Path, classes: int | None, clips_per_class: int, seconds: float
 ) -> None:
-    """Make a small stand-in of a data set in a new DIR: its folders and names, generated sounds.
+    """Make a small stand-in of a data set in a new DIR.
 
-    Evaluate it with --task NAME --data-dir DIR. Its version says that it is a miniature.
+    It has the folders and names of the data set, and generated sounds. Its version says that it is a miniature.
     """
     items = session.begin("tasks miniature")
     task = _task(name)
@@ -185,7 +254,11 @@ def miniature(
     card = task.edition(root)
     items.append({"task": card.name, "version": card.version, "root": str(root), "clips": card.clips})
     if not session.json:
-        print(f"{card.name}@{card.version}: {card.clips or 0:,} clips; use --task {card.name} --data-dir {root}")
+        from uamix_bench.cli.progress import TerminalProgress
+
+        print(f"{card.name}@{card.version}: {card.clips or 0:,} clips")
+        held = _survey(look.Places(name, None, None, root), TerminalProgress(True), sounds=False)
+        print(f"evaluate it:\n{held['first_command']}")
 
 
 def _folder(data_dir: Path | None) -> Path:
@@ -194,12 +267,33 @@ def _folder(data_dir: Path | None) -> Path:
     return data_dir or home() / "data"
 
 
-def _task(name: str) -> Task:
-    from uamix_bench.data.task import is_path
+def _is_own(name: str) -> bool:
+    """Test for a value of --task that is a folder or list of one's own, and no card."""
     from uamix_bench.plugins import registry
 
+    return name not in registry.tasks() and ".py:" not in name and not name.lower().endswith(".toml")
+
+
+def _survey(places: look.Places, progress: Progress, sounds: bool = True) -> dict[str, Any]:
+    """Survey of a task's clips as plain data."""
+    from uamix_bench.data.survey import survey
+    from uamix_bench.data.task import load_task
+
+    data = load_task(
+        places.task,
+        places.data_dir,
+        audio_root=places.audio_root,
+        clip_seconds=places.clip_seconds,
+        allow_partial=True,
+        keep_going=True,
+    )
+    return look.facts(survey(data, sounds=sounds, progress=progress), data, places)
+
+
+def _task(name: str) -> Task:
+    from uamix_bench.data.task import is_path, reader
+
     if is_path(name):
-        remedy = "'uamix-bench fewshot --task PATH' names what is wrong with sounds of your own"
+        remedy = "'uamix-bench tasks info PATH' looks at sounds of your own"
         raise UsageError(name, "is a path, where the name of a published data set goes", remedy)
-    task: Task = registry.find_task(name).load()()
-    return task
+    return reader(name)

@@ -38,7 +38,7 @@ def common(function: AnyCallback) -> AnyCallback:
                 help="Folder that the paths of a list are relative to; for AudioSet's CSV, the folder of its clips.",
             ),
             options.workers,
-            click.option("--out", metavar="DIR", callback=options.to_path, help="Folder for checkpoints and weights."),
+            options.out("Folder for checkpoints and weights; default below UAMIX_BENCH_HOME/training."),
             click.option("--seed", type=options.Number(0, 2**53 - 1), help="Seed of every random draw."),
             click.option(
                 "--set",
@@ -152,7 +152,7 @@ def carry_out(
     *,
     data_dir: Path | None,
     audio_root: Path | None,
-    out: Path | None,
+    output: Path | None,
     workers: int | None,
     device: str,
     compiled: bool,
@@ -164,9 +164,11 @@ def carry_out(
     from uamix_bench.tuning.recipe import training_folder
 
     items = session.begin(kind)
-    folder = out or training_folder(recipe, init)
+    folder = output or training_folder(recipe, init)
     if dry_run:
         plan = _plan(recipe, init, data_dir, audio_root, TerminalProgress(quiet))
+        if recipe.kind == "tune" and plan["steps"] and plan["data"]["hours"] is not None:
+            plan |= _need(plan, recipe, str(init), data_dir, audio_root, device)
         items.append({**plan, "init": init, "out": str(folder)})
         if not session.json:
             click.echo(recipe.model_dump_json(indent=2))
@@ -224,6 +226,8 @@ def _plan(
         "sources": {name: field.description for name, field in type(recipe).model_fields.items() if field.description},
         "trained_parameters": dry_run.trained_parameters(stages),
         "steps": None,
+        "estimated_s": None,
+        "estimated_memory_mb": None,
         "data": None,
         "notes": [],
     }
@@ -240,6 +244,24 @@ def _plan(
     return document
 
 
+def _need(
+    plan: dict[str, Any], recipe: Any, init: str, data_dir: Path | None, audio_root: Path | None, device: str
+) -> dict[str, Any]:
+    """Estimated time and memory of a tuning; without them, the reason as a note."""
+    from uamix_bench.tuning.forecast import need
+    from uamix_bench.tuning.run import initial_model
+    from uamix_bench.tuning.trainings import Job
+
+    job = Job("", recipe, init, recipe.data, data_dir, audio_root, Path(), None, device, None)
+    encoder = sum(parameter.numel() for parameter in initial_model(init).encoder.parameters())
+    head = max(plan["trained_parameters"].values())
+    try:
+        found = need(job, plan["steps"], plan["trained_parameters"], encoder + head)
+    except BenchError as error:
+        return {"notes": [*plan["notes"], f"time and memory are not estimated: {error}"]}
+    return {"estimated_s": round(found.seconds, 1), "estimated_memory_mb": round(found.memory_bytes / 2**20)}
+
+
 def _plan_lines(plan: dict[str, Any]) -> Iterator[str]:
     """Dry run of a training as lines of text."""
     held = plan["data"]
@@ -253,3 +275,8 @@ def _plan_lines(plan: dict[str, Any]) -> Iterator[str]:
     for stage, count in plan["trained_parameters"].items():
         steps = f"{plan['steps'][stage]:,} steps, " if plan["steps"] else ""
         yield f"{stage}: {steps}{count:,} trained parameters"
+    if plan["estimated_s"] is not None:
+        from uamix_bench.cli.tables import duration
+
+        memory = f"{plan['estimated_memory_mb']:,} MiB for weights, optimiser and a batch in float32"
+        yield f"about {duration(plan['estimated_s'])} here without decoding, {memory}; from a few small steps"

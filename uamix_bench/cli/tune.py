@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from uamix_bench.cli import options, training
+from uamix_bench.cli import commands, options, training
 from uamix_bench.cli.errors import Session
 
 
-@click.command()
+@commands.command("tune")
 @click.option(
     "--init",
     default="audiomae-tiny",

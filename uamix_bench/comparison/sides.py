@@ -34,6 +34,8 @@ def read_side(path: Path) -> Side:
         UsageError: The folder holds two files of pytest-benchmark.
         MachineError: A file cannot be read.
     """
+    if not path.exists():
+        raise BadInputError(path, "no such file or folder", "give two files of results, or two folders of -o")
     paths = sorted(path.rglob("*.json")) if path.is_dir() else [path]
     results, timings, bad = [], None, []
     for file in paths:

@@ -22,18 +22,21 @@ import soundfile
 import soxr
 
 from uamix_bench.data import flac, mp3, ogg, riff, tags
+from uamix_bench.data.sound import Sound
 from uamix_bench.data.streams import REENCODE, REFETCH, Handle, Source, Stream, damaged, truncated
 from uamix_bench.util.arrays import Samples
 from uamix_bench.util.errors import BadInputError, MachineError
 from uamix_bench.util.files import unreadable
 from uamix_bench.util.threads import PATIENCE_S
 
+ROUNDING_S = 1e-3  # times in lists are often rounded to it: so much may a segment pass the end of its file
 _SAMPLE_RATES = range(1_000, 768_001)
 _MAX_CHANNELS = 64
 _MAX_FRAMES = 1 << 30  # six hours at 48 kHz; damaged headers claim 2^36 and more
 _MAX_PEAK = 8.0  # 18 dB above full scale: room for float mixes, none for integers stored as floats
 _BLOCK = 1 << 20  # samples decoded at once
 _FILTER_REACH = 256  # samples of the lower rate; soxr HQ's filter reaches 90 of them
+_BEYOND_S = 1.0  # of a segment's end, where its file is looked at
 _SEVERAL = "WAV, AIFF, FLAC, OGG or MP3"
 
 
@@ -58,13 +61,16 @@ class AudioInfo:
         return self.frames / self.sample_rate
 
 
-def probe(path: Path, *, max_seconds: float | None = None) -> AudioInfo:
-    """Reads a sound file's header and checks the file as far as possible without decoding.
+def probe(path: Path | Sound, *, max_seconds: float | None = None) -> AudioInfo:
+    """Reads a sound's header and checks its file as far as possible without decoding.
 
     Args:
-        path: Path of the sound file.
+        path: Path of a sound file, or a sound.
         max_seconds: Length that need be checked, in seconds; the rest of a longer file may stay unread. None checks
             all of it.
+
+    Returns:
+        Facts of the whole file, or of the segment.
 
     Raises:
         BadInputError: The file has a fault that `read` refuses, except faults that only decoding shows.
@@ -74,24 +80,28 @@ def probe(path: Path, *, max_seconds: float | None = None) -> AudioInfo:
         return sound.info
 
 
-def read(path: Path, sample_rate: int | None, *, max_seconds: float | None = None, offset: float = 0.0) -> Waveform:
+def read(
+    path: Path | Sound, sample_rate: int | None, *, max_seconds: float | None = None, offset: float = 0.0
+) -> Waveform:
     """Decodes a WAV (also RF64), AIFF, FLAC, OGG (Vorbis, Opus, FLAC) or MP3 file, whatever its name, to mono.
 
-    A part that is resampled alone equals the same part of the whole file resampled. For that, the samples that the
-    filter reaches beyond the cut are decoded too, and decoding begins at a sample of both rates.
+    A segment is decoded to the sample and resampled alone, as a file that holds no more would be. A part by `offset`
+    and `max_seconds` equals the same part of the whole sound resampled. For that, the samples that the filter reaches
+    beyond the cut are decoded too, and decoding begins at a sample of both rates.
 
     Args:
-        path: Path of the sound file.
+        path: Path of a sound file, or a sound.
         sample_rate: Rate of the result, in Hz; None keeps the file's own.
         max_seconds: Length to decode at most, in seconds; None decodes all.
-        offset: Time of the first decoded sample, in seconds.
+        offset: Time of the first decoded sample, in seconds from the sound's beginning.
 
     Returns:
         The waveform, at least one sample long.
 
     Raises:
         BadInputError: The file is missing, empty, not sound, truncated, holds nothing at `offset`, has a header that
-            no recording has, or holds a sample that is NaN, infinite or beyond 8 times full scale.
+            no recording has, ends before its segment does, or holds a sample that is NaN, infinite or beyond 8 times
+            full scale.
         MachineError: The file cannot be opened.
     """
     until_s = None if max_seconds is None else offset + max_seconds + _reach_s(sample_rate)
@@ -110,7 +120,7 @@ def read(path: Path, sample_rate: int | None, *, max_seconds: float | None = Non
     return Waveform(np.ascontiguousarray(part), target)
 
 
-def undecoded(path: Path) -> MachineError:
+def undecoded(path: Path | Sound) -> MachineError:
     """Error for a file whose decoding is given up."""
     reason = f"is not decoded after {PATIENCE_S:g} s: it, its disk or its network hangs"
     return MachineError(path, reason, "try again, or leave it out")
@@ -122,14 +132,14 @@ def samples_read(info: AudioInfo, sample_rate: int, max_seconds: float) -> int:
     return max(1, min(whole, round(max_seconds * sample_rate)))
 
 
-def segments(path: Path, sample_rate: int, seconds: float) -> Iterator[Samples]:
-    """Decodes a file segment by segment and holds one at a time in memory.
+def segments(path: Path | Sound, sample_rate: int, seconds: float) -> Iterator[Samples]:
+    """Decodes a sound segment by segment and holds one at a time in memory.
 
     Segments of equal length follow one another from the beginning. A rest at the end is one more segment if it lasts at
     least half as long; a shorter rest is left out. A file shorter than one segment is one segment.
 
     Args:
-        path: Path of the sound file.
+        path: Path of a sound file, or a sound.
         sample_rate: Rate of the segments, in Hz.
         seconds: Length of a segment, in seconds.
 
@@ -142,6 +152,7 @@ def segments(path: Path, sample_rate: int, seconds: float) -> Iterator[Samples]:
     """
     with _opened(path) as sound:
         info = sound.info
+        sound.skip_to(0)
         length = max(1, round(seconds * sample_rate))
         total = info.frames * sample_rate // info.sample_rate
         held, held_from = np.zeros(0, np.float32), 0
@@ -177,10 +188,14 @@ class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
 
 
 class _Sound:
-    """An open sound file. Its streams are decoded one after the other as if they were one."""
+    """An open sound. The streams of its file are decoded one after the other as if they were one.
 
-    def __init__(self, path: Path, file: FileIO, size: int, streams: list[Stream]) -> None:
+    `info` is that of the segment, if the sound is one.
+    """
+
+    def __init__(self, path: Path | Sound, file: FileIO | None, size: int, streams: list[Stream]) -> None:
         self._path, self._disk, self._size, self._streams = path, file, size, streams
+        self._begin = 0  # frame of the file that is the sound's first
         self._position = self._index = 0
         self._handle: Handle | None = None
         self._sound: _Sequential | None = None
@@ -192,12 +207,31 @@ class _Sound:
         self._ends = list(accumulate(info.frames for info in infos))
         self.info = AudioInfo(self._ends[-1], rates[0], max(info.channels for info in infos))
         _check_header(path, self.info)
+        if isinstance(path, Sound) and path.start_s is not None and path.end_s is not None:
+            self._cut(path.start_s, path.end_s)
+
+    def _cut(self, start_s: float, end_s: float) -> None:
+        """Makes the sound a segment of the file.
+
+        Raises:
+            BadInputError: The file ends before the segment does, or the segment holds no sample.
+        """
+        rate, frames = self.info.sample_rate, self.info.frames
+        self._begin, stop = round(start_s * rate), round(end_s * rate)
+        if frames < stop <= frames + math.ceil(ROUNDING_S * rate):
+            stop = frames
+        if stop > frames:
+            reason = f"the file lasts {self.info.duration_s:.3f} s and ends before that"
+            raise BadInputError(self._path, reason, "correct the times, or the file")
+        if stop <= self._begin:
+            raise BadInputError(self._path, "holds no sample", "give a later end")
+        self.info = AudioInfo(stop - self._begin, rate, self.info.channels)
 
     def _open(self, index: int) -> AudioInfo:
         """Closes the open stream and opens another."""
         stream = self._streams[index]
         self.close()
-        if stream.source.is_file(self._size) and not stream.open_end:
+        if self._disk is not None and stream.source.is_file(self._size) and not stream.open_end:
             self._disk.seek(0)
             # By descriptor: the name's ending must not choose the decoder (".raw" would mean headerless).
             self._sound = _Sequential(self._disk.fileno(), closefd=False)
@@ -215,11 +249,12 @@ class _Sound:
     def check_disk(self) -> None:
         """Raises the disk's read error, if any. A decoder takes such an error for the end of a file."""
         if self._handle is not None and self._handle.error is not None:
-            raise unreadable(self._path, self._handle.error) from self._handle.error
+            raise unreadable(Path(str(self._path)), self._handle.error) from self._handle.error
 
     def skip_to(self, frame: int) -> None:
-        """Goes forward to a frame, from the beginning."""
+        """Goes forward to a frame of the sound, from the beginning of the file."""
         assert self._sound is not None
+        frame += self._begin
         exact = self._sound.format not in ("OGG", "MP3") and soundfile.SoundFile.seekable(self._sound)
         if frame and exact and len(self._streams) == 1:
             self._sound.seek(frame)
@@ -257,14 +292,44 @@ class _Sound:
     def _ends_early(self) -> BadInputError:
         self.check_disk()
         if self._streams[self._index].frames is not None:  # what was counted, and nothing claims
-            return damaged(self._path, f"decoding ends after {self._position} of {self.info.frames} samples")
-        claim = f"its header claims {self.info.frames} frames, decoding ends after {self._position}"
+            return damaged(self._path, f"decoding ends after {self._position} of {self._ends[-1]} samples")
+        claim = f"its header claims {self._ends[-1]} frames, decoding ends after {self._position}"
         return truncated(self._path, claim)
 
 
 @contextmanager
-def _opened(path: Path, until_s: float | None = None) -> Iterator[_Sound]:
-    """Opens a sound file by its content and checks its structure, as far as `until_s` needs it or all of it."""
+def _opened(path: Path | Sound, until_s: float | None = None) -> Iterator[_Sound]:
+    """Opens a sound by its content and checks its file's structure, as far as `until_s` needs it or all of it."""
+    with _content(path) as (source, file):
+        sound = None
+        try:
+            if isinstance(path, Sound) and path.start_s is not None and path.end_s is not None:
+                until_s = path.end_s + _BEYOND_S  # the end must be seen to exist
+            kind, streams = _streams(source, until_s)
+            try:
+                sound = _Sound(path, file, source.size, streams)
+                yield sound
+            except soundfile.SoundFileError as error:
+                if sound is not None:
+                    sound.check_disk()
+                remedy = REFETCH if sound is not None else f"{REENCODE}, or {REFETCH}"  # then the codec may be unknown
+                raise BadInputError(path, f"is a damaged or unsupported {kind} file", remedy) from error
+        except OSError as error:
+            raise unreadable(Path(str(path)), error) from error
+        finally:
+            if sound is not None:
+                sound.close()
+
+
+@contextmanager
+def _content(place: Path | Sound) -> Iterator[tuple[Source, FileIO | None]]:
+    """Bytes of a sound's file, or of a parquet row; and the file, if they are one."""
+    if isinstance(place, Sound) and place.row is not None:
+        from uamix_bench.data.parquet import sound_bytes
+
+        yield Source(place, None, [sound_bytes(place.path, place.row)]), None
+        return
+    path = Path(place.path) if isinstance(place, Sound) else place
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -275,29 +340,14 @@ def _opened(path: Path, until_s: float | None = None) -> Iterator[_Sound]:
     except OSError as error:
         raise unreadable(path, error) from error
     with file:
-        sound = None
-        try:
-            kind, streams = _streams(path, file, status.st_size, until_s)
-            try:
-                sound = _Sound(path, file, status.st_size, streams)
-                yield sound
-            except soundfile.SoundFileError as error:
-                if sound is not None:
-                    sound.check_disk()
-                remedy = REFETCH if sound is not None else f"{REENCODE}, or {REFETCH}"  # then the codec may be unknown
-                raise BadInputError(path, f"is a damaged or unsupported {kind} file", remedy) from error
-        except OSError as error:
-            raise unreadable(path, error) from error
-        finally:
-            if sound is not None:
-                sound.close()
+        yield Source(place, file, [(0, status.st_size)]), file
 
 
-def _streams(path: Path, file: FileIO, size: int, until_s: float | None) -> tuple[str, list[Stream]]:
+def _streams(source: Source, until_s: float | None) -> tuple[str, list[Stream]]:
     """Container of a file and its streams."""
+    path, size = source.path, source.size
     if not size:
         raise BadInputError(path, "is empty (0 bytes)", REFETCH)
-    source = Source(path, file, [(0, size)])
     head = source.at(0, 64)
     kind = _kind(head)
     if start := tags.behind(source, 0):
@@ -336,7 +386,7 @@ def _reach_s(sample_rate: int | None) -> float:
     return 0.0 if sample_rate is None else _FILTER_REACH / min(sample_rate, *_SAMPLE_RATES[:1]) + 0.1
 
 
-def _check_header(path: Path, info: AudioInfo) -> None:
+def _check_header(path: Path | Sound, info: AudioInfo) -> None:
     if info.frames <= 0:
         raise BadInputError(path, "holds no samples", REFETCH)
     if info.sample_rate not in _SAMPLE_RATES or info.channels > _MAX_CHANNELS or info.frames > _MAX_FRAMES:
@@ -361,7 +411,7 @@ def _span(info: AudioInfo, target: int, first: int, length: int | None) -> tuple
     return start, stop, first - start * target // source
 
 
-def _check_samples(path: Path, block: Samples, start: int) -> None:
+def _check_samples(path: Path | Sound, block: Samples, start: int) -> None:
     peak = max(block.max(), -block.min())
     if peak <= _MAX_PEAK:  # false where a sample is NaN
         return

@@ -1,6 +1,7 @@
-"""Detection of clips whose files are identical byte for byte under other names. Free of torch.
+"""Detection of clips whose sounds are identical byte for byte under other names. Free of torch.
 
-Decoded sounds are not compared: the same recording in another format, or with another header, does not count.
+Segments are identical if their files and their times are. Decoded sounds are not compared: the same recording in
+another format, or with another header, does not count.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from uamix_bench.storage.digests import file_digests
+from uamix_bench.data.sound import Sound, sound_digests
 from uamix_bench.util.arrays import Ints
 from uamix_bench.util.progress import SILENT, Progress
 
@@ -23,18 +24,19 @@ def first_of_equals(digests: Sequence[bytes]) -> Ints:
     return np.array([first.setdefault(digest, index) for index, digest in enumerate(digests)], np.int64)
 
 
-def first_copies(paths: Sequence[str], progress: Progress = SILENT) -> Ints:
-    """Index of the first identical file for each of n files, (n,) int64; its own index if a file cannot be read.
+def first_copies(sounds: Sequence[Sound], progress: Progress = SILENT, memo: bool = True) -> Ints:
+    """Index of the first identical sound for each of n sounds, (n,) int64; its own index if one cannot be read.
 
-    Only files of equal size are read. A file whose digest is stored is not read again.
+    Only files of equal size, and rows of parquet files, are read. With `memo` digests are stored, and what has
+    one is not read again.
     """
-    sizes = [_size(path) for path in paths]
-    times = Counter(sizes)
-    alike = [index for index, size in enumerate(sizes) if size is not None and times[size] > 1]
-    found = file_digests([paths[index] for index in alike], progress=progress)
+    shapes = [_shape(sound) for sound in sounds]
+    times = Counter(shapes)
+    alike = [index for index, shape in enumerate(shapes) if shape is not None and times[shape] > 1]
+    found = sound_digests([sounds[index] for index in alike], memo=memo, progress=progress)
     readable = [at for at in range(len(alike)) if at not in found.failed]
     rows = np.array(alike, np.int64)[readable]
-    first = np.arange(len(paths))
+    first = np.arange(len(sounds))
     first[rows] = rows[first_of_equals([found.digests[at] for at in readable])]
     return first
 
@@ -44,7 +46,7 @@ def one_group(groups: Sequence[str], first: Ints) -> list[str]:
 
     Args:
         groups: Group of each clip, (n,).
-        first: Index of each clip's first identical file, (n,) int64, from :func:`first_copies`.
+        first: Index of each clip's first identical sound, (n,) int64, from :func:`first_copies`.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -59,8 +61,12 @@ def one_group(groups: Sequence[str], first: Ints) -> list[str]:
     return [str(name) for name in names[leader[component[group_of]]]]
 
 
-def _size(path: str) -> int | None:
+def _shape(sound: Sound) -> tuple[float | None, ...] | None:
+    """Size of the file, and times, which identical sounds share; rows of parquet files share none."""
+    if sound.row is not None:
+        return ()
     try:
-        return os.stat(path).st_size  # noqa: PTH116 - half the time of Path.stat, and there are 300,000
+        size = os.stat(sound.path).st_size  # noqa: PTH116 - half the time of Path.stat, and there are 300,000
     except OSError:
         return None
+    return size, sound.start_s, sound.end_s

@@ -59,12 +59,20 @@ class Unread(NamedTuple):
         return self.kind if self.kind == _LINK else f"{self.kind} is not read"
 
 
+class Several(NamedTuple):
+    """Label column of clips with several classes: its name in the list, and the text between the classes."""
+
+    column: str
+    separator: str
+
+
 class Listing(NamedTuple):
-    """A clip table, the remarks on it, and the sounds that are not read."""
+    """A clip table, the remarks on it, the sounds that are not read, and the separator of several classes, if any."""
 
     clips: pd.DataFrame
     remarks: tuple[Remark, ...] = ()
     unread: tuple[Unread, ...] = ()
+    several: Several | None = None
 
 
 def class_folders(root: Path) -> Listing:
@@ -193,7 +201,7 @@ def _class_level(root: Path, below: Iterable[Parts]) -> tuple[int, list[Remark]]
     if len(tops) == 1 and not mixed and len(inner[tops[0]]) > 1:
         reason = f"holds one folder alone ({tops[0]}), and that holds folders ({listed(sorted(inner[tops[0]]))})"
         raise BadInputError(root, reason, f"if those are the classes, give {root / tops[0]}")
-    named = [top for top in tops if _names_a_split(top)]
+    named = [top for top in tops if names_a_split(top)]
     times = Counter(name for names in inner.values() for name in names)
     if named == tops:
         if not mixed and len(times) > 1 and all(any(times[name] > 1 for name in names) for names in inner.values()):
@@ -225,7 +233,7 @@ def _without_sounds(root: Path, below: Iterable[Parts], level: int) -> list[Rema
     return [Remark("folders", f"{listed(lost)} {text}")] if lost else []
 
 
-def _names_a_split(name: str) -> bool:
+def names_a_split(name: str) -> bool:
     """Test for a folder named like a split or fold: ``train``, ``test_set``, ``audio-train``, ``fold3``."""
     folded = name.casefold()
     words = [word.removesuffix("set") or word for word in re.findall(r"[^\W\d_]+", folded)]
@@ -244,7 +252,16 @@ def _listing(
     for parts in sorted(unread):
         label = composed(parts[level]) if len(parts) > 1 else ""
         lost.append(Unread(composed("/".join(parts)), label, _ending(parts) or _LINK))
-    return Listing(pd.DataFrame(rows, columns=list(COLUMNS)), tuple(remarks), tuple(lost))
+    return Listing(table(rows), tuple(remarks), tuple(lost))
+
+
+def table(rows: Iterable[Sequence[str]]) -> pd.DataFrame:
+    """Clip table of rows in the order of `COLUMNS`.
+
+    Its columns hold Python's strings. Those of pyarrow, which pandas takes where that is installed, cannot hold a name
+    that is not UTF-8.
+    """
+    return pd.DataFrame(list(rows), columns=list(COLUMNS), dtype=object)
 
 
 def _ending(parts: Parts) -> str:

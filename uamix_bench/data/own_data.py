@@ -1,8 +1,9 @@
-"""Clip tables of a user's own lists: CSVs, text lists, AudioSet's own list; and a strict CSV reader."""
+"""Clip tables of a user's own lists: CSV, JSONL, text, AudioSet's own; and strict readers of CSV and JSONL."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import unicodedata
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from uamix_bench.data.folders import AUDIO_SUFFIXES, COLUMNS, SOUND_SUFFIXES, Listing, Remark, composed, walk
+from uamix_bench.data import columns, segments
+from uamix_bench.data.folders import AUDIO_SUFFIXES, SOUND_SUFFIXES, Listing, composed, table as clip_rows, walk
+from uamix_bench.data.sound import END, START
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import regular, unreadable
-from uamix_bench.util.text import listed, visible
+from uamix_bench.util.text import listed
 
-_USED = ("path", "label", "group", "split")  # columns of a list
-_LONGEST_NAME = 60  # characters of a column's name that are shown
+_ABSOLUTE = re.compile(r"/|[A-Za-z]:[\\/]")
+_PARTS = "parts of a file have the columns start,end"
 
 
 def path_list(path: Path, root: Path) -> Listing:
@@ -38,7 +41,9 @@ def path_list(path: Path, root: Path) -> Listing:
     named = {number: line.strip() for number, line in lines if line.strip() and not line.startswith("#")}
     if not named:
         raise BadInputError(path, "lists no clip", "give one path a line")
-    return Listing(_clip_table(path, root, pd.DataFrame({"path": list(named.values())}, list(named))))
+    return clips_of(
+        path, pd.DataFrame({"path": list(named.values())}, pd.Index(named, name="line")), root, labelled=False
+    )
 
 
 def is_audioset_list(path: Path) -> bool:
@@ -85,7 +90,7 @@ def audioset_list(path: Path, root: Path) -> tuple[pd.DataFrame, str]:
         reason = f"holds none of the {len(lines):,} clips of {path.name}{formats}"
         raise BadInputError(root, reason, "name their folder with --audio-root; files are named YTID.wav or the like")
     lacks = f"holds {len(rows):,} of the {len(lines):,} clips of {path.name}{formats}" if len(rows) < len(lines) else ""
-    return pd.DataFrame(rows, columns=list(COLUMNS)), lacks
+    return clip_rows(rows), lacks
 
 
 def _audioset_stems(video: str, start_s: float, end_s: float) -> Iterator[str]:
@@ -100,63 +105,136 @@ def _audioset_stems(video: str, start_s: float, end_s: float) -> Iterator[str]:
 
 
 def clip_list(path: Path, root: Path, labelled: bool = True) -> Listing:
-    """Reads a CSV with columns ``path,label[,group,split]``.
+    """Reads a list with columns ``path,label[,group,split,clip]``, and times ``start,end`` or ``onset,offset``.
+
+    The column of paths may be called ``file_name``, that of labels ``labels`` if clips have several classes.
 
     Args:
-        path: Path of the CSV.
+        path: Path of the list: CSV, JSONL, or parquet without sounds in it.
         root: Folder that the listed paths are relative to. A path may be absolute, but a clip's id never is: it is
             relative to `root` or, if clips lie outside of it, to the folder that they all share.
         labelled: True if every clip needs a label.
 
     Returns:
-        The clip table; a clip without a group is its own group. A remark names unused columns.
+        The clip table. A clip without a group is its own group, a segment without one has its file. A remark names
+        unused columns.
 
     Raises:
-        BadInputError: The file is no such list, a listed file does not exist, or a clip is listed twice.
+        BadInputError: The file is no such list, a listed file does not exist, a clip is listed twice, or a time is
+            wrong; see :func:`uamix_bench.data.segments.read`.
     """
-    needed = ("path", "label") if labelled else ("path",)
-    table = read_csv(path, needed)
-    unused = [visible(name[:_LONGEST_NAME]) for name in table.columns if name and name not in _USED]
-    if not unused:
-        return Listing(_clip_table(path, root, table, needed))
-    columns = (
-        f"column{'s' * (len(unused) > 1)} {listed(unused)} of the list {'are' if len(unused) > 1 else 'is'} not used"
-    )
-    clips = _clip_table(path, root, table, needed, columns)
-    return Listing(
-        clips, (Remark("columns", f"{columns} (used: {', '.join(_USED)}); clips are read from their start"),)
-    )
+    return clips_of(path, read_list(path), root, labelled=labelled)
 
 
-def _clip_table(
-    path: Path, root: Path, table: pd.DataFrame, needed: Sequence[str] = ("path",), unused: str = ""
-) -> pd.DataFrame:
-    """Makes the clip table of the list `path`. The index of `table` holds line numbers; `unused` names columns."""
-    table = table.reindex(columns=list(_USED), fill_value="")
-    for column in needed:
-        empty = table.index[table[column] == ""]
-        if len(empty):
-            raise BadInputError(path, f"line {empty[0]} has no {column}", "fill it or delete the line")
-    found = [_find(root, text) for text in table["path"]]
+def clips_of(
+    path: Path, table: pd.DataFrame, root: Path, *, base: Path | None = None, labelled: bool = True
+) -> Listing:
+    """Clip table of the rows of a list; see :func:`clip_list`.
+
+    Args:
+        path: Path of the list, for messages.
+        table: All columns of the list; the index is named ``line`` or ``row`` and numbers them.
+        root: Folder that the listed paths are relative to.
+        base: Folder that clips' ids are relative to; default `root`.
+        labelled: True if every clip needs a label.
+    """
+    known = columns.chosen(path, table, ("path", "label") if labelled else ("path",))
+    texts = known.table["path"].tolist()
+    found = [find(root, text) for text in texts]
     paths = [file for file in found if file is not None]
-    if absent := [text for text, file in zip(table["path"], found, strict=True) if file is None]:
+    if absent := [text for text, file in zip(texts, found, strict=True) if file is None]:
         reason = f"named in {path.name}, but no such file"
         raise BadInputError(listed((str(root / text) for text in absent), 1), reason, _hint(root, absent[0]))
-    clips = pd.Series(_ids(root, paths), table.index)
-    repeated = table.index[clips.duplicated()]
-    if len(repeated):
-        line = repeated[0]
-        remedy = f"list every clip once; {unused}: parts of a file need files of their own" if unused else ""
-        raise BadInputError(path, f"line {line} repeats {clips[line]}", remedy or "list every clip once")
-    return pd.DataFrame(
-        {
-            "clip": clips,
-            "path": list(map(str, paths)),
-            "label": table["label"].map(composed),
-            "group": table["group"].map(composed).where(table["group"] != "", clips),
-            "split": table["split"].map(composed),
-        }
-    )
+    return clip_table(path, known, list(map(str, paths)), _ids(base or root, paths), labelled=labelled)
+
+
+def clip_table(
+    path: Path, known: columns.Columns, files: Sequence[str], ids: Sequence[str], *, labelled: bool
+) -> Listing:
+    """Clip table of listed sounds.
+
+    Args:
+        path: Path of the list, for messages.
+        known: Columns of the list.
+        files: Path of the file that holds each sound.
+        ids: Id of each sound, or of the recording that it is a segment of.
+        labelled: True if segments of different labels must not overlap.
+
+    Raises:
+        BadInputError: A clip is listed twice, or has an absolute path for an id; or a time is wrong.
+    """
+    table, unit, remarks = known.table, known.table.index.name, known.remarks
+    default, groups, times = list(ids), table["group"].tolist(), dict[str, list[float]]()
+    if known.times:
+        found, more = segments.read(path, table, files, labelled=labelled and known.several is None)
+        times = {START: [start for start, _ in found], END: [end for _, end in found]}
+        default = [f"{one}#t={_time(start)},{_time(end)}" for one, (start, end) in zip(ids, found, strict=True)]
+        groups = [group or one for group, one in zip(groups, ids, strict=True)]
+        remarks += more
+    clips = [composed(own or one) for own, one in zip(table["clip"].tolist(), default, strict=True)]
+    seen: set[str] = set()
+    for line, clip in zip(table.index, clips, strict=True):
+        if _ABSOLUTE.match(clip):
+            raise BadInputError(path, f"{unit} {line} has an absolute path for its clip", "give a relative id")
+        if clip in seen:
+            unused = "; ".join(remark.text for remark in known.remarks).partition(" (used")[0]
+            remedy = f"list every clip once{'; ' + unused if unused else ''}; {_PARTS}"
+            raise BadInputError(path, f"{unit} {line} repeats {clip}", remedy)
+        seen.add(clip)
+    rows = {
+        "clip": clips,
+        "path": list(files),
+        "label": list(map(composed, table["label"])),
+        "group": [composed(group) or clip for group, clip in zip(groups, clips, strict=True)],
+        "split": list(map(composed, table["split"])),
+        **times,
+    }
+    return Listing(pd.DataFrame(rows, dtype=object), remarks, (), known.several)
+
+
+def _time(seconds: float) -> str:
+    """A time in an id: to the microsecond, without trailing zeros."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")
+
+
+def read_list(path: Path) -> pd.DataFrame:
+    """Reads all columns of a list by its ending: ``.jsonl``, ``.parquet``, or CSV.
+
+    Raises:
+        BadInputError: The file is no such list, or it has no row.
+        MachineError: pyarrow, which reads parquet, is not installed.
+    """
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        from uamix_bench.data import parquet
+
+        return parquet.read_table(path)[0]
+    return read_jsonl(path) if ending == ".jsonl" else read_csv(path, ())
+
+
+def read_jsonl(path: Path) -> pd.DataFrame:
+    """Reads a list of JSON objects, one a line (UTF-8). Empty lines are skipped.
+
+    Returns:
+        All columns as Python objects, None where a line lacks one. The index is the number of the line.
+
+    Raises:
+        BadInputError: The file is no such list, or has no row.
+    """
+    rows = {}
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        if line.strip():
+            try:
+                rows[number] = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise BadInputError(path, f"line {number} is not JSON ({error})", "give one object a line") from error
+            if not isinstance(rows[number], dict):
+                raise BadInputError(path, f"line {number} is no JSON object", "give one object a line")
+    if not rows:
+        raise BadInputError(path, "lists no clip", "give one line per clip")
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    values = {name: [row.get(name) for row in rows.values()] for name in names}
+    return pd.DataFrame(values, pd.Index(rows, name="line"), dtype=object)
 
 
 def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
@@ -194,8 +272,10 @@ def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
             reason = f"line {line} has {len(row)} fields, the first line {len(header)}"
             raise BadInputError(path, reason, "quote fields that hold a comma")
     if not rows:
-        raise BadInputError(path, "lists no clip", "give one line per clip")
-    return pd.DataFrame([dict(zip(header, row, strict=True)) for _, row in rows], [line for line, _ in rows])
+        remedy = "give one line per clip" if header else "the first line names the columns: path,label"
+        raise BadInputError(path, "lists no clip", remedy)
+    lines = pd.Index([line for line, _ in rows], name="line")
+    return pd.DataFrame([dict(zip(header, row, strict=True)) for _, row in rows], lines)
 
 
 def _text(path: Path) -> str:
@@ -207,7 +287,7 @@ def _text(path: Path) -> str:
         raise BadInputError(path, f"is not text ({error})", "save it as UTF-8") from error
 
 
-def _find(root: Path, text: str) -> Path | None:
+def find(root: Path, text: str) -> Path | None:
     """Finds a listed file that the disk may spell differently: accents, separators, the case of the ending."""
     for spelling in dict.fromkeys((text, text.replace("\\", "/"))):
         stem, ending = os.path.splitext(spelling)  # noqa: PTH122

@@ -9,8 +9,7 @@ from typing import Literal, NamedTuple
 
 from uamix_bench.data import fetch
 from uamix_bench.data.archive import extract, extracted
-from uamix_bench.data.task import MINIATURE, IncompleteError, Task
-from uamix_bench.plugins import registry
+from uamix_bench.data.task import MINIATURE, IncompleteError, Task, reader
 from uamix_bench.plugins.card import RemoteFile, TaskCard
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
@@ -47,7 +46,7 @@ def look(card: TaskCard, data_dir: Path) -> Copy:
     folder = archive_folder(card, data_dir)
     names = {part for file in card.files for part in (file.name, f"{file.name}.part")}
     archives = tuple(sorted(path.name for path in folder.glob("*") if path.name in names))
-    if not card.files:
+    if not card.home:
         return Copy(card.name, "bundled" if card.bundled else "generated", data_dir / card.name, (), archives)
     copies = []
     for root in (data_dir / card.name, data_dir):
@@ -61,9 +60,9 @@ def look(card: TaskCard, data_dir: Path) -> Copy:
             state = "absent"
         copies.append(Copy(card.name, state, root, missing, archives))
     with suppress(UsageError, BadInputError, StopIteration):
-        task = registry.find_task(card.name).load()()
-        copy, mark = next((copy, mark) for copy in copies if (mark := task.mark(copy.root)))
-        if mark != copy.root / task.marker:  # another layout, of which names do not say what is missing
+        task = reader(card.name)
+        copy, found = next((copy, found) for copy in copies if (found := task.mark(copy.root)))
+        if card.layout or found != copy.root / task.marker:  # another layout, of which names do not say what is missing
             return copy._replace(state="miniature" if copy.state == "miniature" else "here", missing=())
     return next((copy for copy in copies if copy.state != "absent"), copies[0])
 
@@ -89,7 +88,7 @@ def prepare(task: Task, data_dir: Path, *, offline: bool = False, progress: Prog
         MachineError: The network or the disk failed.
     """
     card = task.card
-    if not card.files:
+    if not card.home:
         sounds = "come with the package" if card.bundled else "are made on first use"
         raise UsageError(card.name, "needs no preparation", f"its sounds {sounds}")
     try:
@@ -97,6 +96,11 @@ def prepare(task: Task, data_dir: Path, *, offline: bool = False, progress: Prog
         whole = not task.verify(root)
     except BadInputError:
         root, whole = data_dir / card.name, False
+    if not whole and not card.files:
+        reason = f"is not here, and no file of {card.home} can be fetched by itself"
+        raise BadInputError(card.name, reason, f"get it there and unpack it into {data_dir / card.name}")
+    if not whole and card.layout:
+        root = data_dir / card.name  # above the folder that its archives unpack to
     folder, done = archive_folder(card, data_dir), extracted(root)
     archives = [file for file in card.files if file.name.endswith(_ARCHIVES) and file.name not in done]
     if not whole:
@@ -109,6 +113,8 @@ def prepare(task: Task, data_dir: Path, *, offline: bool = False, progress: Prog
         return root
     for file in archives:
         extract(_bring(file, card, folder, offline, progress), root, merge=True, progress=progress)
+    if card.layout:
+        root = task.locate(data_dir)
     try:
         task.clips(root)
     except IncompleteError as error:

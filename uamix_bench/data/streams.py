@@ -6,7 +6,6 @@ import io
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,11 +24,11 @@ class Source:
 
     Args:
         path: Name of the file, for messages.
-        file: The file, open for reading in binary.
+        file: The file, open for reading in binary; None if all pieces are bytes.
         pieces: Pieces in order, each as (first position, position behind the last) in the file, or as bytes.
     """
 
-    def __init__(self, path: Path, file: io.FileIO, pieces: Iterable[tuple[int, int] | bytes]) -> None:
+    def __init__(self, path: object, file: io.FileIO | None, pieces: Iterable[tuple[int, int] | bytes]) -> None:
         self.path, self._file, self._pieces = path, file, list(pieces)
         self._starts: list[int] = []
         self.size = 0
@@ -56,6 +55,7 @@ class Source:
             if isinstance(piece, bytes):
                 found.append(piece[inside : inside + count])
             else:
+                assert self._file is not None
                 self._file.seek(piece[0] + inside)
                 found.append(self._file.read(max(0, min(count, piece[1] - piece[0] - inside))) or b"")
             position, count, index = position + len(found[-1]), count - len(found[-1]), index + 1
@@ -153,11 +153,11 @@ def _holds(data: bytes, mark: bytes) -> bool:
     )
 
 
-def truncated(path: Path, how: str) -> BadInputError:
+def truncated(path: object, how: str) -> BadInputError:
     """Error for a file that is truncated."""
     return BadInputError(path, f"is truncated: {how}", REFETCH)
 
 
-def damaged(path: Path, how: str) -> BadInputError:
+def damaged(path: object, how: str) -> BadInputError:
     """Error for a file with a fault in its middle."""
     return BadInputError(path, f"is damaged: {how}", REFETCH)

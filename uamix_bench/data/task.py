@@ -1,25 +1,30 @@
-"""Contract of a data set's reader (`Task`), a data set on the disk (`TaskData`), and `load_task`."""
+"""A data set on the disk (`TaskData`), and the way to it by name or path (`load_task`)."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from json.encoder import encode_basestring
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from uamix_bench.data import folders, own_data
+from uamix_bench.data import folders
+from uamix_bench.data.by_card import ByCard
 from uamix_bench.data.clip_table import SortedClips, sort_clips
 from uamix_bench.data.copies import first_copies, one_group
-from uamix_bench.data.folders import COLUMNS as COLUMNS, Listing, Remark, Unread
+from uamix_bench.data.folders import COLUMNS as COLUMNS, Listing, Remark, Several, Unread
+from uamix_bench.data.own import OWN_CLIP_SECONDS as OWN_CLIP_SECONDS, Own, own_task
+from uamix_bench.data.reader import (
+    MINIATURE as MINIATURE,
+    IncompleteError as IncompleteError,
+    Problem as Problem,
+    Task as Task,
+)
+from uamix_bench.data.sound import END, PLACES, START, sounds
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import TaskCard
 from uamix_bench.util.arrays import Ints
@@ -28,139 +33,7 @@ from uamix_bench.util.files import home
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.text import UNFIT
 
-OWN_CLIP_SECONDS = 10.0
-# A file in the root of a generated stand-in: it begins with its number of clips; what it holds of the card's `holds`
-# stands in its further lines.
-MINIATURE = "MINIATURE"
-
-
-class IncompleteError(BadInputError):
-    """Error for a copy of a data set that lacks clips.
-
-    Args:
-        subject: Root of the copy.
-        reason: Counts of the clips, and names of the missing ones.
-        remedy: The step that mends it.
-        found: Clip table of the clips that exist.
-    """
-
-    def __init__(self, subject: object, reason: str, remedy: str, found: pd.DataFrame) -> None:
-        super().__init__(subject, reason, remedy)
-        self.found = found
-
-    def __reduce__(self) -> tuple[type[IncompleteError], tuple[str, str, str, pd.DataFrame]]:  # type: ignore[override]
-        return type(self), (self.subject, self.reason, self.remedy, self.found)
-
-
-class Problem(NamedTuple):
-    """A fault in a copy of a data set."""
-
-    subject: str
-    reason: str
-    remedy: str
-
-
-class Task:
-    """A labelled data set. A subclass reads its folder into a clip table.
-
-    Attributes:
-        card: Facts about the data set, from the TOML beside the reader.
-        marker: Path relative to the data set's root that exists in every copy.
-    """
-
-    card: ClassVar[TaskCard]
-    marker: ClassVar[str] = ""
-
-    def clips(self, root: Path) -> pd.DataFrame:
-        """Lists the clips in a copy of the data set.
-
-        Args:
-            root: Folder into which the official archives are unpacked.
-
-        Returns:
-            Clip table, one row a clip, with the columns ``clip`` (stable id: path relative to `root`, with ``/``),
-            ``path``, ``label``, ``group`` (must not stand on both sides of an episode; the clip itself if it has no
-            group) and ``split``.
-
-        Raises:
-            IncompleteError: The copy lacks clips.
-            BadInputError: The copy differs from the published data set.
-        """
-        raise NotImplementedError
-
-    def listing(self, root: Path) -> Listing:
-        """The clip table with remarks, by default none. `load_task` calls this.
-
-        Raises: the errors of :meth:`clips`.
-        """
-        return Listing(self.clips(root))
-
-    def supervised(self, root: Path, table: pd.DataFrame) -> pd.DataFrame:
-        """The clip table for fine-tuning: `table`, unless fine-tuning has other labels or groups than episodes."""
-        return table
-
-    def edition(self, root: Path) -> TaskCard:
-        """The card of the copy in `root`. A miniature has its own number of clips and its own version.
-
-        A partial miniature is thus refused too, and a score on a miniature is never taken for one on the data set.
-
-        Raises:
-            BadInputError: The mark of a miniature is damaged.
-        """
-        mark = root / MINIATURE
-        if not mark.is_file():
-            return self.card
-        count = re.match(rb"\d{1,9}\b", mark.read_bytes())
-        if count is None:
-            raise BadInputError(mark, "does not begin with a number of clips", "make the miniature again")
-        return self.card.model_copy(update={"version": f"{self.card.version}-miniature", "clips": int(count[0])})
-
-    def materialise(self, rows: pd.DataFrame, progress: Progress = SILENT) -> None:
-        """Makes sure that the files of these `rows` of the clip table exist. Generated data sets make them here."""
-
-    def verify(self, root: Path, deep: bool = False, progress: Progress = SILENT) -> list[Problem]:
-        """Verifies a copy, or the files of an incomplete one: no file is empty; `deep` decodes all."""
-        problems = []
-        try:
-            table = self.clips(root)
-        except BadInputError as error:
-            problems.append(Problem(error.subject, error.reason, error.remedy))
-            if not isinstance(error, IncompleteError):
-                return problems
-            table = error.found
-        if deep:
-            self.materialise(table, progress)
-        return problems + (_decode_all(table, progress) if deep else _empty(table))
-
-    def miniature(self, folder: Path, **sizes: Any) -> Path:
-        """Makes a miniature in a new folder: the real folders and names, with a few generated sounds.
-
-        Args:
-            folder: Root of the miniature.
-            **sizes: ``classes``, ``clips_per_class`` and ``seconds``, instead of the defaults.
-
-        Raises:
-            UsageError: The task has no miniature, or the folder is not empty.
-        """
-        raise UsageError(self.card.name, "has no miniature", "it is generated itself, or its reader makes none")
-
-    def mark(self, root: Path) -> Path | None:
-        """Path of the `marker` in a root, or of its counterpart in another layout; None if neither exists."""
-        return root / self.marker if (root / self.marker).exists() else None
-
-    def locate(self, data_dir: Path) -> Path:
-        """Finds the data set's root: ``data_dir/<name>``, or `data_dir` itself.
-
-        Raises:
-            BadInputError: The data set is in neither; the line names the folders searched and its source.
-        """
-        places = (data_dir / self.card.name, data_dir)
-        for place in places:
-            if self.mark(place):
-                return place
-        prepare = f"run 'uamix-bench tasks prepare {self.card.name}', " if self.card.files else ""
-        where = f"{prepare}unpack {self.card.home or 'its archives'} into {places[0]}, or name another with --data-dir"
-        raise BadInputError(self.card.name, f"no {self.marker} in {places[0]} or {places[1]}", where)
+_TEXTS = ("clip", "label", "group", "split")  # columns that results and digests hold
 
 
 @dataclass(frozen=True)
@@ -169,7 +42,7 @@ class TaskData:
 
     `partial` names the clips that an incomplete copy lacks, and is empty for a whole one. `remarks` hold facts on the
     table for readers of its scores. `unread` holds the clips outside the table whose format is not read.
-    `copies_grouped` is True if clips of equal content share a group.
+    `copies_grouped` is True if clips of equal content share a group. `several` is set if clips have several classes.
 
     Raises:
         ValueError: The table is not sorted.
@@ -183,6 +56,7 @@ class TaskData:
     remarks: tuple[Remark, ...] = ()
     unread: tuple[Unread, ...] = ()
     copies_grouped: bool = False
+    several: Several | None = None
 
     def __post_init__(self) -> None:
         if not self.clips["clip"].is_monotonic_increasing:  # episodes and digests go by this order
@@ -206,7 +80,15 @@ class TaskData:
 
     @cached_property
     def sorted_clips(self) -> SortedClips:
-        """The clip table in the order used for drawing episodes, computed once."""
+        """The clip table in the order used for drawing episodes, computed once.
+
+        Raises:
+            BadInputError: Clips have several classes, and an episode gives each one.
+        """
+        if self.several is not None:
+            reason = f"column '{self.several.column}' gives clips several classes, and an episode gives each clip one"
+            remedy = "evaluate it with 'uamix-bench finetune', or give a column 'label' with one class a clip"
+            raise BadInputError(self.name, reason, remedy)
         return sort_clips(*(self.clips[column].tolist() for column in ("clip", "label", "group")), ordered=True)
 
     def group_copies(self, progress: Progress = SILENT) -> TaskData:
@@ -216,7 +98,7 @@ class TaskData:
         """
         if self.copies_grouped or self.version_tells_sounds:
             return self
-        groups = one_group(self.clips["group"].tolist(), first_copies(self.clips["path"].tolist(), progress))
+        groups = one_group(self.clips["group"].tolist(), first_copies(sounds(self.clips), progress))
         return replace(self, clips=self.clips.assign(group=groups), copies_grouped=True)
 
     def first_copies(self, rows: Ints, progress: Progress = SILENT) -> Ints | None:
@@ -227,7 +109,7 @@ class TaskData:
         if self.version_tells_sounds:
             return None
         first = np.arange(len(self.clips))
-        first[rows] = rows[first_copies(self.clips["path"].iloc[rows].tolist(), progress)]
+        first[rows] = rows[first_copies(sounds(self.clips.iloc[rows]), progress)]
         return first
 
     def split(self, *names: str) -> TaskData:
@@ -299,11 +181,12 @@ def load_task(
     keep_going: bool = False,
     labelled: bool = True,
 ) -> TaskData:
-    """Loads a task's clip table; no sound is read.
+    """Loads a task's clip table; no sound is read, but the headers of recordings that segments lie in.
 
     Args:
-        name: A registered task, ``FILE.py:CLASS``, or the path of a folder (one sub-folder a class) or of a CSV
-            (columns ``path,label[,group,split]``). A name with a separator, a suffix or a leading dot is a path.
+        name: A registered task, ``FILE.py:CLASS``, or the path of a folder (one sub-folder a class, or a data set of
+            the Hugging Face Hub), of a list (columns ``path,label[,group,split]``), of a parquet file with sounds, or
+            of a card (``.toml``). A name with a separator, a suffix or a leading dot is a path.
         data_dir: Folder of the data sets; default ``UAMIX_BENCH_HOME/data``.
         audio_root: Folder that a CSV's paths are relative to; default the CSV's own folder.
         clip_seconds: Crop length in seconds, instead of the card's.
@@ -319,15 +202,7 @@ def load_task(
         UsageError: The task or split is unknown.
         BadInputError: The data is missing, incomplete, or differs from the published data set.
     """
-    task: Task
-    if is_path(name) and ".py:" not in name:
-        task, root = _own(Path(name), Path(audio_root) if audio_root else None, labelled)
-    else:
-        reader = registry.from_file(name, "--task") if ".py:" in name else registry.find_task(name).load()
-        if not (isinstance(reader, type) and issubclass(reader, Task)):
-            raise BadInputError(name, "is not a subclass of uamix_bench.Task", "name the class that reads the data set")
-        task = reader()
-        root = task.locate(Path(data_dir) if data_dir else home() / "data")
+    task, root = find_reader(name, data_dir, audio_root=audio_root, labelled=labelled)
     lacks = ""
     try:
         found = task.listing(root)
@@ -343,16 +218,57 @@ def load_task(
             raise BadInputError(root, left_out, remedy)
         remarks.append(Remark("unread", left_out))
     table = _checked(found.clips, name)
-    if labelled:
+    if labelled and found.several is None:
         remarks += folders.alike_labels(table["label"].unique())
     card = task.edition(root)
     if isinstance(task, Own):
         card = card.model_copy(update={"version": table_sha256(table)[:12]})
     if clip_seconds:
         card = card.model_copy(update={"clip_seconds": clip_seconds})
-    data = TaskData(task, card, root, table, lacks, tuple(remarks), found.unread)
+    data = TaskData(task, card, root, table, lacks, tuple(remarks), found.unread, several=found.several)
     wanted = splits or card.splits
     return data.split(*wanted) if wanted else data
+
+
+def find_reader(
+    name: str, data_dir: str | Path | None = None, *, audio_root: str | Path | None = None, labelled: bool = True
+) -> tuple[Task, Path]:
+    """Finds the reader of a task, and the root of its copy; no list is read.
+
+    Args:
+        name: A registered task, ``FILE.py:CLASS``, or a path; see :func:`load_task`.
+        data_dir: Folder of the data sets; default ``UAMIX_BENCH_HOME/data``.
+        audio_root: Folder that a list's paths are relative to; default the list's own folder.
+        labelled: True if a path's clips need labels.
+
+    Raises:
+        UsageError: The task is unknown.
+        BadInputError: There is no copy, or the class is no reader.
+    """
+    above = Path(data_dir) if data_dir else home() / "data"
+    if is_path(name) and ".py:" not in name:
+        return own_task(Path(name), above, Path(audio_root) if audio_root else None, labelled=labelled)
+    task = reader(name)
+    return task, task.locate(above)
+
+
+def reader(name: str) -> Task:
+    """Reader of a registered task or of ``FILE.py:CLASS``.
+
+    Raises:
+        UsageError: The task is unknown.
+        BadInputError: The class fails to import, or is no reader.
+    """
+    if ".py:" in name:
+        found = registry.from_file(name, "--task")
+    else:
+        plugin = registry.find_task(name)
+        if plugin.card.layout is not None:
+            return ByCard(plugin.card)
+        found = plugin.load()
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise BadInputError(name, "is not a subclass of uamix_bench.Task", "name the class that reads the data set")
+    return found()
 
 
 def is_path(name: str) -> bool:
@@ -365,70 +281,15 @@ def table_sha256(table: pd.DataFrame) -> str:
     if not table["clip"].is_monotonic_increasing:
         table = table.sort_values("clip")
     # What `files.canonical_json` gives for a list of four strings, without a call of it for each of 300,000 rows.
-    quoted = [map(encode_basestring, table[column].tolist()) for column in ("clip", "label", "group", "split")]
+    quoted = [map(encode_basestring, table[column].tolist()) for column in _TEXTS]
     return hashlib.sha256("".join([f"[{','.join(row)}]\n" for row in zip(*quoted, strict=True)]).encode()).hexdigest()
-
-
-class Own(Task):
-    """A user's own data: a folder of class folders, or a CSV. Its card is made from its name.
-
-    Args:
-        name: Stem of the folder's or file's name.
-        read: Function that makes the clip table of a root; see `folders` and `own_data`.
-    """
-
-    def __init__(self, name: str, read: Callable[[Path], Listing]) -> None:
-        stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", folders.composed(name)).strip("-._+")[:70] or "data"
-        # the card of an instance, where the readers of published data sets have one per class
-        self.card = TaskCard(  # type: ignore[misc]
-            name=f"local/{stem}",
-            title=f"own data: {stem}",
-            licence="the user's own",
-            version="0",
-            clip_seconds=OWN_CLIP_SECONDS,
-            label="sub-folder or label column",
-            group="group column, or the clip itself",
-        )
-        self._read = read
-
-    def clips(self, root: Path) -> pd.DataFrame:
-        """Reads the clip table. Every file of a list must exist."""
-        return self._read(root).clips
-
-    def listing(self, root: Path) -> Listing:
-        """Reads the clip table with the remarks on it."""
-        return self._read(root)
-
-
-def _own(path: Path, audio_root: Path | None, labelled: bool) -> tuple[Own, Path]:
-    if path.is_dir():
-        return Own(path.resolve().name, folders.class_folders if labelled else folders.sounds), path
-    if not path.exists():
-        raise BadInputError(path, "no such file or folder", "check the path")
-    root = audio_root or path.parent
-    if not labelled and own_data.is_audioset_list(path):
-        return Own(path.stem, partial(_audioset, path)), root
-    if path.suffix.lower() == ".csv":
-        return Own(path.stem, partial(own_data.clip_list, path, labelled=labelled)), root
-    if labelled:
-        remedy = "give a folder with one sub-folder per class, or a CSV"
-        raise BadInputError(path, "is neither a folder nor a .csv file", remedy)
-    return Own(path.stem, partial(own_data.path_list, path)), root
-
-
-def _audioset(path: Path, root: Path) -> Listing:
-    """Reads AudioSet's own list. Copies are rarely whole, as videos vanish."""
-    table, lacks = own_data.audioset_list(path, root)
-    if lacks:
-        raise IncompleteError(root, lacks, "fetch the others", table)
-    return Listing(table)
 
 
 def _checked(table: pd.DataFrame, source: object) -> pd.DataFrame:
     """Returns a clip table sorted by clip. Faulty tables and names that no result can hold are refused."""
-    if sorted(table.columns) != sorted(COLUMNS):
+    if sorted(set(table.columns) - set(PLACES)) != sorted(COLUMNS) or (START in table) != (END in table):
         raise BadInputError(source, f"its clip table has the columns {', '.join(table.columns)}", f"want {COLUMNS}")
-    for column in ("clip", "label", "group", "split"):
+    for column in _TEXTS:
         unfit = next((name for name in table[column].unique() if UNFIT.search(name)), None)
         if unfit is not None:
             raise BadInputError(
@@ -438,28 +299,4 @@ def _checked(table: pd.DataFrame, source: object) -> pd.DataFrame:
     if len(repeated):
         remedy = "leave one of the two (names that differ in Unicode form only are one)"
         raise BadInputError(source, f"lists {repeated.iloc[0]!a} twice", remedy)
-    return table.sort_values("clip", ignore_index=True)
-
-
-def _empty(table: pd.DataFrame) -> list[Problem]:
-    """Lists the empty files, as a full disk leaves them. Files that are not generated yet are no fault."""
-    problems = []
-    for path in table["path"]:
-        with suppress(OSError):
-            if not os.stat(path).st_size:  # noqa: PTH116 - half the time of Path.stat, and there are 300,000
-                problems.append(Problem(path, "is empty (0 bytes)", "download or export it again"))
-    return problems
-
-
-def _decode_all(table: pd.DataFrame, progress: Progress) -> list[Problem]:
-    from uamix_bench.data.audio import read
-
-    problems = []
-    with progress.bar("decoding", len(table)) as advance:
-        for path in table["path"]:
-            try:
-                read(Path(path), None)
-            except BadInputError as error:
-                problems.append(Problem(error.subject, error.reason, error.remedy))
-            advance(1, "")
-    return problems
+    return table.astype(dict.fromkeys(_TEXTS, str)).sort_values("clip", ignore_index=True)

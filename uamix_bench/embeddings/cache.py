@@ -52,18 +52,18 @@ class ModelKey:
         return files.digest({name: value for name, value in stated.items() if name not in absent})
 
 
-def clip_keys(file_digests: Sequence[bytes], clip_seconds: float, segments: str = "first") -> list[bytes]:
-    """Returns the 32-byte keys of the model's input from sound files: content, crop length, crop rule.
+def clip_keys(sound_digests: Sequence[bytes], clip_seconds: float, segments: str = "first") -> list[bytes]:
+    """Returns the 32-byte keys of the model's input from sounds: content, crop length, crop rule.
 
     Args:
-        file_digests: SHA-256 of the files' bytes, 32 bytes each.
+        sound_digests: SHA-256 of the sounds (:func:`uamix_bench.data.sound.sound_digests`), 32 bytes each.
         clip_seconds: Crop length in seconds.
-        segments: Crop rule for longer files: ``first`` or ``mean`` of the segments.
+        segments: Crop rule for longer sounds: ``first`` or ``mean`` of the segments.
     """
     rule = {"clip_seconds": float(clip_seconds), "segments": segments, "decoding": _DECODING}
     state = hashlib.sha256(files.canonical_json(rule))
     keys = []
-    for digest in file_digests:
+    for digest in sound_digests:
         one = state.copy()
         one.update(digest)
         keys.append(one.digest())

@@ -8,12 +8,12 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from uamix_bench.data import audio
+from uamix_bench.data.sound import Sound, sound_digests, sounds
 from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings import housekeeping
 from uamix_bench.embeddings.batching import Batches
@@ -21,7 +21,6 @@ from uamix_bench.embeddings.cache import EmbeddingCache, clip_keys
 from uamix_bench.embeddings.model_key import is_known, model_key
 from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins.card import Segments
-from uamix_bench.storage.digests import file_digests
 from uamix_bench.util.arrays import Doubles, Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError, BenchError, own_code
 from uamix_bench.util.progress import SILENT, Progress
@@ -50,8 +49,8 @@ class Embeddings:
         vectors: Embeddings, (n, D) float32; zero for a skipped clip.
         valid: Mask of the embedded clips, (n,) bool; False for a skipped clip.
         silent: Mask of the silent clips, (n,) bool: samples span less than 1e-4 of full scale about their mean.
-        digests: SHA-256 of the n clips' files, 32 bytes each; zeros for a file that could not be read.
-        keys: Digests of the n model inputs, 32 bytes each: equal for identical files, and only for them.
+        digests: SHA-256 of the n clips' sounds, 32 bytes each; zeros for one that could not be read.
+        keys: Digests of the n model inputs, 32 bytes each: equal for identical sounds, and only for them.
         skipped: Clips that were skipped under `keep_going`.
         embedded_clips: Number of distinct clips that the model embedded; the others came from the cache.
         seconds: Wall time of the whole call, in seconds.
@@ -106,8 +105,8 @@ def embed(
     started = time.perf_counter()
     table = data.clips.iloc[rows]
     data.task.materialise(table, progress)
-    paths: list[str] = table["path"].tolist()
-    digested = file_digests(paths, memo=cache, progress=progress)
+    clip_sounds = sounds(table)
+    digested = sound_digests(clip_sounds, memo=cache, progress=progress)
     keys = clip_keys(digested.digests, data.card.clip_seconds, segments)
     row_of: dict[bytes, int] = {}  # where each distinct clip's row stands; unreadable files share an unused key
     place = np.array([row_of.setdefault(key, len(row_of)) for key in keys], np.int64)
@@ -123,7 +122,7 @@ def embed(
     broken: dict[int, BenchError] = {}
     todo = [row for row in np.flatnonzero(~run.done).tolist() if distinct[row] not in digested.failed]
     if todo:
-        sources = [paths[distinct[row]] for row in todo]
+        sources = [clip_sounds[distinct[row]] for row in todo]
         give_up = bool(digested.failed) and not keep_going
         heard = _decode(sources, model.sample_rate, data.card.clip_seconds, segments, progress)
         broken = _embed_all(run, todo, heard, keep_going, give_up, progress)
@@ -131,7 +130,7 @@ def embed(
     if broken:
         failures |= {index: broken[row] for index, row in enumerate(place.tolist()) if row in broken}
     if failures and not keep_going:
-        raise _all_broken([failures[index] for index in sorted(failures)], len(paths))
+        raise _all_broken([failures[index] for index in sorted(failures)], len(clip_sounds))
     valid = run.done[place]
     valid[list(digested.failed)] = False
     clips = table["clip"].tolist()
@@ -148,31 +147,31 @@ def embed(
     )
 
 
-def embed_files(
+def embed_sounds(
     model: AudioModel,
-    paths: Sequence[str],
+    clip_sounds: Sequence[Sound],
     clip_seconds: float,
     *,
     segments: Segments = "first",
     batch_size: int = 16,
     progress: Progress = SILENT,
 ) -> tuple[Mask, Floats]:
-    """Embeds sound files as :func:`embed` does, without a task and without the cache.
+    """Embeds sounds as :func:`embed` does, without a task and without the cache.
 
     Args:
         model: Model from :func:`uamix_bench.load_model`.
-        paths: Paths of the n files.
+        clip_sounds: The n sounds.
         clip_seconds: Crop length in seconds.
-        segments: ``first`` embeds the first segment of a file, ``mean`` averages over all segments.
+        segments: ``first`` embeds the first segment of a sound, ``mean`` averages over all segments.
         batch_size: Number of clips or segments in a batch, at most.
         progress: Progress display.
 
     Returns:
-        Mask of the decoded files, (n,), and rows (n, D + 1) float32 as the cache keeps them, zero for the others.
+        Mask of the decoded sounds, (n,), and rows (n, D + 1) float32 as the cache keeps them, zero for the others.
     """
-    run = _Run(model, [b""] * len(paths), batch_size, None)
-    heard = _decode(paths, model.sample_rate, clip_seconds, segments, progress)
-    _embed_all(run, range(len(paths)), heard, True, False, progress)
+    run = _Run(model, [b""] * len(clip_sounds), batch_size, None)
+    heard = _decode(clip_sounds, model.sample_rate, clip_seconds, segments, progress)
+    _embed_all(run, range(len(clip_sounds)), heard, True, False, progress)
     return run.done, run.rows
 
 
@@ -311,34 +310,34 @@ def _embed_all(
 
 
 def _decode(
-    paths: Sequence[str], sample_rate: int, seconds: float, segments: Segments, progress: Progress
+    clip_sounds: Sequence[Sound], sample_rate: int, seconds: float, segments: Segments, progress: Progress
 ) -> Generator[Iterable[Floats | BenchError], None, None]:
     """Decodes clips in order, some ahead in threads so that the encoder does not wait. A hung clip counts as broken.
 
     Only the first segments of a long clip are decoded ahead; the others are decoded on demand.
     """
 
-    def begin(path: str) -> Iterable[Floats | BenchError]:
-        rest = _listen(Path(path), sample_rate, seconds, segments)
+    def begin(sound: Sound) -> Iterable[Floats | BenchError]:
+        rest = _listen(sound, sample_rate, seconds, segments)
         return chain(list(islice(rest, _TOGETHER)), rest)
 
-    def slow(path: str) -> None:
-        progress.say(f"{path}: still decoding after {SLOW_S:g} s")
+    def slow(sound: Sound) -> None:
+        progress.say(f"{sound}: still decoding after {SLOW_S:g} s")
 
-    def hung(path: str) -> Iterable[Floats | BenchError]:
-        return [audio.undecoded(Path(path))]
+    def hung(sound: Sound) -> Iterable[Floats | BenchError]:
+        return [audio.undecoded(sound)]
 
     ahead = _AHEAD if segments == "first" else _AHEAD // _TOGETHER
-    return in_threads(begin, paths, threads=min(4, cores()), ahead=ahead, slow=slow, hung=hung)
+    return in_threads(begin, clip_sounds, threads=min(4, cores()), ahead=ahead, slow=slow, hung=hung)
 
 
-def _listen(path: Path, sample_rate: int, seconds: float, segments: Segments) -> Iterator[Floats | BenchError]:
-    """Yields the segments of a file for a model and, if the file is broken, the error."""
+def _listen(sound: Sound, sample_rate: int, seconds: float, segments: Segments) -> Iterator[Floats | BenchError]:
+    """Yields the segments of a sound for a model and, if it is broken, the error."""
     try:
         if segments == "first":
-            yield audio.read(path, sample_rate, max_seconds=seconds).samples
+            yield audio.read(sound, sample_rate, max_seconds=seconds).samples
         else:
-            yield from audio.segments(path, sample_rate, seconds)
+            yield from audio.segments(sound, sample_rate, seconds)
     except BenchError as error:
         yield error
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from uamix_bench.data.sound import sound_digests, sounds
 from uamix_bench.data.task import TaskData
 from uamix_bench.records.record import TaskIdentity
 from uamix_bench.records.results import Result, other_model
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol, draw_sorted
-from uamix_bench.storage.digests import file_digests, sounds_sha256
+from uamix_bench.storage.digests import sounds_sha256
 from uamix_bench.util.arrays import Ints
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.progress import SILENT, Progress
@@ -129,7 +130,7 @@ def sounds_here(
     if not draws:
         return []
     rows = np.unique(np.concatenate(draws))
-    found = file_digests(task.clips["path"].iloc[rows].tolist(), memo=memo, progress=progress)
+    found = sound_digests(sounds(task.clips.iloc[rows]), memo=memo, progress=progress)
     unread = rows[list(found.failed)]
     of_row = dict(zip(rows.tolist(), found.digests, strict=True))
     return [

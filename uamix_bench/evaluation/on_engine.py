@@ -8,18 +8,17 @@ differ.
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from uamix_bench.data.sound import Sound, sound_digests, sounds
 from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings import housekeeping
 from uamix_bench.embeddings.batching import Batches
@@ -33,7 +32,6 @@ from uamix_bench.plugins.card import Segments
 from uamix_bench.records.provenance import device_name
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol
-from uamix_bench.storage.digests import file_digests
 from uamix_bench.util import files
 from uamix_bench.util.arrays import Floats, Mask
 from uamix_bench.util.errors import BenchError, MachineError, UsageError
@@ -56,11 +54,11 @@ class Wanted(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """Embedding job: sound files, with their keys in this machine's cache."""
+    """Embedding job: sounds, with their keys in this machine's cache."""
 
     label: str
     model: Wanted
-    paths: tuple[str, ...]
+    sounds: tuple[Sound, ...]
     keys: tuple[bytes, ...]
     clip_seconds: float
     segments: Segments
@@ -68,7 +66,7 @@ class Shard(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Outcome of an embedding job of n files: (n,) True if decoded, and (n, D + 1) rows as the cache stores them."""
+    """Outcome of an embedding job of n sounds: (n,) True if decoded, and (n, D + 1) rows as the cache stores them."""
 
     done: Mask
     rows: Floats
@@ -129,7 +127,7 @@ def embed_ahead(
 
     ahead: dict[tuple[int, int], Ahead] = {}
     with (
-        progress.bar("embedding", sum(len(job.paths) for job in jobs)) as advance,
+        progress.bar("embedding", sum(len(job.sounds) for job in jobs)) as advance,
         closing(engine.map(embed_shard, jobs, progress)) as embedded,
     ):
         for index, found in embedded:
@@ -141,7 +139,7 @@ def embed_ahead(
             before = ahead.get(cell_of[index], Ahead(0, 0.0, ()))
             devices = tuple(sorted({*before.devices, found.device}))
             ahead[cell_of[index]] = Ahead(before.clips + len(keys), before.seconds + found.seconds, devices)
-            advance(len(job.paths), job.label)
+            advance(len(job.sounds), job.label)
     for line in dict.fromkeys(line for cache in caches.values() for line in cache.warnings):
         warnings.warn(line, stacklevel=2)
     return ahead
@@ -154,21 +152,23 @@ def embed_shard(job: Shard, progress: Progress, _: Stop = never) -> Rows:
         MachineError: The worker has other versions, weights or sounds than the caller, or lacks them; or it cannot load
             the model.
     """
-    from uamix_bench.embeddings.embedding import embed_files
+    from uamix_bench.embeddings.embedding import embed_sounds
 
     model = _load(job.model)
     started = time.perf_counter()
-    digested = file_digests(job.paths, memo=False, progress=progress)
+    digested = sound_digests(job.sounds, memo=False, progress=progress)
     keys = clip_keys(digested.digests, job.clip_seconds, job.segments)
-    for index, (path, here, there) in enumerate(zip(job.paths, keys, job.keys, strict=True)):
+    for index, (sound, here, there) in enumerate(zip(job.sounds, keys, job.keys, strict=True)):
         if here != there:
             failed = digested.failed.get(index)
             reason = (
-                failed.reason if failed else f"is another file than the caller's ({differ(here.hex(), there.hex())})"
+                failed.reason if failed else f"is another sound than the caller's ({differ(here.hex(), there.hex())})"
             )
-            raise MachineError(f"{path} on {host()}", reason, "give every machine the same sounds under the same paths")
-    done, rows = embed_files(
-        model, job.paths, job.clip_seconds, segments=job.segments, batch_size=job.batch_size, progress=progress
+            raise MachineError(
+                f"{sound} on {host()}", reason, "give every machine the same sounds under the same paths"
+            )
+    done, rows = embed_sounds(
+        model, job.sounds, job.clip_seconds, segments=job.segments, batch_size=job.batch_size, progress=progress
     )
     return Rows(done, rows, time.perf_counter() - started, device_name(str(model.device)))
 
@@ -199,33 +199,33 @@ def _shards(
         rows = np.unique(np.concatenate([draw_episodes(data, protocol).clips for protocol in sharing]))
         table = data.clips.iloc[rows]
         data.task.materialise(table, progress)
-        paths: list[str] = table["path"].tolist()
-        digested = file_digests(paths, progress=progress)
-        path_of: dict[bytes, str] = {}
+        found = sounds(table)
+        digested = sound_digests(found, progress=progress)
+        sound_of: dict[bytes, Sound] = {}
         for index, key in enumerate(clip_keys(digested.digests, data.card.clip_seconds, segments)):
             if index not in digested.failed:
-                path_of.setdefault(key, os.path.abspath(paths[index]))  # noqa: PTH100 - half the time of Path.absolute
-        done = cache.contains(list(path_of))
-        todo = [key for key, known in zip(path_of, done.tolist(), strict=True) if not known]
-        columns = _columns(model, [path_of[key] for key in todo], data.card.clip_seconds, segments)
+                sound_of.setdefault(key, found[index].absolute)
+        done = cache.contains(list(sound_of))
+        todo = [key for key, known in zip(sound_of, done.tolist(), strict=True) if not known]
+        columns = _columns(model, [sound_of[key] for key in todo], data.card.clip_seconds, segments)
         for number, keys in enumerate(_gathered(todo, columns, batch_size), 1):
-            chosen = tuple(path_of[key] for key in keys)
+            chosen = tuple(sound_of[key] for key in keys)
             label = f"{wanted.source.name} on {data.name}, part {number}"
             yield Shard(label, wanted, chosen, tuple(keys), data.card.clip_seconds, segments, batch_size)
 
 
 def _columns(
-    model: AudioModel, paths: Sequence[str], clip_seconds: float, segments: Segments
+    model: AudioModel, chosen: Sequence[Sound], clip_seconds: float, segments: Segments
 ) -> Iterator[tuple[int, int] | None]:
-    """Sort keys of batches, from the headers of files: samples and columns of tokens; None for a broken file."""
+    """Sort keys of batches, from the headers: samples and columns of tokens; None for a broken sound."""
     from uamix_bench.data import audio
 
-    for path in paths:
+    for sound in chosen:
         if segments == "mean":
             yield 0, 0
             continue
         try:
-            info = audio.probe(Path(path), max_seconds=clip_seconds)
+            info = audio.probe(sound, max_seconds=clip_seconds)
             samples = audio.samples_read(info, model.sample_rate, clip_seconds)
         except BenchError:
             yield None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from uamix_bench.data.sound import sound_digests, sounds
 from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings.cache import EmbeddingCache, clip_keys, kept_models
 from uamix_bench.evaluation.redraw import Redraw
@@ -16,7 +17,6 @@ from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.classifiers import classify
 from uamix_bench.scoring.episodes import EpisodeSet
-from uamix_bench.storage.digests import file_digests
 from uamix_bench.util.arrays import Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError
 
@@ -102,8 +102,7 @@ def _caches(model: ModelIdentity) -> Iterator[EmbeddingCache]:
 
 
 def _kept(cache: EmbeddingCache, data: TaskData, rows: Ints) -> tuple[Mask, Floats]:
-    paths = data.clips["path"].iloc[rows].tolist()
-    digested = file_digests(paths)
+    digested = sound_digests(sounds(data.clips.iloc[rows]))
     found, kept = cache.get(clip_keys(digested.digests, data.card.clip_seconds))
     found[list(digested.failed)] = False
     return found, np.ascontiguousarray(kept[:, :-1])

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from uamix_bench.data.sound import sound_digests, sounds
 from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings.embedding import embed
 from uamix_bench.finetuning.classifier import Classifier, FineTuning, inputs, pooling, scores
@@ -26,7 +27,7 @@ from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.records.finetune_record import FinetuneCost, FinetuneResult, FinetuneSetting
 from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
 from uamix_bench.records.record import Skipped, Status, TaskIdentity
-from uamix_bench.storage.digests import file_digests, sounds_sha256
+from uamix_bench.storage.digests import sounds_sha256
 from uamix_bench.tuning.data import Frames, load_frames
 from uamix_bench.tuning.loop import Training
 from uamix_bench.util import files
@@ -71,9 +72,10 @@ class Finetuning:
         recipe: Recipe: a :class:`FinetuneRecipe`, or a :class:`ProbeRecipe` if `freeze` is ``all``.
         freeze: Number of lower blocks to freeze, the stem with them; ``all`` for a linear probe.
         fraction: Share of the training clips; None for all.
+        shots: Number of training clips of each class, instead of a share; None for no such number.
         folds: Number of folds for data that have no split of their own.
         seeds: Number of trainings of each fold, with seeds from the recipe's on.
-        separator: Text between the classes of a clip that has several; None if clips have one.
+        separator: Text between the classes of a clip that has several; default that of the task, if clips have several.
         folder: Folder of checkpoints and outcomes; default below ``UAMIX_BENCH_HOME/training``.
         workers: Number of decoding processes; None for one a core.
         keep_going: Whether to skip broken clips; if False, one error lists them.
@@ -90,6 +92,7 @@ class Finetuning:
     recipe: FinetuneRecipe | ProbeRecipe
     freeze: Freeze = 0
     fraction: float | None = None
+    shots: int | None = None
     folds: int = FOLDS
     seeds: int = 1
     separator: str | None = None
@@ -102,9 +105,13 @@ class Finetuning:
     def __post_init__(self) -> None:
         if self.model.identity is None:
             raise ValueError("the model has no identity: load it with load_model")
+        if self.fraction is not None and self.shots is not None:
+            raise ValueError("a training takes a share of the clips, or a number of each class")
         if (self.freeze == "all") != isinstance(self.recipe, ProbeRecipe):
             raise ValueError("a linear probe takes a ProbeRecipe, a fine-tuning a FinetuneRecipe")
         self.data = supervised(self.data)
+        if self.separator is None and self.data.several is not None:
+            self.separator = self.data.several.separator
         self.plan: Plan = plan(self.data, folds=self.folds, seed=self.recipe.seed, separator=self.separator)
         if self.several and isinstance(self.recipe, FinetuneRecipe) and self.recipe.loss != "binary":
             self.recipe = self.recipe.model_copy(update={"loss": "binary", "smoothing": 0.0})
@@ -137,14 +144,14 @@ class Finetuning:
             "data": self.data.clips_sha256,
             "model": files.digest(self.model.identity.model_dump(mode="json")),
             "freezing": str(self.freeze),
-            "fraction": str(self.fraction),
+            "fraction": str(self.fraction) if self.shots is None else f"{self.shots} of each class",
             "labels": files.digest([self.separator, *self.plan.labels.classes]),
             "split": f"{self.plan.scheme}; clips of {self.data.card.clip_seconds:g} s",
         }
 
     def train_rows(self, run: Run) -> Ints:
         """Rows of the clip table that a run trains on."""
-        return subset(run.fold.train, self.plan.labels.targets, self.fraction, run.seed)
+        return subset(run.fold.train, self.plan.labels.targets, self.fraction, run.seed, self.shots)
 
     def recipe_of(self, run: Run, clips: int) -> FinetuneRecipe:
         """Recipe of one run: its seed, and a batch no larger than its `clips`."""
@@ -193,6 +200,7 @@ class Finetuning:
                 trained_parameters=first["trained_parameters"],
                 frames=first["frames"],
                 fraction=self.fraction,
+                shots=self.shots,
                 split=self.plan.scheme,
                 metric="mAP" if self.several else "accuracy",
             ),
@@ -269,7 +277,7 @@ class Finetuning:
         vectors, valid, skipped = self._embeddings
         train, validation, test = (rows[valid[rows]] for rows in (self.train_rows(run), *run.fold[2:]))
         self._must_have(run, train, test)
-        if self.fraction is not None:
+        if self.fraction is not None or self.shots is not None:
             validation = validation[:0]  # few labels are few: the others choose nothing either
         self.progress.say(f"linear probe {run.name}: {len(train):,} clips")
         groups = self.data.clips["group"].to_numpy(str)
@@ -301,11 +309,10 @@ class Finetuning:
 
     @cached_property
     def _sounds_sha256(self) -> str:
-        """SHA-256 over the files of all needed clips."""
+        """SHA-256 over the sounds of all needed clips."""
         rows = self.data.clips.iloc[self._needed]
         self.data.task.materialise(rows, self.progress)
-        digests = file_digests(rows["path"].tolist(), progress=self.progress).digests
-        return sounds_sha256(digests)
+        return sounds_sha256(sound_digests(sounds(rows), progress=self.progress).digests)
 
     @cached_property
     def _frames(self) -> tuple[Frames, Ints]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from pathlib import Path
 
 import torch
 
 from uamix_bench.data import audio
+from uamix_bench.data.sound import sounds
 from uamix_bench.finetuning.classifier import inputs
 from uamix_bench.finetuning.finetune import Finetuning
 from uamix_bench.finetuning.recipe import FinetuneRecipe
@@ -57,8 +57,8 @@ def _longest_of_a_few(work: Finetuning) -> int:
     rows = data.clips.iloc[:: max(1, len(data.clips) // _LOOKED_AT)]
     data.task.materialise(rows, work.progress)
     seconds = []
-    for path in rows["path"]:
+    for sound in sounds(rows):
         with contextlib.suppress(BenchError):  # the training names it
-            info = audio.probe(Path(path), max_seconds=data.card.clip_seconds)
+            info = audio.probe(sound, max_seconds=data.card.clip_seconds)
             seconds.append(min(info.duration_s, data.card.clip_seconds))
     return math.ceil(_FRAMES_S * max(seconds, default=data.card.clip_seconds))

@@ -63,11 +63,22 @@ def joined(data: TaskData, test: TaskData) -> TaskData:
         part.clips.assign(clip=f"{split}/" + part.clips["clip"], split=split)
         for split, part in (("train", data), ("test", test))
     ]
+    if data.several and test.several and data.several != test.several:
+        reason = f"gives clips several classes in another way ({test.several}) than {data.name} ({data.several})"
+        raise BadInputError(test.name, reason, "give both lists the same column and separator")
     card = data.card.model_copy(update={"supervised": Supervised(train=("train",), test=("test",))})
     table = pd.concat(parts).sort_values("clip", ignore_index=True)
     lacks = "; ".join(part.partial for part in (data, test) if part.partial)
     remarks = tuple(dict.fromkeys((*data.remarks, *test.remarks)))
-    both = replace(data, card=card, clips=table, partial=lacks, remarks=remarks, unread=(*data.unread, *test.unread))
+    both = replace(
+        data,
+        card=card,
+        clips=table,
+        partial=lacks,
+        remarks=remarks,
+        unread=(*data.unread, *test.unread),
+        several=data.several or test.several,
+    )
     return replace(both, card=card.model_copy(update={"version": both.clips_sha256[:12]}))
 
 
@@ -123,8 +134,8 @@ def read_labels(data: TaskData, separator: str | None = None) -> Labels:
     return Labels(classes, targets)
 
 
-def subset(train: Ints, targets: Mask, fraction: float | None, seed: int) -> Ints:
-    """Chooses a share of the training clips, at least one of each class; a smaller share is part of a larger.
+def subset(train: Ints, targets: Mask, fraction: float | None, seed: int, shots: int | None = None) -> Ints:
+    """Chooses a share of the training clips, or a number of each class; a smaller choice is part of a larger.
 
     A share is a prefix of one seeded order of the clips. First comes one clip of each class. The others are ordered by
     their relative place among the clips of their rarest class, so that classes stay balanced.
@@ -134,16 +145,27 @@ def subset(train: Ints, targets: Mask, fraction: float | None, seed: int) -> Int
         targets: (N, C) classes of all clips.
         fraction: Share of the clips; None for all.
         seed: Seed of the order.
+        shots: Number of clips of each class, instead of a share; of clips with several classes enough for each.
 
     Returns:
-        Sorted rows of the chosen clips.
+        Sorted rows of the chosen clips; of a share at least one of each class.
+
+    Raises:
+        UsageError: A class has fewer clips than `shots`.
     """
-    if fraction is None:
+    if fraction is None and shots is None:
         return train
     generator = np.random.Generator(np.random.Philox(key=seed))
     shuffled = generator.permutation(np.sort(train))
     own = targets[shuffled]
     count = own.sum(axis=0)
+    if shots is not None:
+        held = count[count > 0]
+        if held.min(initial=shots) < shots:
+            reason = f"a class has {held.min()} training clips in a fold"
+            raise UsageError(f"--k {shots}", reason, f"give at most {held.min()}")
+        return np.sort(shuffled[np.any(own & (own.cumsum(axis=0) <= shots), axis=1)])
+    assert fraction is not None
     by_count = np.argsort(count, kind="stable")
     rarest = by_count[own[:, by_count].argmax(axis=1)]
     place = pd.Series(rarest).groupby(rarest).cumcount().to_numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -198,6 +199,64 @@ class Supervised(BaseModel):
         return self
 
 
+_FIELD = re.compile(r"\{([^{}]*)\}")
+
+
+class Layout(BaseModel):
+    """Layout of a data set that is read by its card alone, without a reader of its own.
+
+    Values are templates: ``{name}`` stands for a column of the `list` or, without one, for a part of `path`, which is
+    then the pattern of the files' names. A field of a pattern stands for one or more characters except ``/``. Without
+    `list` and `path`, the sub-folders of the root are the classes. A list without `path` has the columns of a user's
+    own CSV.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    list: str = Field(default="", description="CSV, JSONL or parquet file of the clips, below the root")
+    path: str = Field(default="", description="path of a clip's file, below the root")
+    label: str = ""
+    group: str = Field(default="", description="what must not stand on both sides of an episode; empty: the clip")
+    split: str = ""
+    start: str = Field(default="", description="time of a segment's first sample, in seconds")
+    end: str = Field(default="", description="time behind a segment's last sample, in seconds")
+    labels: dict[str, str] = Field(default={}, description="class by label, for labels that are codes")
+    leave_out: tuple[str, ...] = Field(default=(), description="labels whose clips do not belong to the task")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Layout:
+        for name in ("list", "path"):
+            value = getattr(self, name)
+            if value.startswith("/") or "\\" in value or ".." in value.split("/"):
+                raise ValueError(f"{name}: must lie below the data set's root, with '/' between folders")
+        if self.templates and not self.path:
+            raise ValueError(f"{next(iter(self.templates))}: is a template, and there is none for path")
+        if self.path and not self.label:
+            raise ValueError("label: is missing beside path")
+        if bool(self.start) != bool(self.end):
+            raise ValueError("start and end: a segment has both")
+        known = fields(self.path)
+        if self.path and not self.list and len(set(known)) < len(known):
+            raise ValueError("path: names a field twice")
+        lost = (
+            [] if self.list else [one for text in self.templates.values() for one in fields(text) if one not in known]
+        )
+        if lost:
+            raise ValueError(f"path: has no field {{{lost[0]}}}, which another template names")
+        return self
+
+    @property
+    def templates(self) -> dict[str, str]:
+        """Templates that are set, by column of the clip table."""
+        names = ("path", "label", "group", "split", "start", "end")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+
+def fields(template: str) -> tuple[str, ...]:
+    """Names of the fields in a template of a `Layout`, in order."""
+    return tuple(_FIELD.findall(template))
+
+
 class TaskCard(Card):
     """A labelled data set, as a few-shot task."""
 
@@ -218,6 +277,8 @@ class TaskCard(Card):
     files: tuple[RemoteFile, ...] = ()
     demonstration: bool = False
     bundled: bool = Field(default=False, description="its clips come with the package")
+    layout: Layout | None = Field(default=None, description="how the card alone reads it; None if a reader does")
+    unverified: str = Field(default="", description="why the layout is not verified; empty if a copy was read by it")
 
 
 AnyCard = TypeVar("AnyCard", bound=Card)

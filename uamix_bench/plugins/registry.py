@@ -222,7 +222,9 @@ def _by_name_own_first(point: EntryPoint) -> tuple[str, bool, str]:
 
 
 def _plugin(point: EntryPoint, kind: type[AnyCard]) -> Plugin[AnyCard]:
-    path = _source(point.module).with_suffix(".toml")
+    source = _source(point.module)
+    by_card = source.name == "__init__.py"  # "PACKAGE:NAME" names NAME.toml in PACKAGE, a card without a reader
+    path = source.with_name(f"{point.attr}.toml") if by_card else source.with_suffix(".toml")
     card = read_card(path, kind)
     if card.name != point.name:
         raise BadInputError(path, f"is the card of '{card.name}'", "give card and entry point one name")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
 from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.records.record import (
@@ -40,6 +40,7 @@ class FinetuneSetting(Part):
         trained_parameters: Number of trained parameters of encoder and head, in one run.
         frames: Number of frames of the input that clips were cut or padded to; None for embeddings.
         fraction: Share of the training clips that was used; None for all.
+        shots: Number of training clips of each class that was used instead of a share; absent if it is not set.
         split: Origin of training and test clips, in words.
         metric: ``accuracy``, the mean over runs of the share of correct clips, or ``mAP``, the mean over runs of mean
             average precision. The latter is the mean over classes with a positive test clip.
@@ -52,8 +53,14 @@ class FinetuneSetting(Part):
     trained_parameters: Count
     frames: Count | None
     fraction: Annotated[float, Field(gt=0, le=1)] | None
+    shots: Annotated[int, Field(ge=1)] | None = None
     split: Text
     metric: Literal["accuracy", "mAP"]
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = given(self)
+        return {name: value for name, value in fields.items() if name != "shots" or value is not None}
 
 
 class FinetuneRun(Part):
@@ -153,6 +160,16 @@ class FinetuneResult(SoundsRecord):
     cost: FinetuneCost
     provenance: Provenance
 
+    @property
+    def labels(self) -> str:
+        """Part of the training clips that was used; see :func:`labels_used`."""
+        return labels_used(self.setting.fraction, self.setting.shots)
+
+    @property
+    def clips_a_class(self) -> float:
+        """Mean number of training clips of a class, over classes and runs."""
+        return float(np.mean([run.train_clips for run in self.runs])) / max(self.task.classes, 1)
+
     def place(self) -> str:
         """Place in a store: ``<task>@<version>/<model>/finetune`` or ``probe``."""
         method = "probe" if self.setting.method == "linear-probe" else "finetune"
@@ -197,6 +214,11 @@ class FinetuneResult(SoundsRecord):
             raise ValueError(f"{name}: {clips} clips in groups, {total} in classes, {len(run.correct)} right or wrong")
         elif right != run.correct.count("1"):
             raise ValueError(f"{name}: {run.correct.count('1')} clips right, but {right} in the classes")
+
+
+def labels_used(fraction: float | None, shots: int | None) -> str:
+    """Part of the training clips that is used, in a few words: ``10%``, ``5 a class``; empty for all."""
+    return f"{shots} a class" if shots is not None else "" if fraction is None else f"{100 * fraction:g}%"
 
 
 def seeds_std(runs: Sequence[FinetuneRun]) -> float | None:

@@ -101,9 +101,9 @@ class TaskIdentity(Part):
 
     Attributes:
         clips_sha256: SHA-256 of the clip table: ids, labels, groups and splits.
-        content_sha256: SHA-256 of the bytes of the used clips, in the order of the table (`sounds_sha256` in
-            `uamix_bench.storage.digests`), for a user's own data. None if name and version identify the sounds; the
-            provenance then has the digest.
+        content_sha256: SHA-256 of the bytes of the used clips, of a segment of its file and times, in the order of the
+            table (`sounds_sha256` in `uamix_bench.storage.digests`), for a user's own data. None if name and version
+            identify the sounds; the provenance then has the digest.
     """
 
     name: Name

@@ -41,10 +41,15 @@ class Found(NamedTuple):
 def read_all(paths: Iterable[Path]) -> Found:
     """Reads files, and all ``.json`` files in folders and below, each once, in the order of their names.
 
+    Args:
+        paths: Paths of files and folders; without any, all of ``UAMIX_BENCH_HOME/results``, which need not exist.
+
     Raises:
         MachineError: A file cannot be read.
     """
-    names = (sorted(path.rglob("*.json")) if path.is_dir() else [path] for path in paths)
+    kept = files.home() / "results"
+    places = list(paths) or ([kept] if kept.exists() else [])
+    names = (sorted(path.rglob("*.json")) if path.is_dir() else [path] for path in places)
     records, bad = [], []
     for path in dict.fromkeys(chain.from_iterable(names)):
         try:

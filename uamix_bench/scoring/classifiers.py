@@ -16,27 +16,24 @@ matrix product need not round the same sum in two columns alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from uamix_bench.scoring.softmax_regression import softmax_regression
+from uamix_bench.scoring.space import TINY, Space, Table, centred, scaled, unit_length
 from uamix_bench.util.arrays import Doubles, Floats, Ints
+from uamix_bench.util.errors import UsageError
 
-Table = npt.NDArray[np.floating[Any]]
-Fit = Callable[[Table], tuple[Table, Table | None]]
+Fit = Callable[[Table, Ints], tuple[Table, Table | None]]
 
-FAR_OUT = 10.0  # times the median distance: rows beyond it have no part in the mean
 _BUFFER = 1 << 18  # numbers gathered at a time: they stay in the processor's cache
-_TINY = float(np.finfo(np.float64).tiny)
 _ROUNDING = 1e-6  # of a score's unit
 _DOUBLE_ROUNDING = 1e-12  # of a score itself, in float64
 _COORDINATE = 1e-14  # of a row's length, in float64: what lies between two means of the same rows
-_SHORT = 1e-3, 0.05  # of the mean's square: rows below it are lost in it in float32; the share of them that matters
-_SAFE = 1e-24, 1e24  # squared lengths whose products float32 holds
-_SAMPLE = 128  # rows whose median says where most of the table is
-_NEWTON_STEPS, _HALVINGS = 100, 30
 
 
 class Score(NamedTuple):
@@ -53,10 +50,67 @@ class Score(NamedTuple):
     chosen: npt.NDArray[np.unsignedinteger[Any]]
 
 
+@dataclass(frozen=True)
+class Method:
+    """A classifier on a table of embeddings, to be fitted to any supports among them.
+
+    Attributes:
+        space: Map of further embeddings into the space of the table.
+        table: Embeddings in that space, (n, D) float32 or float64; weights and scores have the same type.
+        fit: Function from supports (B, M, D), class slot by class slot, and the number of them in each slot (N,), to
+            weights (B, R, D) and biases (B, R), or None if the nearest weights win. R is N, or M if supports vote.
+        unit: Size of a usual score, which scales the margin of ties.
+        voters: Number of weights that vote.
+        buffers: Factor on the number of episodes in a batch; a fit of many small steps is faster with more.
+    """
+
+    space: Space
+    table: Table
+    fit: Fit
+    unit: float
+    voters: int = 1
+    buffers: int = 1
+
+
+class Fitted(NamedTuple):
+    """A classifier fitted to supports, free of the table that it was fitted on.
+
+    Attributes:
+        space: Map of embeddings into the space of the weights.
+        weights: Weight vectors, (R, D).
+        biases: Biases of the weight vectors, (R,); None if the nearest weights win.
+        slots: Class slot of each weight vector, (R,) int64.
+        unit: Size of a usual score, which scales the margin of ties.
+        voters: Number of weights that vote.
+    """
+
+    space: Space
+    weights: Table
+    biases: Table | None
+    slots: Ints
+    unit: float
+    voters: int
+
+    def predict(self, embeddings: Floats) -> tuple[Ints, Doubles]:
+        """Classifies embeddings (n, D) float32.
+
+        Returns:
+            Class slot of each embedding, (n,), ties to the lowest; and its score for each slot, (n, N) float64: of its
+            weight vector, of the nearest one if there are several, or the number of votes.
+        """
+        queries = self.space(embeddings)[None]
+        biases = None if self.biases is None else self.biases[None]
+        chosen, scores = _choose(queries, self.weights[None], biases, self.unit, self.slots, self.voters)
+        ways = int(self.slots.max()) + 1
+        if self.voters > 1:
+            return chosen[0], _votes(scores, _margin(queries, scores, self.unit, True), self.slots, self.voters)[0]
+        of_slot = [scores[0][:, self.slots == slot].max(axis=1) for slot in range(ways)]
+        return chosen[0], np.stack(of_slot, axis=1).astype(np.float64)
+
+
 def nearest_centroid(embeddings: Floats, support: Ints, query: Ints) -> Score:
     """Nearest mean of the supports by squared Euclidean distance (Snell et al. 2017, equations 1 and 2)."""
-    table, _, square = _centred(embeddings)
-    return _linear(table, support, query, _centroids, square)
+    return _score(_nearest_centroid(embeddings), support, query)
 
 
 def cosine(embeddings: Floats, support: Ints, query: Ints) -> Score:
@@ -64,20 +118,7 @@ def cosine(embeddings: Floats, support: Ints, query: Ints) -> Score:
 
     easyfsl's `SimpleShot` is this classifier.
     """
-    table, mean, square = _centred(embeddings)
-    double = table.dtype == np.float64
-    if double:  # whose mean would cost the short rows their digits
-        table, mean, square = embeddings.astype(np.float64), np.zeros_like(mean), 0.0
-
-    def fit(shots: Table) -> tuple[Table, Table]:
-        centroids = shots.mean(axis=2, dtype=np.float64) + mean
-        centroids /= np.maximum(np.linalg.norm(centroids, axis=2, keepdims=True), _TINY)
-        if not double:
-            centroids -= centroids.mean(axis=1, keepdims=True)  # the same for all classes: only rounding notices
-        return centroids.astype(table.dtype), (centroids @ mean).astype(table.dtype)
-
-    unit = square / max(math.sqrt(square + float(mean @ mean)), _TINY)  # of the centroids' directions, times a query
-    return _linear(table, support, query, fit, unit)
+    return _score(_cosine(embeddings), support, query)
 
 
 def simpleshot(embeddings: Floats, support: Ints, query: Ints) -> Score:
@@ -87,9 +128,7 @@ def simpleshot(embeddings: Floats, support: Ints, query: Ints) -> Score:
     passed, which are the clips of all episodes without their labels. So it holds some information on the queries'
     distribution. Rows more than ten times as far out as the median row are left out of the mean.
     """
-    table = _centred(embeddings).table
-    table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), np.finfo(table.dtype).tiny)
-    return _linear(table.astype(np.float32, copy=False), support, query, _centroids, unit=1.0)
+    return _score(_simpleshot(embeddings), support, query)
 
 
 def l2n(embeddings: Floats, support: Ints, query: Ints) -> Score:
@@ -97,8 +136,7 @@ def l2n(embeddings: Floats, support: Ints, query: Ints) -> Score:
 
     SimpleShot's L2N (Wang et al. 2019, section 3).
     """
-    lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
-    return nearest_centroid((embeddings / np.maximum(lengths, _TINY)).astype(np.float32), support, query)
+    return _score(_l2n(embeddings), support, query)
 
 
 def knn(embeddings: Floats, support: Ints, query: Ints, neighbors: int = 1) -> Score:
@@ -112,25 +150,7 @@ def knn(embeddings: Floats, support: Ints, query: Ints, neighbors: int = 1) -> S
         query: Rows of the queries, (E, N, Q) int64.
         neighbors: Number of supports that vote, at most N * K.
     """
-    table, _, square = _centred(embeddings)
-    ways, shots = support.shape[1:]
-    voters = min(neighbors, ways * shots)
-
-    def fit(points: Table) -> tuple[Table, None]:
-        return points.reshape(len(points), ways * shots, -1), None
-
-    def vote(scores: Table, margin: Table) -> Ints:
-        left = scores.copy()
-        nearest = np.empty((*scores.shape[:-1], voters), np.int64)
-        for place in range(voters):  # one by one: rounding must not put in order what is equally near
-            row = _best(left, margin)
-            np.put_along_axis(left, row[..., None], -np.inf, axis=-1)
-            nearest[..., place] = row // shots
-        votes: Ints = (nearest[..., None] == np.arange(ways)).astype(np.int64)  # (B, N * Q, voters, N)
-        earliest = votes.argmax(axis=-2)
-        return (votes.sum(axis=-2) * (voters + 1) - earliest).argmax(axis=-1)  # type: ignore[no-any-return]
-
-    return _linear(table, support, query, fit, square, vote if voters > 1 else None)
+    return _score(replace(_knn(embeddings), voters=neighbors), support, query)
 
 
 def logistic_regression(embeddings: Floats, support: Ints, query: Ints) -> Score:
@@ -140,19 +160,7 @@ def logistic_regression(embeddings: Floats, support: Ints, query: Ints) -> Score
     scikit-learn's single weight vector. The optimum lies in the span of the supports, so it is sought there, in at
     most N * K dimensions.
     """
-    table = _centred(embeddings).table
-    ways, shots = support.shape[1:]
-    penalty = 2.0 if ways == 2 else 1.0
-    targets = np.repeat(np.eye(ways), shots, axis=0)  # (N * K, N)
-
-    def fit(points: Table) -> tuple[Table, Table]:
-        flat = points.reshape(len(points), ways * shots, -1).astype(np.float64)
-        basis, coordinates = np.linalg.qr(flat.transpose(0, 2, 1))  # (B, D, r), (B, r, N * K)
-        weights = _softmax_regression(coordinates.transpose(0, 2, 1), targets, penalty)
-        full = (basis @ weights[:, :-1]).transpose(0, 2, 1)
-        return np.ascontiguousarray(full, dtype=table.dtype), weights[:, -1].astype(table.dtype)
-
-    return _linear(table, support, query, fit, unit=1.0, buffers=16)
+    return _score(_logistic_regression(embeddings), support, query)
 
 
 CLASSIFIERS: dict[str, Callable[[Floats, Ints, Ints], Score]] = {
@@ -172,62 +180,108 @@ def classify(name: str, embeddings: Floats, support: Ints, query: Ints, neighbor
     return CLASSIFIERS[name](embeddings, support, query)
 
 
-class _Centred(NamedTuple):
-    """Embeddings minus their mean, (n, D) float32 or float64; the mean, (D,); the median squared length of a row."""
+def fit(name: str, embeddings: Floats, supports: Sequence[Ints], neighbors: int = 1) -> Fitted:
+    """Fits a classifier to supports, for queries that come later.
 
-    table: Table
-    mean: Doubles
-    square: float
+    Args:
+        name: Name of one of the project's own classifiers.
+        embeddings: Embeddings of all clips that set its origin, (n, D) float32, as :func:`classify` takes them.
+        supports: Rows of the supports of each class slot, int64; their numbers may differ.
+        neighbors: Number of supports that vote, for knn alone; at most all of them.
 
-
-def _centred(embeddings: Floats) -> _Centred:
-    """Subtracts the mean over all rows that are not outliers."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
-        table = embeddings - mean
-        squares = np.vecdot(table, table)
-        lengths = np.vecdot(embeddings, embeddings)  # rows of zeros lose nothing
-        short = (lengths > 0) & (lengths < _SHORT[0] * (mean @ mean))
-    square = float(np.median(squares))
-    sample = embeddings[:: -(-len(embeddings) // _SAMPLE)].astype(np.float64)
-    middle = np.median(sample, axis=0)  # half of the rows may lie anywhere, and it stays among the others
-    if short.mean() < _SHORT[1] and _is_safe(table, squares, square, np.median(_squares(sample - middle))):
-        return _Centred(table, mean.astype(np.float64), square)
-    rows = embeddings - middle  # float64
-    squares = _squares(rows)
-    usual = squares <= FAR_OUT**2 * _typical(squares)
-    shift = rows[usual].mean(axis=0)
-    rows -= shift
-    return _Centred(rows, middle + shift, _typical(_squares(rows)))
+    Raises:
+        UsageError: The classifier can only score whole episodes, as one that a user added.
+    """
+    if name not in _METHODS:
+        known = f"fitted are {', '.join(_METHODS)}"
+        raise UsageError(f"--classifier {name}", "scores whole episodes and cannot be fitted alone", known)
+    method = _METHODS[name](embeddings)
+    counts = np.array([len(rows) for rows in supports], np.int64)
+    weights, biases = method.fit(method.table[np.concatenate(supports)][None], counts)
+    slots = _slots(counts, weights.shape[1])
+    voters = min(neighbors, len(slots)) if name == "knn" else 1
+    return Fitted(method.space, weights[0], None if biases is None else biases[0], slots, method.unit, voters)
 
 
-def _is_safe(table: Floats, squares: Floats, square: float, about_middle: float) -> bool:
-    """Test that float32 suffices: no outlier has moved the mean, and no product of two lengths leaves its range."""
-    largest = float(squares.max())
-    if largest == 0.0:  # all rows equal, or squares too small for float32
-        return not table.any()
-    if not (_SAFE[0] < square < _SAFE[1] and largest <= FAR_OUT**2 * square):
-        return False
-    return square <= FAR_OUT * about_middle
+def _nearest_centroid(embeddings: Floats) -> Method:
+    table, _, square, offsets = centred(embeddings)
+    return Method(Space(False, offsets, False), table, _centroids, square)
 
 
-def _squares(rows: Doubles) -> Doubles:
-    """Squared lengths (n,) of rows (n, D)."""
-    lengths: Doubles = np.vecdot(rows, rows)
-    return lengths
+def _cosine(embeddings: Floats) -> Method:
+    table, mean, square, offsets = centred(embeddings)
+    double = table.dtype == np.float64
+    if double:  # whose mean would cost the short rows their digits
+        mean, square = np.zeros_like(mean), 0.0
+        table, offsets = embeddings.astype(np.float64), (mean,)
+
+    def fit(points: Table, counts: Ints) -> tuple[Table, Table]:
+        centroids = _sums(points, counts, np.float64) / counts[:, None] + mean
+        centroids /= np.maximum(np.linalg.norm(centroids, axis=2, keepdims=True), TINY)
+        if not double:
+            centroids -= centroids.mean(axis=1, keepdims=True)  # the same for all classes: only rounding notices
+        return centroids.astype(table.dtype), (centroids @ mean).astype(table.dtype)
+
+    unit = square / max(math.sqrt(square + float(mean @ mean)), TINY)  # of the centroids' directions, times a query
+    return Method(Space(False, offsets, False), table, fit, unit)
 
 
-def _typical(squares: Doubles) -> float:
-    """Median squared length of the rows that are not zero, as copies of one clip may be most of a table."""
-    positive = squares[squares > 0]
-    return float(np.median(positive)) if len(positive) else 0.0
+def _simpleshot(embeddings: Floats) -> Method:
+    table, _, _, offsets = centred(embeddings)
+    return Method(Space(False, offsets, True), scaled(table), _centroids, unit=1.0)
 
 
-def _centroids(shots: Table) -> tuple[Table, None]:
+def _l2n(embeddings: Floats) -> Method:
+    method = _nearest_centroid(unit_length(embeddings))
+    return replace(method, space=method.space._replace(unit_first=True))
+
+
+def _knn(embeddings: Floats) -> Method:
+    return replace(_nearest_centroid(embeddings), fit=lambda points, _: (points, None))
+
+
+def _logistic_regression(embeddings: Floats) -> Method:
+    table, _, _, offsets = centred(embeddings)
+
+    def fit(points: Table, counts: Ints) -> tuple[Table, Table]:
+        targets = np.eye(len(counts))[_slots(counts, points.shape[1])]
+        basis, coordinates = np.linalg.qr(points.astype(np.float64).transpose(0, 2, 1))  # (B, D, r), (B, r, M)
+        weights = softmax_regression(coordinates.transpose(0, 2, 1), targets, 2.0 if len(counts) == 2 else 1.0)
+        full = (basis @ weights[:, :-1]).transpose(0, 2, 1)
+        return np.ascontiguousarray(full, dtype=table.dtype), weights[:, -1].astype(table.dtype)
+
+    return Method(Space(False, offsets, False), table, fit, unit=1.0, buffers=16)
+
+
+_METHODS: dict[str, Callable[[Floats], Method]] = {
+    "nearest-centroid": _nearest_centroid,
+    "cosine": _cosine,
+    "simpleshot": _simpleshot,
+    "l2n": _l2n,
+    "knn": _knn,
+    "logistic-regression": _logistic_regression,
+}
+
+
+def _sums(points: Table, counts: Ints, dtype: type[np.floating[Any]] | None = None) -> Table:
+    """Sums of the points (B, M, D) of each class slot, (B, N, D); `counts` (N,) says how many points each has."""
+    if (counts == counts[0]).all():
+        shots = points.reshape(len(points), len(counts), counts[0], -1)
+        return np.add.reduce(shots, axis=2, dtype=dtype)  # type: ignore[no-any-return]
+    return np.add.reduceat(points, np.cumsum(counts) - counts, axis=1, dtype=dtype)
+
+
+def _centroids(points: Table, counts: Ints) -> tuple[Table, None]:
     """Means of the supports of each class, without biases."""
-    centroids = np.add.reduce(shots, axis=2)
-    centroids *= shots.dtype.type(1 / shots.shape[2])
+    centroids = _sums(points, counts)
+    centroids *= (1 / counts[:, None]).astype(points.dtype)
     return centroids, None
+
+
+def _slots(counts: Ints, weights: int) -> Ints:
+    """Class slot of each weight vector: one for each slot, or one for each support."""
+    slots = np.arange(len(counts))
+    return slots if weights == len(counts) else np.repeat(slots, counts)
 
 
 def _scores(queries: Table, weights: Table, biases: Table | None) -> Table:
@@ -278,121 +332,52 @@ def _margin(queries: Table, scores: Table, unit: float, by_distance: bool) -> Ta
     return np.asarray(coordinate * (coordinate + distance))
 
 
-def _linear(
-    table: Table,
-    support: Ints,
-    query: Ints,
-    fit: Fit,
-    unit: float,
-    vote: Callable[[Table, Table], Ints] | None = None,
-    buffers: int = 1,
-) -> Score:
-    """Scores queries by ``x . w + b`` or by distance, a few episodes at a time in reused buffers.
+def _choose(
+    queries: Table, weights: Table, biases: Table | None, unit: float, slots: Ints, voters: int
+) -> tuple[Ints, Table]:
+    """Class slots (B, Q) of queries (B, Q, D), and their scores (B, Q, R) for the weights (B, R, D)."""
+    scores = _scores(queries, weights, biases)
+    margin = _margin(queries, scores, unit, biases is None)
+    if voters == 1:
+        return slots[_best(scores, margin)], scores
+    return _votes(scores, margin, slots, voters).argmax(axis=-1), scores
 
-    Args:
-        table: Embeddings, (n, D) float32 or float64; weights and scores have the same type.
-        support: Rows of the supports, (E, N, K) int64.
-        query: Rows of the queries, (E, N, Q) int64.
-        fit: Function from supports (B, N, K, D) to weights (B, M, D) and biases (B, M), or None if the nearest weights
-            win.
-        unit: Size of a usual score, which scales the margin of ties.
-        vote: Function from scores (B, N * Q, M) and their margins to class slots (B, N * Q); by default the slot of the
-            largest score.
-        buffers: Factor on the number of episodes in a batch; a fit of many small steps is faster with more.
-    """
+
+def _votes(scores: Table, margin: Table, slots: Ints, voters: int) -> Doubles:
+    """Votes of the nearest supports for each class slot, (B, Q, N); the nearest voter gives a little more than one."""
+    left = scores.copy()
+    nearest = np.empty((*scores.shape[:-1], voters), np.int64)
+    for place in range(voters):  # one by one: rounding must not put in order what is equally near
+        row = _best(left, margin)
+        np.put_along_axis(left, row[..., None], -np.inf, axis=-1)
+        nearest[..., place] = slots[row]
+    votes = (nearest[..., None] == np.arange(slots.max() + 1)).astype(np.int64)  # (B, Q, voters, N)
+    earliest = votes.argmax(axis=-2)
+    return votes.sum(axis=-2) - earliest / (voters + 1)  # type: ignore[no-any-return]
+
+
+def _score(method: Method, support: Ints, query: Ints) -> Score:
+    """Fits a method to the supports of each episode and scores its queries, a few episodes at a time."""
+    table = method.table
     episodes, ways, shots = support.shape
     queries, size = query.shape[2], table.shape[1]
-    step = min(episodes, max(1, buffers * _BUFFER // (ways * (shots + queries) * size)))
-    shot_buffer = np.empty((step, ways, shots, size), table.dtype)
+    voters = min(method.voters, ways * shots)
+    step = min(episodes, max(1, method.buffers * _BUFFER // (ways * (shots + queries) * size)))
+    shot_buffer = np.empty((step, ways * shots, size), table.dtype)
     query_buffer = np.empty((step, ways * queries, size), table.dtype)
-    query_rows = query.reshape(episodes, -1)
-    slots = np.arange(ways)[:, None]
+    shot_rows, query_rows = support.reshape(episodes, -1), query.reshape(episodes, -1)
+    counts, slots = np.full(ways, shots), np.arange(ways)[:, None]
     hits = np.empty((episodes, ways), np.int64)
     chosen = np.empty((episodes, ways, queries), np.min_scalar_type(ways))
     for start in range(0, episodes, step):
         now = slice(start, min(start + step, episodes))
         batch = now.stop - start
         # mode="clip" lets numpy write straight into `out`; the rows are in range
-        np.take(table, support[now], axis=0, out=shot_buffer[:batch], mode="clip")
+        np.take(table, shot_rows[now], axis=0, out=shot_buffer[:batch], mode="clip")
         np.take(table, query_rows[now], axis=0, out=query_buffer[:batch], mode="clip")
-        weights, biases = fit(shot_buffer[:batch])
-        scores = _scores(query_buffer[:batch], weights, biases)
-        margin = _margin(query_buffer[:batch], scores, unit, biases is None)
-        best = vote(scores, margin) if vote else _best(scores, margin) // (weights.shape[1] // ways)
+        weights, biases = method.fit(shot_buffer[:batch], counts)
+        of_weight = _slots(counts, weights.shape[1])
+        best, _ = _choose(query_buffer[:batch], weights, biases, method.unit, of_weight, voters)
         chosen[now] = best.reshape(batch, ways, queries)
         hits[now] = (chosen[now] == slots).sum(axis=2)
     return Score(hits.sum(axis=1), hits, chosen)
-
-
-def _softmax_regression(features: Doubles, targets: Doubles, penalty: float) -> Doubles:
-    """Minimises ``sum -log softmax(X W + b)[y] + penalty |W|^2 / 2`` for B problems at once, by Newton steps.
-
-    Args:
-        features: Features of the m supports of each problem, (B, m, r) float64.
-        targets: One-hot classes of the supports, (m, N) float64.
-        penalty: Strength of the L2 term; the intercepts are free.
-
-    Returns:
-        Weights with the intercepts last, (B, r + 1, N) float64.
-    """
-    points = np.concatenate([features, np.ones((*features.shape[:2], 1))], axis=2)
-    back = np.ascontiguousarray(points.transpose(0, 2, 1))
-    ridge = np.full((points.shape[2], 1), penalty)
-    ridge[-1] = 0.0
-    weights = np.zeros((len(points), points.shape[2], targets.shape[1]))
-
-    def loss(weights: Doubles) -> tuple[Doubles, Doubles]:
-        logits = points @ weights
-        logits -= logits.max(axis=2, keepdims=True)
-        log_p = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
-        return 0.5 * _inner(ridge * weights, weights) - _inner(log_p, targets), np.exp(log_p)
-
-    value, p = loss(weights)
-    for newton in range(_NEWTON_STEPS):
-        gradient = back @ (p - targets) + ridge * weights
-        steepness = np.abs(gradient).max(axis=(1, 2))
-        if newton == 0:
-            enough = 1e-7 * steepness
-        if np.all(steepness <= enough):
-            break
-        step = _conjugate_gradient(points, back, p, ridge, gradient)
-        slope = _inner(gradient, step)
-        scale = np.ones(len(points))
-        for _ in range(_HALVINGS):
-            trial, trial_p = loss(weights + scale[:, None, None] * step)
-            worse = trial > value + 1e-4 * scale * slope + 1e-12 * np.abs(value)
-            if not worse.any():
-                break
-            scale[worse] *= 0.5
-        weights += scale[:, None, None] * step
-        value, p = trial, trial_p
-    return weights
-
-
-def _conjugate_gradient(points: Doubles, back: Doubles, p: Doubles, ridge: Doubles, gradient: Doubles) -> Doubles:
-    """Solves ``H step = -gradient``, H the Hessian of the softmax loss, to a thousandth of the gradient."""
-    step = np.zeros_like(gradient)
-    residual = -gradient
-    direction = residual.copy()
-    power = _inner(residual, residual)
-    enough = 1e-6 * power
-    for _ in range(gradient[0].size):
-        if np.all(power <= enough):
-            break
-        change = points @ direction
-        change = p * (change - (p * change).sum(axis=2, keepdims=True))
-        image = back @ change + ridge * direction
-        curvature = _inner(direction, image)
-        length = np.divide(power, curvature, out=np.zeros_like(power), where=(power > enough) & (curvature > 0))
-        step += length[:, None, None] * direction
-        residual -= length[:, None, None] * image
-        previous, power = power, _inner(residual, residual)
-        ratio = np.divide(power, previous, out=np.zeros_like(power), where=previous > 0)
-        direction = residual + ratio[:, None, None] * direction
-    return step
-
-
-def _inner(left: Doubles, right: Doubles) -> Doubles:
-    """Inner product of the two matrices of each problem, (B,)."""
-    product: Doubles = (left * right).sum(axis=(1, 2))
-    return product

@@ -442,9 +442,11 @@ def _too_few(protocol: Protocol, task: str, names: list[str], sizes: Ints, kept:
     if fewest > k + q:
         return UsageError(task, reason, "use a smaller --min-clips, or a smaller largest --k")
     ways = min(n, len(names))
-    largest = int(np.sort(sizes)[-ways]) - k  # the last of the largest classes must hold k + q
-    if largest <= 0:
+    holds = int(np.sort(sizes)[-ways])  # the last of the largest classes must hold k + q
+    choices = [f"--q {holds - k}{' or less' * (holds - k > 1)}"] * (holds > k)
+    choices += [f"--k {holds - q}{' or less' * (holds - q > 1)}"] * (holds > q)
+    if not choices:
         return UsageError(task, reason, "use a smaller --k or --n")
-    auto = ", or --q auto" if sizes.min() > k else ""
-    changes = [f"--n {ways}"] * (ways < n) + [f"--q {largest} or less{auto}"] * (largest < q)
+    choices += ["--q auto"] * bool(sizes.min() > k)
+    changes = [f"--n {ways}"] * (ways < n) + [", or ".join(choices)] * (holds < k + q)
     return UsageError(task, reason, f"use {' and '.join(changes)}")

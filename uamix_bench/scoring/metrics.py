@@ -89,14 +89,14 @@ def bootstrap_interval(runs: Sequence[Scored], seed: int = 0, resamples: int = R
     """Interval of the mean mAP over runs: 1.96 x its standard deviation over resamples of the groups.
 
     A resample draws as many groups as there are, with replacement, once for all runs. A class without a positive clip
-    is left out of that resample's mean.
+    is left out of that resample's mean, and so is a run without a clip.
     """
     numbers = np.unique(np.concatenate([run.groups for run in runs]))
     if len(numbers) < 2:
         return Interval(None, "all test clips are of one group")
     generator = np.random.Generator(np.random.Philox(key=seed))
     chosen = generator.integers(0, len(numbers), (resamples, len(numbers)))
-    values = np.zeros(resamples)
+    values, heard = np.zeros(resamples), np.zeros(resamples)
     for run in runs:
         assert run.targets is not None
         place = np.searchsorted(numbers, run.groups)
@@ -106,5 +106,8 @@ def bootstrap_interval(runs: Sequence[Scored], seed: int = 0, resamples: int = R
             times = np.stack([np.bincount(row, minlength=len(numbers)) for row in draws])[:, place]
             classes = np.flatnonzero(run.targets.any(axis=0))
             per_class = [average_precision(run.values[:, c], run.targets[:, c], times) for c in classes]
-            values[begin : begin + step] += np.nanmean(np.stack(per_class), axis=0) / len(runs)
-    return Interval(float(Z95 * values.std(ddof=1)))
+            there = times.any(axis=1)  # of few groups, a resample may have none that a run tests
+            drawn = np.flatnonzero(there) + begin
+            values[drawn] += np.nanmean(np.stack(per_class)[:, there], axis=0) / len(runs)
+            heard[drawn] += 1
+    return Interval(float(Z95 * (values * (len(runs) / heard)).std(ddof=1)))

@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,6 +45,13 @@ class FileDigests(NamedTuple):
     warnings: list[str]
 
 
+class Part(NamedTuple):
+    """Bytes that a digest is taken over: a file or, with a name of its own in `part`, a part of one."""
+
+    path: str
+    part: str = ""
+
+
 def file_digests(paths: Sequence[str], *, memo: bool = True, progress: Progress = SILENT) -> FileDigests:
     """Digests files. With `memo`, a file whose path, inode, size and times are unchanged is not read again.
 
@@ -53,20 +60,38 @@ def file_digests(paths: Sequence[str], *, memo: bool = True, progress: Progress 
         memo: True looks up and keeps digests under ``UAMIX_BENCH_HOME/embeddings/files/``.
         progress: Progress display of the files that are read.
     """
+    return part_digests([Part(path) for path in paths], _sha256, memo=memo, progress=progress)
+
+
+def part_digests(
+    parts: Sequence[Part],
+    sha256: Callable[[Part], bytes | BenchError],
+    *,
+    memo: bool = True,
+    progress: Progress = SILENT,
+) -> FileDigests:
+    """Digests files or parts of files, as :func:`file_digests` does.
+
+    Args:
+        parts: The n files or parts.
+        sha256: Function that reads a part and returns its SHA-256, or the error met.
+        memo: True looks up and keeps digests.
+        progress: Progress display of the parts that are read.
+    """
     store = ShardStore(files.home() / "embeddings" / "files", FILES_OWNER, 32)
-    digests = [bytes(32)] * len(paths)
+    digests = [bytes(32)] * len(parts)
     failed: dict[int, BenchError] = {}
     stamps: list[tuple[bytes, bool]] = []
-    for index, path in enumerate(paths):
+    for index, part in enumerate(parts):
         try:
-            stamps.append(_stamp(path))
+            stamps.append(_stamp(*part))
         except (OSError, BadInputError) as error:
             stamps.append((bytes(32), False))
-            failed[index] = files.unreadable(Path(path), error) if isinstance(error, OSError) else error
-    todo = [index for index in range(len(paths)) if index not in failed]
+            failed[index] = files.unreadable(Path(part.path), error) if isinstance(error, OSError) else error
+    todo = [index for index in range(len(parts)) if index not in failed]
 
-    def slow(path: str) -> None:
-        progress.say(f"{path}: still reading after {SLOW_S:g} s")
+    def slow(part: Part) -> None:
+        progress.say(f"{part.path}: still reading after {SLOW_S:g} s")
 
     if memo:
         found, rows = store.get([stamps[index][0] for index in todo])
@@ -78,8 +103,8 @@ def file_digests(paths: Sequence[str], *, memo: bool = True, progress: Progress 
         with progress.bar("reading files", len(todo), "files") as advance:
             for start in range(0, len(todo), 2_048):  # what a killed run loses
                 block = todo[start : start + 2_048]
-                sources = [paths[index] for index in block]
-                outcomes = list(in_threads(_sha256, sources, threads=4, ahead=len(block), slow=slow))
+                sources = [parts[index] for index in block]
+                outcomes = list(in_threads(sha256, sources, threads=4, ahead=len(block), slow=slow))
                 settled = []
                 for index, outcome in zip(block, outcomes, strict=True):
                     if isinstance(outcome, BenchError):
@@ -95,9 +120,9 @@ def file_digests(paths: Sequence[str], *, memo: bool = True, progress: Progress 
     return FileDigests(digests, failed, store.warnings)
 
 
-def sounds_sha256(file_digests: Sequence[bytes]) -> str:
-    """SHA-256 (hex) over the digests of the clips' files, in the order of the clip table."""
-    return files.digest([digest.hex() for digest in file_digests])
+def sounds_sha256(sound_digests: Sequence[bytes]) -> str:
+    """SHA-256 (hex) over the digests of the clips' sounds, in the order of the clip table."""
+    return files.digest([digest.hex() for digest in sound_digests])
 
 
 def fingerprint(path: Path) -> str:
@@ -166,21 +191,23 @@ def state_sha256(module: nn.Module, quick: bool = False) -> str:
     return state.hexdigest()
 
 
-def _stamp(path: str) -> tuple[bytes, bool]:
-    """Digest of a file's path, size, times and inode, and True if the file is old enough to rely on it."""
+def _stamp(path: str, part: str = "") -> tuple[bytes, bool]:
+    """Digest of a file's path, size, times, inode and part, and True if the file is old enough to rely on it."""
     stat = os.stat(path)  # noqa: PTH116 - half the time of Path.stat, and there are 300,000
     if not S_ISREG(stat.st_mode):
         raise BadInputError(path, "is not a regular file", "give sound files")
     absolute = path if path.startswith(os.sep) else os.path.abspath(path)  # noqa: PTH100
-    identity = f"{absolute}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}"
+    identity = f"{absolute}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}" + (
+        f"\0{part}" if part else ""
+    )
     coarse = stat.st_mtime_ns % 1_000_000_000 == 0
     settled = time.time() - max(stat.st_mtime, stat.st_ctime) > (_COARSE_RACY_S if coarse else _RACY_S)
     return hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=32).digest(), settled
 
 
-def _sha256(path: str) -> bytes | BenchError:
+def _sha256(file: Part) -> bytes | BenchError:
     try:
-        return bytes.fromhex(files.file_sha256(Path(path)))
+        return bytes.fromhex(files.file_sha256(Path(file.path)))
     except BenchError as error:
         return error
 

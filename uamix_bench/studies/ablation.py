@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from uamix_bench.data.sound import sound_digests, sounds
 from uamix_bench.engines.engine import Engine, Stop, never
 from uamix_bench.engines.local import Local
 from uamix_bench.evaluation.grid import evaluate
@@ -20,7 +21,7 @@ from uamix_bench.records.results import Result
 from uamix_bench.records.store import ResultStore
 from uamix_bench.records.training_records import AblationRecord, Arm, SetAside, TrainingRecord
 from uamix_bench.scoring.episodes import Protocol
-from uamix_bench.storage.digests import file_digests, sounds_sha256
+from uamix_bench.storage.digests import sounds_sha256
 from uamix_bench.tuning.fields import changed, find_field
 from uamix_bench.tuning.forecast import Forecast, forecast
 from uamix_bench.tuning.on_engine import tune_all
@@ -202,8 +203,8 @@ class Ablation:
 
         data = find_data(self.data, self.data_dir, self.audio_root)
         data.task.materialise(data.clips, progress)  # here, rather than in several workers
-        sounds = sounds_sha256(file_digests(data.clips["path"].tolist(), progress=progress).digests)
-        same = (initial_model(self.init).metadata["sha256"], data.clips_sha256, sounds)
+        content = sounds_sha256(sound_digests(sounds(data.clips), progress=progress).digests)
+        same = (initial_model(self.init).metadata["sha256"], data.clips_sha256, content)
         todo = []
         for job in map(self.job, self.arms):
             if not is_finished(job):

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from uamix_bench.data.sound import sound_digests, sounds
 from uamix_bench.data.task import TaskData
-from uamix_bench.storage.digests import file_digests, sounds_sha256
+from uamix_bench.storage.digests import sounds_sha256
 from uamix_bench.tuning.decoding import Fbank, Sounds, decode
 from uamix_bench.util.arrays import Halves, Ints
 from uamix_bench.util.errors import BadInputError, UsageError
@@ -31,7 +32,7 @@ class Frames:
         recordings: (n,) number of the recording that each clip comes from.
         sha256: SHA-256 of the clip table.
         skipped: (clip, reason) of each clip that could not be read.
-        sounds_sha256: SHA-256 of the clips' files; this and `sha256` must be unchanged when a training resumes.
+        sounds_sha256: SHA-256 of the clips' sounds; this and `sha256` must be unchanged when a training resumes.
     """
 
     values: Halves
@@ -62,7 +63,7 @@ def load_frames(
 ) -> Frames:
     """Decodes every clip of `data`, cut to the card's clip length, into log-mel frames.
 
-    The frames are stored under ``UAMIX_BENCH_HOME/frames``, keyed by the contents of the files and the front end, so
+    The frames are stored under ``UAMIX_BENCH_HOME/frames``, keyed by the contents of the sounds and the front end, so
     that nothing is decoded twice. A clip that cannot be read is skipped and named.
 
     Args:
@@ -79,10 +80,10 @@ def load_frames(
         Stopped: `stop` returned True.
     """
     data.task.materialise(data.clips, progress)
-    clips, paths = data.clips["clip"].astype(str).tolist(), data.clips["path"].astype(str).tolist()
-    digested = file_digests(paths, progress=progress)
-    sounds = Sounds(paths, digested.digests, fbank, sample_rate, data.card.clip_seconds)
-    decoded = decode(sounds, workers, progress, stop)
+    clips, heard = data.clips["clip"].astype(str).tolist(), sounds(data.clips)
+    digested = sound_digests(heard, progress=progress)
+    source = Sounds(heard, digested.digests, fbank, sample_rate, data.card.clip_seconds)
+    decoded = decode(source, workers, progress, stop)
     kept = np.flatnonzero(decoded.counts)
     if not len(kept):
         raise BadInputError(data.root, "no clip can be read", "run 'uamix-bench tasks verify' on it")

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from uamix_bench.data.audio import read, undecoded
+from uamix_bench.data.sound import Sound
 from uamix_bench.models.sources import is_own
 from uamix_bench.util import files
 from uamix_bench.util.arrays import Floats, Halves, Ints
@@ -52,15 +53,15 @@ class Sounds:
     """Sounds to decode, and the front end that makes frames of them.
 
     Args:
-        paths: Paths of the n files.
-        digests: SHA-256 of the files' bytes; zeros for a file that cannot be read.
+        clips: The n sounds.
+        digests: SHA-256 of each; zeros for one that cannot be read.
         fbank: Front end: (B, S) float32 waveforms and (B,) lengths -> (B, T, F) frames and (B,) counts. Frames are
             stored only if it is a dataclass of the project, whose `repr` tells it from every other front end.
         sample_rate: Sample rate that `fbank` takes, in Hz.
-        max_seconds: Length in seconds that each file is cut to.
+        max_seconds: Length in seconds that each clip is cut to.
     """
 
-    paths: Sequence[str]
+    clips: Sequence[Sound]
     digests: Sequence[bytes]
     fbank: Fbank
     sample_rate: int
@@ -103,7 +104,7 @@ def decode(sounds: Sounds, workers: int | None, progress: Progress, stop: Callab
             decoded blocks are kept.
         Stopped: `stop` returned True; decoded blocks are kept.
     """
-    total = len(sounds.paths)
+    total = len(sounds.clips)
     if not (is_dataclass(sounds.fbank) and is_own(type(sounds.fbank))):
         blocks = []
         with progress.bar("decoding", total) as advance:
@@ -144,7 +145,7 @@ def _continue(
     folder: Path, sounds: Sounds, done: int, workers: int | None, progress: Progress, stop: Callable[[], bool]
 ) -> list[dict[str, Any]]:
     """Appends the blocks from clip `done` on; returns their lines of the journal."""
-    total, added, skipped = len(sounds.paths), [], 0
+    total, added, skipped = len(sounds.clips), [], 0
     try:
         with (
             (folder / "values").open("ab") as values,
@@ -208,35 +209,35 @@ def _whole(folder: Path, total: int, bins: int) -> list[dict[str, Any]]:
 def _blocks(sounds: Sounds, done: int, workers: int | None, progress: Progress) -> Generator[_Block, None, None]:
     """Decodes block after block from clip `done` on, in this process or ahead in worker processes."""
 
-    def slow(path: str) -> None:
-        progress.say(f"{path}: still decoding after {SLOW_S:g} s")
+    def slow(clip: object) -> None:
+        progress.say(f"{clip}: still decoding after {SLOW_S:g} s")
 
-    blocks = [list(sounds.paths[begin : begin + _BLOCK]) for begin in range(done, len(sounds.paths), _BLOCK)]
+    blocks = [list(sounds.clips[begin : begin + _BLOCK]) for begin in range(done, len(sounds.clips), _BLOCK)]
     how = (sounds.sample_rate, sounds.max_seconds, sounds.fbank)
-    count = workers or (min(cores(), _MOST_WORKERS) if len(sounds.paths) - done >= _WORTH_WORKERS else 1)
+    count = workers or (min(cores(), _MOST_WORKERS) if len(sounds.clips) - done >= _WORTH_WORKERS else 1)
     if count == 1:
-        yield from (_decode(paths, *how, slow) for paths in blocks)
+        yield from (_decode(clips, *how, slow) for clips in blocks)
         return
     # joblib's processes neither inherit the locks of our threads, as a forked child would, nor run the caller's script
     # again, as a spawned one does where it has no main guard.
     from joblib.externals.loky import ProcessPoolExecutor
 
     pool = ProcessPoolExecutor(count, initializer=_begin_worker, initargs=(os.getpid(),))
-    ahead: deque[tuple[list[str], Future[_Block]]] = deque()
+    ahead: deque[tuple[list[Sound], Future[_Block]]] = deque()
     watch = Watch(SLOW_S / 10)
 
     def due() -> _Block:
-        paths, future = ahead.popleft()
+        clips, future = ahead.popleft()
         begun_s = watch.look()
-        block = f"{paths[0]} or one of the {len(paths) - 1} after it"
+        block = f"{clips[0]} or one of the {len(clips) - 1} after it"
         if not settle(future, lambda: slow(block), lambda: watch.look() - begun_s > _PATIENCE_S, watch):
             reason = f"a process that decodes does not answer for {_PATIENCE_S:g} s (at {block})"
             raise MachineError("--workers", reason, _ALONE)
         return future.result()
 
     try:
-        for paths in blocks:
-            ahead.append((paths, pool.submit(_decode, paths, *how)))
+        for clips in blocks:
+            ahead.append((clips, pool.submit(_decode, clips, *how)))
             if len(ahead) == 2 * count:
                 yield due()
         while ahead:
@@ -259,31 +260,31 @@ def _begin_worker(parent: int) -> None:
 
 
 def _decode(
-    paths: list[str],
+    clips: list[Sound],
     sample_rate: int,
     max_seconds: float,
     fbank: Fbank,
-    slow: Callable[[str], None] = lambda path: None,
+    slow: Callable[[object], None] = lambda clip: None,
 ) -> _Block:
-    def hear(path: str) -> Floats | BadInputError:
+    def hear(clip: Sound) -> Floats | BadInputError:
         try:
-            return read(Path(path), sample_rate, max_seconds=max_seconds).samples
+            return read(clip, sample_rate, max_seconds=max_seconds).samples
         except BadInputError as error:
             return error
 
-    def hung(path: str) -> NoReturn:
-        raise undecoded(Path(path))
+    def hung(clip: Sound) -> NoReturn:
+        raise undecoded(clip)
 
     waves: list[Floats] = []
     skipped: dict[int, str] = {}
-    for place, heard in enumerate(in_threads(hear, paths, threads=1, ahead=1, slow=slow, hung=hung)):
+    for place, heard in enumerate(in_threads(hear, clips, threads=1, ahead=1, slow=slow, hung=hung)):
         if isinstance(heard, BadInputError):
             skipped[place] = heard.reason
         else:
             waves.append(heard)
     frames = _frames(waves, fbank)
-    clips = iter(frames)
-    count = [0 if place in skipped else len(next(clips)) for place in range(len(paths))]
+    rest = iter(frames)
+    count = [0 if place in skipped else len(next(rest)) for place in range(len(clips))]
     return _Block(np.concatenate(frames) if frames else _NOTHING, count, skipped)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from uamix_bench.data.audio import probe
+from uamix_bench.data.sound import Sound, sounds
 from uamix_bench.data.task import Task, TaskData
 from uamix_bench.models.vit import AudioViT, ViTShape
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
@@ -59,27 +60,27 @@ def steps(stages: Sequence[Stage], recipe: PretrainRecipe | TuneRecipe, data: Ta
 
 
 def holdings(data: TaskData) -> dict[str, Any]:
-    """Size of the data, from the headers of its files, as plain data.
+    """Size of the data, from the headers of its sounds, as plain data.
 
     ``hours`` counts each clip up to the length that training cuts it to. It is None if the sounds are generated on
-    first use. ``unreadable`` is the number of files whose header is refused.
+    first use. ``unreadable`` is the number of clips whose header is refused.
     """
-    paths = [Path(path) for path in data.clips["path"].astype(str)]
+    clips = sounds(data.clips)
 
-    def seconds(path: Path) -> float | None:
+    def seconds(sound: Sound) -> float | None:
         try:
-            return min(probe(path, max_seconds=data.card.clip_seconds).duration_s, data.card.clip_seconds)
+            return min(probe(sound, max_seconds=data.card.clip_seconds).duration_s, data.card.clip_seconds)
         except BenchError:
             return None
 
     made = type(data.task).materialise is not Task.materialise  # then what is missing comes with the first use
-    there = not made or all(path.exists() for path in paths)
+    there = not made or all(Path(sound.path).exists() for sound in clips)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        lengths = list(pool.map(seconds, paths)) if there else []
+        lengths = list(pool.map(seconds, clips)) if there else []
     heard = [length for length in lengths if length is not None]
     return {
         "name": data.name,
-        "clips": len(paths),
+        "clips": len(clips),
         "recordings": int(data.clips["group"].nunique()),
         "hours": round(sum(heard) / 3_600, 3) if there else None,
         "unreadable": len(lengths) - len(heard),

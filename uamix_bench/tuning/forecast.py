@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from uamix_bench.records.record import load
 from uamix_bench.records.training_records import TrainingRecord
@@ -20,6 +21,8 @@ from uamix_bench.util.progress import Progress
 
 _STEPS = 4  # that are measured, the first of them to warm up
 _NEVER = 2**31
+_SMALL = 8  # clips of the batch by which a whole training is estimated
+_BYTES = 4  # of a number in float32
 
 # Fields that change what a step computes, and not how long it takes.
 _FREE = {
@@ -28,6 +31,9 @@ _FREE = {
     *("mix", "alpha", "lambda_per", "lambda_max", "box", "snap", "partner", "keys", "temperature", "top_k"),
     *("save_dtype", "checkpoint_every", "clips", "steps", "head_steps"),
 }
+
+if TYPE_CHECKING:  # planning is free of torch
+    from torch import Tensor
 
 Rates = dict[str, float]  # seconds a step, by stage
 
@@ -123,6 +129,78 @@ class _Clock(Progress):
                     self.rates[what] = (ends[-1] - ends[0]) / (len(ends) - 1)
 
         yield advance
+
+
+class Need(NamedTuple):
+    """Time and memory that a tuning takes on this machine, without decoding.
+
+    Attributes:
+        seconds: Duration of all steps in seconds.
+        memory_bytes: Weights, gradients, moments of the optimiser, queue, and what a batch keeps for its gradients.
+    """
+
+    seconds: float
+    memory_bytes: int
+
+
+def need(job: Job, steps: Mapping[str, int], trained: Mapping[str, int], parameters: int) -> Need:
+    """Estimates a tuning from a few steps of a small batch of its own sounds, scaled to the recipe's batch.
+
+    Args:
+        job: Tuning to estimate; nothing is written to its folder.
+        steps: Number of steps of each stage, by its name.
+        trained: Number of parameters that each stage trains, by its name.
+        parameters: Number of all parameters, of encoder and head.
+    """
+    recipe = job.recipe
+    small = min(recipe.batch, _SMALL)
+    with _Kept() as kept:
+        rates = measured(job._replace(recipe=recipe.model_copy(update={"batch": small, "micro_batch": None})))
+    seconds = sum(count * rates.get(stage, 0.0) for stage, count in steps.items()) * recipe.batch / small
+    at_once = recipe.micro_batch or recipe.batch
+    state = _BYTES * (parameters + 3 * max(trained.values()) + recipe.queue * recipe.projector[-1])
+    return Need(seconds, state + kept.most * at_once // small)
+
+
+class _Kept:
+    """Largest number of bytes that autograd keeps for gradients at one time, parameters left out."""
+
+    def __init__(self) -> None:
+        self.most = self._now = 0
+        self._holders: dict[int, int] = {}
+
+    def __enter__(self) -> Self:
+        from torch.autograd.graph import saved_tensors_hooks
+
+        self._hooks = saved_tensors_hooks(self._pack, lambda held: held.tensor)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.__exit__(*error)
+
+    def _pack(self, tensor: Tensor) -> _Held:
+        storage = tensor.untyped_storage()
+        place, size = storage.data_ptr(), 0 if tensor.is_leaf and tensor.requires_grad else storage.nbytes()
+        self._holders[place] = self._holders.get(place, 0) + 1
+        if self._holders[place] == 1:
+            self._now += size
+            self.most = max(self.most, self._now)
+        held = _Held(tensor)
+        weakref.finalize(held, self._free, place, size)
+        return held
+
+    def _free(self, place: int, size: int) -> None:
+        self._holders[place] -= 1
+        if not self._holders[place]:
+            self._now -= size
+
+
+class _Held:
+    """A tensor that autograd keeps."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
 
 def _earlier(job: Job) -> Rates:

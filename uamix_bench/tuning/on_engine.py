@@ -15,10 +15,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from uamix_bench.data.sound import sound_digests, sounds
 from uamix_bench.data.task import is_path
 from uamix_bench.engines.engine import Engine, Stop, host, never
 from uamix_bench.engines.same_code import Versions, check_versions, refuse_other, versions
-from uamix_bench.storage.digests import file_digests, sounds_sha256
+from uamix_bench.storage.digests import sounds_sha256
 from uamix_bench.tuning.sounds import find_data
 from uamix_bench.tuning.trainings import Job, carry_out, is_finished
 from uamix_bench.util import files
@@ -159,7 +160,7 @@ def _ground(job: Job, progress: Progress) -> tuple[Source, dict[str, str]]:
 
     model, data = initial_model(job.init), find_data(job.data, job.data_dir, job.audio_root)
     data.task.materialise(data.clips, progress)
-    digested = file_digests(data.clips["path"].astype(str).tolist(), progress=progress)
+    digested = sound_digests(sounds(data.clips), progress=progress)
     return model.source, {
         f"digest of {model.source.checkpoint or model.source.name}": model.metadata["sha256"],
         f"list of the clips of {data.name}": data.clips_sha256,

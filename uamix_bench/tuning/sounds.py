@@ -15,6 +15,8 @@ AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 def find_data(name: str, data_dir: Path | None = None, audio_root: Path | None = None) -> TaskData:
     """Resolves a recipe's data: ``TASK[:SPLIT]``, or a path as `load_task` takes it; labels are not needed.
 
+    A task's name comes before a file or folder of the same name.
+
     Raises:
         UsageError: Unknown task or split.
         BadInputError: The data is missing, or is not what its name says.
@@ -25,6 +27,8 @@ def find_data(name: str, data_dir: Path | None = None, audio_root: Path | None =
     try:
         return load_task(task, data_dir, splits=(split,) if split else None)
     except UsageError as error:
+        if Path(name).exists():
+            return find_data(f"./{name}", data_dir, audio_root)
         raise UsageError(f"--data {name}", error.reason, "give a folder, a list, or TASK[:SPLIT]") from error
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from uamix_bench.util.text import visible
 
 _LONGEST_CAUSE = 300  # characters
+_CLOSE = 0.55  # difflib's ratio
 
 
 class BenchError(Exception):
@@ -170,7 +171,14 @@ def _package(module: str) -> str:
 
 def nearest(name: str, known: list[str]) -> str:
     """Returns a "did you mean ..." clause for an unknown name, or the list of known names if none is close."""
+    close = similar(name, known)
+    return f"did you mean '{close}'?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def similar(name: str, known: Sequence[str]) -> str | None:
+    """The known name that is most similar to an unknown one, whatever the case of either; None if none is close."""
     import difflib
 
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
+    spelt = {one.casefold(): one for one in reversed(known)}
+    close = difflib.get_close_matches(name.casefold(), list(spelt), n=1, cutoff=_CLOSE)
+    return spelt[close[0]] if close else None

@@ -1,0 +1,122 @@
+"""Columns of a list of clips: those that are used, in one spelling and as text, and a remark on the others."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from uamix_bench.data.folders import Remark, Several
+from uamix_bench.data.sound import END, START
+from uamix_bench.util.errors import BadInputError
+from uamix_bench.util.text import listed, visible
+
+USED = ("clip", "path", "label", "group", "split")
+_OTHER_NAMES = {"path": "file_name", "label": "labels"}  # by which a list may call a column
+_TIMES = ((START, END), ("onset", "offset"))
+_LONGEST_NAME = 60  # characters of a column's name that are shown
+_JOINT = ";"  # between the classes of a clip, where a list keeps them apart in another way
+
+
+class Columns(NamedTuple):
+    """Columns of a list.
+
+    Attributes:
+        table: Used columns as text, empty where the list has no value; the index holds the numbers of lines or rows.
+        times: True if the table has ``start`` and ``end``.
+        several: The label column and its separator, if clips have several classes.
+        remarks: A remark that names unused columns, if there are any.
+    """
+
+    table: pd.DataFrame
+    times: bool
+    several: Several | None
+    remarks: tuple[Remark, ...]
+
+
+def chosen(path: object, table: pd.DataFrame, needed: Sequence[str], *, sounds: str = "") -> Columns:
+    """Chooses the columns of a list that are used.
+
+    Args:
+        path: Name of the list, for messages.
+        table: All columns, as text or other values; the index is named ``line`` or ``row``.
+        needed: Names of the columns that must exist and have no empty value.
+        sounds: Name of the column that holds the sounds themselves. Such a list has no paths, and no times: each row
+            has a sound of its own.
+
+    Raises:
+        BadInputError: A column is missing, or a needed value is.
+    """
+    have = [name for name in table.columns if name]
+    named = {name: _OTHER_NAMES.get(name, name) if name not in have else name for name in USED}
+    if sounds:
+        named["path"] = ""
+    pairs = [pair for pair in _TIMES if set(pair) <= set(have) and not sounds]
+    if len(pairs) > 1:
+        raise BadInputError(path, "has the columns start, end and onset, offset", "keep one pair of times")
+    if pairs:
+        named |= dict(zip((START, END), pairs[0], strict=True))
+    for name in needed:
+        if named[name] not in have:
+            shown = ", ".join(map(str, have)) or "nothing"
+            remedy = f"the first line names the columns: {','.join(needed)}"
+            raise BadInputError(path, f"has no column '{name}' (it has: {visible(shown[:200])})", remedy)
+    values = {name: table[source].tolist() for name, source in named.items() if source in have}
+    several = _several(path, named["label"], values) if "label" in values else None
+    columns = {name: [_text(value) for value in values.get(name, [""] * len(table))] for name in named}
+    known = pd.DataFrame(columns, table.index)
+    for name in needed:
+        empty = known.index[known[name] == ""]
+        if len(empty):
+            raise BadInputError(
+                path, f"{table.index.name} {empty[0]} has no {name}", f"fill it or delete the {table.index.name}"
+            )
+    return Columns(known, bool(pairs), several, _unused(have, {*named.values(), sounds, f"{sounds}.path"}, bool(pairs)))
+
+
+def _several(path: object, column: str, values: Mapping[str, list[Any]]) -> Several | None:
+    """Label column of clips with several classes: lists, or a column ``labels`` with commas or semicolons.
+
+    Lists in `values` become text.
+    """
+    labels = values["label"]
+    lists = [_list(value) for value in labels]
+    given = [one is not None for one, value in zip(lists, labels, strict=True) if _text(value)]
+    if given and all(given):
+        names = [[_text(name) for name in one or ()] for one in lists]
+        joint = next((name for one in names for name in one if _JOINT in name), None)
+        if joint is not None:
+            raise BadInputError(path, f"class {joint!a} holds '{_JOINT}', which separates classes", "rename it")
+        labels[:] = map(_JOINT.join, names)
+        return Several(column, _JOINT)
+    if column != _OTHER_NAMES["label"]:
+        return None
+    return next((Several(column, mark) for mark in (_JOINT, ",") if any(mark in _text(one) for one in labels)), None)
+
+
+def _list(value: Any) -> list[Any] | None:
+    """A list, or the list that a text spells out."""
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return None
+    return value if isinstance(value, list) else None
+
+
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    return value.strip() if isinstance(value, str) else str(value)
+
+
+def _unused(have: Sequence[str], used: set[str], times: bool) -> tuple[Remark, ...]:
+    unused = [visible(str(name)[:_LONGEST_NAME]) for name in have if name not in used]
+    if not unused:
+        return ()
+    verb = "columns {} of the list are" if len(unused) > 1 else "column {} of the list is"
+    end = "" if times else "; clips are read from their start"
+    used_names = ", ".join((*USED, *((START, END) if times else ())))
+    return (Remark("columns", f"{verb.format(listed(unused))} not used (used: {used_names}){end}"),)
