@@ -6,8 +6,9 @@ repository runs only on request, of one commit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -17,14 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from uamix_bench.baselines import hub
 from uamix_bench.baselines.huggingface_families import FAMILIES, Encoder, Remote
+from uamix_bench.baselines.huggingface_texts import TextSide
+from uamix_bench.models import hub
 from uamix_bench.models.checkpoint import read_checkpoint
 from uamix_bench.models.model import AudioModel, Origin
 from uamix_bench.plugins.card import ModelCard, read_card
+from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import BadInputError, MachineError, UsageError, nearest
 from uamix_bench.util.text import fit
 
+_TOKENIZER = "tokenizer.json"  # as all JSON of the folder it enters the model's digest
 _UNUSED = frozenset({"masked_spec_embed"})  # in training alone
 _UNSAID = frozenset({"none", "unknown"})  # in place of the name of a data set
 
@@ -43,6 +47,7 @@ class HuggingFace(AudioModel):
         self.encoder = encoder
         self.model: nn.Module = encoder.model
         self.sample_rate = encoder.sample_rate
+        self._text_side: Callable[[], TextSide] | None = None
 
     @property
     def embedding_dim(self) -> int:  # type: ignore[override]
@@ -93,6 +98,29 @@ class HuggingFace(AudioModel):
         return self.encoder.columns(samples, self._official)
 
     @property
+    def reads_texts(self) -> bool:
+        """True for a family with a text side, under the pooling into the space that it shares with sounds."""
+        return self._text_side is not None and self.pooling == "projection"
+
+    @property
+    def no_texts(self) -> str:
+        """Reason why the model reads no texts."""
+        if self._text_side is None:
+            return super().no_texts
+        return f"reads texts under --pooling projection alone, not {self.pooling}"
+
+    def embed_texts(self, texts: Sequence[str]) -> Floats:
+        """Embeds texts into the space of `projection`; (C, D) float32 of unit length.
+
+        Raises:
+            UsageError: The model has no text side.
+            BadInputError: Its tokenizer or tensors are missing, or no text can be embedded.
+        """
+        if self._text_side is None or not self.reads_texts:
+            return super().embed_texts(texts)
+        return self._text_side().embed(texts, self.device)
+
+    @property
     def _official(self) -> bool:
         return self.input == "official"
 
@@ -115,6 +143,8 @@ class HuggingFace(AudioModel):
         with _quiet(transformers.utils.logging):
             encoder = (_remote if own else _known)(transformers, found, config)
         model = cls(encoder)
+        if not own and FAMILIES[kind].texts:
+            model._text_side = cache(partial(_texts, transformers, found, config))
         if broken := next((name for name, value in model.state_dict().items() if not value.isfinite().all()), None):
             raise BadInputError(found.reference, f"{broken} holds values that are not finite", "get the file again")
         pretrained_on, licence = _stated(found)
@@ -170,6 +200,22 @@ def _known(transformers: Any, found: hub.Snapshot, config: dict[str, Any]) -> En
         )
     _whole(found, loaded)
     return family.encoder(model.eval(), extractor)
+
+
+def _texts(transformers: Any, found: hub.Snapshot, config: dict[str, Any]) -> TextSide:
+    """Builds the text side of a model, from the files that its audio side was read from."""
+    if not (found.folder / _TOKENIZER).is_file():
+        raise BadInputError(found.reference, f"has no {_TOKENIZER}, so no class name can be read", "get it whole")
+    kind: Any = getattr(transformers, FAMILIES[config["model_type"]].texts)
+    with _quiet(transformers.utils.logging), _said_of(found):
+        settings = kind.config_class.from_dict(config.get("text_config", {}))
+        settings.projection_dim = config.get("projection_dim", settings.projection_dim)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(found.folder, local_files_only=True)
+        model, loaded = kind.from_pretrained(
+            None, config=settings, state_dict=_tensors(found, ()), dtype=torch.float32, output_loading_info=True
+        )
+    _whole(found, loaded)
+    return TextSide(model.eval(), tokenizer)
 
 
 def _tensors(found: hub.Snapshot, prefixes: tuple[str, ...]) -> dict[str, Tensor]:

@@ -339,6 +339,7 @@ class Family:
         encoder: How it is run.
         prefixes: Prefixes of the encoder's tensors in a file of a larger model.
         part: The part of the configuration that is the encoder's; all of it where empty.
+        texts: Name of the class of the text side; empty without one. Its part of the configuration is `text_config`.
     """
 
     model: str
@@ -346,6 +347,7 @@ class Family:
     encoder: type[Encoder] = Waveform
     prefixes: tuple[str, ...] = ()
     part: str = ""
+    texts: str = ""
 
 
 _ENCODER = ("model.encoder.", "encoder.")  # of a model for transcription, with its head or without
@@ -353,7 +355,7 @@ _CLAP = ("ClapAudioModelWithProjection", "ClapFeatureExtractor", Joint)
 
 FAMILIES = {
     "audio-spectrogram-transformer": Family("ASTModel", "ASTFeatureExtractor", SpectrogramPatches),
-    "clap": Family(*_CLAP, part="audio_config"),
+    "clap": Family(*_CLAP, part="audio_config", texts="ClapTextModelWithProjection"),
     "clap_audio_model": Family(*_CLAP),
     "data2vec-audio": Family("Data2VecAudioModel"),
     "hubert": Family("HubertModel"),

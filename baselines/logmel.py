@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,9 +26,9 @@ class LogMelStatistics(AudioModel):
         self.fbank = KaldiFbank(self.sample_rate, 128, window="hanning")
 
     @classmethod
-    def untrained(cls) -> LogMelStatistics:
+    def untrained(cls, **arguments: Any) -> LogMelStatistics:
         """Builds the model, which has no weights."""
-        return cls()
+        return cls(**arguments)
 
     def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel frames (B, T, 128) of (B, S) waveforms, and their counts."""

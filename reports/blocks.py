@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+from uamix_bench.plugins.overlap import MARKS
 from uamix_bench.util.text import with_half
 
 Mark = Literal["", "best", "tie", "better", "worse", "faint"]
@@ -144,6 +145,13 @@ def percent(fraction: float | None, half_width: float | None = None, **options: 
     if fraction is None:
         return Cell("")
     return Cell(*with_half(fraction, half_width, 1), **{"sort": fraction, **options})
+
+
+def score_cell(result: Any, **options: Any) -> Cell:
+    """Cell with a result's accuracy, its conventional half-width, and the mark of overlap with its training data."""
+    cell = percent(result.score.accuracy, result.score.ci95, **options)
+    mark = MARKS[result.overlap_known.level]
+    return replace(cell, minor=f"{cell.minor} {mark}".strip()) if mark else cell
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

@@ -16,14 +16,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from uamix_bench.comparison.ranking import SIGNIFICANCE, Ranking, rank
+from uamix_bench.comparison.ranking import SIGNIFICANCE, Ranking, rank, trained_on_task
 from uamix_bench.plugins.card import ModelIdentity
+from uamix_bench.plugins.overlap import LEVELS, MEANINGS, Overlap
 from uamix_bench.records.newest import newest
 from uamix_bench.records.record import Skipped
 from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import count
 from uamix_bench.reports.page import slug
-from uamix_bench.scoring.episodes import PAPER, Protocol
+from uamix_bench.scoring.episodes import PAPER, ZERO_SHOT, Protocol
 from uamix_bench.scoring.statistics import Z95, holm
 from uamix_bench.util import files
 from uamix_bench.util.arrays import Doubles, Mask
@@ -95,6 +96,11 @@ class Standing:
     mean: float | None = None
     half_width: float | None = None
     ranks: tuple[int, int] | None = None
+
+    @property
+    def overlap(self) -> Overlap:
+        """Gravest overlap of the model's training data with the tasks of its results."""
+        return max((one.overlap_known for one in self.results.values()), key=lambda one: LEVELS.index(one.level))
 
 
 @dataclass(frozen=True)
@@ -202,6 +208,12 @@ def left_out_notes(columns: Iterable[Column]) -> list[str]:
     ]
 
 
+def overlap_notes(results: Iterable[Result]) -> list[str]:
+    """Meanings of the marks of overlap that these results' scores bear."""
+    found = {result.overlap_known.level for result in results}
+    return [MEANINGS[level] for level in reversed(LEVELS) if level in found and level in MEANINGS]
+
+
 def _order(protocol: Protocol, dtype: str) -> tuple[bool, str, int, int, int]:
     remarks = _remarks(protocol.model_copy(update={"min_clips": None}), dtype)
     return bool(remarks), remarks, protocol.n_way, protocol.k_shot, protocol.min_clips or 0
@@ -215,12 +227,14 @@ def _remarks(protocol: Protocol, dtype: str) -> str:
         "episodes": f"{protocol.episodes:,} episodes",
         "seed": f"seed {protocol.seed}",
         "classifier": protocol.classifier,
+        "template": f"template '{protocol.template}'",
         "neighbors": f"{protocol.neighbors} neighbors",
         "group_disjoint": "group-disjoint",
         "min_clips": f"classes of {protocol.min_clips} clips",
         "segments": f"segments {protocol.segments}",
     }
-    told = [word for name, word in words.items() if getattr(protocol, name) != getattr(PAPER, name)]
+    usual = PAPER if protocol.k_shot else ZERO_SHOT
+    told = [word for name, word in words.items() if getattr(protocol, name) != getattr(usual, name)]
     return ", ".join(filter(None, [*told, "" if dtype == "float32" else dtype]))
 
 
@@ -233,7 +247,7 @@ def _entrants(results: Sequence[Result]) -> dict[ModelIdentity, Entrant]:
     labels: dict[ModelIdentity, str] = {}
     for same in by_name.values():
         telling = [name for name in _TELLING if len({getattr(one, name) for one in same}) > 1]
-        labels |= {one: " ".join([one.name, *(_told(one, name) for name in telling)]) for one in same}
+        labels |= {one: " ".join([one.shown, *(_told(one, name) for name in telling)]) for one in same}
     times = Counter(labels.values())
     for identity, label in labels.items():
         if times[label] > 1:  # they differ in what is no name, such as what they were trained on
@@ -372,16 +386,23 @@ def _label_in(columns: Sequence[Column], result: Result) -> str:
 
 
 def _standings(rows: Sequence[tuple[Entrant, dict[str, Result]]], columns: Sequence[Column]) -> list[Standing]:
-    """Standings with means and possible ranks: Holm over the differences of all pairs' means."""
+    """Standings with means and possible ranks: Holm over the differences of all pairs' means.
+
+    Models that were trained on data of a task stand among the others by their means, without a rank.
+    """
     whole = [(entrant, row) for entrant, row in rows if len(row) == len(columns)]
     ranked = []
-    if whole:
-        means, errors, differs = _compare([[row[column.label] for column in columns] for _, row in whole])
-        for at, (entrant, row) in enumerate(whole):
+    for biased in (False, True):
+        group = [(entrant, row) for entrant, row in whole if any(map(trained_on_task, row.values())) == biased]
+        if not group:
+            continue
+        means, errors, differs = _compare([[row[column.label] for column in columns] for _, row in group])
+        for at, (entrant, row) in enumerate(group):
             above = int(np.sum(differs[at] & (means > means[at])))
             below = int(np.sum(differs[at] & (means < means[at])))
             half = float(Z95 * errors[at]) if np.isfinite(errors[at]) else None
-            ranked.append(Standing(entrant, row, float(means[at]), half, (1 + above, len(whole) - below)))
+            ranks = None if biased else (1 + above, len(group) - below)
+            ranked.append(Standing(entrant, row, float(means[at]), half, ranks))
     ranked.sort(key=lambda row: (-(row.mean or 0.0), row.entrant.label))
     partial = [Standing(entrant, row) for entrant, row in rows if len(row) < len(columns)]
     return ranked + sorted(partial, key=lambda row: (-len(row.results), row.entrant.label))

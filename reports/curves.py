@@ -32,7 +32,8 @@ def accuracy_curves(settings: Sequence[Setting]) -> tuple[list[Figure], list[Fig
         alike = [setting for setting in settings if setting.series == series]
         for axis, fixed in (("k_shot", "n_way"), ("n_way", "k_shot")):
             lines: dict[int, list[Setting]] = {}
-            for setting in sorted(alike, key=lambda setting: getattr(setting.protocol, axis)):
+            on_axis = (one for one in alike if getattr(one.protocol, axis))  # zero-shot has no place on an axis of logs
+            for setting in sorted(on_axis, key=lambda setting: getattr(setting.protocol, axis)):
                 lines.setdefault(getattr(setting.protocol, fixed), []).append(setting)
             usual = getattr(PAPER, fixed)
             order = sorted(lines, key=lambda value: (-len(lines[value]), value != usual, value))

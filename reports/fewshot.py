@@ -12,10 +12,11 @@ import numpy as np
 from uamix_bench.comparison.ranking import POWER, SIGNIFICANCE
 from uamix_bench.evaluation.redraw import Redraw
 from uamix_bench.evaluation.replay import Replay, replay
+from uamix_bench.plugins import overlap
 from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.results import Result
 from uamix_bench.reports import clusters, figures
-from uamix_bench.reports.blocks import Block, Cell, Figure, Mark, Prose, Row, Section, Table, count, percent
+from uamix_bench.reports.blocks import Block, Cell, Figure, Mark, Prose, Row, Section, Table, count, percent, score_cell
 from uamix_bench.reports.board import Board, Column, Setting, Standing, board, left_out_notes, why_apart
 from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.page import Page, render
@@ -95,7 +96,7 @@ def accuracy(table: Board) -> Iterator[Block]:
     """Accuracy tables, one for each task and protocol, with ways and shots as columns; then wider intervals."""
     for series in dict.fromkeys(setting.series for setting in table.settings):
         settings = [setting for setting in table.settings if setting.series == series]
-        protocol = settings[0].protocol
+        protocol = next((one.protocol for one in settings if one.protocol.k_shot), settings[0].protocol)
         words = f"{protocol.episodes:,} episodes, {protocol.n_query} queries a class, {protocol.scored_by}"
         for label in dict.fromkeys(column.label for setting in settings for column in setting.columns):
             held = [setting for setting in settings if any(column.label == label for column in setting.columns)]
@@ -103,8 +104,16 @@ def accuracy(table: Board) -> Iterator[Block]:
                 (name, *(_score(setting, name, label) for setting in held)) for name in _names(held, label)
             ]
             titles = [f"{_cell_title(setting, label)}>" for setting in held]
-            notes = set(left_out_notes(one for setting in held for one in setting.columns if one.label == label))
-            yield Table(("model", *titles), rows, f"{label}: {words}, seed {protocol.seed}", "\n\n".join(sorted(notes)))
+            columns = (one for setting in held for one in setting.columns if one.label == label)
+            notes = sorted(set(left_out_notes(columns)))
+            overlaps = (
+                (row.entrant.label, label, row.results[label].overlap_known)
+                for setting in held
+                for row in (*setting.standings, *(Standing(*apart) for apart in setting.apart))
+                if label in row.results
+            )
+            notes += overlap.notes(overlaps)
+            yield Table(("model", *titles), rows, f"{label}: {words}, seed {protocol.seed}", "\n\n".join(notes))
     yield Prose(
         "± half-width of the conventional 95% interval, 1.96 x population std / sqrt(episodes): it covers only "
         "which episodes were drawn from these clips. Bold: the best of a task at a setting. Underlined: cannot be told "
@@ -136,13 +145,12 @@ def _score(setting: Setting, name: str, label: str) -> Cell:
         if row.entrant.label == name and label in row.results:
             result = row.results[label]
             mark = "best" if result.id in setting.ranking.best else "tie" if result.id in setting.ranking.alike else ""
-            return percent(result.score.accuracy, result.score.ci95, mark=mark, href=f"#{drawer_id(result)}")
+            return score_cell(result, mark=mark, href=f"#{drawer_id(result)}")
     for entrant, results in setting.apart:
         if entrant.label == name and label in results:
-            score, link = results[label].score, f"#{drawer_id(results[label])}"
-            return percent(
-                score.accuracy, score.ci95, mark="faint", note=f"{why_apart(results[label])}, not ranked", href=link
-            )
+            result = results[label]
+            note = f"{why_apart(result)}, not ranked"
+            return score_cell(result, mark="faint", note=note, href=f"#{drawer_id(result)}")
     return Cell("")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from uamix_bench.plugins.overlap import MARKS, notes
 from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.newest import newest
 from uamix_bench.reports import figures, provenance
@@ -62,7 +63,7 @@ def _labels(records: Sequence[FinetuneResult]) -> dict[str, str]:
     for one in records:
         share = f", {one.labels} of labels" if one.setting.fraction else f", {one.labels}" if one.labels else ""
         frozen = f", {one.setting.frozen_blocks} blocks frozen" if one.setting.frozen_blocks else ""
-        made[one.id] = f"{one.model.name}, {one.setting.method}{frozen}{share}"
+        made[one.id] = f"{one.model.shown}, {one.setting.method}{frozen}{share}"
     names = [(one.task.name, made[one.id]) for one in records]
     return {
         one.id: made[one.id] + (f" ({one.id[:6]})" if names.count((one.task.name, made[one.id])) > 1 else "")
@@ -80,7 +81,7 @@ def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
         rows.append(
             (
                 labels[one.id],
-                percent(score.value, score.ci95, mark="" if one.status.complete else "faint", note=metric or partial),
+                _marked(one, note=metric or partial),
                 *(("" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}",) if seeds else ()),
                 ", ".join(f"{100 * run.value():.1f}" for run in one.runs),
                 f"{len(one.runs)}",
@@ -98,13 +99,22 @@ def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
         "split",
     )
     intervals = " or ".join(dict.fromkeys(one.score.method for one in records))
+    overlaps = notes((labels[one.id], one.task.label, one.overlap_known) for one in records)
     return Table(
         columns,
         rows,
         "Mean over runs",
         f"± half-width of the 95% interval ({intervals}): it covers new recordings, speakers or videos under the "
-        "same training clips." + " Over seeds: standard deviation of the mean over folds, reported separately." * seeds,
+        "same training clips."
+        + " Over seeds: standard deviation of the mean over folds, reported separately." * seeds
+        + "".join(f"\n\n{line}" for line in overlaps),
     )
+
+
+def _marked(one: FinetuneResult, note: str) -> Cell:
+    """Score with its interval, and the mark of training data that the task may be of."""
+    cell = percent(one.score.value, one.score.ci95, mark="" if one.status.complete else "faint", note=note)
+    return replace(cell, minor=f"{cell.minor} {MARKS[one.overlap_known.level]}".strip())
 
 
 def _fractions(task: str, records: Sequence[FinetuneResult]) -> Iterator[Figure]:
@@ -118,7 +128,7 @@ def _fractions(task: str, records: Sequence[FinetuneResult]) -> Iterator[Figure]
         else:
             lines.append({labels: one})
     found = [sorted(line.items()) for line in lines if len(line) > 1]
-    names = [f"{one.model.name}, {one.setting.method}" for (_, one), *_ in found]
+    names = [f"{one.model.shown}, {one.setting.method}" for (_, one), *_ in found]
     several = {
         name + (f" ({points[0][1].id[:6]})" if names.count(name) > 1 else ""): points
         for name, points in zip(names, found, strict=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from uamix_bench.records.results import Result
-from uamix_bench.reports.blocks import Block, Cell, Facts, Prose, Section, Table, count, percent
-from uamix_bench.reports.board import Board, Setting, board
+from uamix_bench.reports.blocks import Block, Cell, Facts, Prose, Section, Table, count, score_cell
+from uamix_bench.reports.board import Board, Setting, board, overlap_notes
 from uamix_bench.reports.class_page import class_file, class_page
 from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.page import Page, render
@@ -89,12 +89,11 @@ def _wide(table: Board) -> Table:
     for entrant in table.entrants:
         cells = [found.get((entrant.label, setting.id, column.label)) for setting, column in columns]
         if any(cells):
-            shown = [
-                percent(one.score.accuracy, one.score.ci95, href=f"#{drawer_id(one)}") if one else "" for one in cells
-            ]
+            shown = [score_cell(one, href=f"#{drawer_id(one)}") if one else "" for one in cells]
             rows.append((entrant.label, *shown))
     headings = [Cell(f"{column.label}>", note=setting.title) for setting, column in columns]
-    return Table(["model", *headings], rows, "Accuracy in per cent ± half-width of the 95% interval")
+    notes = "\n\n".join(overlap_notes(found.values()))
+    return Table(["model", *headings], rows, "Accuracy in per cent ± half-width of the 95% interval", notes)
 
 
 def _reading() -> Section:
@@ -110,6 +109,10 @@ def _reading() -> Section:
                 "A mean over tasks is shown only where every task is there. A model's rank is the places it may have "
                 "by its mean, from pairwise tests on the same episodes: the first is one more than the models that are "
                 "significantly better, the last all but those that are significantly worse.\n\n"
+                "A score with † is of a model that was trained on data of the task. It is shown and has no rank, and "
+                "the ranks of the others do not count it. With (†) the training data may hold sounds of the task, as "
+                "both are drawn from one source; with ? it is not known. The column overlap says why, and the box "
+                "above the table leaves out all of these.\n\n"
                 "Clips per second is the embedding rate of the run that embedded most clips, on the device that its "
                 "drawer names. Published figures are other people's, under protocols that may differ, and are never "
                 "ranked."

@@ -88,7 +88,7 @@ def _accuracy(pairs: Sequence[Pair]) -> Table:
 def _row(pair: Pair) -> list[Cell | str]:
     found, verdict = pair.evidence, pair.verdict
     text = f"{verdict}, fails" if pair.failed else verdict
-    remark = pair.reason or "; ".join(pair.notes)
+    remark = "; ".join(filter(None, [pair.reason or "; ".join(pair.notes), pair.overlap]))
     return [
         pair.base.model.name,
         pair.base.task.label,

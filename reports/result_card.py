@@ -68,9 +68,13 @@ def _evaluated(result: Result) -> dict[str, object]:
         "recipe": model.recipe_sha256,
         "licence": model.licence,
         "pre-trained on": trained_on(model.pretrained_on),
+        "overlap with the task": result.overlap_known.words,
         "clips": f"{task.clips:,} in {count(task.classes, 'class', 'classes')}, cut at {task.clip_seconds:g} s; "
         f"table {task.clips_sha256[:16]}, sounds {(result.provenance.content_sha256 or 'not recorded')[:16]}",
         "protocol": ", ".join(filter(None, drawn)),
+        "class names": listed(
+            [f"{name} ({label})" if name != label else name for label, name in result.names.items()], 20
+        ),
         "episodes": f"{episodes.algorithm}, digest {episodes.digest[:16]}"
         + (f", {count(left_out, 'class', 'classes')} left out" if left_out else ""),
         "queries of a support's group": None if shared is None else f"{shared:.1%}",

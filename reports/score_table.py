@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,18 +9,17 @@ import numpy as np
 
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import trained_on
+from uamix_bench.plugins.overlap import MARKS
 from uamix_bench.records.results import Result
 from uamix_bench.reports import figures
-from uamix_bench.reports.blocks import Block, Cell, Code, Figure, Row, Section, Table, count, percent
-from uamix_bench.reports.board import Column, Entrant, Setting, Standing, left_out_notes, why_apart
+from uamix_bench.reports.blocks import Block, Cell, Code, Figure, Row, Section, Table, count, percent, score_cell
+from uamix_bench.reports.board import Setting, Standing, left_out_notes, overlap_notes, why_apart
 from uamix_bench.reports.class_page import class_file
 from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.markdown import markdown
 from uamix_bench.reports.published import Published, PublishedRow, PublishedTable
 from uamix_bench.reports.result_card import drawer_id
 from uamix_bench.util.text import classes_drawn
-
-_OVERLAP = "†"
 
 
 def setting_section(setting: Setting, papers: Published) -> Section:
@@ -52,6 +50,7 @@ def _score_table(setting: Setting, papers: Published) -> Table:
         "parameters>",
         "clips/s>",
         "pre-trained on",
+        "overlap",
     ]
     tests = len(setting.ranking.differences)
     notes = [
@@ -62,8 +61,7 @@ def _score_table(setting: Setting, papers: Published) -> Table:
         else "",
     ]
     notes += left_out_notes(setting.columns)
-    if any(_overlaps(row.entrant, column) for row in setting.standings for column in setting.columns):
-        notes.append(f"{_OVERLAP} The model was pre-trained on data of this task.")
+    notes += overlap_notes(result for _, result in _shown(setting))
     groups: dict[str, list[Row]] = {}
     if setting.apart:
         apart = [_row(setting, Standing(entrant, row), several) for entrant, row in setting.apart]
@@ -90,7 +88,10 @@ def _protocol_words(setting: Setting) -> str:
 
 def _row(setting: Setting, standing: Standing, several: bool) -> Row:
     entrant = standing.entrant
-    if standing.ranks is None:
+    if standing.ranks is None and standing.mean is not None:
+        rank = Cell(MARKS["overlaps"], sort=-1e6, note="trained on data of the task, not ranked")
+        mean = percent(standing.mean, standing.half_width)
+    elif standing.ranks is None:
         rank, mean = Cell(""), Cell("", note=f"{len(standing.results)} of {len(setting.columns)} tasks, not ranked")
         if len(standing.results) == len(setting.columns):
             mean = Cell("", note="not ranked")
@@ -103,27 +104,24 @@ def _row(setting: Setting, standing: Standing, several: bool) -> Row:
         Cell(entrant.label),
         rank,
         *((mean,) if several else ()),
-        *(_score(setting, entrant, column, standing.results.get(column.label)) for column in setting.columns),
+        *(_score(setting, standing.results.get(column.label)) for column in setting.columns),
         Cell(_millions(entrant.identity.parameters), sort=entrant.identity.parameters),
         Cell("") if speed is None else Cell(_rate(speed.clips_per_s), sort=speed.clips_per_s),
         Cell(trained_on(entrant.identity.pretrained_on), mark="faint"),
+        Cell(standing.overlap.level, note=standing.overlap.why),
     )
 
 
-def _score(setting: Setting, entrant: Entrant, column: Column, result: Result | None) -> Cell:
+def _score(setting: Setting, result: Result | None) -> Cell:
     if result is None:
         return Cell("")
     best, alike = result.id in setting.ranking.best, result.id in setting.ranking.alike
-    cell = percent(
-        result.score.accuracy,
-        result.score.ci95,
+    return score_cell(
+        result,
         mark="best" if best else "tie" if alike else "",
         href=f"#{drawer_id(result)}",
         note="" if result.cell() else why_apart(result),
     )
-    if _overlaps(entrant, column):
-        cell = Cell(cell.text, f"{cell.minor} {_OVERLAP}", cell.sort, cell.mark, cell.href, cell.note)
-    return cell
 
 
 def _published_here(setting: Setting, papers: Published) -> Iterator[tuple[PublishedTable, list[PublishedRow]]]:
@@ -152,17 +150,8 @@ def _published_row(setting: Setting, row: PublishedRow, several: bool) -> Row:
         Cell(f"{row.trained} trained" if row.trained else ""),
         "",
         "",
+        "",
     )
-
-
-def _overlaps(entrant: Entrant, column: Column) -> bool:
-    """True if the model's pre-training data include the task, or a data set named after it."""
-    names = {column.name}
-    if plugin := registry.tasks().get(column.name):
-        names |= {*plugin.card.aliases, plugin.card.title.split(":")[0]}
-    spelt = "|".join("[^a-z0-9]*".join(re.findall(r"[a-z]+|\d+", name.lower())) for name in names)
-    pattern = re.compile(rf"(?<![a-z0-9])({spelt})(?![a-z0-9])")
-    return any(pattern.search(one.lower()) for one in entrant.identity.pretrained_on)
 
 
 def _forest(setting: Setting) -> Figure:
@@ -176,7 +165,7 @@ def _forest(setting: Setting) -> Figure:
         )
     return figures.forest(
         f"Accuracy and its 95% interval, {setting.title}",
-        [row.entrant.label for row in rows],
+        [_marked(row) for row in rows],
         panels,
         x_label="accuracy in %",
         description=f"Accuracies with their 95% intervals at {setting.title}, one row a model, one panel a task. "
@@ -188,7 +177,7 @@ def _best_words(setting: Setting) -> str:
     words = []
     for column in setting.columns:
         held = [
-            (row.results[column.label].score.accuracy, row.entrant.label)
+            (row.results[column.label].score.accuracy, _marked(row))
             for row in setting.standings
             if column.label in row.results
         ]
@@ -210,7 +199,7 @@ def _against_cost(setting: Setting) -> Iterator[Figure]:
     what = "mean accuracy in %" if len(setting.columns) > 1 else "accuracy in %"
     yield figures.scatter(
         f"Accuracy against cost, {setting.title}",
-        [row.entrant.label + named.get(speed.device, "") for row, speed in zip(timed, speeds, strict=True)],
+        [_marked(row) + named.get(speed.device, "") for row, speed in zip(timed, speeds, strict=True)],
         [speed.clips_per_s for speed in speeds],
         [100 * (row.mean or 0.0) for row in timed],
         half=[100 * row.half_width if row.half_width is not None else np.nan for row in timed],
@@ -243,6 +232,18 @@ def _model_card(name: str) -> Any:
         return registry.models()[name].card
     plugin = registry.bundled_weights().get(name)
     return plugin[0].card if plugin else None
+
+
+def _shown(setting: Setting) -> Iterator[tuple[str, Result]]:
+    """Labels of the models with their results, those that stand apart last."""
+    rows = [(row.entrant, row.results) for row in setting.standings]
+    for entrant, results in (*rows, *setting.apart):
+        yield from ((entrant.label, result) for result in results.values())
+
+
+def _marked(row: Standing) -> str:
+    """Label of a model with the mark of its gravest overlap."""
+    return f"{row.entrant.label} {MARKS[row.overlap.level]}".strip()
 
 
 def _millions(parameters: int) -> str:

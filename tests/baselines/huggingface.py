@@ -83,7 +83,7 @@ def whole(kind: str) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if name == "Clap":
-            text = {**_SIZES, "vocab_size": 60, "max_position_embeddings": 20, "projection_dim": 12}
+            text = {**_SIZES, "vocab_size": 60, "max_position_embeddings": 60, "projection_dim": 12}
             config = transformers.ClapConfig(text_config=text, audio_config=sizes, projection_dim=12)
             model = transformers.ClapModel(config)
         else:
@@ -95,10 +95,26 @@ def whole(kind: str) -> Any:
     return model.eval()
 
 
+def tokenizer() -> Any:
+    """A tokenizer of letters within the vocabulary of the small text encoders."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<s>", "<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyzT.012 "]
+    made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
 def folder(kind: str, root: Path) -> Path:
-    """Writes a model with its extractor's file, as a folder of the kind's name below `root`."""
+    """Writes a model with the files of its extractor and tokenizer, as a folder of the kind's name below `root`."""
     path = root / kind
     if not path.exists():
         whole(kind).save_pretrained(path)
         extractor(kind).save_pretrained(path)
+        if KINDS[kind][0] == "Clap":
+            tokenizer().save_pretrained(path)
     return path

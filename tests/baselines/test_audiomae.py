@@ -130,9 +130,9 @@ def test_finetuned_files(
 
 def test_poolings_follow_the_file(official: Path, tensors: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(finetuned(tensors, torch.ones(128), torch.zeros(128)), tmp_path / "tuned.pth")
-    with pytest.raises(UsageError, match="--pooling fc-norm: audiomae has no such pooling"):
+    with pytest.raises(UsageError, match="--pooling fc-norm: audiomae_small has no such pooling"):
         load_model("audiomae", official, pooling="fc-norm")
-    with pytest.raises(UsageError, match="--pooling mean: audiomae has no such pooling; did you mean 'prenorm-mean'"):
+    with pytest.raises(UsageError, match="--pooling mean: tuned has no such pooling; did you mean 'prenorm-mean'"):
         load_model("audiomae", tmp_path / "tuned.pth", pooling="mean")
     assert load_model("audiomae", official).identity.pooling == "mean"  # type: ignore[union-attr]
     assert load_model("audiomae", official, pooling="stacked").embedding_dim == 8 * 128
@@ -321,7 +321,7 @@ def test_uamix_takes_only_what_tuning_wrote(official: Path, tmp_path: Path) -> N
     write_safetensors(tmp_path / "tuned.safetensors", state, {"kind": "tune", "data": "d@1", "parent_sha256": "c" * 64})
     tuned = load_model("uamix", tmp_path / "tuned.safetensors")
     assert tuned.identity is not None
-    assert tuned.identity.name == "uamix"
+    assert tuned.identity.name == "tuned"
     assert tuned.identity.pretrained_on == ("weights cccccccccccc", "d@1")
     with pytest.raises(BadInputError, match="was not written by 'uamix-bench tune'"):
         load_model("uamix", official)

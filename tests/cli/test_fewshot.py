@@ -282,7 +282,7 @@ def test_dry_run_writes_nothing_and_loads_no_model(bench: Bench, sounds: Path, b
         (("--neighbors", "3"), 2, "--neighbors 3: is of no use to the classifier nearest-centroid; give --classifier"),
         (("--classifier", "knn", "--neighbors", "3", "--n", "2"), 2, "--neighbors 3: is more than the 2 supports"),
         (("--model", "logmel,random", "--checkpoint", "pyproject.toml"), 2, "belongs to one model"),
-        (("--model", "logmel,random", "--name", "mine"), 2, "belongs to one model"),
+        (("--model", "logmel,random", "--name", "mine"), 2, "gives 1 name for 2 models; name each: logmel, random"),
         (("--name", "../mine"), 2, "cannot name results"),
         (("--pooling", "cls"), 2, "mean-std"),
         (("--device", "abacus"), 2, "--device abacus"),

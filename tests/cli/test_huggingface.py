@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from uamix_bench.cli import selection
 from uamix_bench.records.repeat import repeat_command
 from uamix_bench.records.results import load_result
 
@@ -101,11 +100,6 @@ def test_errors_have_their_exit_codes(bench: Bench, encoder: Path, tmp_path: Pat
     assert check(encoder)[0] == 0
 
 
-def test_a_glob_over_models_passes_over_what_needs_a_reference() -> None:
-    assert "hf" not in selection.models("*")
-    assert "logmel" in selection.models("*")
-
-
 def test_listing_imports_neither_torch_nor_transformers() -> None:
     code = (
         "import sys; from uamix_bench.cli import main; main(['models', 'ls']); main(['models', 'info', 'hf']);"
@@ -114,3 +108,70 @@ def test_listing_imports_neither_torch_nor_transformers() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
     assert "hf:ID_OR_FOLDER[@REVISION]" in done.stdout
+
+
+def test_class_names_beside_supports(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    clap, results = small.folder("clap", tmp_path), tmp_path / "results"
+    few = ("-t", sounds, "--n", "3", "--q", "4", "--episodes", "40")
+    done = bench("fewshot", "-m", "logmel", "-m", f"hf:{clap}", *few, "--k", "0,1", "-o", results, "--json")
+    assert done.code == 0, done.err
+    assert "left out: logmel at --k 0: has no text side" in done.err
+    assert done.envelope["left_out"] == [
+        line.removeprefix("left out: ") for line in done.err.splitlines() if "text side" in line
+    ]
+    found = [(one["model"]["name"], one["protocol"]["k_shot"]) for one in done.envelope["results"]]
+    assert found == [("logmel", 1), ("clap", 0), ("clap", 1)]
+    none = done.envelope["results"][1]
+    assert none["protocol"]["template"] == "This is a sound of {}."
+    assert none["names"] == {label: label for label in ("high", "low", "mid", "top")}
+    shown = bench("fewshot", "-m", f"hf:{clap}", *few, "--k", "0,1", "-o", results)
+    assert "k 0: class-names in 'This is a sound of {}.'" in shown.out
+    assert "reused" in shown.err
+    assert bench("results", "verify", results, "-t", sounds).code == 0
+    path = next(results.rglob(f"*{none['id'][:12]}.json"))
+    words = shlex.split(repeat_command(load_result(path)).replace("\\\n", ""))
+    given = {"hf:FOLDER": f"hf:{clap}", "FOLDER_OR_CSV": str(sounds)}
+    again = bench(*(given.get(word, word) for word in words[1:]), "-o", tmp_path / "again", "--json")
+    assert [one["id"] for one in again.envelope["results"]] == [none["id"]]
+    for command in ("report", "leaderboard"):
+        build = ("leaderboard", "build") if command == "leaderboard" else ("report",)
+        page = tmp_path / command
+        assert bench(*build, results, "--out", page, "--quiet").code == 0
+        assert any("0-shot" in path.read_text() for path in page.glob("*.html"))
+    assert "0-shot" in bench("results", "export", results, "--format", "latex").out
+
+
+def test_names_of_classes_are_the_user_s(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    clap = small.folder("clap", tmp_path)
+    few = ("-m", f"hf:{clap}", "--n", "3", "--q", "4", "--episodes", "40", "--k", "0", "-o", tmp_path / "r", "--json")
+    listed = tmp_path / "classes.csv"
+    listed.write_text("label,class_name\nlow,a low tone\nmid,\nhigh,a high tone\ntop,a whistle\n")
+    (of_list,) = bench("fewshot", *few, "-t", sounds, "--classes", listed).envelope["results"]
+    names = {"low": "a low tone", "mid": "mid", "high": "a high tone", "top": "a whistle"}
+    assert of_list["names"] == names
+    rows = [
+        f"{path.relative_to(sounds)},{path.parent.name},{names[path.parent.name]}" for path in sounds.rglob("*.wav")
+    ]
+    table = tmp_path / "tones.csv"
+    table.write_text("\n".join(["path,label,class_name", *rows]))
+    (of_table,) = bench("fewshot", *few, "-t", table, "--audio-root", sounds).envelope["results"]
+    assert of_table["names"] == names
+    assert of_table["episodes"]["correct"] != []
+    table.write_text("\n".join(["path,label,class_name", *rows]).replace("a whistle", "another", 1))
+    refused = bench("fewshot", *few, "-t", table, "--audio-root", sounds)
+    assert refused.code == 3
+    assert "give a class one name" in refused.out
+
+
+def test_zero_shots_that_cannot_be(bench: Bench, sounds: Path) -> None:
+    for arguments, words in (
+        (("-m", "logmel", "--k", "0"), "has no text side, so that it knows no class by its name"),
+        (("-m", "logmel,random", "--k", "0"), "left out: random at --k 0: has no text side"),
+        (("-m", "logmel", "--k", "1", "--template", "a {}"), "--k has no 0"),
+        (("-m", "logmel", "--k", "0", "--template", "a"), "does not hold {} once"),
+        (("-m", "logmel", "--k", "-1"), "not at least 0"),
+    ):
+        done = bench("fewshot", "-t", sounds, "--n", "3", "--q", "4", "--episodes", "40", *arguments)
+        assert done.code == 2, words
+        assert words in done.err
+        assert "Traceback" not in done.err

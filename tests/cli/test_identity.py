@@ -216,10 +216,11 @@ def test_other_weights_and_settings_of_an_own_class_are_evaluated(bench: Bench, 
     model = f"{tmp_path / 'my_model.py'}:Mine"
     weights(tmp_path / "a.pth", 0)
     weights(tmp_path / "b.pth", 1)
-    a, _ = evaluate(bench, "-m", f"{model}={tmp_path / 'a.pth'}", "-t", own)
+    named = ("-t", own, "--name", "mine")
+    a, _ = evaluate(bench, "-m", f"{model}={tmp_path / 'a.pth'}", *named)
     assert a.model.weights_sha256 == hashlib.sha256((tmp_path / "a.pth").read_bytes()).hexdigest()
-    b, said = evaluate(bench, "-m", f"{model}={tmp_path / 'b.pth'}", "-t", own)
-    truth, _ = evaluate(bench, "-m", f"{model}={tmp_path / 'b.pth'}", "-t", own, "-o", tmp_path / "fresh", "--no-cache")
+    b, said = evaluate(bench, "-m", f"{model}={tmp_path / 'b.pth'}", *named)
+    truth, _ = evaluate(bench, "-m", f"{model}={tmp_path / 'b.pth'}", *named, "-o", tmp_path / "fresh", "--no-cache")
     assert b.id == truth.id != a.id
     assert "weights changed since" in said
 

@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from uamix_bench.cli import selection
 from uamix_bench.data import fetch
+from uamix_bench.models import own_weights
 from uamix_bench.plugins import registry
+from uamix_bench.util.errors import UsageError
 
 from ..data.test_fetch import CONTENT, SHA256, Server, server as server
 from .conftest import Bench
@@ -64,16 +67,44 @@ def test_a_file_is_downloaded_pinned_and_then_shown_as_here(bench: Bench, strang
     done = bench("models", "fetch", NAME)
     path = stranger.folder / "model.pth"
     assert (done.code, done.err) == (0, "")
-    assert done.out.splitlines() == [f"{path} (pinned)", f"--model {NAME}={path}"]
+    assert done.out.splitlines() == [f"{path} (pinned)", f"--model {NAME}"]
+    assert selection.models(NAME) == [NAME]
     assert path.read_bytes() == CONTENT
     assert json.loads((stranger.folder / "checksums.json").read_text()) == {"model.pth": {"sha256": SHA256}}
     (row,) = [line for line in bench("models", "ls").out.splitlines() if line.startswith(NAME)]
     assert row.endswith("  model.pth")
     (item,) = bench("models", "info", NAME, "--json").envelope["items"]
     assert item["here"] == [str(path)]
-    assert f"--model {NAME}={path}" in bench("models", "info", NAME).out
+    assert f"--model {NAME}\n" in bench("models", "info", NAME).out
     assert bench("models", "fetch", NAME, "--offline").code == 0
     assert len(server.requests) == 1
+
+
+def test_a_name_alone_needs_weights_until_they_are_fetched(bench: Bench, stranger: Stranger, server: Server) -> None:
+    stranger.lists(offered(server))
+    done = bench("fewshot", "-m", NAME)
+    assert done.code == 2
+    assert f"'uamix-bench models fetch {NAME}' gets them" in done.error
+    assert NAME not in selection.models("*")
+
+
+def test_of_several_files_the_first_of_the_card_is_taken(bench: Bench, stranger: Stranger, server: Server) -> None:
+    stranger.lists(offered(server, "z.pth"), offered(server, "a.pth"))
+    stranger.folder.mkdir(parents=True)
+    (stranger.folder / "0-own.pth").write_bytes(CONTENT)
+    first, second, own = (stranger.folder / name for name in ("z.pth", "a.pth", "0-own.pth"))
+    done = bench("models", "fetch", NAME)
+    assert done.out.splitlines()[2:] == [
+        f"--model {NAME} takes {first}; of the others:",
+        f"--model {NAME}={second}",
+        f"--model {NAME}={own}",
+    ]
+    plugin = registry.models()[NAME]
+    with pytest.warns(UserWarning, match=r"of 3 files of weights here stranger-net/z.pth is taken"):
+        assert own_weights.fetched(plugin) == first
+    stranger.lists(offered(server, "other.pth"))
+    with pytest.raises(UsageError, match="has 3 files of weights here"):
+        own_weights.fetched(registry.models()[NAME])
 
 
 def test_a_broken_off_download_goes_on_where_it_was(bench: Bench, stranger: Stranger, server: Server) -> None:
@@ -158,7 +189,8 @@ def test_an_archive_is_unpacked(bench: Bench, stranger: Stranger, server: Server
     for _ in range(2):
         done = bench("models", "fetch", NAME)
         assert done.code == 0, done.err
-        assert done.out.splitlines()[-1] == f"--model {NAME}={path}"
+        assert done.out.splitlines()[-1] == f"--model {NAME}"
+    assert registry.fetched(registry.models()[NAME]) == ([path], [])
     assert path.read_bytes() == CONTENT
     assert len(server.requests) == 1
 

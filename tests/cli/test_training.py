@@ -339,6 +339,6 @@ def test_a_tuned_model_says_how_it_was_made_and_evaluates(sounds: Path, pretrain
         tmp_path / "results",
     )
     identity = json.loads(done.out)["results"][0]["model"]
-    assert identity["name"] == "uamix"
+    assert identity["name"] == "tuned"
     assert identity["parent_sha256"] == metadata["parent_sha256"]
     assert identity["recipe_sha256"] == metadata["recipe_sha256"]

@@ -119,6 +119,36 @@ class Offers(Sound):
         return super().pool(tokens, mask, how)[:, : 24 if how == "mean" else 7]
 
 
+class CropsAtRandom(Sound):
+    """Takes 10 s of a longer clip, anywhere, as CLAP's extractor does."""
+
+    def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        longest = 10 * self.sample_rate
+        if waveforms.shape[1] > longest:
+            start = int(np.random.default_rng().integers(waveforms.shape[1] - longest))
+            waveforms, lengths = waveforms[:, start : start + longest], lengths.clamp(max=longest)
+        return super().frontend(waveforms, lengths)
+
+
+class Window(Sound):
+    """Fills a window of 2 s whatever the clip, and masks what is not its own."""
+
+    def tokens(self, spectrogram: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        own = ((lengths + 9) // 10 * 10).clamp(max=200)  # tokens come in tens
+        filled = nn.functional.pad(spectrogram, (0, 0, 0, max(0, 200 - spectrogram.shape[1])))[:, :200]
+        return super().tokens(filled, lengths)[0], torch.arange(200) < own[:, None]
+
+    def token_columns(self, samples: int) -> int:
+        return (1 + max(0, samples - 400) // 160 + 9) // 10
+
+
+class WindowInOne(Window):
+    """Says that all clips have equally many tokens of their own."""
+
+    def token_columns(self, samples: int) -> int:
+        return 1
+
+
 class WrongCard(Sound):
     card = Sound.card.model_copy(update={"parameters": 1})
 
@@ -143,6 +173,9 @@ class Unseeded(Sound):
         (TakesAnything, {"bad samples"}),
         (Deaf, {"sample rate"}),
         (Columns, {"token columns"}),
+        (CropsAtRandom, {"determinism"}),
+        (Window, set()),
+        (WindowInOne, {"token columns"}),
         (Backwards, {"layers"}),
         (Twice, {"layers"}),
         (Offers, {"poolings"}),
@@ -155,6 +188,37 @@ def test_the_suite_finds_what_is_broken(kind: type[AudioModel], broken: set[str]
     failed = {name for name, outcome in found.items() if not outcome.passed}
     assert failed == broken
     assert all(outcome.reason and outcome.remedy for outcome in found.values() if not outcome.passed)
+
+
+class OfFolder(Sound):
+    """Reads sizes and tensors from two files of a folder."""
+
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__()
+        self.gain = nn.Buffer(torch.tensor(gain))
+
+    @classmethod
+    def from_checkpoint(cls, path: Path) -> AudioModel:
+        return cls(float((path / "settings.txt").read_text()))
+
+
+class OfFolderAnew(OfFolder):
+    """Draws what the folder does not say."""
+
+    @classmethod
+    def from_checkpoint(cls, path: Path) -> AudioModel:
+        model = super().from_checkpoint(path)
+        nn.init.normal_(model.get_submodule("stem").weight)  # type: ignore[arg-type]
+        return model
+
+
+@pytest.mark.parametrize(("kind", "broken"), [(OfFolder, set()), (OfFolderAnew, {"rebuilding"})])
+def test_a_checkpoint_may_be_a_folder(kind: type[AudioModel], broken: set[str], tmp_path: Path) -> None:
+    (tmp_path / "settings.txt").write_text("2.5")
+    kind.card = Sound.card.model_copy(update={"needs_weights": True})
+    found = check(load_model(kind, tmp_path, device="cpu"))
+    assert {outcome.name for outcome in found if not outcome.passed} == broken
+    assert found[-1].reason.startswith("from_checkpoint reads" if broken else "read again from its folder")
 
 
 @pytest.mark.parametrize("name", [*FLOORS, "uamix"])

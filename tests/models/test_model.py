@@ -176,6 +176,8 @@ def test_one_line_for_what_cannot_be_loaded(arguments: dict[str, Any], kind: typ
 
 def test_weights_are_given_by_file_folder_or_option(tmp_path: Path) -> None:
     random = load_model("random")
+    tmp_path = tmp_path / "tuned-a"
+    tmp_path.mkdir()
     sha256 = write_safetensors(tmp_path / "model.safetensors", random.state_dict(), {"format": "pt"})
     wanted = random.embed([noise(16_000)], 16_000)
     for arguments in (
@@ -188,4 +190,4 @@ def test_weights_are_given_by_file_folder_or_option(tmp_path: Path) -> None:
         model = load_model(**arguments)
         assert np.array_equal(model.embed([noise(16_000)], 16_000), wanted)
         assert model.identity is not None
-        assert (model.identity.name, model.identity.weights_sha256) == ("audiomae", sha256)
+        assert (model.identity.name, model.identity.weights_sha256) == ("tuned-a", sha256)

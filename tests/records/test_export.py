@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from typing import Any
 
 import pytest
@@ -12,7 +11,8 @@ import yaml
 from huggingface_hub import ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from uamix_bench.records.export import frame, to_csv, to_eval_results, to_latex, to_model_index, to_mteb
+from uamix_bench.records.export import frame, to_csv, to_eval_results, to_latex, to_model_index
+from uamix_bench.records.mteb import META, to_mteb
 from uamix_bench.records.results import Result
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.latex import escape
@@ -46,30 +46,6 @@ def test_no_cell_of_the_csv_is_a_formula() -> None:
     assert float(rows[0]["accuracy"]) == few_shot().score.accuracy
 
 
-def test_mteb_gets_a_document_for_each_model_and_task() -> None:
-    results = [
-        few_shot(),
-        of("protocol", k_shot=5),
-        of("task", name="local/own"),
-        of("model", name="a/b", weights_sha256=None),
-    ]
-    documents = to_mteb(results)
-    assert sorted(documents) == [
-        "a__b/no_revision_available/t.json",
-        f"m/{'0' * 40}/local__own.json",
-        f"m/{'0' * 40}/t.json",
-    ]
-    document = json.loads(documents[f"m/{'0' * 40}/t.json"])
-    assert {"dataset_revision", "task_name", "mteb_version", "scores", "evaluation_time", "kg_co2_emissions"} == set(
-        document
-    )
-    for scores in document["scores"]["test"]:  # what its TaskResult asks of each
-        assert isinstance(scores["hf_subset"], str)
-        assert isinstance(scores["languages"], list)
-        assert scores["main_score"] == few_shot().score.accuracy
-    assert [scores["hf_subset"] for scores in document["scores"]["test"]] == ["2-way 1-shot", "2-way 5-shot"]
-
-
 def test_the_hub_s_own_reader_takes_the_model_index() -> None:
     text = to_model_index([few_shot(), of("protocol", k_shot=5)], {"t": "owner/benchmark"})
     document = yaml.safe_load(text)
@@ -96,7 +72,8 @@ def test_eval_results_hold_what_the_hub_requires() -> None:
 def test_latex_is_a_booktabs_table_of_escaped_text() -> None:
     text = to_latex([few_shot(), of("model", name="a_b"), of("protocol", k_shot=5), of("task", name="x_y")])
     assert text.startswith("\\begin{tabular}{lrrr}\n\\toprule\n")
-    assert text.rstrip().endswith("\\bottomrule\n\\end{tabular}")
+    assert "\\bottomrule\n\\end{tabular}\n" in text
+    assert text.rstrip().endswith("It is not known whether the model was trained on data of this task.")
     assert "a\\_b & 66.67 $\\pm$ " in text
     assert "x\\_y@1" in text
     assert escape('\\input{a}%$&#_^~<|>"') == (
@@ -104,6 +81,19 @@ def test_latex_is_a_booktabs_table_of_escaped_text() -> None:
     )
     with pytest.raises(UsageError, match="would share a cell"):
         to_latex([few_shot(), of("protocol", seed=1)])
+
+
+def test_overlap_with_the_training_data_is_marked_in_every_form() -> None:
+    task = few_shot().task.model_copy(update={"name": "esc50"})
+    trained = few_shot(task=task, model=few_shot().model.model_copy(update={"pretrained_on": ("ashraq/esc50",)}))
+    assert frame([trained])[["overlap", "overlap_reason"]].to_numpy().tolist() == [["overlaps", "trained on ESC-50"]]
+    text = to_latex([trained])
+    assert "66.67 $\\pm$ 35.28 \\dag{}" in text
+    assert "\\dag{} The model was trained on data of this task" in text
+    said = "overlap with the training data overlaps: trained on ESC-50"
+    (entry,) = yaml.safe_load(to_eval_results([trained], {"esc50": "o/t"}))
+    assert said in entry["notes"]
+    assert said in " ".join(to_model_index([trained], {}).split())
 
 
 def test_results_on_other_classes_never_share_a_column_or_a_setting() -> None:
@@ -121,7 +111,7 @@ def test_results_on_other_classes_never_share_a_column_or_a_setting() -> None:
     drawn, classes = whole.task.classes, whole.task.classes + 3
     assert f" & 2-way 1-shot & 2-way 1-shot, {drawn} of {classes} classes \\\\" in to_latex([whole, swept])
     assert frame([whole, swept])[["classes", "classes_left_out"]].to_numpy().tolist() == [[drawn, 0], [classes, 3]]
-    document = json.loads(next(iter(to_mteb([swept]).values())))
-    assert document["scores"]["test"][0]["hf_subset"] == f"2-way 1-shot, {drawn} of {classes} classes"
+    (path,) = [path for path in to_mteb([swept]) if not path.endswith(META)]
+    assert path.endswith(f"/t-2-way-1-shot-{drawn}-of-{classes}-classes.json")
     (entry,) = yaml.safe_load(to_eval_results([swept], {"t": "o/t"}))
     assert entry["dataset"]["task_id"] == f"2-way-1-shot-{drawn}-of-{classes}-classes"

@@ -30,6 +30,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "group_disjoint": {"group_disjoint": True},
     "min_clips": {"min_clips": 9},
     "segments": {"segments": "mean"},
+    "template": {"k_shot": 0, "classifier": "class-names", "template": "a sound of {}"},
 }
 
 

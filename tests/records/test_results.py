@@ -45,6 +45,7 @@ def test_the_record_is_that_of_the_design() -> None:
         ],
         "episodes": ["algorithm", "digest", "correct", "classes_left_out", "shared_group_share"],
         "per_class": ["a", "b"],
+        "names": [],
         "score": ["accuracy", "intervals"],
         "cost": ["embedded_clips", "embed_s", "episodes_s", "peak_memory_mb"],
         "provenance": [

@@ -15,6 +15,7 @@ from uamix_bench.util.errors import nearest
 # The names of modules here, each with an object `command`; in words, so that --help imports none of them.
 COMMANDS = {
     "fewshot": "Evaluate models on few-shot tasks.",
+    "embed": "Write a model's embeddings of a task's clips to a file.",
     "compare": "Compare two sets of results; fail on a regression.",
     "fit": "Fit the evaluated classifier to labelled clips.",
     "predict": "Label sounds by a classifier that 'fit' wrote.",

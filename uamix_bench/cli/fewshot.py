@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,8 @@ import click
 from uamix_bench.cli import commands, look, options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.engines.engine import find_engine
+from uamix_bench.util.errors import UsageError
+from uamix_bench.util.text import visible
 
 if TYPE_CHECKING:
     from uamix_bench.evaluation.earlier import Overwrite
@@ -30,10 +33,25 @@ if TYPE_CHECKING:
     help="Defaults of the options: paper (all classes, 600 episodes, 15 queries), metaaudio (test classes, 10,000, 1).",
 )
 @click.option(
-    "--classes", metavar="FILE", callback=options.to_path, help="File with the classes to evaluate, one a line."
+    "--classes",
+    metavar="FILE",
+    callback=options.to_path,
+    help="File with the classes to evaluate, one a line, or a CSV (label,class_name) with names for --k 0.",
 )
 @options.way
-@options.shot
+@click.option(
+    *options.SHOT,
+    "k",
+    type=options.CommaList(options.Number(0), "N[,N...]"),
+    default="1",
+    show_default=True,
+    help="Supports of each class; 0 classifies by class names, with models that read texts (CLAP).",
+)
+@click.option(
+    "--template",
+    metavar="TEXT",
+    help="Text that --k 0 puts a class name into, for {}; default 'This is a sound of {}.'",
+)
 @click.option(
     "--q",
     "--query",
@@ -65,6 +83,7 @@ if TYPE_CHECKING:
 )
 @options.checkpoint
 @options.name
+@options.model_arg
 @click.option("--pooling", metavar="NAME", help="Pooling from tokens to an embedding; default the model's own.")
 @options.layer
 @options.trust_remote_code
@@ -73,21 +92,9 @@ if TYPE_CHECKING:
 @options.data_dir
 @options.audio_root
 @options.clip_seconds
-@click.option(
-    "--segments",
-    type=click.Choice(["first", "mean"]),
-    default="first",
-    show_default=True,
-    help="Embedding of a clip longer than --clip-seconds: its first segment, or the mean over all segments.",
-)
+@options.segments
 @options.device
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bf16"]),
-    default="float32",
-    show_default=True,
-    help="Precision of the encoder. bf16 changes predictions and is not compared with float32.",
-)
+@options.dtype
 @options.batch_size
 @click.option(
     "--limit", type=options.COUNT, help="Number of clips per class, the first ones, for a quick look; not comparable."
@@ -117,9 +124,11 @@ def command(
     classes: Path | None,
     n: tuple[int, ...],
     k: tuple[int, ...],
+    template: str | None,
     q: int | Literal["auto"] | None,
     checkpoint: Path | None,
-    name: str | None,
+    name: tuple[str, ...],
+    model_arg: tuple[str, ...],
     pooling: str | None,
     layer: str | None,
     trust_remote_code: bool,
@@ -151,11 +160,15 @@ def command(
     from one embedding pass. All cells use the classes that have clips enough for the largest --k.
     """
     items = session.begin("fewshot", "results")
-    names = selection.chosen_models(model, checkpoint, name, pretrained_on)
+    names = selection.chosen_models(model, checkpoint, name, pretrained_on, model_arg)
+    labels = dict(zip(names, name, strict=False))
+    selection.check_template(template, k)
     listed = selection.classes(classes) if classes else None
     queries = None if q == "auto" else q
     protocols = [
-        selection.protocol(protocol, n_way=ways, k_shot=shots, n_query=queries, **setting) for ways in n for shots in k
+        selection.protocol(protocol, template, n_way=ways, k_shot=shots, n_query=queries, **setting)
+        for ways in n
+        for shots in k
     ]
     workers = find_engine(engine, engine_address, device)
 
@@ -179,12 +192,13 @@ def command(
         )
         for name_or_path in selection.chosen_tasks(task)
     ]
+    tasks = [data.named(listed or {}) for data in tasks]
     plans = selection.planned(
         tasks,
         protocols,
         progress,
         sounds=not dry_run,
-        classes=listed or ("metaaudio" if protocol == "metaaudio" else "all"),
+        classes=list(listed) if listed else "metaaudio" if protocol == "metaaudio" else "all",
         limit=limit,
         auto_queries=q == "auto",
     )
@@ -193,6 +207,7 @@ def command(
         look.plan_sounds(session, tasks, progress)
         return 0
 
+    from uamix_bench.models.arguments import parsed
     from uamix_bench.models.model import load_model
 
     loaders = [
@@ -204,15 +219,23 @@ def command(
             input=input,
             pooling=pooling,
             dtype=dtype,
-            label=name,
+            label=labels.get(name_or_path),
             layer=layer,
             trust_remote_code=trust_remote_code,
             pretrained_on=pretrained_on,
+            arguments=parsed(model_arg),
         )
         for name_or_path in names
     ]
     if line := selection.demonstration(names, checkpoint):
         progress.say(line)
+    left_out: list[UsageError] = []
+
+    def say_left_out(error: UsageError) -> None:
+        left_out.append(error)
+        if len(names) > 1 or any(k):
+            print(visible(f"left out: {error}"), file=sys.stderr)
+
     evaluated = evaluate(
         loaders,
         plans,
@@ -224,6 +247,7 @@ def command(
         keep_going=keep_going,
         allow_unhealthy=allow_unhealthy,
         progress=progress,
+        without_texts=say_left_out,
     )
     results: list[Result] = []
     with workers:
@@ -231,6 +255,10 @@ def command(
             results.append(kept.result)
             items.append(kept.result.model_dump(mode="json"))
             progress.say(f"{kept.how} {kept.path}")
+    if left_out:
+        if not results:
+            raise left_out[0]
+        session.facts["left_out"] = [str(error) for error in left_out]
     ranking = rank(results, {episodes.digest: episodes for plan in plans for episodes in plan.draws})
     session.facts["comparison"] = ranking.facts()
     if not session.json:

@@ -93,6 +93,7 @@ _LABELS = options.CommaList(_Labels(), "SHARE|N[,...]")
 )
 @options.checkpoint
 @options.name
+@options.model_arg
 @options.data_dir
 @options.audio_root
 @click.option("--test", metavar="DATA", help="List or folder to test on; all of the one --task is then for training.")
@@ -126,7 +127,8 @@ def command(
     changes: tuple[str, ...],
     seed: int | None,
     checkpoint: Path | None,
-    name: str | None,
+    name: tuple[str, ...],
+    model_arg: tuple[str, ...],
     data_dir: Path | None,
     audio_root: Path | None,
     test: str | None,
@@ -148,7 +150,8 @@ def command(
     """
     items = session.begin("finetune", "items" if dry_run else "results")
     training.refuse_torchrun(session)
-    models = selection.chosen_models(model, checkpoint, name)
+    models = selection.chosen_models(model, checkpoint, name, model_args=model_arg)
+    labels = dict(zip(models, name, strict=False))
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.data.task import is_path
@@ -177,6 +180,7 @@ def command(
     chosen = [_recipe(recipe, data, freeze == "all", seed, changes) for data in tasks]
 
     from uamix_bench.finetuning.finetune import Finetuning
+    from uamix_bench.models.arguments import parsed
     from uamix_bench.models.model import load_model
 
     if line := selection.demonstration(models, checkpoint):
@@ -188,7 +192,8 @@ def command(
     results: list[FinetuneResult] = []
     planned: list[dict[str, Any]] = []
     for name_or_path in models:
-        encoder = load_model(name_or_path, checkpoint, device=device, label=name)
+        label = labels.get(name_or_path)
+        encoder = load_model(name_or_path, checkpoint, device=device, label=label, arguments=parsed(model_arg))
         for data, of_task in zip(tasks, chosen, strict=True):
             for share, shots in parts:
                 with training.stoppable() if freeze != "all" and not dry_run else nullcontext(lambda: False) as stop:
@@ -316,6 +321,7 @@ def _show(results: Sequence[FinetuneResult]) -> None:
     """Prints the scores."""
     from uamix_bench.cli.listing import what_was_trained
     from uamix_bench.cli.tables import Table, count, per_cent, show
+    from uamix_bench.plugins.overlap import MARKS, notes as overlap_notes
 
     table = Table("model", "task", "trained", "labels>", "metric", "%>", "runs>", "seeds ±>", wrapped=("model",))
     notes = [
@@ -329,7 +335,9 @@ def _show(results: Sequence[FinetuneResult]) -> None:
             what_was_trained(result),
             result.labels,
             setting.metric,
-            per_cent(score.value, score.ci95) + ("" if result.status.complete else "*"),
+            per_cent(score.value, score.ci95)
+            + ("" if result.status.complete else "*")
+            + MARKS[result.overlap_known.level],
             count(len(result.runs)),
             "" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}",
         )
@@ -337,5 +345,6 @@ def _show(results: Sequence[FinetuneResult]) -> None:
         if not result.status.complete:
             notes.append(f"* {result.model.name} on {result.task.label}: partial, not comparable")
     show(table, "last epoch; ± is the 95% interval for new groups (recordings, speakers, videos)")
+    notes += overlap_notes((one.model.name, one.task.label, one.overlap_known) for one in results)
     for note in dict.fromkeys(notes):
         print(note)

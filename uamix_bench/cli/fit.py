@@ -92,7 +92,7 @@ def command(
     episode: int | None,
     protocol: Literal["paper", "metaaudio"],
     checkpoint: Path | None,
-    name: str | None,
+    name: tuple[str, ...],
     pooling: str | None,
     layer: str | None,
     trust_remote_code: bool,
@@ -162,7 +162,7 @@ def command(
         device=device,
         input=input,
         pooling=pooling,
-        label=name,
+        label=next(iter(name), None),
         layer=layer,
         trust_remote_code=trust_remote_code,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from uamix_bench.cli.tables import Table, count, per_cent, show
+from uamix_bench.plugins.overlap import LEVELS, MARKS
 from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.record import Record
 from uamix_bench.records.results import Result
@@ -24,6 +25,9 @@ def show_records(records: Sequence[Record]) -> None:
         if number:
             print()
         show(table, title if len(filled) > 1 else "")
+    found = {one.overlap_known.level for one in records if isinstance(one, Result | FinetuneResult)} - {"none"}
+    if found:
+        print(", ".join(f"{MARKS[level]} {level}" for level in LEVELS if level in found) + ": training data and task")
 
 
 def what_was_trained(result: FinetuneResult) -> str:
@@ -42,7 +46,7 @@ def _few_shot(results: Sequence[Result]) -> Table:
             str(protocol.n_way),
             str(protocol.k_shot),
             count(protocol.episodes),
-            per_cent(score.accuracy, score.ci95),
+            per_cent(score.accuracy, score.ci95) + MARKS[result.overlap_known.level],
             "" if result.status.complete else "partial",
             result.id[:12],
         )
@@ -58,7 +62,7 @@ def _finetuned(results: Sequence[FinetuneResult]) -> Table:
             what_was_trained(result),
             result.labels,
             result.setting.metric,
-            per_cent(result.score.value, result.score.ci95),
+            per_cent(result.score.value, result.score.ci95) + MARKS[result.overlap_known.level],
             count(len(result.runs)),
             "" if result.status.complete else "partial",
             result.id[:12],

@@ -11,7 +11,7 @@ import click
 
 from uamix_bench.cli import commands, selection
 from uamix_bench.cli.errors import Session
-from uamix_bench.cli.options import json_output, layer, out, quiet, trust_remote_code
+from uamix_bench.cli.options import json_output, layer, model_arg, out, quiet, trust_remote_code
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import expanded
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from uamix_bench.plugins.registry import Plugin
 
 _PROSE = ("paper", "licence", "trained on", "weights here")
-_WEIGHTS = (".pth", ".pt", ".safetensors")
 
 
 @commands.group("models")
@@ -77,9 +76,8 @@ def info(session: Session, name: str) -> None:
     from uamix_bench.cli.tables import show_card
     from uamix_bench.plugins.card import trained_on
 
-    found = _fetched(plugin.name)
-    path = str(found[0]) if len(found) == 1 else "PATH"
-    use = f"--model {name}" if weights or not plugin.card.needs_weights else f"--model {name}={path}"
+    here = weights or not plugin.card.needs_weights or registry.fetched(plugin)[0] or len(_fetched(plugin)) == 1
+    use = f"--model {name}" if here else f"--model {name}=PATH"
     if plugin.card.reference:
         use = f"--model {name}:{plugin.card.reference}"
     stands_for: Any = facts.pop("stands_for", {})
@@ -153,18 +151,27 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
     if errors:
         raise errors[0]
     if not session.json:
-        click.echo("\n".join(f"--model {plugin.name}={path}" for path in _fetched(plugin.name)))
+        found = _fetched(plugin)
+        click.echo(f"--model {plugin.name}" + (f" takes {found[0]}; of the others:" if found[1:] else ""))
+        for path in found[1:]:
+            click.echo(f"--model {plugin.name}={path}")
 
 
 @command.command("check")
-@click.argument("models", nargs=-1, required=True, metavar="NAME[=PATH]|hf:ID|FILE.py:CLASS...")
+@click.argument("models", nargs=-1, required=True, metavar="NAME[=PATH]|hf:ID|hear:MODULE|FILE.py:CLASS...")
 @click.option("--pooling", metavar="NAME", help="Pooling of the embedding; default the model's own.")
 @layer
+@model_arg
 @trust_remote_code
 @json_output
 @click.pass_obj
 def check(
-    session: Session, models: tuple[str, ...], pooling: str | None, layer: str | None, trust_remote_code: bool
+    session: Session,
+    models: tuple[str, ...],
+    pooling: str | None,
+    layer: str | None,
+    model_arg: tuple[str, ...],
+    trust_remote_code: bool,
 ) -> None:
     """Check that models keep the contract of an adapter.
 
@@ -172,12 +179,14 @@ def check(
     clips, NaN, sample rates, layers, poolings, the card, and that the model can be built again. On the CPU.
     """
     items = session.begin("models check")
-    names = [name for given in models for name in selection.models(given)]
+    names = selection.chosen_models(models, None, model_args=model_arg)
 
     from uamix_bench.models import contract
+    from uamix_bench.models.arguments import parsed
     from uamix_bench.models.model import load_model
 
     chosen: dict[str, Any] = {"pooling": pooling, "layer": layer, "trust_remote_code": trust_remote_code}
+    chosen["arguments"] = parsed(model_arg)
     broken = []
     for name in names:
         try:
@@ -258,7 +267,7 @@ def _millions(parameters: int | None) -> str:
 def _facts(plugin: Plugin[ModelCard]) -> dict[str, object]:
     """Card as plain data, with the paths of the model's weights on this machine."""
     card = plugin.card
-    here = [str(path) for path in (*_bundled(plugin).values(), *_fetched(plugin.name))]
+    here = [str(path) for path in (*_bundled(plugin).values(), *_fetched(plugin))]
     return {**card.model_dump(mode="json"), "name": plugin.name, "here": here}
 
 
@@ -280,7 +289,7 @@ def _state(plugin: Plugin[ModelCard]) -> str:
     """Names the weights of a model that are on this machine."""
     ids, here = [weights.id for weights in plugin.card.weights], _bundled(plugin)
     bundled = [name if name in here else f"{name} (missing)" for name in ids]
-    fetched = [path.name for path in _fetched(plugin.name)]
+    fetched = [path.name for path in _fetched(plugin)]
     return ", ".join([*bundled, *fetched]) or ("no" if plugin.card.needs_weights else "none needed")
 
 
@@ -290,9 +299,12 @@ def _bundled(plugin: Plugin[ModelCard]) -> dict[str, Path]:
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
-def _fetched(name: str) -> list[Path]:
-    """Weights files in the model's folder of checkpoints; they are not read."""
-    return sorted(path for path in _folder(name).rglob("*") if path.suffix in _WEIGHTS and path.is_file())
+def _fetched(plugin: Plugin[ModelCard]) -> list[Path]:
+    """Weights files in the model's folder of checkpoints, the one that its name alone stands for first."""
+    from uamix_bench.plugins import registry
+
+    listed, others = registry.fetched(plugin)
+    return [*listed, *others]
 
 
 def _folder(name: str) -> Path:

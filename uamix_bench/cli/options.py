@@ -147,6 +147,11 @@ def merged(_: click.Context, __: click.Parameter, values: tuple[tuple[Any, ...],
     return tuple(dict.fromkeys(value for group in values for value in group))
 
 
+def joined(_: click.Context, __: click.Parameter, values: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
+    """Joins the lists of a repeated option, in order."""
+    return tuple(value for group in values for value in group)
+
+
 def to_path(_: click.Context, __: click.Parameter, value: str | None) -> Path | None:
     """Path as given, with ~ for the user's home; the library checks if it must exist."""
     return None if value is None else expanded(value)
@@ -202,8 +207,8 @@ model = click.option(
     callback=merged,
     default=["uamix"],
     show_default=True,
-    help="Model: a name, NAME=PATH with your own weights, hf:ID_OR_FOLDER[@REVISION], or FILE.py:CLASS. Lists, globs, "
-    "repeatable.",
+    help="Model: a name, NAME=PATH or NAME=hf:ID with its weights, hf:ID_OR_FOLDER[@REVISION], hear:MODULE[=WEIGHTS], "
+    "emb:FILE (embeddings made elsewhere), or FILE.py:CLASS. Lists, globs, repeatable.",
 )
 task = click.option(
     "-t",
@@ -246,7 +251,34 @@ trust_remote_code = click.option(
     help="Run the code in the repository of hf:ID@COMMIT; needs the full commit hash.",
 )
 checkpoint = click.option("--checkpoint", metavar="PATH", callback=to_path, help="Weights of the one --model.")
-name = click.option("--name", metavar="LABEL", help="Label of the one --model in tables and results.")
+name = click.option(
+    "--name",
+    multiple=True,
+    type=CommaList(metavar="LABEL[,...]"),
+    callback=joined,
+    help="Labels of the models in tables and results, in their order; default the name of the model or its weights.",
+)
+model_arg = click.option(
+    "-M",
+    "--model-arg",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Argument of the one --model, which its class takes; part of its identity. Repeatable.",
+)
+segments = click.option(
+    "--segments",
+    type=click.Choice(["first", "mean"]),
+    default="first",
+    show_default=True,
+    help="Embedding of a clip longer than --clip-seconds: its first segment, or the mean over all segments.",
+)
+dtype = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bf16"]),
+    default="float32",
+    show_default=True,
+    help="Precision of the encoder. bf16 changes predictions and is not compared with float32.",
+)
 input_length = click.option(
     "--input",
     type=click.Choice(["native", "official"]),

@@ -13,7 +13,7 @@ import click
 from uamix_bench.cli import commands, options
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import BadInputError, UsageError
-from uamix_bench.util.text import visible
+from uamix_bench.util.text import listed, visible
 
 if TYPE_CHECKING:
     from uamix_bench.records.record import Record
@@ -150,7 +150,7 @@ def verify(
     type=click.Choice(["csv", "mteb", "eval-results", "model-index", "latex"]),
     default="csv",
     show_default=True,
-    help="mteb writes a folder; eval-results and model-index are the Hugging Face Hub's, of one --model.",
+    help="mteb writes a folder for its ResultCache; eval-results and model-index are the Hub's, of one --model.",
 )
 @click.option("--hub-dataset", multiple=True, metavar="TASK=OWNER/NAME", help="Id of a task's data set on the Hub.")
 @options.out("File, or folder for mteb; default stdout.", metavar="FILE")
@@ -183,14 +183,17 @@ def export(
     results = [result for result in given if result.id in kept]
     for line in shown.earlier:
         click.echo(line, err=True)
-    if partial := sum(not result.status.complete for result in shown.records):
-        click.echo(f"{partial} partial result{'s' * (partial != 1)} left out", err=True)
+    for result in shown.records:
+        if not result.status.complete:
+            click.echo(visible(f"left out: {exporting.named(result)} ({result.id[:12]}), {_lacks(result)}"), err=True)
     if not results:
         raise UsageError("results", "none is chosen", "see 'uamix-bench results ls'")
     if form == "mteb":
         if output is None:
             raise UsageError("--format mteb", "writes a folder", "name it with -o DIR")
-        _write_folder(output, exporting.to_mteb(results))
+        from uamix_bench.records.mteb import to_mteb
+
+        _write_folder(output, to_mteb(results))
         return
     datasets = _datasets(hub_dataset)
     text = {
@@ -290,6 +293,7 @@ def _one(name: str, folder: Path | None) -> tuple[Path, Record]:
 def _card(record: Record) -> dict[str, Any]:
     """Facts of a record in the order of the file; long ones are cut short."""
     from uamix_bench.plugins.card import trained_on
+    from uamix_bench.records.record import SoundsRecord
 
     document = record.model_dump(mode="json")
     facts: dict[str, Any] = {}
@@ -300,6 +304,8 @@ def _card(record: Record) -> dict[str, Any]:
                 field: f"{100 * value:.2f}%" if isinstance(value, float) else value
                 for field, value in (part | intervals).items()
             }
+        elif name == "overlap" and isinstance(record, SoundsRecord):
+            part = record.overlap_known.words
         elif name == "model":
             part["pretrained_on"] = trained_on(part["pretrained_on"])
         elif name == "per_class":
@@ -334,6 +340,17 @@ def _draw_again(
     for name in [name for name, reasons in problems.items() if not reasons]:
         del problems[name]
     return unchecked
+
+
+def _lacks(result: Result) -> str:
+    """Reason why a result is partial, in a few words."""
+    status = result.status
+    if status.limited:
+        return "of the first clips of each class alone (--limit)"
+    if status.partial:
+        return f"of an incomplete copy ({status.partial})"
+    clips = [one.clip for one in status.skipped]
+    return f"without {len(clips)} broken clip{'s' * (len(clips) != 1)}: {listed(clips, 3)}" if clips else "incomplete"
 
 
 def _datasets(given: tuple[str, ...]) -> dict[str, str]:

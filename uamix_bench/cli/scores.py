@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from uamix_bench.cli.tables import Table, count, fits, per_cent, show
+from uamix_bench.plugins.overlap import MARKS, notes
 from uamix_bench.util.text import classes_drawn, listed, p_value, plus_minus
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
             title = f"{way}-way" if len(ways) > 1 else ""
             show(_score_table(rows, way, shots[:shown], ranking, sweep), title)
             shots = shots[shown:]
+    for line in notes((labels[result.id], result.task.label, result.overlap_known) for result in results):
+        _note(line)
     if ranking.best - ranking.best_for_new_clips:
         _note(f"(best): best on these clips; {_why_not_new(ranking)}")
     if ranking.alike:
@@ -126,9 +129,11 @@ def _sizes(results: Iterable[Result]) -> tuple[str, str]:
 
 
 def _accuracy(result: Result | None) -> str:
+    """Accuracy with its half-width, and the marks of what is missing or may be known to the model."""
     if result is None:
         return ""
-    return per_cent(result.score.accuracy, result.score.ci95) + ("" if result.status.complete else "*")
+    mark = ("" if result.status.complete else "*") + MARKS[result.overlap_known.level]
+    return per_cent(result.score.accuracy, result.score.ci95) + mark
 
 
 def _mark(result: Result | None, ranking: Ranking) -> str:
@@ -233,7 +238,8 @@ def _heading(results: Sequence[Result], sweep: bool) -> str:
 
 
 def _setting(results: Sequence[Result], sweep: bool) -> str:
-    first = results[0].protocol
+    protocols = [result.protocol for result in results]
+    first = next((one for one in protocols if one.k_shot), protocols[0])
     words = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
     queries = _several({result.protocol.n_query for result in results})
     words += f"{queries} {'query' if queries == '1' else 'queries'} a class, "
@@ -243,6 +249,8 @@ def _setting(results: Sequence[Result], sweep: bool) -> str:
     fewest = {result.protocol.min_clips for result in results} - {None}
     words += f", classes of {_several(filter(None, fewest))} clips or more" if fewest else ""
     words += ", mean of all segments" if first.segments == "mean" else ""
+    by_name = dict.fromkeys(one.scored_by for one in protocols if not one.k_shot)
+    words += f"; k 0: {' or '.join(by_name)}" if first.k_shot and by_name else ""
     return words + ("" if first.name in ("paper", "custom") else f", {first.name}")
 
 
@@ -291,7 +299,7 @@ def _labels(results: Sequence[Result]) -> dict[str, str]:
             values.add(getattr(result.model, name))
     telling = {name: [field for field, values in found.items() if len(values) > 1] for name, found in told.items()}
     return {
-        result.id: result.model.name
+        result.id: result.model.shown
         + "".join(f" {(getattr(result.model, field) or '')[:6]}" for field in telling[result.model.name])
         + (f" {result.model.dtype}" if result.model.dtype != "float32" else "")
         for result in results

@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import expanded
-from uamix_bench.util.text import visible
+from uamix_bench.util.text import UNFIT, visible
 
 if TYPE_CHECKING:
     from uamix_bench.data.folders import Remark
     from uamix_bench.data.task import TaskData
     from uamix_bench.evaluation.plan import TaskPlan
+    from uamix_bench.plugins.card import ModelCard
+    from uamix_bench.plugins.registry import Plugin
     from uamix_bench.scoring.episodes import Protocol
     from uamix_bench.util.progress import Progress
+
+_HUB = "hf:"  # of weights that are a repository of the Hub
+_WEIGHTLESS = "weights are not here: 'uamix-bench models fetch NAME' gets them or says where they are"
 
 
 _CLASSIFIERS_MEANT = {
@@ -33,7 +38,7 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     """Expands one value of --model.
 
     Args:
-        given: Name, glob over names, ``NAME=PATH``, ``NAME:REFERENCE`` or ``FILE.py:CLASS``.
+        given: Name, glob over names, ``NAME=PATH``, ``NAME=hf:ID``, ``NAME:REFERENCE`` or ``FILE.py:CLASS``.
         checkpoint: Value of --checkpoint.
 
     Raises:
@@ -45,40 +50,88 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
     if registry.find_reference(given):
         return [given]
     name, separator, path_text = given.partition("=")
-    path = expanded(path_text) if separator else checkpoint
+    weights = path_text if separator else None if checkpoint is None else str(checkpoint)
+    of_hub = weights is not None and weights.startswith(_HUB)
+    path = None if weights is None or of_hub else expanded(weights)
     if path is not None and not path.exists():
         raise BadInputError(path, "no such file", f"give {name}=PATH, the path of its weights")
     if ".py:" in name:
         return [given]
     if _is_glob(name):
-        named = [name for name, plugin in registry.models().items() if not plugin.card.reference]
-        return _matching(name, [*named, *registry.bundled_weights()], "--model")
-    plugin, weights = registry.find_model(name)
-    if plugin.card.needs_weights and weights is None and path is None:
-        bundled = [entry.id for entry in plugin.card.weights]
-        remedy = f"give {name}=PATH" + (f", or use {bundled[0]}" if bundled else "")
+        return _models_here(name, bool(weights))
+    plugin, bundled = registry.find_model(name)
+    if weights is None and bundled is None and _lacks_weights(plugin):
+        ids = [entry.id for entry in plugin.card.weights]
+        remedy = f"give {name}=PATH" + (f", or use {ids[0]}" if ids else "")
+        if any(file.url for file in plugin.card.files):
+            remedy = f"'uamix-bench models fetch {name}' gets them; or give {name}=PATH"
         raise UsageError(
             f"--model {name}", "needs weights", f"{remedy}; 'uamix-bench models info {name}' says where they are"
         )
-    return [f"{name}={path}" if separator else name]
+    return [given if of_hub else f"{name}={path}" if separator else name]
+
+
+def _lacks_weights(plugin: Plugin[ModelCard]) -> bool:
+    from uamix_bench.plugins import registry
+
+    return plugin.card.needs_weights and not any(registry.fetched(plugin))
+
+
+def _models_here(pattern: str, given: bool) -> list[str]:
+    """Models that match a pattern and can run here, each once; the others are named on stderr."""
+    from uamix_bench.plugins import registry
+
+    known, bundled = registry.models(), registry.bundled_weights()
+    matching = _matching(pattern, [*known, *bundled], "--model")
+    found, needs, refers = [], [], []
+    for name in matching:
+        card = known[name].card if name in known else None
+        if card is None:
+            found.append(name)
+        elif card.reference:
+            refers.append(f"{name}:")
+        elif card.default_weights is None and not given and _lacks_weights(known[name]):
+            needs.append(name)
+        elif card.default_weights is None or card.default_weights not in matching or given:
+            found.append(name)
+    told = [f"{', '.join(needs)} ({_WEIGHTLESS})"] * bool(needs)
+    told += [f"{', '.join(refers)} (what follows the colon names a model)"] * bool(refers)
+    if not found:
+        raise UsageError(f"--model {pattern}", "matches nothing that can run here", f"left out: {'; '.join(told)}")
+    if told:
+        print(f"--model {pattern}: left out {'; '.join(told)}", file=sys.stderr)
+    return found
 
 
 def chosen_models(
-    given: Sequence[str], checkpoint: Path | None, label: str | None, pretrained_on: Sequence[str] = ()
+    given: Sequence[str],
+    checkpoint: Path | None,
+    labels: Sequence[str] = (),
+    pretrained_on: Sequence[str] = (),
+    model_args: Sequence[str] = (),
 ) -> list[str]:
-    """Expands the values of --model, which --checkpoint, --name and --pretrained-on belong to.
+    """Expands the values of --model, which --checkpoint, --name, --pretrained-on and --model-arg belong to.
 
     Raises:
-        UsageError: No such model, or it needs weights; weights or a label for several; or no label of results.
+        UsageError: No such model, or it needs weights; weights or arguments for several; or no labels of results.
         BadInputError: The weights do not exist.
     """
+    from uamix_bench.models.arguments import parsed
+
     found = list(dict.fromkeys(name for one in given for name in models(one, checkpoint)))
-    alone = {"--checkpoint": checkpoint, "--name": label, "--pretrained-on": pretrained_on}
+    alone = {"--checkpoint": checkpoint, "--pretrained-on": pretrained_on, "--model-arg": model_args}
     if len(found) > 1 and any(alone.values()):
         option = next(option for option, value in alone.items() if value)
         remedy = "run them one by one" + (", or use NAME=PATH" if checkpoint else "")
         raise UsageError(option, f"belongs to one model, and {len(found)} are given", remedy)
-    check_label(label)
+    parsed(model_args)
+    if labels and len(labels) != len(found):
+        counted = f"{len(labels)} name{'s' * (len(labels) > 1)} for {len(found)} model{'s' * (len(found) > 1)}"
+        raise UsageError(f"--name {','.join(labels)}", f"gives {counted}", f"name each: {', '.join(found)}")
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UsageError(f"--name {','.join(labels)}", f"gives '{twice}' twice", "give each model a name of its own")
+    for label in labels:
+        check_label(label)
     return found
 
 
@@ -118,14 +171,12 @@ def tasks(given: str) -> list[str]:
         return [f"./{given}"]
 
 
-def check_label(label: str | None) -> None:
+def check_label(label: str) -> None:
     """Checks that a label can name a folder of results.
 
     Raises:
         UsageError: The label cannot name a folder.
     """
-    if label is None:
-        return
     from uamix_bench.plugins.card import NAME_PATTERN
 
     if len(label) > 80 or not re.fullmatch(NAME_PATTERN, label):
@@ -133,38 +184,49 @@ def check_label(label: str | None) -> None:
         raise UsageError(f"--name {label}", "cannot name results", remedy)
 
 
-def classes(path: Path) -> tuple[str, ...]:
-    """Reads the file of --classes: one class a line, empty lines skipped.
+def classes(path: Path) -> dict[str, str]:
+    """Reads the file of --classes: one class a line, empty lines skipped; or a CSV with the columns label,class_name.
+
+    Returns:
+        The classes, each with its name for zero-shot evaluation; empty if none is given.
 
     Raises:
         BadInputError: The file does not exist, is no text, or names no class.
     """
     from uamix_bench.util.files import regular, unreadable
 
+    if path.suffix.lower() == ".csv":
+        from uamix_bench.data.folders import composed
+        from uamix_bench.data.own_data import class_names, read_csv
+
+        table = read_csv(path, ("label", "class_name"))
+        names = class_names(path, table)
+        return {label: names.get(label, "") for label in map(composed, table["label"])}
     try:
         listed = regular(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise BadInputError(path, f"is not UTF-8 text ({error.reason})", "list one class a line") from error
-    found = tuple(dict.fromkeys(line.strip() for line in listed if line.strip()))
+    found = dict.fromkeys((line.strip() for line in listed if line.strip()), "")
     if not found:
         raise BadInputError(path, "names no class", "list one class a line")
     return found
 
 
-def protocol(published: str, **fields: Any) -> Protocol:
+def protocol(published: str, template: str | None = None, **fields: Any) -> Protocol:
     """Makes the protocol of one pair of ways and shots.
 
     Args:
         published: Name of the published protocol whose values replace None.
+        template: Text that a class name is put into, for a protocol without supports; default `TEMPLATE`.
         **fields: Fields of `Protocol`.
 
     Raises:
         UsageError: The classifier is unknown, or takes no neighbors.
     """
-    from uamix_bench.scoring.classifiers import CLASSIFIERS
-    from uamix_bench.scoring.episodes import METAAUDIO, PAPER
+    from uamix_bench.scoring.classifiers import CLASS_NAMES, CLASSIFIERS
+    from uamix_bench.scoring.episodes import METAAUDIO, PAPER, TEMPLATE
 
     base = {"paper": PAPER, "metaaudio": METAAUDIO}[published]
     given = {name: value for name, value in fields.items() if value is not None}
@@ -172,6 +234,11 @@ def protocol(published: str, **fields: Any) -> Protocol:
         meant = _CLASSIFIERS_MEANT.get(name.lower())
         remedy = f"did you mean '{meant}'?" if meant else nearest(name, list(CLASSIFIERS))
         raise UsageError(f"--classifier {name}", "no such classifier", remedy)
+    if not given["k_shot"]:
+        given |= {"classifier": CLASS_NAMES, "neighbors": 1, "template": TEMPLATE if template is None else template}
+        if given["template"].count("{}") != 1 or UNFIT.search(given["template"]):
+            remedy = f"write it once, in place of the class name, as in '{TEMPLATE}'"
+            raise UsageError(f"--template {given['template']}", "does not hold {} once", remedy)
     if (voters := given.get("neighbors", 1)) > 1:
         supports = given["n_way"] * given["k_shot"]
         if name != "knn":
@@ -181,6 +248,16 @@ def protocol(published: str, **fields: Any) -> Protocol:
             reason = f"is more than the {supports} supports of an episode"
             raise UsageError(f"--neighbors {voters}", reason, f"give at most {supports}, or a larger --k")
     return base.changed(**given)
+
+
+def check_template(template: str | None, shots: Sequence[int]) -> None:
+    """Makes sure that --template has a cell that it is for.
+
+    Raises:
+        UsageError: No number of shots is 0.
+    """
+    if template is not None and 0 not in shots:
+        raise UsageError("--template", "is for class names, and --k has no 0", "add 0 to --k, as in --k 0,1")
 
 
 def planned(

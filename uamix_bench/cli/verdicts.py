@@ -50,8 +50,8 @@ def _show_accuracy(comparison: Comparison) -> None:
     if reasons := {one.why: None for one in evidence if one.population == "these clips"}:
         print(f"these clips: true of this very data set only ({'; '.join(reasons)})")
     for pair in comparison.pairs:
-        if pair.notes:
-            print(f"{pair.label}: {'; '.join(pair.notes)}")
+        if told := [*pair.notes, *filter(None, [pair.overlap])]:
+            print(f"{pair.label}: {'; '.join(told)}")
     for result in comparison.added:
         print(f"only in HEAD: {result.model.name} on {result.task.label}, {setting(result)}")
 

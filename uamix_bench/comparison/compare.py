@@ -91,6 +91,16 @@ class Pair:
     failed: bool = False
 
     @property
+    def overlap(self) -> str:
+        """Overlap of the training data with the task, in words; empty if there is none on either side."""
+        sides = {"BASE": self.base, **({"HEAD": self.head} if self.head else {})}
+        told = {side: result.overlap_known.words for side, result in sides.items()}
+        words = [f"{side} {said}" for side, said in told.items() if said.partition(":")[0] != "none"]
+        if not words:
+            return ""
+        return "overlap with the training data: " + ("; ".join(words) if len(set(told.values())) > 1 else told["BASE"])
+
+    @property
     def label(self) -> str:
         """Label of the pair: model, task and setting in words."""
         return f"{self.base.model.name} on {self.base.task.label}, {setting(self.base)}"
@@ -131,6 +141,7 @@ class Comparison:
                 "verdict": pair.verdict,
                 "reason": pair.reason,
                 "notes": list(pair.notes),
+                "overlap": pair.overlap,
                 "failed": pair.failed,
                 "base": {"id": pair.base.id, "accuracy": pair.base.score.accuracy},
                 "head": {"id": pair.head.id, "accuracy": pair.head.score.accuracy} if pair.head else None,
@@ -184,6 +195,7 @@ class _Setting(NamedTuple):
 
     clips: str
     content: str | None
+    names: str | None
     protocol: str
     dtype: str
     input: str
@@ -201,7 +213,8 @@ def _by_cell(results: Iterable[Result], side: str) -> _Cells:
         model = result.model
         protocol = result.protocol.model_dump_json()
         task = result.task
-        asked = _Setting(task.clips_sha256, task.content_sha256, protocol, model.dtype, model.input, model.pooling)
+        sounds = (task.clips_sha256, task.content_sha256, task.names_sha256)
+        asked = _Setting(*sounds, protocol, model.dtype, model.input, model.pooling)
         there = cells.setdefault((model.name, result.task.name), {}).setdefault(asked, result)
         if there.id == result.id or (there.model == result.model and there.sounds_recorded > result.sounds_recorded):
             continue
@@ -251,6 +264,7 @@ def _reasons(base: Result, head: Result) -> Iterator[str]:
     yield from _unequal("task version", base.task.version, head.task.version)
     yield from _unequal("clip length", base.task.clip_seconds, head.task.clip_seconds)
     yield from _unequal("clip table", base.task.clips_sha256[:12], head.task.clips_sha256[:12])
+    yield from _unequal("class names", *((one.task.names_sha256 or "")[:12] for one in (base, head)))
     if base.task.content_sha256 and head.task.content_sha256:
         yield from _unequal("sounds", base.task.content_sha256[:12], head.task.content_sha256[:12])
     yield from _unequal("episode algorithm", base.episodes.algorithm, head.episodes.algorithm)

@@ -2,7 +2,8 @@
 
 Results are compared episode by episode, if they share clip table, protocol, draw and precision, and are complete or
 left out the same broken clips. Such results form a cell. All pairs of models in all cells of a table are one declared
-family of tests, and Holm's correction covers all of it. So the best model may be picked after the fact.
+family of tests, and Holm's correction covers all of it. So the best model may be picked after the fact. A model that
+was trained on data of the task is compared, but never the best.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ class Ranking(NamedTuple):
     """Outcome of `rank`.
 
     Attributes:
-        best: Ids of the best result of each cell with two models or more; the first of equal ones.
-        best_for_new_clips: Ids of those among `best` that are better than every other result of their cell for new
+        best: Ids of the best result of each cell with two models or more that were not trained on data of its task; the
+            first of equal ones.
+        best_for_new_clips: Ids of those among `best` that are better than every other such result of their cell for new
             clips of these classes as well: two-sided normal tests at 5% by the intervals for new clips, Holm-adjusted.
         alike: Ids of the results that cannot be told apart from the best of their cell at 5%, Holm-adjusted.
         differences: Differences of all pairs, by cell, in the order of the results: the later one less the earlier.
@@ -127,16 +129,23 @@ def rank(results: Iterable[Result], draws: Mapping[str, EpisodeSet] | None = Non
         raw.append(Difference(result, reference, test.difference, test.half_width, p, p, smallest, clips))
     adjusted = holm([found.p for found in raw]).tolist()
     differences = tuple(found._replace(p_holm=p) for found, p in zip(raw, adjusted, strict=True))
-    best = frozenset(max(cell, key=lambda result: result.score.accuracy).id for cell in groups)
+    unbiased = [[result for result in cell if not trained_on_task(result)] for cell in groups]
+    eligible = {result.id for cell in unbiased for result in cell}
+    best = frozenset(max(cell, key=lambda one: one.score.accuracy).id for cell in unbiased if len(cell) > 1)
     undecided = [{found.result.id, found.reference.id} for found in differences if found.p_holm >= SIGNIFICANCE]
-    alike = frozenset(identifier for pair in undecided if pair & best for identifier in pair - best)
+    alike = frozenset(identifier for pair in undecided if pair & best for identifier in (pair - best) & eligible)
     for_new = holm([_p_for_new_clips(found) for found in differences])
     open_pairs = [
         {found.result.id, found.reference.id}
         for found, p in zip(differences, for_new, strict=True)
-        if p >= SIGNIFICANCE
+        if p >= SIGNIFICANCE and {found.result.id, found.reference.id} <= eligible
     ]
     return Ranking(best, best - frozenset().union(*open_pairs), alike, differences)
+
+
+def trained_on_task(result: Result) -> bool:
+    """True if the model is known to be trained on data of the task, so that it has no rank."""
+    return result.overlap_known.level == "overlaps"
 
 
 def wider(result: Result) -> dict[str, float]:

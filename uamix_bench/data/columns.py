@@ -14,6 +14,7 @@ from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.text import listed, visible
 
 USED = ("clip", "path", "label", "group", "split")
+CLASS_NAME = "class_name"  # column of a labelled list: what zero-shot evaluation calls the class
 _OTHER_NAMES = {"path": "file_name", "label": "labels"}  # by which a list may call a column
 _TIMES = ((START, END), ("onset", "offset"))
 _LONGEST_NAME = 60  # characters of a column's name that are shown
@@ -51,6 +52,8 @@ def chosen(path: object, table: pd.DataFrame, needed: Sequence[str], *, sounds: 
     """
     have = [name for name in table.columns if name]
     named = {name: _OTHER_NAMES.get(name, name) if name not in have else name for name in USED}
+    if CLASS_NAME in have and "label" in needed:
+        named[CLASS_NAME] = CLASS_NAME
     if sounds:
         named["path"] = ""
     pairs = [pair for pair in _TIMES if set(pair) <= set(have) and not sounds]

@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,12 +67,21 @@ class Several(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """A clip table, the remarks on it, the sounds that are not read, and the separator of several classes, if any."""
+    """A clip table with what is known of it.
+
+    Attributes:
+        clips: The clip table.
+        remarks: Remarks on it.
+        unread: Sounds that are not read.
+        several: Label column of clips with several classes; None if each has one.
+        names: Names of classes by label, if the user gave them.
+    """
 
     clips: pd.DataFrame
     remarks: tuple[Remark, ...] = ()
     unread: tuple[Unread, ...] = ()
     several: Several | None = None
+    names: Mapping[str, str] = {}
 
 
 def class_folders(root: Path) -> Listing:

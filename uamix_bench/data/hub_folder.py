@@ -18,7 +18,7 @@ from uamix_bench.data import columns, folders, own_data, parquet
 from uamix_bench.data.folders import SOUND_SUFFIXES, Listing, Remark, Several, composed, names_a_split
 from uamix_bench.data.sound import ROW
 from uamix_bench.util.errors import BadInputError
-from uamix_bench.util.text import listed
+from uamix_bench.util.text import listed, visible
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _FILE_NAME = "file_name"
@@ -142,7 +142,14 @@ def _joined(root: Path, parts: Sequence[Listing]) -> Listing:
     if len(several) > 1:
         raise BadInputError(root, "some of its lists give clips several classes, others one", "give them one by one")
     remarks = tuple(dict.fromkeys(remark for part in parts for remark in part.remarks))
-    return Listing(pd.concat([part.clips for part in parts], ignore_index=True), remarks, (), parts[0].several)
+    names: dict[str, str] = {}
+    for part in parts:
+        for label, name in part.names.items():
+            if names.setdefault(label, name) != name:
+                reason = f"its lists name the class '{label}' '{names[label]}' and '{name}'"
+                raise BadInputError(root, visible(reason), "give a class one name")
+    clips = pd.concat([part.clips for part in parts], ignore_index=True)
+    return Listing(clips, remarks, (), parts[0].several, names)
 
 
 def _split(parts: Sequence[str]) -> str:

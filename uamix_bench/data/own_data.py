@@ -18,7 +18,7 @@ from uamix_bench.data.folders import AUDIO_SUFFIXES, SOUND_SUFFIXES, Listing, co
 from uamix_bench.data.sound import END, START
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import regular, unreadable
-from uamix_bench.util.text import listed
+from uamix_bench.util.text import LONGEST, UNFIT, listed, visible
 
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:[\\/]")
 _PARTS = "parts of a file have the columns start,end"
@@ -105,9 +105,10 @@ def _audioset_stems(video: str, start_s: float, end_s: float) -> Iterator[str]:
 
 
 def clip_list(path: Path, root: Path, labelled: bool = True) -> Listing:
-    """Reads a list with columns ``path,label[,group,split,clip]``, and times ``start,end`` or ``onset,offset``.
+    """Reads a list with columns ``path,label[,group,split,clip,class_name]``.
 
-    The column of paths may be called ``file_name``, that of labels ``labels`` if clips have several classes.
+    Segments have times, ``start,end`` or ``onset,offset``. The column of paths may be called ``file_name``, that of
+    labels ``labels`` if clips have several classes.
 
     Args:
         path: Path of the list: CSV, JSONL, or parquet without sounds in it.
@@ -146,6 +147,28 @@ def clips_of(
         reason = f"named in {path.name}, but no such file"
         raise BadInputError(listed((str(root / text) for text in absent), 1), reason, _hint(root, absent[0]))
     return clip_table(path, known, list(map(str, paths)), _ids(base or root, paths), labelled=labelled)
+
+
+def class_names(path: Path, table: pd.DataFrame) -> dict[str, str]:
+    """Names of classes by label, from the columns ``label`` and ``class_name`` of a list; empty names are left out.
+
+    Args:
+        path: Path of the list, for errors.
+        table: Its columns; see :func:`read_csv`.
+
+    Raises:
+        BadInputError: A class has two names, or a name that no record can hold.
+    """
+    found: dict[str, str] = {}
+    for line, label, name in zip(table.index, table["label"], table[columns.CLASS_NAME], strict=True):
+        if not name:
+            continue
+        if found.setdefault(composed(label), name) != name:
+            reason = f"line {line} names the class '{label}' '{name}', an earlier line '{found[composed(label)]}'"
+            raise BadInputError(path, visible(reason), "give a class one name")
+        if UNFIT.search(name) or len(name) > LONGEST:
+            raise BadInputError(path, f"line {line}: the class name holds an invisible character or is too long")
+    return found
 
 
 def clip_table(
@@ -189,7 +212,8 @@ def clip_table(
         "split": list(map(composed, table["split"])),
         **times,
     }
-    return Listing(pd.DataFrame(rows, dtype=object), remarks, (), known.several)
+    names = class_names(path, table) if labelled and columns.CLASS_NAME in table.columns else {}
+    return Listing(pd.DataFrame(rows, dtype=object), remarks, (), known.several, names)
 
 
 def _time(seconds: float) -> str:

@@ -114,9 +114,10 @@ class Task:
         """Verifies a copy, or the files of an incomplete one: no file is empty; `deep` decodes all."""
         problems = []
         try:
-            table, _, unread, _ = self.listing(root)
-            if unread:
-                reason = folders.tally(unread, table["label"])
+            listing = self.listing(root)
+            table = listing.clips
+            if listing.unread:
+                reason = folders.tally(listing.unread, table["label"])
                 problems.append(Problem(str(root), reason, "convert them, for example with 'ffmpeg -i IN OUT.flac'"))
         except BadInputError as error:
             problems.append(Problem(error.subject, error.reason, error.remedy))

@@ -9,6 +9,7 @@ import pandas as pd
 
 from uamix_bench.data.folders import COLUMNS, Listing, Unread
 from uamix_bench.data.own import Own
+from uamix_bench.data.sound import PLACES
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.files import expanded
@@ -37,6 +38,9 @@ def sound_files(given: Sequence[str | Path], clip_seconds: float, keep_going: bo
         if path.is_dir() or path.suffix.lower() in _LISTS:
             name = str(path) if path.is_absolute() else f"./{path}"
             found = load_task(name, labelled=False, allow_partial=True, keep_going=keep_going)
+            if not set(PLACES).isdisjoint(found.clips.columns):
+                remedy = "name the recordings themselves: they are labelled in windows"
+                raise UsageError(str(one), "lists segments or rows of files, and whole files are labelled", remedy)
             paths += map(str, map(Path, found.clips["path"]))
             unread += found.unread
         elif path.exists():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from json.encoder import encode_basestring
 from pathlib import Path
@@ -43,6 +43,7 @@ class TaskData:
     `partial` names the clips that an incomplete copy lacks, and is empty for a whole one. `remarks` hold facts on the
     table for readers of its scores. `unread` holds the clips outside the table whose format is not read.
     `copies_grouped` is True if clips of equal content share a group. `several` is set if clips have several classes.
+    `names` holds the names of classes, by label, that the user gave.
 
     Raises:
         ValueError: The table is not sorted.
@@ -57,6 +58,7 @@ class TaskData:
     unread: tuple[Unread, ...] = ()
     copies_grouped: bool = False
     several: Several | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.clips["clip"].is_monotonic_increasing:  # episodes and digests go by this order
@@ -77,6 +79,24 @@ class TaskData:
     def clips_sha256(self) -> str:
         """SHA-256 over (clip, label, group, split) of every row, in order; episodes and labels depend on these."""
         return table_sha256(self.clips)
+
+    @cached_property
+    def class_names(self) -> dict[str, str]:
+        """Name of each class for zero-shot evaluation, by label: the user's, else the label with spaces for ``_``.
+
+        Raises:
+            BadInputError: Two classes have one name.
+        """
+        labels = sorted(set(self.clips["label"]))
+        found = {label: self.names.get(label) or " ".join(label.replace("_", " ").split()) or label for label in labels}
+        of_name: dict[str, str] = {}
+        for label, name in found.items():
+            if of_name.setdefault(name, label) != label:
+                reason = f"the classes '{of_name[name]}' and '{label}' have one name, '{name}'"
+                raise BadInputError(
+                    self.name, reason, "name them apart: --classes FILE.csv with the columns label,name"
+                )
+        return found
 
     @cached_property
     def sorted_clips(self) -> SortedClips:
@@ -136,6 +156,10 @@ class TaskData:
             more = f", nor {len(unknown) - 1} more that are named" if len(unknown) > 1 else ""
             raise UsageError(self.name, f"has no class '{unknown[0]}'{more}", nearest(unknown[0], known))
         return self._where(self.clips["label"].isin(wanted))
+
+    def named(self, names: Mapping[str, str]) -> TaskData:
+        """The same task with these names of classes, by label; an empty one leaves the class its own."""
+        return replace(self, names={**self.names, **{label: name for label, name in names.items() if name}})
 
     def without(self, clips: Iterable[str]) -> TaskData:
         """The same task without these clips."""
@@ -225,7 +249,9 @@ def load_task(
         card = card.model_copy(update={"version": table_sha256(table)[:12]})
     if clip_seconds:
         card = card.model_copy(update={"clip_seconds": clip_seconds})
-    data = TaskData(task, card, root, table, lacks, tuple(remarks), found.unread, several=found.several)
+    data = TaskData(
+        task, card, root, table, lacks, tuple(remarks), found.unread, several=found.several, names=found.names
+    )
     wanted = splits or card.splits
     return data.split(*wanted) if wanted else data
 

@@ -28,6 +28,7 @@ class ModelKey:
     forget to raise `adapter_version`. For such an adapter `source_sha256` covers the code, `metadata_sha256` the
     settings beside the tensors, and `packages` holds the versions of the imported packages. For the project's own
     adapters `packages` holds the versions of packages that compute embeddings for them. `layer` is the pooled layer.
+    `arguments` holds the model's own arguments, one a line.
     """
 
     adapter: str
@@ -43,12 +44,13 @@ class ModelKey:
     metadata_sha256: str | None = None
     packages: str | None = None
     layer: str | None = None
+    arguments: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over all fields, except those of few models if they are None."""
         stated = asdict(self)
-        absent = [name for name in ("metadata_sha256", "packages", "layer") if stated[name] is None]
+        absent = [name for name in ("metadata_sha256", "packages", "layer", "arguments") if stated[name] is None]
         return files.digest({name: value for name, value in stated.items() if name not in absent})
 
 

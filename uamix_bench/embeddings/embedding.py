@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
 
-from uamix_bench.data import audio
 from uamix_bench.data.sound import Sound, sound_digests, sounds
 from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings import housekeeping
 from uamix_bench.embeddings.batching import Batches
 from uamix_bench.embeddings.cache import EmbeddingCache, clip_keys
+from uamix_bench.embeddings.decoding import decode
+from uamix_bench.embeddings.given import look_up
 from uamix_bench.embeddings.model_key import is_known, model_key
 from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins.card import Segments
+from uamix_bench.storage.digests import FileDigests
 from uamix_bench.util.arrays import Doubles, Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError, BenchError, own_code
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.text import listed
-from uamix_bench.util.threads import SLOW_S, cores, in_threads
 
 _SILENT = 1e-4  # of full scale: three steps of 16 bits
-_AHEAD = 64  # segments decoded before the encoder asks for them
-_TOGETHER = 4  # of them of one clip
 _KEPT_EVERY = 512  # clips ...
 _KEPT_EVERY_S = 10.0  # ... or seconds, whichever comes first: what a killed run loses
 
@@ -108,12 +106,60 @@ def embed(
     clip_sounds = sounds(table)
     digested = sound_digests(clip_sounds, memo=cache, progress=progress)
     keys = clip_keys(digested.digests, data.card.clip_seconds, segments)
+    given = look_up(model, data, rows, segments, digested, keep_going=keep_going, progress=progress)
+    if given is not None:
+        whole = _Embedded(np.arange(len(keys)), given.done, given.rows, given.failures, 0, given.warnings)
+    else:
+        whole = _hear(model, data, clip_sounds, keys, digested, batch_size, segments, cache, keep_going, progress)
+    place, failures = whole.place, whole.failures
+    if failures and not keep_going:
+        raise _all_broken([failures[index] for index in sorted(failures)], len(clip_sounds))
+    valid = whole.done[place]
+    valid[list(digested.failed)] = False
+    clips = table["clip"].tolist()
+    return Embeddings(
+        vectors=whole.rows[place, :-1],
+        valid=valid,
+        silent=valid & (whole.rows[place, -1] < _SILENT),
+        digests=tuple(digested.digests),
+        keys=tuple(keys),
+        skipped=tuple(Skipped(clips[index], failures[index].reason) for index in sorted(failures)),
+        embedded_clips=whole.embedded,
+        seconds=time.perf_counter() - started,
+        warnings=(*digested.warnings, *whole.warnings),
+    )
+
+
+class _Embedded(NamedTuple):
+    """Rows of distinct clips, the row of each of n clips, and the errors of those that are broken, by their places."""
+
+    place: Ints
+    done: Mask
+    rows: Floats
+    failures: dict[int, BenchError]
+    embedded: int
+    warnings: tuple[str, ...]
+
+
+def _hear(
+    model: AudioModel,
+    data: TaskData,
+    clip_sounds: Sequence[Sound],
+    keys: Sequence[bytes],
+    digested: FileDigests,
+    batch_size: int,
+    segments: Segments,
+    cache: bool,
+    keep_going: bool,
+    progress: Progress,
+) -> _Embedded:
+    """Embeds clips by a model that hears them, each content once, as far as the cache lacks them."""
     row_of: dict[bytes, int] = {}  # where each distinct clip's row stands; unreadable files share an unused key
     place = np.array([row_of.setdefault(key, len(row_of)) for key in keys], np.int64)
     distinct = np.zeros(len(row_of), np.int64)
     distinct[place[::-1]] = np.arange(len(keys))[::-1]  # the first clip of each content
 
-    warnings = digested.warnings
+    warnings: list[str] = []
     if cache and not is_known(model):
         warnings.append(f"{model.card.name}: its code is not in a file, so its embeddings are not kept")
         cache = False
@@ -124,27 +170,13 @@ def embed(
     if todo:
         sources = [clip_sounds[distinct[row]] for row in todo]
         give_up = bool(digested.failed) and not keep_going
-        heard = _decode(sources, model.sample_rate, data.card.clip_seconds, segments, progress)
+        heard = decode(sources, model.sample_rate, data.card.clip_seconds, segments, progress)
         broken = _embed_all(run, todo, heard, keep_going, give_up, progress)
     failures = dict(digested.failed)
     if broken:
         failures |= {index: broken[row] for index, row in enumerate(place.tolist()) if row in broken}
-    if failures and not keep_going:
-        raise _all_broken([failures[index] for index in sorted(failures)], len(clip_sounds))
-    valid = run.done[place]
-    valid[list(digested.failed)] = False
-    clips = table["clip"].tolist()
-    return Embeddings(
-        vectors=run.rows[place, :-1],
-        valid=valid,
-        silent=valid & (run.rows[place, -1] < _SILENT),
-        digests=tuple(digested.digests),
-        keys=tuple(keys),
-        skipped=tuple(Skipped(clips[index], failures[index].reason) for index in sorted(failures)),
-        embedded_clips=run.embedded,
-        seconds=time.perf_counter() - started,
-        warnings=(*warnings, *(run.cache.warnings if run.cache else ())),
-    )
+    told = (*warnings, *(run.cache.warnings if run.cache else ()))
+    return _Embedded(place, run.done, run.rows, failures, run.embedded, told)
 
 
 def embed_sounds(
@@ -170,7 +202,7 @@ def embed_sounds(
         Mask of the decoded sounds, (n,), and rows (n, D + 1) float32 as the cache keeps them, zero for the others.
     """
     run = _Run(model, [b""] * len(clip_sounds), batch_size, None)
-    heard = _decode(clip_sounds, model.sample_rate, clip_seconds, segments, progress)
+    heard = decode(clip_sounds, model.sample_rate, clip_seconds, segments, progress)
     _embed_all(run, range(len(clip_sounds)), heard, True, False, progress)
     return run.done, run.rows
 
@@ -307,39 +339,6 @@ def _embed_all(
         if not give_up:
             advance(run.finish(), "")
     return broken
-
-
-def _decode(
-    clip_sounds: Sequence[Sound], sample_rate: int, seconds: float, segments: Segments, progress: Progress
-) -> Generator[Iterable[Floats | BenchError], None, None]:
-    """Decodes clips in order, some ahead in threads so that the encoder does not wait. A hung clip counts as broken.
-
-    Only the first segments of a long clip are decoded ahead; the others are decoded on demand.
-    """
-
-    def begin(sound: Sound) -> Iterable[Floats | BenchError]:
-        rest = _listen(sound, sample_rate, seconds, segments)
-        return chain(list(islice(rest, _TOGETHER)), rest)
-
-    def slow(sound: Sound) -> None:
-        progress.say(f"{sound}: still decoding after {SLOW_S:g} s")
-
-    def hung(sound: Sound) -> Iterable[Floats | BenchError]:
-        return [audio.undecoded(sound)]
-
-    ahead = _AHEAD if segments == "first" else _AHEAD // _TOGETHER
-    return in_threads(begin, clip_sounds, threads=min(4, cores()), ahead=ahead, slow=slow, hung=hung)
-
-
-def _listen(sound: Sound, sample_rate: int, seconds: float, segments: Segments) -> Iterator[Floats | BenchError]:
-    """Yields the segments of a sound for a model and, if it is broken, the error."""
-    try:
-        if segments == "first":
-            yield audio.read(sound, sample_rate, max_seconds=seconds).samples
-        else:
-            yield from audio.segments(sound, sample_rate, seconds)
-    except BenchError as error:
-        yield error
 
 
 def _all_broken(errors: Sequence[BenchError], asked: int) -> BadInputError:

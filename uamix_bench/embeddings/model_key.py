@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from uamix_bench.embeddings.cache import ModelKey
+from uamix_bench.models.arguments import canonical
 from uamix_bench.models.model import AudioModel
 from uamix_bench.models.sources import Sources, sources, versions, written_in
 from uamix_bench.storage.digests import state_sha256
@@ -14,7 +15,7 @@ from uamix_bench.util import files
 
 def model_key(model: AudioModel) -> ModelKey:
     """Collects all properties of a model that may change its embeddings, in their present state."""
-    identity, code = model.identity, _code(type(model))
+    identity, code = model.identity, _code(model)
     known = identity is not None and identity.weights_sha256 is not None
     return ModelKey(
         adapter=type(model).__qualname__,
@@ -30,6 +31,7 @@ def model_key(model: AudioModel) -> ModelKey:
         metadata_sha256=code and files.digest(model.metadata),
         packages=code.versions if code else versions(model.packages) or None,
         layer=model.layer,
+        arguments="\n".join(canonical(model.arguments)) or None,
     )
 
 
@@ -38,9 +40,11 @@ def is_known(model: AudioModel) -> bool:
     return all(Path(source).is_file() for source in written_in(type(model), AudioModel))
 
 
-def _code(adapter: type[AudioModel]) -> Sources | None:
-    """Code of a user's own adapter, with all that was imported from its folder; None for the project's own."""
-    written = [Path(name) for name in written_in(adapter, AudioModel)]
+def _code(model: AudioModel) -> Sources | None:
+    """A stranger's code that embeds, with all that was imported from its folder; None for the project's own alone."""
+    written = [Path(name) for name in written_in(type(model), AudioModel)]
+    if model.origin is not None and model.origin.code:
+        return sources(model.origin.code)
     if not written:
         return None
     folders = {path.parent for path in written}

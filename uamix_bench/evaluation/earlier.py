@@ -71,7 +71,14 @@ def find_earlier(
         for protocol, table in zip(protocols, tables, strict=True)
     ]
     found = [
-        list(store.find(model.identity, TaskIdentity.of(table, None), protocol, drawn.digest))
+        list(
+            store.find(
+                model.identity,
+                TaskIdentity.of(table, None, named=protocol.k_shot == 0),
+                protocol,
+                drawn.digest,
+            )
+        )
         for protocol, table, drawn in zip(protocols, tables, draws, strict=True)
     ]
     asked = [drawn.clips for drawn, candidates in zip(draws, found, strict=True) if candidates]

@@ -14,12 +14,14 @@ from uamix_bench.data.copies import first_of_equals
 from uamix_bench.data.task import TaskData
 from uamix_bench.evaluation.earlier import draw_tables
 from uamix_bench.evaluation.plan import draw_episodes, limited
+from uamix_bench.evaluation.zero_shot import check_text_side, zero_shot_texts
 from uamix_bench.plugins.card import Segments
+from uamix_bench.plugins.overlap import overlap
 from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
 from uamix_bench.records.record import Cost, HalfInterval, Provenance, Skipped, Status, TaskIdentity
 from uamix_bench.records.results import Episodes, Intervals, Result, Score
 from uamix_bench.scoring import health
-from uamix_bench.scoring.classifiers import classify
+from uamix_bench.scoring.classifiers import class_names, classify
 from uamix_bench.scoring.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol
 from uamix_bench.scoring.remarks import remarks
 from uamix_bench.scoring.statistics import ci95_classes, ci95_clips, conventional_interval
@@ -100,6 +102,7 @@ def fewshot_grid(
     """
     if model.identity is None:
         raise ValueError("the model has no identity: load it with load_model")
+    check_text_side(model, protocols)
     provenance = collect(str(model.device))
     if ahead := options.get("ahead"):
         provenance = provenance.model_copy(update={"device": fit(", ".join(ahead.devices))})
@@ -123,6 +126,8 @@ class _Pool:
     """Embeddings that the protocols of a grid share, by row of the full clip table."""
 
     def __init__(self, model: AudioModel, task: TaskData, segments: Segments, options: Options) -> None:
+        assert model.identity is not None  # or `fewshot_grid` has refused it
+        self.identity = model.identity
         self.model, self.task, self.segments, self.options = model, task, segments, options
         self.broken: dict[int, Skipped] = {}
         ahead = options.get("ahead")
@@ -179,6 +184,10 @@ class _Pool:
             self._vectors[~np.isfinite(self._vectors).all(axis=1)] = 0
         return sanity
 
+    def texts(self, texts: Sequence[str]) -> Floats:
+        """Embeddings of texts by the model's text side, (C, D) float32."""
+        return self.model.embed_texts(texts)
+
     def digests(self, rows: Ints) -> list[bytes]:
         """Digests of the files of rows of the full table."""
         return [self._digests[row] for row in rows.tolist()]
@@ -218,7 +227,11 @@ class _Cell:
         started = time.perf_counter()
         protocol, episodes = self.protocol, self.episodes
         vectors, indices = pool.vectors(self.rows), episodes.compact()
-        correct, hits, _ = classify(protocol.classifier, vectors, *indices, protocol.neighbors)
+        if zero_shot := protocol.k_shot == 0:
+            texts = pool.texts(zero_shot_texts(self.task, protocol, episodes.class_names))
+            correct, hits, _ = class_names(vectors, texts, episodes.classes, indices[1])
+        else:
+            correct, hits, _ = classify(protocol.classifier, vectors, *indices, protocol.neighbors)
         episodes_s = self.draw_s + time.perf_counter() - started
 
         accuracies = correct / (protocol.n_way * protocol.n_query)
@@ -235,8 +248,8 @@ class _Cell:
                 skipped=skipped,
                 notes=(*said, *sanity.notes),
             ),
-            model=pool.model.identity,
-            task=TaskIdentity.of(self.task, content_sha256),
+            model=pool.identity,
+            task=TaskIdentity.of(self.task, content_sha256, named=zero_shot),
             protocol=protocol,
             episodes=Episodes(
                 algorithm=ALGORITHM,
@@ -255,6 +268,8 @@ class _Cell:
                 peak_memory_mb=peak_memory_mb(str(pool.model.device)),
             ),
             provenance=provenance.model_copy(update={"content_sha256": content_sha256}),
+            overlap=overlap(pool.identity.pretrained_on, self.task.name, self.task.card.data),
+            names=self.task.class_names if zero_shot else {},
         )
 
     def _copies(self, pool: _Pool) -> Ints | None:

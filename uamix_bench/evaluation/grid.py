@@ -13,6 +13,7 @@ from uamix_bench.engines.local import Local
 from uamix_bench.evaluation.earlier import Overwrite, find_earlier
 from uamix_bench.evaluation.fewshot import Ahead, Options, fewshot_grid
 from uamix_bench.evaluation.plan import TaskPlan, plan_task
+from uamix_bench.evaluation.zero_shot import answerable, no_text_side
 from uamix_bench.records.results import Result
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import PAPER, Protocol
@@ -48,6 +49,7 @@ def evaluate(
     overwrite: Overwrite = "missing",
     engine: Engine | None = None,
     set_aside: Callable[[int, BadInputError], None] | None = None,
+    without_texts: Callable[[UsageError], None] | None = None,
     **options: Unpack[Options],
 ) -> Iterator[Kept]:
     """Evaluates models on tasks under protocols, and keeps the results in a store; what it holds is not computed again.
@@ -67,6 +69,8 @@ def evaluate(
         engine: Engine, entered, whose workers embed all clips of the grid before this process scores; default none.
         set_aside: Function called with the place of a model that cannot be loaded or evaluated, and the error. The
             other models go on. None raises the error.
+        without_texts: Function called once for each model that reads no texts, with the error; its zero-shot protocols
+            are left out. None raises the error.
         **options: Options of the evaluation; see :class:`uamix_bench.evaluation.fewshot.Options`.
 
     Returns:
@@ -91,7 +95,7 @@ def evaluate(
         for task in tasks
     ]
     stores = store if isinstance(store, Sequence) else [ResultStore() if store is None else store] * len(models)
-    return _evaluated(models, plans, stores, overwrite, engine, set_aside, options)
+    return _evaluated(models, plans, stores, overwrite, engine, set_aside, without_texts, options)
 
 
 def _evaluated(
@@ -101,6 +105,7 @@ def _evaluated(
     overwrite: Overwrite,
     engine: Engine,
     set_aside: Callable[[int, BadInputError], None] | None,
+    without_texts: Callable[[UsageError], None] | None,
     options: Options,
 ) -> Iterator[Kept]:
     from uamix_bench.models.model import AudioModel
@@ -127,8 +132,13 @@ def _evaluated(
     for place, kept_in in enumerate(stores):
         try:
             for column, plan in enumerate(plans):
+                asked = answerable(load(place), plan.protocols)
+                if len(asked) < len(plan.protocols) and not column:
+                    if without_texts is None:
+                        raise no_text_side(load(place))
+                    without_texts(no_text_side(load(place)))
                 own: Options = {**options, "limit": plan.limit, "ahead": ahead.get((place, column))}
-                for made in _of_task(load(place), plan, kept_in, overwrite, own):
+                for made in _of_task(load(place), plan, asked, kept_in, overwrite, own):
                     yield Kept(*made, place)
         except BadInputError as error:
             if set_aside is None:
@@ -137,11 +147,16 @@ def _evaluated(
 
 
 def _of_task(
-    model: AudioModel, plan: TaskPlan, store: ResultStore, overwrite: Overwrite, options: Options
+    model: AudioModel,
+    plan: TaskPlan,
+    protocols: Sequence[Protocol],
+    store: ResultStore,
+    overwrite: Overwrite,
+    options: Options,
 ) -> Iterator[tuple[Result, Path, Literal["wrote", "reused", "confirmed"]]]:
-    """Evaluates the protocols of a task that a store has no results of, and writes the results there."""
+    """Evaluates those protocols of a task that a store has no results of, and writes the results there."""
     progress, memo = options.get("progress", SILENT), options.get("cache", True)
-    task, protocols = plan.task, plan.protocols
+    task = plan.task
     there = find_earlier(store, model, task, protocols, overwrite, plan.limit, memo=memo, progress=progress)
     wanted = [index for index, found in enumerate(there) if overwrite == "always" or not found.same]
     for index in wanted:

@@ -113,6 +113,8 @@ def embed_ahead(
     cell_of: list[tuple[int, int]] = []
     caches: dict[ModelKey, EmbeddingCache] = {}
     for row, model in models:
+        if model.identity is not None and model.identity.given:
+            continue
         wanted = _wanted(model, engine.device)
         cache = caches.setdefault(wanted.key, EmbeddingCache(wanted.key))
         for column, plan in enumerate(plans):
@@ -273,6 +275,7 @@ def _load(wanted: Wanted) -> AudioModel:
             dtype=source.dtype,
             layer=source.layer,
             trust_remote_code=source.trust_remote_code,
+            arguments=dict(source.arguments),
         )
     except BenchError as error:
         raise MachineError(f"{error.subject} on {host()}", error.reason, error.remedy) from error

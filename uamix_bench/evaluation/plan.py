@@ -118,7 +118,7 @@ def most_queries(task: TaskData, protocols: Sequence[Protocol]) -> int:
     Raises:
         UsageError: The protocols cannot draw even one query a class.
     """
-    most = task.most_queries(max(one.k_shot for one in protocols), max(one.n_query for one in protocols))
+    most = task.most_queries(max(1, *(one.k_shot for one in protocols)), max(one.n_query for one in protocols))
     if not any(one.group_disjoint for one in protocols):
         return most
     for queries in range(most, 0, -1):

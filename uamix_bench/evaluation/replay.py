@@ -70,6 +70,8 @@ def replay(result: Result, redraw: Redraw) -> Replay:
         BadInputError: The data is missing, the draw or the outcome differs, or the embeddings are not in the cache.
     """
     subject = f"{result.model.name} on {result.task.name}"
+    if not result.protocol.k_shot:
+        raise BadInputError(subject, "is zero-shot, and embeddings of class names are not kept")
     data, episodes = redraw.table(result), redraw(result)
     if isinstance(data, str) or isinstance(episodes, str):
         raise BadInputError(subject, str(episodes))

@@ -24,6 +24,7 @@ from uamix_bench.finetuning.recipe import FinetuneRecipe, ProbeRecipe
 from uamix_bench.finetuning.splits import FOLDS, Plan, plan, subset, supervised
 from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins.card import ModelIdentity
+from uamix_bench.plugins.overlap import overlap
 from uamix_bench.records.finetune_record import FinetuneCost, FinetuneResult, FinetuneSetting
 from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
 from uamix_bench.records.record import Skipped, Status, TaskIdentity
@@ -183,14 +184,16 @@ class Finetuning:
         first = done[0][1].facts
         broken = tuple(Skipped(clip=scrub(clip), reason=scrub(reason)) for clip, reason in first["skipped"])
         skipped = (*Skipped.unread(self.data), *broken)
+        identity = self._identity_as_used()
         return FinetuneResult.create(
+            overlap=overlap(identity.pretrained_on, self.data.name, self.data.card.data),
             status=Status(
                 complete=not (skipped or self.data.partial),
                 partial=scrub(self.data.partial),
                 skipped=skipped,
                 notes=notes,
             ),
-            model=self._identity_as_used(),
+            model=identity,
             task=TaskIdentity.of(self.data, self._sounds_sha256, len(self.plan.labels.classes)),
             setting=FinetuneSetting(
                 method="linear-probe" if self.freeze == "all" else "fine-tuning",

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from uamix_bench.models.convert import save
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.model import AudioModel, build, load_model
 from uamix_bench.models.tunable import lacks
 from uamix_bench.plugins.card import ModelCard
 from uamix_bench.util.arrays import Floats
-from uamix_bench.util.errors import BadInputError, OwnCodeError, own_code
+from uamix_bench.util.errors import BadInputError, OwnCodeError, UsageError, own_code
 
 EQUAL = 1e-5  # of the largest value: what "the same embedding" means
 _SAME_SIZE = 0.01  # of the card's parameters: patches of another shape differ by less, another encoder by more
 _CHEAP = 20_000_000  # parameters: above it the files that the round trip writes take seconds
 _TONE_HZ, _TONE_RATES = 440.0, (8_000, 16_000, 44_100)
+_LONG_S = 15.0  # longer than the windows that encoders crop a clip to
 _HONEST = 0.5  # of what a wrong claim changes: the most that a right one may
 
 
@@ -49,8 +50,8 @@ class _Broken(Exception):
 def check(model: AudioModel) -> list[Check]:
     """Runs the suite on a model with its present weights, input length and pooling.
 
-    The model is left unchanged. The suite embeds some fifty clips of about a second and one of 60 s. That takes seconds
-    for a small model; a ViT-B takes as long as for two minutes of sound.
+    The model is left unchanged. The suite embeds some fifty clips of about a second, two of 15 s and one of 60 s. That
+    takes seconds for a small model; a ViT-B takes as long as for two and a half minutes of sound.
 
     Args:
         model: Model from :func:`uamix_bench.load_model`, or any other in eval mode.
@@ -58,7 +59,12 @@ def check(model: AudioModel) -> list[Check]:
     Returns:
         One outcome per check, in the order of the suite. A check that raises any error has failed. If the model's own
         code raises an error or returns an invalid value, that check is the last.
+
+    Raises:
+        UsageError: The embeddings were made elsewhere, so that there is no model to check.
     """
+    if model.origin is not None and model.origin.given:
+        raise UsageError(model.origin.reference, "holds embeddings, and no model to check", "use it with fewshot")
     outcomes = []
     for name, test, remedy in _SUITE:
         try:
@@ -82,10 +88,10 @@ def _outcome(model: AudioModel, name: str, test: Callable[[AudioModel], str], re
 # --- sounds and comparisons
 
 
-def _sounds(model: AudioModel) -> list[Floats]:
-    """Three clips of 0.5, 1.3 and 0.9 s: noise of rising level, from a fixed seed."""
+def _sounds(model: AudioModel, seconds: Sequence[float] = (0.5, 1.3, 0.9)) -> list[Floats]:
+    """Clips of these lengths in seconds: noise of rising level, from a fixed seed."""
     generator = np.random.default_rng(0)
-    lengths = [round(seconds * model.sample_rate) for seconds in (0.5, 1.3, 0.9)]
+    lengths = [round(length * model.sample_rate) for length in seconds]
     noise = [generator.standard_normal(length) * np.linspace(0.02, 0.2, length) for length in lengths]
     return [clip.astype(np.float32) for clip in noise]
 
@@ -152,6 +158,8 @@ def _deterministic(model: AudioModel) -> str:
     first = _embed(model, sounds)
     _must_equal(first, _embed(model, sounds), "the same clips give another embedding the second time")
     _must_equal(first, _embed(model, sounds[::-1])[::-1], "the same clips in another order give another embedding")
+    long = _sounds(model, (_LONG_S,))
+    _must_equal(_embed(model, long), _embed(model, long), f"a clip of {_LONG_S:g} s gives another the second time")
     return ""
 
 
@@ -240,16 +248,28 @@ def _columns(model: AudioModel) -> str:
     nearby = [samples + samples * percent // 100 for percent in range(-20, 21)]
     with own_code("token_columns", type(model)):
         alike = [count for count in nearby if model.token_columns(count) == model.token_columns(samples)]
-    lengths = torch.tensor([min(alike), samples, max(alike)], device=model.device)
-    waves = torch.zeros(3, max(alike), device=model.device)
-    for row, count in zip(waves, lengths.tolist(), strict=True):
-        row[:count] = 0.1 * torch.sin(torch.arange(count) * 0.2)
+    lengths = [min(alike), samples, max(alike)]
+    waves = [0.1 * torch.sin(torch.arange(count, device=model.device) * 0.2) for count in lengths]
+    together = _mask(model, waves)
+    equal = f"{min(alike)} and {max(alike)} samples have equal token_columns"
+    for place, wave in enumerate(waves):
+        alone = _mask(model, [wave])[0]
+        if (alone.shape, int(alone.sum())) != (together[place].shape, int(together[place].sum())):
+            padded = f"{int((~together).sum())} of their {together.numel()} tokens are padding"
+            own = f"a clip of {len(wave)} has {int(alone.sum())} of {len(alone)} alone"
+            raise _Broken(f"{equal}, but {padded}, and {own}")
+    if not bool((together == together[0]).all()):
+        raise _Broken(f"{equal}, but {int((~together).sum())} of their {together.numel()} tokens are padding")
+    masked = int((~together[0]).sum())
+    return f"{masked} of {together.shape[1]} tokens of a window are masked" if masked else ""
+
+
+def _mask(model: AudioModel, waves: Sequence[Tensor]) -> Tensor:
+    """Mask (B, L) of the tokens of waveforms in one batch."""
+    lengths = torch.tensor([len(wave) for wave in waves], device=model.device)
+    padded = nn.utils.rnn.pad_sequence(list(waves), batch_first=True)
     with torch.inference_mode():
-        mask = model.call_tokens(*model.call_frontend(waves, lengths))[1]
-    if not bool(mask.all()):
-        equal = f"{min(alike)} and {max(alike)} samples have equal token_columns"
-        raise _Broken(f"{equal}, but {int((~mask).sum())} of their {mask.numel()} tokens are padding")
-    return ""
+        return model.call_tokens(*model.call_frontend(padded, lengths))[1]
 
 
 def _walkable(model: AudioModel) -> str:
@@ -328,17 +348,22 @@ def _card(model: AudioModel) -> str:
 
 def _rebuilt(model: AudioModel) -> str:
     if not model.card.needs_weights:
-        return _must_hold(model, type(model).untrained(), "untrained() builds another model each time")
+        again = build(type(model), None, model.arguments)
+        return _must_hold(model, again, "untrained() builds another model each time")
     if model.source is not None and model.card.reference:
-        again = load_model(model.source.name, device="cpu", trust_remote_code=model.source.trust_remote_code)
+        arguments, trusted = dict(model.source.arguments), model.source.trust_remote_code
+        again = load_model(model.source.name, device="cpu", trust_remote_code=trusted, arguments=arguments)
         return _must_hold(model, again, "another model is read each time")
+    if model.loaded_from is not None and not model.loaded_from.is_file():  # a folder, or what the adapter finds by it
+        again = build(type(model), model.loaded_from, model.arguments)
+        return _must_hold(model, again, "from_checkpoint reads another model each time") or "read again from its folder"
     if sum(parameter.numel() for parameter in model.parameters()) > _CHEAP:
         return f"not tried above {_CHEAP:,} parameters"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         save(model, path)
         return _must_hold(
-            model, type(model).from_checkpoint(path), "from_checkpoint reads another model from its state"
+            model, build(type(model), path, model.arguments), "from_checkpoint reads another model from its state"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -14,12 +15,14 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from uamix_bench.data.audio import resample
-from uamix_bench.models.sources import is_own, named_in, source_sha256
+from uamix_bench.models import hub, own_weights
+from uamix_bench.models.arguments import Arguments, Value, canonical, check_taken
+from uamix_bench.models.sources import is_own, named_in, source_sha256, sources
 from uamix_bench.plugins import registry
-from uamix_bench.plugins.card import Input, ModelCard, ModelIdentity, Weights
+from uamix_bench.plugins.card import Input, ModelCard, ModelIdentity, Segments, Weights
 from uamix_bench.storage.digests import named_sha256, state_sha256, weights_sha256
 from uamix_bench.util import files
-from uamix_bench.util.arrays import Floats
+from uamix_bench.util.arrays import Floats, Mask
 from uamix_bench.util.errors import BadInputError, MachineError, OwnCodeError, UsageError, nearest, own_code
 from uamix_bench.util.text import visible
 
@@ -36,6 +39,7 @@ class Source(NamedTuple):
     dtype: Literal["float32", "bf16"]
     layer: str | None = None
     trust_remote_code: bool = False
+    arguments: tuple[tuple[str, Value], ...] = ()
 
 
 class Origin(NamedTuple):
@@ -44,9 +48,11 @@ class Origin(NamedTuple):
     Attributes:
         name: Default label in results.
         reference: Reference by which another process finds the same model.
-        files: All that it was read from, by their names.
+        files: All that it was read from, by their names; empty if its tensors alone are known.
         repository: ID@COMMIT of their repository; None for a folder.
         remote_code: Whether code of that repository computes the embeddings.
+        code: Files of a stranger's code that computes the embeddings.
+        given: Whether its embeddings were made elsewhere.
     """
 
     name: str
@@ -54,6 +60,24 @@ class Origin(NamedTuple):
     files: dict[str, Path]
     repository: str | None = None
     remote_code: bool = False
+    code: tuple[Path, ...] = ()
+    given: bool = False
+
+
+class GivenRows(NamedTuple):
+    """Embeddings from a file for n clips.
+
+    Attributes:
+        found: Mask of the clips that the file holds, (n,) bool.
+        vectors: Embeddings, (n, D) float32; zero for the others.
+        digests: SHA-256 (hex) of the sounds that they were made of, by clip id, as far as the file says.
+        unknown: Ids in the file that are none of these clips', counted.
+    """
+
+    found: Mask
+    vectors: Floats
+    digests: dict[str, str]
+    unknown: int
 
 
 class AudioModel(nn.Module):
@@ -75,6 +99,8 @@ class AudioModel(nn.Module):
         metadata: Texts of the weights file on its making, and settings that tensors do not hold.
         source: Arguments that loaded the model; None if it was not loaded by name.
         origin: Origin of a model from a reference: its name, its files, and their commit.
+        arguments: The model's own arguments by name, as given, or as the adapter states them.
+        loaded_from: Path that ``from_checkpoint`` got; None for a model without, and before `load_model` is done.
     """
 
     card: ClassVar[ModelCard]
@@ -115,6 +141,8 @@ class AudioModel(nn.Module):
         self.metadata: dict[str, str] = {}
         self.source: Source | None = None
         self.origin: Origin | None = None
+        self.arguments: dict[str, Value] = {}
+        self.loaded_from: Path | None = None
         self.layer = next(iter(self.layer_choices), None)
 
     def frontend(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,6 +157,30 @@ class AudioModel(nn.Module):
         """Pools tokens (B, L, D), where mask (B, L) is True, into (B, D) float32 embeddings."""
         weight = mask.unsqueeze(-1).to(tokens.dtype)
         return (tokens * weight).sum(dim=1) / weight.sum(dim=1)
+
+    @property
+    def reads_texts(self) -> bool:
+        """True if `embed_texts` embeds texts into the space of the clips' embeddings."""
+        return type(self).embed_texts is not AudioModel.embed_texts
+
+    @property
+    def no_texts(self) -> str:
+        """Reason, in words, why the model reads no texts."""
+        return "has no text side, so that it knows no class by its name"
+
+    def embed_texts(self, texts: Sequence[str]) -> Floats:
+        """Embeds texts into the space of the clips' embeddings, for zero-shot evaluation.
+
+        Args:
+            texts: Texts, C of them, such as ``This is a sound of rain.``
+
+        Returns:
+            Embeddings, (C, D) float32. A text's embedding is the same beside any others.
+
+        Raises:
+            UsageError: The model has no text side.
+        """
+        raise UsageError(self.card.name, self.no_texts, "leave 0 out of --k")
 
     def layers(self) -> list[nn.Module]:
         """Layers in the order of freezing and layer-wise decay: the stem first, the last block last."""
@@ -147,9 +199,24 @@ class AudioModel(nn.Module):
         """
         raise UsageError(cls.card.name, "takes no checkpoint", "omit =PATH")
 
+    def of_clips(self, clips: Sequence[str], clip_seconds: float, segments: Segments) -> GivenRows | None:
+        """Embeddings that were made elsewhere, by the ids of clips; None, the default, for a model that hears them.
+
+        Args:
+            clips: Ids of n clips.
+            clip_seconds: Crop length in seconds that is asked for.
+            segments: Crop rule that is asked for.
+
+        Raises:
+            BadInputError: The embeddings are known to be of another crop.
+        """
+        return None
+
     @classmethod
-    def from_reference(cls, reference: str, trust_remote_code: bool = False) -> AudioModel:
+    def from_reference(cls, reference: str, *settings: Any, **arguments: Any) -> AudioModel:
         """Builds the model that `reference` says, of a card that takes references, with `origin` filled.
+
+        An adapter that can run code of a repository takes `trust_remote_code`; other arguments are a model's own.
 
         Raises:
             BenchError: There is no such model, or it cannot be had.
@@ -295,21 +362,26 @@ def load_model(
     layer: str | None = None,
     trust_remote_code: bool = False,
     pretrained_on: tuple[str, ...] = (),
+    arguments: Arguments | None = None,
 ) -> AudioModel:
     """Loads a model for evaluation.
 
     Args:
-        name: An architecture (``audiomae``), bundled weights (``uamix-tiny``), ``NAME=PATH``, ``NAME:REFERENCE`` for
-            the models that go by one (``hf:ID``), ``FILE.py:CLASS``, or an AudioModel class.
-        checkpoint: Weights file, or the folder that ``tune --out`` wrote; instead of ``=PATH``.
+        name: An architecture (``audiomae``), with the weights that were fetched for it; bundled weights
+            (``uamix-tiny``), ``NAME=PATH``, ``NAME:REFERENCE`` for the models that go by one (``hf:ID``),
+            ``FILE.py:CLASS``, or an AudioModel class.
+        checkpoint: Weights file, the folder that ``tune --out`` wrote, or ``hf:ID[@REVISION]`` of a repository of the
+            Hub that holds safetensors; instead of ``=PATH``.
         device: Device of the model: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         input: Input length, ``native`` or ``official``; see :class:`AudioModel`.
         pooling: Name of one of the model's poolings; None for its default.
         dtype: Precision of the encoder. ``bf16`` runs it under autocast, is recorded, and changes predictions.
-        label: Name in results, instead of the architecture's or the weights' own.
+        label: Name in results, instead of that of the file or folder of a user's own weights, else of the model.
         layer: One of the model's layers whose tokens are pooled; None for its default.
         trust_remote_code: Whether code that comes with a model from a reference may run.
         pretrained_on: Data sets that it was trained on, instead of what its card says.
+        arguments: Arguments of the model's own, which its ``from_checkpoint``, ``untrained``, ``from_reference`` or
+            constructor takes by these names.
 
     Returns:
         The model, in eval mode, without gradients, on the device, with `identity` filled.
@@ -319,18 +391,29 @@ def load_model(
         BadInputError: The checkpoint is missing, damaged, unsafe, or another model's.
         MachineError: The device is not available.
     """
+    given = dict(arguments or {})
     if isinstance(name, str) and (referred := registry.find_reference(name)):
         if checkpoint is not None:
             raise UsageError(f"--checkpoint {checkpoint}", f"does not go with {name}", "omit it")
         plugin, reference = referred
-        adapter, path, bundled = plugin.load(), None, None
-        model: AudioModel = adapter.from_reference(reference, trust_remote_code)
+        adapter, found = plugin.load(), _Resolved(plugin.load(), plugin.name, None)
+        check_taken(adapter.from_reference, given, plugin.name, ("reference", "trust_remote_code"))
+        if trust_remote_code and "trust_remote_code" not in signature(adapter.from_reference).parameters:
+            raise UsageError("--trust-remote-code", f"does not apply to {name}", "omit it")
+        trusted = {"trust_remote_code": True} if trust_remote_code else {}
+        model: AudioModel = adapter.from_reference(reference, **trusted, **given)
         resolved = model.origin.name if model.origin else plugin.name
     elif trust_remote_code:
         raise UsageError("--trust-remote-code", f"does not apply to {name}", "omit it")
     else:
-        adapter, resolved, path, bundled = _resolve(name, checkpoint)
-        model = _build(adapter, resolved, path)
+        found = _resolve(name, checkpoint)
+        adapter, resolved = found.adapter, found.name
+        model = build(adapter, found.path, given)
+    path, bundled = found.path, found.bundled
+    if model.origin is not None and model.origin.given and (input, dtype) != ("native", "float32"):
+        option = f"--input {input}" if input != "native" else f"--dtype {dtype}"
+        raise UsageError(option, f"does not apply to {name}, whose embeddings are given", "omit it")
+    model.arguments, model.loaded_from = {**given, **model.arguments}, path
     if not isinstance(model.metadata, dict):
         raise OwnCodeError(f"metadata of {adapter.__name__}", f"is {_kind(model.metadata)}, no dict", "make it one")
     model.input = input
@@ -351,6 +434,8 @@ def load_model(
     model.requires_grad_(False).eval().to(find_device(device))
     if isinstance(name, str):
         weights = os.path.abspath(path) if path and not bundled else None  # noqa: PTH100 - no link is followed
+        if found.repository:
+            weights = f"{hub.PREFIX}{found.repository}"
         model.source = Source(
             model.origin.reference if model.origin else _anywhere(name, bundled),
             weights,
@@ -359,6 +444,7 @@ def load_model(
             dtype,
             layer,
             trust_remote_code,
+            tuple(given.items()),
         )
     trained, licence = _origin(model, bundled)
     try:
@@ -371,7 +457,7 @@ def load_model(
             input=input,
             pooling=model.pooling,
             dtype=dtype,
-            source_sha256=source_sha256(adapter, AudioModel, path),
+            source_sha256=_source_sha256(model, path),
             metadata_sha256=None if is_own(adapter) else _metadata_sha256(model),
             recipe_sha256=model.metadata.get("recipe_sha256"),
             parent_sha256=model.metadata.get("parent_sha256"),
@@ -379,8 +465,10 @@ def load_model(
             pretrained_on=pretrained_on or trained,
             licence=licence,
             layer=model.layer,
-            repository=model.origin.repository if model.origin else None,
+            repository=model.origin.repository if model.origin else found.repository,
             remote_code=bool(model.origin and model.origin.remote_code),
+            arguments=canonical(model.arguments),
+            given=bool(model.origin and model.origin.given),
         )
     except ValidationError as error:  # what the weights file, or a stranger's card, says of itself
         first = error.errors()[0]
@@ -396,18 +484,45 @@ def load_model(
     return model
 
 
-def _build(adapter: type[AudioModel], resolved: str, path: Path | None) -> AudioModel:
+def build(adapter: type[AudioModel], path: Path | None = None, arguments: Arguments | None = None) -> AudioModel:
+    """Builds the model of an adapter from its weights, or without any.
+
+    Args:
+        adapter: Class of the model.
+        path: Weights that ``from_checkpoint`` reads; None builds the model by ``untrained``.
+        arguments: Arguments of the model's own.
+
+    Raises:
+        UsageError: The model takes no weights, or not these arguments, or needs weights.
+        OwnCodeError: A user's class raises an error, or returns no model.
+    """
+    name, given = adapter.card.name, arguments or {}
     if path is not None and not adapter.card.needs_weights:
-        raise UsageError(f"--model {resolved}", "takes no checkpoint", "omit =PATH and --checkpoint")
+        raise UsageError(f"--model {name}", "takes no checkpoint", "omit =PATH and --checkpoint")
     made_by = "from_checkpoint" if path is not None else "untrained"
+    maker: Any = getattr(adapter, made_by)
+    if path is None and given and not adapter.card.needs_weights and "untrained" not in _defined(adapter):
+        maker = adapter  # as `untrained` builds it, with arguments
+    check_taken(maker, given, name, ("path",) if path is not None else ())
+    if path is None:  # what passes all of them on to the constructor
+        check_taken(adapter if _takes_any(maker) else maker, given, name)
     with own_code(made_by, adapter):
-        model: Any = adapter.from_checkpoint(path) if path is not None else adapter.untrained()
+        model: Any = maker(path, **given) if path is not None else maker(**given)
     if not isinstance(model, AudioModel):
         raise OwnCodeError(
             f"{made_by} of {adapter.__name__}", f"returns {_kind(model)}, not a model", "return the model"
         )
     built: AudioModel = model
     return built
+
+
+def _takes_any(maker: Any) -> bool:
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature(maker).parameters.values())
+
+
+def _defined(adapter: type[AudioModel]) -> set[str]:
+    """Names that a class or its bases below AudioModel define."""
+    return {name for kind in adapter.__mro__ if kind not in AudioModel.__mro__ for name in vars(kind)}
 
 
 def _kind(value: Any) -> str:
@@ -419,47 +534,69 @@ def _kind(value: Any) -> str:
 
 
 class _Resolved(NamedTuple):
-    """The adapter, the name for results, the weights file (None without one), and the bundled weights, if any."""
+    """The adapter, the name for results, the weights (None without any), the bundled ones, and their repository."""
 
     adapter: type[AudioModel]
     name: str
     path: Path | None
     bundled: Weights | None = None
+    repository: str | None = None
 
 
 def _resolve(name: str | type[AudioModel], checkpoint: str | Path | None) -> _Resolved:
-    path = Path(checkpoint) if checkpoint is not None else None
+    given = None if checkpoint is None else str(checkpoint)
     if not isinstance(name, str):
-        return _Resolved(name, name.card.name, path)
+        return _with_weights(name, name.card.name, given)
     if "=" in name:
-        name, _, given = name.partition("=")
-        if path is not None:
+        name, _, beside = name.partition("=")
+        if given is not None:
             raise UsageError(
-                f"--model {name}={given}", "has a second checkpoint", "give =PATH or --checkpoint, not both"
+                f"--model {name}={beside}", "has a second checkpoint", "give =PATH or --checkpoint, not both"
             )
-        path = Path(given)
+        given = beside
     if ".py:" in name:
         adapter: Any = registry.from_file(name, "--model")
         if not (isinstance(adapter, type) and issubclass(adapter, AudioModel)):
             raise BadInputError(name, "is not a subclass of uamix_bench.AudioModel", "see docs/your-model.md")
         if not hasattr(adapter, "card"):
             raise BadInputError(name, "has no card", "state sample_rate and embedding_dim as integers in the class")
-        return _Resolved(adapter, adapter.card.name, path)
+        return _with_weights(adapter, adapter.card.name, given)
     plugin, bundled = registry.find_model(name)
-    if path is not None or bundled is None:
-        return _Resolved(plugin.load(), plugin.name, path)
-    return _Resolved(plugin.load(), bundled.id, plugin.folder / bundled.file, bundled)
+    if given is not None:
+        return _with_weights(plugin.load(), plugin.name, given)
+    if bundled is not None:
+        return _Resolved(plugin.load(), bundled.id, plugin.folder / bundled.file, bundled)
+    path = own_weights.fetched(plugin) if plugin.card.needs_weights else None
+    return _Resolved(plugin.load(), plugin.name, path)
+
+
+def _with_weights(adapter: type[AudioModel], name: str, given: str | None) -> _Resolved:
+    """Resolves weights that a user names: a path, or a repository of the Hub."""
+    if given is None:
+        return _Resolved(adapter, name, None)
+    if given.startswith(hub.PREFIX):
+        found = hub.find(given.removeprefix(hub.PREFIX), code=False)
+        return _Resolved(adapter, found.name, found.folder, repository=found.repository)
+    return _Resolved(adapter, own_weights.label(Path(given), name), Path(given))
 
 
 def _weights_sha256(model: AudioModel, path: Path | None) -> str | None:
     """SHA-256 (hex) of the given file or folder, else of the tensors of a user's own class; None without any."""
     if model.origin is not None:
-        return named_sha256(model.origin.files)
+        known = named_sha256(model.origin.files) if model.origin.files else None
+        return known or (state_sha256(model) if model.state_dict() else None)
     own = is_own(type(model))
     if path is not None and (own or path.exists()):  # from_checkpoint may also take the name of something elsewhere
         beside = {*model.card.beside, *named_in(type(model), AudioModel)}
         return weights_sha256(path, sorted(beside), whole=not own)
     return None if own or not model.state_dict() else state_sha256(model)
+
+
+def _source_sha256(model: AudioModel, path: Path | None) -> str | None:
+    """SHA-256 (hex) of a stranger's code: that of a user's class, or that which the model's origin names."""
+    if model.origin is not None and model.origin.code:
+        return sources(model.origin.code).sha256
+    return source_sha256(type(model), AudioModel, path)
 
 
 def _metadata_sha256(model: AudioModel) -> str:

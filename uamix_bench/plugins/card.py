@@ -132,6 +132,9 @@ class ModelCard(Card):
         return self
 
 
+_ABSENT_IF_UNSET = frozenset({"layer", "repository", "remote_code", "arguments", "given"})
+
+
 class ModelIdentity(BaseModel):
     """Identity of the model that gave an embedding: all that may change the embedding, and facts for the reader.
 
@@ -146,9 +149,11 @@ class ModelIdentity(BaseModel):
             for the project's own.
         recipe_sha256: SHA-256 of the recipe that the weights were tuned by.
         parent_sha256: SHA-256 of the weights that tuning began from.
-        layer: Name of the pooled layer if the model lets one choose; absent, like the next two, if unset.
+        layer: Name of the pooled layer if the model lets one choose; absent, like all that follow, if unset.
         repository: ID@COMMIT of the repository that the model comes from.
         remote_code: True if code of that repository computed the embeddings.
+        arguments: The model's own arguments, each as KEY=VALUE, sorted.
+        given: True if the embeddings were made elsewhere and read from a file, whose digest is `weights_sha256`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -171,12 +176,18 @@ class ModelIdentity(BaseModel):
     layer: Text | None = None
     repository: Text | None = None
     remote_code: bool = False
+    arguments: tuple[Text, ...] = ()
+    given: bool = False
+
+    @property
+    def shown(self) -> str:
+        """Name for tables, which marks embeddings that were made elsewhere."""
+        return f"{self.name} (given)" if self.given else self.name
 
     @model_serializer(mode="wrap")
     def _without_unset(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = given(self)
-        unset = [name for name in ("layer", "repository", "remote_code") if not fields.get(name, True)]
-        return {name: value for name, value in fields.items() if name not in unset}
+        return {name: value for name, value in fields.items() if value or name not in _ABSENT_IF_UNSET}
 
 
 class Supervised(BaseModel):
@@ -257,6 +268,32 @@ def fields(template: str) -> tuple[str, ...]:
     return tuple(_FIELD.findall(template))
 
 
+class DataSet(BaseModel):
+    """Documented facts about a data set, by which training data are found to overlap with a task.
+
+    Attributes:
+        names: Names that it goes by, its usual one first: in papers, on model cards, as an id of the Hub.
+        within: Data sets that hold it, whole or in part.
+        origins: Collections and data sets that its sounds were taken from, such as Freesound.
+        apart: Names of training data documented to share no sound with it, such as another split.
+        source: Publication that states this.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[Text, ...] = Field(min_length=1)
+    within: tuple[Text, ...] = ()
+    origins: tuple[Text, ...] = ()
+    apart: tuple[Text, ...] = ()
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _is_documented(self) -> DataSet:
+        if (self.within or self.origins or self.apart) and not self.source:
+            raise ValueError("within, origins and apart need a source")
+        return self
+
+
 class TaskCard(Card):
     """A labelled data set, as a few-shot task."""
 
@@ -270,6 +307,7 @@ class TaskCard(Card):
     folder: str = Field(default="", description="what the official archives unpack to")
     holds: tuple[str, ...] = Field(default=(), description="files and folders, below the root, of a whole copy")
     metaaudio: tuple[str, ...] | None = Field(default=None, description="the test classes of MetaAudio's split")
+    data: DataSet | None = Field(default=None, description="its names and origins, to find overlap with training data")
     supervised: Supervised | None = Field(default=None, description="its splits for fine-tuning; None is folds drawn")
     classes: int | None = None
     clips: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 import warnings
@@ -12,11 +13,20 @@ from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from uamix_bench.plugins.as_written import import_as_written, module_spec
 from uamix_bench.plugins.card import ModelCard, TaskCard, Weights, read_card
-from uamix_bench.util.errors import BadInputError, UsageError, is_out_of_memory, nearest, package_error
+from uamix_bench.util.errors import (
+    BadInputError,
+    MachineError,
+    UsageError,
+    is_out_of_memory,
+    nearest,
+    package_error,
+)
+from uamix_bench.util.files import expanded, home
 
 AnyCard = TypeVar("AnyCard", ModelCard, TaskCard)
 
@@ -117,6 +127,19 @@ def find_model(name: str) -> tuple[Plugin[ModelCard], Weights | None]:
     return known[name], next((entry for entry in card.weights if entry.id == card.default_weights), None)
 
 
+def fetched(plugin: Plugin[ModelCard]) -> tuple[list[Path], list[Path]]:
+    """Weights files in a model's folder of checkpoints, unread: those that its card lists, in its order, and others."""
+    folder = home() / "checkpoints" / plugin.name
+    found = sorted(path for path in folder.rglob("*") if path.suffix in _WEIGHTS and path.is_file())
+    of_card = {Path(file.name).stem: place for place, file in enumerate(plugin.card.files)}
+
+    def stem(path: Path) -> str:
+        return path.stem if path.parent == folder else path.relative_to(folder).parts[0]  # what a zip unpacks to
+
+    listed = [path for path in found if stem(path) in of_card]
+    return sorted(listed, key=lambda path: of_card[stem(path)]), [path for path in found if path not in listed]
+
+
 def find_reference(name: str) -> tuple[Plugin[ModelCard], str] | None:
     """Splits ``NAME:REFERENCE`` where NAME is a model whose card takes references; None for any other name.
 
@@ -156,8 +179,45 @@ def from_file(reference: str, option: str) -> Any:
     """
     path_text, _, name = reference.rpartition(":")
     path = Path(path_text)
+    module = _of_file(path, f"{option} FILE.py:NAME")
+    if not hasattr(module, name):
+        raise BadInputError(path, f"defines no '{name}'", nearest(name, [n for n in vars(module) if n[0] != "_"]))
+    return getattr(module, name)
+
+
+def import_module(name: str, form: str) -> ModuleType:
+    """Imports a stranger's module, by its dotted name or by the path of its file, as its files are now.
+
+    Args:
+        name: Name of the module, or a path that ends in ``.py``.
+        form: Form of the option that names it, for error lines.
+
+    Raises:
+        BadInputError: The file does not exist, or the module fails to import, or has no source file.
+        MachineError: The module, or a package that it needs, is not installed or fails to import.
+    """
+    if name.endswith(".py"):
+        return _of_file(expanded(name), form)
+    import_as_written()
+    try:
+        with redirect_stdout(sys.stderr):  # stdout is for results
+            module = importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # whatever a stranger's module raises
+        if is_out_of_memory(error):
+            raise
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            remedy = f"install the package that has it, or give a file's path, as {form}"
+            raise MachineError(name, "is not installed", remedy) from error
+        own = BadInputError(name, f"fails to import ({type(error).__name__}: {error})", "repair the module")
+        raise package_error(error, name) or own from error
+    if not getattr(module, "__file__", None):
+        raise BadInputError(name, "has no source file", "name the module that has the functions")
+    return module
+
+
+def _of_file(path: Path, form: str) -> ModuleType:
     if not path.is_file():
-        raise BadInputError(path, "no such file", f"give {option} FILE.py:NAME")
+        raise BadInputError(path, "no such file", f"give {form}")
     spec = module_spec(f"uamix_bench_user_{path.stem}", path)
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -172,9 +232,7 @@ def from_file(reference: str, option: str) -> Any:
         reason = f"fails to import ({type(error).__name__}: {error})"
         own = BadInputError(_line_of(error, path), reason, "repair the file")
         raise package_error(error, spec.name) or own from error
-    if not hasattr(module, name):
-        raise BadInputError(path, f"defines no '{name}'", nearest(name, [n for n in vars(module) if n[0] != "_"]))
-    return getattr(module, name)
+    return module
 
 
 def _line_of(error: BaseException, path: Path) -> str:

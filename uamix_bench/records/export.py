@@ -1,13 +1,13 @@
-"""Export of few-shot results: a table, CSV, MTEB's JSON, Hugging Face metadata, LaTeX."""
+"""Export of few-shot results: a table, CSV, Hugging Face metadata, LaTeX. MTEB's form is in `mteb`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from uamix_bench.plugins.card import trained_on
+from uamix_bench.plugins.overlap import LEVELS, MARKS, MEANINGS
 from uamix_bench.records.results import Result
 from uamix_bench.util import latex
 from uamix_bench.util.errors import UsageError
@@ -35,25 +35,6 @@ def to_csv(results: Iterable[Result]) -> str:
     return text
 
 
-def to_mteb(results: Sequence[Result]) -> dict[str, str]:
-    """MTEB's task results (its ``TaskResult``), one document a model and task. A setting is a subset of the test split.
-
-    Returns:
-        Documents by path, as in the repository of MTEB's results: ``<model>/<revision>/<task>.json``.
-
-    Raises:
-        UsageError: Two results belong to one subset.
-    """
-    grouped: dict[str, list[Result]] = {}
-    for result in results:
-        revision = (result.model.weights_sha256 or "no_revision_available")[:40]
-        name, task = (text.replace("/", "__") for text in (result.model.name, result.task.name))
-        grouped.setdefault(f"{name}/{revision}/{task}.json", []).append(result)
-    for group in grouped.values():
-        _distinct(group, lambda result: result.task.name)
-    return {path: _mteb(group) for path, group in grouped.items()}
-
-
 def to_eval_results(results: Sequence[Result], datasets: Mapping[str, str]) -> str:
     """YAML of ``.eval_results/`` in a model's repository on the Hub (its documentation, "Evaluation Results").
 
@@ -66,7 +47,7 @@ def to_eval_results(results: Sequence[Result], datasets: Mapping[str, str]) -> s
         UsageError: Results are of several models, two are of one task and setting, or a task has no data set.
     """
     _one_model(results)
-    _distinct(results, lambda result: result.task.name)
+    refuse_shared(results, lambda result: result.task.name)
     entries = []
     for result in results:
         if result.task.name not in datasets:
@@ -74,7 +55,7 @@ def to_eval_results(results: Sequence[Result], datasets: Mapping[str, str]) -> s
             raise UsageError(result.task.name, "has no data set on the Hub that is known here", remedy)
         entries.append(
             {
-                "dataset": {"id": datasets[result.task.name], "task_id": _slug(result)},
+                "dataset": {"id": datasets[result.task.name], "task_id": slug(result)},
                 "value": _per_cent(result),
                 "date": result.provenance.started_at,
                 "notes": f"accuracy in per cent, {_words(result)}",
@@ -94,14 +75,14 @@ def to_model_index(results: Sequence[Result], datasets: Mapping[str, str]) -> st
         UsageError: Results are of several models, or two are of one task and setting.
     """
     name = _one_model(results)
-    _distinct(results, lambda result: result.task.label)
+    refuse_shared(results, lambda result: result.task.label)
     entries = [
         {
-            "task": {"type": "audio-classification", "name": f"Few-shot audio classification, {_setting(result)}"},
+            "task": {"type": "audio-classification", "name": f"Few-shot audio classification, {setting_words(result)}"},
             "dataset": {
                 "type": datasets.get(result.task.name, result.task.name),
                 "name": f"{result.task.name}@{result.task.version}",
-                "config": _slug(result),
+                "config": slug(result),
             },
             "metrics": [
                 {"type": "accuracy", "value": _per_cent(result), "name": f"accuracy, per cent, {_words(result)}"}
@@ -115,12 +96,17 @@ def to_model_index(results: Sequence[Result], datasets: Mapping[str, str]) -> st
 def to_latex(results: Sequence[Result]) -> str:
     r"""LaTeX table for ``\usepackage{booktabs}``: a row a model, a column a task and setting, per cent with ci95.
 
+    Marks of overlap with the training data are explained in a line below the table.
+
     Raises:
         UsageError: Two results belong to one cell of the table.
     """
-    _distinct(results, lambda result: (result.model.name, result.task.label))
+    refuse_shared(results, lambda result: (result.model.name, result.task.label))
     cells = {
-        (result.model.name, result.task.label, _setting(result)): with_half(result.score.accuracy, result.score.ci95)
+        (result.model.name, result.task.label, setting_words(result)): (
+            *with_half(result.score.accuracy, result.score.ci95),
+            MARKS[result.overlap_known.level],
+        )
         for result in results
     }
     columns = list(dict.fromkeys((task, setting) for _, task, setting in cells))
@@ -133,15 +119,18 @@ def to_latex(results: Sequence[Result]) -> str:
         [latex.escape(" ".join(cell).strip()) for cell in ((model,), *(cells.get((model, *at), ()) for at in columns))]
         for model in dict.fromkeys(model for model, *_ in cells)
     ]
-    return latex.booktabs("l" + "r" * len(columns), [head, rows])
+    found = {result.overlap_known.level for result in results}
+    notes = [latex.escape(MEANINGS[level]) for level in reversed(LEVELS) if level in found and level in MEANINGS]
+    table = latex.booktabs("l" + "r" * len(columns), [head, rows])
+    return table + "".join(f"\\par\\footnotesize {note}\n" for note in notes)
 
 
 _COLUMNS = (
     "id model adapter_version weights_sha256 source_sha256 metadata_sha256 parameters embedding_dim input pooling "
-    "dtype pretrained_on licence task version clips_sha256 content_sha256 classes classes_left_out clips protocol "
-    "n_way k_shot n_query episodes seed classifier neighbors group_disjoint min_clips episodes_digest accuracy ci95 "
-    "ci95_clips ci95_classes complete limited partial skipped health embedded_clips embed_s episodes_s device "
-    "started_at package"
+    "dtype pretrained_on overlap overlap_reason licence task version clips_sha256 content_sha256 classes "
+    "classes_left_out clips protocol n_way k_shot n_query episodes seed classifier neighbors group_disjoint min_clips "
+    "episodes_digest accuracy ci95 ci95_clips ci95_classes complete limited partial skipped health embedded_clips "
+    "embed_s episodes_s device started_at package"
 ).split()
 
 
@@ -153,6 +142,8 @@ def _row(result: Result) -> dict[str, Any]:
         "id": result.id,
         "model": model["name"],
         "pretrained_on": trained_on(result.model.pretrained_on),
+        "overlap": result.overlap_known.level,
+        "overlap_reason": result.overlap_known.why,
         "task": task["name"],
         "classes_left_out": result.episodes.classes_left_out,
         "content_sha256": result.provenance.content_sha256,
@@ -179,30 +170,6 @@ def _harmless(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
-def _mteb(results: Sequence[Result]) -> str:
-    subsets = []
-    for result in results:
-        intervals = {name: getattr(result.score, name) for name in ("ci95", "ci95_clips", "ci95_classes")}
-        protocol = result.protocol.model_dump(mode="json")
-        scores = {
-            "main_score": result.score.accuracy,
-            "accuracy": result.score.accuracy,
-            **intervals,
-            "protocol": protocol,
-        }
-        subsets.append({**scores, "hf_subset": _setting(result), "languages": [], "result_id": result.id})
-    first = results[0]
-    document = {
-        "dataset_revision": f"{first.task.version}-{first.task.clips_sha256[:12]}",
-        "task_name": first.task.name,
-        "mteb_version": None,
-        "scores": {"test": subsets},
-        "evaluation_time": sum(result.cost.embed_s + result.cost.episodes_s for result in results),
-        "kg_co2_emissions": None,
-    }
-    return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-
-
 def _one_model(results: Sequence[Result]) -> str:
     names = sorted({result.model.name for result in results})
     if len(names) != 1:
@@ -212,7 +179,7 @@ def _one_model(results: Sequence[Result]) -> str:
     return names[0]
 
 
-def _distinct(results: Iterable[Result], place: Callable[[Result], object]) -> None:
+def refuse_shared(results: Iterable[Result], place: Callable[[Result], object]) -> None:
     """Makes sure that no two results share place and setting.
 
     Raises:
@@ -220,20 +187,26 @@ def _distinct(results: Iterable[Result], place: Callable[[Result], object]) -> N
     """
     seen = set()
     for result in results:
-        if (place(result), _setting(result)) in seen:
-            reason = f"two results of {result.model.name}, {_setting(result)}, would share a cell"
+        if (place(result), setting_words(result)) in seen:
+            reason = f"two results of {result.model.name}, {setting_words(result)}, would share a cell"
             raise UsageError(result.task.name, reason, "name the files")
-        seen.add((place(result), _setting(result)))
+        seen.add((place(result), setting_words(result)))
 
 
-def _setting(result: Result) -> str:
+def setting_words(result: Result) -> str:
     """Setting in words: ways and shots, and the number of classes if some are left out, to tell cells apart."""
     words, left_out = f"{result.protocol.n_way}-way {result.protocol.k_shot}-shot", result.episodes.classes_left_out
     return words + (f", {classes_drawn(result.task.classes, left_out)} classes" if left_out else "")
 
 
-def _slug(result: Result) -> str:
-    return _setting(result).replace(", ", "-").replace(" ", "-")
+def named(result: Result) -> str:
+    """Name of a result in a line: model, task and setting."""
+    return f"{result.model.name} on {result.task.label}, {setting_words(result)}"
+
+
+def slug(result: Result) -> str:
+    """Setting as one word, for names of files and cells."""
+    return setting_words(result).replace(", ", "-").replace(" ", "-")
 
 
 def _per_cent(result: Result) -> float:
@@ -243,7 +216,9 @@ def _per_cent(result: Result) -> float:
 def _words(result: Result) -> str:
     protocol, half = result.protocol, result.score.ci95
     drawn = f"{protocol.episodes} episodes of {protocol.n_query} queries, {protocol.scored_by}"
-    return f"{_setting(result)}, {drawn} {plus_minus(half)}".strip()
+    words = f"{setting_words(result)}, {drawn} {plus_minus(half)}".strip()
+    found = result.overlap_known
+    return words if found.level == "none" else f"{words}; overlap with the training data {found.words}"
 
 
 def _yaml(document: object) -> str:

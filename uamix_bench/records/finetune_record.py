@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
 from uamix_bench.plugins.card import ModelIdentity
+from uamix_bench.plugins.overlap import Overlap
 from uamix_bench.records.record import (
     Count,
     Fraction,
@@ -159,6 +160,7 @@ class FinetuneResult(SoundsRecord):
     score: FinetuneScore
     cost: FinetuneCost
     provenance: Provenance
+    overlap: Overlap | None = None
 
     @property
     def labels(self) -> str:

@@ -8,9 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from uamix_bench.plugins.card import Count as Count, Name, Sha256 as Sha256, Text as Text
+from uamix_bench.plugins.overlap import Overlap, overlap
 from uamix_bench.records.schema_v1 import OldRecordError, upgraded
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError
@@ -18,6 +28,7 @@ from uamix_bench.util.text import fit
 
 if TYPE_CHECKING:
     from uamix_bench.data.task import TaskData
+    from uamix_bench.plugins.card import ModelIdentity
     from uamix_bench.scoring.statistics import Interval
 
 _ROUNDING = 1e-9  # sums in another order, on another machine
@@ -101,6 +112,8 @@ class TaskIdentity(Part):
 
     Attributes:
         clips_sha256: SHA-256 of the clip table: ids, labels, groups and splits.
+        names_sha256: SHA-256 of the canonical JSON of the class names by label, for a zero-shot evaluation; absent from
+            any other.
         content_sha256: SHA-256 of the bytes of the used clips, of a segment of its file and times, in the order of the
             table (`sounds_sha256` in `uamix_bench.storage.digests`), for a user's own data. None if name and version
             identify the sounds; the provenance then has the digest.
@@ -113,15 +126,24 @@ class TaskIdentity(Part):
     classes: Count
     clips: Count
     clip_seconds: float = Field(gt=0)
+    names_sha256: Sha256 | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = given(self)
+        if fields.get("names_sha256", True) is None:
+            del fields["names_sha256"]
+        return fields
 
     @classmethod
-    def of(cls, task: TaskData, content_sha256: str | None, classes: int | None = None) -> Self:
+    def of(cls, task: TaskData, content_sha256: str | None, classes: int | None = None, *, named: bool = False) -> Self:
         """Identity of a task's clips.
 
         Args:
             task: Data of the task.
             content_sha256: SHA-256 of the bytes of the used clips; None if the bytes are not read.
             classes: Number of classes of a task whose clips may have several; None counts the labels.
+            named: True if the class names are part of what is asked.
         """
         return cls(
             name=task.name,
@@ -131,6 +153,7 @@ class TaskIdentity(Part):
             classes=int(task.clips["label"].nunique()) if classes is None else classes,
             clips=len(task.clips),
             clip_seconds=task.card.clip_seconds,
+            names_sha256=files.digest(task.class_names) if named else None,
         )
 
     @property
@@ -198,8 +221,8 @@ class Record(Part):
         return cls(id=unsigned.expected_id(), **parts)
 
     def content(self) -> dict[str, Any]:
-        """Plain data that the id is computed from: by default all parts except id, cost and provenance."""
-        return self.model_dump(mode="json", exclude={"schema_version", "id", "cost", "provenance"})
+        """Plain data that the id is computed from: by default all parts except id, cost, provenance and overlap."""
+        return self.model_dump(mode="json", exclude={"schema_version", "id", "cost", "provenance", "overlap"})
 
     def expected_id(self) -> str:
         """Id computed from the content."""
@@ -234,11 +257,23 @@ class Record(Part):
 
 
 class SoundsRecord(Record):
-    """A record of an outcome on sounds, with the digests that identify the sounds."""
+    """A record of an outcome on sounds, with the digests that identify the sounds.
+
+    `overlap` is that of the model's training data with the task, by the facts known when the record was made; None in
+    older records. It is no part of the content that the id is of.
+    """
 
     if TYPE_CHECKING:  # each kind places them in its own order
+        model: ModelIdentity
         task: TaskIdentity
         provenance: Provenance
+        overlap: Overlap | None
+
+    @property
+    def overlap_known(self) -> Overlap:
+        """Overlap of the training data with the task by the facts known here; by the record's if none are known."""
+        known = overlap(self.model.pretrained_on, self.task.name)
+        return self.overlap if known.level == "unknown" and self.overlap is not None else known
 
     @property
     def sounds_recorded(self) -> bool:

@@ -36,7 +36,7 @@ def protocol_flags(protocol: Protocol) -> list[str]:
     words += ["--classes", "FILE"] if protocol.name.endswith("-classes") else []
     for field in type(protocol).model_fields:
         value = getattr(protocol, field)
-        if field == "name" or value is None or value is False:
+        if field == "name" or value is None or value is False or (field == "classifier" and not protocol.k_shot):
             continue
         flag = _SHORT.get(field, f"--{field.replace('_', '-')}")
         words += [flag] if value is True else [flag, str(value)]
@@ -52,16 +52,20 @@ def _said(model: ModelIdentity) -> bool:
 
 
 def _model(result: Result) -> list[str]:
-    name = result.model.name
-    adapter = registry.models().get(result.model.adapter_version.partition("/")[0])
-    if adapter is not None and adapter.card.reference:
-        return ["--model", f"{adapter.name}:{result.model.repository or 'FOLDER'}", "--name", name]
-    registered = registry.models().get(name)
-    if registered is not None:
-        return ["--model", f"{name}=WEIGHTS" if registered.card.needs_weights else name]
-    if name in registry.bundled_weights():
-        return ["--model", name]
-    return ["--model", "FILE.py:CLASS" if result.model.source_sha256 else "ARCHITECTURE=WEIGHTS", "--name", name]
+    model = result.model
+    arguments = [word for argument in model.arguments for word in ("--model-arg", argument)]
+    adapter = registry.models().get(model.adapter_version.partition("/")[0])
+    if model.name in registry.bundled_weights():
+        return ["--model", model.name, *arguments]
+    if adapter is None or (model.source_sha256 and not adapter.card.reference):
+        code = "FILE.py:CLASS" if model.source_sha256 else "ARCHITECTURE=WEIGHTS"
+        return ["--model", code, "--name", model.name, *arguments]
+    named = ["--name", model.name] if model.name != adapter.name or adapter.card.needs_weights else []
+    if adapter.card.reference:
+        places = adapter.card.reference.partition("[")[0].replace("ID_OR_", "")
+        return ["--model", f"{adapter.name}:{model.repository or places}", *named, *arguments]
+    weights = f"hf:{model.repository}" if model.repository else "WEIGHTS"
+    return ["--model", f"{adapter.name}={weights}" if adapter.card.needs_weights else adapter.name, *named, *arguments]
 
 
 def _data(result: Result) -> str:

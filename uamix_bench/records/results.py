@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from uamix_bench.plugins.card import ModelIdentity
+from uamix_bench.plugins.overlap import Overlap
 from uamix_bench.records import record
 from uamix_bench.records.record import (
     Cost,
@@ -78,7 +80,12 @@ class Score(Part):
 
 
 class Result(SoundsRecord):
-    """Persisted record of a few-shot evaluation."""
+    """Persisted record of a few-shot evaluation.
+
+    Attributes:
+        names: Class names by label, as a zero-shot evaluation put them into the protocol's template; empty for any
+            other. `task` has their digest.
+    """
 
     kind: Literal["fewshot"] = "fewshot"
     status: Status
@@ -91,6 +98,8 @@ class Result(SoundsRecord):
     health: Health
     cost: Cost
     provenance: Provenance
+    overlap: Overlap | None = None
+    names: dict[Text, Text] = Field(default_factory=dict)
 
     def content(self) -> dict[str, Any]:
         """Plain data of the evaluation and its outcome, from which mean and intervals follow."""
@@ -147,6 +156,10 @@ class Result(SoundsRecord):
         """
         super().check()
         protocol, correct = self.protocol, self.episodes.correct
+        if self.task.names_sha256 != (files.digest(self.names) if protocol.k_shot == 0 else None):
+            raise ValueError("task.names_sha256 is not that of the class names")
+        if self.names and not self.per_class.keys() <= self.names.keys():
+            raise ValueError("names: a class that was drawn has none")
         if len(correct) != protocol.episodes:
             raise ValueError(f"{protocol.episodes} episodes, but {len(correct)} numbers of correct queries")
         if max(correct) > protocol.n_way * protocol.n_query:

@@ -163,6 +163,7 @@ def logistic_regression(embeddings: Floats, support: Ints, query: Ints) -> Score
     return _score(_logistic_regression(embeddings), support, query)
 
 
+CLASS_NAMES = "class-names"  # the classifier without supports, `class_names`
 CLASSIFIERS: dict[str, Callable[[Floats, Ints, Ints], Score]] = {
     "nearest-centroid": nearest_centroid,
     "cosine": cosine,
@@ -178,6 +179,27 @@ def classify(name: str, embeddings: Floats, support: Ints, query: Ints, neighbor
     if name == "knn":
         return knn(embeddings, support, query, neighbors)
     return CLASSIFIERS[name](embeddings, support, query)
+
+
+def class_names(embeddings: Floats, texts: Floats, classes: Ints, query: Ints) -> Score:
+    """Class whose text embedding has the largest cosine to the query (Radford et al. 2021, section 3.1).
+
+    Args:
+        embeddings: Embeddings of the clips, (n, D) float32.
+        texts: Embeddings of the texts of the C classes, (C, D) float32.
+        classes: Class of each class slot, (E, N) int64, as rows of `texts`.
+        query: Rows of the queries, (E, N, Q) int64.
+    """
+    rows, names = (
+        table.astype(np.float64) / np.maximum(np.linalg.norm(table.astype(np.float64), axis=1, keepdims=True), TINY)
+        for table in (embeddings, texts)
+    )
+    chosen = np.empty(query.shape, np.min_scalar_type(classes.shape[1]))
+    for episode, (slots, asked) in enumerate(zip(classes, query, strict=True)):
+        cosines = rows[asked] @ names[slots].T  # (N, Q, N)
+        chosen[episode] = (cosines >= cosines.max(axis=-1, keepdims=True) - _DOUBLE_ROUNDING).argmax(axis=-1)
+    hits = (chosen == np.arange(classes.shape[1])[:, None]).sum(axis=2)
+    return Score(hits.sum(axis=1), hits, chosen)
 
 
 def fit(name: str, embeddings: Floats, supports: Sequence[Ints], neighbors: int = 1) -> Fitted:

@@ -20,6 +20,8 @@
   of the last support. Where these are too few, the group order alone is drawn again with key + 1, key + 2,
   ...: classes keep their frequencies.
 
+- k_shot 0 (zero-shot): the episodes of one support, without it; so queries and classes are those of k_shot 1.
+
 Strings sort by code point.
 """
 
@@ -27,7 +29,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from json.encoder import encode_basestring
 from typing import Annotated, Any, Self
@@ -46,7 +48,7 @@ from pydantic import (
 
 from uamix_bench.data.clip_table import SortedClips, sort_clips
 from uamix_bench.plugins.card import Count, Segments, Text
-from uamix_bench.scoring.classifiers import CLASSIFIERS
+from uamix_bench.scoring.classifiers import CLASS_NAMES, CLASSIFIERS
 from uamix_bench.util import files
 from uamix_bench.util.arrays import Ints, Words
 from uamix_bench.util.errors import UsageError, nearest
@@ -54,7 +56,10 @@ from uamix_bench.util.errors import UsageError, nearest
 ALGORITHM = "philox-1"
 _CLASSES, _GROUPS, _CLIPS = 0, 1, 2  # streams; _CLIPS is the first of n_query + k_shot
 _REDRAWS = 64
-_LATER = {"neighbors": 1}  # fields younger than the first records: left out at these values, so that no id moves
+_LATER: dict[str, object] = {
+    "neighbors": 1,
+    "template": None,
+}  # fields younger than the first records: left out at these values, so that no id moves
 _CHUNK = 16_384  # class slots drawn together: their ranks stay in the processor's cache
 
 
@@ -66,6 +71,9 @@ class Protocol(BaseModel):
     and in any case those with fewer than k_shot + n_query. A common `min_clips` lets the protocols of a sweep over
     shots draw from the same classes (`uamix_bench.scoring.sweep`).
 
+    Without supports (`k_shot` 0) the classifier is ``class-names``: a query gets the class whose name, put into
+    `template` for ``{}``, the model's text side embeds nearest by cosine.
+
     Raises:
         pydantic.ValidationError: A field is out of range or unknown.
     """
@@ -74,7 +82,7 @@ class Protocol(BaseModel):
 
     name: Annotated[Text, Field(min_length=1)] = "paper"
     n_way: Annotated[int, Field(ge=2, lt=2**31)] = 5
-    k_shot: Annotated[int, Field(ge=1, lt=2**31)] = 1
+    k_shot: Annotated[int, Field(ge=0, lt=2**31)] = 1
     n_query: Annotated[int, Field(ge=1, lt=2**31)] = 15
     episodes: Annotated[int, Field(ge=1, lt=2**31)] = 600
     seed: Count = 0
@@ -83,10 +91,13 @@ class Protocol(BaseModel):
     min_clips: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     segments: Segments = "first"
     neighbors: Annotated[int, Field(ge=1, lt=2**31)] = 1
+    template: Text | None = None
 
     @property
     def scored_by(self) -> str:
-        """Classifier in words, with its number of neighbors."""
+        """Classifier in words, with its number of neighbors or its template."""
+        if self.template is not None:
+            return f"{self.classifier} in '{self.template}'"
         return self.classifier + (f" of {self.neighbors} neighbors" if self.neighbors > 1 else "")
 
     @model_serializer(mode="wrap")
@@ -98,8 +109,16 @@ class Protocol(BaseModel):
     def _neighbors_are_there(self) -> Self:
         if self.neighbors > 1 and self.classifier != "knn":
             raise ValueError(f"neighbors are of the classifier knn, not of {self.classifier}")
-        if self.neighbors > self.n_way * self.k_shot:
+        if self.neighbors > max(1, self.n_way * self.k_shot):
             raise ValueError(f"{self.neighbors} neighbors, but {self.n_way * self.k_shot} supports in an episode")
+        return self
+
+    @model_validator(mode="after")
+    def _no_supports_by_class_names(self) -> Self:
+        if (self.k_shot == 0) != (self.classifier == CLASS_NAMES) or (self.k_shot == 0) != (self.template is not None):
+            raise ValueError(f"k_shot 0, the classifier {CLASS_NAMES} and a template belong together")
+        if self.template is not None and self.template.count("{}") != 1:
+            raise ValueError("the template has {} once, in place of a class name")
         return self
 
     def changed(self, **fields: Any) -> Protocol:
@@ -112,7 +131,8 @@ class Protocol(BaseModel):
             pydantic.ValidationError: A field is out of range or unknown.
         """
         made = Protocol(**{**self.model_dump(), **fields})
-        free = {name: getattr(made, name) for name in ("n_way", "k_shot", "min_clips")}
+        unsaid = ("n_way", "k_shot", "min_clips", *(() if made.k_shot else ("classifier", "template")))
+        free = {name: getattr(made, name) for name in unsaid}
         for published, custom in ((PAPER, "custom"), (METAAUDIO, f"{METAAUDIO.name}-custom")):
             if self.name == published.name and made != published.model_copy(update=free):
                 return made.model_copy(update={"name": custom})
@@ -121,17 +141,20 @@ class Protocol(BaseModel):
     @property
     def fewest_clips(self) -> int:
         """Number of clips that a class needs to be drawn."""
-        return max(self.k_shot + self.n_query, self.min_clips or 0)
+        return max(max(self.k_shot, 1) + self.n_query, self.min_clips or 0)
 
     @field_validator("classifier")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in CLASSIFIERS:
+        if name not in (*CLASSIFIERS, CLASS_NAMES):
             raise ValueError(f"no classifier '{name}'; {nearest(name, list(CLASSIFIERS))}")
         return name
 
 
 PAPER = Protocol()
+
+TEMPLATE = "This is a sound of {}."  # the default of transformers' pipeline "zero-shot-audio-classification"
+ZERO_SHOT = Protocol(k_shot=0, classifier=CLASS_NAMES, template=TEMPLATE)
 
 # MetaAudio (Heggan et al. 2022): 10,000 test episodes, 5-way, 1 (or 5) shot, 1 query a class, 1.96 x std / sqrt(n), of
 # the classes in `TaskCard.metaaudio`. Its learners are many: the classifier here is the bench's own default.
@@ -257,6 +280,10 @@ def draw_sorted(
         UsageError: Fewer than n_way classes have enough clips, or a class has too few groups.
     """
     count = protocol.episodes if episodes is None else episodes
+    if protocol.k_shot == 0:
+        one = protocol.model_copy(update={"k_shot": 1})
+        whole = draw_sorted(one, table, task=task, version=version, first=first, episodes=count)
+        return replace(whole, support=whole.support[:, :, :0])
     n, k, q = protocol.n_way, protocol.k_shot, protocol.n_query
     pools, class_of = _eligible(protocol, task, table)
     key = _key(protocol, task, version)

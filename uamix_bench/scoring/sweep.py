@@ -16,7 +16,8 @@ def sweep(protocols: Sequence[Protocol], table: SortedClips) -> list[Protocol]:
     Protocols that differ in ways, shots and `min_clips` alone are one sweep; a single protocol is one too. Otherwise a
     larger number of shots leaves out the small classes, and accuracy falls although it should rise. `min_clips` is set
     only if it leaves out a class that has enough supports and queries; else it is None. So a protocol of a sweep that
-    loses no class has the same id as alone. Protocols that this function returned are returned unchanged.
+    loses no class has the same id as alone. A zero-shot protocol joins those of any classifier.
+    Protocols that this function returned are returned unchanged.
 
     Args:
         protocols: Protocols of the grid.
@@ -25,13 +26,19 @@ def sweep(protocols: Sequence[Protocol], table: SortedClips) -> list[Protocol]:
     sizes = np.bincount(table.class_of, minlength=len(table.class_names))
     fewest: dict[Protocol, int] = {}
     for one in protocols:
-        fewest[_kin(one)] = max(fewest.get(_kin(one), 0), one.fewest_clips)
+        for kin in {_kin(one), _beside(one)}:
+            fewest[kin] = max(fewest.get(kin, 0), one.fewest_clips)
     cells = []
     for one in protocols:
-        most, own = fewest[_kin(one)], one.k_shot + one.n_query
+        most, own = fewest[_kin(one) if one.k_shot else _beside(one)], max(one.k_shot, 1) + one.n_query
         drops = bool(np.any((sizes >= own) & (sizes < most)))
         cells.append(one.model_copy(update={"min_clips": most if drops else None}))
     return cells
+
+
+def _beside(protocol: Protocol) -> Protocol:
+    """Fields that a zero-shot protocol shares with the few-shot ones beside it, whatever classifier these have."""
+    return _kin(protocol).model_copy(update={"classifier": "", "neighbors": 1, "template": None})
 
 
 def _kin(protocol: Protocol) -> Protocol:

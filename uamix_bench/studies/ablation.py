@@ -338,4 +338,4 @@ def _tuned_model(job: Job, device: str) -> AudioModel:
     """Model that a finished job made."""
     from uamix_bench.models.model import load_model
 
-    return load_model("uamix", job.folder / WEIGHTS, device=device)
+    return load_model("uamix", job.folder / WEIGHTS, device=device, label="uamix")

@@ -142,9 +142,8 @@ class Work:
     def _encoder(self, model: str, weights: Path) -> AudioModel:
         from uamix_bench.models.model import load_model
 
-        label = model if model in ARMS else None
         named = f"{architecture(model)}={weights}"
-        return load_model(named, device=self.device, input=self.settings.input, label=label)
+        return load_model(named, device=self.device, input=self.settings.input, label=model)
 
     def _load(self, task: str) -> TaskData | None:
         try:

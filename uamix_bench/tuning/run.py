@@ -313,6 +313,12 @@ def _identity(data: TaskData, frames: Frames, parent: str | None) -> dict[str, A
     }
 
 
+def _name(data: TaskData) -> str:
+    """Name of training data with their splits and version, such as ``synthetic:train@1``."""
+    splits = sorted(set(data.clips["split"]) - {""})
+    return f"{data.name}{':' if splits else ''}{'+'.join(splits)}@{data.card.version}"
+
+
 def _write_weights(
     training: Training, model: Tunable, data: TaskData, folder: Path, parent: str | None, provenance: Provenance
 ) -> str:
@@ -329,7 +335,7 @@ def _write_weights(
         "recipe": recipe.model_dump_json(),
         "recipe_sha256": recipe.sha256,
         "train_seed": str(recipe.seed),
-        "data": f"{data.name}@{data.card.version}",
+        "data": _name(data),
         "data_sha256": frames.sha256,
         "skipped": json.dumps([clip for clip, _ in frames.skipped]),
         "history": json.dumps(training.thinned_history()),

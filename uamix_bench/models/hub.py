@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from uamix_bench.util.errors import BadInputError, MachineError, UsageError
 from uamix_bench.util.files import expanded, unreadable
 
+PREFIX = "hf:"  # of a reference where a path may stand too
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CODE = "--trust-remote-code"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -78,7 +79,7 @@ def find(reference: str, code: bool) -> Snapshot:
     if code and not _COMMIT.fullmatch(revision):
         raise UsageError(CODE, "runs code of one commit alone", f"give hf:{name}@ and its full commit hash")
 
-    client: Any = import_module("huggingface_hub")
+    client = _client()
     try:
         client.utils.validate_repo_id(name)
     except client.errors.HFValidationError as error:
@@ -103,8 +104,14 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
+def _client() -> Any:
+    for part in ("errors", "utils"):  # which the package alone does not bring
+        import_module(f"huggingface_hub.{part}")
+    return import_module("huggingface_hub")
+
+
 def _of_the_hub(name: str, revision: str, code: bool) -> Snapshot:
-    client: Any = import_module("huggingface_hub")
+    client = _client()
     wanted = ["*.json", "README.md", *(["*.py"] if code else [])]
     with _told(client.errors, name, revision, wanted):
         kinds = {"allow_patterns": wanted, "ignore_patterns": ["*/*"]}
@@ -121,7 +128,7 @@ def _of_the_hub(name: str, revision: str, code: bool) -> Snapshot:
 
 def _snapshot(name: str, folder: Path, repository: str | None, code: bool) -> Snapshot:
     if not (folder / "config.json").is_file():
-        raise BadInputError(repository or folder, "has no config.json, so it is no model of transformers")
+        raise BadInputError(repository or folder, "has no config.json, so it is no model of transformers or timm")
     weights = {file: folder / file for file in _listed(folder)}
     if lacking := [file for file, path in weights.items() if not path.is_file()]:
         found = " (its weights are pickles)" if any(True for kind in _PICKLES for _ in folder.glob(kind)) else ""
