@@ -37,7 +37,7 @@ def test_check_prints_a_line_per_check(bench: Bench) -> None:
     assert (done.code, done.err) == (0, "")
     first, *lines = done.out.splitlines()
     assert first == "logmel"
-    assert len(lines) == 13
+    assert len(lines) == 14
     assert all(line.startswith("  ok  ") for line in lines)
     (item,) = bench("models", "check", "logmel", "--json").envelope["items"]
     assert item["passed"]
