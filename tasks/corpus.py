@@ -34,7 +34,11 @@ Floats = npt.NDArray[np.float32]
 SEED = 0
 _SHORTEST, _LONGEST = 0.15, 2.0  # seconds of a clip
 _ESPEAK, _FLITE, _NOTES_EACH, _SYNTHETIC_EVERY = 4_500, 900, 5, 8
+_VOICES = (
+    32  # of espeak-ng: with as many as clips, the voice alone would tell a clip from all others, and not its words
+)
 _WORDS, _SPEAKERS = 20, 24  # of validation
+_FLITE_HZ = {"kal16": 105.0, "awb": 130.0, "rms": 95.0}  # mean pitch of a voice
 _PIECES, _PIECE = 4, 1.2  # of a prompt, at most, and seconds of each
 
 _GENERATED = "generated; the engine's licence does not extend to its output"
@@ -75,14 +79,18 @@ def _held_out(names: list[str], validation: bool) -> list[str]:
 
 
 def espeak_training() -> Iterator[Clip]:
-    """Made-up words, one or two a clip, in languages and variants that validation does not have."""
+    """Made-up words, one or two a clip, in languages and variants that validation does not have, by few voices each."""
     draw = _random(1)
-    languages, variants = _held_out(list(speech.LANGUAGES), False), _held_out(speech.variants(), False)
+    languages = draw.choice(_held_out(list(speech.LANGUAGES), False), _VOICES, replace=False)
+    variants = draw.choice(_held_out(speech.variants(), False), _VOICES, replace=False)
+    speeds, pitches = draw.uniform(120, 210, _VOICES), draw.uniform(20, 75, _VOICES)
     made = 0
     while made < _ESPEAK:
-        voice = speech.Voice(str(draw.choice(languages)), str(draw.choice(variants)))
+        number = made % _VOICES
+        voice = speech.Voice(str(languages[number]), str(variants[number]))
         text = " ".join(speech.made_up_word(draw) for _ in range(draw.integers(1, 3)))
-        samples = speech.espeak(voice, text, int(draw.integers(110, 230)), int(draw.integers(15, 85)))
+        speed, pitch = speeds[number] * draw.uniform(0.9, 1.1), pitches[number] + draw.uniform(-5, 5)
+        samples = speech.espeak(voice, text, round(speed), round(pitch))
         if samples is not None and len(samples) >= _SHORTEST * SAMPLE_RATE:
             path = f"espeak/{made:05d}"
             made += 1
@@ -96,7 +104,8 @@ def flite_training() -> Iterator[Clip]:
     while made < _FLITE:
         voice = speech.FLITE_VOICES[made % (len(speech.FLITE_VOICES) - 1)]
         text = " ".join(speech.made_up_word(draw) for _ in range(draw.integers(1, 3)))
-        samples = speech.flite(voice, text, float(draw.uniform(0.7, 1.4)), float(draw.uniform(80, 220)))
+        pitch = _FLITE_HZ[voice] * draw.uniform(0.9, 1.1)
+        samples = speech.flite(voice, text, float(draw.uniform(0.8, 1.2)), float(pitch))
         if samples is not None and len(samples) >= _SHORTEST * SAMPLE_RATE:
             path = f"flite/{made:05d}"
             made += 1
