@@ -34,9 +34,7 @@ Floats = npt.NDArray[np.float32]
 SEED = 0
 _SHORTEST, _LONGEST = 0.15, 2.0  # seconds of a clip
 _ESPEAK, _FLITE, _NOTES_EACH, _SYNTHETIC_EVERY = 4_500, 900, 5, 8
-_VOICES = (
-    32  # of espeak-ng: with as many as clips, the voice alone would tell a clip from all others, and not its words
-)
+_VOICES = 32  # of espeak-ng; with very many, the voice alone would tell a clip from all others, not its words
 _WORDS, _SPEAKERS = 20, 24  # of validation
 _FLITE_HZ = {"kal16": 105.0, "awb": 130.0, "rms": 95.0}  # mean pitch of a voice
 _PIECES, _PIECE = 4, 1.2  # of a prompt, at most, and seconds of each
