@@ -6,7 +6,10 @@ Reads the official ``pretrained.pth`` and fine-tuned files (facebookresearch/Aud
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 from uamix_bench.models.checkpoint import load_state, read_checkpoint
 from uamix_bench.models.frontend import KaldiFbank
 from uamix_bench.models.model import AudioModel
-from uamix_bench.models.vit import HEAD_DIM, AudioViT, ViTShape, encoder_keys, find_shape
+from uamix_bench.models.vit import HEAD_DIM, STACKED, AudioViT, ViTShape, encoder_keys, find_shape
 from uamix_bench.plugins.card import ModelCard, read_card
 
 from .formats import own_checkpoint
@@ -34,7 +37,7 @@ class AudioMAE(AudioModel):
     """
 
     card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
-    poolings: tuple[str, ...] = ("mean", "cls", "stacked", "prenorm-mean")
+    poolings: tuple[str, ...] = ("mean", "cls", *STACKED, "prenorm-mean")
     sample_rate = 16_000
 
     def __init__(self, shape: ViTShape, norm: bool = True) -> None:
@@ -48,9 +51,9 @@ class AudioMAE(AudioModel):
 
     @property
     def embedding_dim(self) -> int:  # type: ignore[override]
-        """Embedding size: D, or rows x D with the mel rows stacked."""
+        """Embedding size: D, or rows x D a statistic with the mel rows stacked."""
         shape = self.encoder.shape
-        return shape.width * (shape.rows if self.pooling == "stacked" else 1)
+        return shape.width * (shape.rows * STACKED[self.pooling] if self.pooling in STACKED else 1)
 
     @staticmethod
     def normalise(spectrogram: Tensor) -> Tensor:
@@ -89,7 +92,8 @@ class AudioMAE(AudioModel):
         """Pools tokens before the norm (B, 1 + L, D) into (B, D').
 
         ``mean``: patches after the norm; ``cls``: CLS after it; ``prenorm-mean``: patches before it; ``stacked``:
-        patches after the norm, the mel rows side by side, averaged over time (as M2D pools; D' = rows x D). A
+        patches after the norm, the mel rows side by side, averaged over time (as M2D pools; D' = rows x D);
+        ``stacked-mean-max``: that mean, and beside it the maximum over time (the project's own; D' = 2 x rows x D). A
         fine-tuned file has no norm over tokens, so it has ``prenorm-mean`` and ``fc-norm``, that through its fc_norm.
         """
         patches, own = tokens[:, 1:], mask[:, 1:]
@@ -102,10 +106,14 @@ class AudioMAE(AudioModel):
             normed: Tensor = self.fc_norm(super().pool(patches, own, how))
             return normed
         patches = self.encoder.norm(patches)
+        if how not in STACKED:
+            return super().pool(patches, own, how)
+        rows = self.encoder.shape.rows
+        steps, own = patches.unflatten(1, (-1, rows)).flatten(2), own[:, ::rows]
+        mean = super().pool(steps, own, how)
         if how == "stacked":
-            rows = self.encoder.shape.rows
-            return super().pool(patches.unflatten(1, (-1, rows)).flatten(2), own[:, ::rows], how)
-        return super().pool(patches, own, how)
+            return mean
+        return torch.cat([mean, steps.masked_fill(~own[:, :, None], -torch.inf).amax(dim=1)], dim=1)
 
     def layers(self) -> list[nn.Module]:
         """Layers of the encoder: the stem, then the blocks."""
@@ -125,7 +133,7 @@ class AudioMAE(AudioModel):
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> AudioMAE:
-        """Builds the model of a file; width and depth follow from its tensors."""
+        """Builds the model of a file: width and depth from its tensors, pooling from the recipe that made it."""
         what = "AudioMAE"
         checkpoint = own_checkpoint(read_checkpoint(path), "audiomae", what)
         stored = checkpoint.tensors
@@ -136,8 +144,21 @@ class AudioMAE(AudioModel):
             model = cls(ViTShape(found.width, found.depth, found.width // HEAD_DIM), norm)
         load_state(model, tensors, path=path, what=what)
         model.metadata = {**checkpoint.metadata, "sha256": checkpoint.sha256}
+        pooling = _recipe(model.metadata).get("pooling")
+        if pooling in model.poolings:
+            model.pooling = pooling
+            model.poolings = (pooling, *(how for how in model.poolings if how != pooling))
         return model
 
 
 def _any(tensors: dict[str, Tensor], prefix: str) -> bool:
     return any(key.startswith(prefix) for key in tensors)
+
+
+def _recipe(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Recipe in a file's metadata; empty if there is none that can be read."""
+    try:
+        recipe = json.loads(metadata.get("recipe", ""))
+    except ValueError:
+        return {}
+    return recipe if isinstance(recipe, dict) else {}

@@ -1,4 +1,4 @@
-"""Log-mel baseline, a floor for every table: mean and standard deviation over time of each of 128 log-mel bins."""
+"""Log-mel baseline, a floor for every table: two statistics over time of each of 128 log-mel bins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LogMelStatistics(AudioModel):
     """Statistics of the spectrogram that AudioMAE sees, with no encoder at all."""
 
     card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
-    poolings = ("mean-std",)
+    poolings = ("mean-std", "mean-max")
     sample_rate = 16_000
     embedding_dim = 256
 
@@ -43,7 +43,9 @@ class LogMelStatistics(AudioModel):
         return 1 + max(0, samples - self.fbank.window_length) // self.fbank.hop_length
 
     def pool(self, tokens: Tensor, mask: Tensor, how: str) -> Tensor:
-        """Means, then population standard deviations, over the clip's own frames: (B, T, 128) to (B, 256)."""
+        """Means, then population standard deviations or maxima, over the clip's own frames: (B, T, 128) to (B, 256)."""
         mean = super().pool(tokens, mask, how)
+        if how == "mean-max":
+            return torch.cat([mean, tokens.masked_fill(~mask[:, :, None], -torch.inf).amax(dim=1)], dim=1)
         variance = super().pool((tokens - mean[:, None]).square(), mask, how)
         return torch.cat([mean, variance.sqrt()], dim=1)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from uamix_bench.plugins.card import ModelCard, read_card
 from uamix_bench.util.errors import BadInputError
@@ -24,17 +21,4 @@ class UaMixMAE(AudioMAE):
         model = super().from_checkpoint(path)
         if model.metadata.get("kind") != "tune":
             raise BadInputError(path, "was not written by 'uamix-bench tune'", f"give it as audiomae={path}")
-        pooling = _recipe(model.metadata).get("pooling")
-        if pooling in model.poolings:
-            model.pooling = pooling
-            model.poolings = (pooling, *(how for how in model.poolings if how != pooling))
         return model
-
-
-def _recipe(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Recipe in a file's metadata; empty if there is none that can be read."""
-    try:
-        recipe = json.loads(metadata.get("recipe", ""))
-    except ValueError:
-        return {}
-    return recipe if isinstance(recipe, dict) else {}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from uamix_bench.comparison.deltas import Delta, deltas
+from uamix_bench.comparison.deltas import UNTUNED, Contrast, Delta, beside, deltas
 from uamix_bench.records.training_records import AblationRecord, Arm
 from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Prose, Section, Table, percent
@@ -37,18 +37,20 @@ def ablation(records: Iterable[Any], *, title: str = "") -> Page:
         raise UsageError("ablation", f"{len(found)} ablations among the records", "give the ablation.json of one")
     record, differences = found[0], deltas(found[0])
     first = [delta for delta in differences if _cell(delta) == _cell(differences[0])]
+    alone = [delta for delta in first if delta.tasks == 1]
     return render(
         title or f"Ablation of uaMix-MAE's tuning on {record.arms[0].training.data.name}",
         [
-            Prose(_verdict(first)),
+            Prose(_verdict(alone)),
             Section("Differences", list(_differences(record, first)), id="differences"),
-            *_sweep(record, differences),
+            *_beside(record),
+            *_sweep(record, [delta for delta in differences if delta.tasks == 1]),
             Section("Training", [_training(record)], id="training"),
             Section("Published results", list(_published()), id="published"),
-            Section("How to read it", [Prose(_limits(record, first))], id="limits"),
+            Section("How to read it", [Prose(_limits(record, alone))], id="limits"),
             Section("Trainings", list(_run(record)), id="run"),
         ],
-        lead=_lead(record, first),
+        lead=_lead(record, alone),
         footer="Made by uamix-bench. All but the published figures can be recomputed from ablation.json.",
     )
 
@@ -85,13 +87,14 @@ def _verdict(first: Sequence[Delta]) -> str:
 
 
 def _look(delta: Delta) -> Literal["alike", "better", "worse"]:
-    if delta.p is None or delta.p >= _SIGNIFICANCE or not delta.difference:
+    if delta.p is None or delta.p >= _SIGNIFICANCE or not delta.difference or not delta.difference.mean:
         return "alike"
-    return "better" if delta.difference > 0 else "worse"
+    return "better" if delta.difference.mean > 0 else "worse"
 
 
 def _points(delta: Delta) -> str:
-    return " ".join([*filter(None, with_half(delta.difference or 0.0, delta.difference_half, sign="+")), "points"])
+    shown = with_half(delta.difference.mean, delta.difference.half, sign="+") if delta.difference else ()
+    return " ".join([*filter(None, shown), "points"])
 
 
 def _differences(record: AblationRecord, first: Sequence[Delta]) -> Iterator[Block]:
@@ -104,8 +107,8 @@ def _differences(record: AblationRecord, first: Sequence[Delta]) -> Iterator[Blo
     for task in dict.fromkeys(delta.task for delta in compared):
         at = {delta.label: delta for delta in compared if delta.task == task}
         panels[task] = (
-            [100 * (at[label].difference or 0.0) for label in labels],
-            [_nan(at[label].difference_half) for label in labels],
+            [100 * contrast.mean for label in labels if (contrast := at[label].difference)],
+            [_nan(contrast.half) for label in labels if (contrast := at[label].difference)],
         )
     reference = next(delta.label for delta in first if delta.reference)
     words = "; ".join(f"{delta.label} on {delta.task} {_points(delta)}" for delta in compared)
@@ -124,6 +127,7 @@ def _table(record: AblationRecord, shown: Sequence[Delta], title: str) -> Table:
     tasks = len({delta.task for delta in shown}) > 1
     cells = len({_cell(delta) for delta in shown}) > 1
     tested = sum(delta.p is not None for delta in shown)
+    untuned = any(delta.over_untuned for delta in shown)
     columns = [
         "variant",
         *(["task"] if tasks else []),
@@ -133,20 +137,24 @@ def _table(record: AblationRecord, shown: Sequence[Delta], title: str) -> Table:
         "difference>",
         *(["over seeds>"] if seeds else []),
         *(["p>"] if tested else []),
+        *(["over untuned>"] if untuned else []),
+        *(["over seeds>"] if seeds and untuned else []),
     ]
     notes = [
         "± of the accuracy: conventional 95% half-width over episodes. ± of the difference: paired t interval on the "
         "same episodes. Both cover these clips and these trainings only.",
-        f"Over seeds: standard deviation over the {len(record.seeds)} trainings, without the spread over episodes."
+        f"Over seeds: standard deviation over the {len(record.seeds)} trainings, without the spread over episodes; "
+        "of a difference also the half-width of its 95% t interval over seeds."
         if seeds
         else "One training of each variant: the spread over seeds is unknown.",
         f"p: paired t test{f', Holm over these {tested} differences' if tested > 1 else ''}." if tested else "",
+        f"{UNTUNED}: {record.init} as it is, pooled as the variants are." if untuned else "",
     ]
-    rows = [tuple(_row(delta, tasks, cells, seeds, bool(tested))) for delta in shown]
+    rows = [tuple(_row(delta, tasks, cells, seeds, bool(tested), untuned)) for delta in shown]
     return Table(columns, rows, title, "\n\n".join(filter(None, notes)))
 
 
-def _row(delta: Delta, tasks: bool, cells: bool, seeds: bool, tested: bool) -> Iterator[Cell | str]:
+def _row(delta: Delta, tasks: bool, cells: bool, seeds: bool, tested: bool, untuned: bool) -> Iterator[Cell | str]:
     yield Cell(delta.label, "reference" if delta.reference else "")
     if tasks:
         yield delta.task
@@ -159,12 +167,41 @@ def _row(delta: Delta, tasks: bool, cells: bool, seeds: bool, tested: bool) -> I
         yield Cell("", sort=0.0)
     else:
         look = _look(delta)
-        shown = with_half(delta.difference, delta.difference_half, sign="+")
-        yield Cell(*shown, sort=delta.difference, mark="" if look == "alike" else look)
+        shown = with_half(delta.difference.mean, delta.difference.half, sign="+")
+        yield Cell(*shown, sort=delta.difference.mean, mark="" if look == "alike" else look)
     if seeds:
-        yield _spread(delta.difference_spread)
+        yield _over_seeds(delta.difference)
     if tested:
         yield Cell("" if delta.p is None else p_value(delta.p), sort=delta.p)
+    if untuned:
+        over = delta.over_untuned
+        yield Cell(*with_half(over.mean, over.half, sign="+"), sort=over.mean) if over else Cell("", sort=0.0)
+        if seeds:
+            yield _over_seeds(over)
+
+
+def _beside(record: AblationRecord) -> Iterator[Section]:
+    """Table of the models beside the variants, raw and under CL2N, if the record has any."""
+    rows = beside(record)
+    if not rows:
+        return
+    keys = list(dict.fromkeys(key for row in rows for key in row.accuracies))
+    tasks = len({task for task, _ in keys}) > 1
+    columns = ["model", "pooling", "dimensions>", *(f"{task}, {how}>" if tasks else f"{how}>" for task, how in keys)]
+    body: list[tuple[Cell | str, ...]] = [
+        (
+            row.model,
+            row.pooling,
+            Cell(f"{row.dimensions:,}", sort=float(row.dimensions)),
+            *(percent(*row.accuracies[key]) if key in row.accuracies else Cell("") for key in keys),
+        )
+        for row in rows
+    ]
+    note = (
+        "Accuracy in per cent on the same episodes; simpleshot is CL2N. uamix is the reference of the first seed. The "
+        "floors logmel and random have learned from no sound: a variant below them shows little."
+    )
+    yield Section("Poolings and floors", [Table(columns, body, "", note)], id="floors")
 
 
 def _sweep(record: AblationRecord, differences: Sequence[Delta]) -> Iterator[Section]:
@@ -249,7 +286,7 @@ def _published() -> Iterator[Block]:
 
 def _limits(record: AblationRecord, first: Sequence[Delta]) -> str:
     protocol = record.arms[0].results[0].protocol
-    smallest = [delta.difference_half for delta in first if delta.difference_half is not None]
+    smallest = [delta.difference.half for delta in first if delta.difference and delta.difference.half is not None]
     texts = [
         f"The intervals of differences cover only which {protocol.episodes:,} episodes were drawn from these clips. "
         "They narrow with the number of episodes, and do not cover new clips, new classes or other data sets."
@@ -347,6 +384,12 @@ def _cell(delta: Delta) -> tuple[int, int]:
 
 def _nan(value: float | None) -> float:
     return float("nan") if value is None else 100 * value
+
+
+def _over_seeds(contrast: Contrast | None) -> Cell:
+    if contrast is None or contrast.spread is None or contrast.seeds_half is None:
+        return Cell("")
+    return Cell(f"{100 * contrast.spread:.2f}", f"± {100 * contrast.seeds_half:.2f}", sort=contrast.spread)
 
 
 def _spread(value: float | None) -> Cell:

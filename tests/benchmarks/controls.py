@@ -19,6 +19,7 @@ from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.embeddings.embedding import embed
 from uamix_bench.evaluation.fewshot import draw_episodes, limited
 from uamix_bench.models.model import load_model
+from uamix_bench.models.vit import STACKED
 from uamix_bench.scoring.classifiers import CLASSIFIERS
 from uamix_bench.scoring.episodes import Protocol
 
@@ -68,7 +69,7 @@ def main() -> None:
     unlabelled = limited(load_task("synthetic", splits=("train",)), CLIPS_PER_CLASS)
     print("| model | pooling | raw | CL2N | whitened |\n|---|---|---|---|---|")
     for name in chosen.models:
-        poolings = [how for how in load_model(name).poolings if how in ("mean", "stacked")]
+        poolings = [how for how in load_model(name).poolings if how in ("mean", *STACKED)]
         for pooling in sorted(poolings) or [None]:
             found = accuracies(name, pooling, data, protocol, unlabelled)
             cells = " | ".join(f"{mean:.1f} ± {half:.1f}" for mean, half in found.values())

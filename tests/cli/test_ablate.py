@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from uamix_bench.comparison.deltas import deltas
 from uamix_bench.records.store import load_record
@@ -45,14 +46,35 @@ def test_a_whole_ablation(bench: Bench, bench_home: Path, arguments: list[str], 
     raw = json.loads((tmp_path / "report" / "ablation.json").read_bytes())
     right = np.array([[cell["episodes"]["correct"] for cell in arm["results"]] for arm in raw["arms"]])
     right = right.reshape(2, 4, 2, 30) / np.array([2, 3])[:, None] / 3  # seeds, arms, cells, episodes
+    untuned = {
+        result["protocol"]["n_way"]: np.array(result["episodes"]["correct"]) / result["protocol"]["n_way"] / 3
+        for result in raw["beside"]
+        if result["protocol"]["classifier"] == "nearest-centroid"
+        and (result["model"]["weights_sha256"], result["model"]["pooling"])
+        == (raw["arms"][0]["training"]["parent_sha256"], "stacked-mean-max")
+    }
+    assert set(untuned) == {2, 3}
     for delta in deltas(record):
+        if delta.label == "untuned":
+            difference = untuned[delta.n_way] - right[:, 0, delta.n_way - 2].mean(0)
+            assert (delta.seeds, delta.over_untuned) == (0, None)
+            assert delta.accuracy == pytest.approx(untuned[delta.n_way].mean())
+            assert delta.difference is not None
+            assert delta.difference.mean == pytest.approx(difference.mean())
+            assert delta.difference.half == pytest.approx(stats.t.ppf(0.975, 29) * stats.sem(difference))
+            continue
         arm, cell = labels.index(delta.label), delta.n_way - 2
+        assert delta.over_untuned is not None
+        assert delta.over_untuned.mean == pytest.approx((right[:, arm, cell] - untuned[delta.n_way]).mean())
         assert delta.accuracy == pytest.approx(right[:, arm, cell].mean())
         assert delta.seed_spread == pytest.approx(np.std(right[:, arm, cell].mean(1), ddof=1))
         if not delta.reference:
             difference = right[:, arm, cell] - right[:, 0, cell]
-            assert delta.difference == pytest.approx(difference.mean())
-            assert delta.difference_spread == pytest.approx(np.std(difference.mean(1), ddof=1))
+            assert delta.difference is not None
+            assert delta.difference.mean == pytest.approx(difference.mean())
+            assert delta.difference.spread == pytest.approx(np.std(difference.mean(1), ddof=1))
+            by_t = stats.t.ppf(0.975, 1) * stats.sem(difference.mean(1))
+            assert delta.difference.seeds_half == pytest.approx(by_t)
         assert (delta.p is None) == (delta.reference or delta.n_way == 3)
 
     kept = weights(bench_home)
@@ -61,12 +83,20 @@ def test_a_whole_ablation(bench: Bench, bench_home: Path, arguments: list[str], 
     assert "8 arms: all are tuned" in again.err
     assert weights(bench_home) == kept
     rows = again.envelope["items"]
-    assert [row["label"] for row in rows] == labels * 2
+    assert [row["label"] for row in rows] == [labels[0], "untuned", *labels[1:]] * 2
     repeated = load_record(tmp_path / "report" / "ablation.json")
     assert repeated.id == record.id
 
     page, markdown = ((tmp_path / "report" / name).read_text() for name in ("report.html", "report.md"))
-    for words in ("this grid is assumed", "Over seeds", "Table 3", "66.3", "Stage 2 of the first seed", "Holm"):
+    for words in (
+        "this grid is assumed",
+        "Over seeds",
+        "Table 3",
+        "66.3",
+        "Stage 2 of the first seed",
+        "Holm",
+        "over untuned",
+    ):
         assert words in page
         assert words in markdown
     assert str(tmp_path) not in page + markdown + json.dumps(raw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,7 +37,7 @@ def test_check_prints_a_line_per_check(bench: Bench) -> None:
     assert (done.code, done.err) == (0, "")
     first, *lines = done.out.splitlines()
     assert first == "logmel"
-    assert len(lines) == 13
+    assert len(lines) == 14
     assert all(line.startswith("  ok  ") for line in lines)
     (item,) = bench("models", "check", "logmel", "--json").envelope["items"]
     assert item["passed"]
@@ -146,3 +147,16 @@ def test_nothing_is_overwritten(bench: Bench, test_data: Path, tmp_path: Path) -
     assert done.code == 2
     assert "is there already" in done.error
     assert target.read_text() == "mine"
+
+
+def test_info_on_bundled_weights_tells_how_they_were_made(bench: Bench) -> None:
+    done = bench("models", "info", "uamix-tiny", "--json")
+    (facts,) = done.envelope["items"]
+    made = facts["stands_for"]
+    assert made["id"] == "uamix-tiny"
+    assert (made["recipe"]["kind"], made["recipe"]["mix"], made["seed"]) == ("tune", "t-cutmix", "0")
+    assert re.fullmatch(r"[0-9a-f]{40}", made["revision"])
+    shown = bench("models", "info", "uamix-tiny").out
+    for words in (made["revision"], made["data"], 'mix "t-cutmix"', "uamix-tiny stands for"):
+        assert words in shown
+    assert "stands_for" not in bench("models", "info", "logmel", "--json").envelope["items"][0]

@@ -157,6 +157,8 @@ def test_status_names_what_is_missing(bench: Bench, tmp_path: Path) -> None:
         "fsdkaggle2018": "absent",
         "nsynth": "partial",
         "speech-commands": "miniature",
+        "instruments": "bundled",
+        "studio-samples": "bundled",
         "synthetic": "generated",
         "voxceleb1": "partial",
     }
@@ -320,10 +322,14 @@ def test_prepare_says_what_to_request_and_checks_what_it_finds(
     assert (data / "voxceleb1/iden_split.txt").is_file()
 
 
-def test_what_is_generated_needs_no_preparation(bench: Bench) -> None:
-    done = bench("tasks", "prepare", "synthetic")
+@pytest.mark.parametrize(
+    ("name", "words"), [("synthetic", "made on first use"), ("instruments", "come with the package")]
+)
+def test_what_is_generated_or_bundled_needs_no_preparation(bench: Bench, name: str, words: str) -> None:
+    done = bench("tasks", "prepare", name)
     assert done.code == 2
-    assert "made on first use" in done.error
+    assert words in done.error
+    assert words.removeprefix("come ") in bench("tasks", "ls").out
 
 
 # --- fewshot on parts and on classes

@@ -75,6 +75,19 @@ def test_arms_of_one_seed_share_stage_1_unless_it_is_varied(bench_home: Path) ->
     assert heads({"temperature": [0.1, 0.2]}, 1) == 3  # the reference's own and two others
 
 
+def test_clips_and_learning_rates_are_axes_and_all_is_a_number_of_clips() -> None:
+    base = changed(TINY, {"steps": 300})
+    arms = plan(base, ["none"], {"clips": [240, "all"], "lr": [1e-3]})
+    assert [arm.label for arm in arms] == [
+        "t-cutmix clips=null learning_rate=0.0003",
+        "none clips=240 learning_rate=0.001",
+        "none clips=all learning_rate=0.001",
+    ]
+    assert [arm.recipe.clips for arm in arms] == [None, 240, None]
+    assert {arm.recipe.steps for arm in arms} == {300}
+    assert not changed(TINY, {"head_steps": 0}).trains_head
+
+
 @pytest.mark.parametrize(
     ("vary", "words"),
     [

@@ -66,7 +66,7 @@ def losses_and_gradients(stage: TuneStage, batch: Batch = BATCH) -> tuple[float,
     return total, gradients
 
 
-@pytest.mark.parametrize("pooling", ["mean", "stacked"])
+@pytest.mark.parametrize("pooling", ["mean", "stacked", "stacked-mean-max"])
 def test_features_are_pooled_as_the_adapter_pools(pooling: str, tune_recipe: TuneRecipe) -> None:
     model = load_model("audiomae-tiny", device="cpu")
     model.pooling = pooling
@@ -211,9 +211,10 @@ def test_the_counted_operations_are_those_torch_counts(
 ) -> None:
     recipe = tune_recipe.model_copy(update={"mix": mix, "frames": (48,)})
     stage = stage_of(network, recipe, data, kind)
-    stage.module.projector = nn.Linear(32, 16)  # operations() speaks of the encoder alone: keep the heads small
+    width = network.projector[0].in_features
+    stage.module.projector = nn.Linear(width, 16)  # operations() speaks of the encoder alone: keep the heads small
     stage.module.predictor = nn.Linear(16, 16)
-    stage.module.average = nn.Linear(32, 16)
+    stage.module.average = nn.Linear(width, 16)
     inputs = stage.inputs(BATCH)
     # the CPU's fused attention is not known to torch's counter
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

@@ -9,10 +9,10 @@ from uamix_bench.tuning.recipe import MIXINGS, PRETRAIN, TUNE, Recipe, Scope, Tu
 
 # Another digest would hide the trainings, weights and results that users have under this one.
 DIGESTS = {
-    ("pretrain", "tiny"): "9a73d6d003480d8548a271316e5b5df28a2dc923850605ddf112a00647709cd6",
-    ("tune", "tiny"): "e273a917bfdd912d7a05b6a362356cd777c058ddb3f4666056d440052df62981",
+    ("pretrain", "tiny"): "f52cbc890745b01cf7f030babba294e1a7852db4f41cb31ab02ed912b511f322",
+    ("tune", "tiny"): "10a11075b4d0183f0b7e9fc77d955d3865e8fc9fcafd5fab8527f1811f7de3b9",
     ("tune", "paper"): "5aa2eccb38888ca6943dc33bb3054e866c59728b391e7d0005814c90ad465972",
-    ("head", "tiny"): "bce83e59c4515fe72e211c0ac87212777e173907517e94c615f81ec98c9aef77",
+    ("head", "tiny"): "79e85f01e69d7326e070b4bf274f36a346e6757a05b9ed59a5285785ec3fb128",
     ("head", "paper"): "f64a2ebd8dc2ff13fc0db3dd1d295eb2887622d7748c992c1e531a80a9c93b00",
     ("finetune", "audiomae-esc50"): "d460630c6f553f02503db9f7b9b2e989bc64ef0ad42d3aaa992b4b6c37b716ef",
     ("finetune", "audiomae-speech-commands"): "bacb10deae68112d91d2d1c8772b188310d0cab00d99ed85d82c84587f3e05cf",
@@ -23,10 +23,10 @@ DIGESTS = {
 }
 # Digests of the tiny recipe with every field of the mixtures changed, by mixing: ablations share arms by them.
 MIXED = {
-    "none": "ee2edbbd427295255e69b9a0b648e434fcda904c283da72c1f7afce90210da5d",
-    "mixup": "0fe0cd067eb870c68ee94e3be99f7dfea06ab602ad6482a4cd3a8ddac2bc4038",
-    "t-cutmix": "b462a3da995636605332529cc72268a01a7bc836381c7159c30179ba15936543",
-    "tf-cutmix": "8d2c206d0bf1f69f0d3ea548eafcc4f754cafc0c46e37bd6987e0a264139310d",
+    "none": "257094bdac71522911fc96c15e8a26b0e8cddd58567d95c31e8ffbc9ac3541e8",
+    "mixup": "8601ecc05a0c572a41ce3d9a31fd06da3a1f9660d7d1bd2d124fd92d62342f4c",
+    "t-cutmix": "1303748addb44f4c48a393f8f6acde8f07f9391f40ddc726dcc9b4d665fbee80",
+    "tf-cutmix": "7d89fb09830873f778089b2d661fc5ca6ea1efc0e219b57085bee872ba52ba08",
 }
 
 

@@ -14,8 +14,8 @@ import torch
 from uamix_bench.models.frontend import KaldiFbank
 from uamix_bench.models.vit import AudioViT
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
-from uamix_bench.tuning.data import Frames, batches, random
-from uamix_bench.tuning.loop import Batch, Stage, Training, schedule
+from uamix_bench.tuning.data import Frames, batches, drawn, random
+from uamix_bench.tuning.loop import Batch, Stage, Training, ordered, schedule
 from uamix_bench.tuning.pretrain import Pretraining, normalised_patches
 from uamix_bench.tuning.recipe import MIXINGS, TUNE, VIEWS, PretrainRecipe, Recipe, TuneRecipe
 from uamix_bench.tuning.views import DRAWS, Spectrograms, Views, augment, crop
@@ -50,6 +50,31 @@ def after(count: int) -> Callable[[], bool]:
 
 def equal(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_smaller_draw_of_clips_is_part_of_a_larger_one(frames: Frames) -> None:
+    some, more = (set(drawn(40, count, 3).tolist()) for count in (12, 30))
+    assert (len(some), len(more)) == (12, 30)
+    assert some < more
+    assert some != set(drawn(40, 12, 4).tolist())
+    assert drawn(40, None, 3).tolist() == list(range(40))
+    taken = frames.drawn(12, 3)
+    assert taken.first.tolist() == [frames.first[row] for row in sorted(some)]
+    assert taken.sounds_sha256 == frames.sounds_sha256
+    with pytest.raises(UsageError, match="clips 41: the data holds only 40"):
+        frames.drawn(41, 3)
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(0, 2), (3, 2), (17, 1)])
+def test_steps_stand_for_epochs(
+    steps: int, epochs: int, encoder: AudioViT, tune_recipe: TuneRecipe, frames: Frames, spectrograms: Spectrograms
+) -> None:
+    recipe = tune_recipe.model_copy(update={"steps": steps, "epochs": epochs})
+    _, tune = tuning(encoder, recipe, frames, spectrograms)
+    rows = ordered(frames.recordings, recipe, 1, tune)
+    assert rows.shape == (steps, recipe.batch)
+    passes = [batches(frames.recordings, recipe.batch, recipe.seed, 1, epoch) for epoch in range(20)]
+    assert np.array_equal(rows, np.concatenate(passes)[:steps])
 
 
 @pytest.mark.parametrize("stop_at", [2, 5, 9, 12, 15])

@@ -14,7 +14,7 @@ from uamix_bench.engines.engine import find_engine
 from uamix_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
-    from uamix_bench.comparison.deltas import Delta
+    from uamix_bench.comparison.deltas import Contrast, Delta
     from uamix_bench.records.training_records import AblationRecord
     from uamix_bench.scoring.episodes import Protocol
     from uamix_bench.studies.ablation import Ablation
@@ -98,10 +98,11 @@ def command(
 ) -> int:
     """Tune variants of a recipe from the same weights and compare them on the same episodes.
 
-    Without options: tf-cutmix against the paper's t-cutmix, from audiomae-tiny with the tiny recipe, on the bundled
-    synthetic sounds. The table shows every arm's difference to the recipe's own setting with t-cutmix; report.html,
-    report.md and ablation.json, which holds every episode, go to --output. Trainings are stored under the digest of
-    their recipe and reused. If the run is killed, repeat the command to resume it.
+    Without options: tf-cutmix against the paper's t-cutmix, from audiomae-tiny with the tiny recipe, tuned on generated
+    sounds and evaluated on the bundled recorded ones. The table shows every arm's difference to the recipe's own
+    setting with t-cutmix; report.html, report.md and ablation.json, which holds every episode, go to --output.
+    Trainings are stored under the digest of their recipe and reused. If the run is killed, repeat the command to resume
+    it.
     """
     items = session.begin("ablate")
     training.refuse_torchrun(session)
@@ -147,7 +148,7 @@ def command(
     from uamix_bench.comparison.deltas import deltas
 
     found = deltas(record)
-    items += [delta._asdict() for delta in found]
+    items += map(_item, found)
     session.facts["set_aside"] = [arm.model_dump(mode="json") for arm in record.set_aside]
     session.facts["files"] = list(map(str, files))
     if not session.json:
@@ -245,6 +246,7 @@ def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
     sweep = len({(delta.n_way, delta.k_shot) for delta in found}) > 1
     seeds = len(record.seeds) > 1
     tested = any(delta.p is not None for delta in found)
+    untuned = any(delta.over_untuned for delta in found)
     table = Table(
         "arm",
         *(("task",) if many_tasks else ()),
@@ -254,6 +256,8 @@ def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
         "points>",
         *(("seeds>",) if seeds else ()),
         *(("p>",) if tested else ()),
+        *(("over untuned>",) if untuned else ()),
+        *(("seeds>",) if seeds and untuned else ()),
     )
     for delta in found:
         table.add(
@@ -262,9 +266,11 @@ def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
             *((str(delta.n_way), str(delta.k_shot)) if sweep else ()),
             per_cent(delta.accuracy, delta.half_width),
             *((_spread(delta.seed_spread),) if seeds else ()),
-            "reference" if delta.difference is None else per_cent(delta.difference, delta.difference_half, "+"),
-            *((_spread(delta.difference_spread),) if seeds else ()),
+            "reference" if delta.difference is None else _points(delta.difference),
+            *((_over_seeds(delta.difference),) if seeds else ()),
             *(("" if delta.p is None else p_value(delta.p),) if tested else ()),
+            *((_points(delta.over_untuned),) if untuned else ()),
+            *((_over_seeds(delta.over_untuned),) if seeds and untuned else ()),
         )
     first = record.arms[0].results[0].protocol
     setting = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
@@ -273,14 +279,57 @@ def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
     reference = next(delta.label for delta in found if delta.reference)
     print(f"points: difference to {reference} on the same episodes, 95% interval for these clips and trainings only")
     if seeds:
-        print(f"seeds: standard deviation over {len(record.seeds)} trainings, apart from the spread over episodes")
+        print(f"seeds: standard deviation over {len(record.seeds)} trainings, apart from the spread over episodes;")
+        print("of differences with the half-width of their 95% t interval over seeds")
     elif found:
         print("one training each: another seed may differ by more than the interval; --seeds 3 measures that")
     if tested:
         family = sum(delta.p is not None for delta in found)
         print("p: paired t" + (f", Holm over the {family} differences of the first cell" if family > 1 else ""))
+    if untuned:
+        print(f"untuned: {record.init} as it is, pooled as the arms are")
+    _show_beside(record)
     for arm in record.set_aside:
         print(f"set aside: {arm.label}, seed {arm.seed}: {arm.reason}")
+
+
+def _show_beside(record: AblationRecord) -> None:
+    """Prints the models beside the arms: their poolings and dimensions, raw and under CL2N."""
+    from uamix_bench.cli.tables import Table, per_cent, show
+    from uamix_bench.comparison.deltas import beside
+
+    rows = beside(record)
+    if not rows:
+        return
+    keys = list(dict.fromkeys(key for row in rows for key in row.accuracies))
+    print()
+    table = Table("model", "pooling", "dimensions>", *(f"{task.partition('@')[0]}, {how}>" for task, how in keys))
+    for row in rows:
+        cells = [per_cent(*row.accuracies[key]) if key in row.accuracies else "" for key in keys]
+        table.add(row.model, row.pooling, f"{row.dimensions:,}", *cells)
+    show(table, "Poolings and floors, accuracy % on the same episodes; uamix is the reference of the first seed")
+
+
+def _item(delta: Delta) -> dict[str, Any]:
+    """Row as flat data: a contrast's mean under its name, the rest under the name with a suffix."""
+    item = delta._asdict()
+    for name in ("difference", "over_untuned"):
+        contrast = item[name]
+        item[name] = contrast and contrast.mean
+        item |= {f"{name}_{part}": contrast and getattr(contrast, part) for part in ("half", "spread", "seeds_half")}
+    return item
+
+
+def _points(contrast: Contrast | None) -> str:
+    from uamix_bench.cli.tables import per_cent
+
+    return "" if contrast is None else per_cent(contrast.mean, contrast.half, "+")
+
+
+def _over_seeds(contrast: Contrast | None) -> str:
+    if contrast is None or contrast.spread is None or contrast.seeds_half is None:
+        return ""
+    return f"{_spread(contrast.spread)} ± {_spread(contrast.seeds_half)}"
 
 
 def _spread(value: float | None) -> str:

@@ -157,8 +157,8 @@ def command(
 ) -> int:
     """Evaluate models on few-shot tasks.
 
-    Without options: the bundled uamix-tiny on the bundled synthetic sounds, 600 episodes of 5 classes, 1 support
-    and 15 queries a class, nearest centroid, as in the paper. Lists for --n and --k give one result per cell,
+    Without options: the bundled uamix-tiny on the bundled tasks of recorded sounds, 600 episodes of 5 classes,
+    1 support and 15 queries a class, nearest centroid, as in the paper. Lists for --n and --k give one result per cell,
     from one embedding pass. All cells use the classes that have clips enough for the largest --k.
     """
     items = session.begin("fewshot", "results")

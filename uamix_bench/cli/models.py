@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,18 +69,24 @@ def info(session: Session, name: str) -> None:
     plugin, weights = registry.find_model(name)
     facts = _facts(plugin)
     items.append(facts)
+    if weights:
+        facts["stands_for"] = {**weights.model_dump(mode="json"), **_making(plugin.folder / weights.file)}
     if session.json:
         return
     from uamix_bench.cli.tables import show_card
     from uamix_bench.plugins.card import trained_on
 
-    stands_for = f"{weights.id}: {weights.note}" if weights else None
     here = weights or not plugin.card.needs_weights or registry.fetched(plugin)[0] or len(_fetched(plugin)) == 1
     use = f"--model {name}" if here else f"--model {name}=PATH"
     if plugin.card.reference:
         use = f"--model {name}:{plugin.card.reference}"
-    facts = {**facts, "pretrained_on": trained_on(plugin.card.pretrained_on)}
-    show_card({**facts, **({"stands for": stands_for} if stands_for else {}), "use": use})
+    stands_for: Any = facts.pop("stands_for", {})
+    show_card({**facts, "pretrained_on": trained_on(plugin.card.pretrained_on), "use": use})
+    if weights:
+        click.echo(f"\n{name} stands for")
+        recipe = {name: value for name, value in stands_for.get("recipe", {}).items() if name != "views"}
+        words = ", ".join(f"{name} {json.dumps(value)}" for name, value in recipe.items())
+        show_card({**stands_for, "pretrained_on": trained_on(weights.pretrained_on), "recipe": words})
 
 
 @command.command("fetch")
@@ -262,6 +269,20 @@ def _facts(plugin: Plugin[ModelCard]) -> dict[str, object]:
     card = plugin.card
     here = [str(path) for path in (*_bundled(plugin).values(), *_fetched(plugin))]
     return {**card.model_dump(mode="json"), "name": plugin.name, "here": here}
+
+
+def _making(path: Path) -> dict[str, object]:
+    """Recipe, seed, revision and data that a file of our own weights states in its header; empty without them."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            stated = file.metadata() or {}
+        recipe = json.loads(stated.get("recipe", "{}"))
+    except (OSError, SafetensorError, ValueError):
+        return {}
+    fields = {"data": "data", "train_seed": "seed", "git_revision": "revision", "parent_sha256": "parent"}
+    return {**{shown: stated[name] for name, shown in fields.items() if name in stated}, "recipe": recipe}
 
 
 def _state(plugin: Plugin[ModelCard]) -> str:

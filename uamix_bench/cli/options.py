@@ -256,7 +256,7 @@ task = click.option(
     multiple=True,
     type=_TASKS,
     callback=merged,
-    default=["synthetic"],
+    default=["instruments", "studio-samples"],
     show_default=True,
     help="Task: a name, all, a folder with a sub-folder per class, a CSV (path,label[,group,split]), or FILE.py:CLASS. "
     "Lists, globs, repeatable.",

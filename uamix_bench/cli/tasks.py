@@ -40,7 +40,7 @@ def ls(session: Session) -> None:
 
     table = Table("task", "classes>", "clips>", "seconds>", "licence", "data", prose=("licence",))
     for card in cards:
-        source = "yours to fetch" if card.home else "made on first use"
+        source = "with the package" if card.bundled else "yours to fetch" if card.home else "made on first use"
         source += "; layout unverified" if card.unverified else ""
         table.add(
             " ".join([f"{card.name}@{card.version}", *card.aliases]),
@@ -123,7 +123,11 @@ def status(session: Session, data_dir: Path | None) -> None:
     from uamix_bench.plugins import registry
 
     items = session.begin("tasks status")
-    copies = [look(plugin.card, _folder(data_dir)) for plugin in registry.tasks().values()]
+    folder = _folder(data_dir)
+    copies = [
+        look(plugin.card, folder)._replace(**({"root": plugin.load()().locate(folder)} if plugin.card.bundled else {}))
+        for plugin in registry.tasks().values()
+    ]
     items += [{**copy._asdict(), "root": str(copy.root)} for copy in copies]
     if session.json:
         return

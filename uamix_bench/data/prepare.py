@@ -21,7 +21,7 @@ class Copy(NamedTuple):
     """State of a data set's local copy, from names alone: no list is read and no clip is counted."""
 
     task: str
-    state: Literal["here", "partial", "absent", "miniature", "generated"]
+    state: Literal["here", "partial", "absent", "miniature", "generated", "bundled"]
     root: Path
     missing: tuple[str, ...]  # of the card's `holds`, below `root`; of a miniature, those it was made with
     archives: tuple[str, ...]  # in `archive_folder`, those that are still being downloaded too
@@ -47,7 +47,7 @@ def look(card: TaskCard, data_dir: Path) -> Copy:
     names = {part for file in card.files for part in (file.name, f"{file.name}.part")}
     archives = tuple(sorted(path.name for path in folder.glob("*") if path.name in names))
     if not card.home:
-        return Copy(card.name, "generated", data_dir / card.name, (), archives)
+        return Copy(card.name, "bundled" if card.bundled else "generated", data_dir / card.name, (), archives)
     copies = []
     for root in (data_dir / card.name, data_dir):
         mark = root / MINIATURE
@@ -82,14 +82,15 @@ def prepare(task: Task, data_dir: Path, *, offline: bool = False, progress: Prog
         Root of the copy.
 
     Raises:
-        UsageError: The data set is generated on first use.
+        UsageError: The data set is generated on first use, or bundled.
         BadInputError: A person must get files first (the line names them, their source and their place); or a
             downloaded, existing or unpacked file is not the published one.
         MachineError: The network or the disk failed.
     """
     card = task.card
     if not card.home:
-        raise UsageError(card.name, "needs no preparation", "its sounds are made on first use")
+        sounds = "come with the package" if card.bundled else "are made on first use"
+        raise UsageError(card.name, "needs no preparation", f"its sounds {sounds}")
     try:
         root = task.locate(data_dir)
         whole = not task.verify(root)

@@ -14,6 +14,9 @@ from uamix_bench.models.block import Block, PatchEmbed
 from uamix_bench.util.errors import BadInputError
 
 HEAD_DIM = 64  # features of an attention head, in every published encoder of the family
+# Statistics over time that each mel row's tokens are pooled into, by pooling. Stacking is M2D's (Niizumi et al., 2022);
+# the maximum beside the mean is the project's own.
+STACKED = {"stacked": 1, "stacked-mean-max": 2}
 _STEM = ("cls_token", "pos_embed", "patch_embed.")
 _WIDTHS = range(HEAD_DIM, 4_097, HEAD_DIM)
 

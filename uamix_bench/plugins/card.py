@@ -88,7 +88,10 @@ class WeightsFile(RemoteFile):
 
 
 class Weights(BaseModel):
-    """Weights that come with the package: their id, the file beside the card, their licence and training data."""
+    """Weights that come with the package: their id, the file beside the card, their licence and training data.
+
+    `good_at` and `weak_at` say in a sentence each what measurements on sounds of no training found.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -97,6 +100,8 @@ class Weights(BaseModel):
     licence: str
     pretrained_on: Training
     note: str = ""
+    good_at: str = ""
+    weak_at: str = ""
     demonstration: bool = True
 
 
@@ -309,6 +314,7 @@ class TaskCard(Card):
     home: str = ""
     files: tuple[RemoteFile, ...] = ()
     demonstration: bool = False
+    bundled: bool = Field(default=False, description="its clips come with the package")
     layout: Layout | None = Field(default=None, description="how the card alone reads it; None if a reader does")
     unverified: str = Field(default="", description="why the layout is not verified; empty if a copy was read by it")
 

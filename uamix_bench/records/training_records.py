@@ -148,6 +148,8 @@ class AblationRecord(Record):
         assumed: True if ways and shots form a grid. The paper's figures have one but do not state its numbers.
         arms: Arms of the ablation by seed, the seed's reference first.
         set_aside: Arms that failed.
+        beside: Results of other models on the same episodes: of the starting weights, of the reference under another
+            pooling, and of the floors, by nearest centroid and under CL2N.
     """
 
     largest_bytes: ClassVar[int] = 128 * 2**20  # a grid over five tasks, 16 cells and 12 arms takes some 10 MB
@@ -157,6 +159,7 @@ class AblationRecord(Record):
     assumed: bool
     arms: tuple[Arm, ...]
     set_aside: tuple[SetAside, ...] = ()
+    beside: tuple[Result, ...] = ()
     provenance: Provenance
 
     @property
@@ -179,6 +182,7 @@ class AblationRecord(Record):
                 for arm in self.arms
             ],
             "set_aside": [arm.model_dump(mode="json") for arm in self.set_aside],
+            **({"beside": [result.id for result in self.beside]} if self.beside else {}),
         }
 
     def place(self) -> str:
@@ -191,7 +195,7 @@ class AblationRecord(Record):
 
         Raises:
             ValueError: A seed has no reference, an arm is listed twice, was trained on other data, differs in a field
-                that is not varied, or was evaluated on other episodes.
+                that is not varied, or was evaluated on other episodes; or a result beside them is.
         """
         if not self.arms:
             raise ValueError("there are no arms")
@@ -219,6 +223,10 @@ class AblationRecord(Record):
                 made = (result.model.weights_sha256, result.model.recipe_sha256, result.model.train_seed)
                 if made != (training.weights_sha256, training.recipe_sha256, training.train_seed):
                     raise ValueError(f"{label}: a result is not of its weights")
+        drawn = {result.episodes.digest for result in self.arms[0].results}
+        for result in self.beside:
+            if result.episodes.digest not in drawn:
+                raise ValueError(f"{result.model.name}: it was evaluated on other episodes than the arms")
 
 
 def _asked(arm: Arm) -> list[str]:

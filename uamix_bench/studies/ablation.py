@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,13 @@ from uamix_bench.data.sound import sound_digests, sounds
 from uamix_bench.engines.engine import Engine, Stop, never
 from uamix_bench.engines.local import Local
 from uamix_bench.evaluation.grid import evaluate
-from uamix_bench.evaluation.plan import TaskPlan
+from uamix_bench.evaluation.plan import TaskPlan, plan_task
 from uamix_bench.records import record
 from uamix_bench.records.provenance import collect, scrub
 from uamix_bench.records.results import Result
 from uamix_bench.records.store import ResultStore
 from uamix_bench.records.training_records import AblationRecord, Arm, SetAside, TrainingRecord
+from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.storage.digests import sounds_sha256
 from uamix_bench.tuning.fields import changed, find_field
 from uamix_bench.tuning.forecast import Forecast, forecast
@@ -34,6 +35,8 @@ if TYPE_CHECKING:  # planning is free of torch
     from uamix_bench.models.model import AudioModel
 
 REFERENCE: Mixing = "t-cutmix"  # the paper's own mixing
+PLAIN = "mean"  # the paper's own pooling
+CL2N = "simpleshot"  # SimpleShot's own classifier
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def _planned(recipe: TuneRecipe, fields: Mapping[str, Any], shown: Mapping[str, 
 
 
 def _field(recipe: TuneRecipe, name: str) -> Any:
-    place: Any = recipe.model_dump(mode="json")
+    place: Any = recipe.whole()
     for part in name.split("."):
         place = place[part]
     return place
@@ -138,13 +141,13 @@ class Ablation:
 
     def job(self, arm: PlannedArm) -> Job:
         """Training of an arm, in the folder that `tune` would use."""
-        head = self._folder(arm.recipe.head_only()) if arm.recipe.head_epochs else None
+        head = self._folder(arm.recipe.head_only()) if arm.recipe.trains_head else None
         label = arm.label + (f", seed {arm.recipe.seed}" if self.seeds > 1 else "")
         return self._job(label, arm.recipe, head)
 
     def heads(self) -> list[Job]:
         """Trainings of stage 1 alone, each shared by the arms with the same stage 1."""
-        recipes = {arm.recipe.head_only().sha256: arm.recipe for arm in self.arms if arm.recipe.head_epochs}
+        recipes = {arm.recipe.head_only().sha256: arm.recipe for arm in self.arms if arm.recipe.trains_head}
         return [self._job(f"stage 1, seed {recipe.seed}", recipe.head_only(), None) for recipe in recipes.values()]
 
     @property
@@ -288,8 +291,47 @@ class Ablation:
                 for arm in self.arms
                 if self.job(arm).folder in errors
             ),
+            beside=tuple(self._beside(plans, batch_size, progress)) if arms else (),
             provenance=collect("cpu" if self.engine.elsewhere else trained_on),
         )
+
+    def _beside(self, plans: Sequence[TaskPlan], batch_size: int, progress: Progress) -> Iterator[Result]:
+        """Results beside the arms: of the starting weights in every cell; of the floors and poolings in the first.
+
+        The encoders are under the arms' pooling and under `PLAIN`; all by nearest centroid and under CL2N.
+        """
+        from uamix_bench.models.model import load_model
+        from uamix_bench.tuning.run import initial_name
+
+        reference = self.job(next(arm for arm in self.arms if arm.reference))
+        pooling, device = reference.recipe.pooling, self.engine.device_here
+
+        def first(plan: TaskPlan) -> list[Protocol]:
+            return [plan.protocols[0], plan.protocols[0].model_copy(update={"classifier": CL2N})]
+
+        def loader(name: str, how: str, weights: Path | None = None) -> Callable[[], AudioModel]:
+            return partial(load_model, name, weights, device=device, pooling=how)
+
+        poolings = dict.fromkeys((pooling, PLAIN))
+        start = initial_name(self.init)
+        others = [loader("uamix", how, reference.folder / WEIGHTS) for how in poolings]
+        known = load_model(start, device="cpu").poolings  # a user's own class may lack one
+        others += [loader(start, how) for how in poolings if how in known and how != pooling]
+        others += [loader("random", how) for how in poolings if start != "random"]
+        others += [loader("logmel", how) for how in ("mean-std", "mean-max")]
+        options: dict[str, Any] = {
+            "store": ResultStore(reference.folder / "results"),
+            "engine": self.engine,
+            "batch_size": batch_size,
+            "progress": progress,
+        }
+        progress.say("evaluating the untuned encoder and the floors")
+        everywhere = [plan_task(plan.task, [*first(plan), *plan.protocols[1:]], limit=plan.limit) for plan in plans]
+        alone = [plan_task(plan.task, first(plan), limit=plan.limit) for plan in plans]
+        untuned = [loader(start, pooling)] if pooling in known else []
+        for models, tasks in ((untuned, everywhere), (others, alone)):
+            for kept in evaluate(models, tasks, **options):
+                yield kept.result
 
 
 def _tuned_model(job: Job, device: str) -> AudioModel:

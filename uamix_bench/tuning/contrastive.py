@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uamix_bench.models.vit import AudioViT
+from uamix_bench.models.vit import STACKED, AudioViT
 from uamix_bench.tuning import distributed
 from uamix_bench.tuning.data import Frames, batches, random
 from uamix_bench.tuning.loop import Batch, Stage, decayed_groups
@@ -53,8 +53,8 @@ class Network(nn.Module):
         generator_state = torch.get_rng_state()
         torch.manual_seed(recipe.seed)  # nn.Linear's own initialisation takes no generator
         self.encoder = encoder
-        self.stacked = recipe.pooling == "stacked"
-        width = encoder.shape.width * (encoder.shape.rows if self.stacked else 1)
+        self.pooling = recipe.pooling
+        width = encoder.shape.width * (encoder.shape.rows * STACKED[self.pooling] if self.pooling in STACKED else 1)
         self.projector = projector(width, recipe.projector)
         self.predictor = predictor(recipe.projector[-1], recipe.predictor)
         torch.set_rng_state(generator_state)
@@ -63,7 +63,7 @@ class Network(nn.Module):
         self.frozen = int(encoder.shape.depth * recipe.frozen + 0.5)
 
     def features(self, spectrogram: Tensor, tuned: bool) -> Tensor:
-        """Features f: normalised patch tokens, pooled: (B, T, F) -> (B, D), or (B, rows x D) with the mel rows stacked.
+        """Features f: normalised patch tokens, pooled: (B, T, F) -> (B, D), or (B, rows x D) a statistic if stacked.
 
         The frozen part runs without gradients. If `tuned` is False, all parts do.
         """
@@ -72,10 +72,12 @@ class Network(nn.Module):
         with torch.set_grad_enabled(tuned and torch.is_grad_enabled()):
             tokens = self.encoder.run(tokens, first=self.frozen)
             patches: Tensor = self.encoder.norm(tokens[:, 1:])
-        if self.stacked:
-            batch, _, width = patches.shape
-            return patches.view(batch, -1, self.encoder.shape.rows * width).mean(dim=1)
-        return patches.mean(dim=1)
+        if self.pooling == "mean":
+            return patches.mean(dim=1)
+        batch, _, width = patches.shape
+        steps = patches.view(batch, -1, self.encoder.shape.rows * width)
+        mean = steps.mean(dim=1)
+        return mean if self.pooling == "stacked" else torch.cat([mean, steps.amax(dim=1)], dim=1)
 
 
 class _Contrastive(Stage):
@@ -297,6 +299,11 @@ class HeadStage(_Contrastive):
         return self.recipe.head_epochs
 
     @property
+    def steps(self) -> int | None:  # type: ignore[override]
+        """Steps in place of the passes, if the recipe has them."""
+        return self.recipe.head_steps
+
+    @property
     def writer(self) -> nn.Module:  # type: ignore[override]
         """Writer of the queue: the projector g."""
         return self.module.projector
@@ -329,6 +336,11 @@ class TuneStage(_Contrastive):
     def epochs(self) -> int:  # type: ignore[override]
         """Passes over the data."""
         return self.recipe.epochs
+
+    @property
+    def steps(self) -> int | None:  # type: ignore[override]
+        """Steps in place of the passes, if the recipe has them."""
+        return self.recipe.steps
 
     @property
     def writer(self) -> nn.Module:  # type: ignore[override]

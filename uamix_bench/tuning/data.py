@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from uamix_bench.util.arrays import Halves, Ints
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.progress import SILENT, Progress
 
+_DRAW = 10  # stage number of the draw of clips
 _NAMED = 10  # skipped clips that are said one by one
 
 
@@ -44,6 +45,11 @@ class Frames:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    def drawn(self, clips: int | None, seed: int) -> Frames:
+        """The same data with only the clips that :func:`drawn` draws. Its digests remain those of the whole."""
+        rows = drawn(len(self), clips, seed)
+        return replace(self, first=self.first[rows], count=self.count[rows], recordings=self.recordings[rows])
 
 
 def load_frames(
@@ -104,6 +110,19 @@ def random(seed: int, stage: int, step: int, view: int) -> np.random.Generator:
     """Random stream of one (seed, stage, step, view): a step's draws depend on nothing that came before it."""
     counter = (view << 192) | (step << 128) | (stage << 64)
     return np.random.Generator(np.random.Philox(key=seed, counter=counter))
+
+
+def drawn(available: int, clips: int | None, seed: int) -> Ints:
+    """Rows of the clips that a training takes, in order: the first ones of a permutation by the seed; None takes all.
+
+    Raises:
+        UsageError: The data holds fewer clips.
+    """
+    if clips is None:
+        return np.arange(available)
+    if clips > available:
+        raise UsageError(f"clips {clips}", f"the data holds only {available}", "choose fewer: --set clips=N, or all")
+    return np.sort(random(seed, _DRAW, 0, 0).permutation(available)[:clips])
 
 
 def batches(recordings: Ints, batch: int, seed: int, stage: int, epoch: int) -> Ints:

@@ -15,10 +15,10 @@ from uamix_bench.data.sound import Sound, sounds
 from uamix_bench.data.task import Task, TaskData
 from uamix_bench.models.vit import AudioViT, ViTShape
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
-from uamix_bench.tuning.data import batches
-from uamix_bench.tuning.loop import Stage
+from uamix_bench.tuning.data import drawn
+from uamix_bench.tuning.loop import Stage, ordered
 from uamix_bench.tuning.pretrain import Pretraining
-from uamix_bench.tuning.recipe import PretrainRecipe, Recipe, TuneRecipe
+from uamix_bench.tuning.recipe import PretrainRecipe, TuneRecipe
 from uamix_bench.util.errors import BenchError
 
 _AT_ONCE = 4  # headers
@@ -48,17 +48,15 @@ def trained_parameters(stages: Sequence[Stage]) -> dict[str, int]:
     }
 
 
-def steps(stages: Sequence[Stage], recipe: Recipe, data: TaskData) -> dict[str, int]:
+def steps(stages: Sequence[Stage], recipe: PretrainRecipe | TuneRecipe, data: TaskData) -> dict[str, int]:
     """Number of steps of each stage, by its name.
 
     Raises:
         UsageError: The data has fewer recordings than a batch needs.
     """
     recordings = np.unique(data.clips["group"].to_numpy(str), return_inverse=True)[1].astype(np.int64)
-    return {
-        stage.name: sum(len(batches(recordings, recipe.batch, recipe.seed, number, e)) for e in range(stage.epochs))
-        for number, stage in enumerate(stages)
-    }
+    recordings = recordings[drawn(len(recordings), recipe.clips, recipe.seed)]
+    return {stage.name: len(ordered(recordings, recipe, number, stage)) for number, stage in enumerate(stages)}
 
 
 def holdings(data: TaskData) -> dict[str, Any]:

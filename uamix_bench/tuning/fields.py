@@ -27,7 +27,7 @@ def find_field(recipe: Recipe, path: str, option: str) -> str:
     Raises:
         UsageError: The recipe has no such field; the line suggests the nearest.
     """
-    place: Any = recipe.model_dump(mode="json")
+    place: Any = recipe.whole()
     found = []
     for part in path.split("."):
         known = {_plain(name): name for name in place} if isinstance(place, dict) else {}

@@ -29,7 +29,7 @@ _FREE = {
     *("name", "seed", "data", "views", "epochs", "head_epochs", "warmup", "betas", "clip_gradient"),
     *("weight_decay", "head_weight_decay", "learning_rate", "head_learning_rate", "layer_decay", "ema"),
     *("mix", "alpha", "lambda_per", "lambda_max", "box", "snap", "partner", "keys", "temperature", "top_k"),
-    *("save_dtype", "checkpoint_every"),
+    *("save_dtype", "checkpoint_every", "clips", "steps", "head_steps"),
 }
 
 if TYPE_CHECKING:  # planning is free of torch
@@ -96,7 +96,8 @@ def measured(job: Job) -> Rates:
     mean = sum(recipe.frames) / len(recipe.frames)
     usual = min(recipe.frames, key=lambda frames: abs(frames - mean))
     short = {"epochs": 1, "head_epochs": 1, "queue": recipe.batch, "frames": (usual,), "checkpoint_every": _NEVER}
-    recipe = recipe.model_copy(update={**short, "top_k": min(recipe.top_k, recipe.batch)})
+    unset = dict.fromkeys(("clips", "steps", "head_steps"))
+    recipe = recipe.model_copy(update={**short, **unset, "top_k": min(recipe.top_k, recipe.batch)})
     clock = _Clock()
     with computing_with(job.threads), tempfile.TemporaryDirectory(prefix="uamix-bench-") as folder:
         model = initial_model(job.init)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from abc import ABC, abstractmethod
@@ -48,11 +49,13 @@ class Stage(ABC):
     Attributes:
         name: Name in progress and record.
         epochs: Number of passes over the data.
+        steps: Number of steps, in place of whole passes; None for the passes.
         module: Module with all state that a checkpoint must hold.
     """
 
     name: str
     epochs: int
+    steps: int | None = None
     module: nn.Module
 
     def begin(self) -> None:  # noqa: B027 - most stages need none
@@ -86,6 +89,26 @@ class Stage(ABC):
     def operations(self) -> float | None:
         """Multiplications and additions for one clip of a step, or None if they are not counted."""
         return None
+
+
+def ordered(recordings: Ints, recipe: Recipe, number: int, stage: Stage) -> Ints:
+    """Batches of a stage, (steps, batch) rows of clips: whole passes over the data, or cut at the stage's steps.
+
+    Args:
+        recordings: (n,) recording of each clip.
+        recipe: Recipe with the batch and the seed.
+        number: Number of the stage in its training.
+        stage: Stage to order.
+
+    Raises:
+        UsageError: The data has fewer recordings than a batch needs.
+    """
+    order = [np.zeros((0, recipe.batch), np.int64)]
+    for epoch in range(stage.epochs) if stage.steps is None else itertools.count():
+        if stage.steps is not None and sum(map(len, order)) >= stage.steps:
+            break
+        order.append(batches(recordings, recipe.batch, recipe.seed, number, epoch))
+    return np.concatenate(order)[: stage.steps]
 
 
 @dataclass
@@ -171,7 +194,7 @@ class Training:
             self.history = list(self.before.run())
             start_stage = len(self.before.stages)
         for number, stage in enumerate(self.stages):
-            if number >= start_stage and stage.epochs:
+            if number >= start_stage and (stage.epochs if stage.steps is None else stage.steps):
                 try:
                     self._run_stage(number, stage, saved if saved and number == start_stage else None)
                 except (MemoryError, RuntimeError) as error:
@@ -181,8 +204,7 @@ class Training:
         return self.history
 
     def _run_stage(self, number: int, stage: Stage, saved: dict[str, Any] | None) -> None:
-        recordings, size, seed = self.frames.recordings, self.recipe.batch, self.recipe.seed
-        order = np.concatenate([batches(recordings, size, seed, number, epoch) for epoch in range(stage.epochs)])
+        order = ordered(self.frames.recordings, self.recipe, number, stage)
         total = len(order)
         optimizer = torch.optim.AdamW(stage.parameter_groups(), lr=0.0, betas=self.recipe.betas)
         peaks = [group["lr"] for group in optimizer.param_groups]
@@ -205,7 +227,7 @@ class Training:
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * rate
                 loss, figures, stop = self._step(stage, batch, optimizer)
-                pace.clips += size
+                pace.clips += self.recipe.batch
                 pace.seconds = time.monotonic() - begun
                 last = batch.step == total - 1
                 if figures or last:

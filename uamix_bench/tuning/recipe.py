@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from uamix_bench.util.errors import nearest
 from uamix_bench.util.files import digest, home
 
 Mixing = Literal["none", "mixup", "t-cutmix", "tf-cutmix"]
+Pooling = Literal["mean", "stacked", "stacked-mean-max"]
 Partner = Literal["neighbour", "flip", "permutation"]
 HEAD_ALONE = "head"  # the name of a recipe of stage 1 alone
 MIXINGS: tuple[Mixing, ...] = ("none", "mixup", "t-cutmix", "tf-cutmix")
@@ -30,12 +41,14 @@ class Scope:
         mixings: Mixings under which the field is read.
         unread: Value that stands for the field where it is not read; None for its default.
         option: Option of `ablate` that sets the field, in place of --vary.
+        added: True for a field that earlier recipes lack. Its default is left out of the data, so their digests stay.
     """
 
     last_stage: bool = False
     mixings: tuple[Mixing, ...] = MIXINGS
     unread: Any = None
     option: str | None = None
+    added: bool = False
 
 
 class Views(BaseModel):
@@ -108,6 +121,12 @@ def _named_views(value: object) -> object:
     return value
 
 
+Clips = Annotated[
+    Annotated[int, Field(ge=2)] | None,
+    BeforeValidator(lambda value: None if value == "all" else value),
+    Scope(added=True),
+    Field(description="clips drawn from the data by the seed, those of a smaller number among them; or all"),
+]
 NamedViews = Annotated[Views, BeforeValidator(_named_views)]
 
 
@@ -140,14 +159,28 @@ class Recipe(BaseModel):
         """SHA-256 of the recipe's canonical JSON."""
         return digest(self.model_dump(mode="json"))
 
+    def whole(self) -> dict[str, Any]:
+        """Recipe as plain data with every field, those included that the data of earlier recipes lack."""
+        added = [name for name, scope in self.scopes().items() if scope.added]
+        return {**{name: getattr(self, name) for name in added}, **self.model_dump(mode="json")}
+
+    @model_serializer(mode="wrap")
+    def _without_added(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = given(self)
+        added = [name for name, scope in self.scopes().items() if scope.added]
+        idle = [name for name in added if getattr(self, name) == type(self).model_fields[name].default]
+        return {name: value for name, value in fields.items() if name not in idle}
+
     @classmethod
-    def scopes(cls) -> dict[str, Scope]:
+    @cache
+    def scopes(cls) -> Mapping[str, Scope]:
         """Scope of each field, by its name."""
         everywhere = Scope()
-        return {
+        found = {
             name: next((entry for entry in field.metadata if isinstance(entry, Scope)), everywhere)
             for name, field in cls.model_fields.items()
         }
+        return MappingProxyType(found)
 
     @property
     def floor(self) -> float:
@@ -168,6 +201,10 @@ class PretrainRecipe(Recipe):
     mask_ratio: float = Field(default=0.8, gt=0, lt=1)
     epochs: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
+    clips: Clips = None
+    pooling: Annotated[Pooling, Scope(added=True)] = Field(
+        default="mean", description="pooling that the weights are evaluated with"
+    )
     views: NamedViews = VIEWS["pretrain"]
 
     @model_validator(mode="after")
@@ -236,10 +273,10 @@ class TuneRecipe(Recipe):
     queue: int = Field(default=65_536, ge=1, description="MAE-CT base16, for ImageNet's 1.3 million images")
     projector: tuple[int, int, int] = Field(default=(2048, 2048, 256), description="MAE-CT base16")
     predictor: int = Field(default=4096, ge=1, description="MAE-CT base16")
-    pooling: Literal["mean", "stacked"] = Field(
+    pooling: Pooling = Field(
         default="mean",
-        description="f: the mean of the patch tokens (MAE-CT, the paper), or their mel rows side by side, averaged "
-        "over time (M2D). The weights are evaluated as they were tuned",
+        description="f: the mean of the patch tokens (MAE-CT, the paper); their mel rows side by side, averaged over "
+        "time (M2D); or that mean and the maximum over time (the project's). The weights are evaluated as tuned",
     )
     ema: Annotated[float, Scope(last_stage=True)] = Field(
         default=0.99, ge=0, lt=1, description="of the projector that writes the queue in stage 2 (MAE-CT base16)"
@@ -252,6 +289,13 @@ class TuneRecipe(Recipe):
     )
     epochs: Annotated[int, Scope(last_stage=True, unread=0)] = Field(
         ge=0, description="stage 2: the upper blocks and the head are trained; MAE-CT has 20"
+    )
+    clips: Clips = None
+    head_steps: Annotated[int | None, Scope(added=True)] = Field(
+        default=None, ge=0, description="steps of stage 1, in place of head_epochs"
+    )
+    steps: Annotated[int | None, Scope(last_stage=True, added=True)] = Field(
+        default=None, ge=0, description="steps of stage 2, in place of epochs"
     )
     head_learning_rate: float = Field(gt=0, description="MAE-CT: 1e-4 x 2 views x batch / 256")
     learning_rate: Annotated[float, Scope(last_stage=True, unread=1.0)] = Field(
@@ -266,6 +310,11 @@ class TuneRecipe(Recipe):
         "BatchNorm sees a micro-batch at a time",
     )
     views: NamedViews = Field(default=Views(), description="strengths, or a preset: project, crop, mtslvr")
+
+    @property
+    def trains_head(self) -> bool:
+        """True if stage 1 has steps."""
+        return bool(self.head_epochs if self.head_steps is None else self.head_steps)
 
     def head_only(self) -> TuneRecipe:
         """Recipe of stage 1 alone: all recipes with the same stage 1 share its digest."""
@@ -331,6 +380,7 @@ PRETRAIN: dict[str, PretrainRecipe] = {
         learning_rate=8e-4,
         weight_decay=1e-4,
         warmup=0.1,
+        pooling="stacked-mean-max",
         precision="bfloat16",
         save_dtype="float16",
     ),
@@ -345,6 +395,7 @@ TUNE: dict[str, TuneRecipe] = {
         top_k=5,
         projector=(512, 512, 128),
         predictor=512,
+        pooling="stacked-mean-max",
         head_epochs=1,
         epochs=3,
         head_learning_rate=1e-3,

@@ -154,6 +154,12 @@ def _of_size(model: Tunable, recipe: PretrainRecipe, init: str) -> Tunable:
     return model
 
 
+def initial_name(init: str) -> str:
+    """Name for `load_model` of the encoder that a training begins from; a path alone is an AudioMAE file."""
+    is_named = "=" in init or ".py:" in init or init.endswith(".py") or not is_path(init)
+    return init if is_named else f"audiomae={init}"
+
+
 def initial_model(init: str) -> Tunable:
     """Loads the encoder that a training begins from; see :func:`tune`.
 
@@ -164,8 +170,7 @@ def initial_model(init: str) -> Tunable:
         BadInputError: The file is missing, damaged or another model's.
         OwnCodeError: A user's own front end or normalisation raises an error.
     """
-    is_named = "=" in init or ".py:" in init or init.endswith(".py") or not is_path(init)
-    model = load_model(init if is_named else f"audiomae={init}", device="cpu")
+    model = load_model(initial_name(init), device="cpu")
     if missing := lacks(model):
         remedy = "see Tunable in docs/your-model.md, or give audiomae=PATH or audiomae-tiny"
         raise UsageError(f"--init {init}", f"cannot be tuned: it lacks {missing}", remedy)
@@ -196,7 +201,7 @@ def _claimed(folder: Path, say: Callable[[str], None] | None = None) -> Iterator
 
 
 def _decoded(
-    recipe: Recipe,
+    recipe: PretrainRecipe | TuneRecipe,
     data: TaskData,
     folder: Path,
     model: Tunable,
@@ -212,7 +217,8 @@ def _decoded(
     for remark in data.remarks:
         progress.say(f"{data.name}: {remark.text}")
     with distributed.leader_first():
-        return load_frames(data, model.fbank, model.sample_rate, progress, workers=workers, stop=stop)
+        frames = load_frames(data, model.fbank, model.sample_rate, progress, workers=workers, stop=stop)
+    return frames.drawn(recipe.clips, recipe.seed)
 
 
 def _spectrograms(model: Tunable, recipe: PretrainRecipe | TuneRecipe, device: str) -> Spectrograms:

@@ -75,8 +75,11 @@ def computing_with(threads: int | None) -> Iterator[None]:
 
 def remaining(job: Job) -> dict[str, int]:
     """Number of steps left of each stage, by name; an upper bound if recordings have several clips."""
-    epoch = _clips(job.data, job.data_dir, job.audio_root) // job.recipe.batch
-    left = {HEAD: 0 if job.head else epoch * job.recipe.head_epochs, TUNING: epoch * job.recipe.epochs}
+    recipe = job.recipe
+    epoch = (recipe.clips or _clips(job.data, job.data_dir, job.audio_root)) // recipe.batch
+    head = epoch * recipe.head_epochs if recipe.head_steps is None else recipe.head_steps
+    tuning = epoch * recipe.epochs if recipe.steps is None else recipe.steps
+    left = {HEAD: 0 if job.head else head, TUNING: tuning}
     newest = max((path.stem for path in (job.folder / "checkpoints").glob("[0-9]-????????.pt")), default="")
     if newest:
         stage, _, step = newest.partition("-")
