@@ -9,8 +9,8 @@ Each takes
 and returns a `Score`. Scores are computed on embeddings minus the mean over the n rows, as pooled transformer features
 share a large common part that costs float32 its digits. A classifier that depends on the origin accounts for the mean.
 Outlying rows are left out of that mean. If there are any, or the scale is extreme, scores are computed in float64.
-Ties go to the lowest class slot. Scores are tied if they differ by no more than float32 may err (`_ROUNDING`), as a
-matrix product need not round the same sum in two columns alike.
+Ties go to the lowest class slot, tied votes of `knn` first to the class with the nearest voter. Scores are tied if they
+differ by no more than float32 may err (`_ROUNDING`), as a matrix product need not round the same sum in two columns alike.
 """
 
 from __future__ import annotations
@@ -375,7 +375,7 @@ def _choose(
 
 
 def _votes(scores: Table, margin: Table, slots: Ints, voters: int) -> Doubles:
-    """Votes of the nearest supports for each class slot, (B, Q, N); the nearest voter gives a little more than one."""
+    """Votes of the nearest supports for each class slot, (B, Q, N); less a fraction by the place of the first voter."""
     left = scores.copy()
     nearest = np.empty((*scores.shape[:-1], voters), np.int64)
     for place in range(voters):  # one by one: rounding must not put in order what is equally near
