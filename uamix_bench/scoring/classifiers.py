@@ -10,7 +10,8 @@ and returns a `Score`. Scores are computed on embeddings minus the mean over the
 share a large common part that costs float32 its digits. A classifier that depends on the origin accounts for the mean.
 Outlying rows are left out of that mean. If there are any, or the scale is extreme, scores are computed in float64.
 Ties go to the lowest class slot, tied votes of `knn` first to the class with the nearest voter. Scores are tied if they
-differ by no more than float32 may err (`_ROUNDING`), as a matrix product need not round the same sum in two columns alike.
+differ by no more than float32 may err (`_ROUNDING`), as a matrix product need not round the same sum in two columns
+alike.
 """
 
 from __future__ import annotations
