@@ -21,7 +21,8 @@ from uamix_bench.comparison.compare import compare
 from uamix_bench.comparison.sides import read_side
 from uamix_bench.evaluation.redraw import Redraw
 from uamix_bench.plugins import registry
-from uamix_bench.records.export import to_csv, to_eval_results, to_latex, to_model_index, to_mteb
+from uamix_bench.records.export import to_csv, to_eval_results, to_latex, to_model_index
+from uamix_bench.records.mteb import to_mteb
 from uamix_bench.records.record import load, record_text
 from uamix_bench.records.results import Result
 from uamix_bench.records.store import KINDS, ResultStore, load_record, read_all, schema

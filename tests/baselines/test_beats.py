@@ -186,7 +186,7 @@ def test_a_cfg_without_deep_norm_is_said(tmp_path: Path, tiny: Any) -> None:
     path = save(
         tmp_path, without_deep_norm := {k: v for k, v in SETTINGS.items() if k != "deep_norm"}, beats_state(SETTINGS)
     )
-    with pytest.warns(UserWarning, match="beats: the cfg lacks deep_norm, so it is taken as false"):
+    with pytest.warns(UserWarning, match="BEATs_tiny: the cfg lacks deep_norm, so it is taken as false"):
         model = load_model(BEATs, path, device="cpu")
     assert model.remarks == ("the cfg lacks deep_norm, so it is taken as false, BEATsConfig's default",)
     wanted = reference(sound(9_000), without_deep_norm | {"deep_norm": False}, beats_state(SETTINGS))

@@ -21,7 +21,9 @@ def filled(bench: Bench, sounds: Path, monkeypatch: pytest.MonkeyPatch) -> Bench
 
 def test_ls_and_path(filled: Bench, bench_home: Path) -> None:
     listed = filled("cache", "ls", "--json").envelope["items"]
-    assert {item["name"]: item["entries"] for item in listed} == {"logmel": 32, "random": 32, "digests": 32}
+    entries = {item["name"]: item["entries"] for item in listed}
+    assert entries.pop("digests") >= 32  # of the sounds, and of the project's code
+    assert entries == {"logmel": 32, "random": 32}
     shards = list(bench_home.glob("embeddings/*/*.shard"))
     assert sum(item["bytes"] for item in listed) == sum(path.stat().st_size for path in shards)
     (logmel,) = filled("cache", "ls", "-m", "log*", "--json").envelope["items"]

@@ -34,7 +34,7 @@ MISTAKES = {
     "fewshot -m uamix logmel -t sounds/": (2, "a list has commas and no spaces: -m uamix,logmel"),
     "fewshot -t sounds/ --k 1 5": (2, "a list has commas and no spaces: --k 1,5"),
     "fewshot -t sounds/ --k 1-5": (0, "1-shot    "),
-    "fewshot -t sounds/ --k 0": (2, "0 is not at least 1"),
+    "fewshot -t sounds/ --k 0": (2, "has no text side, so that it knows no class by its name; leave 0 out of --k"),
     "fewshot -t sounds/ --classifier svm": (2, "did you mean 'logistic-regression'?"),
     "fewshot -t sounds/ --classifier linear": (2, "did you mean 'logistic-regression'?"),
     "fewshot -t sounds/ --device gpu": (2, "use auto, cpu, cuda, cuda:1 or mps"),

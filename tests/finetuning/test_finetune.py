@@ -173,7 +173,7 @@ def test_the_record_round_trips_and_every_number_is_held(tuned: tuple[FinetuneRe
     result = tuned[0]
     store = ResultStore(tmp_path)
     path = store.write(result)
-    assert path.relative_to(tmp_path).parts[-2:] == ("audiomae", f"finetune-{result.id[:12]}.json")
+    assert path.relative_to(tmp_path).parts[-2:] == (result.model.name, f"finetune-{result.id[:12]}.json")
     assert load_record(path) == result
     document = json.loads(path.read_text())
 

@@ -30,7 +30,7 @@ def spectrograms() -> Spectrograms:
 @pytest.fixture(scope="session")
 def tune_recipe() -> TuneRecipe:
     small = {"batch": 8, "frames": (32, 48), "queue": 16, "top_k": 3, "projector": (24, 24, 16), "predictor": 24}
-    return TUNE["tiny"].model_copy(update={**small, "head_epochs": 2, "epochs": 2, **SHORT})
+    return TUNE["tiny"].model_copy(update={**small, "pooling": "mean", "head_epochs": 2, "epochs": 2, **SHORT})
 
 
 @pytest.fixture(scope="session")

@@ -321,7 +321,7 @@ def _show(results: Sequence[FinetuneResult]) -> None:
     """Prints the scores."""
     from uamix_bench.cli.listing import what_was_trained
     from uamix_bench.cli.tables import Table, count, per_cent, show
-    from uamix_bench.plugins.overlap import MARKS, notes as overlap_notes
+    from uamix_bench.plugins.overlap import notes as overlap_notes
 
     table = Table("model", "task", "trained", "labels>", "metric", "%>", "runs>", "seeds ±>", wrapped=("model",))
     notes = [
@@ -335,9 +335,7 @@ def _show(results: Sequence[FinetuneResult]) -> None:
             what_was_trained(result),
             result.labels,
             setting.metric,
-            per_cent(score.value, score.ci95)
-            + ("" if result.status.complete else "*")
-            + MARKS[result.overlap_known.level],
+            per_cent(score.value, score.ci95) + ("" if result.status.complete else "*") + result.overlap_mark,
             count(len(result.runs)),
             "" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}",
         )
@@ -345,6 +343,7 @@ def _show(results: Sequence[FinetuneResult]) -> None:
         if not result.status.complete:
             notes.append(f"* {result.model.name} on {result.task.label}: partial, not comparable")
     show(table, "last epoch; ± is the 95% interval for new groups (recordings, speakers, videos)")
-    notes += overlap_notes((one.model.name, one.task.label, one.overlap_known) for one in results)
+    told = [one for one in results if one.overlap_mark]
+    notes += overlap_notes((one.model.name, one.task.label, one.overlap_known) for one in told)
     for note in dict.fromkeys(notes):
         print(note)

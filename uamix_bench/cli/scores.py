@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from uamix_bench.cli.tables import Table, count, fits, per_cent, show
-from uamix_bench.plugins.overlap import MARKS, notes
+from uamix_bench.plugins.overlap import notes
 from uamix_bench.util.text import classes_drawn, listed, p_value, plus_minus
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
             title = f"{way}-way" if len(ways) > 1 else ""
             show(_score_table(rows, way, shots[:shown], ranking, sweep), title)
             shots = shots[shown:]
-    told = [result for result in results if _overlap_mark(result)]
+    told = [result for result in results if result.overlap_mark]
     for line in notes((labels[result.id], result.task.label, result.overlap_known) for result in told):
         _note(line)
     if ranking.best - ranking.best_for_new_clips:
@@ -144,13 +144,7 @@ def _mark(result: Result | None, ranking: Ranking) -> str:
     rank = "≈" if result.id in ranking.alike else ""
     if result.id in ranking.best:
         rank = "best" if result.id in ranking.best_for_new_clips else "(best)"
-    return f"{rank} {_overlap_mark(result)}".strip()
-
-
-def _overlap_mark(result: Result) -> str:
-    """Mark of overlap. The source of a user's own sounds is never stated, so "unknown" is not marked on them."""
-    level = result.overlap_known.level
-    return "" if result.task.own and level == "unknown" else MARKS[level]
+    return f"{rank} {result.overlap_mark}".strip()
 
 
 def _why_not_new(ranking: Ranking) -> str:

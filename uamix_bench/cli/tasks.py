@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -256,8 +257,13 @@ def miniature(
     if not session.json:
         from uamix_bench.cli.progress import TerminalProgress
 
+        try:
+            held = _survey(look.Places(name, None, None, root), TerminalProgress(True), sounds=False)
+        except BaseException:  # an interrupt: the folder was empty, and is so again
+            for entry in root.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            raise
         print(f"{card.name}@{card.version}: {card.clips or 0:,} clips")
-        held = _survey(look.Places(name, None, None, root), TerminalProgress(True), sounds=False)
         print(f"evaluate it:\n{held['first_command']}")
 
 

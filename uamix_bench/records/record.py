@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from uamix_bench.plugins.card import Count as Count, Name, Sha256 as Sha256, Text as Text
-from uamix_bench.plugins.overlap import Overlap, overlap
+from uamix_bench.plugins.overlap import MARKS, Overlap, overlap
 from uamix_bench.records.schema_v1 import OldRecordError, upgraded
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError
@@ -308,6 +308,12 @@ class SoundsRecord(Record):
         """Overlap of the training data with the task by the facts known here; by the record's if none are known."""
         known = overlap(self.model.pretrained_on, self.task.name)
         return self.overlap if known.level == "unknown" and self.overlap is not None else known
+
+    @property
+    def overlap_mark(self) -> str:
+        """Mark of the overlap beside a score; none for "unknown" on own sounds, whose source is never stated."""
+        level = self.overlap_known.level
+        return "" if self.task.own and level == "unknown" else MARKS[level]
 
     @property
     def sounds_recorded(self) -> bool:
