@@ -8,10 +8,10 @@ check:  ## Lint, format, types, floors
 	lint-imports
 
 quick:  ## Small tests of every folder, on two cores
-	OMP_NUM_THREADS=1 python -m pytest -q -m quick -n 2
+	python -m pytest -q -m quick -n 2
 
-test:  ## Every test but the long ones (--slow)
-	python -m pytest -q
+test:  ## Every test but the long ones (--slow), on two cores
+	python -m pytest -q -n 2
 
 docs:  ## The site in site/; a dead link fails
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and torch is not loaded yet
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if TYPE_CHECKING:
     from uamix_bench.tuning.data import Frames
 
