@@ -70,6 +70,7 @@ def test_documented_import_paths_keep_working(path: str, home: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["fewshot", "compare", "finetune", "tune"])
+@pytest.mark.over_3s
 def test_a_public_function_stays_one_whatever_is_imported(name: str) -> None:
     """A module of the same name that is imported later does not take its place."""
     code = (

@@ -57,6 +57,7 @@ def state_sha256() -> str:
     return hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values())).hexdigest()
 
 
+@pytest.mark.over_3s
 def test_random_is_the_same_in_every_process() -> None:
     program = f"{inspect.getsource(state_sha256)}\ntorch.manual_seed(1)\nprint(state_sha256())"
     imports = "import hashlib, torch\nfrom uamix_bench.models.model import load_model\n"

@@ -78,6 +78,7 @@ def measure(shape: ViTShape, decoder: float, folder: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     "shape", [pytest.param(REDUCED, id="reduced"), pytest.param(ViTShape(), id="vit-b", marks=pytest.mark.slow)]
 )
+@pytest.mark.over_3s
 def test_a_converted_file_loads_twice_as_fast(
     shape: ViTShape, decoder: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def spectrogram(model: Any, seconds: float, clips: int) -> tuple[Tensor, Tensor]
 
 
 @pytest.mark.parametrize(("shape", "rounds"), SHAPES)
+@pytest.mark.over_3s
 def test_a_short_clip_costs_its_own_tokens(shape: ViTShape, rounds: int) -> None:
     model = audiomae(shape)
     short, long = spectrogram(model, 1.0, 16), spectrogram(model, 10.0, 1)
@@ -56,6 +57,7 @@ def test_a_short_clip_costs_its_own_tokens(shape: ViTShape, rounds: int) -> None
 
 @pytest.mark.parametrize(("shape", "rounds"), SHAPES)
 @pytest.mark.parametrize(("frames", "clips"), [(1024, 1), (96, 16)])
+@pytest.mark.over_3s
 def test_a_token_costs_no_more_than_in_timm(shape: ViTShape, rounds: int, frames: int, clips: int) -> None:
     """Against timm's own forward on the full 1,024 frames: at that length, and for short clips in a batch."""
     ours = encoder(shape)
@@ -91,6 +93,7 @@ def embedding(model: Any, clips: int, dtype: torch.dtype) -> Side:
     ("dtype", "least"),
     [pytest.param(torch.float32, 0.35, id="float32"), pytest.param(torch.bfloat16, 0.1, id="bf16", marks=BF16)],
 )
+@pytest.mark.over_3s
 def test_clips_per_second_beside_the_arithmetic_limit(
     shape: ViTShape, rounds: int, dtype: torch.dtype, least: float
 ) -> None:
@@ -111,6 +114,7 @@ def test_clips_per_second_beside_the_arithmetic_limit(
     [(*SHAPES[0].values, 1.1), pytest.param(*SHAPES[1].values, 1.5, marks=pytest.mark.slow)],
     ids=["reduced", "ViT-B"],
 )
+@pytest.mark.over_3s
 def test_bf16_is_faster(shape: ViTShape, rounds: int, least: float) -> None:
     model = audiomae(shape).to(DEVICE)
     sides = {str(dtype): embedding(model, 2, dtype) for dtype in (torch.float32, torch.bfloat16)}

@@ -31,6 +31,7 @@ CASES = [
 
 @pytest.mark.parametrize(("peer", "classes", "clips_each", "n_way", "at_least"), CASES)
 @pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.over_3s
 def test_evaluation_outruns(peer: str, classes: int, clips_each: int, n_way: int, at_least: float, rounds: int) -> None:
     clips, labels = table([clips_each] * classes)
     features, protocol, few = embeddings(len(clips)), Protocol(n_way=n_way, episodes=OURS), 200 if rounds == 1 else 500

@@ -63,6 +63,7 @@ def mixed(folder: Path, counts: tuple[int, ...]) -> TaskData:
     ("counts", "least"),
     [pytest.param((2, 2, 2), 1.5, id="as-many-clips"), pytest.param((20, 4, 2), 2.0, id="as-many-seconds")],
 )
+@pytest.mark.over_3s
 def test_a_mixed_set_costs_its_own_tokens(
     shape: ViTShape, rounds: int, counts: tuple[int, ...], least: float, tmp_path: Path
 ) -> None:

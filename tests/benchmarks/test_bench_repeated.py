@@ -14,6 +14,7 @@ from .sections.process import HEAVY, _cpu_s
 
 
 @pytest.mark.parametrize(("change", "at_most"), [([], 0.25), (["--k", "2"], 0.35)], ids=["again", "another k"])
+@pytest.mark.over_3s
 def test_a_repeated_question_costs_a_part_of_the_imports(
     change: list[str], at_most: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("shape", "rounds"), SHAPES)
+@pytest.mark.over_3s
 def test_a_half_frozen_step_is_faster_and_keeps_half(
     shape: ViTShape, rounds: int, data: tuple[Frames, Spectrograms], capsys: pytest.CaptureFixture[str]
 ) -> None:

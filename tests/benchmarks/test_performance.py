@@ -86,6 +86,7 @@ def test_every_cell_is_filled_and_the_peers_are_there(page: str) -> None:
     assert int(dear["clips encoded"].replace(",", "")) > int(cheap["clips encoded"].replace(",", ""))
 
 
+@pytest.mark.over_3s
 def test_a_peer_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "is_installed", lambda module: False)
     scale = QUICK._replace(rounds=1, episodes=100)

@@ -102,6 +102,7 @@ def test_a_whole_ablation(bench: Bench, bench_home: Path, arguments: list[str], 
     assert str(tmp_path) not in page + markdown + json.dumps(raw)
 
 
+@pytest.mark.over_3s
 def test_an_arm_is_what_tune_makes_of_its_recipe(bench: Bench, arguments: list[str], tmp_path: Path) -> None:
     done = bench(*arguments, "--jobs", "1", "--mix", "mixup")
     assert done.code == 0, done.err
@@ -144,6 +145,7 @@ def test_a_dry_run_lists_the_arms_and_writes_nothing(bench: Bench, bench_home: P
     assert not Path(arguments[arguments.index("--out") + 1]).exists()
 
 
+@pytest.mark.over_3s
 def test_where_earlier_runs_tell_the_time_a_dry_run_imports_no_torch(
     bench: Bench, bench_home: Path, arguments: list[str]
 ) -> None:
@@ -172,6 +174,7 @@ def wait_for(pattern: str, folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.over_3s
 def test_a_killed_grid_continues_to_the_same_weights(
     bench: Bench, bench_home: Path, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +197,7 @@ def test_a_killed_grid_continues_to_the_same_weights(
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.over_3s
 def test_sigterm_saves_every_arm_and_says_how_to_go_on(bench_home: Path, arguments: list[str], jobs: str) -> None:
     process = start([*arguments, "--set", "epochs=2000", "--set", "checkpoint_every=100000", "--jobs", jobs])
     wait_for("training/tune-head-*/model.safetensors", bench_home)
@@ -252,6 +256,7 @@ def record(bench: Bench, arguments: list[str], tmp_path: Path) -> dict[str, Any]
     return document
 
 
+@pytest.mark.over_3s
 def test_a_record_whose_parts_disagree_is_refused(record: dict[str, Any], tmp_path: Path) -> None:
     def change(document: dict[str, Any], *path: Any, value: Any) -> dict[str, Any]:
         copy: dict[str, Any] = json.loads(json.dumps(document))
@@ -279,6 +284,7 @@ def test_a_record_whose_parts_disagree_is_refused(record: dict[str, Any], tmp_pa
             load_record(path)
 
 
+@pytest.mark.over_3s
 def test_hostile_text_is_harmless_in_the_report(record: dict[str, Any]) -> None:
     from uamix_bench.plugins.registry import find_report
 
@@ -292,6 +298,7 @@ def test_hostile_text_is_harmless_in_the_report(record: dict[str, Any]) -> None:
     assert "[y](javascript" not in page.markdown
 
 
+@pytest.mark.over_3s
 def test_arms_tuned_on_other_sounds_of_the_same_names_are_not_taken(
     bench: Bench, arguments: list[str], sounds: Path, tmp_path: Path
 ) -> None:

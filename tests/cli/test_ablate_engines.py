@@ -48,6 +48,7 @@ def record(folder: Path) -> Any:
     return without(json.loads((folder / "ablation.json").read_bytes()))
 
 
+@pytest.mark.over_3s
 def test_ray_with_a_node_killed_in_the_middle_of_an_arm(
     bench: Bench,
     bench_home: Path,
@@ -165,6 +166,7 @@ def ablation(encoder: Path, sounds: Path, bench_home: Path) -> Ablation:
     return Ablation(arms, f"audiomae={encoder}", str(sounds), engine=Apart("cpu"))
 
 
+@pytest.mark.over_3s
 def test_slurm_trains_what_is_trained_here(
     ablation: Ablation, bench_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def test_evaluation_needs_no_torchvision(tmp_path: Path) -> None:
 
 
 @pytest.mark.quick
+@pytest.mark.over_3s
 def test_a_torchvision_for_another_torch_is_one_line_that_blames_no_plugin(tmp_path: Path) -> None:
     arguments = ("pretrain", "--recipe", "tiny", "--data", "synthetic", "--out", "trained", "--dry-run")
     done = bench(broken(tmp_path / "site", torchvision=NMS), tmp_path / "home", *arguments)
@@ -75,6 +76,7 @@ def test_a_torch_that_does_not_load_is_named(tmp_path: Path) -> None:
     ],
     ids=lambda arguments: arguments[0],
 )
+@pytest.mark.over_3s
 def test_what_needs_no_torch_works_without_one(arguments: tuple[str, ...], tmp_path: Path) -> None:
     site = broken(tmp_path / "site", torch=LIBRARY, torchvision=NMS, torchaudio=SYMBOL, timm=LIBRARY)
     done = bench(site, tmp_path / "home", *arguments)

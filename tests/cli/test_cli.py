@@ -65,6 +65,7 @@ def test_heavy_packages_are_not_imported(arguments: list[str], forbidden: tuple[
     assert not set(forbidden) & set(loaded)
 
 
+@pytest.mark.over_3s
 def test_help_takes_a_tenth_of_importing_torch(tmp_path: Path) -> None:
     time = "import time\nstart = time.process_time()\n{}\nprint('SECONDS', time.process_time() - start)"
     helped = "from uamix_bench.cli import main\nmain(['--help'])"
@@ -174,6 +175,7 @@ def test_lists_fit_a_pipe(bench: Bench) -> None:
         assert "…" not in shown
 
 
+@pytest.mark.over_3s
 def test_limits_of_numbers_are_given_as_a_person_would(bench: Bench) -> None:
     for name in cli.COMMANDS:
         command = import_module(f"uamix_bench.cli.{name}").command
@@ -210,6 +212,7 @@ def test_limits_of_numbers_are_given_as_a_person_would(bench: Bench) -> None:
         (Terminated(), 143),
     ],
 )
+@pytest.mark.over_3s
 def test_whatever_is_raised_is_one_line_and_an_exit_code(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int
 ) -> None:

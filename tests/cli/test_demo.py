@@ -11,6 +11,7 @@ from uamix_bench.cli import demo
 from .conftest import Bench
 
 
+@pytest.mark.over_3s
 def test_the_way_from_sounds_to_a_report(
     bench: Bench, bench_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def test_shares_give_one_result_each(bench: Bench, sounds: Path) -> None:
     assert clips == [{4}, {16}]
 
 
+@pytest.mark.over_3s
 def test_labels_are_counted_too_and_stand_beside_few_shot_results(bench: Bench, sounds: Path, tmp_path: Path) -> None:
     probe = (
         "finetune",
@@ -142,6 +143,7 @@ def test_a_task_brings_its_recipe(bench: Bench, tmp_path: Path) -> None:
     assert [run["fold"] for run in plan["runs"]] == [f"fold{number}" for number in range(1, 6)]
 
 
+@pytest.mark.over_3s
 def test_audiosets_own_lists_are_scored_by_map(bench: Bench, sounds: Path, tmp_path: Path) -> None:
     clips = tmp_path / "clips"
     clips.mkdir()
@@ -192,6 +194,7 @@ def test_mistakes_are_one_line(arguments: list[str], code: int, words: str, benc
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.over_3s
 def test_sigterm_saves_and_the_same_command_continues(sounds: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "UAMIX_BENCH_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     arguments = [

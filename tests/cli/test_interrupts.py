@@ -144,6 +144,7 @@ def _content(place: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("shares", [(0.6,), pytest.param((0.1, 0.3, 0.5, 0.7, 0.9), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.over_3s
 def test_an_interrupted_command_says_so_and_then_finishes(
     name: str, shares: tuple[float, ...], world: World, tmp_path: Path
 ) -> None:

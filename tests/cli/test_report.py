@@ -61,6 +61,7 @@ def test_every_setting_has_its_confusions_and_a_model_its_colour(bench: Bench, r
     assert page.count("Shares of confusions are of") == 1
 
 
+@pytest.mark.over_3s
 def test_classes_that_only_one_of_two_tasks_has_are_shown_of_that_one(
     bench: Bench, results: Path, sounds: Path, tmp_path: Path
 ) -> None:

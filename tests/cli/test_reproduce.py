@@ -59,6 +59,7 @@ def test_table_2_end_to_end_on_miniatures(bench: Bench, data: Path, checkpoints:
     assert again.envelope["missing"] == []
 
 
+@pytest.mark.over_3s
 def test_figure_3_end_to_end_with_cells_that_a_data_set_is_too_small_for(
     bench: Bench, data: Path, checkpoints: list[str], tmp_path: Path
 ) -> None:

@@ -239,6 +239,7 @@ def test_mistakes_are_one_line(arguments: list[str], words: str, tmp_path: Path)
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.over_3s
 def test_a_killed_pretraining_continues_to_the_same_weights(sounds: Path, pretrained: Path, tmp_path: Path) -> None:
     arguments = command("pretrain", "--data", sounds, "--out", tmp_path, *SMALL)
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
@@ -297,6 +298,7 @@ def test_a_second_training_in_a_folder_is_refused_until_the_first_is_gone(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.over_3s
 def test_sigterm_saves_the_state_and_says_how_to_go_on(sounds: Path, pretrained: Path, tmp_path: Path) -> None:
     arguments = ["tune", "--init", f"audiomae={pretrained / 'model.safetensors'}", "--data", sounds, "--out", tmp_path]
     process = subprocess.Popen(command(*arguments, *HEADS, "--set", "epochs=500"), stderr=subprocess.PIPE, text=True)

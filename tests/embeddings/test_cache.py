@@ -354,6 +354,7 @@ def killed_at(fatal: int, work: Callable[[], None], patched: tuple[tuple[object,
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.usefixtures("quick")
+@pytest.mark.over_3s
 def test_killed_at_every_call(bench_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards_module, "_FAN", 4)
     old, new = [1, 2], ["x", "y", "z"]

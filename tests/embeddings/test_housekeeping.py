@@ -242,6 +242,7 @@ def test_verify_names_every_bad_shard_and_changes_nothing(bench_home: Path) -> N
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.over_3s
 def test_killed_at_every_call_of_a_pruning(bench_home: Path) -> None:
     for fatal in itertools.count(1):
         grow(count=3)
@@ -281,6 +282,7 @@ assert found
 
 
 @pytest.mark.usefixtures("bench_home")
+@pytest.mark.over_3s
 def test_eight_processes_while_two_of_them_prune() -> None:
     scripts = [WORKER.format(tests=str(Path(__file__).parent), prunes=number < 2) for number in range(8)]
     workers = [subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) for script in scripts]

@@ -314,6 +314,7 @@ def test_the_cores_are_shared_by_the_jobs_at_once(monkeypatch: pytest.MonkeyPatc
     assert two.threads(5) is None
 
 
+@pytest.mark.over_3s
 def test_slurm_as_processes(
     jobs: Any, work: list[Any], tmp_path: Path, bench_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

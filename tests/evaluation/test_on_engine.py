@@ -252,6 +252,7 @@ class Killer(Progress):
         self.lines.append(line)
 
 
+@pytest.mark.over_3s
 def test_ray_with_a_node_killed_in_the_middle(
     task: TaskData,
     tmp_path: Path,

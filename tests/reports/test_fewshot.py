@@ -25,6 +25,7 @@ def _empty_home(bench_home: Any) -> None:
     """No data set is here, so no confusion matrix can be had."""
 
 
+@pytest.mark.over_3s
 def test_every_accuracy_and_difference_is_there_in_both_forms() -> None:
     results = grid(tasks=2, ways=(5, 10), shots=(1, 5), models=3)
     page = report(results)

@@ -44,6 +44,7 @@ def tables(markdown: str) -> list[list[list[str]]]:
     return found
 
 
+@pytest.mark.over_3s
 def test_rows_in_markdown_are_the_results(site: Path) -> None:
     main_table, limited, published, mixing = tables((site / "index.md").read_text())[:4]
     assert [row[0] for row in main_table[1:]] == ["uamix", "audiomae", "beats", "m2d"]
@@ -55,6 +56,7 @@ def test_rows_in_markdown_are_the_results(site: Path) -> None:
     assert [row[0] for row in mixing[1:]] == ["No mixing", "MixUp + LS"]
 
 
+@pytest.mark.over_3s
 def test_the_report_of_the_same_results_says_the_same(site: Path, store: Path, records: Any) -> None:
     from uamix_bench.records.store import read_all
     from uamix_bench.reports.fewshot import report

@@ -119,6 +119,7 @@ def test_the_theme_is_the_readers(page: Any) -> None:
     page.execute_script("localStorage.clear()")
 
 
+@pytest.mark.over_3s
 def test_axe_finds_nothing_serious(browser: Any, records: Any, tmp_path: Path) -> None:
     axe = pytest.importorskip("axe_core_python.selenium").Axe()
     results = records.grid(tasks=2, ways=(5,), shots=(1, 5), models=2)

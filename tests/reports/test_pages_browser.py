@@ -119,6 +119,7 @@ def test_figures_fill_a_desk(page: Any) -> None:
     assert set(drawn) <= {width}
 
 
+@pytest.mark.over_3s
 def test_axe_finds_nothing_serious(page: Any) -> None:
     axe = pytest.importorskip("axe_core_python.selenium").Axe()
     for theme, options in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):

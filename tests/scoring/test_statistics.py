@@ -224,6 +224,7 @@ def test_intervals_that_cannot_be_given_say_why() -> None:
     ("repeats", "low", "high"),
     [(25, 0.84, 1.0), pytest.param(500, 0.92, 0.98, marks=pytest.mark.slow)],
 )
+@pytest.mark.over_3s
 def test_coverage(kind: str, repeats: int, low: float, high: float) -> None:
     """Redraws the clips of fixed classes (P1), or classes too (P2), and counts how often the interval holds the truth.
 

@@ -172,6 +172,7 @@ def test_the_task_lists_every_clip_and_renders_only_what_is_missing(tmp_path: Pa
     assert Path(rows["path"].iloc[1]).stat().st_size > 44
 
 
+@pytest.mark.over_3s
 def test_processes_render_the_same_files_for_a_script_without_a_main_guard(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(f"""

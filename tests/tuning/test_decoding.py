@@ -205,6 +205,7 @@ def test_no_sound_that_can_be_read_is_an_error(bench_home: Path, tmp_path: Path)
         load(tmp_path / "a")
 
 
+@pytest.mark.over_3s
 def test_a_worker_that_dies_is_said_and_loses_nothing(
     folder: Path, bench_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
