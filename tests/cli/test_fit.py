@@ -128,3 +128,11 @@ def test_sounds_of_other_forms_are_found(
     for given in ("flat", "list.txt", "flat/a.flac"):
         (row,) = bench("predict", "clf", given, "--json").envelope["items"]
         assert row["path"].endswith("flat/a.flac")
+
+
+def test_a_list_of_segments_is_no_list_of_recordings(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    assert bench("fit", "-m", "logmel", "-t", sounds, "--out", tmp_path / "clf").code == 0
+    (tmp_path / "parts.csv").write_text(f"path,start,end\n{next(sounds.rglob('*.wav'))},0,0.1\n")
+    done = bench("predict", tmp_path / "clf", tmp_path / "parts.csv")
+    assert done.code == 2
+    assert "lists segments or rows of files, and whole files are labelled; name the recordings themselves" in done.error
