@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from uamix_bench.plugins.overlap import MARKS
 from uamix_bench.util.text import with_half
 
 Mark = Literal["", "best", "top", "tie", "better", "worse", "faint"]
@@ -170,7 +169,7 @@ def percent(fraction: float | None, half_width: float | None = None, **options: 
 def score_cell(result: Any, **options: Any) -> Cell:
     """Cell with a result's accuracy, its conventional half-width, and the mark of overlap with its training data."""
     cell = percent(result.score.accuracy, result.score.ci95, **options)
-    mark = MARKS[result.overlap_known.level]
+    mark = result.overlap_mark
     return replace(cell, minor=f"{cell.minor} {mark}".strip()) if mark else cell
 
 

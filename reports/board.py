@@ -217,7 +217,7 @@ def left_out_notes(columns: Iterable[Column]) -> list[str]:
 
 def overlap_notes(results: Iterable[Result]) -> list[str]:
     """Meanings of the marks of overlap that these results' scores bear."""
-    found = {result.overlap_known.level for result in results}
+    found = {result.overlap_known.level for result in results if result.overlap_mark}
     return [MEANINGS[level] for level in reversed(LEVELS) if level in found and level in MEANINGS]
 
 

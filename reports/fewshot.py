@@ -108,6 +108,7 @@ def accuracy(table: Board) -> Iterator[Block]:
         settings = [setting for setting in table.settings if setting.series == series]
         protocol = next((one.protocol for one in settings if one.protocol.k_shot), settings[0].protocol)
         words = f"{protocol.episodes:,} episodes, {protocol.n_query} queries a class, {protocol.scored_by}"
+        words += "" if protocol.name in ("paper", "custom") else f", {protocol.name}"
         for label in dict.fromkeys(column.label for setting in settings for column in setting.columns):
             held = [setting for setting in settings if any(column.label == label for column in setting.columns)]
             rows: list[Row] = [
@@ -131,11 +132,12 @@ def accuracy(table: Board) -> Iterator[Block]:
 
 
 def _overlaps(settings: Iterable[Setting]) -> Iterator[tuple[str, str, overlap.Overlap]]:
-    """Model, task and overlap of training data of every result."""
+    """Model, task and overlap of training data of every result whose score is marked."""
     for setting in settings:
         for row in (*setting.standings, *(Standing(*apart) for apart in setting.apart)):
             for label, result in row.results.items():
-                yield row.entrant.label, label, result.overlap_known
+                if result.overlap_mark:
+                    yield row.entrant.label, label, result.overlap_known
 
 
 def _cell_title(setting: Setting, label: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from uamix_bench.plugins.overlap import MARKS, notes
+from uamix_bench.plugins.overlap import notes
 from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.newest import newest
 from uamix_bench.reports import figures, provenance
@@ -101,7 +101,7 @@ def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
         "split",
     )
     intervals = " or ".join(dict.fromkeys(one.score.method for one in records))
-    overlaps = notes((labels[one.id], one.task.label, one.overlap_known) for one in records)
+    overlaps = notes((labels[one.id], one.task.label, one.overlap_known) for one in records if one.overlap_mark)
     return Table(
         columns,
         rows,
@@ -116,7 +116,7 @@ def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
 def _marked(one: FinetuneResult, note: str) -> Cell:
     """Score with its interval, and the mark of training data that the task may be of."""
     cell = percent(one.score.value, one.score.ci95, mark="" if one.status.complete else "faint", note=note)
-    return replace(cell, minor=f"{cell.minor} {MARKS[one.overlap_known.level]}".strip())
+    return replace(cell, minor=f"{cell.minor} {one.overlap_mark}".strip())
 
 
 def _fractions(task: str, records: Sequence[FinetuneResult], look: Mapping[str, int]) -> Iterator[Figure]:

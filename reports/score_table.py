@@ -248,7 +248,8 @@ def _shown(setting: Setting) -> Iterator[tuple[str, Result]]:
 
 def _marked(row: Standing) -> str:
     """Label of a model with the mark of its gravest overlap."""
-    return f"{row.entrant.label} {MARKS[row.overlap.level]}".strip()
+    marks = {result.overlap_mark for result in row.results.values()}
+    return f"{row.entrant.label} {MARKS[row.overlap.level] if MARKS[row.overlap.level] in marks else ''}".strip()
 
 
 def _millions(parameters: int) -> str:
