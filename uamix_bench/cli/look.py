@@ -118,7 +118,7 @@ def show(document: Mapping[str, Any]) -> None:
 
 
 def _table_lines(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What the whole table holds, by name; empty lines have nothing to say."""
+    """Facts on the whole table, by name; empty ones are left out."""
     from uamix_bench.cli.tables import count
 
     sounds, largest = document["sounds"], document["largest"]

@@ -49,7 +49,7 @@ class Sounds(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What a clip table holds.
+    """Sizes and faults of a clip table and its sounds.
 
     Attributes:
         classes: Size of each class, by its name.

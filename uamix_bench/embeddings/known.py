@@ -114,7 +114,7 @@ def recall_model(
     and weights of the Hub are always loaded.
 
     Raises:
-        BenchError: As :func:`uamix_bench.load_model`.
+        BenchError: The errors of :func:`uamix_bench.load_model`.
     """
     settings: dict[str, Any] = {
         "input": input,
