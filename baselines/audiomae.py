@@ -146,8 +146,7 @@ class AudioMAE(AudioModel):
         model.metadata = {**checkpoint.metadata, "sha256": checkpoint.sha256}
         pooling = _recipe(model.metadata).get("pooling")
         if pooling in model.poolings:
-            model.pooling = pooling
-            model.poolings = (pooling, *(how for how in model.poolings if how != pooling))
+            model.prefer(pooling)
         return model
 
 

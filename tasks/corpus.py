@@ -35,8 +35,9 @@ SEED = 0
 _SHORTEST, _LONGEST = 0.15, 2.0  # seconds of a clip
 _ESPEAK, _FLITE, _NOTES_EACH, _SYNTHETIC_EVERY = 4_500, 900, 5, 8
 _VOICES = 32  # of espeak-ng; with very many, the voice alone would tell a clip from all others, not its words
-_WORDS, _SPEAKERS = 20, 24  # of validation
-_FLITE_HZ = {"kal16": 105.0, "awb": 130.0, "rms": 95.0}  # mean pitch of a voice
+_WORDS, _SPEAKERS, _TAKES = 12, 7, 5  # of validation: words, voices of espeak-ng, and takes of a word by a voice
+_FLITE_HZ = {"kal16": 105.0, "awb": 130.0, "rms": 95.0}  # kal is kal16 at 8 kHz, awb_time tells the time, in numbers
+_FLITE_HELD_OUT = "slt"
 _PIECES, _PIECE = 4, 1.2  # of a prompt, at most, and seconds of each
 
 _GENERATED = "generated; the engine's licence does not extend to its output"
@@ -100,7 +101,7 @@ def flite_training() -> Iterator[Clip]:
     draw = _random(2)
     made = 0
     while made < _FLITE:
-        voice = speech.FLITE_VOICES[made % (len(speech.FLITE_VOICES) - 1)]
+        voice = list(_FLITE_HZ)[made % len(_FLITE_HZ)]
         text = " ".join(speech.made_up_word(draw) for _ in range(draw.integers(1, 3)))
         pitch = _FLITE_HZ[voice] * draw.uniform(0.9, 1.1)
         samples = speech.flite(voice, text, float(draw.uniform(0.8, 1.2)), float(pitch))
@@ -154,24 +155,30 @@ def _notes(chosen: list[tuple[str, Note]], preset: Preset, folder: str) -> Itera
 
 
 def speech_validation() -> Iterator[Clip]:
-    """Made-up words, each by every voice; languages, variants and the last voice of Flite are of no training clip."""
+    """Made-up words in several takes by voices that no training clip has, of other languages too."""
     draw = _random(4)
     languages, variants = _held_out(list(speech.LANGUAGES), True), _held_out(speech.variants(), True)
     voices = [speech.Voice(languages[n % len(languages)], variants[n % len(variants)]) for n in range(_SPEAKERS)]
     words = 0
     while words < _WORDS:
         word = speech.made_up_word(draw)
-        spoken = {str(voice): speech.espeak(voice, word, 160, 50) for voice in voices}
-        spoken[speech.FLITE_VOICES[-1]] = speech.flite(speech.FLITE_VOICES[-1], word, 1.0, 170.0)
-        if any(samples is None or len(samples) < _SHORTEST * SAMPLE_RATE for samples in spoken.values()):
+        takes: dict[tuple[str, int], Floats | None] = {}
+        for take in range(_TAKES):
+            for voice in voices:
+                speed, pitch = 160 * draw.uniform(0.85, 1.15), 50 + draw.uniform(-10, 10)
+                takes[str(voice), take] = speech.espeak(voice, word, round(speed), round(pitch))
+            stretch, pitch = draw.uniform(0.85, 1.15), 170 * draw.uniform(0.9, 1.1)
+            takes[_FLITE_HELD_OUT, take] = speech.flite(_FLITE_HELD_OUT, word, float(stretch), float(pitch))
+        if any(samples is None or len(samples) < _SHORTEST * SAMPLE_RATE for samples in takes.values()):
             continue
         words += 1
-        for voice, samples in spoken.items():
-            by_flite = voice in speech.FLITE_VOICES
+        for (speaker, take), samples in takes.items():
+            by_flite = speaker == _FLITE_HELD_OUT
             licence = "CMU Flite's (BSD-like)" if by_flite else _GENERATED
             made_by = package("flite" if by_flite else "espeak-ng")
             assert samples is not None
-            yield Clip(f"valid-speech/{word}-{voice}", samples, word, voice, f"{voice}: {word}", licence, made_by)
+            path = f"valid-speech/{word}-{speaker}-{take}"
+            yield Clip(path, samples, word, speaker, f"{speaker}: {word}", licence, made_by)
 
 
 def notes_validation() -> Iterator[Clip]:

@@ -31,7 +31,6 @@ LANGUAGES = (
     "af an bs ca cs cy da de en-gb en-gb-scotland en-us eo es es-419 et eu fi fr-fr ga gd hr ht hu ia id is it ku la "
     "lb lfn lt lv ms mt nb nl pap pl pt pt-br ro sk sl sq sv sw tr"
 ).split()
-FLITE_VOICES = ("kal16", "awb", "rms", "slt")  # kal is kal16 at 8 kHz, and awb_time tells the time, in numbers
 PROMPTS = {"it": "it_IT_m_Carlo", "ru": "ru_RU_f_IvrvoiceRU"}  # the others' licence is CC BY-SA
 
 _PROMPTS = Path("/usr/share/asterisk/sounds")

@@ -89,14 +89,14 @@ def test_a_run_keeps_to_the_limit(
 ) -> None:
     for path in bench_home.glob("embeddings/*/*.shard"):
         os.utime(path, (1e9, 1e9))
-    monkeypatch.setenv("UAMIX_BENCH_CACHE_SIZE", "60 kB")  # of the three that are there none but the digests fits, too
+    monkeypatch.setenv("UAMIX_BENCH_CACHE_SIZE", "400 kB")  # of the three that are there none but the digests fits, too
     free = filled("fewshot", "-m", "uamix-tiny", "-t", sounds, *SMALL, "--no-cache", "--json").envelope["results"][0]
     kept = filled("fewshot", "-m", "uamix-tiny", "-t", sounds, *SMALL, "--overwrite", "always", "--json")
     assert kept.code == 0
     assert kept.envelope["results"][0]["id"] == free["id"]
     listed = filled("cache", "ls", "--json").envelope["items"]
     assert "uamix" in {item["name"] for item in listed}
-    assert sum(item["bytes"] for item in listed) <= 60_000
+    assert sum(item["bytes"] for item in listed) <= 400_000
     monkeypatch.setenv("UAMIX_BENCH_CACHE_SIZE", "lots")
     refused = filled("fewshot", "-m", "random", "-t", sounds, *SMALL, "--overwrite", "always")
     assert refused.code == 2

@@ -296,6 +296,11 @@ class AudioModel(nn.Module):
             self._must(False, "tokens", mask, "a mask that is True for at least one token of each clip")
         return pooled
 
+    def prefer(self, pooling: str) -> None:
+        """Makes one of `poolings` the default and the chosen one."""
+        self.poolings = (pooling, *(how for how in self.poolings if how != pooling))
+        self.pooling = pooling
+
     def call_layers(self) -> list[nn.Module]:
         """Output of `layers`, checked."""
         with own_code("layers", type(self)):
@@ -417,6 +422,8 @@ def load_model(
     if not isinstance(model.metadata, dict):
         raise OwnCodeError(f"metadata of {adapter.__name__}", f"is {_kind(model.metadata)}, no dict", "make it one")
     model.input = input
+    if bundled is not None and bundled.pooling:
+        model.prefer(bundled.pooling)
     if pooling is not None:
         if pooling not in model.poolings:
             raise UsageError(

@@ -100,6 +100,7 @@ class Weights(BaseModel):
     licence: str
     pretrained_on: Training
     note: str = ""
+    pooling: str = Field(default="", description="pooling by default, in place of the model's own")
     good_at: str = ""
     weak_at: str = ""
     demonstration: bool = True
