@@ -92,7 +92,8 @@ def test_a_list_of_segments(folder: Path, names: str) -> None:
     assert data.clips["clip"].tolist() == ["a.wav#t=0.5,1.25", "a.wav#t=1.25,2", "b.wav#t=0,0.00025"]
     assert data.clips["group"].tolist() == ["a.wav", "a.wav", "b.wav"]
     assert sounds(data.clips)[:2] == [Sound(str(folder / "a.wav"), 0.5, 1.25), Sound(str(folder / "a.wav"), 1.25, 2.0)]
-    (remark,) = data.remarks
+    remark, segments = data.remarks
+    assert segments.text == "3 clips are segments of 2 files, by the columns of start and end"
     assert remark.text == "column species of the list is not used (used: clip, path, label, group, split, start, end)"
 
 
@@ -136,7 +137,9 @@ def test_a_wrong_time_is_one_line_that_names_the_place(folder: Path, lines: list
 
 def test_times_are_rounded_by_a_millisecond(folder: Path) -> None:
     data = load(folder, "a.wav,0,1.0004,cat", "a.wav,1,2.0009,dog")
-    assert data.remarks == ()
+    assert [remark.text for remark in data.remarks] == [
+        "2 clips are segments of 1 files, by the columns of start and end"
+    ]
     assert len(read(sounds(data.clips)[1], None).samples) == RATE
 
 
@@ -146,6 +149,7 @@ def test_overlaps_of_one_label_and_files_without_a_seek_are_told(folder: Path) -
     assert [remark.text.partition(";")[0] for remark in data.remarks] == [
         "1 overlap an earlier one of the same file",
         "2 lie in MP3 or OGG files, each of which is decoded from its beginning",
+        "4 clips are segments of 2 files, by the columns of start and end",
     ]
 
 

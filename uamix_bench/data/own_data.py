@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from uamix_bench.data import columns, segments
-from uamix_bench.data.folders import AUDIO_SUFFIXES, SOUND_SUFFIXES, Listing, composed, table as clip_rows, walk
+from uamix_bench.data.folders import AUDIO_SUFFIXES, SOUND_SUFFIXES, Listing, Remark, composed, table as clip_rows, walk
 from uamix_bench.data.sound import END, START
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import regular, unreadable
@@ -193,7 +193,8 @@ def clip_table(
         times = {START: [start for start, _ in found], END: [end for _, end in found]}
         default = [f"{one}#t={_time(start)},{_time(end)}" for one, (start, end) in zip(ids, found, strict=True)]
         groups = [group or one for group, one in zip(groups, ids, strict=True)]
-        remarks += more
+        words = f"{len(found):,} clips are segments of {len(set(files)):,} files, by the columns of start and end"
+        remarks += (*more, Remark("segments", words))
     clips = [composed(own or one) for own, one in zip(table["clip"].tolist(), default, strict=True)]
     seen: set[str] = set()
     for line, clip in zip(table.index, clips, strict=True):
