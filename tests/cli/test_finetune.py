@@ -19,7 +19,8 @@ SMALL = ("--set", "frames=[16]", "--set", "batch=8", "--set", "checkpoint_every=
 
 
 def test_a_probe_prints_its_score_and_keeps_the_record(bench: Bench, sounds: Path, tmp_path: Path) -> None:
-    done = bench("finetune", "--task", sounds, "--freeze", "all", "--folds", "2", "-o", tmp_path)
+    probe = ("finetune", "--model", "random", "--task", sounds, "--freeze", "all", "--folds", "2")
+    done = bench(*probe, "-o", tmp_path)
     assert done.code == 0, done.err
     assert "linear probe" in done.out
     assert "2 folds drawn here" in done.out
@@ -27,7 +28,7 @@ def test_a_probe_prints_its_score_and_keeps_the_record(bench: Bench, sounds: Pat
     record = json.loads(path.read_text())
     value, half = 100 * record["score"]["value"], 100 * record["score"]["intervals"]["groups"]["half_width"]
     assert f"{value:.2f} ± {half:.2f}" in done.out
-    again = bench("finetune", "--task", sounds, "--freeze", "all", "--folds", "2", "-o", tmp_path, "--json")
+    again = bench(*probe, "-o", tmp_path, "--json")
     assert again.envelope["results"] == [
         {**record, **{key: again.envelope["results"][0][key] for key in ("cost", "provenance")}}
     ]
