@@ -183,7 +183,7 @@ def check(
 
     from uamix_bench.models import contract
     from uamix_bench.models.arguments import parsed
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
     chosen: dict[str, Any] = {"pooling": pooling, "layer": layer, "trust_remote_code": trust_remote_code}
     chosen["arguments"] = parsed(model_arg)
@@ -237,7 +237,7 @@ def convert(session: Session, source: str, output: Path | None, dtype: str) -> N
     import torch
 
     from uamix_bench.models import convert as converting
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
     name = name or converting.owner(path)
     model = load_model(name, path, device="cpu")

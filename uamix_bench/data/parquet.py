@@ -24,7 +24,7 @@ from uamix_bench.util.files import regular, unreadable
 AUDIO = "audio"
 _HELD_BYTES = 256 << 20  # of row groups in memory; the last one is held however large it is
 
-Stamp = tuple[str, int, int]  # of a file: path, size, time of change
+Stamp = tuple[str, int, int, int, int]  # of a file: path, size, times of change, inode
 
 
 def sound_bytes(path: str, row: int) -> bytes:
@@ -161,7 +161,7 @@ class _Groups:
                 status = regular(Path(path)).stat()
             except OSError as error:
                 raise unreadable(Path(path), error) from error
-            stamp = (path, status.st_size, status.st_mtime_ns)
+            stamp = (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
             ends, column = self._shape(stamp)
             if not column or not 0 <= row < ends[-1]:
                 reason = f"has {ends[-1]} rows" if column else "has no column of sounds"
