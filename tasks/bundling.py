@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
 from uamix_bench.data.audio import read
+from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import BadInputError, BenchError
 from uamix_bench.util.files import write_atomic
 
@@ -26,8 +26,6 @@ from . import corpus_instruments as instruments
 from .bundled import SOUNDS
 from .soundfont import render
 from .synthesis_signal import SAMPLE_RATE
-
-Floats = npt.NDArray[np.float32]
 
 SAMPLES = Path("/usr/share/sonic-pi/samples")
 

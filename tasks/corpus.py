@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
+from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import BenchError
 from uamix_bench.util.files import check_writable, write_atomic
 from uamix_bench.util.progress import SILENT, Progress
@@ -28,8 +28,6 @@ from uamix_bench.util.progress import SILENT, Progress
 from . import corpus_instruments as instruments, corpus_speech as speech, synthesis
 from .soundfont import Note, Preset, render
 from .synthesis_signal import SAMPLE_RATE
-
-Floats = npt.NDArray[np.float32]
 
 SEED = 0
 _SHORTEST, _LONGEST = 0.15, 2.0  # seconds of a clip

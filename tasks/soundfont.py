@@ -20,9 +20,8 @@ import numpy.typing as npt
 import soundfile
 
 from uamix_bench.data.audio import resample
+from uamix_bench.util.arrays import Bytes, Floats
 from uamix_bench.util.errors import BadInputError, MachineError
-
-Floats = npt.NDArray[np.float32]
 
 _RENDERED_HZ = 44_100  # the recordings' own rate: FluidSynth's interpolation does not filter when it goes down
 _TICKS = 960  # MIDI ticks a second, at 480 a quarter note and the default 120 quarter notes a minute
@@ -111,7 +110,7 @@ def presets(path: Path, bank: int = 0) -> list[Preset]:
     return sorted(found, key=lambda preset: preset.program)
 
 
-def _chunks(data: npt.NDArray[np.uint8], start: int, stop: int) -> Iterator[tuple[bytes, npt.NDArray[np.uint8]]]:
+def _chunks(data: Bytes, start: int, stop: int) -> Iterator[tuple[bytes, Bytes]]:
     while start < stop:
         name, (size,) = bytes(data[start : start + 4]), struct.unpack("<I", bytes(data[start + 4 : start + 8]))
         if name in _LISTS:

@@ -262,7 +262,7 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, files: list[Path], m
     def refuse(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}", name="pyarrow")
 
-    monkeypatch.setattr(parquet, "import_module", refuse)
+    monkeypatch.setattr("uamix_bench.util.errors.import_module", refuse)
     with pytest.raises(
         MachineError, match=r"needs pyarrow, which is not installed; pip install 'uamix-bench\[parquet\]'"
     ):

@@ -10,7 +10,6 @@ import json
 from bisect import bisect_right
 from collections import OrderedDict
 from contextlib import suppress
-from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -18,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from uamix_bench.util.errors import BadInputError, MachineError
+from uamix_bench.util.errors import BadInputError, optional
 from uamix_bench.util.files import regular, unreadable
 
 AUDIO = "audio"
@@ -105,16 +104,9 @@ def _fields(kind: Any) -> dict[str, Any]:
 
 
 def _pyarrow() -> Any:
-    try:
-        import_module("pyarrow.parquet")
-        import_module("pyarrow.compute")
-        return import_module("pyarrow")
-    except ModuleNotFoundError as error:
-        if error.name != "pyarrow":
-            raise
-        raise MachineError(
-            "a parquet file", "needs pyarrow, which is not installed", "pip install 'uamix-bench[parquet]'"
-        ) from error
+    for module in ("pyarrow.parquet", "pyarrow.compute", "pyarrow"):
+        found = optional(module, "a parquet file", "parquet")
+    return found
 
 
 class _Opened:

@@ -7,6 +7,8 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
+from typing import Any
 
 from uamix_bench.util.text import visible
 
@@ -163,6 +165,27 @@ def package_error(error: BaseException, importer: str = "uamix_bench") -> Machin
     beside = f" beside torch {metadata.version('torch')}" if name in ("torchvision", "torchaudio") else ""
     reason = f"does not load{beside} ({type(error).__name__}: {error})"
     return MachineError(f"{name} {metadata.version(name)}", reason, "install versions that fit, as in constraints.txt")
+
+
+def optional(module: str, subject: str, extra: str) -> Any:
+    """Imports a module of a package that one of the project's extras installs.
+
+    Args:
+        module: Name of the module.
+        subject: What needs it, for the error line.
+        extra: Name of the extra.
+
+    Raises:
+        MachineError: The package is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = _package(module)
+        if _package(error.name or "") != package:
+            raise
+        reason = f"needs {package}, which is not installed"
+        raise MachineError(subject, reason, f"pip install 'uamix-bench[{extra}]'") from error
 
 
 def _package(module: str) -> str:
