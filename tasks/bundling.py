@@ -47,7 +47,7 @@ class Clip(NamedTuple):
 
 def instrument_notes() -> Iterator[Clip]:
     """As many notes of each instrument of the task's side, one of each recording in turn."""
-    for preset in instruments.sides(instruments.font())["task"]:
+    for preset in instruments.sides()["task"]:
         label = preset.name.lower().replace(" ", "-")
         chosen = instruments.even_notes(preset, _NOTES)
         sounds = render(instruments.FONT, preset.program, [note for _, note in chosen], _NOTE_SECONDS, SAMPLE_RATE)

@@ -129,7 +129,7 @@ def _prompts(language: str) -> str:
 def notes_training() -> Iterator[Clip]:
     """Notes of the training side's instruments, five of each recording."""
     draw = _random(3)
-    for preset in instruments.sides(instruments.font())["train"]:
+    for preset in instruments.sides()["train"]:
         yield from _notes(instruments.random_notes(preset, _NOTES_EACH, draw), preset, "notes")
 
 
@@ -181,7 +181,7 @@ def speech_validation() -> Iterator[Clip]:
 
 def notes_validation() -> Iterator[Clip]:
     """Notes of the validation side's instruments, as many of each."""
-    for preset in instruments.sides(instruments.font())["valid"]:
+    for preset in instruments.sides()["valid"]:
         yield from _notes(instruments.even_notes(preset, 20), preset, "valid-notes")
 
 

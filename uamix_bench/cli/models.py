@@ -133,7 +133,7 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
         try:
             path = download(file, folder, progress=progress, offline=offline)
             if path.suffix == ".zip":  # each to a folder of its own, as M2D's files have one name
-                path = extract(path, path.with_suffix(""), merge=True, progress=progress)
+                path = extract(path, path.with_suffix(""), progress=progress)
             facts["path"] = str(path)
         except BadInputError as error:  # the others may come all the same
             facts["problem"] = f"{error.reason}; {error.remedy}"

@@ -96,7 +96,7 @@ def address_limit() -> int | None:
 
 
 @contextmanager
-def own_code(what: str, kind: type, home: str = "uamix_bench.") -> Iterator[None]:
+def own_code(what: str, kind: type) -> Iterator[None]:
     """Context that turns an exception of a user's own class into one line with the file, the line and the exception.
 
     Exceptions of the project's own classes pass unchanged.
@@ -106,7 +106,6 @@ def own_code(what: str, kind: type, home: str = "uamix_bench.") -> Iterator[None
     Args:
         what: Name of the called method for the error line, such as ``tokens``.
         kind: The class whose code runs.
-        home: Prefix of the module names that are not a user's.
 
     Raises:
         OwnCodeError: The code ended the program, or raised an exception that is no BenchError and does not mean that
@@ -118,7 +117,9 @@ def own_code(what: str, kind: type, home: str = "uamix_bench.") -> Iterator[None
     except BenchError:
         raise
     except (Exception, SystemExit) as error:
-        bases = [base for base in kind.__mro__ if not base.__module__.startswith((home, "torch.", "builtins"))]
+        bases = [
+            base for base in kind.__mro__ if not base.__module__.startswith(("uamix_bench.", "torch.", "builtins"))
+        ]
         if not bases or is_out_of_memory(error):
             raise
         raise own_fault(
