@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from uamix_bench.embeddings.table import EmbeddingTable, read_table
 from uamix_bench.models.model import AudioModel, GivenRows, Origin
 from uamix_bench.models.own_weights import label
 from uamix_bench.plugins.card import ModelCard, Segments, read_card
+from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.files import expanded
-
-Floats = npt.NDArray[np.float32]
 
 
 class GivenEmbeddings(AudioModel):

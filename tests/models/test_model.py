@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from uamix_bench.models.checkpoint import write_safetensors
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.loading import load_model
+from uamix_bench.models.model import AudioModel
 from uamix_bench.models.sources import source_sha256
 from uamix_bench.plugins.card import ModelCard
 from uamix_bench.util.errors import BadInputError, BenchError, MachineError, UsageError

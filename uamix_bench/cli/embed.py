@@ -88,7 +88,7 @@ def command(
     import numpy as np
 
     from uamix_bench.embeddings.embedding import embed
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
     from uamix_bench.records.provenance import scrub
 
     encoder = load_model(models[0], checkpoint, arguments=parsed(model_arg), **chosen)

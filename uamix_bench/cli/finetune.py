@@ -181,7 +181,7 @@ def command(
 
     from uamix_bench.finetuning.finetune import Finetuning
     from uamix_bench.models.arguments import parsed
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
     if line := selection.demonstration(models, checkpoint):
         progress.say(line)

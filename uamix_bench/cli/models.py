@@ -133,7 +133,7 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
         try:
             path = download(file, folder, progress=progress, offline=offline)
             if path.suffix == ".zip":  # each to a folder of its own, as M2D's files have one name
-                path = extract(path, path.with_suffix(""), merge=True, progress=progress)
+                path = extract(path, path.with_suffix(""), progress=progress)
             facts["path"] = str(path)
         except BadInputError as error:  # the others may come all the same
             facts["problem"] = f"{error.reason}; {error.remedy}"
@@ -183,7 +183,7 @@ def check(
 
     from uamix_bench.models import contract
     from uamix_bench.models.arguments import parsed
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
     chosen: dict[str, Any] = {"pooling": pooling, "layer": layer, "trust_remote_code": trust_remote_code}
     chosen["arguments"] = parsed(model_arg)
@@ -237,7 +237,7 @@ def convert(session: Session, source: str, output: Path | None, dtype: str) -> N
     import torch
 
     from uamix_bench.models import convert as converting
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
     name = name or converting.owner(path)
     model = load_model(name, path, device="cpu")
