@@ -340,6 +340,8 @@ def _show(results: Sequence[FinetuneResult]) -> None:
             "" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}",
         )
         notes += [f"{result.model.name} on {result.task.label}: {note}" for note in result.status.notes]
+        if score.ci95 is None:
+            notes.append(f"{result.model.name} on {result.task.label}: no interval: {score.intervals.groups.reason}")
         if not result.status.complete:
             notes.append(f"* {result.model.name} on {result.task.label}: partial, not comparable")
     show(table, "last epoch; ± is the 95% interval for new groups (recordings, speakers, videos)")

@@ -212,7 +212,7 @@ class Ablation:
                 continue
             made = record.load(job.folder / RECORD, {"training": TrainingRecord})
             recorded = made.data.content_sha256
-            if (made.parent_sha256, made.data.sha256, recorded or sounds) != same:
+            if (made.parent_sha256, made.data.sha256, recorded or content) != same:
                 reason = "holds this recipe, tuned from other weights or on other sounds"
                 raise UsageError(job.folder, reason, "delete the folder, or name the weights or sounds differently")
             unsaid = "" if recorded else " (its sounds are not recorded)"
