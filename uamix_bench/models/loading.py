@@ -232,16 +232,9 @@ class _Resolved(NamedTuple):
 
 
 def _resolve(name: str | type[AudioModel], checkpoint: str | Path | None) -> _Resolved:
-    given = None if checkpoint is None else str(checkpoint)
     if not isinstance(name, str):
-        return _with_weights(name, name.card.name, given)
-    if "=" in name:
-        name, _, beside = name.partition("=")
-        if given is not None:
-            raise UsageError(
-                f"--model {name}={beside}", "has a second checkpoint", "give =PATH or --checkpoint, not both"
-            )
-        given = beside
+        return _with_weights(name, name.card.name, None if checkpoint is None else str(checkpoint))
+    name, given = own_weights.split(name, checkpoint)
     if ".py:" in name:
         adapter: Any = registry.from_file(name, "--model")
         if not (isinstance(adapter, type) and issubclass(adapter, AudioModel)):
