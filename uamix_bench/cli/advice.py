@@ -40,7 +40,7 @@ def _show_curves(found: Recommendation, names: dict[int, str]) -> None:
         curve = (f"{100 * one.reporting[number].score.accuracy:.1f}" for number in shots)
         table.add(names[id(one)], mark, *curve, _speed(one), count(one.model.parameters))
     ways = f"{protocol.n_way} of {classes} classes at a time" if protocol.n_way < classes else f"{classes} classes"
-    title = f"{result.task.label}: accuracy in % of {ways}, by labelled examples a class"
+    title = f"{result.task.label}: accuracy %, {ways}, by examples a class"
     show(table, title)
 
 

@@ -62,7 +62,8 @@ class Command(click.Command):
 
     def _surplus(self, ctx: click.Context, given: Sequence[str]) -> UsageError:
         word = ctx.args[0]
-        place = given.index(word)
+        places = [at for at, one in enumerate(given) if one == word]
+        place = next((at for at in places if not (at and self._takes_value(given[at - 1]))), places[0])
         before = next((at for at in range(place - 1, -1, -1) if given[at].startswith("-")), None)
         option = None if before is None else self._listed(given[before])
         if before is not None and option is not None and given[before + 1 : place]:
@@ -74,6 +75,10 @@ class Command(click.Command):
         if takes_task and (Path(word).exists() or any(mark in word for mark in "/\\.")):
             return UsageError(word, "belongs to no option", f"sounds go with --task: --task {word}")
         return UsageError(word, "belongs to no option", f"see '{ctx.command_path} --help'")
+
+    def _takes_value(self, name: str) -> bool:
+        """Test for the name of an option that takes the word after it."""
+        return any(name in one.opts and not getattr(one, "is_flag", False) for one in self.params)
 
     def _listed(self, name: str) -> click.Parameter | None:
         """The option of a name whose values are a list."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from uamix_bench.cli import commands, options
+from uamix_bench.cli import commands, options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import RegressionFound, UsageError
 from uamix_bench.util.text import listed
@@ -69,7 +70,7 @@ def command(
     gates = parse_gates(fail_on)
     sides = read_side(base), read_side(head)
     _check(base, sides[0], gates)
-    comparison = _compare_results(*sides, gates, data_dir, task, audio_root)
+    comparison = _compare_results(*sides, gates, data_dir, selection.chosen_tasks(task), audio_root)
     timings = _compare_timings(head, *sides, gates)
     items += comparison.facts() if comparison else []
     if timings:
@@ -115,7 +116,7 @@ def _compare_results(
     head: Side,
     gates: tuple[Gate, ...],
     data_dir: Path | None,
-    own: tuple[str, ...],
+    own: Sequence[str],
     audio_root: Path | None,
 ) -> Comparison | None:
     if not base.results:

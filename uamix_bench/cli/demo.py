@@ -13,22 +13,15 @@ from typing import Any
 
 import click
 
-from uamix_bench.cli import options
+from uamix_bench.cli import commands, options, selection
 from uamix_bench.cli.errors import Session
 
 _CLASSES, _CLIPS = 12, 24  # of the bundled sounds; 24 clips a class are enough for intervals for new clips
 _MODELS = "uamix-tiny,audiomae-tiny,logmel"
 
 
-@click.command("demo")
-@click.option(
-    "-o",
-    "--output",
-    "--out",
-    metavar="DIR",
-    callback=options.to_path,
-    help="Folder for sounds, results, classifier and report; default a new temporary one.",
-)
+@commands.command("demo")
+@options.out("Folder for sounds, results, classifier and report; default a new temporary one.")
 @options.device
 @options.quiet
 @options.json_output
@@ -40,9 +33,10 @@ def command(session: Session, output: Path | None, device: str, quiet: bool) -> 
     t-SNE. Nothing is written outside the folder.
     """
     items = session.begin("demo")
-    folder = (output or Path(tempfile.mkdtemp(prefix="uamix-bench-demo-"))).absolute()
+    folder = output or Path(tempfile.mkdtemp(prefix="uamix-bench-demo-"))
+    selection.check_new(folder, "home")
     sounds, results, classifier, report = (folder / name for name in ("my_sounds", "results", "classifier", "report"))
-    with _at_home(folder / "home"):
+    with _at_home(folder.absolute() / "home"):
         heard = _write_sounds(sounds)
 
         def step(*words: str) -> list[Any]:

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import click
 
-from uamix_bench.cli import options, selection
+from uamix_bench.cli import commands, options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import BadInputError, UsageError
 
 
-@click.command("embed")
+@commands.command("embed")
 @options.model
 @options.task
 @options.out(

@@ -121,9 +121,9 @@ def command(
     for option, found in (("--model", models), ("--task", names)):
         if len(found) > 1:
             raise UsageError(option, f"a classifier is of one, and {len(found)} are given", "fit them one by one")
-    given = {field: of_episode[field] for field in _OF_AN_EPISODE if of_episode[field]}
+    given = [field for field in _OF_AN_EPISODE if of_episode[field]] + ["protocol"] * (protocol != "paper")
     if episode is None and given:
-        option = f"--{next(iter(given)).replace('_', '-')}"
+        option = f"--{given[0].replace('_', '-')}"
         raise UsageError(option, "is of an episode", "give --episode too, or leave it away")
     cell = selection.protocol(
         protocol,
@@ -138,6 +138,8 @@ def command(
         group_disjoint=of_episode["group_disjoint"],
         min_clips=of_episode["min_clips"],
     )
+
+    replaced = selection.check_new(output, "classifier.json")
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.data.task import load_task
@@ -174,6 +176,8 @@ def command(
             encoder, data, classifier=classifier, neighbors=neighbors, segments=segments, k=k, seed=seed, **how
         )
     folder = made.save(output)
+    if replaced:
+        progress.say(f"replaced the classifier that was in {folder}")
     items.append({"folder": str(folder), **made.facts.model_dump(mode="json")})
     if not session.json:
         _show(made, folder)

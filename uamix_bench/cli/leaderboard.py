@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from uamix_bench.cli import commands, options
+from uamix_bench.cli import commands, options, selection
 from uamix_bench.cli.errors import Session
 
 
@@ -66,9 +66,9 @@ def build(
         TerminalProgress(quiet).say(f"left out: {error}")
     evaluated = [record for _, record in found.records if isinstance(record, Result)]
     named = {result.task.name for result in evaluated}
-    paths = [name for name in task if name not in named and any(mark in name for mark in "~./\\")]
-    redraw = Redraw(data_dir, [str(files.expanded(name)) for name in paths])
-    wanted = (set(task) - set(paths)) | redraw.own
+    own = {name: selection.own_path(name) for name in task if name not in named}
+    redraw = Redraw(data_dir, filter(None, own.values()))
+    wanted = {name for name in task if not own.get(name)} | redraw.own
     for unknown in wanted - named:
         raise UsageError(f"--task {unknown}", "no result is of it", nearest(unknown, sorted(named)))
     chosen = [result for result in evaluated if not task or result.task.name in wanted]

@@ -36,6 +36,11 @@ def what_was_trained(result: FinetuneResult) -> str:
     return "linear probe" if blocks is None else f"all but {blocks} blocks" if blocks else "all"
 
 
+def _of(protocol: str) -> str:
+    """Name of a protocol, unless its numbers say all: MetaAudio's, or that of a half of a recommendation."""
+    return "" if protocol in ("paper", "custom") else protocol
+
+
 def _few_shot(results: Sequence[Result]) -> Table:
     table = Table("model", "task", "n>", "k>", "episodes>", "accuracy %>", "", "id", wrapped=("model",))
     for result in results:
@@ -47,7 +52,7 @@ def _few_shot(results: Sequence[Result]) -> Table:
             str(protocol.k_shot),
             count(protocol.episodes),
             per_cent(score.accuracy, score.ci95) + MARKS[result.overlap_known.level],
-            "" if result.status.complete else "partial",
+            ", ".join(filter(None, (_of(protocol.name), "" if result.status.complete else "partial"))),
             result.id[:12],
         )
     return table

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from uamix_bench.cli import options, selection
+from uamix_bench.cli import commands, look, options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import BadInputError, MachineError, UsageError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from uamix_bench.records.results import Result
 
 
-@click.command("recommend")
+@commands.command("recommend")
 @click.option(
     "-m",
     "--model",
@@ -157,7 +157,10 @@ def command(
     if not session.json:
         from uamix_bench.cli.advice import show_recommendation
 
-        words = ("uamix-bench", "fit", "--model", given[found.chosen.model], "--task", tasks[0])
+        words = ["uamix-bench", "fit", "--model", given[found.chosen.model]]
+        words += look.Places(tasks[0], audio_root, clip_seconds, data_dir).words
+        words += ["--input", input] if input != "native" else []
+        words += ["--keep-going"] if keep_going else []
         show_recommendation(found, plans, shlex.join(words))
     return 6 if (model and failed) or any(result.status.skipped for result in results) else 0
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import commands, options
+from uamix_bench.cli import commands, options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.text import listed, visible
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from uamix_bench.records.store import Found
 
 _SHOWN = 5  # classes at either end of a card
-_COUNTS = options.CommaList(click.INT, "N[,N...]")
+_COUNTS = options.CommaList(options.Number(0), "N[,N...]")
 _GLOBS = options.CommaList(metavar="GLOB[,...]")
 _PATHS = click.argument("paths", nargs=-1, metavar="[PATH]...", callback=lambda *given: tuple(map(Path, given[2])))
 
@@ -124,7 +124,7 @@ def verify(
         problems.setdefault(str(path), []).append(reason)
     unchecked: dict[str, str] = {}
     if data_dir or task:
-        unchecked = _draw_again(found, problems, data_dir, task, audio_root)
+        unchecked = _draw_again(found, problems, data_dir, selection.chosen_tasks(task), audio_root)
     for name in [*(str(path) for path, _ in found.records), *(error.subject for error in found.bad)]:
         items.append({"file": name, "problems": problems.get(name, []), "episodes_unchecked": unchecked.get(name)})
     if not session.json:
@@ -322,7 +322,7 @@ def _card(record: Record) -> dict[str, Any]:
 
 
 def _draw_again(
-    found: Found, problems: dict[str, list[str]], data_dir: Path | None, own: tuple[str, ...], audio_root: Path | None
+    found: Found, problems: dict[str, list[str]], data_dir: Path | None, own: Sequence[str], audio_root: Path | None
 ) -> dict[str, str]:
     """Adds contradictions with the clip tables; returns by file why its episodes could not be drawn."""
     from uamix_bench.evaluation.redraw import Redraw

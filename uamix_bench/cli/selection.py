@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import expanded
-from uamix_bench.util.text import UNFIT, visible
+from uamix_bench.util.text import UNFIT, listed, visible
 
 if TYPE_CHECKING:
     from uamix_bench.data.folders import Remark
@@ -183,6 +183,29 @@ def tasks(given: str) -> list[str]:
         if not Path(given).exists():
             raise
         return [f"./{given}"]
+
+
+def own_path(given: str) -> str | None:
+    """Path of a user's own data that a value of --task names; None for any other name."""
+    from uamix_bench.data.task import is_path
+
+    try:
+        found = tasks(given)[0]
+    except UsageError:
+        return None
+    return found if is_path(found) else None
+
+
+def check_new(folder: Path, mark: str) -> bool:
+    """Makes sure that a folder is new or empty, or holds an entry `mark`, as an earlier run made it; True for that.
+
+    Raises:
+        UsageError: The folder holds other files.
+    """
+    held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    if held and mark not in held:
+        raise UsageError(f"--out {folder}", f"holds other files ({listed(held, 3)})", "name a new folder")
+    return bool(held)
 
 
 def check_label(label: str) -> None:

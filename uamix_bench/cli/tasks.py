@@ -57,7 +57,7 @@ def ls(session: Session) -> None:
 
 
 @command.command("info")
-@click.argument("name", metavar="NAME|DIR|CSV")
+@click.argument("name", metavar="NAME|PATH")
 @click.option("--deep", is_flag=True, help="Read the sounds of a published data set as well; your own are always read.")
 @options.data_dir
 @options.audio_root
@@ -76,9 +76,9 @@ def info(
 ) -> None:
     """Show the card of a task, or what your own sounds hold.
 
-    Of a folder or CSV: clips and seconds of each class, rates, channels, splits, groups, what is silent, broken or
-    there twice, the largest settings that every class serves, and a first command. Of a published data set, its card,
-    and what its copy holds if there is one.
+    Of a folder, list or card of your own: clips and seconds of each class, rates, channels, splits, groups, what is
+    silent, broken or there twice, the largest settings that every class serves, and a first command. Of a published
+    data set, its card, and what its copy holds if there is one.
     """
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.plugins import registry
@@ -88,8 +88,8 @@ def info(
     (chosen,) = (found := selection.tasks(name))[:1]
     if len(found) > 1:
         raise UsageError(name, "names several tasks", f"give one of {', '.join(found)}")
-    if _is_own(chosen):
-        items.append(_survey(look.Places(chosen, audio_root, clip_seconds), progress))
+    if chosen not in registry.tasks():
+        items.append(_survey(look.Places(chosen, audio_root, clip_seconds, data_dir), progress))
         if not session.json:
             look.show(items[0])
         return
