@@ -83,7 +83,7 @@ def _evaluated(result: Result) -> dict[str, object]:
 
 def _run(result: Result) -> dict[str, object]:
     run, cost = result.provenance, result.cost
-    revision = f" at {run.git_revision[:12]}{' with changes' if run.git_dirty else ''}" if run.git_revision else ""
+    revision = f" at {run.revision}" if run.git_revision else ""
     packages = ", ".join(f"{name} {version}" for name, version in run.packages.items())
     return {
         "cost": f"{cost.embedded_clips:,} clips embedded in {cost.embed_s:,.1f} s, episodes {cost.episodes_s:.2f} s",

@@ -137,6 +137,21 @@ def test_the_same_call_reads_what_is_done(tuned: tuple[FinetuneResult, Path], mo
     assert again.id == result.id
 
 
+def test_runs_of_other_code_are_told(
+    tuned: tuple[FinetuneResult, Path], model: AudioModel, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in tuned[1].glob("*.npz"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "fold2-seed0.npz").unlink()
+    before = tuned[0].provenance
+    now = before.model_copy(update={"git_revision": "f" * 40})
+    monkeypatch.setattr("uamix_bench.finetuning.finetune.collect", lambda device: now)
+    result = work(model, tones, folds=2, folder=tmp_path).result()
+    told = f"1 of 2 runs were made earlier by other code: version {before.package}, revision {before.revision}"
+    assert told in result.status.notes
+    assert before.revision != now.revision == "f" * 12 + " with changes" * bool(now.git_dirty)
+
+
 @pytest.mark.parametrize("steps", [1, 10, 20])
 def test_a_stopped_fine_tuning_continues_to_the_same_record(
     steps: int, tuned: tuple[FinetuneResult, Path], model: AudioModel, tones: Path, tmp_path: Path

@@ -228,6 +228,11 @@ class Provenance(Part):
     command: Text
     content_sha256: Sha256 | None = None
 
+    @property
+    def revision(self) -> str:
+        """Revision of the code, such as ``2926e3ab57c0 with changes``; ``unknown`` outside a git checkout."""
+        return (self.git_revision or "unknown")[:12] + " with changes" * bool(self.git_dirty)
+
 
 class Record(Part):
     """A record that is written once and never changed. Each kind of record is a subclass.
