@@ -40,7 +40,7 @@ def test_a_folder_is_fitted_and_labels_what_comes_later(bench: Bench, sounds: Pa
     assert len(rows) == 9
     assert rows[-1] == {**rows[-1], "path": str(sounds / "top" / "0.wav"), "start_s": "0.000", "end_s": "0.250"}
     shown = bench("predict", tmp_path / "clf", sounds / "low")
-    assert shown.out.splitlines()[0].split() == ["sound", "from", "s", "to", "s", "label", "nearest", "lead"]
+    assert shown.out.splitlines()[0].split() == ["sound", "from", "s", "to", "s", "label", "lead"]
     assert "replaced" not in done.err
     items = bench("predict", tmp_path / "clf", sounds / "low", "--json").envelope
     assert items["score"] == "lead over the next class"
@@ -77,6 +77,17 @@ def test_broken_sounds_are_named_or_set_aside(bench: Bench, sounds: Path, tmp_pa
     assert kept.code == 6
     assert len(kept.envelope["items"]) == 1
     assert "broken.wav" in kept.envelope["skipped"][0][0]
+
+
+def test_a_class_cannot_have_the_label_of_strange_sounds(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    for label, given in (("none of these", "low"), ("high", "high")):
+        (tmp_path / "odd" / label).mkdir(parents=True)
+        for number in range(2):
+            (tmp_path / "odd" / label / f"{number}.wav").write_bytes((sounds / given / f"{number}.wav").read_bytes())
+    for more in ((), ("--episode", "0", "--n", "2", "--q", "1")):
+        refused = bench("fit", "-m", "logmel", "-t", tmp_path / "odd", "-o", tmp_path / "clf", *more)
+        assert refused.code == 2
+        assert "has a class 'none of these'" in refused.error
 
 
 def test_an_edited_encoder_is_refused(bench: Bench, sounds: Path, tmp_path: Path) -> None:

@@ -113,12 +113,12 @@ def _csv(rows: Sequence[Prediction]) -> str:
 def _show(rows: Sequence[Prediction], calibrated: bool) -> None:
     from uamix_bench.cli.tables import Table, count, show
 
-    heading = "probability>" if calibrated else "lead>"
-    table = Table("sound", "from s>", "to s>", "label", "nearest", heading, wrapped=("sound",))
+    columns = ("nearest", "probability>") if calibrated else ("lead>",)
+    table = Table("sound", "from s>", "to s>", "label", *columns, wrapped=("sound",))
     for row in rows[:_SHOWN]:
         nearest = row.nearest if row.nearest != row.label else ""
-        score = f"{row.score:.3f}" if calibrated else f"{row.score:.3g}"
-        table.add(row.path, f"{row.start_s:.2f}", f"{row.end_s:.2f}", row.label, nearest, score)
+        scores = (nearest, f"{row.score:.3f}") if calibrated else (f"{row.score:.3g}",)
+        table.add(row.path, f"{row.start_s:.2f}", f"{row.end_s:.2f}", row.label, *scores)
     show(table)
     if any(row.nearest != row.label for row in rows[:_SHOWN]):
         print("probability: that of the nearest class, even where the sound is none of these")
