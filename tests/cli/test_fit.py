@@ -108,7 +108,7 @@ def test_an_edited_encoder_is_refused(bench: Bench, sounds: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (["fit", "-t", "{sounds}", "-m", "logmel,random"], 2, "a classifier is of one, and 2 are given"),
+        (["fit", "-t", "{sounds}", "-m", "logmel,random"], 2, "--model: names 2, and a classifier is of one; give one"),
         (["fit", "-t", "{sounds}", "--n", "3"], 2, "--n: is of an episode; give --episode too"),
         (["fit", "-t", "{sounds}", "--protocol", "metaaudio"], 2, "--protocol: is of an episode"),
         (["fit", "-t", "{sounds}", "-o", "{sounds}"], 2, "holds other files (high, low, mid and 1 more); name a new"),

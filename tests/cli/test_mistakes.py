@@ -123,7 +123,7 @@ def test_a_folder_without_a_slash_is_the_data_of_a_training(
     ("given", "kept"), [("1-5", 5), ("1..3", 3), ("1,5,10", 3), ("2-2", 1), ("1-3,10", 4), ("1e1", 1)]
 )
 def test_lists_and_ranges_of_counts(given: str, kept: int) -> None:
-    from uamix_bench.cli.options import COUNTS
+    from uamix_bench.cli.values import COUNTS
 
     assert len(COUNTS.convert(given, None, None)) == kept
 
@@ -132,7 +132,7 @@ def test_lists_and_ranges_of_counts(given: str, kept: int) -> None:
 def test_what_is_no_range_is_refused(given: str) -> None:
     import click
 
-    from uamix_bench.cli.options import COUNTS
+    from uamix_bench.cli.values import COUNTS
 
     with pytest.raises(click.BadParameter):
         COUNTS.convert(given, None, None)

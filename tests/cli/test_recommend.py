@@ -114,7 +114,7 @@ def test_without_models_all_that_can_run_are_compared(bench: Bench, sounds: Path
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--task", "synthetic,esc50"), "one task"),
+        (("--task", "synthetic,esc50"), "--task: names 2, and a recommendation is of one"),
         (("--gain", "0"), "percentage points above 0"),
         (("--n", "1"), "neither a number from 2 on nor 'all'"),
         (("--n", "5"), "5-way episodes need 5 classes"),

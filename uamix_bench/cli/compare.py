@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from uamix_bench.cli import commands, options, selection
+from uamix_bench.cli import commands, options
 from uamix_bench.cli.errors import Session
 from uamix_bench.util.errors import RegressionFound, UsageError
 from uamix_bench.util.text import listed
@@ -35,14 +34,9 @@ _NAMED = 3  # pairs that the last line names
 @options.data_dir
 @options.own_task
 @options.audio_root
-@click.option(
-    "--markdown",
-    metavar="FILE",
-    callback=options.to_path,
-    help="Markdown file for a pull request comment, at most 65,000 bytes.",
-)
-@click.option("--html", metavar="FILE", callback=options.to_path, help="HTML file for the report.")
-@click.option("--junit", metavar="FILE", callback=options.to_path, help="JUnit file with a test case for each pair.")
+@options.path("--markdown", "Markdown file for a pull request comment, at most 65,000 bytes.", "FILE")
+@options.path("--html", "HTML file for the report.", "FILE")
+@options.path("--junit", "JUnit file with a test case for each pair.", "FILE")
 @options.json_output
 @click.pass_obj
 def command(
@@ -70,7 +64,7 @@ def command(
     gates = parse_gates(fail_on)
     sides = read_side(base), read_side(head)
     _check(base, sides[0], gates)
-    comparison = _compare_results(*sides, gates, data_dir, selection.chosen_tasks(task), audio_root)
+    comparison = _compare_results(*sides, gates, data_dir, task, audio_root)
     timings = _compare_timings(head, *sides, gates)
     items += comparison.facts() if comparison else []
     if timings:
@@ -116,7 +110,7 @@ def _compare_results(
     head: Side,
     gates: tuple[Gate, ...],
     data_dir: Path | None,
-    own: Sequence[str],
+    own: tuple[str, ...],
     audio_root: Path | None,
 ) -> Comparison | None:
     if not base.results:

@@ -78,20 +78,17 @@ def _write_sounds(folder: Path) -> list[Path]:
 
     task = load_task("synthetic")
     labels = sorted(task.clips["label"].unique())
-    chosen = task.clips[task.clips["label"].isin(labels[:: len(labels) // _CLASSES][:_CLASSES])]
-    place = chosen.groupby("label").cumcount()
-    taken = chosen[place <= _CLIPS]
-    task.task.materialise(taken)
+    chosen = labels[:: len(labels) // _CLASSES][:_CLASSES]
+    clips = task.clips[task.clips["label"].isin(chosen)].groupby("label").head(_CLIPS + 1)
+    task.task.materialise(clips)
     new = []
-    for (label, path), number in zip(
-        taken[["label", "path"]].itertuples(index=False), place[place <= _CLIPS], strict=True
-    ):
-        held_out = number == _CLIPS
-        target = folder.with_name("new_sounds") / f"{label}.wav" if held_out else folder / label / f"{number:02d}.wav"
-        if not target.exists():
-            write_atomic(target, Path(path).read_bytes())
-        if held_out:
-            new.append(target)
+    for label, paths in clips.groupby("label")["path"]:
+        *known, held_out = map(Path, paths)
+        new.append(folder.with_name("new_sounds") / f"{label}.wav")
+        targets = [folder / str(label) / f"{number:02d}.wav" for number in range(len(known))]
+        for source, target in zip([*known, held_out], [*targets, new[-1]], strict=True):
+            if not target.exists():
+                write_atomic(target, source.read_bytes())
     return new[:2]
 
 

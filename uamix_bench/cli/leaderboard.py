@@ -8,6 +8,7 @@ import click
 
 from uamix_bench.cli import commands, options, selection
 from uamix_bench.cli.errors import Session
+from uamix_bench.cli.values import CommaList
 
 
 @commands.group("leaderboard")
@@ -18,13 +19,11 @@ def command() -> None:
 @command.command("build")
 @click.argument("results", nargs=-1, metavar="[RESULTS]...")
 @options.out("Folder of the site.", metavar="SITE", default="uamix-leaderboard", show_default=True)
-@click.option(
+@options.listed(
     "-t",
     "--task",
-    multiple=True,
-    type=options.CommaList(metavar="NAME|PATH[,...]"),
-    callback=options.merged,
-    help="Tasks to show, and to take means over; default all. Own data by folder or CSV: their clips are then known.",
+    kind=CommaList(metavar="NAME|PATH[,...]"),
+    words="Tasks to show, and to take means over; default all. Own data by folder or CSV: their clips are then known.",
 )
 @options.data_dir
 @click.option("--title", default="Few-shot audio leaderboard", show_default=True, help="Title of the site.")
@@ -50,6 +49,7 @@ def build(
     """
     items = session.begin("leaderboard build")
 
+    from uamix_bench.cli.pages import write_page
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.evaluation.redraw import Redraw
     from uamix_bench.plugins import registry
@@ -75,8 +75,7 @@ def build(
     page = registry.find_report("leaderboard")(chosen, title=title, draws=redraw.draws)
     for line in getattr(page, "said", ()):
         TerminalProgress(quiet).say(line)
-    for name, text in {"index.html": page.html, "index.md": page.markdown, **page.files}.items():
-        files.write_atomic(output / name, text.encode(), durable=False)
+    write_page(page, output, "index", durable=False)
     items.append(
         {"site": str(output), "page": str(output / "index.html"), "results": len(chosen), "left_out": len(found.bad)}
     )

@@ -62,9 +62,7 @@ def command(
         raise UsageError("SOUNDS", "none is given", f"uamix-bench predict {classifier} a.wav folder/")
     encoder = None
     if model is not None:
-        (encoder, *others) = selection.models(model, checkpoint)
-        if others:
-            raise UsageError(f"--model {model}", "a classifier has one encoder", "name one")
+        encoder = selection.one("--model", selection.models(model, checkpoint), "the encoder of a classifier")
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.evaluation.classifier import load_classifier
