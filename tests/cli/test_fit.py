@@ -117,6 +117,8 @@ def test_an_edited_encoder_is_refused(bench: Bench, sounds: Path, tmp_path: Path
         (["fit", "-t", "{sounds}", "-m", "logmel", "--k", "9"], 2, "is more than the 8 clips of a class"),
         (["fit", "-t", "{sounds}", "-m", "logmel", "--episode", "0"], 2, "5-way episodes need 5 classes"),
         (["fit", "-t", "{sounds}", "-o", "clf.json"], 2, "is named like a file"),
+        (["fit", "-t", "{sounds}", "-m", "logmel", "-o", "/dev/null/x"], 4, "/dev/null"),
+        (["predict", "nowhere", "{sounds}", "-o", "/dev/null/x.csv"], 4, "/dev/null"),
         (["predict", "nowhere", "{sounds}"], 3, "holds no classifier.json"),
         (["predict", "nowhere"], 2, "SOUNDS: none is given"),
     ],

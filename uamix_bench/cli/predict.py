@@ -68,6 +68,8 @@ def command(
     from uamix_bench.evaluation.classifier import load_classifier
     from uamix_bench.util import files
 
+    if output is not None:
+        files.check_writable(output.absolute().parent)
     made = load_classifier(
         classifier, encoder, checkpoint=checkpoint, device=device, trust_remote_code=trust_remote_code
     )

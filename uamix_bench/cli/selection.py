@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
-from uamix_bench.util.files import expanded
+from uamix_bench.util.files import check_writable, expanded
 from uamix_bench.util.text import UNFIT, listed, visible
 
 if TYPE_CHECKING:
@@ -176,14 +176,19 @@ def own_path(given: str) -> str | None:
 
 
 def check_new(folder: Path, mark: str) -> bool:
-    """Makes sure that a folder is new or empty, or holds an entry `mark`, as an earlier run made it; True for that.
+    """Makes sure that a folder can be written, and is new or empty, or holds an entry `mark` of an earlier run.
+
+    Returns:
+        True if it holds that entry.
 
     Raises:
         UsageError: The folder holds other files.
+        MachineError: No file can be written there.
     """
     held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     if held and mark not in held:
         raise UsageError(f"--out {folder}", f"holds other files ({listed(held, 3)})", "name a new folder")
+    check_writable(next(place for place in (folder, *folder.absolute().parents) if place.exists()))
     return bool(held)
 
 
