@@ -18,7 +18,7 @@ import numpy as np
 
 from uamix_bench.comparison.ranking import SIGNIFICANCE, Ranking, rank, trained_on_task
 from uamix_bench.plugins.card import ModelIdentity
-from uamix_bench.plugins.overlap import LEVELS, MEANINGS, Overlap
+from uamix_bench.plugins.overlap import LEVELS, Overlap, meanings
 from uamix_bench.records.newest import newest
 from uamix_bench.records.record import Skipped, SoundsRecord
 from uamix_bench.records.results import Result
@@ -229,8 +229,7 @@ def left_out_notes(columns: Iterable[Column]) -> list[str]:
 
 def overlap_notes(results: Iterable[SoundsRecord]) -> list[str]:
     """Meanings of the marks of overlap that these results' scores bear."""
-    found = {result.overlap_known.level for result in results if result.overlap_mark}
-    return [MEANINGS[level] for level in reversed(LEVELS) if level in found and level in MEANINGS]
+    return meanings(result.overlap_known.level for result in results if result.overlap_mark)
 
 
 def _order(protocol: Protocol, dtype: str) -> tuple[bool, str, int, int, int]:

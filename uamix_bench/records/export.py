@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from uamix_bench.plugins.card import ModelIdentity, trained_on
-from uamix_bench.plugins.overlap import LEVELS, MARKS, MEANINGS
+from uamix_bench.plugins.overlap import MARKS, meanings
 from uamix_bench.records.record import TaskIdentity
 from uamix_bench.records.results import Result, model_labels
 from uamix_bench.scoring.episodes import Protocol
@@ -128,9 +128,8 @@ def to_latex(results: Sequence[Result]) -> str:
         [latex.escape(" ".join(cell).strip()) for cell in ((model,), *(cells.get((model, *at), ()) for at in columns))]
         for model in dict.fromkeys(model for model, *_ in cells)
     ]
-    found = {result.overlap_known.level for result in results}
-    notes = [MEANINGS[level] for level in reversed(LEVELS) if level in found and level in MEANINGS]
-    return latex.booktabs("l" + "r" * len(columns), [head, rows]) + latex.notes(notes)
+    table = latex.booktabs("l" + "r" * len(columns), [head, rows])
+    return table + latex.notes(meanings(result.overlap_known.level for result in results))
 
 
 def _fields(part: str, of: type[BaseModel]) -> dict[str, Callable[[Result], Any]]:

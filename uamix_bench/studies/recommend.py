@@ -17,7 +17,7 @@ from uamix_bench.data.task import TaskData
 from uamix_bench.evaluation.halves import CHOOSING, REPORTING, halves
 from uamix_bench.evaluation.plan import TaskPlan, draw_episodes, plan_task
 from uamix_bench.plugins.card import ModelIdentity
-from uamix_bench.records.record import HalfInterval
+from uamix_bench.records.record import Cost, HalfInterval
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.episodes import EpisodeSet, Protocol
 from uamix_bench.scoring.statistics import PairedT, paired_t
@@ -148,16 +148,15 @@ class Candidate:
     @property
     def clips_per_s(self) -> float | None:
         """Embedding speed in the pass that embedded most clips; None if all came from the cache."""
-        costs = [result.cost for result in (*self.choosing.values(), *self.reporting.values())]
-        timed = [cost for cost in costs if cost.embedded_clips and cost.embed_s > 0]
-        most = max(timed, key=lambda cost: cost.embedded_clips, default=None)
-        return most.embedded_clips / most.embed_s if most else None
+        return max(self._costs(), key=lambda cost: cost.embedded_clips if cost.rate() else 0).rate()
 
     @property
     def memory_mb(self) -> float | None:
         """Peak memory in 10^6 bytes of the process that evaluated it, with all it had evaluated before."""
-        costs = [result.cost for result in (*self.choosing.values(), *self.reporting.values())]
-        return max((cost.peak_memory_mb for cost in costs if cost.peak_memory_mb is not None), default=None)
+        return max((cost.peak_memory_mb for cost in self._costs() if cost.peak_memory_mb is not None), default=None)
+
+    def _costs(self) -> list[Cost]:
+        return [result.cost for result in (*self.choosing.values(), *self.reporting.values())]
 
     def steps(self) -> list[tuple[int, int, float]]:
         """Steps of the learning curve on the choosing half: shots, the next shots, and the gain in accuracy."""
