@@ -186,10 +186,10 @@ def refuse_mixed(results: Iterable[Result], place: Callable[[Result], object]) -
         words = setting_words(result)
         if not result.status.complete:
             raise UsageError(named(result), "is partial, and this form has no mark for that", "leave it out")
-        if (place(result), words) in seen:
+        if (place(result), slug(result)) in seen:
             reason = f"two results of {result.model.name}, {words}, would share a cell"
             raise UsageError(result.task.name, reason, "name the files")
-        seen.add((place(result), words))
+        seen.add((place(result), slug(result)))
         if cells.setdefault((result.task.label, words), result.cell()) != result.cell():
             reason = f"results of other clips, sounds or episodes, {words}, would share a column"
             raise UsageError(result.task.name, reason, "name the files")
