@@ -147,14 +147,7 @@ class HuggingFace(AudioModel):
         if broken := next((name for name, value in model.state_dict().items() if not value.isfinite().all()), None):
             raise BadInputError(found.reference, f"{broken} holds values that are not finite", "get the file again")
         pretrained_on, licence = _stated(found)
-        model.card = cls.card.model_copy(  # type: ignore[misc]  # its own, as its sizes are
-            update={
-                "sample_rate": model.sample_rate,
-                "embedding_dim": model.embedding_dim,
-                "pretrained_on": pretrained_on,
-                "licence": licence,
-            }
-        )
+        model.state(pretrained_on=pretrained_on, licence=licence)
         files = found.files if own else {name: path for name, path in found.files.items() if path.suffix != ".py"}
         model.origin = Origin(found.name, f"hf:{found.reference}", files, found.repository, own)
         return model

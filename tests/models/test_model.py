@@ -175,6 +175,22 @@ def test_one_line_for_what_cannot_be_loaded(arguments: dict[str, Any], kind: typ
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "field"),
+    [({"data": "x", "parent_sha256": 5}, "parent_sha256"), ({"train_seed": "9" * 5_000}, "train_seed")],
+)
+def test_metadata_that_no_result_can_hold_are_refused_by_name(metadata: dict[str, Any], field: str) -> None:
+    class Own(Blocks):
+        @classmethod
+        def untrained(cls) -> AudioModel:
+            model = cls()
+            model.metadata = metadata
+            return model
+
+    with pytest.raises(BadInputError, match=rf"says of itself what no result can hold \({field}: "):
+        load_model(Own)
+
+
 def test_weights_are_given_by_file_folder_or_option(tmp_path: Path) -> None:
     random = load_model("random")
     tmp_path = tmp_path / "tuned-a"

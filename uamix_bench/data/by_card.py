@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from uamix_bench.data import folders, own_data
+from uamix_bench.data.columns import as_text
 from uamix_bench.data.folders import SOUND_SUFFIXES, Listing, Remark
 from uamix_bench.data.hub_folder import own_list
 from uamix_bench.data.reader import Task, counted
@@ -142,4 +143,4 @@ def _matching(root: Path, pattern: str) -> pd.DataFrame:
 
 
 def _filled(template: str, row: Mapping[Hashable, object]) -> str:
-    return FIELD.sub(lambda field: "" if row[field[1]] is None else str(row[field[1]]), template)
+    return FIELD.sub(lambda field: as_text(row[field[1]]), template)

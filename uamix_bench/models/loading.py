@@ -106,11 +106,8 @@ def load_model(
         model.prefer(bundled.pooling)
     if pooling is not None:
         if pooling not in model.poolings:
-            raise UsageError(
-                f"--pooling {pooling}",
-                f"{resolved} has no such pooling",
-                nearest(pooling, list(model.poolings)),
-            )
+            remedy = nearest(pooling, list(model.poolings))
+            raise UsageError(f"--pooling {pooling}", f"{resolved} has no such pooling", remedy)
         model.pooling = pooling
     if layer is not None:
         if layer not in model.layer_choices:
@@ -133,42 +130,54 @@ def load_model(
             trust_remote_code,
             tuple(given.items()),
         )
-    trained, licence = _origin(model, bundled)
+    model.identity = _identity(model, found, label or resolved, dtype, pretrained_on)
+    for line in model.remarks:
+        warnings.warn(visible(f"{model.identity.name}: {line}"), stacklevel=2)
+    return model
+
+
+def _identity(
+    model: AudioModel, found: _Resolved, name: str, dtype: str, pretrained_on: tuple[str, ...]
+) -> ModelIdentity:
+    """Identity of a model with its settings.
+
+    Raises:
+        UsageError: The name cannot name results, or `pretrained_on` is no list of data sets.
+        BadInputError: The weights file, or a stranger's card, says of itself what no result can hold.
+    """
+    adapter, path, origin, metadata = found.adapter, found.path, model.origin, model.metadata
+    trained, licence = _training(model, found.bundled)
     try:
-        model.identity = ModelIdentity(
-            name=label or resolved,
+        return ModelIdentity(
+            name=name,
             adapter_version=f"{adapter.card.name}/{adapter.adapter_version}",
             weights_sha256=_weights_sha256(model, path),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             embedding_dim=model.embedding_dim,
-            input=input,
+            input=model.input,
             pooling=model.pooling,
             dtype=dtype,
             source_sha256=_source_sha256(model, path),
             metadata_sha256=None if is_own(adapter) else _metadata_sha256(model),
-            recipe_sha256=model.metadata.get("recipe_sha256"),
-            parent_sha256=model.metadata.get("parent_sha256"),
-            train_seed=int(seed) if (seed := model.metadata.get("train_seed", "")).isdecimal() else None,
+            recipe_sha256=metadata.get("recipe_sha256"),
+            parent_sha256=metadata.get("parent_sha256"),
+            train_seed=int(seed) if (seed := str(metadata.get("train_seed"))[:17]).isdecimal() else None,
             pretrained_on=pretrained_on or trained,
             licence=licence,
             layer=model.layer,
-            repository=model.origin.repository if model.origin else found.repository,
-            remote_code=bool(model.origin and model.origin.remote_code),
+            repository=origin.repository if origin else found.repository,
+            remote_code=bool(origin and origin.remote_code),
             arguments=canonical(model.arguments),
-            given=bool(model.origin and model.origin.given),
+            given=bool(origin and origin.given),
         )
-    except ValidationError as error:  # what the weights file, or a stranger's card, says of itself
+    except ValidationError as error:
         first = error.errors()[0]
         if first["loc"][0] == "pretrained_on" and pretrained_on:
             raise UsageError("--pretrained-on", first["msg"].removeprefix("Value error, ")) from error
         if first["loc"][0] == "name":
-            raise UsageError(f"--model {resolved}", "cannot name results", "give --name LABEL") from error
-        raise BadInputError(
-            path or resolved, f"says of itself what no result can hold ({first['loc'][0]}: {first['msg']})"
-        ) from error
-    for line in model.remarks:
-        warnings.warn(visible(f"{model.identity.name}: {line}"), stacklevel=2)
-    return model
+            raise UsageError(f"--model {name}", "cannot name results", "give --name LABEL") from error
+        reason = f"says of itself what no result can hold ({first['loc'][0]}: {first['msg']})"
+        raise BadInputError(path or name, reason) from error
 
 
 def build(adapter: type[AudioModel], path: Path | None = None, arguments: Arguments | None = None) -> AudioModel:
@@ -295,13 +304,13 @@ def _anywhere(name: str, bundled: Weights | None) -> str:
     return f"{os.path.abspath(code)}:{adapter}" if separator else name  # noqa: PTH100
 
 
-def _origin(model: AudioModel, bundled: Weights | None) -> tuple[tuple[str, ...], str]:
+def _training(model: AudioModel, bundled: Weights | None) -> tuple[tuple[str, ...], str]:
     """Training data and licence of the weights: the card's, or those in the file if a user made it."""
     origin = bundled or model.card
     if bundled is not None or "data" not in model.metadata:
         return origin.pretrained_on, origin.licence
     parent = model.metadata.get("parent_sha256")
-    return (*((f"weights {parent[:12]}",) if parent else ()), model.metadata["data"]), "the user's own"
+    return (*((f"weights {str(parent)[:12]}",) if parent else ()), model.metadata["data"]), "the user's own"
 
 
 def find_device(name: str) -> torch.device:

@@ -286,6 +286,11 @@ class AudioModel(nn.Module):
             self._must(False, "tokens", mask, "a mask that is True for at least one token of each clip")
         return pooled
 
+    def state(self, **facts: Any) -> None:
+        """Gives the model a card of its own: that of its class with its sample rate, embedding size and these facts."""
+        sizes = {"sample_rate": self.sample_rate, "embedding_dim": self.embedding_dim}
+        self.card = type(self).card.model_copy(update={**sizes, **facts})  # type: ignore[misc]
+
     def prefer(self, pooling: str) -> None:
         """Makes one of `poolings` the default and the chosen one."""
         self.poolings = (pooling, *(how for how in self.poolings if how != pooling))
