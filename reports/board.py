@@ -114,11 +114,15 @@ class Setting:
         return f"{self.protocol.n_way}-way {self.protocol.k_shot}-shot" + (f", {self.remarks}" if self.remarks else "")
 
     @property
+    def rows(self) -> Sequence[Standing]:
+        """Standings, and last the results that stand apart, one row each."""
+        return [*self.standings, *(Standing(*apart) for apart in self.apart)]
+
+    @property
     def scoring(self) -> str:
         """Classifier and seed in words, and all else that tells the series, but for queries and episodes."""
         said = ("n_query", "episodes", "seed", "classifier", "template", "neighbors", "min_clips")
-        shown = [*(row.results for row in self.standings), *(results for _, results in self.apart)]
-        dtypes = {result.model.dtype for results in shown for result in results.values()} - {"float32"}
+        dtypes = {result.model.dtype for row in self.rows for result in row.results.values()} - {"float32"}
         return ", ".join(
             [self.protocol.scored_by, f"seed {self.protocol.seed}", *self.protocol.differences(*said), *sorted(dtypes)]
         )

@@ -9,7 +9,7 @@ import numpy as np
 from uamix_bench.records.results import Result
 from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Cell, Figure, Row, Table, count, percent
-from uamix_bench.reports.board import Column, Setting, Standing, overlap_notes, why_apart
+from uamix_bench.reports.board import Column, Setting, overlap_notes, why_apart
 from uamix_bench.reports.page import Page, render, slug
 
 MOST_CLASSES = 60  # that a matrix or a forest can show
@@ -24,8 +24,7 @@ def class_file(setting: Setting, column: Column) -> str:
 
 def class_page(setting: Setting, column: Column) -> Page:
     """Page of a column."""
-    rows = [row for row in setting.standings if column.label in row.results]
-    rows += [Standing(entrant, held) for entrant, held in setting.apart if column.label in held]
+    rows = [row for row in setting.rows if column.label in row.results]
     counts = [row.results[column.label].per_class for row in rows]
     labels = sorted({label for one in counts for label in one})
     body: list[Row] = [(label, *(_class_cell(one.get(label)) for one in counts)) for label in labels]

@@ -144,7 +144,7 @@ def accuracy(table: Board) -> Iterator[Block]:
 def _overlaps(settings: Iterable[Setting]) -> Iterator[tuple[str, str, overlap.Overlap]]:
     """Model, task and overlap of training data of every result whose score is marked."""
     for setting in settings:
-        for row in (*setting.standings, *(Standing(*apart) for apart in setting.apart)):
+        for row in setting.rows:
             for label, result in row.results.items():
                 if result.overlap_mark:
                     yield row.entrant.label, label, result.overlap_known
@@ -167,15 +167,12 @@ def _names(settings: Sequence[Setting], label: str) -> list[str]:
 
 
 def _score(setting: Setting, name: str, label: str) -> Cell:
-    for row in setting.standings:
-        if row.entrant.label == name and label in row.results:
-            result = row.results[label]
-            return setting.cell(result, href=f"#{drawer_id(result)}")
-    for entrant, results in setting.apart:
-        if entrant.label == name and label in results:
-            result = results[label]
-            note = f"{why_apart(result)}, not ranked"
-            return score_cell(result, mark="faint", note=note, href=f"#{drawer_id(result)}")
+    for row in setting.rows:
+        if row.entrant.label == name and (result := row.results.get(label)):
+            href = f"#{drawer_id(result)}"
+            if result.cell():
+                return setting.cell(result, href=href)
+            return score_cell(result, mark="faint", note=f"{why_apart(result)}, not ranked", href=href)
     return Cell("")
 
 

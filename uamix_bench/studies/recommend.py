@@ -84,10 +84,11 @@ def plan(
     if shots and max(shots) > fewest - queries:
         reason = f"the smallest class has {fewest} clips in a half, and {queries} of them are queries"
         raise UsageError(f"--k {max(shots)}", reason, "use a smaller --k, or leave small classes out by --min-clips")
-    wanted = sorted(shots) or _powers(max(1, int(_FULLEST * fewest) - queries))
+    named = list(zip(parts, (CHOOSING, REPORTING), strict=True))
+    wanted = sorted(shots) or [2**power for power in range(max(1, int(_FULLEST * fewest) - queries).bit_length())]
     while True:
         try:
-            return Plans(*(_half_plan(part, name, base, wanted, progress) for part, name in _named(parts)))
+            return Plans(*(_half_plan(part, name, base, wanted, progress) for part, name in named))
         except UsageError:
             if shots or len(wanted) == 1 or not base.group_disjoint:
                 raise
@@ -117,14 +118,6 @@ def _with_enough(task: TaskData, min_clips: int) -> TaskData:
     left = f"left out: {len(small)} of {len(sizes)} classes have fewer than {min_clips} clips: {listed(small)}"
     found = task.only(sizes[sizes >= min_clips].index)
     return replace(found, remarks=(*found.remarks, Remark("small-classes", left)))
-
-
-def _powers(most: int) -> list[int]:
-    return [2**power for power in range(most.bit_length())]
-
-
-def _named(parts: tuple[TaskData, TaskData]) -> list[tuple[TaskData, str]]:
-    return list(zip(parts, (CHOOSING, REPORTING), strict=True))
 
 
 def _half_plan(half: TaskData, name: str, base: Protocol, shots: Sequence[int], progress: Progress) -> TaskPlan:
