@@ -16,10 +16,21 @@ from uamix_bench.plugins import overlap
 from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.results import Result
 from uamix_bench.reports import clusters, excerpts, figures
-from uamix_bench.reports.blocks import Block, Cell, Figure, Mark, Prose, Row, Section, Table, count, percent, score_cell
-from uamix_bench.reports.board import BEST, Board, Column, Setting, Standing, board, left_out_notes, why_apart
+from uamix_bench.reports.blocks import Block, Cell, Figure, Mark, Prose, Row, Section, Table, count, score_cell
+from uamix_bench.reports.board import (
+    BEST,
+    Board,
+    Column,
+    Setting,
+    Standing,
+    board,
+    left_out_notes,
+    overlap_notes,
+    why_apart,
+)
 from uamix_bench.reports.confusions import Confusions
 from uamix_bench.reports.curves import accuracy_curves
+from uamix_bench.reports.finetune import finetuned_cell
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.result_card import drawer, drawer_id
 from uamix_bench.util.errors import BenchError, UsageError
@@ -106,16 +117,16 @@ def accuracy(table: Board) -> Iterator[Block]:
     """Accuracy tables, one for each task and protocol, with ways and shots as columns; then wider intervals."""
     for series in dict.fromkeys(setting.series for setting in table.settings):
         settings = [setting for setting in table.settings if setting.series == series]
-        protocol = next((one.protocol for one in settings if one.protocol.k_shot), settings[0].protocol)
-        words = f"{protocol.episodes:,} episodes, {protocol.n_query} queries a class, {protocol.scored_by}"
-        words += "" if protocol.name in ("paper", "custom") else f", {protocol.name}"
+        usual = next((one for one in settings if one.protocol.k_shot), settings[0])
+        queries = count(usual.protocol.n_query, "query", "queries")
+        words = f"{usual.protocol.episodes:,} episodes, {queries} a class, {usual.scoring}"
         for label in dict.fromkeys(column.label for setting in settings for column in setting.columns):
             held = [setting for setting in settings if any(column.label == label for column in setting.columns)]
             rows: list[Row] = [
                 (name, *(_score(setting, name, label) for setting in held)) for name in _names(held, label)
             ]
             titles = [f"{_cell_title(setting, label)}>" for setting in held]
-            yield Table(("model", *titles), rows, f"{label}: {words}, seed {protocol.seed}")
+            yield Table(("model", *titles), rows, f"{label}: {words}")
     notes = [
         "± half-width of the conventional 95% interval, 1.96 x population std / sqrt(episodes): it covers only "
         "which episodes were drawn from these clips."
@@ -226,17 +237,18 @@ def _beside(results: Sequence[Result], supervised: Sequence[FinetuneResult]) -> 
     tasks = {one.task.label for one in results} & {one.task.label for one in supervised}
     for result in results:
         if result.task.label in tasks:
-            n, k = result.protocol.n_way, result.protocol.k_shot
-            how, score = f"few-shot, {result.protocol.scored_by}", percent(result.score.accuracy, result.score.ci95)
+            n, k, protocol = result.protocol.n_way, result.protocol.k_shot, result.protocol
+            told = protocol.differences("min_clips", "classifier", "template", "neighbors")
+            how = ", ".join(["few-shot", protocol.scored_by, *told])
+            score = score_cell(result, note="" if result.status.complete else f"{why_apart(result)}, not ranked")
             key = (result.task.label, result.model.name, float(k))
-            rows.append((key, (result.model.name, result.task.label, how, f"{n}", f"{k}", score)))
+            rows.append((key, (result.model.shown, result.task.label, how, f"{n}", f"{k}", score)))
     for one in supervised:
         if one.task.label in tasks:
-            metric = "" if one.setting.metric == "accuracy" else one.setting.metric
-            how, score = one.setting.method.replace("-", " "), percent(one.score.value, one.score.ci95, note=metric)
-            key = (one.task.label, one.model.name, one.clips_a_class)
+            key, how = (one.task.label, one.model.name, one.clips_a_class), one.setting.method.replace("-", " ")
             labels = f"{one.clips_a_class:.3g}" + (f" ({one.labels})" if one.setting.fraction else "")
-            rows.append((key, (one.model.name, one.task.label, how, f"{one.task.classes}", labels, score)))
+            score = finetuned_cell(one)
+            rows.append((key, (one.model.shown, one.task.label, how, f"{one.task.classes}", labels, score)))
     if rows:
         note = (
             "Labels: clips a class that are fitted or trained on. Classes: how many are told apart at once. More "
@@ -245,7 +257,8 @@ def _beside(results: Sequence[Result], supervised: Sequence[FinetuneResult]) -> 
         )
         columns = ("model", "task", "evaluation", "classes>", "labels>", "score %>")
         ordered = [row for _, row in sorted(rows, key=lambda row: row[0])]
-        yield Section("Beside fine-tunings and probes", [Table(columns, ordered, note=note)])
+        marks = overlap_notes(one for one in (*results, *supervised) if one.task.label in tasks)
+        yield Section("Beside fine-tunings and probes", [Table(columns, ordered, note="\n\n".join([note, *marks]))])
 
 
 # --- figures

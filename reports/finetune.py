@@ -12,7 +12,7 @@ from uamix_bench.plugins.overlap import notes
 from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.newest import newest
 from uamix_bench.reports import figures, provenance
-from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Row, Section, Table, count, percent
+from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Mark, Row, Section, Table, count, percent
 from uamix_bench.reports.drawing import SERIES
 from uamix_bench.reports.looks import looks
 from uamix_bench.reports.page import Page, render
@@ -78,12 +78,10 @@ def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
     seeds = any(one.score.seeds_std is not None for one in records)
     for one in sorted(records, key=lambda one: -one.score.value):
         setting, score = one.setting, one.score
-        metric = "" if setting.metric == "accuracy" else setting.metric
-        partial = "" if one.status.complete else "partial, not ranked"
         rows.append(
             (
                 labels[one.id],
-                _marked(one, note=metric or partial),
+                finetuned_cell(one),
                 *(("" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}",) if seeds else ()),
                 ", ".join(f"{100 * run.value():.1f}" for run in one.runs),
                 f"{len(one.runs)}",
@@ -113,9 +111,16 @@ def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
     )
 
 
-def _marked(one: FinetuneResult, note: str) -> Cell:
-    """Score with its interval, and the mark of training data that the task may be of."""
-    cell = percent(one.score.value, one.score.ci95, mark="" if one.status.complete else "faint", note=note)
+def finetuned_cell(one: FinetuneResult) -> Cell:
+    """Cell with a score, its interval or why there is none, and marks of a partial record and of an overlap."""
+    interval = one.score.intervals.groups
+    notes = [
+        "" if one.setting.metric == "accuracy" else one.setting.metric,
+        "" if one.status.complete else "partial, not ranked",
+        interval.reason and f"no interval: {interval.reason}",
+    ]
+    mark: Mark = "" if one.status.complete else "faint"
+    cell = percent(one.score.value, interval.half_width, mark=mark, note="; ".join(filter(None, notes)))
     return replace(cell, minor=f"{cell.minor} {one.overlap_mark}".strip())
 
 

@@ -77,14 +77,8 @@ def _score_table(setting: Setting, papers: Published) -> Table:
 
 def _protocol_words(setting: Setting) -> str:
     protocol = setting.protocol
-    words = [
-        f"{protocol.episodes:,} episodes of {protocol.n_way} classes",
-        f"{count(protocol.k_shot, 'support')} and {count(protocol.n_query, 'query', 'queries')} a class",
-        protocol.scored_by.replace("-", " "),
-        f"seed {protocol.seed}",
-    ]
-    words += ["group-disjoint"] * protocol.group_disjoint + ["mean of all segments"] * (protocol.segments == "mean")
-    return ", ".join(words)
+    asked = f"{count(protocol.k_shot, 'support')} and {count(protocol.n_query, 'query', 'queries')} a class"
+    return f"{protocol.episodes:,} episodes of {protocol.n_way} classes, {asked}, {setting.scoring}"
 
 
 def _row(setting: Setting, standing: Standing, several: bool) -> Row:

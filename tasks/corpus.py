@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
+from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import BenchError
 from uamix_bench.util.files import check_writable, write_atomic
 from uamix_bench.util.progress import SILENT, Progress
@@ -28,8 +28,6 @@ from uamix_bench.util.progress import SILENT, Progress
 from . import corpus_instruments as instruments, corpus_speech as speech, synthesis
 from .soundfont import Note, Preset, render
 from .synthesis_signal import SAMPLE_RATE
-
-Floats = npt.NDArray[np.float32]
 
 SEED = 0
 _SHORTEST, _LONGEST = 0.15, 2.0  # seconds of a clip
@@ -131,7 +129,7 @@ def _prompts(language: str) -> str:
 def notes_training() -> Iterator[Clip]:
     """Notes of the training side's instruments, five of each recording."""
     draw = _random(3)
-    for preset in instruments.sides(instruments.font())["train"]:
+    for preset in instruments.sides()["train"]:
         yield from _notes(instruments.random_notes(preset, _NOTES_EACH, draw), preset, "notes")
 
 
@@ -183,7 +181,7 @@ def speech_validation() -> Iterator[Clip]:
 
 def notes_validation() -> Iterator[Clip]:
     """Notes of the validation side's instruments, as many of each."""
-    for preset in instruments.sides(instruments.font())["valid"]:
+    for preset in instruments.sides()["valid"]:
         yield from _notes(instruments.even_notes(preset, 20), preset, "valid-notes")
 
 

@@ -25,7 +25,8 @@ from uamix_bench.embeddings import batching, embedding
 from uamix_bench.embeddings.cache import EmbeddingCache
 from uamix_bench.embeddings.embedding import Embeddings, embed
 from uamix_bench.embeddings.model_key import model_key
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.loading import load_model
+from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins.card import ModelCard, TaskCard
 from uamix_bench.scoring.health import check
 from uamix_bench.util import threads

@@ -15,7 +15,7 @@ from uamix_bench.data.task import load_task
 from uamix_bench.evaluation.fewshot import draw_episodes, fewshot
 from uamix_bench.evaluation.redraw import Redraw
 from uamix_bench.evaluation.replay import replay
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.tasks.miniature import make

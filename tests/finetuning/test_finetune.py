@@ -23,7 +23,8 @@ from uamix_bench.finetuning.finetune import Finetuning
 from uamix_bench.finetuning.forecast import estimate
 from uamix_bench.finetuning.recipe import FINETUNE, PROBE
 from uamix_bench.models.checkpoint import write_safetensors
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.loading import load_model
+from uamix_bench.models.model import AudioModel
 from uamix_bench.models.vit import ViTShape, initialise, sincos_table
 from uamix_bench.plugins import registry
 from uamix_bench.records.finetune_record import FinetuneResult

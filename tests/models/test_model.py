@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from uamix_bench.models.checkpoint import write_safetensors
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.loading import load_model
+from uamix_bench.models.model import AudioModel
 from uamix_bench.models.sources import source_sha256
 from uamix_bench.plugins.card import ModelCard
 from uamix_bench.util.errors import BadInputError, BenchError, MachineError, UsageError
@@ -172,6 +173,22 @@ def test_one_line_for_what_cannot_be_loaded(arguments: dict[str, Any], kind: typ
         load_model(**arguments)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "field"),
+    [({"data": "x", "parent_sha256": 5}, "parent_sha256"), ({"train_seed": "9" * 5_000}, "train_seed")],
+)
+def test_metadata_that_no_result_can_hold_are_refused_by_name(metadata: dict[str, Any], field: str) -> None:
+    class Own(Blocks):
+        @classmethod
+        def untrained(cls) -> AudioModel:
+            model = cls()
+            model.metadata = metadata
+            return model
+
+    with pytest.raises(BadInputError, match=rf"says of itself what no result can hold \({field}: "):
+        load_model(Own)
 
 
 def test_weights_are_given_by_file_folder_or_option(tmp_path: Path) -> None:

@@ -190,6 +190,16 @@ def test_data_aware_intervals_follow_their_formulas(group_size: int) -> None:
     assert width(computed) > 2 * width(conventional_interval(a))
 
 
+@pytest.mark.parametrize("accuracy", [1.0, 0.0, 0.3])
+def test_a_score_without_any_spread_claims_nothing_of_new_clips_or_classes(accuracy: float) -> None:
+    episodes, a = World(12, 40).episodes(10_000, seed=0), np.full(10_000, accuracy)
+    for interval in (
+        ci95_clips(a, episodes.classes, episodes.drawn, episodes.class_of),
+        ci95_classes(a, episodes.classes, episodes.class_of),
+    ):
+        assert interval == Interval(None, "all episodes are alike, so there is no spread")
+
+
 def test_intervals_that_cannot_be_given_say_why() -> None:
     def both(world: World, count: int = 10_000, n_query: int = 15, groups: list[str] | None = None) -> list[Interval]:
         world.groups = groups or world.groups

@@ -71,7 +71,7 @@ def command(
     import numpy as np
 
     from uamix_bench.embeddings.embedding import embed
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
     from uamix_bench.records.provenance import scrub
 
     encoder = models.loaders(names, load_model)[0]()

@@ -152,7 +152,7 @@ def command(
 
     load: Callable[..., AudioModel | KnownModel] = recall_model
     if no_cache or workers.elsewhere:
-        from uamix_bench.models.model import load_model as load
+        from uamix_bench.models.loading import load_model as load
     loaders = models.loaders(names, load, device=workers.device_here)
     if line := selection.demonstration(names, models.checkpoint):
         progress.say(line)

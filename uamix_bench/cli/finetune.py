@@ -125,7 +125,7 @@ def command(
     recipes = [_recipe(recipe, data, freeze == "all", seed, changes) for data in tasks]
 
     from uamix_bench.finetuning.finetune import Finetuning
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
     if line := selection.demonstration(chosen, models.checkpoint):
         progress.say(line)
@@ -262,6 +262,8 @@ def _show(results: Sequence[FinetuneResult]) -> None:
         spread = "" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}"
         table.add(result.model.name, result.task.label, *setting, value, count(len(result.runs)), spread)
         notes += [f"{result.model.name} on {result.task.label}: {note}" for note in result.status.notes]
+        if score.ci95 is None:
+            notes.append(f"{result.model.name} on {result.task.label}: no interval: {score.intervals.groups.reason}")
         if not result.status.complete:
             notes.append(f"* {result.model.name} on {result.task.label}: partial, not comparable")
     show(table, "last epoch; ± is the 95% interval for new groups (recordings, speakers, videos)")

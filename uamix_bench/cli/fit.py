@@ -112,7 +112,7 @@ def command(
     progress = TerminalProgress(quiet)
 
     from uamix_bench.evaluation import fitting
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
     if line := selection.demonstration(names, models.checkpoint):
         progress.say(line)

@@ -120,7 +120,7 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
         try:
             path = download(file, folder, progress=progress, offline=offline)
             if path.suffix == ".zip":  # each to a folder of its own, as M2D's files have one name
-                path = extract(path, path.with_suffix(""), merge=True, progress=progress)
+                path = extract(path, path.with_suffix(""), progress=progress)
             facts["path"] = str(path)
         except BadInputError as error:  # the others may come all the same
             facts["problem"] = f"{error.reason}; {error.remedy}"
@@ -172,7 +172,7 @@ def check(
     names = given.chosen()
 
     from uamix_bench.models import contract
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
     broken = []
     for name, load in zip(names, given.loaders(names, load_model), strict=True):
@@ -223,7 +223,7 @@ def convert(session: Session, source: str, output: Path | None, dtype: str) -> N
     import torch
 
     from uamix_bench.models import convert as converting
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
     name = name or converting.owner(path)
     model = load_model(name, path, device="cpu")

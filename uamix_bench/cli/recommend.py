@@ -103,7 +103,7 @@ def command(
     )
     selection.say(data.name, [one for one in plans.choosing.task.remarks if one not in data.remarks])
 
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
     failed: dict[str, BadInputError] = {}
 

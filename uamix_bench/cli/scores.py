@@ -149,9 +149,9 @@ def _mark(result: Result | None, ranking: Ranking) -> str:
 
 def _why_not_new(ranking: Ranking) -> str:
     """Reason why no best model is best for new clips, as far as the intervals say."""
-    if any(found.clips.half_width is not None for found in ranking.differences):
-        return "for new clips of these classes another may be better"
-    return "--episodes 10000 tests new clips"
+    if all(_FEW.match(found.clips.reason) for found in ranking.differences):
+        return "--episodes 10000 tests new clips"
+    return "for new clips of these classes another may be better"
 
 
 def _partial(results: Sequence[Result], labels: Mapping[str, str]) -> dict[str, dict[str, None]]:

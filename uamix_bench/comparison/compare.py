@@ -184,10 +184,7 @@ def setting(result: Result) -> str:
     """Protocol of a result in words."""
     protocol = result.protocol
     words = f"{protocol.n_way}-way {protocol.k_shot}-shot, {protocol.episodes:,} episodes"
-    words += "" if protocol.classifier == "nearest-centroid" else f", {protocol.scored_by}"
-    words += f", seed {protocol.seed}" if protocol.seed else ""
-    words += f", classes of {protocol.min_clips} clips" if protocol.min_clips else ""
-    return words + (", group-disjoint" if protocol.group_disjoint else "")
+    return ", ".join([words, *protocol.differences("name", "episodes")])
 
 
 class _Setting(NamedTuple):

@@ -15,6 +15,8 @@ from uamix_bench.util import files
 from uamix_bench.util.errors import BenchError
 from uamix_bench.util.progress import SILENT, Progress
 
+SILENCE = 1e-4  # of full scale, half the range of a silent clip's samples: three steps of 16 bits
+ROUNDING_S = 1e-3  # times in lists are often rounded to it: so much may a segment pass the end of its file
 START, END, ROW = "start", "end", "row"
 PLACES = (START, END, ROW)  # columns of a clip table whose clips are not whole files; see `task.Task.clips`
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from uamix_bench.data.sound import Sound, sound_digests, sounds
+from uamix_bench.data.sound import SILENCE, Sound, sound_digests, sounds
 from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings import housekeeping
 from uamix_bench.embeddings.batching import Batches
@@ -32,7 +32,6 @@ from uamix_bench.util.text import listed
 if TYPE_CHECKING:  # clips from the cache need no torch
     from uamix_bench.models.model import AudioModel
 
-_SILENT = 1e-4  # of full scale: three steps of 16 bits
 _KEPT_EVERY = 512  # clips ...
 _KEPT_EVERY_S = 10.0  # ... or seconds, whichever comes first: what a killed run loses
 
@@ -134,7 +133,7 @@ def embed(
     return Embeddings(
         vectors=whole.rows[place, :-1],
         valid=valid,
-        silent=valid & (whole.rows[place, -1] < _SILENT),
+        silent=valid & (whole.rows[place, -1] < SILENCE),
         digests=tuple(digested.digests),
         keys=tuple(keys),
         skipped=tuple(Skipped(clips[index], failures[index].reason) for index in sorted(failures)),

@@ -144,7 +144,12 @@ def _named(text: str, tested: DataSet) -> Iterator[DataSet | str]:
 
 @cache
 def _pattern(name: str) -> re.Pattern[str]:
-    """Pattern of a name that may be spelt with other separators, or none: ``ESC-50``, ``esc50``, ``ESC 50``."""
+    """Pattern of a name that may be spelt with other separators, or none: ``ESC-50``, ``esc50``, ``ESC 50``.
+
+    A name that is a common word counts alone or before a split or version: ``synthetic``, ``synthetic:test@1``.
+    """
+    if name.isalpha() and name.islower():
+        return re.compile(rf"^\s*{name}\s*$|(?<![a-z0-9]){name}(?=[:@])")
     spelt = "[^a-z0-9|]*".join(re.findall(r"[a-z]+|\d+", name.lower()))
     return re.compile(rf"(?<![a-z0-9])({spelt or re.escape(name.lower())})(?![a-z0-9])")
 

@@ -101,6 +101,24 @@ class Protocol(BaseModel):
             return f"{self.classifier} in '{self.template}'"
         return self.classifier + (f" of {self.neighbors} neighbors" if self.neighbors > 1 else "")
 
+    def differences(self, *without: str) -> list[str]:
+        """Differences from the paper's protocol besides ways and shots, in words; `without` names fields left out."""
+        usual = PAPER if self.k_shot else ZERO_SHOT
+        words = {
+            "name": "" if self.name in (PAPER.name, "custom") else self.name,
+            "n_query": f"{self.n_query:,} {'query' if self.n_query == 1 else 'queries'}",
+            "episodes": f"{self.episodes:,} episode{'s' * (self.episodes != 1)}",
+            "seed": f"seed {self.seed}",
+            "classifier": self.classifier,
+            "template": f"template '{self.template}'",
+            "neighbors": f"{self.neighbors} neighbors",
+            "group_disjoint": "group-disjoint",
+            "min_clips": f"classes of {self.min_clips} clips",
+            "segments": f"segments {self.segments}",
+        }
+        told = [name for name in words if name not in without and getattr(self, name) != getattr(usual, name)]
+        return [words[name] for name in told if words[name]]
+
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = serialize(self)

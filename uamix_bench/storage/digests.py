@@ -52,15 +52,14 @@ class Part(NamedTuple):
     part: str = ""
 
 
-def file_digests(paths: Sequence[str], *, memo: bool = True, progress: Progress = SILENT) -> FileDigests:
+def file_digests(paths: Sequence[str], *, memo: bool = True) -> FileDigests:
     """Digests files. With `memo`, a file whose path, inode, size and times are unchanged is not read again.
 
     Args:
         paths: Paths of the n files.
         memo: True looks up and keeps digests under ``UAMIX_BENCH_HOME/embeddings/files/``.
-        progress: Progress display of the files that are read.
     """
-    return part_digests([Part(path) for path in paths], _sha256, memo=memo, progress=progress)
+    return part_digests([Part(path) for path in paths], _sha256, memo=memo)
 
 
 def part_digests(

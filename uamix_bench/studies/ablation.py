@@ -212,7 +212,7 @@ class Ablation:
                 continue
             made = record.load(job.folder / RECORD, {"training": TrainingRecord})
             recorded = made.data.content_sha256
-            if (made.parent_sha256, made.data.sha256, recorded or sounds) != same:
+            if (made.parent_sha256, made.data.sha256, recorded or content) != same:
                 reason = "holds this recipe, tuned from other weights or on other sounds"
                 raise UsageError(job.folder, reason, "delete the folder, or name the weights or sounds differently")
             unsaid = "" if recorded else " (its sounds are not recorded)"
@@ -300,7 +300,7 @@ class Ablation:
 
         The encoders are under the arms' pooling and under `PLAIN`; all by nearest centroid and under CL2N.
         """
-        from uamix_bench.models.model import load_model
+        from uamix_bench.models.loading import load_model
         from uamix_bench.tuning.run import initial_name
 
         reference = self.job(next(arm for arm in self.arms if arm.reference))
@@ -336,6 +336,6 @@ class Ablation:
 
 def _tuned_model(job: Job, device: str) -> AudioModel:
     """Model that a finished job made."""
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
     return load_model("uamix", job.folder / WEIGHTS, device=device, label="uamix")

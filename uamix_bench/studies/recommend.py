@@ -293,7 +293,8 @@ def decide(
     compared_at, _ = _level(_steps(envelope), shots[-1], gain)
     candidates = sorted(candidates, key=lambda one: (one not in fair, -one.choosing[compared_at].score.accuracy))
     ranking = rank([one.choosing[compared_at] for one in candidates], draws)
-    lacking = [found.clips.reason for found in ranking.differences if found.clips.half_width is None]
+    apart = [found for found in ranking.differences if found.half_width]  # others are alike on every episode
+    lacking = [one.clips.reason for one in apart or ranking.differences if one.clips.half_width is None]
     told = ranking.alike if lacking else ranking.alike_for_new_clips
     alike = [one for one in candidates if one is candidates[0] or one.choosing[compared_at].id in told]
     by_speed = all(one.clips_per_s is not None for one in alike)
