@@ -91,21 +91,11 @@ def command(
     kept = np.flatnonzero(found.valid).tolist()
     if not kept:
         raise BadInputError(data.name, "has no clip that could be embedded", "repair its sounds")
-    clips: list[str] = data.clips["clip"].tolist()
-    about = {
-        "model": encoder.identity.model_dump(mode="json"),
-        "task": data.name,
-        "version": data.card.version,
-        "clip_seconds": data.card.clip_seconds,
-        "segments": segments,
-    }
-    table = EmbeddingTable(
-        tuple(clips[row] for row in kept),
-        found.vectors[kept],
-        tuple(found.digests[row].hex() for row in kept),
-        about,
-    )
-    path = write_table(output, table)
+    clips = tuple(data.clips["clip"].iloc[kept])
+    digests = tuple(found.digests[row].hex() for row in kept)
+    about = {"model": encoder.identity.model_dump(mode="json"), "task": data.name, "version": data.card.version}
+    about |= {"clip_seconds": data.card.clip_seconds, "segments": segments}
+    path = write_table(output, EmbeddingTable(clips, found.vectors[kept], digests, about))
     facts = {"file": str(path), "clips": len(kept), "embedding_dim": encoder.embedding_dim, "model": about["model"]}
     skipped = [{"clip": scrub(one.clip), "reason": scrub(one.reason)} for one in found.skipped]
     items.append({**facts, "task": data.name, "skipped": skipped})

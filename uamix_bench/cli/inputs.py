@@ -39,11 +39,7 @@ class Models(NamedTuple):
         from uamix_bench.models.arguments import parsed
 
         found = list(dict.fromkeys(name for one in self.model for name in selection.models(one, self.checkpoint)))
-        alone = {
-            "--checkpoint": self.checkpoint,
-            "--pretrained-on": self.pretrained_on,
-            "--model-arg": self.model_arg,
-        }
+        alone = {"--checkpoint": self.checkpoint, "--pretrained-on": self.pretrained_on, "--model-arg": self.model_arg}
         if len(found) > 1 and any(alone.values()):
             option = next(option for option, value in alone.items() if value)
             remedy = "run them one by one" + (", or use NAME=PATH" if self.checkpoint else "")

@@ -36,18 +36,15 @@ def what_was_trained(result: FinetuneResult) -> str:
     return "linear probe" if blocks is None else f"all but {blocks} blocks" if blocks else "all"
 
 
-def _of(protocol: str) -> str:
-    """Name of a protocol, unless its numbers say all: MetaAudio's, or that of a half of a recommendation."""
-    return "" if protocol in ("paper", "custom") else protocol
-
-
 def _few_shot(results: Sequence[Result]) -> Table:
-    table = Table("model", "task", "n>", "k>", "episodes>", "accuracy %>", "", "id", wrapped=("model",))
+    columns = ("model", "task", "n>", "k>", "episodes>", "accuracy %>", "", "id")
+    table = Table(*columns, wrapped=("model", "task"), dropped=("episodes",))
     for result in results:
         protocol, score = result.protocol, result.score
         numbers = map(count, (protocol.n_way, protocol.k_shot, protocol.episodes))
         accuracy = per_cent(score.accuracy, score.ci95) + MARKS[result.overlap_known.level]
-        notes = ", ".join(filter(None, (_of(protocol.name), "" if result.status.complete else "partial")))
+        of = "" if protocol.name in ("paper", "custom") else protocol.name.removeprefix("recommend-")
+        notes = ", ".join(filter(None, (of, "" if result.status.complete else "partial")))
         table.add(result.model.name, result.task.label, *numbers, accuracy, notes, result.id[:12])
     return table
 
