@@ -216,7 +216,8 @@ def differences(settings: Iterable[Setting]) -> Iterator[Section]:
             mark: Mark = "" if found.p_holm >= SIGNIFICANCE else "better" if by > 0 else "worse"
             less = Cell(*with_half(by, found.half_width, sign="+"), by, mark)
             p = Cell(p_value(found.p_holm), sort=found.p_holm)
-            rows.append((f"{name} less {other}", label, setting.title, less, p, f"{100 * found.smallest:.2f}"))
+            smallest = "" if found.smallest is None else f"{100 * found.smallest:.2f}"
+            rows.append((f"{name} less {other}", label, setting.title, less, p, smallest))
     if rows:
         note = (
             "Points ± half-width of the 95% t interval of the paired differences, over which episodes were drawn. p: "

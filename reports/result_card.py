@@ -31,7 +31,8 @@ def _outcome(result: Result) -> dict[str, object]:
     facts: dict[str, object] = {"accuracy": f"{100 * score.accuracy:.2f}%"}
     for name, of in _INTERVALS.items():
         interval = getattr(score.intervals, name)
-        facts[f"95%, {of}"] = plus_minus(interval.half_width) or f"not given: {interval.reason}"
+        reason = interval.reason or "all episodes are alike"
+        facts[f"95%, {of}"] = plus_minus(interval.half_width or None) or f"not given: {reason}"
     return {
         **facts,
         "status": _status(result),

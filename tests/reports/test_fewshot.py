@@ -19,7 +19,7 @@ from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.scoring.metrics import clustered_interval
 from uamix_bench.util.errors import UsageError
 
-from ..sample_records import finetuned
+from ..sample_records import few_shot, finetuned
 from .records import grid, result
 
 
@@ -201,3 +201,13 @@ def test_scores_beside_fine_tunings_are_marked_as_everywhere() -> None:
         "| 100.0 ? (partial, not ranked; no interval: every test clip is right, so there is no spread) |" in shown["m"]
     )
     assert any(row.startswith("† The model was trained on data of this task") for row in rows)
+
+
+def test_a_score_of_100_percent_is_shown_without_an_interval() -> None:
+    perfect, same = few_shot((4, 4, 4)), few_shot((4, 4, 4), model=few_shot().model.model_copy(update={"name": "n"}))
+    page = report([perfect, same])
+    assert "**100.0 ?** (best on these clips; all episodes alike: no interval)" in page.markdown
+    assert "± 0.0" not in page.markdown.partition("## Differences")[0]
+    assert "95%, these clips: not given: all episodes are alike" in page.markdown
+    (row,) = [line for line in page.markdown.splitlines() if line.startswith("| m less n |")]
+    assert row.endswith("| 1.000 |  |")

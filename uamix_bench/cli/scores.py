@@ -217,7 +217,7 @@ def _show_differences(pairs: Sequence[Difference], family: int, labels: Mapping[
             per_cent(found.difference, found.half_width, "+"),
             *((plus_minus(found.clips.half_width),) if clips else ()),
             p_value(found.p_holm),
-            f"{100 * found.smallest:.2f}",
+            "" if found.smallest is None else f"{100 * found.smallest:.2f}",
         )
     references = list(dict.fromkeys(labels[found.reference.id] for found in pairs))
     print()

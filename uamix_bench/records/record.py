@@ -383,11 +383,8 @@ def agrees(field: str, stated: float | None, expected: float | None) -> None:
     Raises:
         ValueError: The numbers differ by more than rounding, or one of them is null.
     """
-    if stated is None or expected is None:
-        same = stated == expected
-    else:
-        same = math.isclose(stated, expected, abs_tol=_ROUNDING)
-    if not same:
+    known = stated is not None and expected is not None and math.isclose(stated, expected, abs_tol=_ROUNDING)
+    if not known and stated != expected:
         raise ValueError(f"{field} is {stated}, but the parts give {expected}")
 
 
