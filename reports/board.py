@@ -18,7 +18,7 @@ import numpy as np
 
 from uamix_bench.comparison.ranking import SIGNIFICANCE, Ranking, rank, trained_on_task
 from uamix_bench.plugins.card import ModelIdentity
-from uamix_bench.plugins.overlap import LEVELS, MEANINGS, Overlap
+from uamix_bench.plugins.overlap import LEVELS, Overlap, meanings
 from uamix_bench.records.newest import newest
 from uamix_bench.records.record import Skipped, SoundsRecord
 from uamix_bench.records.results import Result
@@ -114,11 +114,15 @@ class Setting:
         return f"{self.protocol.n_way}-way {self.protocol.k_shot}-shot" + (f", {self.remarks}" if self.remarks else "")
 
     @property
+    def rows(self) -> Sequence[Standing]:
+        """Standings, and last the results that stand apart, one row each."""
+        return [*self.standings, *(Standing(*apart) for apart in self.apart)]
+
+    @property
     def scoring(self) -> str:
         """Classifier and seed in words, and all else that tells the series, but for queries and episodes."""
         said = ("n_query", "episodes", "seed", "classifier", "template", "neighbors", "min_clips")
-        shown = [*(row.results for row in self.standings), *(results for _, results in self.apart)]
-        dtypes = {result.model.dtype for results in shown for result in results.values()} - {"float32"}
+        dtypes = {result.model.dtype for row in self.rows for result in row.results.values()} - {"float32"}
         return ", ".join(
             [self.protocol.scored_by, f"seed {self.protocol.seed}", *self.protocol.differences(*said), *sorted(dtypes)]
         )
@@ -229,8 +233,7 @@ def left_out_notes(columns: Iterable[Column]) -> list[str]:
 
 def overlap_notes(results: Iterable[SoundsRecord]) -> list[str]:
     """Meanings of the marks of overlap that these results' scores bear."""
-    found = {result.overlap_known.level for result in results if result.overlap_mark}
-    return [MEANINGS[level] for level in reversed(LEVELS) if level in found and level in MEANINGS]
+    return meanings(result.overlap_known.level for result in results if result.overlap_mark)
 
 
 def _order(protocol: Protocol, dtype: str) -> tuple[bool, str, int, int, int]:

@@ -28,6 +28,7 @@ from uamix_bench.reports.board import (
     overlap_notes,
     why_apart,
 )
+from uamix_bench.reports.class_page import MOST_CLASSES, by_class
 from uamix_bench.reports.confusions import Confusions
 from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.finetune import finetuned_cell
@@ -36,8 +37,6 @@ from uamix_bench.reports.result_card import drawer, drawer_id
 from uamix_bench.util.errors import BenchError, UsageError
 from uamix_bench.util.text import classes_drawn, p_value, plus_minus, with_half
 
-_MOST_CLASSES = 60  # that a matrix or a forest can show
-_EXTREME_CLASSES = 20  # hardest and easiest, where there are more
 _MOST_MODELS = 4  # side by side
 _POPULATIONS = {"episodes": "these clips", "clips": "new clips", "classes": "new classes too"}
 
@@ -70,7 +69,7 @@ def report(
         raise UsageError("report", "no few-shot result among the records", "run 'uamix-bench fewshot' first")
     redraw = Redraw(data_dir, own)
     table = board(results, redraw.draws)
-    main, confusions = table.main(), Confusions(_MOST_CLASSES)
+    main, confusions = table.main(), Confusions(MOST_CLASSES)
     replays = {column.label: _replays(main, column, redraw) for column in main.columns}
     blocks = [
         Section("Accuracy", list(accuracy(table))),
@@ -145,7 +144,7 @@ def accuracy(table: Board) -> Iterator[Block]:
 def _overlaps(settings: Iterable[Setting]) -> Iterator[tuple[str, str, overlap.Overlap]]:
     """Model, task and overlap of training data of every result whose score is marked."""
     for setting in settings:
-        for row in (*setting.standings, *(Standing(*apart) for apart in setting.apart)):
+        for row in setting.rows:
             for label, result in row.results.items():
                 if result.overlap_mark:
                     yield row.entrant.label, label, result.overlap_known
@@ -168,15 +167,12 @@ def _names(settings: Sequence[Setting], label: str) -> list[str]:
 
 
 def _score(setting: Setting, name: str, label: str) -> Cell:
-    for row in setting.standings:
-        if row.entrant.label == name and label in row.results:
-            result = row.results[label]
-            return setting.cell(result, href=f"#{drawer_id(result)}")
-    for entrant, results in setting.apart:
-        if entrant.label == name and label in results:
-            result = results[label]
-            note = f"{why_apart(result)}, not ranked"
-            return score_cell(result, mark="faint", note=note, href=f"#{drawer_id(result)}")
+    for row in setting.rows:
+        if row.entrant.label == name and (result := row.results.get(label)):
+            href = f"#{drawer_id(result)}"
+            if result.cell():
+                return setting.cell(result, href=href)
+            return score_cell(result, mark="faint", note=f"{why_apart(result)}, not ranked", href=href)
     return Cell("")
 
 
@@ -317,7 +313,9 @@ def _classes(
     if not held:
         yield Prose("No complete result.")
         return
-    yield _by_class(held, setting.looks)
+    rates = {name: {of: hit / asked for of, (hit, asked) in one.per_class.items()} for name, one in held.items()}
+    words = "Share of a class's queries that are classified correctly, one row a class, the hardest first"
+    yield by_class(rates, setting.looks, words)
     yield from confusions.blocks(replays)
 
 
@@ -331,31 +329,6 @@ def _other_confusions(settings: Iterable[Setting], redraw: Redraw, confusions: C
                 found.append(Section(f"{column.label}, {setting.title}", blocks, look="folded"))
     if found:
         yield Section("Confusions at the other settings", found)
-
-
-def _by_class(held: Mapping[str, Result], looks: Mapping[str, int]) -> Figure:
-    """Figure of accuracy by class, the hardest on average first; of many classes the hardest and the easiest."""
-    rates = {
-        name: {label: hit / asked for label, (hit, asked) in result.per_class.items() if asked}
-        for name, result in held.items()
-    }
-    labels = list(dict.fromkeys(label for by_class in rates.values() for label in by_class))
-    labels.sort(key=lambda label: np.mean([by_class[label] for by_class in rates.values() if label in by_class]))
-    of = f"{len(labels)} classes"
-    if len(labels) > _MOST_CLASSES:
-        labels = [*labels[:_EXTREME_CLASSES], *labels[-_EXTREME_CLASSES:]]
-        of = f"the {_EXTREME_CLASSES} hardest and the {_EXTREME_CLASSES} easiest of {of}"
-    none = [np.nan] * len(labels)
-    return figures.forest(
-        f"Accuracy by class, {of}",
-        labels,
-        {name: ([100 * rate.get(label, np.nan) for label in labels], none) for name, rate in rates.items()},
-        x_label="accuracy in %",
-        share_x=True,
-        looks=looks,
-        description=f"Share of a class's queries that are classified correctly, one row per class, the hardest first: "
-        f"{labels[0]} is the hardest, {labels[-1]} the easiest.",
-    )
 
 
 def _heard(replays: Mapping[str, Mapping[str, Replay | BenchError]]) -> Iterator[Section]:

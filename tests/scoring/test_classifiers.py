@@ -10,8 +10,10 @@ import pytest
 
 from uamix_bench.scoring import classifiers, products
 from uamix_bench.scoring.classifiers import CLASSIFIERS
-from uamix_bench.scoring.episodes import Protocol, draw
+from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.scoring.softmax_regression import softmax_regression
+
+from ..sample_records import draw
 
 SIZE = 24
 Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]

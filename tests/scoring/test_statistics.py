@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from uamix_bench.scoring.classifiers import nearest_centroid
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol, draw
+from uamix_bench.scoring.episodes import EpisodeSet, Protocol
 from uamix_bench.scoring.statistics import (
     Interval,
     ci95_classes,
@@ -22,6 +22,8 @@ from uamix_bench.scoring.statistics import (
     smallest_difference,
     wilson_interval,
 )
+
+from ..sample_records import draw
 
 A = (0.6, 0.4, 0.8, 0.6, 0.7, 0.5, 0.9, 0.5)
 B = (0.5, 0.4, 0.7, 0.4, 0.7, 0.4, 0.8, 0.5)

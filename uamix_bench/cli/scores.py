@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _WIDTH = 80  # columns that a note takes, as the tables do
 _POPULATIONS = {"clips": "new clips", "classes": "new classes"}
-_TELLING = ("weights_sha256", "source_sha256", "metadata_sha256")
 _FEW = re.compile(r"needs [\d,]+ episodes")  # the reason that a user can do something about
 
 
@@ -296,17 +295,13 @@ def _bounds(result: Result) -> str:
 
 
 def model_labels(results: Sequence[Result]) -> dict[str, str]:
-    """Label of each result's model: its name, digests that tell it from others of that name, and the precision."""
-    told: dict[str, dict[str, set[str | None]]] = {}
-    for result in results:
-        of_name = told.setdefault(result.model.name, {name: set() for name in _TELLING})
-        for name, values in of_name.items():
-            values.add(getattr(result.model, name))
-    telling = {name: [field for field, values in found.items() if len(values) > 1] for name, found in told.items()}
+    """Label of each result's model, with its precision."""
+    from uamix_bench.records import results as records
+
+    labels = records.model_labels(result.model for result in results)
     return {
-        result.id: result.model.shown
-        + "".join(f" {(getattr(result.model, field) or '')[:6]}" for field in telling[result.model.name])
-        + (f" {result.model.dtype}" if result.model.dtype != "float32" else "")
+        result.id: labels[result.model]
+        + (f" {dtype}" if (dtype := result.model.dtype) != "float32" and dtype not in labels[result.model] else "")
         for result in results
     }
 

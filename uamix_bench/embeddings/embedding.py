@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from uamix_bench.data.sound import SILENCE, Sound, sound_digests, sounds
+from uamix_bench.data.sound import SILENCE, Sound, check_unchanged, sound_digests, sounds
 from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings import housekeeping
 from uamix_bench.embeddings.batching import Batches
@@ -185,9 +185,15 @@ def _hear(
     broken: dict[int, BenchError] = {}
     todo = [row for row in np.flatnonzero(~run.done).tolist() if distinct[row] not in digested.failed]
     if todo:
-        sources = [clip_sounds[distinct[row]] for row in todo]
+        places = distinct[todo].tolist()
+        sources = [clip_sounds[index] for index in places]
+        known = {clip_sounds[index]: (digested.digests[index], digested.stamps[index]) for index in places}
+
+        def check(sound: Sound) -> None:
+            check_unchanged(sound, *known[sound])
+
         give_up = bool(digested.failed) and not keep_going
-        heard = decode(sources, run.model.sample_rate, data.card.clip_seconds, segments, progress)
+        heard = decode(sources, run.model.sample_rate, data.card.clip_seconds, segments, progress, check)
         begun = time.perf_counter()
         broken = _embed_all(run, todo, heard, keep_going, give_up, progress)
         devices |= {run.device} if run.embedded else set()

@@ -218,9 +218,8 @@ def _vectors(path: Path, column: Any) -> npt.NDArray[Any]:
     """Vectors (n, D) of a column of lists."""
     if not hasattr(column.type, "value_type"):
         _refuse(path, f"holds 'vector' as {column.type}, not as lists of numbers")
-    rows = column.to_pylist() if not len(column) else None
-    flat = np.concatenate([np.asarray(chunk.flatten()) for chunk in column.chunks]) if rows is None else np.zeros(0)
     lengths = {int(length) for chunk in column.chunks for length in np.unique(np.asarray(chunk.value_lengths()))}
     if len(lengths) > 1:
         _refuse(path, f"holds vectors of {min(lengths)} to {max(lengths)} values")
-    return flat.reshape(len(column), -1) if len(column) else np.zeros((0, 0))
+    flat = [np.asarray(chunk.flatten()) for chunk in column.chunks]
+    return np.concatenate(flat).reshape(len(column), -1) if len(column) else np.zeros((0, 0))

@@ -138,7 +138,7 @@ def fit_episode(
         UsageError: The protocol has no such episode, or too few classes or clips.
         BadInputError: Clips are broken, or their embeddings unhealthy.
     """
-    if index >= protocol.episodes:
+    if not 0 <= index < protocol.episodes:
         raise UsageError(f"--episode {index}", f"is none of {protocol.episodes:,} episodes", "they count from 0")
     plan = plan_task(task, [protocol], progress=options.get("progress", SILENT))
     task, (cell,), (episodes,) = plan.task, plan.protocols, plan.draws

@@ -70,6 +70,12 @@ def overlap(training: Training, task: str, facts: DataSet | None = None) -> Over
     return Overlap(level=level, why="; ".join(reasons)[:500])
 
 
+def meanings(levels: Iterable[Level]) -> list[str]:
+    """Meanings of the marks of these levels, the gravest first."""
+    found = set(levels)
+    return [MEANINGS[level] for level in reversed(LEVELS) if level in found and level in MEANINGS]
+
+
 def notes(found: Iterable[tuple[str, str, Overlap]]) -> list[str]:
     """Lines on scores whose model may know the task, the gravest first; none for a level of ``none``.
 

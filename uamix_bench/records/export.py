@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from uamix_bench.plugins.card import ModelIdentity, trained_on
-from uamix_bench.plugins.overlap import LEVELS, MARKS, MEANINGS
+from uamix_bench.plugins.overlap import MARKS, meanings
 from uamix_bench.records.record import TaskIdentity
 from uamix_bench.records.results import Result, model_labels
 from uamix_bench.scoring.episodes import Protocol
@@ -128,9 +128,8 @@ def to_latex(results: Sequence[Result]) -> str:
         [latex.escape(" ".join(cell).strip()) for cell in ((model,), *(cells.get((model, *at), ()) for at in columns))]
         for model in dict.fromkeys(model for model, *_ in cells)
     ]
-    found = {result.overlap_known.level for result in results}
-    notes = [MEANINGS[level] for level in reversed(LEVELS) if level in found and level in MEANINGS]
-    return latex.booktabs("l" + "r" * len(columns), [head, rows]) + latex.notes(notes)
+    table = latex.booktabs("l" + "r" * len(columns), [head, rows])
+    return table + latex.notes(meanings(result.overlap_known.level for result in results))
 
 
 def _fields(part: str, of: type[BaseModel]) -> dict[str, Callable[[Result], Any]]:
@@ -187,10 +186,10 @@ def refuse_mixed(results: Iterable[Result], place: Callable[[Result], object]) -
         words = setting_words(result)
         if not result.status.complete:
             raise UsageError(named(result), "is partial, and this form has no mark for that", "leave it out")
-        if (place(result), words) in seen:
+        if (place(result), slug(result)) in seen:
             reason = f"two results of {result.model.name}, {words}, would share a cell"
             raise UsageError(result.task.name, reason, "name the files")
-        seen.add((place(result), words))
+        seen.add((place(result), slug(result)))
         if cells.setdefault((result.task.label, words), result.cell()) != result.cell():
             reason = f"results of other clips, sounds or episodes, {words}, would share a column"
             raise UsageError(result.task.name, reason, "name the files")

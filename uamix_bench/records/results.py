@@ -222,16 +222,8 @@ def model_labels(models: Iterable[ModelIdentity]) -> dict[ModelIdentity, str]:
 
 
 _TELLING = (
-    "weights_sha256",
-    "source_sha256",
-    "metadata_sha256",
-    "adapter_version",
-    "input",
-    "pooling",
-    "layer",
-    "dtype",
-    "train_seed",
-    "recipe_sha256",
+    *("weights_sha256", "source_sha256", "metadata_sha256", "adapter_version", "input"),
+    *("pooling", "layer", "dtype", "train_seed", "recipe_sha256"),
 )
 
 

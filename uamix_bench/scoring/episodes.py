@@ -46,7 +46,7 @@ from pydantic import (
     model_validator,
 )
 
-from uamix_bench.data.clip_table import SortedClips, sort_clips
+from uamix_bench.data.clip_table import SortedClips
 from uamix_bench.plugins.card import Count, Segments, Text
 from uamix_bench.scoring.classifiers import CLASS_NAMES, CLASSIFIERS
 from uamix_bench.util import files
@@ -255,22 +255,6 @@ class EpisodeSet:
         row = np.zeros(len(self.ids), dtype=np.int64)
         row[self.clips] = np.arange(len(self.clips))
         return row[self.support], row[self.query]
-
-
-def draw(
-    protocol: Protocol,
-    *,
-    task: str,
-    version: str,
-    clips: Sequence[str],
-    labels: Sequence[str],
-    groups: Sequence[str] | None = None,
-    first: int = 0,
-    episodes: int | None = None,
-) -> EpisodeSet:
-    """Sorts a clip table and draws episodes from it: `sort_clips`, then `draw_sorted`, with their arguments."""
-    table = sort_clips(clips, labels, groups)
-    return draw_sorted(protocol, table, task=task, version=version, first=first, episodes=episodes)
 
 
 def draw_sorted(

@@ -266,12 +266,9 @@ def smallest_difference(first: npt.ArrayLike, second: npt.ArrayLike, power: floa
     Raises:
         ValueError: There are fewer than two episodes, or different numbers of them.
     """
-    from scipy.special import stdtrit
-
     difference = _differences(first, second)
-    freedom = len(difference) - 1
-    quantiles = float(stdtrit(freedom, 0.975) + stdtrit(freedom, power))
-    return quantiles * float(difference.std(ddof=1)) / math.sqrt(len(difference))
+    error = float(difference.std(ddof=1)) / math.sqrt(len(difference))
+    return smallest_drop(error, freedom=len(difference) - 1, level=0.025, power=power)
 
 
 def exceeds_p(drop: float, error: float, margin: float = 0.0, freedom: float = math.inf) -> float:

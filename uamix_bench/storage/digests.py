@@ -38,11 +38,13 @@ class FileDigests(NamedTuple):
         digests: SHA-256 of each file, 32 bytes; zeros for a file that could not be read.
         failed: Error of each unreadable file, by the file's index.
         warnings: Faults of the folder that keeps digests, one line each.
+        stamps: Digest of each file's place, size, times and inode, taken before it was read; see :func:`unchanged`.
     """
 
     digests: list[bytes]
     failed: dict[int, BenchError]
     warnings: list[str]
+    stamps: list[bytes]
 
 
 class Part(NamedTuple):
@@ -116,7 +118,15 @@ def part_digests(
                     rows = np.frombuffer(b"".join(digests[index] for index in settled), np.uint8).reshape(-1, 32)
                     store.put([stamps[index][0] for index in settled], rows)
                 advance(len(block), "")
-    return FileDigests(digests, failed, store.warnings)
+    return FileDigests(digests, failed, store.warnings, [stamp for stamp, _ in stamps])
+
+
+def unchanged(part: Part, stamp: bytes) -> bool:
+    """True if a file's place, size, times and inode are those of a stamp in `FileDigests`."""
+    try:
+        return _stamp(*part)[0] == stamp
+    except (OSError, BadInputError):
+        return False
 
 
 def sounds_sha256(sound_digests: Sequence[bytes]) -> str:
