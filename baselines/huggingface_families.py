@@ -209,15 +209,6 @@ class Window(Encoder):
     Under ``official`` all count. What is longer is cut to the window.
     """
 
-    @property
-    def depth(self) -> int:
-        """Layers of the encoder."""
-        return int(self.model.config.encoder_layers)
-
-    def width(self, pooling: str, layer: str) -> int:
-        """D of the encoder."""
-        return int(self.model.config.d_model)
-
     def inputs(self, clip: Floats, official: bool) -> tuple[Tensor, int]:
         """All frames (T, F) of the window, and the tokens of the clip's own."""
         frames = torch.from_numpy(np.asarray(_extracted(self, clip)["input_features"][0]))

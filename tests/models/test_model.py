@@ -12,7 +12,9 @@ import soxr
 import torch
 from torch import Tensor, nn
 
+from uamix_bench.models import loading
 from uamix_bench.models.checkpoint import write_safetensors
+from uamix_bench.models.convert import save
 from uamix_bench.models.loading import load_model
 from uamix_bench.models.model import AudioModel
 from uamix_bench.models.sources import source_sha256
@@ -189,6 +191,23 @@ def test_metadata_that_no_result_can_hold_are_refused_by_name(metadata: dict[str
 
     with pytest.raises(BadInputError, match=rf"says of itself what no result can hold \({field}: "):
         load_model(Own)
+
+
+def test_weights_that_change_while_they_are_read_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    save(load_model("audiomae-tiny"), path)
+
+    build = loading.build
+
+    def build_and_change(*arguments: Any) -> AudioModel:
+        built = build(*arguments)
+        path.write_bytes(path.read_bytes()[:-1] + b"\0")
+        return built
+
+    assert load_model("audiomae", tmp_path).identity == load_model("audiomae", path, label=tmp_path.name).identity
+    monkeypatch.setattr(loading, "build", build_and_change)
+    with pytest.raises(BadInputError, match="changed while it was read"):
+        load_model("audiomae", path)
 
 
 def test_weights_are_given_by_file_folder_or_option(tmp_path: Path) -> None:

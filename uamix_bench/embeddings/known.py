@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from uamix_bench.embeddings.cache import ModelKey
-from uamix_bench.models import hub
+from uamix_bench.models import hub, own_weights
 from uamix_bench.models.sources import versions
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import ModelIdentity
@@ -139,9 +139,8 @@ def _made_of(name: str, checkpoint: str | Path | None) -> dict[str, str] | None:
     try:
         if registry.find_reference(name) or ".py:" in name:
             return None
-        name, separator, given = name.partition("=")
-        weights = given if separator else None if checkpoint is None else str(checkpoint)
-        if (separator and checkpoint is not None) or (weights or "").startswith(hub.PREFIX):
+        name, weights = own_weights.split(name, checkpoint)
+        if (weights or "").startswith(hub.PREFIX):
             return None
         plugin, bundled = registry.find_model(name)
         path = None if weights is None else Path(weights)

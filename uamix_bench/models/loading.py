@@ -17,7 +17,7 @@ from uamix_bench.models.model import AudioModel, Source, in_words
 from uamix_bench.models.sources import is_own, named_in, source_sha256, sources
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import Input, ModelIdentity, Weights
-from uamix_bench.storage.digests import named_sha256, state_sha256, weights_sha256
+from uamix_bench.storage.digests import fingerprint, named_sha256, state_sha256, weights_sha256
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError, MachineError, OwnCodeError, UsageError, nearest, own_code
 from uamix_bench.util.text import visible
@@ -232,16 +232,9 @@ class _Resolved(NamedTuple):
 
 
 def _resolve(name: str | type[AudioModel], checkpoint: str | Path | None) -> _Resolved:
-    given = None if checkpoint is None else str(checkpoint)
     if not isinstance(name, str):
-        return _with_weights(name, name.card.name, given)
-    if "=" in name:
-        name, _, beside = name.partition("=")
-        if given is not None:
-            raise UsageError(
-                f"--model {name}={beside}", "has a second checkpoint", "give =PATH or --checkpoint, not both"
-            )
-        given = beside
+        return _with_weights(name, name.card.name, None if checkpoint is None else str(checkpoint))
+    name, given = own_weights.split(name, checkpoint)
     if ".py:" in name:
         adapter: Any = registry.from_file(name, "--model")
         if not (isinstance(adapter, type) and issubclass(adapter, AudioModel)):
@@ -274,6 +267,9 @@ def _weights_sha256(model: AudioModel, path: Path | None) -> str | None:
         known = named_sha256(model.origin.files) if model.origin.files else None
         return known or (state_sha256(model) if model.state_dict() else None)
     own = is_own(type(model))
+    read = model.metadata.get("sha256") if own else None
+    if read and path is not None and fingerprint(path / hub.WEIGHTS if path.is_dir() else path) != read:
+        raise BadInputError(path, "changed while it was read", "try again when nothing writes to it")
     if path is not None and (own or path.exists()):  # from_checkpoint may also take the name of something elsewhere
         beside = {*model.card.beside, *named_in(type(model), AudioModel)}
         return weights_sha256(path, sorted(beside), whole=not own)
