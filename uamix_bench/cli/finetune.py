@@ -234,7 +234,8 @@ def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
     from uamix_bench.records.finetune_record import labels_used
     from uamix_bench.util.text import visible
 
-    table = Table("model", "task", "recipe", "labels>", "runs>", "train clips>", "test clips>", "steps>", "time>")
+    columns = ("model", "task", "recipe", "labels>", "runs>", "train clips>", "test clips>", "steps>", "time>")
+    table = Table(*columns, wrapped=("model", "task", "recipe"))
     for plan in plans:
         runs, labels = plan["runs"], labels_used(plan["fraction"], plan["shots"])
         clips = (max(run["train_clips"] for run in runs), sum(run["test_clips"] for run in runs))
@@ -252,7 +253,7 @@ def _show(results: Sequence[FinetuneResult]) -> None:
     from uamix_bench.cli.tables import Table, count, per_cent, show
     from uamix_bench.plugins.overlap import notes as overlap_notes
 
-    table = Table("model", "task", "trained", "labels>", "metric", "%>", "runs>", "seeds ±>", wrapped=("model",))
+    table = Table("model", "task", "trained", "labels>", "metric", "%>", "runs>", "seeds ±>", wrapped=("model", "task"))
     notes = [
         f"{label}: {split}" for label, split in dict.fromkeys((one.task.label, one.setting.split) for one in results)
     ]

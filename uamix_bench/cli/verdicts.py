@@ -23,9 +23,8 @@ def show_verdicts(comparison: Comparison | None, timings: Sequence[Timing]) -> N
 
 
 def _show_accuracy(comparison: Comparison) -> None:
-    table = Table(
-        "model", "task", "n>", "k>", "base %>", "head %>", "points>", "smallest>", "verdict", wrapped=("verdict",)
-    )
+    columns = ("model", "task", "n>", "k>", "base %>", "head %>", "points>", "smallest>", "verdict")
+    table = Table(*columns, wrapped=("model", "task", "verdict"))
     for pair in comparison.pairs:
         base, found = pair.base, pair.evidence
         setting_of = (base.model.name, base.task.label, str(base.protocol.n_way), str(base.protocol.k_shot))
