@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from importlib import import_module
@@ -35,6 +36,7 @@ COMMANDS = {
     "env": "Print what a bug report needs.",
 }
 
+_OBJECTS = 100_000  # new ones before a search for cycles: imports make very many, and all stay
 _COMPLETION = "_UAMIX_BENCH_COMPLETE"  # what a shell asks through, as click names it
 _VARIABLES = ("UAMIX_BENCH_HOME", "UAMIX_BENCH_CACHE_SIZE", "UAMIX_BENCH_TEST_DATA")  # besides one for each option
 
@@ -137,6 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; what a notebook has set may not be installed here
     # Threads of OpenMP that wait actively take the processor from other work, many times what the work itself takes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    gc.set_threshold(_OBJECTS)
 
     if asked := os.environ.get(_COMPLETION):
         from click.shell_completion import shell_complete
