@@ -12,6 +12,7 @@ import click
 from uamix_bench.cli.commands import TopGroup
 from uamix_bench.cli.errors import EXIT_CODES, Session, guarded
 from uamix_bench.util.errors import nearest
+from uamix_bench.util.threads import cores
 
 # The names of modules here, each with an object `command`; in words, so that --help imports none of them.
 COMMANDS = {
@@ -139,6 +140,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; what a notebook has set may not be installed here
     # Threads of OpenMP that wait actively take the processor from other work, many times what the work itself takes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_NUM_THREADS" not in os.environ:  # OpenMP sees the affinity, and no quota of a cgroup
+        os.environ.setdefault("OMP_THREAD_LIMIT", str(cores()))
     gc.set_threshold(_OBJECTS)
 
     if asked := os.environ.get(_COMPLETION):
