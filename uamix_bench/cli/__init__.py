@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from importlib import import_module
@@ -11,6 +12,7 @@ import click
 from uamix_bench.cli.commands import TopGroup
 from uamix_bench.cli.errors import EXIT_CODES, Session, guarded
 from uamix_bench.util.errors import nearest
+from uamix_bench.util.threads import cores
 
 # The names of modules here, each with an object `command`; in words, so that --help imports none of them.
 COMMANDS = {
@@ -35,6 +37,7 @@ COMMANDS = {
     "env": "Print what a bug report needs.",
 }
 
+_OBJECTS = 100_000  # new ones before a search for cycles: imports make very many, and all stay
 _COMPLETION = "_UAMIX_BENCH_COMPLETE"  # what a shell asks through, as click names it
 _ENVIRONMENT = {
     "UAMIX_BENCH_HOME": "folder of data, checkpoints, embeddings and results (default: the user's cache folder)",
@@ -114,6 +117,9 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; what a notebook has set may not be installed here
     # Threads of OpenMP that wait actively take the processor from other work, many times what the work itself takes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_NUM_THREADS" not in os.environ:  # OpenMP sees the affinity, and no quota of a cgroup
+        os.environ.setdefault("OMP_THREAD_LIMIT", str(cores()))
+    gc.set_threshold(_OBJECTS)
 
     if asked := os.environ.get(_COMPLETION):
         from click.shell_completion import shell_complete

@@ -137,7 +137,7 @@ def _hear(data: TaskData, progress: Progress) -> list[_Heard | BenchError]:
     wanted = sounds_of(data.clips)
     found = []
     with progress.bar("reading sounds", len(wanted)) as advance:
-        for one in in_threads(hear, wanted, threads=min(4, cores()), ahead=_AHEAD, slow=slow, hung=hung):
+        for one in in_threads(hear, wanted, threads=cores(), ahead=_AHEAD, slow=slow, hung=hung):
             found.append(one)
             advance(1, "")
     return found

@@ -42,7 +42,7 @@ def decode(
         return [audio.undecoded(sound)]
 
     ahead = _AHEAD if segments == "first" else _AHEAD // _TOGETHER
-    return in_threads(begin, clip_sounds, threads=min(4, cores()), ahead=ahead, slow=slow, hung=hung)
+    return in_threads(begin, clip_sounds, threads=cores(), ahead=ahead, slow=slow, hung=hung)
 
 
 def _listen(

@@ -17,7 +17,6 @@ from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings import housekeeping
 from uamix_bench.embeddings.batching import Batches
 from uamix_bench.embeddings.cache import EmbeddingCache, ModelKey, clip_keys
-from uamix_bench.embeddings.decoding import decode
 from uamix_bench.embeddings.known import KnownModel
 from uamix_bench.embeddings.pace import add_pace, kept_paces
 from uamix_bench.plugins.card import Segments
@@ -185,6 +184,8 @@ def _hear(
     broken: dict[int, BenchError] = {}
     todo = [row for row in np.flatnonzero(~run.done).tolist() if distinct[row] not in digested.failed]
     if todo:
+        from uamix_bench.embeddings.decoding import decode
+
         places = distinct[todo].tolist()
         sources = [clip_sounds[index] for index in places]
         known = {clip_sounds[index]: (digested.digests[index], digested.stamps[index]) for index in places}
@@ -240,6 +241,8 @@ def embed_sounds(
     Returns:
         Mask of the decoded sounds, (n,), and rows (n, D + 1) float32 as the cache keeps them, zero for the others.
     """
+    from uamix_bench.embeddings.decoding import decode
+
     run = _Run(model, [b""] * len(clip_sounds), batch_size, None)
     heard = decode(clip_sounds, model.sample_rate, clip_seconds, segments, progress)
     _embed_all(run, range(len(clip_sounds)), heard, True, False, progress)

@@ -39,7 +39,7 @@ class Overlap(BaseModel):
         why: Reason in words.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     level: Level
     why: Text = ""

@@ -42,7 +42,7 @@ class Calibration(BaseModel):
         unknown_found: Share of the clips of a class left out of the fit that do; None below three classes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid", allow_inf_nan=False)
 
     temperature: float = Field(gt=0)
     threshold: float = Field(gt=0)

@@ -79,7 +79,7 @@ class Protocol(BaseModel):
         pydantic.ValidationError: A field is out of range or unknown.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     name: Annotated[Text, Field(min_length=1)] = "paper"
     n_way: Annotated[int, Field(ge=2, lt=2**31)] = 5

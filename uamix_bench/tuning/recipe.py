@@ -64,7 +64,7 @@ class Views(BaseModel):
     A name from `VIEWS` stands for all of its strengths.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid", allow_inf_nan=False)
 
     stretch: float = Field(default=0.2, ge=0, lt=1, description="speed is drawn log-uniformly from 1/(1+s) to 1+s")
     mel_shift: float = Field(default=3.0, ge=0, description="largest shift of the mel axis, in bins")
@@ -142,7 +142,7 @@ class Recipe(BaseModel):
     Learning rates are peak values: reached after the warm-up share of the steps, followed by a cosine to zero.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid", allow_inf_nan=False)
 
     name: Annotated[str, Scope(option="--recipe", timed=False)]
     seed: Annotated[int, Scope(option="--seeds", timed=False)] = Field(default=0, ge=0)
