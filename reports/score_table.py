@@ -20,7 +20,7 @@ from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.markdown import markdown
 from uamix_bench.reports.published import Published, PublishedRow, PublishedTable
 from uamix_bench.reports.result_card import drawer_id
-from uamix_bench.util.text import classes_drawn
+from uamix_bench.util.text import classes_drawn, per_second
 
 
 def setting_section(setting: Setting, papers: Published) -> Section:
@@ -109,7 +109,7 @@ def _row(setting: Setting, standing: Standing, several: bool) -> Row:
 def _speed(entrant: Entrant) -> Cell:
     if (speed := entrant.speed) is None:
         return Cell("")
-    return Cell(_rate(speed.clips_per_s), sort=speed.clips_per_s, note="earlier run" * speed.earlier)
+    return Cell(per_second(speed.clips_per_s), sort=speed.clips_per_s, note="earlier run" * speed.earlier)
 
 
 def _score(setting: Setting, result: Result | None) -> Cell:
@@ -241,7 +241,3 @@ def _marked(row: Standing) -> str:
 
 def _millions(parameters: int) -> str:
     return f"{parameters / 1e6:.1f}M" if parameters else "0"
-
-
-def _rate(clips_per_s: float) -> str:
-    return f"{clips_per_s:,.0f}" if clips_per_s >= 10 else f"{clips_per_s:.1f}"

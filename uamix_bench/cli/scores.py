@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from uamix_bench.cli.tables import Table, count, fits, per_cent, show
 from uamix_bench.plugins.overlap import notes
-from uamix_bench.util.text import classes_drawn, listed, p_value, plus_minus
+from uamix_bench.util.text import classes_drawn, listed, p_value, per_second, plus_minus
 
 if TYPE_CHECKING:
     from uamix_bench.comparison.ranking import Difference, Ranking
@@ -74,7 +74,7 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
         _note(f"* {', '.join(who)} on {words}")
     for line in _health(results, labels):
         _note(line)
-    if paces := _paces(results):
+    if paces := _paces(rows.values()):
         _note(paces)
     if shares := _shared(results):
         _note(f"Queries that share their group with a support clip: {', '.join(shares)} (--group-disjoint)")
@@ -116,7 +116,7 @@ def _score_table(
             *cells,
             *(_sizes(found) if several else []),
             _clip_rate(found),
-            _rate(sum(one.protocol.episodes for one in found) / max(sum(one.cost.episodes_s for one in found), 1e-9)),
+            _episode_rate(found),
         )
     return table
 
@@ -312,19 +312,26 @@ def _cell(result: Result, sweep: bool) -> tuple[str, ...]:
 
 def _clip_rate(results: Sequence[Result]) -> str:
     """Clips embedded per second by the run that embedded most; in parentheses if these are earlier runs."""
-    costs = [result.cost for result in results]
-    rates = [(cost.embedded_clips, _rate(rate)) for cost in costs if (rate := cost.rate())]
-    rates += [(pace.clips, f"({_rate(pace.clips / pace.seconds)})") for cost in costs if (pace := cost.pace())]
-    return max(rates, key=lambda one: one[0])[1] if rates else "cached"
+    from uamix_bench.records import results as records
+
+    speed = records.embedding_speed(results)
+    if speed is None:
+        return "cached"
+    rate = per_second(speed.clips_per_s)
+    return f"({rate})" if speed.earlier else rate
 
 
-def _paces(results: Sequence[Result]) -> str:
+def _episode_rate(results: Sequence[Result]) -> str:
+    seconds = sum(result.cost.episodes_s for result in results)
+    return per_second(sum(result.protocol.episodes for result in results) / max(seconds, 1e-9))
+
+
+def _paces(rows: Iterable[Mapping[tuple[int, int], Result]]) -> str:
     """Note on rates of earlier runs, with their devices; empty if none is shown."""
-    devices = dict.fromkeys(pace.device for result in results if (pace := result.cost.pace()))
+    from uamix_bench.records import results as records
+
+    speeds = [speed for row in rows if (speed := records.embedding_speed(row.values()))]
+    devices = dict.fromkeys(speed.device for speed in speeds if speed.earlier)
     if not devices:
         return ""
     return f"(clips/s): embeddings from the cache; rate of the earlier runs that made them, on {' or '.join(devices)}"
-
-
-def _rate(per_s: float) -> str:
-    return f"{per_s:,.0f}" if per_s >= 10 else f"{per_s:.1f}"

@@ -203,11 +203,6 @@ class Cost(Part):
         """Clips embedded per second by this run; None if it embedded none."""
         return self.embedded_clips / self.embed_s if self.embedded_clips and self.embed_s > 0 else None
 
-    def pace(self) -> Pace | None:
-        """Pace of the earlier runs on the device that embedded most clips; None if this run embedded as many."""
-        most = max(self.earlier, key=lambda one: one.clips, default=None)
-        return most if most and most.clips > self.embedded_clips else None
-
 
 class Provenance(Part):
     """Provenance of a record, without user name, host or absolute path.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -177,6 +177,26 @@ class Result(SoundsRecord):
             )
         agrees("score.accuracy", self.score.accuracy, float(self.accuracies().mean()))
         agrees("score.intervals.episodes", self.score.ci95, conventional_interval(self.accuracies()).half_width)
+
+
+class Speed(NamedTuple):
+    """Embedding speed of a model: clips per second, the device, and True if an earlier run made cached embeddings."""
+
+    clips_per_s: float
+    device: str
+    earlier: bool = False
+
+
+def embedding_speed(results: Iterable[Result]) -> Speed | None:
+    """Speed of the run that embedded most clips of a model, the latest of such; None if no result was timed."""
+    speeds = []
+    for one in results:
+        cost, began = one.cost, one.provenance.started_at
+        if rate := cost.rate():
+            speeds.append((cost.embedded_clips, began, Speed(rate, one.provenance.device)))
+        paces = [pace for pace in cost.earlier if pace.clips > cost.embedded_clips]
+        speeds += [(pace.clips, began, Speed(pace.clips / pace.seconds, pace.device, earlier=True)) for pace in paces]
+    return max(speeds)[2] if speeds else None
 
 
 def place(model: ModelIdentity, task: TaskIdentity, protocol: Protocol) -> str:
