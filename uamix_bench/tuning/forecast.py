@@ -29,7 +29,7 @@ _FREE = {
     *("name", "seed", "data", "views", "epochs", "head_epochs", "warmup", "betas", "clip_gradient"),
     *("weight_decay", "head_weight_decay", "learning_rate", "head_learning_rate", "layer_decay", "ema"),
     *("mix", "alpha", "lambda_per", "lambda_max", "box", "snap", "partner", "keys", "temperature", "top_k"),
-    *("save_dtype", "checkpoint_every", "clips", "steps", "head_steps"),
+    *("save_dtype", "checkpoint_every", "clips", "steps", "head_steps", "centre"),
 }
 
 if TYPE_CHECKING:  # planning is free of torch
