@@ -59,9 +59,7 @@ class AudioMAE(AudioModel):
     @property
     def embedding_dim(self) -> int:  # type: ignore[override]
         """Embedding size: D, or rows x D a statistic with the mel rows stacked."""
-        return self._dimensions(self.centred if self.pooling == CENTRED else self.pooling)
-
-    def _dimensions(self, how: str) -> int:
+        how = self.centred if self.pooling == CENTRED else self.pooling
         shape = self.encoder.shape
         return shape.width * (shape.rows * STACKED[how] if how in STACKED else 1)
 
@@ -160,16 +158,11 @@ class AudioMAE(AudioModel):
         if pooling in model.poolings:
             model.prefer(pooling)
             if "centre" in stored:
-                model.keep_centre(torch.empty(model.embedding_dim, device="meta"))
+                model.centre, model.centred = torch.empty(model.embedding_dim, device="meta"), pooling
+                model.prefer(CENTRED)
         load_state(model, tensors, path=path, what=what)
         model.metadata = {**checkpoint.metadata, "sha256": checkpoint.sha256}
         return model
-
-    def keep_centre(self, centre: Tensor) -> None:
-        """Makes ``centred`` the default: the present pooling less a mean embedding (D',), at unit length."""
-        self.centre, self.centred = centre, self.pooling
-        self.poolings = (CENTRED, *self.poolings)
-        self.pooling = CENTRED
 
 
 def _any(tensors: dict[str, Tensor], prefix: str) -> bool:

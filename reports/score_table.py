@@ -62,7 +62,7 @@ def _score_table(setting: Setting, papers: Published) -> Table:
         else "",
     ]
     notes += left_out_notes(setting.columns)
-    notes += overlap_notes(result for _, result in _shown(setting))
+    notes += overlap_notes(result for row in setting.rows for result in row.results.values())
     groups: dict[str, list[Row]] = {}
     if setting.apart:
         apart = [_row(setting, Standing(entrant, row), several) for entrant, row in setting.apart]
@@ -77,14 +77,8 @@ def _score_table(setting: Setting, papers: Published) -> Table:
 
 def _protocol_words(setting: Setting) -> str:
     protocol = setting.protocol
-    words = [
-        f"{protocol.episodes:,} episodes of {protocol.n_way} classes",
-        f"{count(protocol.k_shot, 'support')} and {count(protocol.n_query, 'query', 'queries')} a class",
-        protocol.scored_by.replace("-", " "),
-        f"seed {protocol.seed}",
-    ]
-    words += ["group-disjoint"] * protocol.group_disjoint + ["mean of all segments"] * (protocol.segments == "mean")
-    return ", ".join(words)
+    asked = f"{count(protocol.k_shot, 'support')} and {count(protocol.n_query, 'query', 'queries')} a class"
+    return f"{protocol.episodes:,} episodes of {protocol.n_way} classes, {asked}, {setting.scoring}"
 
 
 def _row(setting: Setting, standing: Standing, several: bool) -> Row:
@@ -237,13 +231,6 @@ def _model_card(name: str) -> Any:
         return registry.models()[name].card
     plugin = registry.bundled_weights().get(name)
     return plugin[0].card if plugin else None
-
-
-def _shown(setting: Setting) -> Iterator[tuple[str, Result]]:
-    """Labels of the models with their results, those that stand apart last."""
-    rows = [(row.entrant, row.results) for row in setting.standings]
-    for entrant, results in (*rows, *setting.apart):
-        yield from ((entrant.label, result) for result in results.values())
 
 
 def _marked(row: Standing) -> str:

@@ -54,10 +54,8 @@ def easyfsl(
     return run
 
 
-def nearest_centroid(features: Floats, episodes: EpisodeSet) -> Callable[[int], list[int]]:
-    """scikit-learn's NearestCentroid, fitted to each episode: so many episodes -> correct queries of each."""
-    from sklearn.neighbors import NearestCentroid
-
+def fitted(estimator: Any, features: Floats, episodes: EpisodeSet) -> Callable[[int], list[int]]:
+    """A classifier of scikit-learn, fitted to each episode: so many episodes -> correct queries of each."""
     _, n_way, n_shot = episodes.support.shape
     slots = np.arange(n_way)
     of_support, of_query = slots.repeat(n_shot), slots.repeat(episodes.query.shape[2])
@@ -65,13 +63,19 @@ def nearest_centroid(features: Floats, episodes: EpisodeSet) -> Callable[[int], 
     def run(count: int) -> list[int]:
         right = []
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it divides by n - n_way, which is 0 for one shot
+            warnings.simplefilter("ignore")  # NearestCentroid divides by n - n_way, which is 0 for one shot
             for support, query in zip(episodes.support[:count], episodes.query[:count], strict=True):
-                model = NearestCentroid().fit(features[support.ravel()], of_support)
+                model = estimator.fit(features[support.ravel()], of_support)
                 right.append(int((model.predict(features[query.ravel()]) == of_query).sum()))
         return right
 
     return run
+
+
+def nearest_centroid(features: Floats, episodes: EpisodeSet) -> Callable[[int], list[int]]:
+    from sklearn.neighbors import NearestCentroid
+
+    return fitted(NearestCentroid(), features, episodes)
 
 
 def listed(labels: list[str]) -> list[npt.NDArray[np.int64]]:

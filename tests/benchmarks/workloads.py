@@ -32,6 +32,15 @@ def embeddings(clips: int) -> npt.NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal((clips, WIDTH), np.float32)
 
 
+def alike(labels: list[str], norm: float = 15.0) -> npt.NDArray[np.float32]:
+    """Embeddings whose classes differ, with a spectrum that falls as a model's does, of a mean squared length."""
+    rng = np.random.default_rng(1)
+    _, code = np.unique(labels, return_inverse=True)
+    rows = rng.standard_normal((code.max() + 1, WIDTH))[code] + rng.standard_normal((len(labels), WIDTH))
+    rows *= np.arange(1, WIDTH + 1) ** -0.5
+    return (norm * rows / np.sqrt((rows**2).sum(axis=1).mean())).astype(np.float32)
+
+
 def drawn(clips: list[str], labels: list[str], protocol: Protocol) -> EpisodeSet:
     """Sorts the table and draws of it, as a run does: its clips come in order, and each is its own group."""
     return draw_sorted(protocol, sort_clips(clips, labels, clips, ordered=True), task="bench", version="1")

@@ -15,7 +15,10 @@ from uamix_bench.records.results import Result
 
 from .conftest import SMALL, Bench
 
-HEAVY = ("torch", "torchaudio", "torchvision", "timm")
+HEAVY = (
+    *("torch", "torchaudio", "torchvision", "timm", "transformers"),
+    *("scipy", "sklearn", "matplotlib", "jinja2", "joblib", "soundfile", "soxr", "requests", "huggingface_hub"),
+)  # pandas holds the clip table
 CODE = f"""
 import sys
 from uamix_bench.cli import main
@@ -26,7 +29,7 @@ sys.exit(code)
 
 
 def results(*arguments: object) -> list[Any]:
-    """Results of a command line in a process of its own, which must not import torch."""
+    """Results of a command line in a process of its own, which must not import torch or what no answer needs."""
     line = [sys.executable, "-c", CODE, *map(str, arguments), "--json"]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from uamix_bench.cli import main
 from uamix_bench.data.task import load_task
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.models.vit import AudioViT, ViTShape, initialise
 from uamix_bench.records.store import load_record
 from uamix_bench.records.training_records import TrainingRecord

@@ -10,8 +10,10 @@ import pytest
 
 from uamix_bench.scoring import classifiers, products
 from uamix_bench.scoring.classifiers import CLASSIFIERS
-from uamix_bench.scoring.episodes import Protocol, draw
+from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.scoring.softmax_regression import softmax_regression
+
+from ..sample_records import draw
 
 SIZE = 24
 Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -117,16 +119,16 @@ def test_logistic_regression_with_more_supports_than_dimensions() -> None:
 
 
 @pytest.mark.parametrize("rough", [np.float32, np.float64])
-def test_logistic_regression_reaches_the_optimum_of_scikit_learn(rough: Any) -> None:
+@pytest.mark.parametrize("size", [6, 12, 40])
+def test_logistic_regression_reaches_the_optimum_of_scikit_learn(size: int, rough: Any) -> None:
     from sklearn.linear_model import LogisticRegression
 
     rng = np.random.default_rng(0)
-    points, targets = 5 * rng.normal(size=(3, 12, 6)), np.repeat(np.eye(4), 3, axis=0)
-    weights = softmax_regression(points, targets, 1.0, rough)
-    for x, ours in zip(points, weights, strict=True):
-        theirs = LogisticRegression(tol=1e-12, max_iter=100_000).fit(x, targets.argmax(axis=1))
-        assert np.allclose(ours[:-1].T, theirs.coef_, atol=1e-5)
-        intercepts = ours[-1] - ours[-1].mean()  # only their differences matter
+    points, targets = 5 * rng.normal(size=(3, 12, size)), np.repeat(np.eye(4), 3, axis=1)
+    for x, weights, ours in zip(points, *softmax_regression(points, targets, 1.0, rough), strict=True):
+        theirs = LogisticRegression(solver="newton-cg", tol=1e-12).fit(x, targets.argmax(axis=0))
+        assert np.allclose(weights, theirs.coef_, atol=1e-5)
+        intercepts = ours - ours.mean()  # only their differences matter
         assert np.allclose(intercepts, theirs.intercept_ - theirs.intercept_.mean(), atol=1e-5)
 
 
@@ -135,15 +137,44 @@ def test_logistic_regression_reaches_the_optimum_of_scikit_learn(rough: Any) -> 
 def test_the_gradient_vanishes_at_the_optimum(scale: float, shots: int) -> None:
     """From overlapping to separable classes, with more points than dimensions and fewer."""
     rng = np.random.default_rng(1)
-    targets = np.repeat(np.eye(7), shots, axis=0)
+    targets = np.repeat(np.eye(7), shots, axis=1)
     points = scale * (rng.normal(size=(2, 7, 48)).repeat(shots, axis=1) + rng.normal(size=(2, 7 * shots, 48)))
-    weights = softmax_regression(points, targets, 1.0, np.float32)
-    logits = points @ weights[:, :-1] + weights[:, -1:]
-    p = np.exp(logits - logits.max(axis=2, keepdims=True))
-    p /= p.sum(axis=2, keepdims=True)
-    at_zero = np.abs(points.transpose(0, 2, 1) @ (1 / 7 - targets)).max()
-    assert np.abs(points.transpose(0, 2, 1) @ (p - targets) + weights[:, :-1]).max() < 1e-6 * at_zero
-    assert np.abs((p - targets).sum(axis=1)).max() < 1e-6 * max(at_zero, 1)
+    assert_optimal(points, targets)
+
+
+def test_a_step_past_certainty_is_taken_back() -> None:
+    """Points so far apart that the first Newton step makes all classes certain, where no second one helps."""
+    rng = np.random.default_rng(1)
+    targets = np.repeat(np.eye(20), 5, axis=1)
+    points = (rng.normal(size=(8, 20, 400)).repeat(5, axis=1) + rng.normal(size=(8, 100, 400))) / np.arange(
+        1, 401
+    ) ** 0.5
+    points *= 15 / np.sqrt(np.vecdot(points, points).mean())
+    assert_optimal(points, targets)
+
+
+def assert_optimal(points: np.ndarray, targets: np.ndarray) -> None:
+    """The gradient vanishes, of points (B, m, D) and one-hot classes (N, m)."""
+    weights, intercepts = softmax_regression(points, targets, 1.0, np.float32)
+    logits = weights @ points.transpose(0, 2, 1) + intercepts[..., None]
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    at_zero = np.abs((1 / len(targets) - targets) @ points).max()
+    assert np.abs((p - targets) @ points + weights).max() < 1e-6 * at_zero
+    assert np.abs((p - targets).sum(axis=2)).max() < 1e-6 * max(at_zero, 1)
+
+
+def test_supports_that_are_copies_of_one_clip_leave_an_optimum() -> None:
+    """Copies in two classes at once: combinations of points without any effect must not grow unseen."""
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(2)
+    points, targets = 8 * rng.normal(size=(1, 10, 30)), np.repeat(np.eye(5), 2, axis=1)
+    points[:, 1:8:3] = points[:, :1]
+    ((weights,), (intercepts,)) = softmax_regression(points, targets, 1.0, np.float32)
+    theirs = LogisticRegression(solver="newton-cg", tol=1e-12).fit(points[0], targets.argmax(axis=0))
+    assert np.allclose(weights, theirs.coef_, atol=1e-5)
+    assert np.allclose(intercepts - intercepts.mean(), theirs.intercept_ - theirs.intercept_.mean(), atol=2e-4)
 
 
 @pytest.mark.parametrize("neighbours", [3, 4, 99])
@@ -347,3 +378,14 @@ def test_episodes_that_rounding_may_decide_are_doubtful() -> None:
     decided = products.decide(table, support, query, products.mean_of_shots, margin=0.0)
     assert decided.doubtful[7]
     assert decided.doubtful.mean() < 0.2
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-20, 1e-9, 1.0])
+@pytest.mark.parametrize("dimensions", [3, 40])
+def test_intercepts_are_the_log_shares_of_points_that_hardly_differ(scale: float, dimensions: int) -> None:
+    points = scale * np.random.default_rng(3).standard_normal((1, 18, dimensions))
+    targets = np.eye(3)[:, np.repeat([0, 1, 2], [5, 6, 7])]
+    found = softmax_regression(points, targets, 1.0, np.float32)
+    probabilities = np.exp(found.intercepts[0] + np.einsum("nd,md->mn", found.weights[0], points[0]))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    assert probabilities.mean(axis=0) == pytest.approx([5 / 18, 6 / 18, 7 / 18], abs=1e-4)

@@ -12,7 +12,7 @@ import torch
 
 from uamix_bench.data.task import TaskData
 from uamix_bench.models.checkpoint import write_safetensors
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.tuning import centre
 from uamix_bench.tuning.centre import mean_embedding
 from uamix_bench.tuning.data import load_frames

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -31,6 +32,47 @@ def release() -> Iterator[threading.Event]:
     event = threading.Event()
     yield event
     event.set()
+
+
+@pytest.mark.parametrize(
+    ("limits", "granted"),
+    [
+        ({}, 6),
+        ({"cpu.max": "max 100000"}, 6),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "10000 100000"}, 1),
+        ({"cpu.max": "900000 100000"}, 6),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 6),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
+    ],
+)
+def test_cores_are_those_of_the_affinity_and_the_quota(
+    limits: dict[str, str], granted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six of eight cores by affinity, and what the files of a cgroup say, as the kernel writes them."""
+    for name, text in limits.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(threads, "_CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert threads.cores() == granted
+
+
+def test_cores_are_joblib_s() -> None:
+    assert threads.cores() == pytest.importorskip("joblib").cpu_count()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_the_command_gives_openmp_no_more_threads_than_cores() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from uamix_bench.cli import main; "
+        "main(['--version']); print(os.environ.get('OMP_THREAD_LIMIT'))"
+    )
+    free = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    for more, limit in (({}, "1"), ({"OMP_THREAD_LIMIT": "7"}, "7"), ({"OMP_NUM_THREADS": "3"}, "None")):
+        done = subprocess.run([sys.executable, "-c", code], env={**free, **more}, capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == limit, done.stderr
 
 
 def ignored(item: object) -> None:

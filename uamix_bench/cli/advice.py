@@ -28,19 +28,12 @@ def _show_curves(found: Recommendation, names: dict[int, str]) -> None:
     shots = list(found.chosen.reporting)
     table = Table("model", "", *(f"{number}>" for number in shots), "clips/s>", "parameters>", dropped=("parameters",))
     for one in found.candidates:
-        mark = (
-            "take"
-            if one is found.chosen
-            else "≈"
-            if one in found.alike
-            else "trained on it"
-            if one.trained_on_task
-            else ""
-        )
+        mark = "trained on it" if one.trained_on_task else "≈" if one in found.alike else ""
+        mark = "take" if one is found.chosen else mark
         curve = (f"{100 * one.reporting[number].score.accuracy:.1f}" for number in shots)
         table.add(names[id(one)], mark, *curve, _speed(one), count(one.model.parameters))
     ways = f"{protocol.n_way} of {classes} classes at a time" if protocol.n_way < classes else f"{classes} classes"
-    title = f"{result.task.label}: accuracy in % of {ways}, by labelled examples a class"
+    title = f"{result.task.label}: accuracy %, {ways}, by examples a class"
     show(table, title)
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _WIDTH = 80  # columns that a note takes, as the tables do
 _POPULATIONS = {"clips": "new clips", "classes": "new classes"}
-_TELLING = ("weights_sha256", "source_sha256", "metadata_sha256")
 _FEW = re.compile(r"needs [\d,]+ episodes")  # the reason that a user can do something about
 
 
@@ -149,9 +148,9 @@ def _mark(result: Result | None, ranking: Ranking) -> str:
 
 def _why_not_new(ranking: Ranking) -> str:
     """Reason why no best model is best for new clips, as far as the intervals say."""
-    if any(found.clips.half_width is not None for found in ranking.differences):
-        return "for new clips of these classes another may be better"
-    return "--episodes 10000 tests new clips"
+    if all(_FEW.match(found.clips.reason) for found in ranking.differences):
+        return "--episodes 10000 tests new clips"
+    return "for new clips of these classes another may be better"
 
 
 def _partial(results: Sequence[Result], labels: Mapping[str, str]) -> dict[str, dict[str, None]]:
@@ -218,7 +217,7 @@ def _show_differences(pairs: Sequence[Difference], family: int, labels: Mapping[
             per_cent(found.difference, found.half_width, "+"),
             *((plus_minus(found.clips.half_width),) if clips else ()),
             p_value(found.p_holm),
-            f"{100 * found.smallest:.2f}",
+            "" if found.smallest is None else f"{100 * found.smallest:.2f}",
         )
     references = list(dict.fromkeys(labels[found.reference.id] for found in pairs))
     print()
@@ -296,17 +295,13 @@ def _bounds(result: Result) -> str:
 
 
 def model_labels(results: Sequence[Result]) -> dict[str, str]:
-    """Label of each result's model: its name, digests that tell it from others of that name, and the precision."""
-    told: dict[str, dict[str, set[str | None]]] = {}
-    for result in results:
-        of_name = told.setdefault(result.model.name, {name: set() for name in _TELLING})
-        for name, values in of_name.items():
-            values.add(getattr(result.model, name))
-    telling = {name: [field for field, values in found.items() if len(values) > 1] for name, found in told.items()}
+    """Label of each result's model, with its precision."""
+    from uamix_bench.records import results as records
+
+    labels = records.model_labels(result.model for result in results)
     return {
-        result.id: result.model.shown
-        + "".join(f" {(getattr(result.model, field) or '')[:6]}" for field in telling[result.model.name])
-        + (f" {result.model.dtype}" if result.model.dtype != "float32" else "")
+        result.id: labels[result.model]
+        + (f" {dtype}" if (dtype := result.model.dtype) != "float32" and dtype not in labels[result.model] else "")
         for result in results
     }
 

@@ -29,7 +29,7 @@ Seconds = Annotated[float, Field(ge=0, lt=1e9, allow_inf_nan=False)]
 class Stats(BaseModel):
     """Figures of one benchmark, from pytest-benchmark's ``stats``; times in seconds."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore")
 
     min: Seconds
     max: Seconds
@@ -41,7 +41,7 @@ class Stats(BaseModel):
 
 
 class _Benchmark(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore")
 
     fullname: Annotated[str, AfterValidator(fit)]  # a parameter's id may hold anything
     stats: Stats
@@ -50,7 +50,7 @@ class _Benchmark(BaseModel):
 class Timings(BaseModel):
     """Content of a file that ``pytest --benchmark-json`` wrote."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="ignore")
 
     machine_info: dict[str, Any]
     benchmarks: tuple[_Benchmark, ...]

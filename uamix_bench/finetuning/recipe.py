@@ -80,7 +80,7 @@ class ProbeRecipe(BaseModel):
     clips, else on inner folds of the training clips, with no group split across them. Ties go to the smaller strength.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     kind: Literal["probe"] = "probe"
     name: str

@@ -54,7 +54,7 @@ def trained_on(training: tuple[str, ...]) -> str:
 class Card(BaseModel):
     """Facts that cards of models and tasks share."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     name: Name
     title: str
@@ -65,7 +65,7 @@ class Card(BaseModel):
 class RemoteFile(BaseModel):
     """A file that the authors publish. `page` is for a person to open when `url` cannot be fetched directly."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     name: str
     url: str | None = None
@@ -93,7 +93,7 @@ class Weights(BaseModel):
     `good_at` and `weak_at` say in a sentence each what measurements on sounds of no training found.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     id: Name
     file: str
@@ -157,7 +157,7 @@ class ModelIdentity(BaseModel):
         given: True if the embeddings were made elsewhere and read from a file, whose digest is `weights_sha256`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     name: Name
     adapter_version: Text
@@ -194,7 +194,7 @@ class ModelIdentity(BaseModel):
 class Supervised(BaseModel):
     """Splits of a data set for training on its labels: training and test clips, or folds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     train: tuple[str, ...] = Field(default=(), description="splits that train")
     validation: tuple[str, ...] = Field(default=(), description="splits that choose; they neither train nor test")
@@ -211,7 +211,7 @@ class Supervised(BaseModel):
         return self
 
 
-_FIELD = re.compile(r"\{([^{}]*)\}")
+FIELD = re.compile(r"\{([^{}]*)\}")  # of a template
 
 
 class Layout(BaseModel):
@@ -223,7 +223,7 @@ class Layout(BaseModel):
     own CSV.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     list: str = Field(default="", description="CSV, JSONL or parquet file of the clips, below the root")
     path: str = Field(default="", description="path of a clip's file, below the root")
@@ -266,7 +266,7 @@ class Layout(BaseModel):
 
 def fields(template: str) -> tuple[str, ...]:
     """Names of the fields in a template of a `Layout`, in order."""
-    return tuple(_FIELD.findall(template))
+    return tuple(FIELD.findall(template))
 
 
 class DataSet(BaseModel):
@@ -280,7 +280,7 @@ class DataSet(BaseModel):
         source: Publication that states this.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     names: tuple[Text, ...] = Field(min_length=1)
     within: tuple[Text, ...] = ()

@@ -39,7 +39,7 @@ class Overlap(BaseModel):
         why: Reason in words.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     level: Level
     why: Text = ""
@@ -68,6 +68,12 @@ def overlap(training: Training, task: str, facts: DataSet | None = None) -> Over
     level = max((one.level for one in found), key=LEVELS.index)
     reasons = dict.fromkeys(one.why for one in found if one.level == level)
     return Overlap(level=level, why="; ".join(reasons)[:500])
+
+
+def meanings(levels: Iterable[Level]) -> list[str]:
+    """Meanings of the marks of these levels, the gravest first."""
+    found = set(levels)
+    return [MEANINGS[level] for level in reversed(LEVELS) if level in found and level in MEANINGS]
 
 
 def notes(found: Iterable[tuple[str, str, Overlap]]) -> list[str]:
@@ -144,7 +150,12 @@ def _named(text: str, tested: DataSet) -> Iterator[DataSet | str]:
 
 @cache
 def _pattern(name: str) -> re.Pattern[str]:
-    """Pattern of a name that may be spelt with other separators, or none: ``ESC-50``, ``esc50``, ``ESC 50``."""
+    """Pattern of a name that may be spelt with other separators, or none: ``ESC-50``, ``esc50``, ``ESC 50``.
+
+    A name that is a common word counts alone or before a split or version: ``synthetic``, ``synthetic:test@1``.
+    """
+    if name.isalpha() and name.islower():
+        return re.compile(rf"^\s*{name}\s*$|(?<![a-z0-9]){name}(?=[:@])")
     spelt = "[^a-z0-9|]*".join(re.findall(r"[a-z]+|\d+", name.lower()))
     return re.compile(rf"(?<![a-z0-9])({spelt or re.escape(name.lower())})(?![a-z0-9])")
 

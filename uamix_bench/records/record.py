@@ -45,7 +45,7 @@ Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,39}$")]
 class Part(BaseModel):
     """A part of a record: frozen, without unknown fields, NaN or infinities."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid", allow_inf_nan=False)
 
 
 class Skipped(Part):
@@ -228,6 +228,11 @@ class Provenance(Part):
     command: Text
     content_sha256: Sha256 | None = None
 
+    @property
+    def revision(self) -> str:
+        """Revision of the code, such as ``2926e3ab57c0 with changes``; ``unknown`` outside a git checkout."""
+        return (self.git_revision or "unknown")[:12] + " with changes" * bool(self.git_dirty)
+
 
 class Record(Part):
     """A record that is written once and never changed. Each kind of record is a subclass.
@@ -378,11 +383,8 @@ def agrees(field: str, stated: float | None, expected: float | None) -> None:
     Raises:
         ValueError: The numbers differ by more than rounding, or one of them is null.
     """
-    if stated is None or expected is None:
-        same = stated == expected
-    else:
-        same = math.isclose(stated, expected, abs_tol=_ROUNDING)
-    if not same:
+    known = stated is not None and expected is not None and math.isclose(stated, expected, abs_tol=_ROUNDING)
+    if not known and stated != expected:
         raise ValueError(f"{field} is {stated}, but the parts give {expected}")
 
 

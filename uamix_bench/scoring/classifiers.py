@@ -270,17 +270,10 @@ def _logistic_regression(embeddings: Floats) -> Method:
     table, _, _, offsets = centred(embeddings)
 
     def fit(points: Table, counts: Ints) -> tuple[Table, Table]:
-        targets = np.eye(len(counts))[_slots(counts, points.shape[1])]
+        targets = (_slots(counts, points.shape[1]) == np.arange(len(counts))[:, None]).astype(np.float64)
         penalty = 2.0 if len(counts) == 2 else 1.0
-        exact = points.astype(np.float64)
-        if 2 * points.shape[1] > points.shape[2]:
-            weights = softmax_regression(exact, targets, penalty, table.dtype)
-            full = weights[:, :-1].transpose(0, 2, 1)
-        else:  # the optimum lies in the span of the supports
-            basis, coordinates = np.linalg.qr(exact.transpose(0, 2, 1))  # (B, D, M), (B, M, M)
-            weights = softmax_regression(coordinates.transpose(0, 2, 1), targets, penalty, table.dtype)
-            full = (basis @ weights[:, :-1]).transpose(0, 2, 1)
-        return np.ascontiguousarray(full, dtype=table.dtype), weights[:, -1].astype(table.dtype)
+        weights, intercepts = softmax_regression(points.astype(np.float64), targets, penalty, table.dtype)
+        return weights.astype(table.dtype), intercepts.astype(table.dtype)
 
     return Method(Space(False, offsets, False), table, fit, unit=1.0, buffers=16)
 

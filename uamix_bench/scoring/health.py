@@ -44,7 +44,7 @@ class Health(BaseModel):
         notes: Reasons for the verdict and further facts, one line each.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     verdict: Literal["green", "yellow", "red"]
     clips: int

@@ -17,7 +17,7 @@ from uamix_bench.data.task import TaskData
 from uamix_bench.evaluation.halves import CHOOSING, REPORTING, halves
 from uamix_bench.evaluation.plan import TaskPlan, draw_episodes, plan_task
 from uamix_bench.plugins.card import ModelIdentity
-from uamix_bench.records.record import HalfInterval
+from uamix_bench.records.record import Cost, HalfInterval
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.episodes import EpisodeSet, Protocol
 from uamix_bench.scoring.statistics import PairedT, paired_t
@@ -84,10 +84,11 @@ def plan(
     if shots and max(shots) > fewest - queries:
         reason = f"the smallest class has {fewest} clips in a half, and {queries} of them are queries"
         raise UsageError(f"--k {max(shots)}", reason, "use a smaller --k, or leave small classes out by --min-clips")
-    wanted = sorted(shots) or _powers(max(1, int(_FULLEST * fewest) - queries))
+    named = list(zip(parts, (CHOOSING, REPORTING), strict=True))
+    wanted = sorted(shots) or [2**power for power in range(max(1, int(_FULLEST * fewest) - queries).bit_length())]
     while True:
         try:
-            return Plans(*(_half_plan(part, name, base, wanted, progress) for part, name in _named(parts)))
+            return Plans(*(_half_plan(part, name, base, wanted, progress) for part, name in named))
         except UsageError:
             if shots or len(wanted) == 1 or not base.group_disjoint:
                 raise
@@ -119,14 +120,6 @@ def _with_enough(task: TaskData, min_clips: int) -> TaskData:
     return replace(found, remarks=(*found.remarks, Remark("small-classes", left)))
 
 
-def _powers(most: int) -> list[int]:
-    return [2**power for power in range(most.bit_length())]
-
-
-def _named(parts: tuple[TaskData, TaskData]) -> list[tuple[TaskData, str]]:
-    return list(zip(parts, (CHOOSING, REPORTING), strict=True))
-
-
 def _half_plan(half: TaskData, name: str, base: Protocol, shots: Sequence[int], progress: Progress) -> TaskPlan:
     protocols = [base.model_copy(update={"name": name, "k_shot": count}) for count in shots]
     return plan_task(half, protocols, progress=progress)
@@ -148,16 +141,15 @@ class Candidate:
     @property
     def clips_per_s(self) -> float | None:
         """Embedding speed in the pass that embedded most clips; None if all came from the cache."""
-        costs = [result.cost for result in (*self.choosing.values(), *self.reporting.values())]
-        timed = [cost for cost in costs if cost.embedded_clips and cost.embed_s > 0]
-        most = max(timed, key=lambda cost: cost.embedded_clips, default=None)
-        return most.embedded_clips / most.embed_s if most else None
+        return max(self._costs(), key=lambda cost: cost.embedded_clips if cost.rate() else 0).rate()
 
     @property
     def memory_mb(self) -> float | None:
         """Peak memory in 10^6 bytes of the process that evaluated it, with all it had evaluated before."""
-        costs = [result.cost for result in (*self.choosing.values(), *self.reporting.values())]
-        return max((cost.peak_memory_mb for cost in costs if cost.peak_memory_mb is not None), default=None)
+        return max((cost.peak_memory_mb for cost in self._costs() if cost.peak_memory_mb is not None), default=None)
+
+    def _costs(self) -> list[Cost]:
+        return [result.cost for result in (*self.choosing.values(), *self.reporting.values())]
 
     def steps(self) -> list[tuple[int, int, float]]:
         """Steps of the learning curve on the choosing half: shots, the next shots, and the gain in accuracy."""
@@ -293,7 +285,8 @@ def decide(
     compared_at, _ = _level(_steps(envelope), shots[-1], gain)
     candidates = sorted(candidates, key=lambda one: (one not in fair, -one.choosing[compared_at].score.accuracy))
     ranking = rank([one.choosing[compared_at] for one in candidates], draws)
-    lacking = [found.clips.reason for found in ranking.differences if found.clips.half_width is None]
+    apart = [found for found in ranking.differences if found.half_width]  # others are alike on every episode
+    lacking = [one.clips.reason for one in apart or ranking.differences if one.clips.half_width is None]
     told = ranking.alike if lacking else ranking.alike_for_new_clips
     alike = [one for one in candidates if one is candidates[0] or one.choosing[compared_at].id in told]
     by_speed = all(one.clips_per_s is not None for one in alike)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from uamix_bench.data.task import TaskData, is_path
 from uamix_bench.models.block import Attention
 from uamix_bench.models.checkpoint import write_safetensors
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.models.sources import is_own
 from uamix_bench.models.tunable import Tunable, lacks
 from uamix_bench.models.vit import ViTShape

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, wait
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Generic, TypeVar
@@ -15,14 +18,26 @@ Outcome = TypeVar("Outcome")
 
 SLOW_S = 10.0  # a wait that is worth a word
 PATIENCE_S = 60.0  # for the decoding of one clip, which takes milliseconds: a file or a disk that hangs
+_CGROUP = Path("/sys/fs/cgroup")
 _PARTING_S = 2.0  # for threads at work when no more is wanted: a decoder that is cut off at exit may abort
 
 
 def cores() -> int:
     """Number of processor cores that this process may use, by its affinity and its cgroup's quota (1.5 count as 2)."""
-    from joblib import cpu_count
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(here, math.ceil(_quota())))
 
-    return int(cpu_count())
+
+def _quota() -> float:
+    """Cores whose time the cgroup grants, of version 2 or 1; as many as there may be without a quota."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((_CGROUP / name).read_text() for name in names).split()
+            if quota not in ("max", "-1"):
+                return int(quota) / int(period)
+        except (OSError, ValueError):
+            continue
+    return float(os.cpu_count() or 1)
 
 
 class Watch:
