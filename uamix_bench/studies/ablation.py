@@ -292,9 +292,11 @@ class Ablation:
     def _beside(self, plans: Sequence[TaskPlan], batch_size: int, progress: Progress) -> Iterator[Result]:
         """Results beside the arms: of the starting weights in every cell; of the floors and poolings in the first.
 
-        The encoders are under the arms' pooling and under `PLAIN`; all by nearest centroid and under CL2N.
+        The encoders are under the arms' pooling, `PLAIN`, and `CENTRED` if their weights have it; all by nearest
+        centroid and under CL2N.
         """
         from uamix_bench.models.loading import load_model
+        from uamix_bench.models.vit import CENTRED
         from uamix_bench.tuning.run import initial_name
 
         reference = self.job(next(arm for arm in self.arms if arm.reference))
@@ -308,9 +310,11 @@ class Ablation:
 
         poolings = dict.fromkeys((pooling, PLAIN))
         start = initial_name(self.init)
-        others = [loader("uamix", how, reference.folder / WEIGHTS) for how in poolings]
+        weights = reference.folder / WEIGHTS
+        made = load_model("uamix", weights, device="cpu").poolings
         known = load_model(start, device="cpu").poolings  # a user's own class may lack one
-        others += [loader(start, how) for how in poolings if how in known and how != pooling]
+        others = [loader("uamix", how, weights) for how in (*poolings, CENTRED) if how in made]
+        others += [loader(start, how) for how in (*poolings, CENTRED) if how in known and how != pooling]
         others += [loader("random", how) for how in poolings if start != "random"]
         others += [loader("logmel", how) for how in ("mean-std", "mean-max")]
         options: dict[str, Any] = {
@@ -332,4 +336,4 @@ def _tuned_model(job: Job, device: str) -> AudioModel:
     """Model that a finished job made."""
     from uamix_bench.models.loading import load_model
 
-    return load_model("uamix", job.folder / WEIGHTS, device=device, label="uamix")
+    return load_model("uamix", job.folder / WEIGHTS, device=device, label="uamix", pooling=job.recipe.pooling)

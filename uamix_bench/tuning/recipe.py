@@ -132,6 +132,14 @@ Clips = Annotated[
     Scope(added=True, timed=False),
     Field(description="clips drawn from the data by the seed, those of a smaller number among them; or all"),
 ]
+Centre = Annotated[
+    bool,
+    Scope(last_stage=True, added=True, timed=False),
+    Field(
+        description="the weights keep the mean embedding of their training clips; by default they are then evaluated "
+        "less that mean and at unit length, as SimpleShot does with its base classes (the project's own)"
+    ),
+]
 NamedViews = Annotated[Views, BeforeValidator(_named_views), _UNTIMED]
 
 
@@ -206,12 +214,13 @@ class PretrainRecipe(Recipe):
     decoder_depth: int
     decoder_heads: int
     mask_ratio: float = Field(default=0.8, gt=0, lt=1)
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=0, description="0 keeps the weights of --init and adds the clips' mean embedding")
     learning_rate: float = Field(gt=0)
     clips: Clips = None
     pooling: Annotated[Pooling, Scope(added=True)] = Field(
         default="mean", description="pooling that the weights are evaluated with"
     )
+    centre: Centre = False
     views: NamedViews = VIEWS["pretrain"]
 
     @model_validator(mode="after")
@@ -287,6 +296,7 @@ class TuneRecipe(Recipe):
         description="f: the mean of the patch tokens (MAE-CT, the paper); their mel rows side by side, averaged over "
         "time (M2D); or that mean and the maximum over time (the project's). The weights are evaluated as tuned",
     )
+    centre: Centre = False
     ema: Annotated[float, Scope(last_stage=True, timed=False)] = Field(
         default=0.99, ge=0, lt=1, description="of the projector that writes the queue in stage 2 (MAE-CT base16)"
     )
@@ -394,6 +404,7 @@ PRETRAIN: dict[str, PretrainRecipe] = {
         pooling="stacked-mean-max",
         precision="bfloat16",
         save_dtype="float16",
+        centre=True,
     ),
 }
 
@@ -417,6 +428,7 @@ TUNE: dict[str, TuneRecipe] = {
         clip_gradient=1.0,
         precision="bfloat16",
         save_dtype="float16",
+        centre=True,
     ),
     # AudioSet-20K at ViT-B from AudioMAE: MAE-CT base16 with batch 256 and its learning rate scaled linearly; the queue
     # shrunk to the data (20k clips: 65,536 entries would hold three epochs of every clip).
