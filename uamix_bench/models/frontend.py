@@ -23,7 +23,7 @@ _KALDI_LOW_HZ = 20.0  # Kaldi's default --low-freq
 FLOOR = torch.finfo(torch.float32).eps  # Kaldi's floor of a mel energy, 1.19e-7
 _BAND = 32  # mel bins multiplied at once: 98% of the matrix is zeros, and a band skips most of them
 _LEAST_FRAMES = 16  # of a batch: for fewer than four rows MKL multiplies by other kernels, which round otherwise
-_CPU_FRAMES = 512  # frames worked on at once: their spectra stay in the cache
+_CPU_FRAMES = 256  # frames worked on at once: their spectra stay in the cache
 _GPU_FRAMES = 65_536
 
 
