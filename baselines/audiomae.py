@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from uamix_bench.models.checkpoint import load_state, read_checkpoint
 from uamix_bench.models.frontend import KaldiFbank
 from uamix_bench.models.model import AudioModel
-from uamix_bench.models.vit import HEAD_DIM, STACKED, AudioViT, ViTShape, encoder_keys, find_shape
+from uamix_bench.models.vit import CENTRED, HEAD_DIM, STACKED, AudioViT, ViTShape, encoder_keys, find_shape
 from uamix_bench.plugins.card import ModelCard, read_card
 
 from .formats import own_checkpoint
@@ -34,8 +34,13 @@ class AudioMAE(AudioModel):
         shape: Sizes of the encoder.
         norm: Whether the file has a LayerNorm over tokens (pre-trained); if False, it has one after pooling
             (fine-tuned).
+
+    Attributes:
+        centre: Mean embedding of the training clips under `centred`, (D',) float32; None if the file keeps none.
+        centred: Pooling that the mean is of.
     """
 
+    centre: Tensor | None
     card = read_card(Path(__file__).with_suffix(".toml"), ModelCard)
     poolings: tuple[str, ...] = ("mean", "cls", *STACKED, "prenorm-mean")
     sample_rate = 16_000
@@ -48,12 +53,15 @@ class AudioMAE(AudioModel):
             self.poolings = ("fc-norm", "prenorm-mean")
             self.pooling = "fc-norm"
         self.fbank = KaldiFbank(self.sample_rate, shape.mel_bins, window="hanning")
+        self.register_buffer("centre", None)
+        self.centred = self.pooling
 
     @property
     def embedding_dim(self) -> int:  # type: ignore[override]
         """Embedding size: D, or rows x D a statistic with the mel rows stacked."""
+        how = self.centred if self.pooling == CENTRED else self.pooling
         shape = self.encoder.shape
-        return shape.width * (shape.rows * STACKED[self.pooling] if self.pooling in STACKED else 1)
+        return shape.width * (shape.rows * STACKED[how] if how in STACKED else 1)
 
     @staticmethod
     def normalise(spectrogram: Tensor) -> Tensor:
@@ -93,9 +101,13 @@ class AudioMAE(AudioModel):
 
         ``mean``: patches after the norm; ``cls``: CLS after it; ``prenorm-mean``: patches before it; ``stacked``:
         patches after the norm, the mel rows side by side, averaged over time (as M2D pools; D' = rows x D);
-        ``stacked-mean-max``: that mean, and beside it the maximum over time (the project's own; D' = 2 x rows x D). A
-        fine-tuned file has no norm over tokens, so it has ``prenorm-mean`` and ``fc-norm``, that through its fc_norm.
+        ``stacked-mean-max``: that mean, and beside it the maximum over time (the project's own; D' = 2 x rows x D);
+        ``centred``: the pooling that `centre` is of, less `centre`, at unit length (the project's own). A fine-tuned
+        file has no norm over tokens, so it has ``prenorm-mean`` and ``fc-norm``, that through its fc_norm.
         """
+        if how == CENTRED:
+            assert self.centre is not None  # or the model has no such pooling
+            return nn.functional.normalize(self.pool(tokens, mask, self.centred) - self.centre, dim=1)
         patches, own = tokens[:, 1:], mask[:, 1:]
         if how == "cls":
             first: Tensor = self.encoder.norm(tokens[:, 0])
@@ -142,11 +154,14 @@ class AudioMAE(AudioModel):
         norm = _any(tensors, "encoder.norm.") or not _any(tensors, "fc_norm.")
         with torch.device("meta"):
             model = cls(ViTShape(found.width, found.depth, found.width // HEAD_DIM), norm)
-        load_state(model, tensors, path=path, what=what)
-        model.metadata = {**checkpoint.metadata, "sha256": checkpoint.sha256}
-        pooling = _recipe(model.metadata).get("pooling")
+        pooling = _recipe(checkpoint.metadata).get("pooling")
         if pooling in model.poolings:
             model.prefer(pooling)
+            if "centre" in stored:
+                model.centre, model.centred = torch.empty(model.embedding_dim, device="meta"), pooling
+                model.prefer(CENTRED)
+        load_state(model, tensors, path=path, what=what)
+        model.metadata = {**checkpoint.metadata, "sha256": checkpoint.sha256}
         return model
 
 

@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from uamix_bench.embeddings.table import EmbeddingTable, read_table
 from uamix_bench.models.model import AudioModel, GivenRows, Origin
 from uamix_bench.models.own_weights import label
 from uamix_bench.plugins.card import ModelCard, Segments, read_card
+from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.files import expanded
-
-Floats = npt.NDArray[np.float32]
 
 
 class GivenEmbeddings(AudioModel):
@@ -45,13 +43,13 @@ class GivenEmbeddings(AudioModel):
         path = expanded(reference)
         model = cls(path, read_table(path))
         model.origin = Origin(label(path, cls.card.name), f"emb:{path.absolute()}", {"": path}, given=True)
-        facts: dict[str, Any] = {"embedding_dim": model.embedding_dim}
-        maker = model.table.about.get("model")
-        if isinstance(maker, dict):
-            trained, licence = maker.get("pretrained_on"), maker.get("licence")
-            facts["pretrained_on"] = tuple(filter(_is_text, trained)) if isinstance(trained, list) else ()
-            facts |= {"licence": licence} if _is_text(licence) else {}
-        model.card = cls.card.model_copy(update=facts)  # type: ignore[misc]  # its own
+        about = model.table.about.get("model")
+        maker = about if isinstance(about, dict) else {}
+        trained, licence = maker.get("pretrained_on"), maker.get("licence")
+        model.state(
+            pretrained_on=tuple(one for one in trained if isinstance(one, str)) if isinstance(trained, list) else (),
+            licence=licence if isinstance(licence, str) else cls.card.licence,
+        )
         return model
 
     def of_clips(self, clips: Sequence[str], clip_seconds: float, segments: Segments) -> GivenRows:
@@ -76,7 +74,3 @@ class GivenEmbeddings(AudioModel):
             UsageError: Always.
         """
         raise UsageError(f"emb:{self.path}", "holds the embeddings of clips, and no model", "use it with fewshot")
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)

@@ -89,8 +89,7 @@ class HearModel(AudioModel):
             reason = "gives a model without sample_rate and scene_embedding_size as whole numbers"
             raise BadInputError(f"load_model of {name}", reason, "see HEAR's common API")
         model = cls(module, loaded, float(min_seconds), together)
-        sizes_of = {"sample_rate": model.sample_rate, "embedding_dim": model.embedding_dim}
-        model.card = cls.card.model_copy(update=sizes_of)  # type: ignore[misc]  # its own
+        model.state()
         model.arguments = {"min_seconds": float(min_seconds)}
         code = Path(str(module.__file__)).absolute()
         files = dict(_files(weights, code, model))

@@ -9,28 +9,63 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
-from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from uamix_bench.baselines.huggingface_families import FAMILIES, Encoder, Remote
-from uamix_bench.baselines.huggingface_texts import TextSide
 from uamix_bench.models import hub
 from uamix_bench.models.checkpoint import read_checkpoint
 from uamix_bench.models.model import AudioModel, Origin
 from uamix_bench.plugins.card import ModelCard, read_card
 from uamix_bench.util.arrays import Floats
-from uamix_bench.util.errors import BadInputError, MachineError, UsageError, nearest
+from uamix_bench.util.errors import BadInputError, MachineError, UsageError, nearest, optional
 from uamix_bench.util.text import fit
 
 _TOKENIZER = "tokenizer.json"  # as all JSON of the folder it enters the model's digest
 _UNUSED = frozenset({"masked_spec_embed"})  # in training alone
 _UNSAID = frozenset({"none", "unknown"})  # in place of the name of a data set
+
+
+class TextSide:
+    """CLAP's text encoder with its projection, and its tokenizer.
+
+    Args:
+        model: The transformers model, in eval mode.
+        tokenizer: Its tokenizer.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model = model.requires_grad_(False)
+        self.tokenizer = tokenizer
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str], device: torch.device) -> Floats:
+        """Embeds texts of one number of tokens together, so that none is padded.
+
+        Args:
+            texts: Texts, C of them.
+            device: Device of the computation.
+
+        Returns:
+            Embeddings of unit length in the space that sounds and texts share, (C, D) float32.
+        """
+        self.model.to(device)
+        tokens = [self.tokenizer(text)["input_ids"] for text in texts]
+        found: list[Floats] = [np.zeros(0, np.float32)] * len(texts)
+        for length in sorted(set(map(len, tokens))):
+            rows = [row for row, ids in enumerate(tokens) if len(ids) == length]
+            ids = torch.tensor([tokens[row] for row in rows], device=device)
+            embedded = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).text_embeds
+            unit = nn.functional.normalize(embedded.float(), dim=-1).cpu().numpy()
+            for row, one in zip(rows, unit, strict=True):
+                found[row] = one
+        return np.stack(found)
 
 
 class HuggingFace(AudioModel):
@@ -82,7 +117,7 @@ class HuggingFace(AudioModel):
         encoded: list[Tensor] = [spectrogram] * len(lengths)
         for count in sorted(set(lengths.tolist())):
             rows = (lengths == count).nonzero().flatten().tolist()
-            together = self.encoder.tokens(spectrogram[rows], count, self.layer or "last", self._official)
+            together = self.encoder.tokens(spectrogram[rows], count, self.layer or "last")
             for row, one in zip(rows, together, strict=True):
                 encoded[row] = one
         own = torch.tensor([len(one) for one in encoded], device=lengths.device)
@@ -133,7 +168,7 @@ class HuggingFace(AudioModel):
             BadInputError: It is not there, is damaged, or has no safetensors.
             MachineError: The Hub cannot be reached, or transformers is not installed.
         """
-        transformers = _transformers()
+        transformers = optional("transformers", "--model hf:...", "hf")
         found = hub.find(reference, trust_remote_code)
         config = found.json("config.json")
         kind = str(config.get("model_type"))
@@ -148,28 +183,10 @@ class HuggingFace(AudioModel):
         if broken := next((name for name, value in model.state_dict().items() if not value.isfinite().all()), None):
             raise BadInputError(found.reference, f"{broken} holds values that are not finite", "get the file again")
         pretrained_on, licence = _stated(found)
-        model.card = cls.card.model_copy(  # type: ignore[misc]  # its own, as its sizes are
-            update={
-                "sample_rate": model.sample_rate,
-                "embedding_dim": model.embedding_dim,
-                "pretrained_on": pretrained_on,
-                "licence": licence,
-            }
-        )
+        model.state(pretrained_on=pretrained_on, licence=licence)
         files = found.files if own else {name: path for name, path in found.files.items() if path.suffix != ".py"}
         model.origin = Origin(found.name, f"hf:{found.reference}", files, found.repository, own)
         return model
-
-
-def _transformers() -> Any:
-    try:
-        return import_module("transformers")
-    except ModuleNotFoundError as error:
-        if error.name != "transformers":
-            raise
-        raise MachineError(
-            "--model hf:...", "needs transformers, which is not installed", "pip install 'uamix-bench[hf]'"
-        ) from error
 
 
 def _unknown(reference: str, kind: str, has_code: bool) -> UsageError:
@@ -182,40 +199,37 @@ def _unknown(reference: str, kind: str, has_code: bool) -> UsageError:
 
 
 def _known(transformers: Any, found: hub.Snapshot, config: dict[str, Any]) -> Encoder:
-    """Builds a model of a known family: its class, filled with the tensors that were read."""
+    """Builds a model of a known family."""
     family = FAMILIES[config["model_type"]]
-    kind: Any = attrgetter(family.model)(transformers)
     with _said_of(found):
-        own = config.get(family.part, {}) if family.part else config
-        settings = kind.config_class.from_dict(own)
-        if family.part:  # what the whole says of the size that its parts share
-            settings.projection_dim = config.get("projection_dim", settings.projection_dim)
+        model = _filled(attrgetter(family.model)(transformers), found, config, family.part, family.prefixes)
         extractor = getattr(transformers, family.extractor).from_pretrained(found.folder, local_files_only=True)
-        model, loaded = kind.from_pretrained(
-            None,
-            config=settings,
-            state_dict=_tensors(found, family.prefixes),
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    _whole(found, loaded)
-    return family.encoder(model.eval(), extractor)
+    return family.encoder(model, extractor)
 
 
 def _texts(transformers: Any, found: hub.Snapshot, config: dict[str, Any]) -> TextSide:
     """Builds the text side of a model, from the files that its audio side was read from."""
     if not (found.folder / _TOKENIZER).is_file():
         raise BadInputError(found.reference, f"has no {_TOKENIZER}, so no class name can be read", "get it whole")
-    kind: Any = getattr(transformers, FAMILIES[config["model_type"]].texts)
     with _quiet(transformers.utils.logging), _said_of(found):
-        settings = kind.config_class.from_dict(config.get("text_config", {}))
-        settings.projection_dim = config.get("projection_dim", settings.projection_dim)
+        model = _filled(getattr(transformers, FAMILIES[config["model_type"]].texts), found, config, "text_config")
         tokenizer = transformers.AutoTokenizer.from_pretrained(found.folder, local_files_only=True)
-        model, loaded = kind.from_pretrained(
-            None, config=settings, state_dict=_tensors(found, ()), dtype=torch.float32, output_loading_info=True
-        )
+    return TextSide(model, tokenizer)
+
+
+def _filled(
+    kind: Any, found: hub.Snapshot, config: dict[str, Any], part: str, prefixes: tuple[str, ...] = ()
+) -> nn.Module:
+    """A class of transformers by a part of the configuration, or all of it, filled with the tensors that were read."""
+    settings = kind.config_class.from_dict(config.get(part, {}) if part else config)
+    if part:  # what the whole says of the size that its parts share
+        settings.projection_dim = config.get("projection_dim", settings.projection_dim)
+    model, loaded = kind.from_pretrained(
+        None, config=settings, state_dict=_tensors(found, prefixes), dtype=torch.float32, output_loading_info=True
+    )
     _whole(found, loaded)
-    return TextSide(model.eval(), tokenizer)
+    filled: nn.Module = model.eval()
+    return filled
 
 
 def _tensors(found: hub.Snapshot, prefixes: tuple[str, ...]) -> dict[str, Tensor]:

@@ -42,14 +42,16 @@ class Encoder:
         return int(self.model.config.num_hidden_layers)
 
     def width(self, pooling: str, layer: str) -> int:
-        """D of an embedding."""
-        return int(self.model.config.hidden_size)
+        """D of the layers, or that of the adapter behind the last."""
+        config = self.model.config
+        adapted = layer == "last" and getattr(config, "add_adapter", False)
+        return int(config.output_hidden_size if adapted else config.hidden_size)
 
     def inputs(self, clip: Floats, official: bool) -> tuple[Tensor, int]:
         """Turns one clip (S,) float32 into what the model takes (T, ...) and a count that `tokens` cuts it by."""
         raise NotImplementedError
 
-    def tokens(self, inputs: Tensor, count: int, layer: str, official: bool) -> Tensor:
+    def tokens(self, inputs: Tensor, count: int, layer: str) -> Tensor:
         """Encodes inputs (B, T, ...) of clips that have one count into tokens (B, L, D)."""
         raise NotImplementedError
 
@@ -90,19 +92,13 @@ class Waveform(Encoder):
             samples = (samples - 1) * int(stride) + int(kernel)
         return samples
 
-    def width(self, pooling: str, layer: str) -> int:
-        """D of the layers, or that of the adapter behind the last."""
-        config = self.model.config
-        adapted = layer == "last" and getattr(config, "add_adapter", False)
-        return int(config.output_hidden_size if adapted else config.hidden_size)
-
     def inputs(self, clip: Floats, official: bool) -> tuple[Tensor, int]:
         """Samples (S,), zero-padded to the fewest that the convolutions take."""
         samples = torch.from_numpy(_extracted(self, clip)["input_values"][0])
         samples = nn.functional.pad(samples, (0, max(0, self.shortest - len(samples))))
         return samples, len(samples)
 
-    def tokens(self, inputs: Tensor, count: int, layer: str, official: bool) -> Tensor:
+    def tokens(self, inputs: Tensor, count: int, layer: str) -> Tensor:
         """(B, L, D) from (B, S)."""
         return self._run(layer, inputs[:, :count])
 
@@ -129,19 +125,13 @@ class StackedFrames(Encoder):
 
     _SHORTEST = 560  # samples of two frames, 25 ms every 10 ms at 16 kHz: one has no variance, and makes no pair
 
-    def width(self, pooling: str, layer: str) -> int:
-        """D of the layers, or that of the adapter behind the last."""
-        config = self.model.config
-        adapted = layer == "last" and config.add_adapter
-        return int(config.output_hidden_size if adapted else config.hidden_size)
-
     def inputs(self, clip: Floats, official: bool) -> tuple[Tensor, int]:
         """Pairs of frames (P, 160), and the frames."""
         clip = np.pad(clip, (0, max(0, self._SHORTEST - len(clip))))
         pairs = torch.from_numpy(np.asarray(_extracted(self, clip)["input_features"][0], np.float32))
         return pairs, self._frames(len(clip))
 
-    def tokens(self, inputs: Tensor, count: int, layer: str, official: bool) -> Tensor:
+    def tokens(self, inputs: Tensor, count: int, layer: str) -> Tensor:
         """(B, L, D) from (B, P, 160)."""
         pairs, whole = inputs[:, : (count + 1) // 2], count // 2
         mask = (torch.arange(pairs.shape[1], device=pairs.device) < whole).expand(len(pairs), -1)
@@ -180,7 +170,7 @@ class SpectrogramPatches(Encoder):
             frames = (frames - self.extractor.mean) / (2 * self.extractor.std)
         return frames, count
 
-    def tokens(self, inputs: Tensor, count: int, layer: str, official: bool) -> Tensor:
+    def tokens(self, inputs: Tensor, count: int, layer: str) -> Tensor:
         """(B, 2 + L, D) from (B, T, F): CLS and distillation, then patches, the lowest mel row first."""
         table = self.model.embeddings.position_embeddings
         rows, columns = self.model.embeddings.get_shape(self.model.config)
@@ -219,21 +209,12 @@ class Window(Encoder):
     Under ``official`` all count. What is longer is cut to the window.
     """
 
-    @property
-    def depth(self) -> int:
-        """Layers of the encoder."""
-        return int(self.model.config.encoder_layers)
-
-    def width(self, pooling: str, layer: str) -> int:
-        """D of the encoder."""
-        return int(self.model.config.d_model)
-
     def inputs(self, clip: Floats, official: bool) -> tuple[Tensor, int]:
         """All frames (T, F) of the window, and the tokens of the clip's own."""
         frames = torch.from_numpy(np.asarray(_extracted(self, clip)["input_features"][0]))
         return frames.T.contiguous(), self.columns(len(clip), official)
 
-    def tokens(self, inputs: Tensor, count: int, layer: str, official: bool) -> Tensor:
+    def tokens(self, inputs: Tensor, count: int, layer: str) -> Tensor:
         """(B, L, D) from (B, T, F)."""
         return self._run(layer, inputs.transpose(1, 2))[:, :count]
 
@@ -263,7 +244,7 @@ class Joint(Encoder):
         views = torch.from_numpy(np.asarray(_extracted(self, clip)["input_features"][0], np.float32))
         return views.transpose(0, 1).contiguous(), views.shape[1]
 
-    def tokens(self, inputs: Tensor, count: int, layer: str, official: bool) -> Tensor:
+    def tokens(self, inputs: Tensor, count: int, layer: str) -> Tensor:
         """(B, L, D) from (B, T, C, F)."""
         longer = torch.ones(len(inputs), 1, dtype=torch.bool, device=inputs.device)  # as of every clip alone
         fused = self.model.config.enable_fusion
@@ -304,7 +285,7 @@ class Remote(Encoder):
         """The clip as it is: what its extractor gives may have any form."""
         return torch.from_numpy(clip), len(clip)
 
-    def tokens(self, inputs: Tensor, count: int, layer: str, official: bool) -> Tensor:
+    def tokens(self, inputs: Tensor, count: int, layer: str) -> Tensor:
         """(B, L, D) from (B, S)."""
         return torch.cat([self._alone(clip[:count], layer) for clip in inputs])
 

@@ -316,7 +316,7 @@ def _run(record: AblationRecord) -> Iterator[Block]:
             "recipe": str(first.recipe.get("name", "")),
             "seeds": ", ".join(map(str, record.seeds)),
             "package": provenance.package,
-            "revision": _revision(provenance.git_revision, provenance.git_dirty),
+            "revision": provenance.revision,
             "trained on": ", ".join(dict.fromkeys(arm.training.provenance.device for arm in record.arms)),
             "evaluated on": provenance.device,
         }
@@ -336,7 +336,7 @@ def _run(record: AblationRecord) -> Iterator[Block]:
                 str(arm.training.train_seed),
                 arm.training.recipe_sha256[:12],
                 arm.training.weights_sha256[:12],
-                _revision(arm.training.provenance.git_revision, arm.training.provenance.git_dirty),
+                arm.training.provenance.revision,
                 _minutes(arm),
             )
             for arm in record.arms
@@ -372,10 +372,6 @@ def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             found[prefix + name] = value if isinstance(value, str) else json.dumps(value)
     return found
-
-
-def _revision(revision: str | None, dirty: bool | None) -> str:
-    return f"{(revision or 'unknown')[:12]}{' with changes' if dirty else ''}"
 
 
 def _cell(delta: Delta) -> tuple[int, int]:

@@ -168,8 +168,10 @@ def percent(fraction: float | None, half_width: float | None = None, **options: 
 
 def score_cell(result: Any, **options: Any) -> Cell:
     """Cell with a result's accuracy, its conventional half-width, and the mark of overlap with its training data."""
-    cell = percent(result.score.accuracy, result.score.ci95, **options)
-    mark = result.overlap_mark
+    half, mark = result.score.ci95, result.overlap_mark
+    if half == 0:  # of a score of 100%, mostly: no width is no certainty
+        options["note"] = "; ".join(filter(None, [options.get("note", ""), "all episodes alike: no interval"]))
+    cell = percent(result.score.accuracy, half or None, **options)
     return replace(cell, minor=f"{cell.minor} {mark}".strip()) if mark else cell
 
 

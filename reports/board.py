@@ -18,14 +18,14 @@ import numpy as np
 
 from uamix_bench.comparison.ranking import SIGNIFICANCE, Ranking, rank, trained_on_task
 from uamix_bench.plugins.card import ModelIdentity
-from uamix_bench.plugins.overlap import LEVELS, MEANINGS, Overlap
+from uamix_bench.plugins.overlap import LEVELS, Overlap, meanings
 from uamix_bench.records.newest import newest
-from uamix_bench.records.record import Skipped
+from uamix_bench.records.record import Skipped, SoundsRecord
 from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import Cell, Mark, count, score_cell
 from uamix_bench.reports.entrants import Entrant, entrants
 from uamix_bench.reports.page import slug
-from uamix_bench.scoring.episodes import PAPER, ZERO_SHOT, EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet, Protocol
 from uamix_bench.scoring.statistics import Z95, holm
 from uamix_bench.util import files
 from uamix_bench.util.arrays import Doubles, Mask
@@ -114,6 +114,20 @@ class Setting:
         return f"{self.protocol.n_way}-way {self.protocol.k_shot}-shot" + (f", {self.remarks}" if self.remarks else "")
 
     @property
+    def rows(self) -> Sequence[Standing]:
+        """Standings, and last the results that stand apart, one row each."""
+        return [*self.standings, *(Standing(*apart) for apart in self.apart)]
+
+    @property
+    def scoring(self) -> str:
+        """Classifier and seed in words, and all else that tells the series, but for queries and episodes."""
+        said = ("n_query", "episodes", "seed", "classifier", "template", "neighbors", "min_clips")
+        dtypes = {result.model.dtype for row in self.rows for result in row.results.values()} - {"float32"}
+        return ", ".join(
+            [self.protocol.scored_by, f"seed {self.protocol.seed}", *self.protocol.differences(*said), *sorted(dtypes)]
+        )
+
+    @property
     def looks(self) -> dict[str, int]:
         """Numbers of the models' looks in figures, by label."""
         return {row.entrant.label: row.entrant.look for row in self.standings}
@@ -181,7 +195,7 @@ def board(results: Iterable[Result], draws: Draws | None = None) -> Board:
         labels |= _labels([result for _, _, same, table in tables if same == remarks for result in table])
     settings: list[Setting] = []
     for protocol, dtype, remarks, table in tables:
-        series = _remarks(protocol.model_copy(update={"min_clips": None}), dtype)
+        series = _remarks(protocol, dtype, "min_clips")
         made = _setting(protocol, remarks, series, table, models, labels, drawn)
         if any(made.id == other.id for other in settings):  # they differ in what no id can hold
             key = files.digest(sorted(result.id for result in table))[:6]
@@ -199,10 +213,12 @@ BEST = (
 
 
 def why_apart(result: Result) -> str:
-    """Reason why a result that can be compared with no other has no rank, in a few words."""
+    """Reason why a partial result has no rank among complete ones, in a few words."""
     if result.status.limited:
         return "a part of each class"
-    return "an incomplete copy" if result.status.partial else "incomplete"
+    if result.status.partial:
+        return "an incomplete copy"
+    return "without broken clips" if result.status.skipped else "incomplete"
 
 
 def left_out_notes(columns: Iterable[Column]) -> list[str]:
@@ -215,34 +231,19 @@ def left_out_notes(columns: Iterable[Column]) -> list[str]:
     ]
 
 
-def overlap_notes(results: Iterable[Result]) -> list[str]:
+def overlap_notes(results: Iterable[SoundsRecord]) -> list[str]:
     """Meanings of the marks of overlap that these results' scores bear."""
-    found = {result.overlap_known.level for result in results if result.overlap_mark}
-    return [MEANINGS[level] for level in reversed(LEVELS) if level in found and level in MEANINGS]
+    return meanings(result.overlap_known.level for result in results if result.overlap_mark)
 
 
 def _order(protocol: Protocol, dtype: str) -> tuple[bool, str, int, int, int]:
-    remarks = _remarks(protocol.model_copy(update={"min_clips": None}), dtype)
+    remarks = _remarks(protocol, dtype, "min_clips")
     return bool(remarks), remarks, protocol.n_way, protocol.k_shot, protocol.min_clips or 0
 
 
-def _remarks(protocol: Protocol, dtype: str) -> str:
-    """Differences of a protocol from the paper's besides ways and shots, in words."""
-    words = {
-        "name": "" if protocol.name in ("paper", "custom") else protocol.name,
-        "n_query": count(protocol.n_query, "query", "queries"),
-        "episodes": f"{protocol.episodes:,} episodes",
-        "seed": f"seed {protocol.seed}",
-        "classifier": protocol.classifier,
-        "template": f"template '{protocol.template}'",
-        "neighbors": f"{protocol.neighbors} neighbors",
-        "group_disjoint": "group-disjoint",
-        "min_clips": f"classes of {protocol.min_clips} clips",
-        "segments": f"segments {protocol.segments}",
-    }
-    usual = PAPER if protocol.k_shot else ZERO_SHOT
-    told = [word for name, word in words.items() if getattr(protocol, name) != getattr(usual, name)]
-    return ", ".join(filter(None, [*told, "" if dtype == "float32" else dtype]))
+def _remarks(protocol: Protocol, dtype: str, *without: str) -> str:
+    """Differences of a protocol and precision from the paper's besides ways and shots, in words."""
+    return ", ".join([*protocol.differences(*without), *([dtype] if dtype != "float32" else [])])
 
 
 def _tables(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:

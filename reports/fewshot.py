@@ -16,17 +16,27 @@ from uamix_bench.plugins import overlap
 from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.results import Result
 from uamix_bench.reports import clusters, excerpts, figures
-from uamix_bench.reports.blocks import Block, Cell, Figure, Mark, Prose, Row, Section, Table, count, percent, score_cell
-from uamix_bench.reports.board import BEST, Board, Column, Setting, Standing, board, left_out_notes, why_apart
+from uamix_bench.reports.blocks import Block, Cell, Figure, Mark, Prose, Row, Section, Table, count, score_cell
+from uamix_bench.reports.board import (
+    BEST,
+    Board,
+    Column,
+    Setting,
+    Standing,
+    board,
+    left_out_notes,
+    overlap_notes,
+    why_apart,
+)
+from uamix_bench.reports.class_page import MOST_CLASSES, by_class
 from uamix_bench.reports.confusions import Confusions
 from uamix_bench.reports.curves import accuracy_curves
+from uamix_bench.reports.finetune import finetuned_cell
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.result_card import drawer, drawer_id
 from uamix_bench.util.errors import BenchError, UsageError
 from uamix_bench.util.text import classes_drawn, p_value, plus_minus, with_half
 
-_MOST_CLASSES = 60  # that a matrix or a forest can show
-_EXTREME_CLASSES = 20  # hardest and easiest, where there are more
 _MOST_MODELS = 4  # side by side
 _POPULATIONS = {"episodes": "these clips", "clips": "new clips", "classes": "new classes too"}
 
@@ -59,7 +69,7 @@ def report(
         raise UsageError("report", "no few-shot result among the records", "run 'uamix-bench fewshot' first")
     redraw = Redraw(data_dir, own)
     table = board(results, redraw.draws)
-    main, confusions = table.main(), Confusions(_MOST_CLASSES)
+    main, confusions = table.main(), Confusions(MOST_CLASSES)
     replays = {column.label: _replays(main, column, redraw) for column in main.columns}
     blocks = [
         Section("Accuracy", list(accuracy(table))),
@@ -106,16 +116,16 @@ def accuracy(table: Board) -> Iterator[Block]:
     """Accuracy tables, one for each task and protocol, with ways and shots as columns; then wider intervals."""
     for series in dict.fromkeys(setting.series for setting in table.settings):
         settings = [setting for setting in table.settings if setting.series == series]
-        protocol = next((one.protocol for one in settings if one.protocol.k_shot), settings[0].protocol)
-        words = f"{protocol.episodes:,} episodes, {protocol.n_query} queries a class, {protocol.scored_by}"
-        words += "" if protocol.name in ("paper", "custom") else f", {protocol.name}"
+        usual = next((one for one in settings if one.protocol.k_shot), settings[0])
+        queries = count(usual.protocol.n_query, "query", "queries")
+        words = f"{usual.protocol.episodes:,} episodes, {queries} a class, {usual.scoring}"
         for label in dict.fromkeys(column.label for setting in settings for column in setting.columns):
             held = [setting for setting in settings if any(column.label == label for column in setting.columns)]
             rows: list[Row] = [
                 (name, *(_score(setting, name, label) for setting in held)) for name in _names(held, label)
             ]
             titles = [f"{_cell_title(setting, label)}>" for setting in held]
-            yield Table(("model", *titles), rows, f"{label}: {words}, seed {protocol.seed}")
+            yield Table(("model", *titles), rows, f"{label}: {words}")
     notes = [
         "± half-width of the conventional 95% interval, 1.96 x population std / sqrt(episodes): it covers only "
         "which episodes were drawn from these clips."
@@ -134,7 +144,7 @@ def accuracy(table: Board) -> Iterator[Block]:
 def _overlaps(settings: Iterable[Setting]) -> Iterator[tuple[str, str, overlap.Overlap]]:
     """Model, task and overlap of training data of every result whose score is marked."""
     for setting in settings:
-        for row in (*setting.standings, *(Standing(*apart) for apart in setting.apart)):
+        for row in setting.rows:
             for label, result in row.results.items():
                 if result.overlap_mark:
                     yield row.entrant.label, label, result.overlap_known
@@ -157,15 +167,12 @@ def _names(settings: Sequence[Setting], label: str) -> list[str]:
 
 
 def _score(setting: Setting, name: str, label: str) -> Cell:
-    for row in setting.standings:
-        if row.entrant.label == name and label in row.results:
-            result = row.results[label]
-            return setting.cell(result, href=f"#{drawer_id(result)}")
-    for entrant, results in setting.apart:
-        if entrant.label == name and label in results:
-            result = results[label]
-            note = f"{why_apart(result)}, not ranked"
-            return score_cell(result, mark="faint", note=note, href=f"#{drawer_id(result)}")
+    for row in setting.rows:
+        if row.entrant.label == name and (result := row.results.get(label)):
+            href = f"#{drawer_id(result)}"
+            if result.cell():
+                return setting.cell(result, href=href)
+            return score_cell(result, mark="faint", note=f"{why_apart(result)}, not ranked", href=href)
     return Cell("")
 
 
@@ -209,7 +216,8 @@ def differences(settings: Iterable[Setting]) -> Iterator[Section]:
             mark: Mark = "" if found.p_holm >= SIGNIFICANCE else "better" if by > 0 else "worse"
             less = Cell(*with_half(by, found.half_width, sign="+"), by, mark)
             p = Cell(p_value(found.p_holm), sort=found.p_holm)
-            rows.append((f"{name} less {other}", label, setting.title, less, p, f"{100 * found.smallest:.2f}"))
+            smallest = "" if found.smallest is None else f"{100 * found.smallest:.2f}"
+            rows.append((f"{name} less {other}", label, setting.title, less, p, smallest))
     if rows:
         note = (
             "Points ± half-width of the 95% t interval of the paired differences, over which episodes were drawn. p: "
@@ -226,17 +234,18 @@ def _beside(results: Sequence[Result], supervised: Sequence[FinetuneResult]) -> 
     tasks = {one.task.label for one in results} & {one.task.label for one in supervised}
     for result in results:
         if result.task.label in tasks:
-            n, k = result.protocol.n_way, result.protocol.k_shot
-            how, score = f"few-shot, {result.protocol.scored_by}", percent(result.score.accuracy, result.score.ci95)
+            n, k, protocol = result.protocol.n_way, result.protocol.k_shot, result.protocol
+            told = protocol.differences("min_clips", "classifier", "template", "neighbors")
+            how = ", ".join(["few-shot", protocol.scored_by, *told])
+            score = score_cell(result, note="" if result.status.complete else f"{why_apart(result)}, not ranked")
             key = (result.task.label, result.model.name, float(k))
-            rows.append((key, (result.model.name, result.task.label, how, f"{n}", f"{k}", score)))
+            rows.append((key, (result.model.shown, result.task.label, how, f"{n}", f"{k}", score)))
     for one in supervised:
         if one.task.label in tasks:
-            metric = "" if one.setting.metric == "accuracy" else one.setting.metric
-            how, score = one.setting.method.replace("-", " "), percent(one.score.value, one.score.ci95, note=metric)
-            key = (one.task.label, one.model.name, one.clips_a_class)
+            key, how = (one.task.label, one.model.name, one.clips_a_class), one.setting.method.replace("-", " ")
             labels = f"{one.clips_a_class:.3g}" + (f" ({one.labels})" if one.setting.fraction else "")
-            rows.append((key, (one.model.name, one.task.label, how, f"{one.task.classes}", labels, score)))
+            score = finetuned_cell(one)
+            rows.append((key, (one.model.shown, one.task.label, how, f"{one.task.classes}", labels, score)))
     if rows:
         note = (
             "Labels: clips a class that are fitted or trained on. Classes: how many are told apart at once. More "
@@ -245,7 +254,8 @@ def _beside(results: Sequence[Result], supervised: Sequence[FinetuneResult]) -> 
         )
         columns = ("model", "task", "evaluation", "classes>", "labels>", "score %>")
         ordered = [row for _, row in sorted(rows, key=lambda row: row[0])]
-        yield Section("Beside fine-tunings and probes", [Table(columns, ordered, note=note)])
+        marks = overlap_notes(one for one in (*results, *supervised) if one.task.label in tasks)
+        yield Section("Beside fine-tunings and probes", [Table(columns, ordered, note="\n\n".join([note, *marks]))])
 
 
 # --- figures
@@ -304,7 +314,9 @@ def _classes(
     if not held:
         yield Prose("No complete result.")
         return
-    yield _by_class(held, setting.looks)
+    rates = {name: {of: hit / asked for of, (hit, asked) in one.per_class.items()} for name, one in held.items()}
+    words = "Share of a class's queries that are classified correctly, one row a class, the hardest first"
+    yield by_class(rates, setting.looks, words)
     yield from confusions.blocks(replays)
 
 
@@ -318,31 +330,6 @@ def _other_confusions(settings: Iterable[Setting], redraw: Redraw, confusions: C
                 found.append(Section(f"{column.label}, {setting.title}", blocks, look="folded"))
     if found:
         yield Section("Confusions at the other settings", found)
-
-
-def _by_class(held: Mapping[str, Result], looks: Mapping[str, int]) -> Figure:
-    """Figure of accuracy by class, the hardest on average first; of many classes the hardest and the easiest."""
-    rates = {
-        name: {label: hit / asked for label, (hit, asked) in result.per_class.items() if asked}
-        for name, result in held.items()
-    }
-    labels = list(dict.fromkeys(label for by_class in rates.values() for label in by_class))
-    labels.sort(key=lambda label: np.mean([by_class[label] for by_class in rates.values() if label in by_class]))
-    of = f"{len(labels)} classes"
-    if len(labels) > _MOST_CLASSES:
-        labels = [*labels[:_EXTREME_CLASSES], *labels[-_EXTREME_CLASSES:]]
-        of = f"the {_EXTREME_CLASSES} hardest and the {_EXTREME_CLASSES} easiest of {of}"
-    none = [np.nan] * len(labels)
-    return figures.forest(
-        f"Accuracy by class, {of}",
-        labels,
-        {name: ([100 * rate.get(label, np.nan) for label in labels], none) for name, rate in rates.items()},
-        x_label="accuracy in %",
-        share_x=True,
-        looks=looks,
-        description=f"Share of a class's queries that are classified correctly, one row per class, the hardest first: "
-        f"{labels[0]} is the hardest, {labels[-1]} the easiest.",
-    )
 
 
 def _heard(replays: Mapping[str, Mapping[str, Replay | BenchError]]) -> Iterator[Section]:

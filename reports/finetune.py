@@ -12,14 +12,14 @@ from uamix_bench.plugins.overlap import notes
 from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.newest import newest
 from uamix_bench.reports import figures, provenance
-from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Row, Section, Table, count, percent
+from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Mark, Row, Section, Table, count, percent
+from uamix_bench.reports.class_page import by_class
 from uamix_bench.reports.drawing import SERIES
 from uamix_bench.reports.looks import looks
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
 from uamix_bench.util.errors import UsageError
 
-_MOST_CLASSES = 60
 _MOST_MODELS = 4  # side by side
 
 
@@ -78,12 +78,10 @@ def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
     seeds = any(one.score.seeds_std is not None for one in records)
     for one in sorted(records, key=lambda one: -one.score.value):
         setting, score = one.setting, one.score
-        metric = "" if setting.metric == "accuracy" else setting.metric
-        partial = "" if one.status.complete else "partial, not ranked"
         rows.append(
             (
                 labels[one.id],
-                _marked(one, note=metric or partial),
+                finetuned_cell(one),
                 *(("" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}",) if seeds else ()),
                 ", ".join(f"{100 * run.value():.1f}" for run in one.runs),
                 f"{len(one.runs)}",
@@ -113,9 +111,16 @@ def _scores(records: Sequence[FinetuneResult], labels: dict[str, str]) -> Table:
     )
 
 
-def _marked(one: FinetuneResult, note: str) -> Cell:
-    """Score with its interval, and the mark of training data that the task may be of."""
-    cell = percent(one.score.value, one.score.ci95, mark="" if one.status.complete else "faint", note=note)
+def finetuned_cell(one: FinetuneResult) -> Cell:
+    """Cell with a score, its interval or why there is none, and marks of a partial record and of an overlap."""
+    interval = one.score.intervals.groups
+    notes = [
+        "" if one.setting.metric == "accuracy" else one.setting.metric,
+        "" if one.status.complete else "partial, not ranked",
+        interval.reason and f"no interval: {interval.reason}",
+    ]
+    mark: Mark = "" if one.status.complete else "faint"
+    cell = percent(one.score.value, interval.half_width, mark=mark, note="; ".join(filter(None, notes)))
     return replace(cell, minor=f"{cell.minor} {one.overlap_mark}".strip())
 
 
@@ -164,31 +169,16 @@ def _line(one: FinetuneResult) -> tuple[object, ...]:
 
 
 def _classes(records: Sequence[FinetuneResult], labels: dict[str, str], look: Mapping[str, int]) -> Iterator[Figure]:
-    """Figure of accuracy by class over all runs; under mAP of average precision."""
-    shown = sorted(records, key=lambda one: -one.score.value)[:_MOST_MODELS]
-    rates = {labels[one.id]: _by_class(one) for one in shown}
-    names = sorted(
-        {name for by_class in rates.values() for name in by_class},
-        key=lambda name: float(np.mean([by_class[name] for by_class in rates.values() if name in by_class])),
-    )
-    of = f"{len(names)} classes"
-    if len(names) > _MOST_CLASSES:
-        half = _MOST_CLASSES // 2
-        names, of = [*names[:half], *names[-half:]], f"the {half} hardest and {half} easiest of {of}"
-    none = [np.nan] * len(names)
-    metric = "average precision" if shown[0].setting.metric == "mAP" else "accuracy"
-    yield figures.forest(
-        f"{metric.capitalize()} by class, {of}",
-        names,
-        {label: ([100 * by_class.get(name, np.nan) for name in names], none) for label, by_class in rates.items()},
-        x_label=f"{metric} in %",
-        share_x=True,
-        looks={labels[one.id]: look[one.model.name] for one in shown},
-        description=f"One row a class, over all runs: {names[0]} is the hardest, {names[-1]} the easiest.",
-    )
+    """Figures of accuracy by class over all runs; of average precision under mAP."""
+    for metric, name in (("accuracy", "accuracy"), ("mAP", "average precision")):
+        shown = sorted((one for one in records if one.setting.metric == metric), key=lambda one: -one.score.value)
+        rates = {labels[one.id]: _rates(one) for one in shown[:_MOST_MODELS]}
+        if rates:
+            looked = {labels[one.id]: look[one.model.name] for one in shown}
+            yield by_class(rates, looked, "One row a class, over all runs", name)
 
 
-def _by_class(one: FinetuneResult) -> dict[str, float]:
+def _rates(one: FinetuneResult) -> dict[str, float]:
     if one.setting.metric == "mAP":
         values: dict[str, list[float]] = {}
         for run in one.runs:

@@ -7,14 +7,15 @@ from uamix_bench.util import latex
 
 
 def booktabs(table: Table) -> str:
-    """Table as a ``tabular``, the best in bold, its equals underlined; each group below a rule."""
+    """Table as a ``tabular``, the best in bold, its equals underlined; each group below a rule, and the note below."""
     columns = [as_cell(column).text for column in table.columns]
     groups = [[[_escape(column.removesuffix(">")) for column in columns]]]
     for heading, rows in table.bodies():
         if rows:
             over = [[latex.span(f"\\emph{{{_escape(heading)}}}", len(columns), "l")]] if heading else []
             groups.append([*over, *([_cell(as_cell(cell)) for cell in row] for row in rows)])
-    return latex.booktabs("".join("r" if column.endswith(">") else "l" for column in columns), groups)
+    body = latex.booktabs("".join("r" if column.endswith(">") else "l" for column in columns), groups)
+    return body + latex.notes(clean(paragraph) for paragraph in table.note.split("\n\n") if paragraph.strip())
 
 
 def _escape(text: str) -> str:

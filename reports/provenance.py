@@ -7,5 +7,4 @@ from uamix_bench.records.record import Provenance
 
 def facts(run: Provenance) -> dict[str, str]:
     """Device, time and versions of a run, by name; its command stands apart, to be copied."""
-    revision = (run.git_revision or "unknown")[:12] + " with changes" * bool(run.git_dirty)
-    return {"device": run.device, "started": run.started_at, "package": f"{run.package}, revision {revision}"}
+    return {"device": run.device, "started": run.started_at, "package": f"{run.package}, revision {run.revision}"}

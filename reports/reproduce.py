@@ -14,8 +14,9 @@ from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.results import Result
 from uamix_bench.reports import clusters
 from uamix_bench.reports.blocks import Block, Cell, Mark, Prose, Row, Section, Table, percent
-from uamix_bench.reports.board import board
+from uamix_bench.reports.board import board, overlap_notes
 from uamix_bench.reports.fewshot import accuracy, differences, over_ways_and_shots, result_drawers
+from uamix_bench.reports.finetune import finetuned_cell
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
 from uamix_bench.reports.result_card import drawer_id
@@ -212,12 +213,10 @@ def _finetuned(plan: Reproduction, results: Sequence[FinetuneResult]) -> Iterato
     known: Mapping[tuple[str, str], FinetuneResult] = {(one.model.name, one.task.name): one for one in results}
     rows: list[Row] = []
     for model in plan.target.models:
-        cells = [
-            percent(one.score.value, one.score.ci95) if (one := known.get((model, task))) else _MISSING
-            for task in plan.target.tasks
-        ]
+        cells = [finetuned_cell(one) if (one := known.get((model, task))) else _MISSING for task in plan.target.tasks]
         rows.append((model, *cells))
     note = "± half-width of the 95% interval for new recordings, speakers or videos, clustered by them."
+    note = "\n\n".join([note, *overlap_notes(known.values())])
     yield Table(("model", *(f"{task}>" for task in plan.target.tasks)), rows, "Ours, accuracy in per cent", note)
     yield Prose("The values of the paper's Table 4 are not known here. What others published of the same kind:")
     yield published().show(published().table("fine-tuned"))

@@ -31,7 +31,8 @@ def _outcome(result: Result) -> dict[str, object]:
     facts: dict[str, object] = {"accuracy": f"{100 * score.accuracy:.2f}%"}
     for name, of in _INTERVALS.items():
         interval = getattr(score.intervals, name)
-        facts[f"95%, {of}"] = plus_minus(interval.half_width) or f"not given: {interval.reason}"
+        reason = interval.reason or "all episodes are alike"
+        facts[f"95%, {of}"] = plus_minus(interval.half_width or None) or f"not given: {reason}"
     return {
         **facts,
         "status": _status(result),
@@ -58,20 +59,22 @@ def _evaluated(result: Result) -> dict[str, object]:
         f"{count(protocol.n_query, 'query', 'queries')} a class",
         protocol.scored_by,
         f"seed {protocol.seed}",
-        "group-disjoint" if protocol.group_disjoint else "",
-        f"classes of {protocol.min_clips} clips or more" if protocol.min_clips else "",
+        *protocol.differences("name", "n_query", "episodes", "seed", "classifier", "template", "neighbors"),
     ]
     return {
         "weights": f"SHA-256 {model.weights_sha256}" if model.weights_sha256 else "none",
         "code": model.source_sha256 and f"SHA-256 {model.source_sha256}",
-        "adapter": f"{model.adapter_version}, input {model.input}, pooling {model.pooling}, {model.dtype}",
+        "adapter": f"{model.adapter_version}, input {model.input}, pooling {model.pooling}, {model.dtype}"
+        + (f", layer {model.layer}" if model.layer else ""),
+        "repository": model.repository,
+        "arguments": ", ".join(model.arguments),
         "recipe": model.recipe_sha256,
         "licence": model.licence,
         "pre-trained on": trained_on(model.pretrained_on),
         "overlap with the task": result.overlap_known.words,
         "clips": f"{task.clips:,} in {count(task.classes, 'class', 'classes')}, cut at {task.clip_seconds:g} s; "
         f"table {task.clips_sha256[:16]}, sounds {(result.provenance.content_sha256 or 'not recorded')[:16]}",
-        "protocol": ", ".join(filter(None, drawn)),
+        "protocol": ", ".join(drawn),
         "class names": listed(
             [f"{name} ({label})" if name != label else name for label, name in result.names.items()], 20
         ),
@@ -83,7 +86,7 @@ def _evaluated(result: Result) -> dict[str, object]:
 
 def _run(result: Result) -> dict[str, object]:
     run, cost = result.provenance, result.cost
-    revision = f" at {run.git_revision[:12]}{' with changes' if run.git_dirty else ''}" if run.git_revision else ""
+    revision = f" at {run.revision}" if run.git_revision else ""
     packages = ", ".join(f"{name} {version}" for name, version in run.packages.items())
     return {
         "cost": f"{cost.embedded_clips:,} clips embedded in {cost.embed_s:,.1f} s, episodes {cost.episodes_s:.2f} s",

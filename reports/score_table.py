@@ -20,7 +20,7 @@ from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.markdown import markdown
 from uamix_bench.reports.published import Published, PublishedRow, PublishedTable
 from uamix_bench.reports.result_card import drawer_id
-from uamix_bench.util.text import classes_drawn
+from uamix_bench.util.text import classes_drawn, per_second
 
 
 def setting_section(setting: Setting, papers: Published) -> Section:
@@ -62,7 +62,7 @@ def _score_table(setting: Setting, papers: Published) -> Table:
         else "",
     ]
     notes += left_out_notes(setting.columns)
-    notes += overlap_notes(result for _, result in _shown(setting))
+    notes += overlap_notes(result for row in setting.rows for result in row.results.values())
     groups: dict[str, list[Row]] = {}
     if setting.apart:
         apart = [_row(setting, Standing(entrant, row), several) for entrant, row in setting.apart]
@@ -77,14 +77,8 @@ def _score_table(setting: Setting, papers: Published) -> Table:
 
 def _protocol_words(setting: Setting) -> str:
     protocol = setting.protocol
-    words = [
-        f"{protocol.episodes:,} episodes of {protocol.n_way} classes",
-        f"{count(protocol.k_shot, 'support')} and {count(protocol.n_query, 'query', 'queries')} a class",
-        protocol.scored_by.replace("-", " "),
-        f"seed {protocol.seed}",
-    ]
-    words += ["group-disjoint"] * protocol.group_disjoint + ["mean of all segments"] * (protocol.segments == "mean")
-    return ", ".join(words)
+    asked = f"{count(protocol.k_shot, 'support')} and {count(protocol.n_query, 'query', 'queries')} a class"
+    return f"{protocol.episodes:,} episodes of {protocol.n_way} classes, {asked}, {setting.scoring}"
 
 
 def _row(setting: Setting, standing: Standing, several: bool) -> Row:
@@ -115,7 +109,7 @@ def _row(setting: Setting, standing: Standing, several: bool) -> Row:
 def _speed(entrant: Entrant) -> Cell:
     if (speed := entrant.speed) is None:
         return Cell("")
-    return Cell(_rate(speed.clips_per_s), sort=speed.clips_per_s, note="earlier run" * speed.earlier)
+    return Cell(per_second(speed.clips_per_s), sort=speed.clips_per_s, note="earlier run" * speed.earlier)
 
 
 def _score(setting: Setting, result: Result | None) -> Cell:
@@ -239,13 +233,6 @@ def _model_card(name: str) -> Any:
     return plugin[0].card if plugin else None
 
 
-def _shown(setting: Setting) -> Iterator[tuple[str, Result]]:
-    """Labels of the models with their results, those that stand apart last."""
-    rows = [(row.entrant, row.results) for row in setting.standings]
-    for entrant, results in (*rows, *setting.apart):
-        yield from ((entrant.label, result) for result in results.values())
-
-
 def _marked(row: Standing) -> str:
     """Label of a model with the mark of its gravest overlap."""
     marks = {result.overlap_mark for result in row.results.values()}
@@ -254,7 +241,3 @@ def _marked(row: Standing) -> str:
 
 def _millions(parameters: int) -> str:
     return f"{parameters / 1e6:.1f}M" if parameters else "0"
-
-
-def _rate(clips_per_s: float) -> str:
-    return f"{clips_per_s:,.0f}" if clips_per_s >= 10 else f"{clips_per_s:.1f}"

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
 from uamix_bench.data.audio import read
+from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import BadInputError, BenchError
 from uamix_bench.util.files import write_atomic
 
@@ -26,8 +26,6 @@ from . import corpus_instruments as instruments
 from .bundled import SOUNDS
 from .soundfont import render
 from .synthesis_signal import SAMPLE_RATE
-
-Floats = npt.NDArray[np.float32]
 
 SAMPLES = Path("/usr/share/sonic-pi/samples")
 
@@ -49,7 +47,7 @@ class Clip(NamedTuple):
 
 def instrument_notes() -> Iterator[Clip]:
     """As many notes of each instrument of the task's side, one of each recording in turn."""
-    for preset in instruments.sides(instruments.font())["task"]:
+    for preset in instruments.sides()["task"]:
         label = preset.name.lower().replace(" ", "-")
         chosen = instruments.even_notes(preset, _NOTES)
         sounds = render(instruments.FONT, preset.program, [note for _, note in chosen], _NOTE_SECONDS, SAMPLE_RATE)

@@ -12,24 +12,21 @@ import csv
 import io
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
+from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import BenchError
 from uamix_bench.util.files import check_writable, write_atomic
-from uamix_bench.util.progress import SILENT, Progress
 
 from . import corpus_instruments as instruments, corpus_speech as speech, synthesis
 from .soundfont import Note, Preset, render
 from .synthesis_signal import SAMPLE_RATE
-
-Floats = npt.NDArray[np.float32]
 
 SEED = 0
 _SHORTEST, _LONGEST = 0.15, 2.0  # seconds of a clip
@@ -77,6 +74,14 @@ def _held_out(names: list[str], validation: bool) -> list[str]:
     return [name for number, name in enumerate(names) if (number % 5 == 2) == validation]
 
 
+def _words(draw: np.random.Generator) -> str:
+    return " ".join(speech.made_up_word(draw) for _ in range(draw.integers(1, 3)))
+
+
+def _is_clip(samples: Floats | None) -> TypeGuard[Floats]:
+    return samples is not None and len(samples) >= _SHORTEST * SAMPLE_RATE
+
+
 def espeak_training() -> Iterator[Clip]:
     """Made-up words, one or two a clip, in languages and variants that validation does not have, by few voices each."""
     draw = _random(1)
@@ -87,10 +92,10 @@ def espeak_training() -> Iterator[Clip]:
     while made < _ESPEAK:
         number = made % _VOICES
         voice = speech.Voice(str(languages[number]), str(variants[number]))
-        text = " ".join(speech.made_up_word(draw) for _ in range(draw.integers(1, 3)))
+        text = _words(draw)
         speed, pitch = speeds[number] * draw.uniform(0.9, 1.1), pitches[number] + draw.uniform(-5, 5)
         samples = speech.espeak(voice, text, round(speed), round(pitch))
-        if samples is not None and len(samples) >= _SHORTEST * SAMPLE_RATE:
+        if _is_clip(samples):
             path = f"espeak/{made:05d}"
             made += 1
             yield Clip(path, samples, str(voice), path, f"{voice}: {text}", _GENERATED, package("espeak-ng"))
@@ -102,10 +107,10 @@ def flite_training() -> Iterator[Clip]:
     made = 0
     while made < _FLITE:
         voice = list(_FLITE_HZ)[made % len(_FLITE_HZ)]
-        text = " ".join(speech.made_up_word(draw) for _ in range(draw.integers(1, 3)))
+        text = _words(draw)
         pitch = _FLITE_HZ[voice] * draw.uniform(0.9, 1.1)
         samples = speech.flite(voice, text, float(draw.uniform(0.8, 1.2)), float(pitch))
-        if samples is not None and len(samples) >= _SHORTEST * SAMPLE_RATE:
+        if _is_clip(samples):
             path = f"flite/{made:05d}"
             made += 1
             yield Clip(path, samples, voice, path, f"{voice}: {text}", "CMU Flite's (BSD-like)", package("flite"))
@@ -131,7 +136,7 @@ def _prompts(language: str) -> str:
 def notes_training() -> Iterator[Clip]:
     """Notes of the training side's instruments, five of each recording."""
     draw = _random(3)
-    for preset in instruments.sides(instruments.font())["train"]:
+    for preset in instruments.sides()["train"]:
         yield from _notes(instruments.random_notes(preset, _NOTES_EACH, draw), preset, "notes")
 
 
@@ -169,7 +174,7 @@ def speech_validation() -> Iterator[Clip]:
                 takes[str(voice), take] = speech.espeak(voice, word, round(speed), round(pitch))
             stretch, pitch = draw.uniform(0.85, 1.15), 170 * draw.uniform(0.9, 1.1)
             takes[_FLITE_HELD_OUT, take] = speech.flite(_FLITE_HELD_OUT, word, float(stretch), float(pitch))
-        if any(samples is None or len(samples) < _SHORTEST * SAMPLE_RATE for samples in takes.values()):
+        if not all(map(_is_clip, takes.values())):
             continue
         words += 1
         for (speaker, take), samples in takes.items():
@@ -183,7 +188,7 @@ def speech_validation() -> Iterator[Clip]:
 
 def notes_validation() -> Iterator[Clip]:
     """Notes of the validation side's instruments, as many of each."""
-    for preset in instruments.sides(instruments.font())["valid"]:
+    for preset in instruments.sides()["valid"]:
         yield from _notes(instruments.even_notes(preset, 20), preset, "valid-notes")
 
 
@@ -196,13 +201,13 @@ TRAINING: dict[str, Callable[[], Iterator[Clip]]] = {
 }
 
 
-def make(folder: Path, without: tuple[str, ...] = (), progress: Progress = SILENT) -> None:
+def make(folder: Path, without: Sequence[str], say: Callable[[str], None]) -> None:
     """Makes the corpus in a folder: FLAC files at 16 kHz, and the lists.
 
     Args:
         folder: Folder to write to.
         without: Names of `TRAINING` to leave out, for a control.
-        progress: Progress display.
+        say: Receiver of a line about each source.
 
     Raises:
         BadInputError: A package is not installed.
@@ -213,7 +218,7 @@ def make(folder: Path, without: tuple[str, ...] = (), progress: Progress = SILEN
     for name, clips in TRAINING.items():
         if name not in without:
             written = _write(folder, clips())
-            progress.say(f"{name}: {len(written):,} clips")
+            say(f"{name}: {len(written):,} clips")
             training += written
     _list(folder / "train.csv", training)
     words = _write(folder, speech_validation())
@@ -244,12 +249,6 @@ def _list(path: Path, rows: list[dict[str, str]]) -> None:
     write_atomic(path, text.getvalue().encode())
 
 
-class _Printed(Progress):
-    def say(self, line: str) -> None:
-        """Prints a line."""
-        print(line, flush=True)
-
-
 def main() -> None:
     """Makes the corpus that the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m uamix_bench.tasks.corpus", description="Make the training corpus.")
@@ -257,7 +256,7 @@ def main() -> None:
     parser.add_argument("--without", action="append", default=[], choices=TRAINING, help="source to leave out")
     given = parser.parse_args()
     try:
-        make(given.folder, tuple(given.without), _Printed())
+        make(given.folder, given.without, partial(print, flush=True))
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

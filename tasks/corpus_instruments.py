@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,15 +17,15 @@ _FEWEST = 6  # recordings of a class that is tested on
 Side = Literal["train", "valid", "task"]
 
 
-def sides(found: Sequence[Preset]) -> dict[Side, list[Preset]]:
-    """Presets by side; components of shared recordings stay whole.
+def sides() -> dict[Side, list[Preset]]:
+    """Presets of the installed font by side; components of shared recordings stay whole.
 
     A component of enough recordings may be tested on. Of those, by program, one in three is the task's and one in four
     validation's; each gives one class, its first preset. All others are for training.
     """
     placed: dict[Side, list[Preset]] = {"train": [], "valid": [], "task": []}
     number = 0
-    for component in components(found):
+    for component in components(presets(FONT)):
         if len(component[0].recordings) < _FEWEST or len(component) > 3:
             placed["train"] += component
             continue
@@ -36,12 +35,12 @@ def sides(found: Sequence[Preset]) -> dict[Side, list[Preset]]:
     return placed
 
 
-def recordings(preset: Preset, velocity: int = VELOCITY) -> dict[str, list[int]]:
+def recordings(preset: Preset) -> dict[str, list[int]]:
     """Keys of each recording or set of recordings that sound together, those nearest to the recorded key first."""
     keys: dict[str, list[int]] = {}
     roots: dict[str, int] = {}
     for key in _KEYS:
-        if zones := preset.sounding(key, velocity):
+        if zones := preset.sounding(key, VELOCITY):
             group = "+".join(sorted({zone.recording for zone in zones}))
             keys.setdefault(group, []).append(key)
             roots[group] = zones[0].root
@@ -65,8 +64,3 @@ def random_notes(preset: Preset, each: int, draw: np.random.Generator) -> list[t
             note = Note(int(key), int(draw.integers(60, 121)), float(draw.uniform(0.2, 1.2)))
             chosen.append((group, note))
     return chosen
-
-
-def font() -> list[Preset]:
-    """Melodic presets of the installed font."""
-    return presets(FONT)

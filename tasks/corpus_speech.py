@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
 from uamix_bench.data.audio import resample
+from uamix_bench.util.arrays import Floats
 from uamix_bench.util.errors import BadInputError, MachineError
 
 from .synthesis_signal import SAMPLE_RATE
-
-Floats = npt.NDArray[np.float32]
 
 # Languages of espeak-ng that read Latin letters by rules of their own.
 LANGUAGES = (

@@ -110,17 +110,8 @@ def lines(path: Path) -> list[str]:
 def whole(
     task: Task, root: Path, rows: Sequence[tuple[str, ...]], missing: Iterable[str] = (), hint: str = ""
 ) -> pd.DataFrame:
-    """Makes the clip table of a copy that holds every clip.
+    """Clip table of a copy that holds every clip, from `rows` in the order of `COLUMNS`.
 
-    Args:
-        task: Reader whose card holds the number of clips.
-        root: Root folder of the data set.
-        rows: Clips found, in the order of `COLUMNS`.
-        missing: Names in the data set's own lists that `root` lacks.
-        hint: Remedy for an incomplete copy; empty to unpack the archives again.
-
-    Raises:
-        IncompleteError: The copy lacks clips; the line has the counts.
-        BadInputError: The copy holds more clips than the data set.
+    The other arguments and the errors are those of :func:`uamix_bench.data.reader.counted`.
     """
     return counted(task, root, clip_table(rows), missing, hint)

@@ -20,15 +20,13 @@ import numpy.typing as npt
 import soundfile
 
 from uamix_bench.data.audio import resample
+from uamix_bench.util.arrays import Bytes, Floats
 from uamix_bench.util.errors import BadInputError, MachineError
-
-Floats = npt.NDArray[np.float32]
 
 _RENDERED_HZ = 44_100  # the recordings' own rate: FluidSynth's interpolation does not filter when it goes down
 _TICKS = 960  # MIDI ticks a second, at 480 a quarter note and the default 120 quarter notes a minute
 _GAIN = 0.5  # of FluidSynth: its default of 0.2 loses resolution, and a single note does not clip at this
 
-_LISTS = {b"LIST"}
 _GENERATORS = [("operator", "<u2"), ("amount", "<u2")]
 _BAGS = [("generator", "<u2"), ("modulator", "<u2")]
 _HEADERS: dict[bytes, list[tuple[Any, ...]]] = {
@@ -88,8 +86,8 @@ class Preset:
         ]
 
 
-def presets(path: Path, bank: int = 0) -> list[Preset]:
-    """Reads the presets of a bank, by program.
+def presets(path: Path) -> list[Preset]:
+    """Reads the melodic presets, those of bank 0, by program.
 
     Raises:
         BadInputError: The file is missing or no SoundFont 2.
@@ -105,16 +103,16 @@ def presets(path: Path, bank: int = 0) -> list[Preset]:
     digests = _recordings(chunks[b"smpl"].view("<i2"), tables[b"shdr"])
     found = []
     for header, after in pairwise(tables[b"phdr"]):
-        if header["bank"] == bank:
+        if header["bank"] == 0:
             zones = tuple(_zones(tables, digests, header["bag"], after["bag"]))
             found.append(Preset(int(header["program"]), header["name"].decode("latin-1"), zones))
     return sorted(found, key=lambda preset: preset.program)
 
 
-def _chunks(data: npt.NDArray[np.uint8], start: int, stop: int) -> Iterator[tuple[bytes, npt.NDArray[np.uint8]]]:
+def _chunks(data: Bytes, start: int, stop: int) -> Iterator[tuple[bytes, Bytes]]:
     while start < stop:
         name, (size,) = bytes(data[start : start + 4]), struct.unpack("<I", bytes(data[start + 4 : start + 8]))
-        if name in _LISTS:
+        if name == b"LIST":
             yield from _chunks(data, start + 12, start + 8 + size)
         else:
             yield name, data[start + 8 : start + 8 + size]

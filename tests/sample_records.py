@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from uamix_bench.data.clip_table import sort_clips
 from uamix_bench.finetuning.recipe import PROBE
 from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.records.finetune_record import (
@@ -22,7 +24,7 @@ from uamix_bench.records.provenance import collect
 from uamix_bench.records.record import Cost, HalfInterval, Skipped, Status, TaskIdentity
 from uamix_bench.records.results import Episodes, Intervals, Result, Score
 from uamix_bench.records.training_records import DataIdentity, TrainingRecord
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet, Protocol, draw_sorted
 from uamix_bench.scoring.health import Health
 from uamix_bench.scoring.metrics import clustered_interval
 from uamix_bench.tuning.recipe import TUNE
@@ -144,6 +146,22 @@ def finetuned(**changes: Any) -> FinetuneResult:
         "provenance": collected(),
     }
     return FinetuneResult.create(**(parts | changes))
+
+
+def draw(
+    protocol: Protocol,
+    *,
+    task: str,
+    version: str,
+    clips: Sequence[str],
+    labels: Sequence[str],
+    groups: Sequence[str] | None = None,
+    first: int = 0,
+    episodes: int | None = None,
+) -> EpisodeSet:
+    """Episodes of a clip table that is not sorted yet."""
+    table = sort_clips(clips, labels, groups)
+    return draw_sorted(protocol, table, task=task, version=version, first=first, episodes=episodes)
 
 
 def scored(protocol: Protocol, episodes: EpisodeSet, correct: Ints, hits: Ints, **changes: Any) -> Result:

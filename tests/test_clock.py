@@ -13,7 +13,7 @@ import soundfile
 
 from uamix_bench.data.task import load_task
 from uamix_bench.evaluation.fewshot import fewshot
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.records.store import ResultStore, load_record
 from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.util.files import sweep

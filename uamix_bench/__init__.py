@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from uamix_bench.evaluation.fitting import fit as fit, fit_episode as fit_episode
     from uamix_bench.evaluation.grid import evaluate as evaluate
     from uamix_bench.finetuning.finetune import finetune as finetune
-    from uamix_bench.models.model import AudioModel as AudioModel, load_model as load_model
+    from uamix_bench.models.loading import load_model as load_model
+    from uamix_bench.models.model import AudioModel as AudioModel
     from uamix_bench.records.results import Result as Result
     from uamix_bench.scoring.episodes import PAPER as PAPER, Protocol as Protocol
     from uamix_bench.tuning.run import tune as tune
@@ -27,7 +28,7 @@ _HOME = {
     "fit_episode": "evaluation.fitting",
     "AudioModel": "models.model",
     "compare": "comparison.compare",
-    "load_model": "models.model",
+    "load_model": "models.loading",
     "Result": "records.results",
     "Task": "data.task",
     "load_task": "data.task",

@@ -22,7 +22,8 @@ from torchaudio.compliance import kaldi
 from torchaudio.functional import resample
 
 from uamix_bench.models.checkpoint import Checkpoint, write_safetensors
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.loading import load_model
+from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins.registry import models
 from uamix_bench.tuning.recipe import PRETRAIN, PretrainRecipe
 from uamix_bench.util.errors import BadInputError, UsageError

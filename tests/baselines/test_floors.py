@@ -14,7 +14,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torchaudio.compliance import kaldi
 
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.util.errors import UsageError
 
 Floats = npt.NDArray[np.float32]
@@ -60,7 +60,7 @@ def state_sha256() -> str:
 @pytest.mark.over_3s
 def test_random_is_the_same_in_every_process() -> None:
     program = f"{inspect.getsource(state_sha256)}\ntorch.manual_seed(1)\nprint(state_sha256())"
-    imports = "import hashlib, torch\nfrom uamix_bench.models.model import load_model\n"
+    imports = "import hashlib, torch\nfrom uamix_bench.models.loading import load_model\n"
     done = subprocess.run([sys.executable, "-c", imports + program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == state_sha256()
 

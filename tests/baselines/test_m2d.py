@@ -17,7 +17,7 @@ from torch import Tensor
 
 from uamix_bench.baselines.m2d import M2D, Sizes, read_sizes
 from uamix_bench.models.checkpoint import Checkpoint, write_safetensors
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.models.vit import encoder_keys
 
 from .measured import assert_tokens_alike_in_a_batch, distance, pooled, refused, sound

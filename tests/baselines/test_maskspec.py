@@ -23,7 +23,8 @@ from torchaudio.compliance import kaldi
 from uamix_bench.baselines.maskspec import STATISTICS, MaskSpec, audioset_statistics, read_statistics
 from uamix_bench.data.audio import resample
 from uamix_bench.models.checkpoint import read_checkpoint, write_safetensors
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.loading import load_model
+from uamix_bench.models.model import AudioModel
 from uamix_bench.models.vit import encoder_keys
 from uamix_bench.util.errors import BadInputError
 

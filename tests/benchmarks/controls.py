@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.embeddings.embedding import embed
 from uamix_bench.evaluation.fewshot import draw_episodes, limited
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.models.vit import STACKED
 from uamix_bench.scoring.classifiers import CLASSIFIERS
 from uamix_bench.scoring.episodes import Protocol

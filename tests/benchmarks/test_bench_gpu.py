@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 from uamix_bench.models.checkpoint import write_safetensors
 from uamix_bench.models.frontend import KaldiFbank
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.models.vit import AudioViT, ViTShape, initialise
 from uamix_bench.plugins.registry import models
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage

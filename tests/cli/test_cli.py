@@ -364,6 +364,20 @@ def test_narrow_terminals_shorten_names_and_never_numbers(
     assert "a-model-with-a-long-name  local/a-task-with-a-long-name" in capsys.readouterr().out
 
 
+def test_a_column_that_is_dropped_costs_the_others_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from uamix_bench.cli.tables import Table, show
+
+    cells = ("a" * 20, "b" * 30, "c" * 9, "d" * 12)
+    table = Table("first", "middle", "third", "last", dropped=("middle",))
+    table.add(*cells)
+    monkeypatch.setenv("COLUMNS", "72")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show(table)
+    assert capsys.readouterr().out.splitlines()[-1].split() == [cells[0], *cells[2:]]
+
+
 @pytest.mark.parametrize(
     ("name", "known"),
     [

@@ -15,7 +15,7 @@ import soundfile
 from uamix_bench.cli import fewshot as fewshot_command
 from uamix_bench.data.task import load_task
 from uamix_bench.evaluation.fewshot import draw_episodes, fewshot, fewshot_grid
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.records.record import HalfInterval
 from uamix_bench.records.results import Result, Score, load_result
 from uamix_bench.records.store import ResultStore

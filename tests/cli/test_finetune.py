@@ -176,7 +176,7 @@ def test_audiosets_own_lists_are_scored_by_map(bench: Bench, sounds: Path, tmp_p
         (["--recipe", "tinny"], 2, "did you mean 'tiny'?"),
         (["--set", "epoch=1"], 2, "did you mean 'epochs'?"),
         (["--set", "loss=binary"], 2, "set smoothing=0 under the binary loss"),
-        (["--freeze", "most"], 2, "neither a number of blocks nor all"),
+        (["--freeze", "most"], 2, "neither a number from 0 on nor 'all'"),
         (["--freeze", "6"], 0, ""),
         (["--freeze", "7"], 2, "the model has 6 blocks"),
         (["--model", "logmel"], 2, "--freeze all for a linear probe"),

@@ -40,10 +40,17 @@ def test_a_folder_is_fitted_and_labels_what_comes_later(bench: Bench, sounds: Pa
     assert len(rows) == 9
     assert rows[-1] == {**rows[-1], "path": str(sounds / "top" / "0.wav"), "start_s": "0.000", "end_s": "0.250"}
     shown = bench("predict", tmp_path / "clf", sounds / "low")
-    assert shown.out.splitlines()[0].split() == ["sound", "from", "s", "to", "s", "label", "lead", "nearest"]
+    assert shown.out.splitlines()[0].split() == ["sound", "from", "s", "to", "s", "label", "lead"]
+    assert "replaced" not in done.err
     items = bench("predict", tmp_path / "clf", sounds / "low", "--json").envelope
     assert items["score"] == "lead over the next class"
     assert {row["label"] for row in items["items"]} <= {"low", "mid", "high", "top"}
+
+
+def test_another_classifier_in_the_folder_is_replaced_with_a_word(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    fit = ("fit", "-m", "logmel", "-t", sounds, "-o", tmp_path / "clf")
+    assert "replaced" not in bench(*fit).err
+    assert f"replaced the classifier that was in {tmp_path / 'clf'}" in bench(*fit, "--classifier", "l2n").err
 
 
 def test_an_episode_is_fitted_with_the_options_of_fewshot(bench: Bench, sounds: Path, tmp_path: Path) -> None:
@@ -72,6 +79,17 @@ def test_broken_sounds_are_named_or_set_aside(bench: Bench, sounds: Path, tmp_pa
     assert "broken.wav" in kept.envelope["skipped"][0][0]
 
 
+def test_a_class_cannot_have_the_label_of_strange_sounds(bench: Bench, sounds: Path, tmp_path: Path) -> None:
+    for label, given in (("none of these", "low"), ("high", "high")):
+        (tmp_path / "odd" / label).mkdir(parents=True)
+        for number in range(2):
+            (tmp_path / "odd" / label / f"{number}.wav").write_bytes((sounds / given / f"{number}.wav").read_bytes())
+    for more in ((), ("--episode", "0", "--n", "2", "--q", "1")):
+        refused = bench("fit", "-m", "logmel", "-t", tmp_path / "odd", "-o", tmp_path / "clf", *more)
+        assert refused.code == 2
+        assert "has a class 'none of these'" in refused.error
+
+
 def test_an_edited_encoder_is_refused(bench: Bench, sounds: Path, tmp_path: Path) -> None:
     code = tmp_path / "mine.py"
     code.write_text(MINE.replace("SCALE", "1.0"))
@@ -90,12 +108,17 @@ def test_an_edited_encoder_is_refused(bench: Bench, sounds: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (["fit", "-t", "{sounds}", "-m", "logmel,random"], 2, "a classifier is of one, and 2 are given"),
+        (["fit", "-t", "{sounds}", "-m", "logmel,random"], 2, "--model: names 2, and a classifier is of one; give one"),
         (["fit", "-t", "{sounds}", "--n", "3"], 2, "--n: is of an episode; give --episode too"),
+        (["fit", "-t", "{sounds}", "--protocol", "metaaudio"], 2, "--protocol: is of an episode"),
+        (["fit", "-t", "{sounds}", "-o", "{sounds}"], 2, "holds other files (high, low, mid and 1 more); name a new"),
+        (["demo", "-o", "{sounds}"], 2, "holds other files (high, low, mid and 1 more); name a new folder"),
         (["fit", "-t", "{sounds}", "--classifier", "svm"], 2, "did you mean 'logistic-regression'?"),
         (["fit", "-t", "{sounds}", "-m", "logmel", "--k", "9"], 2, "is more than the 8 clips of a class"),
         (["fit", "-t", "{sounds}", "-m", "logmel", "--episode", "0"], 2, "5-way episodes need 5 classes"),
         (["fit", "-t", "{sounds}", "-o", "clf.json"], 2, "is named like a file"),
+        (["fit", "-t", "{sounds}", "-m", "logmel", "-o", "/dev/null/x"], 4, "/dev/null"),
+        (["predict", "nowhere", "{sounds}", "-o", "/dev/null/x.csv"], 4, "/dev/null"),
         (["predict", "nowhere", "{sounds}"], 3, "holds no classifier.json"),
         (["predict", "nowhere"], 2, "SOUNDS: none is given"),
     ],

@@ -33,6 +33,10 @@ MISTAKES = {
     "fewshot -m uamix, logmel -t sounds/ --n 3 --quiet": (2, "a list has commas and no spaces"),
     "fewshot -m uamix logmel -t sounds/": (2, "a list has commas and no spaces: -m uamix,logmel"),
     "fewshot -t sounds/ --k 1 5": (2, "a list has commas and no spaces: --k 1,5"),
+    "fewshot -t sounds/ --n 5 --k 1 5": (2, "a list has commas and no spaces: --k 1,5"),
+    "recommend sounds/": (2, "sounds go with --task: --task sounds/"),
+    "embed --modle logmel": (2, "did you mean '--model'?"),
+    "demo --modle logmel": (2, "is no option of 'uamix-bench demo'"),
     "fewshot -t sounds/ --k 1-5": (0, "1-shot    "),
     "fewshot -t sounds/ --k 0": (2, "has no text side, so that it knows no class by its name; leave 0 out of --k"),
     "fewshot -t sounds/ --classifier svm": (2, "did you mean 'logistic-regression'?"),
@@ -119,7 +123,7 @@ def test_a_folder_without_a_slash_is_the_data_of_a_training(
     ("given", "kept"), [("1-5", 5), ("1..3", 3), ("1,5,10", 3), ("2-2", 1), ("1-3,10", 4), ("1e1", 1)]
 )
 def test_lists_and_ranges_of_counts(given: str, kept: int) -> None:
-    from uamix_bench.cli.options import COUNTS
+    from uamix_bench.cli.values import COUNTS
 
     assert len(COUNTS.convert(given, None, None)) == kept
 
@@ -128,7 +132,7 @@ def test_lists_and_ranges_of_counts(given: str, kept: int) -> None:
 def test_what_is_no_range_is_refused(given: str) -> None:
     import click
 
-    from uamix_bench.cli.options import COUNTS
+    from uamix_bench.cli.values import COUNTS
 
     with pytest.raises(click.BadParameter):
         COUNTS.convert(given, None, None)

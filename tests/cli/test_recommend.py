@@ -58,6 +58,22 @@ def test_the_answer_the_record_of_the_split_and_the_same_again(bench: Bench, sou
     assert "wrote 8 results" in other.err
 
 
+def test_what_is_recommended_is_fitted_with_the_options_that_it_was_found_with(
+    bench: Bench, sounds: Path, tmp_path: Path
+) -> None:
+    arguments = ("recommend", "-m", "logmel", *QUICK, "--clip-seconds", "0.1", "--input", "official")
+    found = bench(*arguments, "--task", sounds, "--k", "1")
+    use = found.out.splitlines()[-1].split()
+    assert use[:4] == ["Use", "uamix-bench", "fit", "--model"]
+    assert use[5:] == ["--task", str(sounds), "--clip-seconds", "0.1", "--input", "official"]
+    (made,) = bench(*use[2:], "-o", tmp_path / "clf", "--json").envelope["items"]
+    assert made["task"]["clip_seconds"] == 0.1
+    assert {len(line) <= 80 for line in found.out.splitlines() if ": accuracy %" in line} == {True}
+    listed = bench("results", "ls").out
+    assert "choosing" in listed
+    assert "reporting" in listed
+
+
 def test_models_that_cannot_run_are_named_and_passed_over(bench: Bench, sounds: Path, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(BROKEN)
     own = f"{tmp_path / 'own.py'}:Broken"
@@ -98,7 +114,7 @@ def test_without_models_all_that_can_run_are_compared(bench: Bench, sounds: Path
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--task", "synthetic,esc50"), "one task"),
+        (("--task", "synthetic,esc50"), "--task: names 2, and a recommendation is of one"),
         (("--gain", "0"), "percentage points above 0"),
         (("--n", "1"), "neither a number from 2 on nor 'all'"),
         (("--n", "5"), "5-way episodes need 5 classes"),
@@ -121,3 +137,23 @@ def test_all_classes_that_have_enough_clips(bench: Bench, sounds: Path) -> None:
     assert [item["protocol"]["n_way"] for item in mixed.envelope["items"]] == [2, 2, 4, 4]
     none = bench("fewshot", "-m", "logmel", "--task", sounds, "--n", "all", "--k", "20", "--quiet")
     assert (none.code, "2-way episodes need 2 classes" in none.error) == (2, True)
+
+
+def test_own_data_go_by_their_folder_in_every_command_on_results(
+    bench: Bench, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without a slash, where no task has the folder's name."""
+    monkeypatch.chdir(sounds.parent)
+    results = tmp_path / "results"
+    assert bench("fewshot", "-m", "logmel", "-t", sounds.name, *QUICK, "--n", "3", "--q", "2", "-o", results).code == 0
+    for given in (sounds.name, f"{sounds.name}/", f"./{sounds.name}"):
+        for command in (
+            ("results", "verify", results),
+            ("compare", results, results),
+            ("leaderboard", "build", results, "-o", tmp_path / "site"),
+            ("report", results, "-o", tmp_path / "report"),
+            ("tasks", "info"),
+        ):
+            done = bench(*command, *([] if command[0] == "tasks" else ["--task"]), given)
+            assert done.code == 0, done.err
+            assert "not drawn again" not in done.err

@@ -42,6 +42,7 @@ def test_ls_lists_and_filters(bench: Bench, folder: Path) -> None:
     assert names(bench, "-m", "o*,x") == [("other", 1)]
     assert names(bench, "--task", "t", "--k", "5") == [("m", 5)]
     assert names(bench, "--n", "3") == []
+    assert names(bench, "--k", "2-5") == [("m", 5)]
     done = bench("results", "ls")
     assert few_shot().id[:12] in done.out
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from uamix_bench import load_model
-from uamix_bench.cli import options, selection
+from uamix_bench.cli import selection, values
 from uamix_bench.records.repeat import repeat_command
 from uamix_bench.records.results import load_result
 from uamix_bench.util.errors import UsageError
@@ -162,7 +162,7 @@ def test_arguments_of_a_model_s_own_change_its_result(bench: Bench, sounds: Path
 def test_a_list_is_split_although_its_last_path_exists(mark: str, tmp_path: Path) -> None:
     (tmp_path / "a,b").touch()
     whole = f"own{mark}{tmp_path / 'a,b'}"
-    names = options.CommaList()
+    names = values.CommaList()
     assert names.convert(whole, None, None) == (whole,)
     assert names.convert(f"logmel,own{mark}{tmp_path}", None, None) == ("logmel", f"own{mark}{tmp_path}")
     assert names.convert(str(tmp_path / "a,b"), None, None) == (str(tmp_path / "a,b"),)

@@ -85,7 +85,7 @@ def test_what_may_differ_is_noted() -> None:
 def test_a_pair_that_the_head_lacks_is_missing(head: list[Result]) -> None:
     comparison = compare([few_shot()], head, POINT)
     assert only(comparison).verdict == "missing"
-    assert comparison.incomparable == comparison.pairs
+    assert all(pair.evidence is None for pair in comparison.pairs)
     assert list(comparison.added) == head
 
 

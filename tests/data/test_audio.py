@@ -133,7 +133,7 @@ def test_a_part_equals_that_part_of_the_whole(tmp_path: Path, kind: str, source:
 def test_decoding_in_blocks_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     write(tmp_path / "a", noise(30_000), 16_000, kind)
     whole, _ = soundfile.read(tmp_path / "a", dtype="float32")
-    monkeypatch.setattr("uamix_bench.data.audio._BLOCK", 777)
+    monkeypatch.setattr("uamix_bench.data.decoder._BLOCK", 777)
     np.testing.assert_allclose(read(tmp_path / "a", None).samples, whole, atol=2e-7)
 
 

@@ -62,6 +62,14 @@ def test_names_of_files_tell_label_and_group(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("value", ["null", "NaN"])
+def test_a_list_without_a_label_is_refused(tmp_path: Path, value: str) -> None:
+    put(tmp_path, ["a.wav", "b.wav"])
+    put(tmp_path, {"meta.jsonl": f'{{"file": "a.wav", "kind": "x"}}\n{{"file": "b.wav", "kind": {value}}}\n'})
+    with pytest.raises(BadInputError, match="line 2 has no label"):
+        load(tmp_path, 'list = "meta.jsonl"\npath = "{file}"\nlabel = "{kind}"')
+
+
 def test_columns_of_a_list_under_their_own_names(tmp_path: Path) -> None:
     """Its columns start and end are not taken for times, as the card does not name them."""
     put(tmp_path, ["audio/1/a.wav", "audio/2/b.wav", "audio/2/c.wav"])

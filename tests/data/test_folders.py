@@ -19,7 +19,7 @@ from uamix_bench.evaluation.fewshot import fewshot
 from uamix_bench.evaluation.grid import evaluate
 from uamix_bench.evaluation.plan import draw_episodes
 from uamix_bench.finetuning.splits import plan
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.scoring.remarks import remarks

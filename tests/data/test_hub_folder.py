@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -244,13 +245,24 @@ def test_few_row_groups_are_in_memory(tmp_path: Path, files: list[Path]) -> None
     assert sum(size for _, size in list(groups._held.values())[:-1]) <= 20_000
 
 
+@pytest.mark.usefixtures("bench_home")
+def test_a_file_replaced_by_one_of_its_size_and_time_is_read_again(tmp_path: Path) -> None:
+    old, new = (sound(tmp_path / f"{seed}.wav", seed) for seed in (1, 2))
+    path, other = (write(tmp_path / f"{one.stem}.parquet", [one], names=False, label=[0]) for one in (old, new))
+    assert sound_digests([Sound(str(path), row=0)]).digests == file_digests([str(old)]).digests
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    assert other.stat().st_size == path.stat().st_size
+    other.replace(path)
+    assert sound_digests([Sound(str(path), row=0)]).digests == file_digests([str(new)]).digests
+
+
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "x.parquet", files[:1], label=[0])
 
     def refuse(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}", name="pyarrow")
 
-    monkeypatch.setattr(parquet, "import_module", refuse)
+    monkeypatch.setattr("uamix_bench.util.errors.import_module", refuse)
     with pytest.raises(
         MachineError, match=r"needs pyarrow, which is not installed; pip install 'uamix-bench\[parquet\]'"
     ):

@@ -11,6 +11,7 @@ import types
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,9 +26,11 @@ from uamix_bench.embeddings import batching, embedding
 from uamix_bench.embeddings.cache import EmbeddingCache
 from uamix_bench.embeddings.embedding import Embeddings, embed
 from uamix_bench.embeddings.model_key import model_key
-from uamix_bench.models.model import AudioModel, load_model
-from uamix_bench.plugins.card import ModelCard, TaskCard
+from uamix_bench.models.loading import load_model
+from uamix_bench.models.model import AudioModel
+from uamix_bench.plugins.card import ModelCard, Segments, TaskCard
 from uamix_bench.scoring.health import check
+from uamix_bench.storage.digests import FileDigests
 from uamix_bench.util import threads
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.progress import Progress
@@ -193,6 +196,29 @@ def test_a_sound_that_changes_is_embedded_again(sounds: list[Path]) -> None:
     done = embed(Moments(), task(sounds), np.arange(40))
     assert_right(done, sounds)
     assert done.embedded_clips == 1
+
+
+@pytest.mark.usefixtures("bench_home")
+@pytest.mark.parametrize("segments", ["first", "mean"])
+def test_a_sound_that_changes_while_it_is_embedded_is_refused(
+    sounds: list[Path], monkeypatch: pytest.MonkeyPatch, segments: Segments
+) -> None:
+    """Between its digest and its decoding: its embedding must not be kept for the sound that was digested."""
+    before = sounds[7].read_bytes()
+    digest = embedding.sound_digests
+
+    def digest_first(*arguments: Any, **options: Any) -> FileDigests:
+        found = digest(*arguments, **options)
+        sounds[3].touch()  # by itself no change
+        sound(sounds[7], 0.45, 99)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(embedding, "sound_digests", digest_first)
+        with pytest.raises(BadInputError, match=r"07\.wav: changed while it was read"):
+            embed(Moments(), task(sounds), np.arange(40), segments=segments)
+    sounds[7].write_bytes(before)
+    assert_right(embed(Moments(), task(sounds), np.arange(20)), sounds[:20])
 
 
 @pytest.mark.usefixtures("bench_home")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 
 from tests.baselines import official
 from uamix_bench.data.task import load_task
+from uamix_bench.embeddings import known as known_models
 from uamix_bench.embeddings.embedding import embed
 from uamix_bench.embeddings.known import KnownModel, recall_model
 from uamix_bench.embeddings.model_key import model_key
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.plugins.registry import bundled_weights, models
 from uamix_bench.util.errors import BadInputError, BenchError
 
@@ -103,15 +105,32 @@ def test_a_class_of_one_s_own_is_never_known(tmp_path: Path) -> None:
         assert not isinstance(recall_model(f"{code}:Own"), KnownModel)
 
 
-@pytest.mark.parametrize(
-    "faulty", [{"name": "audiomae"}, {"name": "logmel=x.pth"}, {"name": "audiomae=missing.pth"}, {"name": "no-such"}]
-)
 @pytest.mark.usefixtures("bench_home")
-def test_faults_are_those_of_loading(faulty: dict[str, str]) -> None:
+def test_weights_whose_name_is_not_utf_8_are_refused_for_that(tmp_path: Path) -> None:
+    path = official.checkpoint("audiomae", tmp_path).rename(tmp_path / os.fsdecode(b"\xff.pth"))
+    with pytest.raises(BadInputError, match="has a name that is not UTF-8; rename it"):
+        recall_model("audiomae", path)
+
+
+def test_numbers_beside_the_code_count_as_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_models, "_ROOT", tmp_path)
+    digests = set()
+    for content in ("[1]", "[2]"):
+        (tmp_path / "numbers.json").write_text(content)
+        digests.add(known_models._code_sha256.__wrapped__())
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize("faulty", ["audiomae", "logmel=x.pth", "audiomae=missing.pth", "no-such", "logmel=", "uamix="])
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("bench_home")
+def test_faults_are_those_of_loading(faulty: str) -> None:
+    for name in ("logmel", "uamix"):
+        recall_model(name)
     with pytest.raises(BenchError) as loaded:
-        load_model(**faulty)  # type: ignore[arg-type]
+        load_model(faulty)
     with pytest.raises(type(loaded.value)) as recalled:
-        recall_model(**faulty)  # type: ignore[arg-type]
+        recall_model(faulty)
     assert str(recalled.value) == str(loaded.value)
 
 

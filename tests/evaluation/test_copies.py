@@ -20,7 +20,7 @@ from uamix_bench.evaluation.redraw import Redraw
 from uamix_bench.finetuning.finetune import finetune
 from uamix_bench.finetuning.recipe import PROBE
 from uamix_bench.finetuning.splits import plan
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.scoring.remarks import remarks
 

@@ -15,7 +15,8 @@ from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.evaluation.earlier import find_earlier, sounds_here
 from uamix_bench.evaluation.grid import evaluate
 from uamix_bench.evaluation.plan import draw_episodes
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.loading import load_model
+from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins import registry
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol

@@ -13,7 +13,8 @@ import uamix_bench
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.embeddings import embedding
 from uamix_bench.evaluation.fewshot import draw_episodes, fewshot, fewshot_grid, limited
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.loading import load_model
+from uamix_bench.models.model import AudioModel
 from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.util.errors import BadInputError, UsageError
 

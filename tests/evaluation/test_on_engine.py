@@ -25,7 +25,8 @@ from uamix_bench.evaluation import on_engine
 from uamix_bench.evaluation.grid import evaluate
 from uamix_bench.evaluation.on_engine import Shard, embed_ahead, embed_shard
 from uamix_bench.evaluation.plan import plan_task
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.loading import load_model
+from uamix_bench.models.model import AudioModel
 from uamix_bench.records.record import Record
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol

@@ -15,7 +15,7 @@ from uamix_bench.engines.local import Local
 from uamix_bench.evaluation.fewshot import fewshot
 from uamix_bench.evaluation.on_engine import embed_ahead
 from uamix_bench.evaluation.plan import draw_episodes, plan_task
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.classifiers import classify
 from uamix_bench.scoring.episodes import Protocol

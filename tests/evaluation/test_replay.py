@@ -15,7 +15,7 @@ from uamix_bench.data.task import load_task
 from uamix_bench.evaluation.fewshot import draw_episodes, fewshot
 from uamix_bench.evaluation.redraw import Redraw
 from uamix_bench.evaluation.replay import replay
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.tasks.miniature import make
@@ -94,3 +94,23 @@ def test_what_cannot_be_had_is_said_in_one_line(mini: Path, result: Result, tmp_
     shutil.rmtree(files.home() / "embeddings")
     with pytest.raises(BadInputError, match="its embeddings are not in the cache; 'uamix-bench fewshot"):
         replay(result, Redraw(mini))
+
+
+def test_episodes_of_equal_tables_under_two_names_are_drawn_apart(mini: Path, tmp_path: Path) -> None:
+    """The name of a task is part of the key of its draw, and the digest of its clip table is not of the name."""
+    sounds = sorted(mini.rglob("*.wav"))
+    rows = "\n".join(f"{path.name},{path.stem.rpartition('-')[2]}" for path in sounds)
+    lists = [tmp_path / name / f"{name}.csv" for name in ("one", "two")]
+    for path in lists:
+        path.parent.mkdir()
+        path.write_text(f"path,label\n{rows}\n")
+        for sound in sounds:
+            shutil.copy(sound, path.parent)
+    tasks = [load_task(str(path)) for path in lists]
+    assert tasks[0].clips_sha256 == tasks[1].clips_sha256
+    results = [fewshot(load_model("logmel"), task, SMALL) for task in tasks]
+    redraw = Redraw(own=map(str, lists))
+    for result in results:
+        drawn = redraw(result)
+        assert not isinstance(drawn, str)
+        assert drawn.digest == result.episodes.digest

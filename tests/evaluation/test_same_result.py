@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_limits
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.embeddings.embedding import embed
 from uamix_bench.evaluation.fewshot import draw_episodes, fewshot_grid
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.loading import load_model
+from uamix_bench.models.model import AudioModel
 from uamix_bench.scoring.classifiers import CLASSIFIERS
 from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.util.progress import SILENT, Progress

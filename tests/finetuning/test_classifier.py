@@ -30,7 +30,8 @@ from uamix_bench.finetuning.classifier import (
 )
 from uamix_bench.finetuning.recipe import FINETUNE, FinetuneRecipe
 from uamix_bench.models.frontend import KaldiFbank
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.loading import load_model
+from uamix_bench.models.model import AudioModel
 from uamix_bench.models.vit import ViTShape
 from uamix_bench.plugins import registry
 from uamix_bench.tuning.data import Frames

@@ -23,7 +23,8 @@ from uamix_bench.finetuning.finetune import Finetuning
 from uamix_bench.finetuning.forecast import estimate
 from uamix_bench.finetuning.recipe import FINETUNE, PROBE
 from uamix_bench.models.checkpoint import write_safetensors
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.loading import load_model
+from uamix_bench.models.model import AudioModel
 from uamix_bench.models.vit import ViTShape, initialise, sincos_table
 from uamix_bench.plugins import registry
 from uamix_bench.records.finetune_record import FinetuneResult
@@ -135,6 +136,21 @@ def test_the_same_call_reads_what_is_done(tuned: tuple[FinetuneResult, Path], mo
 
     again = work(model, tones, folds=2, folder=folder, stop=never).result()
     assert again.id == result.id
+
+
+def test_runs_of_other_code_are_told(
+    tuned: tuple[FinetuneResult, Path], model: AudioModel, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in tuned[1].glob("*.npz"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "fold2-seed0.npz").unlink()
+    before = tuned[0].provenance
+    now = before.model_copy(update={"git_revision": "f" * 40})
+    monkeypatch.setattr("uamix_bench.finetuning.finetune.collect", lambda device: now)
+    result = work(model, tones, folds=2, folder=tmp_path).result()
+    told = f"1 of 2 runs were made earlier by other code: version {before.package}, revision {before.revision}"
+    assert told in result.status.notes
+    assert before.revision != now.revision == "f" * 12 + " with changes" * bool(now.git_dirty)
 
 
 @pytest.mark.parametrize("steps", [1, 10, 20])

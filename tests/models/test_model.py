@@ -12,8 +12,11 @@ import soxr
 import torch
 from torch import Tensor, nn
 
+from uamix_bench.models import loading
 from uamix_bench.models.checkpoint import write_safetensors
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.convert import save
+from uamix_bench.models.loading import load_model
+from uamix_bench.models.model import AudioModel
 from uamix_bench.models.sources import source_sha256
 from uamix_bench.plugins.card import ModelCard
 from uamix_bench.util.errors import BadInputError, BenchError, MachineError, UsageError
@@ -172,6 +175,39 @@ def test_one_line_for_what_cannot_be_loaded(arguments: dict[str, Any], kind: typ
         load_model(**arguments)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "field"),
+    [({"data": "x", "parent_sha256": 5}, "parent_sha256"), ({"train_seed": "9" * 5_000}, "train_seed")],
+)
+def test_metadata_that_no_result_can_hold_are_refused_by_name(metadata: dict[str, Any], field: str) -> None:
+    class Own(Blocks):
+        @classmethod
+        def untrained(cls) -> AudioModel:
+            model = cls()
+            model.metadata = metadata
+            return model
+
+    with pytest.raises(BadInputError, match=rf"says of itself what no result can hold \({field}: "):
+        load_model(Own)
+
+
+def test_weights_that_change_while_they_are_read_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    save(load_model("audiomae-tiny"), path)
+
+    build = loading.build
+
+    def build_and_change(*arguments: Any) -> AudioModel:
+        built = build(*arguments)
+        path.write_bytes(path.read_bytes()[:-1] + b"\0")
+        return built
+
+    assert load_model("audiomae", tmp_path).identity == load_model("audiomae", path, label=tmp_path.name).identity
+    monkeypatch.setattr(loading, "build", build_and_change)
+    with pytest.raises(BadInputError, match="changed while it was read"):
+        load_model("audiomae", path)
 
 
 def test_weights_are_given_by_file_folder_or_option(tmp_path: Path) -> None:

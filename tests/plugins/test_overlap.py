@@ -51,6 +51,10 @@ OVERLAPS, MAY, NONE, UNKNOWN = "overlaps", "may overlap", "none", "unknown"
         (("generated sounds (synthetic:train)",), "synthetic", NONE),
         (("synthetic:train@1",), "synthetic", NONE),
         (("synthetic:test@1",), "synthetic", OVERLAPS),
+        (("synthetic",), "synthetic", OVERLAPS),
+        (("synthetic speech",), "synthetic", UNKNOWN),
+        (("synthetic mixtures",), "esc50", UNKNOWN),
+        (("musical instruments",), "instruments", UNKNOWN),
         (("generated sounds (synthetic:train)",), "esc50", NONE),
     ],
 )

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from uamix_bench.models.checkpoint import read_checkpoint
-from uamix_bench.models.model import AudioModel, load_model
+from uamix_bench.models.loading import load_model
+from uamix_bench.models.model import AudioModel
 from uamix_bench.models.vit import ViTShape
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import ModelCard

@@ -43,8 +43,15 @@ def test_every_setting_is_a_document_and_every_model_has_its_metadata(results: l
     ours, theirs = f"results/uamix-bench__m/{REVISION}", "results/a__b/no_revision_available"
     assert sorted(documents) == sorted(
         [
-            *(f"{ours}/{name}.json" for name in ("t-2-way-1-shot", "t-2-way-5-shot", "local__own-2-way-1-shot")),
-            f"{theirs}/t-2-way-1-shot.json",
+            *(
+                f"{ours}/{name}.json"
+                for name in (
+                    "t-2-way-1-shot-2-queries-3-episodes",
+                    "t-2-way-5-shot-2-queries-3-episodes",
+                    "local__own-2-way-1-shot-2-queries-3-episodes",
+                )
+            ),
+            f"{theirs}/t-2-way-1-shot-2-queries-3-episodes.json",
             *(f"{folder}/{META}" for folder in (ours, theirs)),
         ]
     )
@@ -59,7 +66,7 @@ def test_every_setting_is_a_document_and_every_model_has_its_metadata(results: l
         assert scores["languages"]  # without one there is no mean
         assert document["task_name"] == Path(path).stem
         assert scores["overlap"]["level"] == ("none" if path.startswith(theirs) else "unknown")
-    fives = json.loads(documents[f"{ours}/t-2-way-5-shot.json"])
+    fives = json.loads(documents[f"{ours}/t-2-way-5-shot-2-queries-3-episodes.json"])
     assert fives["scores"]["test"][0]["main_score"] == 1.0
     assert json.loads(documents[f"{theirs}/{META}"])["training_datasets"] == []
     assert json.loads(documents[f"{ours}/{META}"])["training_datasets"] is None
@@ -76,6 +83,6 @@ def test_mteb_itself_lists_the_models_and_shows_the_scores(results: list[Result]
     cache = mteb.ResultCache(tmp_path)
     assert set(cache.get_models()) == {("uamix-bench__m", REVISION), ("a__b", "no_revision_available")}
     shown = {(one.model_name, task.task_name): task.get_score() for one in cache.load_results() for task in one}
-    assert shown["uamix-bench/m", "t-2-way-1-shot"] == pytest.approx(8 / 12)
-    assert shown["uamix-bench/m", "t-2-way-5-shot"] == 1.0
+    assert shown["uamix-bench/m", "t-2-way-1-shot-2-queries-3-episodes"] == pytest.approx(8 / 12)
+    assert shown["uamix-bench/m", "t-2-way-5-shot-2-queries-3-episodes"] == 1.0
     assert len(shown) == 4

@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from uamix_bench.records.record import HalfInterval
+from uamix_bench.records.finetune_record import FinetuneRun, FinetuneScore, GroupIntervals
+from uamix_bench.records.record import HalfInterval, Status
 from uamix_bench.records.results import Result
 from uamix_bench.reports import clusters, figures
 from uamix_bench.reports.board import board
 from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.fewshot import report
 from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.metrics import clustered_interval
 from uamix_bench.util.errors import UsageError
 
+from ..sample_records import few_shot, finetuned
 from .records import grid, result
 
 
@@ -156,3 +159,55 @@ def test_the_default_classes_are_the_paper_s_where_they_are() -> None:
         clusters.choose("x", ["wind", "rain"], ["win"])
     with pytest.raises(UsageError, match="name two or more"):
         clusters.choose("x", ["wind", "rain"], ["wind"])
+
+
+def test_tables_of_other_protocols_say_what_is_other() -> None:
+    plain = Protocol(episodes=100)
+    protocols = [
+        plain,
+        *(plain.model_copy(update=change) for change in ({"group_disjoint": True}, {"segments": "mean"})),
+    ]
+    page = report([result(protocol=one) for one in protocols] + [result(protocol=plain, dtype="bf16")])
+    captions = [line for line in page.markdown.splitlines() if line.startswith("**esc50@1: 100 episodes, 15 queries")]
+    assert [caption.removesuffix("**").partition("seed 0")[2] for caption in captions] == [
+        "",
+        ", bf16",
+        ", group-disjoint",
+        ", segments mean",
+    ]
+
+
+def test_scores_beside_fine_tunings_are_marked_as_everywhere() -> None:
+    task = result().task
+    known = result("known", pretrained_on=("ESC-50",))
+    partial = result("part", limited=True, complete=False)
+    groups = FinetuneRun.model_validate(
+        {**finetuned().runs[0].model_dump(), "correct": "111111", "per_class": {"a": (3, 3), "b": (3, 3)}}
+    )
+    score = FinetuneScore(
+        value=1.0,
+        intervals=GroupIntervals(groups=HalfInterval.of(clustered_interval([groups.tested()]))),
+        method="t(G - 1) x cluster-robust standard error over G groups",
+        seeds_std=None,
+    )
+    status = Status(complete=False, limited=True)
+    perfect = finetuned(runs=(groups,), score=score, task=task, status=status)
+    page = report([known, partial], supervised=[perfect])
+    rows = page.markdown.partition("## Beside fine-tunings and probes")[2].partition("## ")[0].splitlines()
+    shown = {row.split(" | ")[0].strip("| "): row for row in rows if row.startswith("| ")}
+    assert " † |" in shown["known"]
+    assert "(a part of each class, not ranked)" in shown["part"]
+    assert (
+        "| 100.0 ? (partial, not ranked; no interval: every test clip is right, so there is no spread) |" in shown["m"]
+    )
+    assert any(row.startswith("† The model was trained on data of this task") for row in rows)
+
+
+def test_a_score_of_100_percent_is_shown_without_an_interval() -> None:
+    perfect, same = few_shot((4, 4, 4)), few_shot((4, 4, 4), model=few_shot().model.model_copy(update={"name": "n"}))
+    page = report([perfect, same])
+    assert "**100.0 ?** (best on these clips; all episodes alike: no interval)" in page.markdown
+    assert "± 0.0" not in page.markdown.partition("## Differences")[0]
+    assert "95%, these clips: not given: all episodes are alike" in page.markdown
+    (row,) = [line for line in page.markdown.splitlines() if line.startswith("| m less n |")]
+    assert row.endswith("| 1.000 |  |")

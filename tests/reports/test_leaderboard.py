@@ -23,9 +23,14 @@ from uamix_bench.records.repeat import repeat_command
 from uamix_bench.records.store import ResultStore
 from uamix_bench.reports.blocks import Cell, Table
 from uamix_bench.reports.board import board
+from uamix_bench.reports.class_page import class_page
 from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.leaderboard import leaderboard
+from uamix_bench.reports.published import published
+from uamix_bench.reports.score_table import setting_section
 from uamix_bench.scoring.episodes import METAAUDIO, Protocol
+
+from .records import result
 
 FEW = Protocol(episodes=40)
 
@@ -326,3 +331,19 @@ def test_two_hundred_results_make_a_page_of_less_than_3_mb(records: Any) -> None
 def test_a_data_set_is_known_by_its_name(records: Any, task: str, learned: str, marked: bool) -> None:
     page = leaderboard([records.result("a", task=task, protocol=FEW, pretrained_on=(learned,))])
     assert ("† The model" in page.markdown) is marked
+
+
+def test_a_page_of_classes_marks_what_is_partial_or_known() -> None:
+    known, part = result("known", pretrained_on=("ESC-50",)), result("part", limited=True, complete=False)
+    (setting,) = board([known, part]).settings
+    page = class_page(setting, setting.columns[0]).markdown
+    assert "| class | known † | part ? (a part of each class, not ranked) |" in page
+    assert "† The model was trained on data of this task" in page
+
+
+def test_latex_of_a_table_explains_its_marks() -> None:
+    section = setting_section(board([result("a")]).settings[0], published())
+    table = next(block for block in section.blocks if isinstance(block, Table))
+    assert "\\par\\footnotesize ? It is not known whether the model was trained on data of this task." in booktabs(
+        table
+    )

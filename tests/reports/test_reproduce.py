@@ -62,7 +62,8 @@ def test_intervals_agree_within_the_root_of_the_sum_of_squares(ours: tuple[float
     [
         ({"version": "1-miniature"}, "a miniature"),
         ({"complete": False}, "a part of the data"),
-        ({"protocol": Protocol(name="custom", episodes=50)}, "50 episodes of 15 queries"),
+        ({"protocol": Protocol(name="custom", episodes=50)}, "50 episodes"),
+        ({"protocol": Protocol(name="custom", seed=3)}, "seed 3"),
         ({"protocol": PAPER.model_copy(update={"n_way": 10})}, "10-way 1-shot"),
         ({"parameters": 2_719_104}, "a model of 2.7M parameters, not 85M"),
     ],

@@ -10,8 +10,10 @@ import pytest
 
 from uamix_bench.scoring import classifiers, products
 from uamix_bench.scoring.classifiers import CLASSIFIERS
-from uamix_bench.scoring.episodes import Protocol, draw
+from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.scoring.softmax_regression import softmax_regression
+
+from ..sample_records import draw
 
 SIZE = 24
 Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -376,3 +378,14 @@ def test_episodes_that_rounding_may_decide_are_doubtful() -> None:
     decided = products.decide(table, support, query, products.mean_of_shots, margin=0.0)
     assert decided.doubtful[7]
     assert decided.doubtful.mean() < 0.2
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-20, 1e-9, 1.0])
+@pytest.mark.parametrize("dimensions", [3, 40])
+def test_intercepts_are_the_log_shares_of_points_that_hardly_differ(scale: float, dimensions: int) -> None:
+    points = scale * np.random.default_rng(3).standard_normal((1, 18, dimensions))
+    targets = np.eye(3)[:, np.repeat([0, 1, 2], [5, 6, 7])]
+    found = softmax_regression(points, targets, 1.0, np.float32)
+    probabilities = np.exp(found.intercepts[0] + np.einsum("nd,md->mn", found.weights[0], points[0]))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    assert probabilities.mean(axis=0) == pytest.approx([5 / 18, 6 / 18, 7 / 18], abs=1e-4)

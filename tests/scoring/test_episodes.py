@@ -16,8 +16,10 @@ from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
 from uamix_bench.data.clip_table import sort_clips
-from uamix_bench.scoring.episodes import PAPER, EpisodeSet, Protocol, draw
+from uamix_bench.scoring.episodes import PAPER, EpisodeSet, Protocol
 from uamix_bench.util.errors import UsageError
+
+from ..sample_records import draw
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "episodes.json").read_text())
 
@@ -375,12 +377,14 @@ def test_ten_thousand_episodes_of_real_size(name: str) -> None:
     """Within 1 GiB, the interpreter, numpy and the columns of the table included."""
     classes, clips = SCALE[name]
     code = (
-        "from uamix_bench.scoring.episodes import PAPER, draw\n"
+        "from uamix_bench.data.clip_table import sort_clips\n"
+        "from uamix_bench.scoring.episodes import PAPER, draw_sorted\n"
         "from uamix_bench.records.provenance import peak_memory_mb\n"
         f"sizes = [{clips // classes} + (c < {clips % classes}) for c in range({classes})]\n"
         "rows = [(c, i) for c, size in enumerate(sizes) for i in range(size)]\n"
         "clips, labels, groups = zip(*((f'c{c}/{i}.wav', f'c{c}', f'g{c}-{i // 2}') for c, i in rows))\n"
-        "found = draw(PAPER, task='test', version='1', clips=clips, labels=labels, groups=groups, episodes=10_000)\n"
+        "table = sort_clips(clips, labels, groups)\n"
+        "found = draw_sorted(PAPER, table, task='test', version='1', episodes=10_000)\n"
         "print(found.digest, len(found.clips), found.shared_group_share, found.drawn[-1].tolist())\n"
         "print(peak_memory_mb())\n"
     )

@@ -17,6 +17,7 @@ from uamix_bench.scoring.metrics import (
     bootstrap_interval,
     clustered_interval,
 )
+from uamix_bench.scoring.statistics import Interval
 
 
 def clustered(generator: np.random.Generator, groups: int) -> Scored:
@@ -145,3 +146,22 @@ def test_a_resample_without_a_clip_of_a_run_is_of_the_others() -> None:
     drawn = np.random.Generator(np.random.Philox(key=0)).integers(0, 2, (1_000, 2))
     values = [np.mean([maps[group] for group in np.unique(draw)]) for draw in drawn]
     assert bootstrap_interval(runs).half_width == pytest.approx(1.96 * np.std(values, ddof=1))
+
+
+def test_the_bootstrap_gives_a_reason_where_it_has_no_interval() -> None:
+    perfect = np.eye(6)
+    alone = bootstrap_interval([Scored(np.arange(6), perfect, perfect > 0)])
+    assert alone == Interval(None, "all resamples of the groups are alike, so there is no spread")
+
+
+def test_a_resample_without_a_positive_clip_is_left_out() -> None:
+    scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.9], [0.4, 0.3]])
+    targets = np.array([[True, False], [False, True], [False, False], [False, False]])
+    values = []
+    for rows in np.random.Generator(np.random.Philox(key=0)).integers(0, 4, (1_000, 4)):
+        there = targets[rows].any(axis=0)
+        if there.any():
+            values.append(average_precision_score(targets[rows][:, there], scores[rows][:, there], average="macro"))
+    assert len(values) < 1_000
+    found = bootstrap_interval([Scored(np.arange(4), scores, targets)])
+    assert found.half_width == pytest.approx(1.96 * np.std(values, ddof=1))

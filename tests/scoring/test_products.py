@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 
-from uamix_bench.scoring.products import Pairs, pay
+from uamix_bench.scoring.products import Pairs, decide, mean_of_shots, pay
 
 
 def episodes(count: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -31,3 +33,20 @@ def test_pairs_look_up_inner_products() -> None:
     left, right = np.array([[3, 4], [0, 19]]), np.array([[1, 1, 2], [5, 6, 7]])
     assert np.array_equal(Pairs(table)(left, right), np.einsum("bid,bjd->bij", table[left], table[right]))
     assert np.array_equal(Pairs(table).squares, (table**2).sum(axis=1))
+
+
+def test_many_shots_take_little_memory() -> None:
+    rng = np.random.default_rng(2)
+    table = rng.standard_normal((600, 4)).astype(np.float32)
+    support, query = rng.integers(600, size=(100, 2, 250)), rng.integers(600, size=(100, 2, 5))
+    tracemalloc.start()
+    decide(table, support, query, mean_of_shots, margin=0.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * 2**20  # the products of all supports of 100 episodes are 150 MB with their places
+
+
+def test_products_of_the_supports_count_as_a_cost() -> None:
+    rng = np.random.default_rng(3)
+    support, query = rng.integers(1_000, size=(1_000, 5, 150)), rng.integers(1_000, size=(1_000, 5, 1))
+    assert not pay(np.zeros((1_000, 768), np.float32), support, query)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from uamix_bench.scoring.classifiers import nearest_centroid
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol, draw
+from uamix_bench.scoring.episodes import EpisodeSet, Protocol
 from uamix_bench.scoring.statistics import (
     Interval,
     ci95_classes,
@@ -22,6 +22,8 @@ from uamix_bench.scoring.statistics import (
     smallest_difference,
     wilson_interval,
 )
+
+from ..sample_records import draw
 
 A = (0.6, 0.4, 0.8, 0.6, 0.7, 0.5, 0.9, 0.5)
 B = (0.5, 0.4, 0.7, 0.4, 0.7, 0.4, 0.8, 0.5)
@@ -188,6 +190,16 @@ def test_data_aware_intervals_follow_their_formulas(group_size: int) -> None:
     computed = ci95_clips(a, episodes.classes, episodes.drawn, episodes.class_of, episodes.group_of)
     assert width(computed) == pytest.approx(1.96 * math.sqrt(v), rel=1e-9)
     assert width(computed) > 2 * width(conventional_interval(a))
+
+
+@pytest.mark.parametrize("accuracy", [1.0, 0.0, 0.3])
+def test_a_score_without_any_spread_claims_nothing_of_new_clips_or_classes(accuracy: float) -> None:
+    episodes, a = World(12, 40).episodes(10_000, seed=0), np.full(10_000, accuracy)
+    for interval in (
+        ci95_clips(a, episodes.classes, episodes.drawn, episodes.class_of),
+        ci95_classes(a, episodes.classes, episodes.class_of),
+    ):
+        assert interval == Interval(None, "all episodes are alike, so there is no spread")
 
 
 def test_intervals_that_cannot_be_given_say_why() -> None:

@@ -15,7 +15,7 @@ from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.evaluation.fewshot import fewshot, fewshot_grid
 from uamix_bench.evaluation.grid import evaluate
 from uamix_bench.evaluation.plan import plan_task
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.episodes import Protocol, draw_sorted
 from uamix_bench.scoring.remarks import remarks

@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from uamix_bench.data.task import Own, TaskData
 from uamix_bench.evaluation.halves import REPORTING, halves
-from uamix_bench.records.record import Cost
+from uamix_bench.records.record import Cost, Pace
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.classifiers import classify
 from uamix_bench.scoring.statistics import ci95_classes, ci95_clips
@@ -186,13 +186,37 @@ def test_of_models_that_cannot_be_told_apart_the_cheapest_is_chosen() -> None:
     found = decide(results, drawn(plans, []))
     assert {one.model.name for one in found.alike} == {"slow", "fast"}
     assert (found.chosen.model.name, found.by_speed) == ("fast", True)
-    assert found.chosen.clips_per_s == pytest.approx(1200)
+    assert found.chosen.speed is not None
+    assert found.chosen.speed.clips_per_s == pytest.approx(1200)
     assert found.chosen.memory_mb == 200.0
     facts = found.facts()
     assert (facts["not_distinguishable"], facts["cheapest_by"]) == (["slow"], "clips_per_s")
     cached = Cost(embedded_clips=0, embed_s=0.0, episodes_s=0.1, peak_memory_mb=None)
     untimed = [one.model_copy(update={"cost": cached}) if one.model.name == "fast" else one for one in results]
     assert not decide(untimed, drawn(plans, [])).by_speed
+    earlier = cached.model_copy(update={"earlier": (Pace(device="cpu: other", clips=240, seconds=0.1),)})
+    elsewhere = [one.model_copy(update={"cost": earlier}) if one.model.name == "fast" else one for one in results]
+    assert not decide(elsewhere, drawn(plans, [])).by_speed  # rates of two devices are not compared
+
+
+@pytest.mark.parametrize(("times", "chosen"), [(0.5, "best"), (1.9, "best"), (2.1, "other")])
+def test_a_model_is_taken_for_its_speed_only_if_it_is_twice_as_fast(times: float, chosen: str) -> None:
+    task, generator = table({"a": 60, "b": 60}), np.random.default_rng(2)
+    base = two_classes(task, 2.0, generator)
+    models = {"one": base, "two": base + 0.05 * generator.standard_normal(base.shape).astype(np.float32)}
+    plans = plan(task, shots=(2, 4))
+    results = evaluated(plans, task, models)
+    found = decide(results, drawn(plans, []))
+    best, other = (one.model.name for one in found.candidates)
+    costs = {
+        best: Cost(embedded_clips=120, embed_s=1.0, episodes_s=0.1, peak_memory_mb=None),
+        other: Cost(embedded_clips=120, embed_s=1.0 / times, episodes_s=0.1, peak_memory_mb=None),
+    }
+    timed = [one.model_copy(update={"cost": costs[one.model.name]}) for one in results]
+    decided = decide(timed, drawn(plans, []))
+    assert len(decided.alike) == 2
+    assert decided.by_speed
+    assert decided.chosen.model.name == {"best": best, "other": other}[chosen]
 
 
 def test_without_intervals_for_new_clips_the_answer_is_of_these_clips_and_says_why() -> None:

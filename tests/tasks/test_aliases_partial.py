@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 
 from uamix_bench.data.task import IncompleteError, TaskData, load_task, table_sha256
 from uamix_bench.evaluation.fewshot import draw_episodes, fewshot
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.plugins import registry
 from uamix_bench.scoring.episodes import METAAUDIO, PAPER, Protocol
 from uamix_bench.tasks.miniature import make

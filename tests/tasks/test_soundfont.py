@@ -78,7 +78,7 @@ def test_a_file_that_is_no_font_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not corpus_instruments.FONT.exists(), reason="fluid-soundfont-gm is not installed")
 def test_no_recording_of_the_font_is_on_two_sides() -> None:
-    sides = corpus_instruments.sides(corpus_instruments.font())
+    sides = corpus_instruments.sides()
     heard = {side: frozenset().union(*(preset.recordings for preset in placed)) for side, placed in sides.items()}
     assert all(heard.values())
     for one, other in combinations(heard, 2):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.models.vit import AudioViT
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import Frames

@@ -9,8 +9,8 @@ from uamix_bench.tuning.recipe import MIXINGS, PRETRAIN, TUNE, Recipe, Scope, Tu
 
 # Another digest would hide the trainings, weights and results that users have under this one.
 DIGESTS = {
-    ("pretrain", "tiny"): "f52cbc890745b01cf7f030babba294e1a7852db4f41cb31ab02ed912b511f322",
-    ("tune", "tiny"): "10a11075b4d0183f0b7e9fc77d955d3865e8fc9fcafd5fab8527f1811f7de3b9",
+    ("pretrain", "tiny"): "4b8de64ebb49b373ba25b0129347aab216936c6dfb706266cd168f8c53f33676",
+    ("tune", "tiny"): "9f76c170f4a05c4bfd1623a3e8d3198edae5c648c266fef5ff1659f49929f1f3",
     ("tune", "paper"): "5aa2eccb38888ca6943dc33bb3054e866c59728b391e7d0005814c90ad465972",
     ("head", "tiny"): "79e85f01e69d7326e070b4bf274f36a346e6757a05b9ed59a5285785ec3fb128",
     ("head", "paper"): "f64a2ebd8dc2ff13fc0db3dd1d295eb2887622d7748c992c1e531a80a9c93b00",
@@ -23,10 +23,10 @@ DIGESTS = {
 }
 # Digests of the tiny recipe with every field of the mixtures changed, by mixing: ablations share arms by them.
 MIXED = {
-    "none": "257094bdac71522911fc96c15e8a26b0e8cddd58567d95c31e8ffbc9ac3541e8",
-    "mixup": "8601ecc05a0c572a41ce3d9a31fd06da3a1f9660d7d1bd2d124fd92d62342f4c",
-    "t-cutmix": "1303748addb44f4c48a393f8f6acde8f07f9391f40ddc726dcc9b4d665fbee80",
-    "tf-cutmix": "7d89fb09830873f778089b2d661fc5ca6ea1efc0e219b57085bee872ba52ba08",
+    "none": "b5e8a912a21d39c9e49dd6e6757312d3eb28eb261ecdfc2651d0cc9f78c92afc",
+    "mixup": "2d51185a303495f8bee2b4d6737c2fbfb8687a326777043a83c16ff28388c518",
+    "t-cutmix": "b41f33052621b7ff30f0b49da730f5d5c96830b0ca21ab030dcf45069330ed4c",
+    "tf-cutmix": "b8d74ced8875b26c6d69bdc4efb15d2a958d6556f7f63279dde3becc42b13878",
 }
 
 

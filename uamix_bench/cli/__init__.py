@@ -39,6 +39,12 @@ COMMANDS = {
 
 _OBJECTS = 100_000  # new ones before a search for cycles: imports make very many, and all stay
 _COMPLETION = "_UAMIX_BENCH_COMPLETE"  # what a shell asks through, as click names it
+_ENVIRONMENT = {
+    "UAMIX_BENCH_HOME": "folder of data, checkpoints, embeddings and results (default: the user's cache folder)",
+    "UAMIX_BENCH_CACHE_SIZE": "size limit of cached embeddings and frames, such as 10GB (default: no limit)",
+    "UAMIX_BENCH_<COMMAND>_<OPTION>": "any option, such as UAMIX_BENCH_FEWSHOT_DEVICE=cpu",
+    _COMPLETION: "bash_source, zsh_source or fish_source prints that shell's completion (README)",
+}
 _VARIABLES = ("UAMIX_BENCH_HOME", "UAMIX_BENCH_CACHE_SIZE", "UAMIX_BENCH_TEST_DATA")  # besides one for each option
 
 
@@ -66,40 +72,11 @@ class Commands(TopGroup):
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
         with formatter.section("Environment"):
-            formatter.write_dl(
-                [
-                    (
-                        "UAMIX_BENCH_HOME",
-                        "folder of data, checkpoints, embeddings and results (default: the user's cache folder)",
-                    ),
-                    (
-                        "UAMIX_BENCH_CACHE_SIZE",
-                        "size limit of cached embeddings and frames, such as 10GB (default: no limit)",
-                    ),
-                    ("UAMIX_BENCH_<COMMAND>_<OPTION>", "any option, such as UAMIX_BENCH_FEWSHOT_DEVICE=cpu"),
-                    (_COMPLETION, "bash_source, zsh_source or fish_source prints that shell's completion (README)"),
-                ]
-            )
-
-
-def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        click.echo(f"uamix-bench {version('uamix-bench')}")
-        ctx.exit()
+            formatter.write_dl(list(_ENVIRONMENT.items()))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    allow_from_autoenv=False,
-    callback=_show_version,
-    help="Show the version and exit.",
-)
+@click.version_option(package_name="uamix-bench", message="%(package)s %(version)s", allow_from_autoenv=False)
 def cli() -> None:
     """Few-shot benchmark for pretrained audio transformers, and the reference implementation of uaMix-MAE."""
 

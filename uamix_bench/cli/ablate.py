@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,25 +10,23 @@ import click
 
 from uamix_bench.cli import commands, options, selection, training
 from uamix_bench.cli.errors import Session
+from uamix_bench.cli.values import CommaList, Number
 from uamix_bench.engines.engine import find_engine
 from uamix_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
     from uamix_bench.comparison.deltas import Contrast, Delta
     from uamix_bench.records.training_records import AblationRecord
-    from uamix_bench.scoring.episodes import Protocol
     from uamix_bench.studies.ablation import Ablation
     from uamix_bench.tuning.forecast import Forecast
     from uamix_bench.tuning.trainings import Job
 
 
 @commands.command("ablate")
-@click.option(
+@options.listed(
     "--mix",
-    multiple=True,
-    type=options.CommaList(options.MIXINGS, "MIX[,...]"),
-    callback=options.merged,
-    help="Mixings to compare: none, mixup, t-cutmix, tf-cutmix; default tf-cutmix, or t-cutmix with --vary.",
+    kind=CommaList(options.MIXINGS, "MIX[,...]"),
+    words="Mixings to compare: none, mixup, t-cutmix, tf-cutmix; default tf-cutmix, or t-cutmix with --vary.",
 )
 @click.option(
     "--vary",
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seeds",
-    type=options.Number(1, 1_000),
+    type=Number(1, 1_000),
     default=1,
     show_default=True,
     help="Trainings of each arm, with seeds 0, 1, ...",
@@ -48,24 +46,20 @@ if TYPE_CHECKING:
     "--init", default="audiomae-tiny", show_default=True, metavar="MODEL", help="Pretrained encoder, as for tune."
 )
 @click.option("--data", metavar="DATA", help="Sounds to tune on, as for tune; default the recipe's.")
-@click.option(
-    "--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Field of the recipe to change in all arms."
-)
+@options.changes
 @options.task
 @options.way
 @options.shot
-@click.option("--q", "--query", type=options.COUNT, help="Queries per class; default 15, as in the paper.")
-@click.option("--episodes", type=options.COUNT, help="Number of episodes; default 600, as in the paper.")
+@options.query
+@options.episodes
 @options.data_dir
 @options.audio_root
-@click.option(
-    "--jobs", type=options.Number(1, 64), help="Number of trainings at once; default 2 on a processor, 1 with a GPU."
-)
+@click.option("--jobs", type=Number(1, 64), help="Number of trainings at once; default 2 on a processor, 1 with a GPU.")
 @options.batch_size
 @click.option("--keep-going", is_flag=True, help="Skip failed arms and name them; exit code 6.")
 @options.report_folder
 @options.engine
-@click.option("--dry-run", is_flag=True, help="List the arms with their estimated time; train nothing.")
+@options.dry_run("List the arms with their estimated time; train nothing.")
 @options.device
 @options.of_a_run
 @click.pass_obj
@@ -107,7 +101,8 @@ def command(
     items = session.begin("ablate")
     training.refuse_torchrun(session)
     workers = find_engine(engine, engine_address, device, jobs)
-    protocols = [_protocol(ways, shots, q, episodes) for ways in n for shots in k]
+    fixed: dict[str, Any] = {"n_query": q, "episodes": episodes}
+    protocols = [selection.protocol("paper", n_way=ways, k_shot=shots, **fixed) for ways in n for shots in k]
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.data.task import load_task
@@ -171,11 +166,6 @@ def _varied(texts: Sequence[str]) -> dict[str, list[Any]]:
     return varied
 
 
-def _protocol(n_way: int, k_shot: int, q: int | None, episodes: int | None) -> Protocol:
-    """Protocol of a pair of ways and shots, all else as in the paper."""
-    return selection.protocol("paper", n_way=n_way, k_shot=k_shot, n_query=q, episodes=episodes)
-
-
 def _announcement(ablation: Ablation, forecast: Forecast | None, clips: int) -> str:
     from uamix_bench.cli.tables import duration
     from uamix_bench.tuning.trainings import is_finished
@@ -217,9 +207,8 @@ def _show_plan(items: Sequence[dict[str, Any]]) -> None:
 
     table = Table("training", "seed>", "recipe", "steps left>", "time>", "")
     for item in items:
-        note = (
-            "there" if item["finished"] else "reference" if item["reference"] else "shared" if not item["arm"] else ""
-        )
+        note = "reference" if item["reference"] else "" if item["arm"] else "shared"
+        note = "there" if item["finished"] else note
         time = "" if item["finished"] or item["seconds"] is None else duration(item["seconds"])
         steps = "" if item["finished"] else count(item["steps_left"])
         table.add(item["label"], str(item["seed"]), item["recipe_sha256"][:12], steps, time, note)
@@ -228,13 +217,13 @@ def _show_plan(items: Sequence[dict[str, Any]]) -> None:
 
 def _write(record: AblationRecord, out: Path) -> list[Path]:
     """Writes the record and its report."""
+    from uamix_bench.cli.pages import write_page
     from uamix_bench.plugins.registry import find_report
     from uamix_bench.records.record import record_text
     from uamix_bench.util.files import write_atomic
 
     page = find_report("ablation")([record])
-    content = {"report.html": page.html, "report.md": page.markdown, "ablation.json": record_text(record), **page.files}
-    return [write_atomic(out / name, text.encode()) for name, text in content.items()]
+    return [*write_page(page, out, "report"), write_atomic(out / "ablation.json", record_text(record).encode())]
 
 
 def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
@@ -247,31 +236,23 @@ def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
     seeds = len(record.seeds) > 1
     tested = any(delta.p is not None for delta in found)
     untuned = any(delta.over_untuned for delta in found)
-    table = Table(
-        "arm",
-        *(("task",) if many_tasks else ()),
-        *(("n>", "k>") if sweep else ()),
-        "accuracy %>",
-        *(("seeds>",) if seeds else ()),
-        "points>",
-        *(("seeds>",) if seeds else ()),
-        *(("p>",) if tested else ()),
-        *(("over untuned>",) if untuned else ()),
-        *(("seeds>",) if seeds and untuned else ()),
-    )
+    columns: list[tuple[str, bool, Callable[[Delta], str]]] = [
+        ("arm", True, lambda delta: delta.label),
+        ("task", many_tasks, lambda delta: delta.task),
+        ("n>", sweep, lambda delta: str(delta.n_way)),
+        ("k>", sweep, lambda delta: str(delta.k_shot)),
+        ("accuracy %>", True, lambda delta: per_cent(delta.accuracy, delta.half_width)),
+        ("seeds>", seeds, lambda delta: _spread(delta.seed_spread)),
+        ("points>", True, lambda delta: _points(delta.difference) or "reference"),
+        ("seeds>", seeds, lambda delta: _over_seeds(delta.difference)),
+        ("p>", tested, lambda delta: "" if delta.p is None else p_value(delta.p)),
+        ("over untuned>", untuned, lambda delta: _points(delta.over_untuned)),
+        ("seeds>", seeds and untuned, lambda delta: _over_seeds(delta.over_untuned)),
+    ]
+    shown = [(heading, cell) for heading, wanted, cell in columns if wanted]
+    table = Table(*(heading for heading, _ in shown))
     for delta in found:
-        table.add(
-            delta.label,
-            *((delta.task,) if many_tasks else ()),
-            *((str(delta.n_way), str(delta.k_shot)) if sweep else ()),
-            per_cent(delta.accuracy, delta.half_width),
-            *((_spread(delta.seed_spread),) if seeds else ()),
-            "reference" if delta.difference is None else _points(delta.difference),
-            *((_over_seeds(delta.difference),) if seeds else ()),
-            *(("" if delta.p is None else p_value(delta.p),) if tested else ()),
-            *((_points(delta.over_untuned),) if untuned else ()),
-            *((_over_seeds(delta.over_untuned),) if seeds and untuned else ()),
-        )
+        table.add(*(cell(delta) for _, cell in shown))
     first = record.arms[0].results[0].protocol
     setting = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
     where = "" if many_tasks else f"{found[0].task}, "

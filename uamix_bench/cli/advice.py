@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from uamix_bench.cli.scores import model_labels
 from uamix_bench.cli.tables import Table, count, show, show_card
 from uamix_bench.records.record import HalfInterval
-from uamix_bench.studies.recommend import Candidate, Plans, Recommendation
-from uamix_bench.util.text import listed, plus_minus
+from uamix_bench.studies.recommend import CHEAPER, Candidate, Plans, Recommendation
+from uamix_bench.util.text import listed, per_second, plus_minus
 
 _UNKNOWN = "cannot be known from these"
 
@@ -28,19 +28,12 @@ def _show_curves(found: Recommendation, names: dict[int, str]) -> None:
     shots = list(found.chosen.reporting)
     table = Table("model", "", *(f"{number}>" for number in shots), "clips/s>", "parameters>", dropped=("parameters",))
     for one in found.candidates:
-        mark = (
-            "take"
-            if one is found.chosen
-            else "≈"
-            if one in found.alike
-            else "trained on it"
-            if one.trained_on_task
-            else ""
-        )
+        mark = "trained on it" if one.trained_on_task else "≈" if one in found.alike else ""
+        mark = "take" if one is found.chosen else mark
         curve = (f"{100 * one.reporting[number].score.accuracy:.1f}" for number in shots)
         table.add(names[id(one)], mark, *curve, _speed(one), count(one.model.parameters))
     ways = f"{protocol.n_way} of {classes} classes at a time" if protocol.n_way < classes else f"{classes} classes"
-    title = f"{result.task.label}: accuracy in % of {ways}, by labelled examples a class"
+    title = f"{result.task.label}: accuracy %, {ways}, by examples a class"
     show(table, title)
 
 
@@ -56,7 +49,7 @@ def _answer(found: Recommendation, names: dict[int, str], plans: Plans) -> dict[
         "But": _contradiction(found, names),
         "Fewer": _with_fewer(found, names),
         "Examples": _curve(found),
-        "Cost": ", ".join(_cost(chosen, result.provenance.device)),
+        "Cost": ", ".join(_cost(chosen)),
         "New clips": _interval(result.score.intervals.clips),
         "New classes": _interval(found.for_new_classes),
         "Chosen on": f"{sizes[0]} clips; the figures are of the other {sizes[1]} (seed {result.protocol.seed})",
@@ -70,10 +63,12 @@ def _alike(found: Recommendation, names: dict[int, str]) -> str:
     others = [names[id(one)] for one in found.alike if one is not found.chosen]
     if not others:
         return f"none: it is the best {where}{unknown}"
-    cheap = "the fastest" if found.by_speed else "that of fewest parameters, as not all were timed"
-    best = "it" if found.chosen is found.candidates[0] else f"the best, {names[id(found.candidates[0])]},"
-    told = others if best == "it" else [names[id(found.chosen)], *others[1:]]
-    return f"{listed(told)} cannot be told apart from {best} {where}; {names[id(found.chosen)]} is {cheap}{unknown}"
+    scale = "as fast" if found.by_speed else "as small (not all were timed on one device)"
+    if found.chosen is found.candidates[0]:
+        return f"{listed(others)} cannot be told apart from it {where}; none is {CHEAPER:g} times {scale}{unknown}"
+    told, best = [names[id(found.chosen)], *others[1:]], names[id(found.candidates[0])]
+    cheap = f"{names[id(found.chosen)]} is {CHEAPER:g} times {scale} or more"
+    return f"{listed(told)} cannot be told apart from the best, {best}, {where}; {cheap}{unknown}"
 
 
 def _contradiction(found: Recommendation, names: dict[int, str]) -> str:
@@ -109,19 +104,18 @@ def _curve(found: Recommendation) -> str:
     return f"more than {there} a class, the most that was tried: from {here} to {there} it still gains {gained} points"
 
 
-def _cost(one: Candidate, device: str) -> Iterator[str]:
-    if one.clips_per_s is None:
-        yield "speed unknown, as all embeddings were in the cache"
+def _cost(one: Candidate) -> Iterator[str]:
+    if one.speed is None:
+        yield "speed unknown"
     else:
-        yield f"{_speed(one)} clips/s ({device})"
+        yield f"{_speed(one)} clips/s ({one.speed.device}{', an earlier run' * one.speed.earlier})"
     if one.memory_mb is not None:
         yield f"at most {one.memory_mb:,.0f} MB of memory"
     yield f"{count(one.model.parameters)} parameters"
 
 
 def _speed(one: Candidate) -> str:
-    rate = one.clips_per_s
-    return "" if rate is None else f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+    return "" if one.speed is None else per_second(one.speed.clips_per_s)
 
 
 def _interval(half: HalfInterval) -> str:

@@ -11,6 +11,7 @@ import click
 
 from uamix_bench.cli import commands, options
 from uamix_bench.cli.errors import Session
+from uamix_bench.cli.values import CommaList
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.text import visible
 
@@ -19,15 +20,12 @@ if TYPE_CHECKING:
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _AGE = re.compile(rf"([0-9]{{1,9}}(?:\.[0-9]{{1,9}})?)([{''.join(_UNITS_S)}])")
-_GLOBS = options.CommaList(metavar="GLOB[,...]")
-_MODELS = click.option(
+_MODELS = options.listed(
     "-m",
     "--model",
     "models",
-    multiple=True,
-    type=_GLOBS,
-    callback=options.merged,
-    help="Names or keys of models, as 'cache ls' shows them. Comma-separated, repeatable.",
+    kind=CommaList(metavar="GLOB[,...]"),
+    words="Names or keys of models, as 'cache ls' shows them. Comma-separated, repeatable.",
 )
 
 
@@ -65,18 +63,9 @@ def ls(session: Session, models: tuple[str, ...]) -> None:
     items = session.begin("cache ls")
     held = [(holding, holding.count()) for holding in _chosen(models)]
     for holding, entries in held:
-        model = holding.model
-        items.append(
-            {
-                "kind": holding.kind,
-                "key": holding.key,
-                "name": holding.name,
-                "model": None if model is None else {**asdict(model), "fingerprint": model.fingerprint},
-                "entries": entries,
-                "bytes": holding.size,
-                "last_used": _iso(holding.used),
-            }
-        )
+        about = None if holding.model is None else {**asdict(holding.model), "fingerprint": holding.model.fingerprint}
+        facts = {"kind": holding.kind, "key": holding.key, "name": holding.name, "model": about}
+        items.append({**facts, "entries": entries, "bytes": holding.size, "last_used": _iso(holding.used)})
     if session.json:
         return
     from rich.filesize import decimal

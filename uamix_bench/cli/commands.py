@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from uamix_bench.cli.options import CommaList
+from uamix_bench.cli.values import CommaList
 from uamix_bench.util.errors import UsageError, nearest, similar
 
 # Words of other programs, where similarity would find nothing or something else.
@@ -62,22 +62,22 @@ class Command(click.Command):
 
     def _surplus(self, ctx: click.Context, given: Sequence[str]) -> UsageError:
         word = ctx.args[0]
-        place = given.index(word)
-        before = next((at for at in range(place - 1, -1, -1) if given[at].startswith("-")), None)
-        option = None if before is None else self._listed(given[before])
-        if before is not None and option is not None and given[before + 1 : place]:
+        places = [at for at, one in enumerate(given) if one == word]
+        place = next((at for at in places if not (at and self._option(given[at - 1]))), places[0])
+        before = next((at for at in range(place - 1, -1, -1) if given[at].startswith("-")), place)
+        option = self._option(given[before])
+        if option and isinstance(option.type, CommaList) and given[before + 1 : place]:
             values = ",".join(part.strip(",") for part in given[before + 1 : place + len(ctx.args)] if part[:1] != "-")
-            return UsageError(
-                word, "is one word too many", f"a list has commas and no spaces: {given[before]} {values}"
-            )
+            remedy = f"a list has commas and no spaces: {given[before]} {values}"
+            return UsageError(word, "is one word too many", remedy)
         takes_task = any("--task" in parameter.opts for parameter in self.params)
         if takes_task and (Path(word).exists() or any(mark in word for mark in "/\\.")):
             return UsageError(word, "belongs to no option", f"sounds go with --task: --task {word}")
         return UsageError(word, "belongs to no option", f"see '{ctx.command_path} --help'")
 
-    def _listed(self, name: str) -> click.Parameter | None:
-        """The option of a name whose values are a list."""
-        return next((one for one in self.params if name in one.opts and isinstance(one.type, CommaList)), None)
+    def _option(self, name: str) -> click.Parameter | None:
+        """The option of a name, if it takes the word after it."""
+        return next((one for one in self.params if name in one.opts and not getattr(one, "is_flag", False)), None)
 
 
 class Group(click.Group):

@@ -34,14 +34,9 @@ _NAMED = 3  # pairs that the last line names
 @options.data_dir
 @options.own_task
 @options.audio_root
-@click.option(
-    "--markdown",
-    metavar="FILE",
-    callback=options.to_path,
-    help="Markdown file for a pull request comment, at most 65,000 bytes.",
-)
-@click.option("--html", metavar="FILE", callback=options.to_path, help="HTML file for the report.")
-@click.option("--junit", metavar="FILE", callback=options.to_path, help="JUnit file with a test case for each pair.")
+@options.path("--markdown", "Markdown file for a pull request comment, at most 65,000 bytes.", "FILE")
+@options.path("--html", "HTML file for the report.", "FILE")
+@options.path("--junit", "JUnit file with a test case for each pair.", "FILE")
 @options.json_output
 @click.pass_obj
 def command(

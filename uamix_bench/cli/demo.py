@@ -13,22 +13,15 @@ from typing import Any
 
 import click
 
-from uamix_bench.cli import options
+from uamix_bench.cli import commands, options, selection
 from uamix_bench.cli.errors import Session
 
 _CLASSES, _CLIPS = 12, 24  # of the bundled sounds; 24 clips a class are enough for intervals for new clips
 _MODELS = "uamix-tiny,audiomae-tiny,logmel"
 
 
-@click.command("demo")
-@click.option(
-    "-o",
-    "--output",
-    "--out",
-    metavar="DIR",
-    callback=options.to_path,
-    help="Folder for sounds, results, classifier and report; default a new temporary one.",
-)
+@commands.command("demo")
+@options.out("Folder for sounds, results, classifier and report; default a new temporary one.")
 @options.device
 @options.quiet
 @options.json_output
@@ -40,9 +33,10 @@ def command(session: Session, output: Path | None, device: str, quiet: bool) -> 
     t-SNE. Nothing is written outside the folder.
     """
     items = session.begin("demo")
-    folder = (output or Path(tempfile.mkdtemp(prefix="uamix-bench-demo-"))).absolute()
+    folder = output or Path(tempfile.mkdtemp(prefix="uamix-bench-demo-"))
+    selection.check_new(folder, "home")
     sounds, results, classifier, report = (folder / name for name in ("my_sounds", "results", "classifier", "report"))
-    with _at_home(folder / "home"):
+    with _at_home(folder.absolute() / "home"):
         heard = _write_sounds(sounds)
 
         def step(*words: str) -> list[Any]:
@@ -84,20 +78,17 @@ def _write_sounds(folder: Path) -> list[Path]:
 
     task = load_task("synthetic")
     labels = sorted(task.clips["label"].unique())
-    chosen = task.clips[task.clips["label"].isin(labels[:: len(labels) // _CLASSES][:_CLASSES])]
-    place = chosen.groupby("label").cumcount()
-    taken = chosen[place <= _CLIPS]
-    task.task.materialise(taken)
+    chosen = labels[:: len(labels) // _CLASSES][:_CLASSES]
+    clips = task.clips[task.clips["label"].isin(chosen)].groupby("label").head(_CLIPS + 1)
+    task.task.materialise(clips)
     new = []
-    for (label, path), number in zip(
-        taken[["label", "path"]].itertuples(index=False), place[place <= _CLIPS], strict=True
-    ):
-        held_out = number == _CLIPS
-        target = folder.with_name("new_sounds") / f"{label}.wav" if held_out else folder / label / f"{number:02d}.wav"
-        if not target.exists():
-            write_atomic(target, Path(path).read_bytes())
-        if held_out:
-            new.append(target)
+    for label, paths in clips.groupby("label")["path"]:
+        *known, held_out = map(Path, paths)
+        new.append(folder.with_name("new_sounds") / f"{label}.wav")
+        targets = [folder / str(label) / f"{number:02d}.wav" for number in range(len(known))]
+        for source, target in zip([*known, held_out], [*targets, new[-1]], strict=True):
+            if not target.exists():
+                write_atomic(target, source.read_bytes())
     return new[:2]
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from uamix_bench.cli import commands, look, options, selection
+from uamix_bench.cli import commands, inputs, look, options, selection
 from uamix_bench.cli.errors import Session
+from uamix_bench.cli.values import COUNT, CommaList, Number
 from uamix_bench.engines.engine import find_engine
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.text import visible
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 
 
 @commands.command("fewshot")
-@options.model
-@options.task
-@click.option(
-    "--protocol",
-    type=click.Choice(["paper", "metaaudio"]),
-    default="paper",
-    show_default=True,
-    help="Defaults of the options: paper (all classes, 600 episodes, 15 queries), metaaudio (test classes, 10,000, 1).",
+@inputs.models(
+    options.checkpoint,
+    options.name,
+    options.model_arg,
+    options.pooling,
+    options.layer,
+    options.trust_remote_code,
+    options.pretrained_on,
+    options.input_length,
+    options.device,
+    options.dtype,
 )
-@click.option(
-    "--classes",
-    metavar="FILE",
-    callback=options.to_path,
-    help="File with the classes to evaluate, one a line, or a CSV (label,class_name) with names for --k 0.",
-)
+@inputs.places(options.task, options.allow_partial, options.keep_going)
+@options.protocol
+@options.classes
 @options.way
 @click.option(
     *options.SHOT,
     "k",
-    type=options.CommaList(options.Number(0), "N[,N...]"),
+    type=CommaList(Number(0), "N[,N...]"),
     default="1",
     show_default=True,
     help="Supports of each class; 0 classifies by class names, with models that read texts (CLAP).",
@@ -57,54 +57,22 @@ if TYPE_CHECKING:
 @click.option(
     "--q",
     "--query",
-    type=options.CountOrAuto(),
+    type=Number(1, words={"auto": "auto"}),
     help="Queries per class; default the protocol's. auto: the most that every class has clips for.",
 )
-@click.option("--episodes", type=options.COUNT, help="Number of episodes; default the protocol's.")
-@click.option(
-    "--seed", type=options.Number(0, 2**53 - 1), default=0, show_default=True, help="Seed of the episode sampler."
-)
-@click.option(
-    "--classifier",
-    default="nearest-centroid",
-    show_default=True,
-    metavar="NAME",
-    help="Classifier: nearest-centroid, cosine (easyfsl's SimpleShot), simpleshot (CL2N, centred on the clips "
-    "passed), l2n (unit length, nearest centroid), knn, or logistic-regression.",
-)
-@click.option(
-    "--neighbors", type=options.COUNT, default=1, show_default=True, help="Number of nearest supports that vote in knn."
-)
-@click.option(
-    "--group-disjoint", is_flag=True, help="Draw supports and queries from different groups (recordings, speakers)."
-)
-@click.option(
-    "--min-clips",
-    type=options.COUNT,
-    help="Fewest clips of an eligible class; default its supports and queries at the largest --k.",
-)
-@options.checkpoint
-@options.name
-@options.model_arg
-@click.option("--pooling", metavar="NAME", help="Pooling from tokens to an embedding; default the model's own.")
-@options.layer
-@options.trust_remote_code
-@options.pretrained_on
-@options.input_length
-@options.data_dir
-@options.audio_root
-@options.clip_seconds
+@options.episodes
+@options.seed("Seed of the episode sampler.", default=0, show_default=True)
+@options.classifier
+@options.neighbors
+@options.group_disjoint
+@options.min_clips
 @options.segments
-@options.device
-@options.dtype
 @options.batch_size
 @click.option(
-    "--limit", type=options.COUNT, help="Number of clips per class, the first ones, for a quick look; not comparable."
+    "--limit", type=COUNT, help="Number of clips per class, the first ones, for a quick look; not comparable."
 )
-@options.allow_partial
-@options.keep_going
 @click.option("--allow-unhealthy", is_flag=True, help="Score even if the embedding health check fails.")
-@click.option("--no-cache", is_flag=True, help="Neither read nor write cached embeddings.")
+@options.no_cache
 @click.option(
     "--overwrite",
     type=click.Choice(["never", "missing", "always"]),
@@ -114,37 +82,22 @@ if TYPE_CHECKING:
 )
 @options.results_folder
 @options.engine
-@click.option("--dry-run", is_flag=True, help="Show the evaluations and their episodes; load no model, write nothing.")
+@options.dry_run("Show the evaluations and their episodes; load no model, write nothing.")
 @options.of_a_run
 @click.pass_obj
 def command(
     session: Session,
     /,
-    model: tuple[str, ...],
-    task: tuple[str, ...],
+    models: inputs.Models,
+    places: inputs.Places,
     protocol: Literal["paper", "metaaudio"],
     classes: Path | None,
     n: tuple[int, ...],
     k: tuple[int, ...],
     template: str | None,
     q: int | Literal["auto"] | None,
-    checkpoint: Path | None,
-    name: tuple[str, ...],
-    model_arg: tuple[str, ...],
-    pooling: str | None,
-    layer: str | None,
-    trust_remote_code: bool,
-    pretrained_on: tuple[str, ...],
-    input: Literal["native", "official"],
-    data_dir: Path | None,
-    audio_root: Path | None,
-    clip_seconds: float | None,
-    device: str,
-    dtype: Literal["float32", "bf16"],
     batch_size: int,
     limit: int | None,
-    allow_partial: bool,
-    keep_going: bool,
     allow_unhealthy: bool,
     no_cache: bool,
     overwrite: Overwrite,
@@ -162,8 +115,7 @@ def command(
     from one embedding pass. All cells use the classes that have clips enough for the largest --k.
     """
     items = session.begin("fewshot", "results")
-    names = selection.chosen_models(model, checkpoint, name, pretrained_on, model_arg)
-    labels = dict(zip(names, name, strict=False))
+    names = models.chosen()
     selection.check_template(template, k)
     listed = selection.classes(classes) if classes else None
     queries = None if q == "auto" else q
@@ -172,11 +124,10 @@ def command(
         for ways in n
         for shots in k
     ]
-    workers = find_engine(engine, engine_address, device)
+    workers = find_engine(engine, engine_address, models.device)
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.comparison.ranking import rank
-    from uamix_bench.data.task import load_task
     from uamix_bench.embeddings.known import recall_model
     from uamix_bench.evaluation.grid import evaluate
     from uamix_bench.records.store import ResultStore
@@ -184,18 +135,7 @@ def command(
     store, progress = ResultStore(output), TerminalProgress(quiet)
     if not dry_run:
         store.check_writable()
-    tasks = [
-        load_task(
-            name_or_path,
-            data_dir,
-            audio_root=audio_root,
-            clip_seconds=clip_seconds,
-            allow_partial=allow_partial,
-            keep_going=keep_going,
-        )
-        for name_or_path in selection.chosen_tasks(task)
-    ]
-    tasks = [data.named(listed or {}) for data in tasks]
+    tasks = [places.load(name).named(listed or {}) for name in places.chosen()]
     plans = selection.planned(
         tasks,
         protocols,
@@ -210,29 +150,11 @@ def command(
         look.plan_sounds(session, tasks, progress)
         return 0
 
-    from uamix_bench.models.arguments import parsed
-
     load: Callable[..., AudioModel | KnownModel] = recall_model
     if no_cache or workers.elsewhere:
-        from uamix_bench.models.model import load_model as load
-    loaders = [
-        partial(
-            load,
-            name_or_path,
-            checkpoint,
-            device=workers.device_here,
-            input=input,
-            pooling=pooling,
-            dtype=dtype,
-            label=labels.get(name_or_path),
-            layer=layer,
-            trust_remote_code=trust_remote_code,
-            pretrained_on=pretrained_on,
-            arguments=parsed(model_arg),
-        )
-        for name_or_path in names
-    ]
-    if line := selection.demonstration(names, checkpoint):
+        from uamix_bench.models.loading import load_model as load
+    loaders = models.loaders(names, load, device=workers.device_here)
+    if line := selection.demonstration(names, models.checkpoint):
         progress.say(line)
     left_out: list[UsageError] = []
 
@@ -249,7 +171,7 @@ def command(
         engine=workers,
         batch_size=batch_size,
         cache=not no_cache,
-        keep_going=keep_going,
+        keep_going=places.keep_going,
         allow_unhealthy=allow_unhealthy,
         progress=progress,
         without_texts=say_left_out,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import commands, look, options, selection, training
+from uamix_bench.cli import commands, inputs, look, options, selection, training
 from uamix_bench.cli.errors import Session
+from uamix_bench.cli.values import COUNT, COUNTS, CommaList, Number
 from uamix_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,101 +23,58 @@ if TYPE_CHECKING:
 _SEEDS_OF_FRACTIONS = 3
 
 
-class _Freeze(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
-    name = "freeze"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Value of --freeze: a number of blocks, or ``all``."""
-        if value == "all" or isinstance(value, int):
-            return value
-        if not str(value).isdecimal():
-            self.fail(f"'{value}' is neither a number of blocks nor all", param, ctx)
-        return int(value)
-
-
-class _Labels(click.ParamType):  # type: ignore[type-arg]  # as above
-    name = "labels"
-    _share = options.Number(0.0, 1, beyond=True)
-
+class _Labels(Number):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Value of --fraction: a share of the training clips, or from 2 on a number of clips of each class."""
         if str(value).isdecimal() and int(value) > 1:
-            return options.COUNT.convert(value, param, ctx)
-        return self._share.convert(value, param, ctx)
-
-
-_LABELS = options.CommaList(_Labels(), "SHARE|N[,...]")
+            return COUNT.convert(value, param, ctx)
+        return super().convert(value, param, ctx)
 
 
 @commands.command("finetune")
-@options.model
-@options.task
+@inputs.models(options.checkpoint, options.name, options.model_arg, options.device)
+@inputs.places(options.task, options.allow_partial, options.keep_going)
+@click.option("--test", metavar="DATA", help="List or folder to test on; all of the one --task is then for training.")
 @click.option(
     "--freeze",
-    type=_Freeze(),
-    metavar="N|all",
+    type=Number(0, words={"all": "all"}),
     default=0,
     show_default=True,
     help="Number of lower blocks to freeze; all: a linear probe on embeddings.",
 )
-@click.option(
+@options.listed(
     "--fraction",
-    multiple=True,
-    type=_LABELS,
-    callback=options.merged,
-    help="Fractions of the training clips, at least one clip of each class; from 2 on, clips of each class. One result "
-    "each, over three seeds.",
+    kind=CommaList(_Labels(0.0, 1, beyond=True), "SHARE|N[,...]"),
+    words="Fractions of the training clips, at least one clip of each class; from 2 on, clips of each class. One "
+    "result each, over three seeds.",
 )
-@click.option(
-    *options.SHOT,
-    "k",
-    type=options.COUNTS,
-    help="Training clips of each class, as --fraction; 1 is one clip.",
-)
+@click.option(*options.SHOT, "k", type=COUNTS, help="Training clips of each class, as --fraction; 1 is one clip.")
 @click.option(
     "--folds",
-    type=options.Number(2),
+    type=Number(2),
     default=5,
     show_default=True,
     help="Number of random folds for data without splits; no group is split across folds.",
 )
-@click.option("--seeds", type=options.COUNT, help="Number of trainings of each fold; default 1, with --fraction 3.")
+@click.option("--seeds", type=COUNT, help="Number of trainings of each fold; default 1, with --fraction 3.")
 @click.option(
     "--label-separator", metavar="TEXT", help="Separator between the classes of a clip with several; scored by mAP."
 )
 @click.option("--recipe", metavar="NAME", help="Recipe, by name or as a JSON file; default the task's, else tiny.")
-@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Field of the recipe to change.")
-@click.option(
-    "--seed",
-    type=options.Number(0, 2**53 - 1),
-    help="First seed of the random draws; further trainings use the next ones.",
-)
-@options.checkpoint
-@options.name
-@options.model_arg
-@options.data_dir
-@options.audio_root
-@click.option("--test", metavar="DATA", help="List or folder to test on; all of the one --task is then for training.")
-@options.clip_seconds
+@options.changes
+@options.seed("First seed of the random draws; further trainings use the next ones.")
 @options.workers
-@options.allow_partial
-@options.keep_going
-@click.option(
-    "--training-dir",
-    metavar="DIR",
-    callback=options.to_path,
-    help="Folder for checkpoints and scores; default below UAMIX_BENCH_HOME/training.",
-)
+@options.path("--training-dir", "Folder for checkpoints and scores; default below UAMIX_BENCH_HOME/training.")
 @options.results_folder
-@click.option("--dry-run", is_flag=True, help="Show runs, steps and estimated time; train nothing.")
-@options.device
+@options.dry_run("Show runs, steps and estimated time; train nothing.")
 @options.of_a_run
 @click.pass_obj
 def command(
     session: Session,
     /,
-    model: tuple[str, ...],
-    task: tuple[str, ...],
+    models: inputs.Models,
+    places: inputs.Places,
+    test: str | None,
     freeze: Any,
     fraction: tuple[float | int, ...],
     k: tuple[int, ...] | None,
@@ -126,20 +84,10 @@ def command(
     recipe: str | None,
     changes: tuple[str, ...],
     seed: int | None,
-    checkpoint: Path | None,
-    name: tuple[str, ...],
-    model_arg: tuple[str, ...],
-    data_dir: Path | None,
-    audio_root: Path | None,
-    test: str | None,
-    clip_seconds: float | None,
     workers: int | None,
-    allow_partial: bool,
-    keep_going: bool,
     training_dir: Path | None,
     output: Path | None,
     dry_run: bool,
-    device: str,
     quiet: bool,
 ) -> int:
     """Fine-tune an encoder on a task's labels, or probe it with a linear classifier.
@@ -150,8 +98,7 @@ def command(
     """
     items = session.begin("finetune", "items" if dry_run else "results")
     training.refuse_torchrun(session)
-    models = selection.chosen_models(model, checkpoint, name, model_args=model_arg)
-    labels = dict(zip(models, name, strict=False))
+    chosen = models.chosen()
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.data.task import is_path
@@ -161,40 +108,36 @@ def command(
     store = ResultStore(output)
     if not dry_run:
         store.check_writable()
-    names = selection.chosen_tasks(task)
+    names = places.chosen()
     if test is not None and (len(names) > 1 or not is_path(names[0]) or not is_path(test)):
         remedy = "give one folder or list with --task, and one here"
         raise UsageError(f"--test {test}", "joins your own data alone", remedy)
-    places: dict[str, Any] = {"audio_root": audio_root, "clip_seconds": clip_seconds}
-    places |= {"allow_partial": allow_partial, "keep_going": keep_going}
-    tasks = [_load(name_or_path, data_dir, places) for name_or_path in names]
+    tasks = [_load(name, places) for name in names]
     if test is not None:
         from uamix_bench.finetuning.splits import joined
 
-        tasks = [joined(tasks[0], _load(test, data_dir, places))]
+        tasks = [joined(tasks[0], _load(test, places))]
     if label_separator is None and any(map(_is_audioset, names)):
         label_separator = ","
     plain = [data for data in tasks if data.several is None]
     if label_separator is None and any(data.clips["label"].str.contains(";").any() for data in plain):
         progress.say("labels hold ';': where clips have several classes, give --label-separator ';'")
-    chosen = [_recipe(recipe, data, freeze == "all", seed, changes) for data in tasks]
+    recipes = [_recipe(recipe, data, freeze == "all", seed, changes) for data in tasks]
 
     from uamix_bench.finetuning.finetune import Finetuning
-    from uamix_bench.models.arguments import parsed
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
-    if line := selection.demonstration(models, checkpoint):
+    if line := selection.demonstration(chosen, models.checkpoint):
         progress.say(line)
     asked: list[float | None] = [share for share in fraction if share <= 1]
     counts = dict.fromkeys([*(int(share) for share in fraction if share > 1), *(k or ())])
     parts = [*((share, None) for share in asked), *((None, shots) for shots in counts)] or [(None, None)]
-    alone = len(models) * len(tasks) * len(parts) == 1
+    alone = len(chosen) * len(tasks) * len(parts) == 1
     results: list[FinetuneResult] = []
     planned: list[dict[str, Any]] = []
-    for name_or_path in models:
-        label = labels.get(name_or_path)
-        encoder = load_model(name_or_path, checkpoint, device=device, label=label, arguments=parsed(model_arg))
-        for data, of_task in zip(tasks, chosen, strict=True):
+    for load in models.loaders(chosen, load_model):
+        encoder = load()
+        for data, of_task in zip(tasks, recipes, strict=True):
             for share, shots in parts:
                 with training.stoppable() if freeze != "all" and not dry_run else nullcontext(lambda: False) as stop:
                     work = Finetuning(
@@ -208,7 +151,7 @@ def command(
                         seeds=seeds or (_SEEDS_OF_FRACTIONS if share or shots else 1),
                         separator=label_separator,
                         workers=workers,
-                        keep_going=keep_going,
+                        keep_going=places.keep_going,
                         progress=progress,
                         stop=stop,
                     )
@@ -241,11 +184,9 @@ def _is_audioset(name: str) -> bool:
     return name.endswith(".csv") and is_audioset_list(Path(name))
 
 
-def _load(name: str, data_dir: Path | None, places: dict[str, Any]) -> TaskData:
+def _load(name: str, places: inputs.Places) -> TaskData:
     """Loads a task, a folder or a list; AudioSet's own lists have labels but no header that says so."""
-    from uamix_bench.data.task import load_task
-
-    return load_task(name, data_dir, labelled=not _is_audioset(name), **places)
+    return places.load(name, labelled=not _is_audioset(name))
 
 
 def _recipe(
@@ -276,13 +217,8 @@ def _plan(work: Finetuning) -> dict[str, Any]:
         "shots": work.shots,
         "classes": len(work.plan.labels.classes),
         "runs": [
-            {
-                "fold": run.fold.name,
-                "seed": run.seed,
-                "train_clips": len(work.train_rows(run)),
-                "test_clips": len(run.fold.test),
-            }
-            for run in work.runs
+            {"fold": run.fold.name, "seed": run.seed, "train_clips": len(rows), "test_clips": len(run.fold.test)}
+            for run, rows in ((run, work.train_rows(run)) for run in work.runs)
         ],
         "steps": steps,
         "estimated_s": None if seconds is None else round(seconds, 1),
@@ -298,20 +234,14 @@ def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
     from uamix_bench.records.finetune_record import labels_used
     from uamix_bench.util.text import visible
 
-    table = Table("model", "task", "recipe", "labels>", "runs>", "train clips>", "test clips>", "steps>", "time>")
+    columns = ("model", "task", "recipe", "labels>", "runs>", "train clips>", "test clips>", "steps>", "time>")
+    table = Table(*columns, wrapped=("model", "task", "recipe"))
     for plan in plans:
-        clips = [run["train_clips"] for run in plan["runs"]]
-        table.add(
-            plan["model"],
-            plan["task"],
-            plan["recipe"]["name"],
-            labels_used(plan["fraction"], plan["shots"]),
-            count(len(plan["runs"])),
-            count(max(clips)),
-            count(sum(run["test_clips"] for run in plan["runs"])),
-            count(plan["steps"]) if plan["steps"] else "",
-            "" if plan["estimated_s"] is None else duration(plan["estimated_s"]),
-        )
+        runs, labels = plan["runs"], labels_used(plan["fraction"], plan["shots"])
+        clips = (max(run["train_clips"] for run in runs), sum(run["test_clips"] for run in runs))
+        numbers = map(count, (len(runs), *clips, plan["steps"] or None))
+        time = "" if plan["estimated_s"] is None else duration(plan["estimated_s"])
+        table.add(plan["model"], plan["task"], plan["recipe"]["name"], labels, *numbers, time)
     show(table, "time: estimated from one small batch, without decoding")
     for note in dict.fromkeys(f"{plan['task']}: {note}" for plan in plans for note in plan["notes"]):
         print(visible(note))
@@ -323,23 +253,18 @@ def _show(results: Sequence[FinetuneResult]) -> None:
     from uamix_bench.cli.tables import Table, count, per_cent, show
     from uamix_bench.plugins.overlap import notes as overlap_notes
 
-    table = Table("model", "task", "trained", "labels>", "metric", "%>", "runs>", "seeds ±>", wrapped=("model",))
+    table = Table("model", "task", "trained", "labels>", "metric", "%>", "runs>", "seeds ±>", wrapped=("model", "task"))
     notes = [
         f"{label}: {split}" for label, split in dict.fromkeys((one.task.label, one.setting.split) for one in results)
     ]
     for result in results:
-        setting, score = result.setting, result.score
-        table.add(
-            result.model.name,
-            result.task.label,
-            what_was_trained(result),
-            result.labels,
-            setting.metric,
-            per_cent(score.value, score.ci95) + ("" if result.status.complete else "*") + result.overlap_mark,
-            count(len(result.runs)),
-            "" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}",
-        )
+        score, setting = result.score, (what_was_trained(result), result.labels, result.setting.metric)
+        value = per_cent(score.value, score.ci95) + ("" if result.status.complete else "*") + result.overlap_mark
+        spread = "" if score.seeds_std is None else f"{100 * score.seeds_std:.2f}"
+        table.add(result.model.name, result.task.label, *setting, value, count(len(result.runs)), spread)
         notes += [f"{result.model.name} on {result.task.label}: {note}" for note in result.status.notes]
+        if score.ci95 is None:
+            notes.append(f"{result.model.name} on {result.task.label}: no interval: {score.intervals.groups.reason}")
         if not result.status.complete:
             notes.append(f"* {result.model.name} on {result.task.label}: partial, not comparable")
     show(table, "last epoch; ± is the 95% interval for new groups (recordings, speakers, videos)")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from uamix_bench.cli import commands, options, selection
+from uamix_bench.cli import commands, inputs, options, selection
 from uamix_bench.cli.errors import Session
+from uamix_bench.cli.values import COUNT, WAYS, Number
 from uamix_bench.util.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,91 +19,52 @@ _OF_AN_EPISODE = ("n", "q", "episodes", "group_disjoint", "min_clips")
 
 
 @commands.command("fit")
-@options.model
-@options.task
-@click.option(
-    "--classifier",
-    default="nearest-centroid",
-    show_default=True,
-    metavar="NAME",
-    help="Classifier, as in fewshot: nearest-centroid, cosine, simpleshot, l2n, knn, logistic-regression.",
+@inputs.models(
+    options.checkpoint,
+    options.name,
+    options.pooling,
+    options.layer,
+    options.trust_remote_code,
+    options.input_length,
+    options.device,
 )
-@click.option("--neighbors", type=options.COUNT, default=1, show_default=True, help="Clips that vote in knn.")
+@inputs.places(options.task, options.keep_going)
+@options.classifier
+@options.neighbors
 @click.option(
-    *options.SHOT, "k", type=options.COUNT, help="Clips of each class, chosen by --seed; default all. Of an episode: 1."
+    *options.SHOT, "k", type=COUNT, help="Clips of each class, chosen by --seed; default all. Of an episode: 1."
 )
-@click.option(
-    "--seed",
-    type=options.Number(0, 2**53 - 1),
-    default=0,
-    show_default=True,
-    help="Seed of the choice of clips, or of the episodes.",
-)
-@click.option("--classes", metavar="FILE", callback=options.to_path, help="Only these classes of the task, one a line.")
-@click.option(
-    "--segments",
-    type=click.Choice(["first", "mean"]),
-    default="first",
-    show_default=True,
-    help="Part of a longer clip that is heard: its first segment, or the mean over all of them.",
-)
+@options.seed("Seed of the choice of clips, or of the episodes.", default=0, show_default=True)
+@options.classes
+@options.segments
 @click.option(
     "--episode",
-    type=options.Number(0),
-    help="Fit the supports of this episode alone, from 0, as fewshot with the same options draws it.",
+    type=Number(0),
+    help="Fit the supports of this episode alone, from 0, as fewshot with the same --n, --k, --q, --episodes, --seed, "
+    "--protocol, --group-disjoint and --min-clips draws it.",
 )
-@click.option(*options.WAY, "n", type=options.CountOrAll(), help="Classes of the episode, or all; default 5.")
-@click.option(
-    "--q", "--query", type=options.COUNT, help="Queries of each class of the episode; default its protocol's."
-)
-@click.option("--episodes", type=options.COUNT, help="Number of episodes drawn; default the protocol's.")
-@click.option(
-    "--protocol",
-    type=click.Choice(["paper", "metaaudio"]),
-    default="paper",
-    show_default=True,
-    help="Protocol of the episode, as in fewshot.",
-)
-@click.option("--group-disjoint", is_flag=True, help="Draw the episode with no group on both sides.")
-@click.option("--min-clips", type=options.COUNT, help="Clips that a class of the episode must have, as in fewshot.")
-@options.checkpoint
-@options.name
-@click.option("--pooling", metavar="NAME", help="Pooling from tokens to an embedding; default the model's own.")
-@options.layer
-@options.trust_remote_code
-@options.input_length
-@options.data_dir
-@options.audio_root
-@options.clip_seconds
-@options.device
+@click.option(*options.WAY, "n", type=WAYS, help="Ways of the episode; default 5.")
+@options.query
+@options.episodes
+@options.protocol
+@options.group_disjoint
+@options.min_clips
 @options.batch_size
-@options.keep_going
 @options.out("Folder of the classifier.", default="uamix-classifier", show_default=True)
 @options.of_a_run
 @click.pass_obj
 def command(
     session: Session,
     /,
-    model: tuple[str, ...],
-    task: tuple[str, ...],
+    models: inputs.Models,
+    places: inputs.Places,
     k: int | None,
     seed: int,
     classes: Path | None,
     segments: Literal["first", "mean"],
     episode: int | None,
     protocol: Literal["paper", "metaaudio"],
-    checkpoint: Path | None,
-    name: tuple[str, ...],
-    pooling: str | None,
-    layer: str | None,
-    trust_remote_code: bool,
-    input: Literal["native", "official"],
-    data_dir: Path | None,
-    audio_root: Path | None,
-    clip_seconds: float | None,
-    device: str,
     batch_size: int,
-    keep_going: bool,
     output: Path,
     quiet: bool,
     classifier: str,
@@ -116,14 +78,12 @@ def command(
     cross-validation, and the error of that calibration is shown and kept.
     """
     items = session.begin("fit")
-    models = selection.chosen_models(model, checkpoint, name)
-    names = selection.chosen_tasks(task)
-    for option, found in (("--model", models), ("--task", names)):
-        if len(found) > 1:
-            raise UsageError(option, f"a classifier is of one, and {len(found)} are given", "fit them one by one")
-    given = {field: of_episode[field] for field in _OF_AN_EPISODE if of_episode[field]}
+    names, what = models.chosen(), "a classifier"
+    selection.one("--model", names, what)
+    task = selection.one("--task", places.chosen(), what)
+    given = [field for field in _OF_AN_EPISODE if of_episode[field]] + ["protocol"] * (protocol != "paper")
     if episode is None and given:
-        option = f"--{next(iter(given)).replace('_', '-')}"
+        option = f"--{given[0].replace('_', '-')}"
         raise UsageError(option, "is of an episode", "give --episode too, or leave it away")
     cell = selection.protocol(
         protocol,
@@ -139,11 +99,11 @@ def command(
         min_clips=of_episode["min_clips"],
     )
 
-    from uamix_bench.cli.progress import TerminalProgress
-    from uamix_bench.data.task import load_task
+    replaced = selection.check_new(output, "classifier.json")
 
-    places: dict[str, Any] = {"audio_root": audio_root, "clip_seconds": clip_seconds, "keep_going": keep_going}
-    data = load_task(names[0], data_dir, **places)
+    from uamix_bench.cli.progress import TerminalProgress
+
+    data = places.load(task)
     if classes is not None:
         data = data.only(selection.classes(classes))
     elif protocol == "metaaudio":
@@ -152,21 +112,12 @@ def command(
     progress = TerminalProgress(quiet)
 
     from uamix_bench.evaluation import fitting
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
-    if line := selection.demonstration(models, checkpoint):
+    if line := selection.demonstration(names, models.checkpoint):
         progress.say(line)
-    encoder = load_model(
-        models[0],
-        checkpoint,
-        device=device,
-        input=input,
-        pooling=pooling,
-        label=next(iter(name), None),
-        layer=layer,
-        trust_remote_code=trust_remote_code,
-    )
-    how: fitting.Options = {"batch_size": batch_size, "keep_going": keep_going, "progress": progress}
+    encoder = models.loaders(names, load_model)[0]()
+    how: fitting.Options = {"batch_size": batch_size, "keep_going": places.keep_going, "progress": progress}
     if episode is not None:
         made = fitting.fit_episode(encoder, data, cell, episode, **how)
     else:
@@ -174,6 +125,8 @@ def command(
             encoder, data, classifier=classifier, neighbors=neighbors, segments=segments, k=k, seed=seed, **how
         )
     folder = made.save(output)
+    if replaced:
+        progress.say(f"replaced the classifier that was in {folder}")
     items.append({"folder": str(folder), **made.facts.model_dump(mode="json")})
     if not session.json:
         _show(made, folder)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from uamix_bench.cli import commands, options
+from uamix_bench.cli import commands, options, selection
 from uamix_bench.cli.errors import Session
+from uamix_bench.cli.values import CommaList
 
 
 @commands.group("leaderboard")
@@ -18,13 +19,11 @@ def command() -> None:
 @command.command("build")
 @click.argument("results", nargs=-1, metavar="[RESULTS]...")
 @options.out("Folder of the site.", metavar="SITE", default="uamix-leaderboard", show_default=True)
-@click.option(
+@options.listed(
     "-t",
     "--task",
-    multiple=True,
-    type=options.CommaList(metavar="NAME|PATH[,...]"),
-    callback=options.merged,
-    help="Tasks to show, and to take means over; default all. Own data by folder or CSV: their clips are then known.",
+    kind=CommaList(metavar="NAME|PATH[,...]"),
+    words="Tasks to show, and to take means over; default all. Own data by folder or CSV: their clips are then known.",
 )
 @options.data_dir
 @click.option("--title", default="Few-shot audio leaderboard", show_default=True, help="Title of the site.")
@@ -50,6 +49,7 @@ def build(
     """
     items = session.begin("leaderboard build")
 
+    from uamix_bench.cli.pages import write_page
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.evaluation.redraw import Redraw
     from uamix_bench.plugins import registry
@@ -66,17 +66,16 @@ def build(
         TerminalProgress(quiet).say(f"left out: {error}")
     evaluated = [record for _, record in found.records if isinstance(record, Result)]
     named = {result.task.name for result in evaluated}
-    paths = [name for name in task if name not in named and any(mark in name for mark in "~./\\")]
-    redraw = Redraw(data_dir, [str(files.expanded(name)) for name in paths])
-    wanted = (set(task) - set(paths)) | redraw.own
+    own = {name: selection.own_path(name) for name in task if name not in named}
+    redraw = Redraw(data_dir, filter(None, own.values()))
+    wanted = {name for name in task if not own.get(name)} | redraw.own
     for unknown in wanted - named:
         raise UsageError(f"--task {unknown}", "no result is of it", nearest(unknown, sorted(named)))
     chosen = [result for result in evaluated if not task or result.task.name in wanted]
     page = registry.find_report("leaderboard")(chosen, title=title, draws=redraw.draws)
     for line in getattr(page, "said", ()):
         TerminalProgress(quiet).say(line)
-    for name, text in {"index.html": page.html, "index.md": page.markdown, **page.files}.items():
-        files.write_atomic(output / name, text.encode(), durable=False)
+    write_page(page, output, "index", durable=False)
     items.append(
         {"site": str(output), "page": str(output / "index.html"), "results": len(chosen), "left_out": len(found.bad)}
     )

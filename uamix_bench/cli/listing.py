@@ -37,53 +37,37 @@ def what_was_trained(result: FinetuneResult) -> str:
 
 
 def _few_shot(results: Sequence[Result]) -> Table:
-    table = Table("model", "task", "n>", "k>", "episodes>", "accuracy %>", "", "id", wrapped=("model",))
+    columns = ("model", "task", "n>", "k>", "episodes>", "accuracy %>", "", "id")
+    table = Table(*columns, wrapped=("model", "task"), dropped=("episodes",))
     for result in results:
         protocol, score = result.protocol, result.score
-        table.add(
-            result.model.name,
-            result.task.label,
-            str(protocol.n_way),
-            str(protocol.k_shot),
-            count(protocol.episodes),
-            per_cent(score.accuracy, score.ci95) + MARKS[result.overlap_known.level],
-            "" if result.status.complete else "partial",
-            result.id[:12],
-        )
+        numbers = map(count, (protocol.n_way, protocol.k_shot, protocol.episodes))
+        accuracy = per_cent(score.accuracy, score.ci95) + MARKS[result.overlap_known.level]
+        of = "" if protocol.name in ("paper", "custom") else protocol.name.removeprefix("recommend-")
+        notes = ", ".join(filter(None, (of, "" if result.status.complete else "partial")))
+        table.add(result.model.name, result.task.label, *numbers, accuracy, notes, result.id[:12])
     return table
 
 
 def _finetuned(results: Sequence[FinetuneResult]) -> Table:
     table = Table("model", "task", "trained", "labels>", "metric", "%>", "runs>", "", "id", wrapped=("model",))
     for result in results:
-        table.add(
-            result.model.name,
-            result.task.label,
-            what_was_trained(result),
-            result.labels,
-            result.setting.metric,
-            per_cent(result.score.value, result.score.ci95) + MARKS[result.overlap_known.level],
-            count(len(result.runs)),
-            "" if result.status.complete else "partial",
-            result.id[:12],
-        )
+        score = per_cent(result.score.value, result.score.ci95) + MARKS[result.overlap_known.level]
+        setting = (what_was_trained(result), result.labels, result.setting.metric)
+        partial = "" if result.status.complete else "partial"
+        runs = count(len(result.runs))
+        table.add(result.model.name, result.task.label, *setting, score, runs, partial, result.id[:12])
     return table
 
 
 def _trained(records: Sequence[TrainingRecord]) -> Table:
     table = Table("data", "recipe", "mixing", "seed>", "loss>", "", "weights", "id", wrapped=("data",))
     for record in records:
-        losses = [entry["loss"] for entry in record.history if "loss" in entry]
-        table.add(
-            record.data.label,
-            str(record.recipe.get("name", "")),
-            str(record.recipe.get("mix", "")),
-            str(record.train_seed),
-            f"{losses[-1]:.3f}" if losses else "",
-            "partial" if record.partial or record.skipped else "",
-            record.weights_sha256[:12],
-            record.id[:12],
-        )
+        losses = [f"{entry['loss']:.3f}" for entry in record.history if "loss" in entry]
+        recipe = [str(record.recipe.get(field, "")) for field in ("name", "mix")]
+        outcome = (losses[-1] if losses else "", "partial" if record.partial or record.skipped else "")
+        ids = (record.weights_sha256[:12], record.id[:12])
+        table.add(record.data.label, *recipe, str(record.train_seed), *outcome, *ids)
     return table
 
 
@@ -91,13 +75,7 @@ def _ablated(records: Sequence[AblationRecord]) -> Table:
     table = Table("data", "tuned from", "arms>", "seeds>", "set aside>", "tasks", "id", wrapped=("data", "tasks"))
     for record in records:
         first = record.arms[0]
-        table.add(
-            first.training.data.label,
-            record.init,
-            count(len({arm.label for arm in record.arms})),
-            count(len(record.seeds)),
-            count(len(record.set_aside)) if record.set_aside else "",
-            ", ".join(dict.fromkeys(result.task.label for result in first.results)),
-            record.id[:12],
-        )
+        numbers = (len({arm.label for arm in record.arms}), len(record.seeds), len(record.set_aside) or None)
+        tasks = ", ".join(dict.fromkeys(result.task.label for result in first.results))
+        table.add(first.training.data.label, record.init, *map(count, numbers), tasks, record.id[:12])
     return table

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from uamix_bench.cli.errors import Session
     from uamix_bench.data.survey import Survey
     from uamix_bench.data.task import TaskData
@@ -21,24 +19,14 @@ _NAMED = 5  # clips in one line
 _CLASSES = 20  # in the table; --json has all
 
 
-class Places(NamedTuple):
-    """Options by which own sounds are found, as the first command repeats them."""
+def facts(found: Survey, data: TaskData, words: Sequence[str]) -> dict[str, Any]:
+    """Survey as plain data, with the largest settings that every class serves and a first command.
 
-    task: str
-    audio_root: Path | None = None
-    clip_seconds: float | None = None
-    data_dir: Path | None = None
-
-    @property
-    def words(self) -> list[str]:
-        """These options as words of a command line."""
-        options = {"--audio-root": self.audio_root, "--clip-seconds": self.clip_seconds, "--data-dir": self.data_dir}
-        given = [(name, str(value)) for name, value in options.items() if value]
-        return ["--task", self.task, *(word for option in given for word in option)]
-
-
-def facts(found: Survey, data: TaskData, places: Places) -> dict[str, Any]:
-    """Survey as plain data, with the largest settings that every class serves and a first command."""
+    Args:
+        found: Survey of the sounds.
+        data: Their clip table.
+        words: Options by which a command line finds them.
+    """
     sounds = found.sounds
     return {
         "task": data.name,
@@ -61,11 +49,11 @@ def facts(found: Survey, data: TaskData, places: Places) -> dict[str, Any]:
             "k": max(found.fewest - _QUERIES, 0),
             "k_with_one_query": max(found.fewest - 1, 0),
         },
-        "first_command": first_command(found, data, places),
+        "first_command": first_command(found, data, words),
     }  # fmt: skip
 
 
-def first_command(found: Survey, data: TaskData, places: Places) -> str | None:
+def first_command(found: Survey, data: TaskData, words: Sequence[str]) -> str | None:
     """Command line of a first evaluation that these clips allow; None if there is none."""
     sizes = sorted((size for size in found.usable.values() if size > 1), reverse=True)
     if len(sizes) < 2:
@@ -75,7 +63,7 @@ def first_command(found: Survey, data: TaskData, places: Places) -> str | None:
     most = fewest - _QUERIES if fewest >= _QUERIES + _SHOTS[1] else max(2 * fewest // 3, 1)
     shots = [shot for shot in _SHOTS if shot <= most]
     queries = min(_QUERIES, fewest - shots[-1])
-    words = ["uamix-bench", "fewshot", "--model", "uamix,logmel", *places.words]
+    words = ["uamix-bench", "fewshot", "--model", "uamix,logmel", *words]
     words += ["--n", str(ways), "--k", ",".join(map(str, shots))]
     words += ["--q", str(queries)] if queries != _QUERIES else []
     words += ["--keep-going"] if found.unread or (found.sounds and found.sounds.broken) else []
@@ -91,7 +79,7 @@ def plan_sounds(session: Session, tasks: Sequence[TaskData], progress: Progress)
 
     for data in tasks:
         if data.name.startswith("local/"):
-            held = facts(survey(data, memo=False, progress=progress), data, Places(data.name))
+            held = facts(survey(data, memo=False, progress=progress), data, [])
             held.pop("first_command")
             session.facts.setdefault("sounds", []).append(held)
             if not session.json:

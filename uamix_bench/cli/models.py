@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import commands, selection
+from uamix_bench.cli import commands, inputs, options
 from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output, layer, model_arg, out, quiet, trust_remote_code
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
@@ -44,16 +44,9 @@ def ls(session: Session) -> None:
 
     table = Table("model", "paper", "size>", "Hz>", "licence", "trained on", "weights here", prose=_PROSE)
     for name, plugin in plugins.items():
-        card = plugin.card
-        table.add(
-            f"{name}:{card.reference}" if card.reference else name,
-            card.paper,
-            _millions(card.parameters),
-            "" if card.reference else str(card.sample_rate),
-            card.licence,
-            trained_on(card.pretrained_on),
-            _state(plugin),
-        )
+        card, size = plugin.card, _millions(plugin.card.parameters)
+        shown, rate = (f"{name}:{card.reference}", "") if card.reference else (name, str(card.sample_rate))
+        table.add(shown, card.paper, size, rate, card.licence, trained_on(card.pretrained_on), _state(plugin))
     show(table)
 
 
@@ -122,18 +115,12 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
     errors: list[BadInputError] = []
     alike: dict[tuple[str, str], list[str]] = {}  # names of files by what is said of each, with * for the name
     for file in chosen:
-        facts = {
-            "model": plugin.name,
-            "file": file.name,
-            "page": file.page,
-            "note": file.note,
-            "path": None,
-            "problem": None,
-        }
+        facts = {"model": plugin.name, "file": file.name, "page": file.page, "note": file.note}
+        facts |= {"path": None, "problem": None}
         try:
             path = download(file, folder, progress=progress, offline=offline)
             if path.suffix == ".zip":  # each to a folder of its own, as M2D's files have one name
-                path = extract(path, path.with_suffix(""), merge=True, progress=progress)
+                path = extract(path, path.with_suffix(""), progress=progress)
             facts["path"] = str(path)
         except BadInputError as error:  # the others may come all the same
             facts["problem"] = f"{error.reason}; {error.remedy}"
@@ -159,7 +146,7 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
 
 @command.command("check")
 @click.argument("models", nargs=-1, required=True, metavar="NAME[=PATH]|hf:ID|hear:MODULE|FILE.py:CLASS...")
-@click.option("--pooling", metavar="NAME", help="Pooling of the embedding; default the model's own.")
+@options.pooling
 @layer
 @model_arg
 @trust_remote_code
@@ -179,18 +166,18 @@ def check(
     clips, NaN, sample rates, layers, poolings, the card, and that the model can be built again. On the CPU.
     """
     items = session.begin("models check")
-    names = selection.chosen_models(models, None, model_args=model_arg)
+    given = inputs.Models(
+        models, device="cpu", model_arg=model_arg, pooling=pooling, layer=layer, trust_remote_code=trust_remote_code
+    )
+    names = given.chosen()
 
     from uamix_bench.models import contract
-    from uamix_bench.models.arguments import parsed
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
-    chosen: dict[str, Any] = {"pooling": pooling, "layer": layer, "trust_remote_code": trust_remote_code}
-    chosen["arguments"] = parsed(model_arg)
     broken = []
-    for name in names:
+    for name, load in zip(names, given.loaders(names, load_model), strict=True):
         try:
-            outcomes = contract.check(load_model(name, device="cpu", **chosen))
+            outcomes = contract.check(load())
         except BadInputError as error:
             outcomes = [contract.Check("loading", False, f"{error.subject}: {error.reason}", error.remedy)]
         passed = all(outcome.passed for outcome in outcomes)
@@ -209,12 +196,11 @@ def check(
 @command.command("convert")
 @click.argument("source", metavar="NAME=FILE|FILE")
 @out("File to write; default FILE with the ending .safetensors.", metavar="FILE")
-@click.option(
+@options.choice(
     "--dtype",
-    type=click.Choice(["float32", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Precision of the weights. float16 halves the file and changes embeddings slightly.",
+    "Precision of the weights. float16 halves the file and changes embeddings slightly.",
+    "float32",
+    "float16",
 )
 @json_output
 @click.pass_obj
@@ -237,7 +223,7 @@ def convert(session: Session, source: str, output: Path | None, dtype: str) -> N
     import torch
 
     from uamix_bench.models import convert as converting
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
     name = name or converting.owner(path)
     model = load_model(name, path, device="cpu")

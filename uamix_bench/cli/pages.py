@@ -11,16 +11,14 @@ if TYPE_CHECKING:
     from uamix_bench.plugins.registry import RenderedPage
 
 
-def write_page(page: RenderedPage, folder: Path, name: str) -> tuple[Path, Path]:
-    """Writes a page as ``<name>.html`` and ``<name>.md``, with the files that it links to beside them.
+def write_page(page: RenderedPage, folder: Path, name: str, durable: bool = True) -> list[Path]:
+    """Writes a page as ``<name>.html`` and ``<name>.md``, after the files that it links to; see :func:`write_atomic`.
 
     Returns:
-        Paths of the two files.
+        Paths of all files, those two last.
 
     Raises:
         MachineError: The folder cannot be written.
     """
-    for path, text in page.files.items():
-        write_atomic(folder / path, text.encode())
-    html = write_atomic(folder / f"{name}.html", page.html.encode())
-    return html, write_atomic(folder / f"{name}.md", page.markdown.encode())
+    texts = {**page.files, f"{name}.html": page.html, f"{name}.md": page.markdown}
+    return [write_atomic(folder / path, text.encode(), durable) for path, text in texts.items()]

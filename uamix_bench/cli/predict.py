@@ -62,14 +62,14 @@ def command(
         raise UsageError("SOUNDS", "none is given", f"uamix-bench predict {classifier} a.wav folder/")
     encoder = None
     if model is not None:
-        (encoder, *others) = selection.models(model, checkpoint)
-        if others:
-            raise UsageError(f"--model {model}", "a classifier has one encoder", "name one")
+        encoder = selection.one("--model", selection.models(model, checkpoint), "the encoder of a classifier")
 
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.evaluation.classifier import load_classifier
     from uamix_bench.util import files
 
+    if output is not None:
+        files.check_writable(output.absolute().parent)
     made = load_classifier(
         classifier, encoder, checkpoint=checkpoint, device=device, trust_remote_code=trust_remote_code
     )
@@ -113,12 +113,14 @@ def _csv(rows: Sequence[Prediction]) -> str:
 def _show(rows: Sequence[Prediction], calibrated: bool) -> None:
     from uamix_bench.cli.tables import Table, count, show
 
-    heading = "probability>" if calibrated else "lead>"
-    table = Table("sound", "from s>", "to s>", "label", heading, "nearest", wrapped=("sound",))
+    columns = ("nearest", "probability>") if calibrated else ("lead>",)
+    table = Table("sound", "from s>", "to s>", "label", *columns, wrapped=("sound",))
     for row in rows[:_SHOWN]:
         nearest = row.nearest if row.nearest != row.label else ""
-        score = f"{row.score:.3f}" if calibrated else f"{row.score:.3g}"
-        table.add(row.path, f"{row.start_s:.2f}", f"{row.end_s:.2f}", row.label, score, nearest)
+        scores = (nearest, f"{row.score:.3f}") if calibrated else (f"{row.score:.3g}",)
+        table.add(row.path, f"{row.start_s:.2f}", f"{row.end_s:.2f}", row.label, *scores)
     show(table)
+    if any(row.nearest != row.label for row in rows[:_SHOWN]):
+        print("probability: that of the nearest class, even where the sound is none of these")
     if len(rows) > _SHOWN:
         print(f"{count(_SHOWN)} of {count(len(rows))} are shown; -o FILE.csv has all")

@@ -14,16 +14,7 @@ from uamix_bench.cli.errors import Session
 @click.option("--init", metavar="MODEL", help="Encoder to start from, as for tune; default random weights.")
 @training.common
 @click.pass_obj
-def command(
-    session: Session,
-    /,
-    init: str | None,
-    recipe: str,
-    data: str | None,
-    seed: int | None,
-    changes: tuple[str, ...],
-    **how: Any,
-) -> None:
+def command(session: Session, /, init: str | None, **how: Any) -> None:
     """Pre-train an AudioMAE encoder on unlabelled sounds.
 
     `pretrain --recipe tiny` makes the bundled audiomae-tiny. With --init an encoder's masked training goes on, beside
@@ -32,5 +23,4 @@ def command(
     """
     from uamix_bench.tuning.recipe import PRETRAIN, PretrainRecipe
 
-    chosen = training.change(training.find(PRETRAIN, recipe, PretrainRecipe), {"data": data, "seed": seed}, changes)
-    training.carry_out(session, "pretrain", chosen, init, **how)
+    training.carry_out(session, PRETRAIN, PretrainRecipe, init, **how)

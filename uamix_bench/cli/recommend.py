@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from uamix_bench.cli import options, selection
+from uamix_bench.cli import commands, inputs, options, selection
 from uamix_bench.cli.errors import Session
+from uamix_bench.cli.values import COUNT, COUNTS, WAYS, Number, Points
 from uamix_bench.util.errors import BadInputError, MachineError, UsageError
 
 if TYPE_CHECKING:
@@ -21,53 +21,41 @@ if TYPE_CHECKING:
     from uamix_bench.records.results import Result
 
 
-@click.command("recommend")
-@click.option(
+@commands.command("recommend")
+@options.listed(
     "-m",
     "--model",
-    multiple=True,
-    type=options.MODELS,
-    callback=options.merged,
-    help="Models to compare, as in fewshot; default all that can run here, the floors included.",
+    kind=options.MODELS,
+    words="Models to compare, as in fewshot; default all that can run here, the floors included.",
 )
-@options.task
+@inputs.places(options.task, options.keep_going)
 @click.option(
     *options.WAY,
     "n",
-    type=options.CountOrAll(),
+    type=WAYS,
     help="Ways: classes per episode; all: every class that takes part. Default 5, or all if they are fewer.",
 )
 @click.option(
     *options.SHOT,
     "k",
-    type=options.COUNTS,
+    type=COUNTS,
     help="Shots: supports per class, a list or a range 1-5; default 1, 2, 4, ... up to the most that the clips allow.",
 )
 @click.option(
     "--gain",
-    type=options.Points(),
+    type=Points(),
     default="1pp",
     show_default=True,
     help="Gain in accuracy from one number of examples to the next, below which more are not worth it.",
 )
 @click.option(
-    "--min-clips", type=options.Number(4), help="Fewest clips of a class that takes part; default 4, two in each half."
+    "--min-clips", type=Number(4), help="Fewest clips of a class that takes part; default 4, two in each half."
 )
-@click.option("--episodes", type=options.COUNT, default=10_000, show_default=True, help="Number of episodes.")
-@click.option(
-    "--seed",
-    type=options.Number(0, 2**53 - 1),
-    default=0,
-    show_default=True,
-    help="Seed of the split into halves and of the episode sampler.",
-)
+@click.option("--episodes", type=COUNT, default=10_000, show_default=True, help="Number of episodes.")
+@options.seed("Seed of the split into halves and of the episode sampler.", default=0, show_default=True)
 @options.input_length
-@options.data_dir
-@options.audio_root
-@options.clip_seconds
 @options.device
 @options.batch_size
-@options.keep_going
 @options.results_folder
 @options.of_a_run
 @click.pass_obj
@@ -75,7 +63,7 @@ def command(
     session: Session,
     /,
     model: tuple[str, ...],
-    task: tuple[str, ...],
+    places: inputs.Places,
     n: int | None,
     k: tuple[int, ...] | None,
     gain: float,
@@ -83,12 +71,8 @@ def command(
     episodes: int,
     seed: int,
     input: Literal["native", "official"],
-    data_dir: Path | None,
-    audio_root: Path | None,
-    clip_seconds: float | None,
     device: str,
     batch_size: int,
-    keep_going: bool,
     output: Path | None,
     quiet: bool,
 ) -> int:
@@ -99,13 +83,11 @@ def command(
     winner's luck. Results are stored as those of fewshot are; the same command again takes them from there.
     """
     items = session.begin("recommend")
-    tasks = selection.chosen_tasks(task)
-    if len(tasks) > 1:
-        raise UsageError("--task", f"is one task here, and {len(tasks)} are given", "run them one by one")
-    names, left_out = (selection.chosen_models(model, None), {}) if model else selection.models_here()
+    task = selection.one("--task", places.chosen(), "a recommendation")
+    models = inputs.Models(model, input=input, device=device)
+    names, left_out = (models.chosen(), {}) if model else selection.models_here()
 
     from uamix_bench.cli.progress import TerminalProgress
-    from uamix_bench.data.task import load_task
     from uamix_bench.evaluation.grid import evaluate
     from uamix_bench.records.store import ResultStore
     from uamix_bench.studies import recommend as library
@@ -114,17 +96,14 @@ def command(
     store.check_writable()
     for reason, others in left_out.items():
         progress.say(f"passed over {', '.join(others)}: {reason}")
-    (data,) = (
-        load_task(name_or_path, data_dir, audio_root=audio_root, clip_seconds=clip_seconds, keep_going=keep_going)
-        for name_or_path in tasks
-    )
+    data = places.load(task)
     selection.say(data.name, data.remarks)
     plans = library.plan(
         data, ways=n, shots=k or (), min_clips=min_clips, episodes=episodes, seed=seed, progress=progress
     )
     selection.say(data.name, [one for one in plans.choosing.task.remarks if one not in data.remarks])
 
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
     failed: dict[str, BadInputError] = {}
 
@@ -136,12 +115,12 @@ def command(
     files: Counter[str] = Counter()
     given: dict[ModelIdentity, str] = {}  # names that models were given by
     for kept in evaluate(
-        [_or_passed_over(partial(load_model, name, device=device, input=input)) for name in names],
+        list(map(_or_passed_over, models.loaders(names, load_model))),
         list(plans),
         store=store,
         set_aside=set_aside,
         batch_size=batch_size,
-        keep_going=keep_going,
+        keep_going=places.keep_going,
         progress=progress,
     ):
         results.append(kept.result)
@@ -157,7 +136,10 @@ def command(
     if not session.json:
         from uamix_bench.cli.advice import show_recommendation
 
-        words = ("uamix-bench", "fit", "--model", given[found.chosen.model], "--task", tasks[0])
+        words = ["uamix-bench", "fit", "--model", given[found.chosen.model]]
+        words += places.words(task)
+        words += ["--input", input] if input != "native" else []
+        words += ["--keep-going"] if places.keep_going else []
         show_recommendation(found, plans, shlex.join(words))
     return 6 if (model and failed) or any(result.status.skipped for result in results) else 0
 

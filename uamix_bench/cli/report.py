@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import commands, options, selection
+from uamix_bench.cli import commands, options
 from uamix_bench.cli.errors import Session
+from uamix_bench.cli.values import CommaList
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.files import expanded, home
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--tsne",
     metavar="CLASSES",
-    type=options.CommaList(metavar="CLASS,..."),
+    type=CommaList(metavar="CLASS,..."),
     help="Classes of a t-SNE for two models; 'default': those of the paper's figure, or the first eight.",
 )
 @click.option(
@@ -75,8 +76,7 @@ def command(
         raise UsageError("--tsne", "shows the embeddings of few-shot results, and none is given", "omit it")
     if sounds and "fewshot" not in kinds:
         raise UsageError("--sounds", "are clips of few-shot results, and none is given", "omit it")
-    tasks = selection.chosen_tasks(task)
-    more: dict[str, dict[str, Any]] = {"fewshot": {"data_dir": data_dir, "own": tasks, "tsne": tsne, "sounds": sounds}}
+    more: dict[str, dict[str, Any]] = {"fewshot": {"data_dir": data_dir, "own": task, "tsne": tsne, "sounds": sounds}}
     if "fewshot" in kinds and "finetune" in kinds:
         more["fewshot"]["supervised"] = list(kinds["finetune"].values())
     pages = {
@@ -86,7 +86,7 @@ def command(
     for kind, page in pages.items():
         for line in getattr(page, "said", ()):
             progress.say(line)
-        html, markdown = write_page(page, output, kind)
+        *_, html, markdown = write_page(page, output, kind)
         items.append({"kind": kind, "records": len(kinds[kind]), "html": str(html), "markdown": str(markdown)})
         if not session.json:
             click.echo(f"{html}\n{markdown}")

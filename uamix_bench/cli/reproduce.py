@@ -11,6 +11,7 @@ import click
 
 from uamix_bench.cli import commands, options
 from uamix_bench.cli.errors import Session
+from uamix_bench.cli.values import COUNTS
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import expanded
 
@@ -29,25 +30,17 @@ if TYPE_CHECKING:
     help="Weights of a model; default those of 'models fetch'. Tuned ones: uamix, uamix-none, -mixup, -tf-cutmix.",
 )
 @click.option("--tuning-data", metavar="DATA", help="Sounds to tune on, as for tune; the paper has AudioSet-20K.")
-@click.option(
-    "--recipe",
-    type=click.Choice(["paper", "tiny"]),
-    default="paper",
-    show_default=True,
-    help="Recipe of tuning and fine-tuning; tiny is for trials and not comparable.",
-)
-@click.option(*options.WAY, "ways", type=options.COUNTS, help="Ways: classes per episode; default the target's.")
-@click.option(*options.SHOT, "shots", type=options.COUNTS, help="Shots: supports per class; default the target's.")
-@click.option("--q", "--query", "queries", type=options.COUNT, help="Queries per class; default 15.")
-@click.option("--episodes", type=options.COUNT, help="Number of episodes; default 600.")
+@options.choice("--recipe", "Recipe of tuning and fine-tuning; tiny is for trials and not comparable.", "paper", "tiny")
+@click.option(*options.WAY, "ways", type=COUNTS, help="Ways: classes per episode; default the target's.")
+@click.option(*options.SHOT, "shots", type=COUNTS, help="Shots: supports per class; default the target's.")
+@options.query
+@options.episodes
 @options.input_length
 @options.device
 @options.batch_size
-@click.option(
-    "--results", metavar="DIR", callback=options.to_path, help="Results folder; default UAMIX_BENCH_HOME/results."
-)
+@options.path("--results", "Results folder; default UAMIX_BENCH_HOME/results.")
 @options.report_folder
-@click.option("--dry-run", is_flag=True, help="List jobs, missing parts and estimated time; run nothing.")
+@options.dry_run("List jobs, missing parts and estimated time; run nothing.")
 @options.of_a_run
 @click.pass_obj
 def command(
@@ -60,7 +53,7 @@ def command(
     recipe: Literal["paper", "tiny"],
     ways: tuple[int, ...] | None,
     shots: tuple[int, ...] | None,
-    queries: int | None,
+    q: int | None,
     episodes: int | None,
     input: Literal["native", "official"],
     device: str,
@@ -86,8 +79,7 @@ def command(
 
     progress = TerminalProgress(quiet)
     targets = find_targets(target)
-    changes = {"n_query": queries, "episodes": episodes}
-    protocol = PAPER.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    protocol = PAPER.changed(n_query=q or PAPER.n_query, episodes=episodes or PAPER.episodes)
     settings = Settings(ways or (), shots or (), protocol, recipe, input)
     models = {name: plugin.card for name, plugin in registry.models().items()}
     tasks = {name: plugin.card for name, plugin in registry.tasks().items()}
@@ -117,7 +109,7 @@ def command(
     work = Work(here, settings, store, folder, device, batch_size, progress, stoppable)
     records = work.carry_out(plans)
     page = registry.find_report("reproduce")(records, plans=plans, set_aside=work.set_aside, data_dir=folder)
-    written = write_page(page, output, f"reproduce-{target}")
+    written = write_page(page, output, f"reproduce-{target}")[-2:]
     items += [record.model_dump(mode="json") for record in records]
     session.facts |= {"missing": _missing(plans), "set_aside": work.set_aside, "files": list(map(str, written))}
     if not session.json:
@@ -216,16 +208,10 @@ def _show(session: Session, items: list[Any], plans: Sequence[Reproduction]) -> 
             jobs = [job for job in made.jobs if (job.kind, job.model) == (kind, model)]
             ready = [job for job in jobs if not job.lacks]
             clips, flops = sum(job.clips for job in ready), sum(job.flops() for job in ready)
-            table.add(
-                made.target.id,
-                kind,
-                model,
-                f"{len(ready)} of {len(jobs)}" if len(jobs) > 1 else "yes" if ready else "no",
-                count(len(jobs[0].cells)) if jobs[0].cells else "",
-                count(sum(job.kept for job in jobs)) if jobs[0].cells else "",
-                count(clips) if clips else "",
-                duration(flops / rate) if clips else "",
-            )
+            can_run = f"{len(ready)} of {len(jobs)}" if len(jobs) > 1 else "yes" if ready else "no"
+            cells = len(jobs[0].cells) or None
+            numbers = map(count, (cells, sum(job.kept for job in jobs) if cells else None, clips or None))
+            table.add(made.target.id, kind, model, can_run, *numbers, duration(flops / rate) if clips else "")
     show(table)
     click.echo(
         "time: embedding on this processor at the rate of its matrix products, a lower bound; tunings and fine-tunings "

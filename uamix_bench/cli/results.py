@@ -12,6 +12,7 @@ import click
 
 from uamix_bench.cli import commands, options
 from uamix_bench.cli.errors import Session
+from uamix_bench.cli.values import CommaList, Number
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.text import listed, visible
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from uamix_bench.records.store import Found
 
 _SHOWN = 5  # classes at either end of a card
-_COUNTS = options.CommaList(click.INT, "N[,N...]")
-_GLOBS = options.CommaList(metavar="GLOB[,...]")
+_COUNTS = CommaList(Number(0), "N[,N...]")
+_GLOBS = CommaList(metavar="GLOB[,...]")
 _PATHS = click.argument("paths", nargs=-1, metavar="[PATH]...", callback=lambda *given: tuple(map(Path, given[2])))
 
 
@@ -34,10 +35,7 @@ def _filters(function: options.AnyCallback) -> options.AnyCallback:
         (("-t", "--task"), _GLOBS, "Tasks, by name."),
         (("-m", "--model"), _GLOBS, "Models, by name."),
     ):
-        option = click.option(
-            *names, multiple=True, type=kind, callback=options.merged, help=f"{words} Lists, repeatable."
-        )
-        function = option(function)
+        function = options.listed(*names, kind=kind, words=f"{words} Lists, repeatable.")(function)
     return function
 
 
@@ -63,7 +61,8 @@ def ls(session: Session, /, paths: tuple[Path, ...], **chosen: tuple[Any, ...]) 
     found = _read(paths)
     for error in found.bad:
         warnings.warn(str(error), stacklevel=1)
-    records = [*_choose(found, **chosen), *_others(found, **chosen)]
+    results, others = _choose(found, **chosen)
+    records = [*results, *others]
     items += [record.model_dump(mode="json") for record in records]
     if not session.json:
         from uamix_bench.cli.listing import show_records
@@ -93,12 +92,7 @@ def show(session: Session, name: str, folder: Path | None) -> None:
 
 @command.command("verify")
 @_PATHS
-@click.option(
-    "--data-dir",
-    metavar="DIR",
-    callback=options.to_path,
-    help="Folder of the data sets, to draw the episodes again and compare.",
-)
+@options.data_dir
 @options.own_task
 @options.audio_root
 @options.json_output
@@ -177,7 +171,7 @@ def export(
         raise found.bad[0]
     from uamix_bench.records.newest import newest
 
-    given = _choose(found, **chosen)
+    given, _ = _choose(found, **chosen)
     shown = newest(given)
     kept = {result.id for result in shown.records if result.status.complete}
     results = [result for result in given if result.id in kept]
@@ -224,56 +218,39 @@ def _read(paths: Sequence[Path]) -> Found:
 
 def _choose(
     found: Found, model: tuple[str, ...], task: tuple[str, ...], n: tuple[int, ...], k: tuple[int, ...]
-) -> list[Result]:
-    """Few-shot results that pass the filters, each id once, by task and setting, the best first."""
-    from uamix_bench.records.results import Result
-
-    chosen = {
-        record.id: record
-        for _, record in found.records
-        if isinstance(record, Result)
-        and _fits(record.model.name, model)
-        and _fits(record.task.name, task)
-        and (not n or record.protocol.n_way in n)
-        and (not k or record.protocol.k_shot in k)
-    }
-    return sorted(
-        chosen.values(),
-        key=lambda result: (
-            result.task.name,
-            result.protocol.n_way,
-            result.protocol.k_shot,
-            -result.score.accuracy,
-            result.model.name,
-            result.id,
-        ),
-    )
-
-
-def _others(
-    found: Found, model: tuple[str, ...], task: tuple[str, ...], n: tuple[int, ...], k: tuple[int, ...]
-) -> list[Record]:
-    """Other records that pass the filters, each id once, by kind and place."""
+) -> tuple[list[Result], list[Record]]:
+    """Records that pass the filters, each id once: few-shot results by setting, the best first, and the others."""
     from uamix_bench.records.finetune_record import FinetuneResult
+    from uamix_bench.records.results import Result
     from uamix_bench.records.training_records import AblationRecord, TrainingRecord
 
     def passes(record: Record) -> bool:
-        if n or k:
+        if isinstance(record, Result):
+            protocol = record.protocol
+            if (n and protocol.n_way not in n) or (k and protocol.k_shot not in k):
+                return False
+        elif n or k:
             return False
-        if isinstance(record, FinetuneResult):
-            return _fits(record.model.name, model) and _fits(record.task.name, task)
+        if isinstance(record, Result | FinetuneResult):
+            return _fits([record.model.name], model) and _fits([record.task.name], task)
         if isinstance(record, TrainingRecord):
-            return not model and _fits(record.data.name, task)
+            return not model and _fits([record.data.name], task)
         if isinstance(record, AblationRecord):
-            return not model and any(_fits(result.task.name, task) for result in record.arms[0].results)
+            return not model and _fits([result.task.name for result in record.arms[0].results], task)
         return False
 
+    def order(result: Result) -> tuple[Any, ...]:
+        protocol, model = result.protocol, result.model.name
+        return result.task.name, protocol.n_way, protocol.k_shot, -result.score.accuracy, model, result.id
+
     chosen = {record.id: record for _, record in found.records if passes(record)}
-    return sorted(chosen.values(), key=lambda record: (record.kind, record.place(), record.id))
+    results = [record for record in chosen.values() if isinstance(record, Result)]
+    others = [record for record in chosen.values() if not isinstance(record, Result)]
+    return sorted(results, key=order), sorted(others, key=lambda record: (record.kind, record.place(), record.id))
 
 
-def _fits(name: str, globs: tuple[str, ...]) -> bool:
-    return not globs or any(fnmatchcase(name, glob) for glob in globs)
+def _fits(names: Sequence[str], globs: tuple[str, ...]) -> bool:
+    return not globs or any(fnmatchcase(name, glob) for name in names for glob in globs)
 
 
 def _one(name: str, folder: Path | None) -> tuple[Path, Record]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from uamix_bench.cli.tables import Table, count, fits, per_cent, show
 from uamix_bench.plugins.overlap import notes
-from uamix_bench.util.text import classes_drawn, listed, p_value, plus_minus
+from uamix_bench.util.text import classes_drawn, listed, p_value, per_second, plus_minus
 
 if TYPE_CHECKING:
     from uamix_bench.comparison.ranking import Difference, Ranking
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _WIDTH = 80  # columns that a note takes, as the tables do
 _POPULATIONS = {"clips": "new clips", "classes": "new classes"}
-_TELLING = ("weights_sha256", "source_sha256", "metadata_sha256")
 _FEW = re.compile(r"needs [\d,]+ episodes")  # the reason that a user can do something about
 
 
@@ -75,7 +74,7 @@ def _show_scores(results: Sequence[Result], ranking: Ranking, labels: Mapping[st
         _note(f"* {', '.join(who)} on {words}")
     for line in _health(results, labels):
         _note(line)
-    if paces := _paces(results):
+    if paces := _paces(rows.values()):
         _note(paces)
     if shares := _shared(results):
         _note(f"Queries that share their group with a support clip: {', '.join(shares)} (--group-disjoint)")
@@ -117,7 +116,7 @@ def _score_table(
             *cells,
             *(_sizes(found) if several else []),
             _clip_rate(found),
-            _rate(sum(one.protocol.episodes for one in found) / max(sum(one.cost.episodes_s for one in found), 1e-9)),
+            _episode_rate(found),
         )
     return table
 
@@ -149,9 +148,9 @@ def _mark(result: Result | None, ranking: Ranking) -> str:
 
 def _why_not_new(ranking: Ranking) -> str:
     """Reason why no best model is best for new clips, as far as the intervals say."""
-    if any(found.clips.half_width is not None for found in ranking.differences):
-        return "for new clips of these classes another may be better"
-    return "--episodes 10000 tests new clips"
+    if all(_FEW.match(found.clips.reason) for found in ranking.differences):
+        return "--episodes 10000 tests new clips"
+    return "for new clips of these classes another may be better"
 
 
 def _partial(results: Sequence[Result], labels: Mapping[str, str]) -> dict[str, dict[str, None]]:
@@ -218,7 +217,7 @@ def _show_differences(pairs: Sequence[Difference], family: int, labels: Mapping[
             per_cent(found.difference, found.half_width, "+"),
             *((plus_minus(found.clips.half_width),) if clips else ()),
             p_value(found.p_holm),
-            f"{100 * found.smallest:.2f}",
+            "" if found.smallest is None else f"{100 * found.smallest:.2f}",
         )
     references = list(dict.fromkeys(labels[found.reference.id] for found in pairs))
     print()
@@ -296,17 +295,13 @@ def _bounds(result: Result) -> str:
 
 
 def model_labels(results: Sequence[Result]) -> dict[str, str]:
-    """Label of each result's model: its name, digests that tell it from others of that name, and the precision."""
-    told: dict[str, dict[str, set[str | None]]] = {}
-    for result in results:
-        of_name = told.setdefault(result.model.name, {name: set() for name in _TELLING})
-        for name, values in of_name.items():
-            values.add(getattr(result.model, name))
-    telling = {name: [field for field, values in found.items() if len(values) > 1] for name, found in told.items()}
+    """Label of each result's model, with its precision."""
+    from uamix_bench.records import results as records
+
+    labels = records.model_labels(result.model for result in results)
     return {
-        result.id: result.model.shown
-        + "".join(f" {(getattr(result.model, field) or '')[:6]}" for field in telling[result.model.name])
-        + (f" {result.model.dtype}" if result.model.dtype != "float32" else "")
+        result.id: labels[result.model]
+        + (f" {dtype}" if (dtype := result.model.dtype) != "float32" and dtype not in labels[result.model] else "")
         for result in results
     }
 
@@ -317,19 +312,26 @@ def _cell(result: Result, sweep: bool) -> tuple[str, ...]:
 
 def _clip_rate(results: Sequence[Result]) -> str:
     """Clips embedded per second by the run that embedded most; in parentheses if these are earlier runs."""
-    costs = [result.cost for result in results]
-    rates = [(cost.embedded_clips, _rate(rate)) for cost in costs if (rate := cost.rate())]
-    rates += [(pace.clips, f"({_rate(pace.clips / pace.seconds)})") for cost in costs if (pace := cost.pace())]
-    return max(rates, key=lambda one: one[0])[1] if rates else "cached"
+    from uamix_bench.records import results as records
+
+    speed = records.embedding_speed(results)
+    if speed is None:
+        return "cached"
+    rate = per_second(speed.clips_per_s)
+    return f"({rate})" if speed.earlier else rate
 
 
-def _paces(results: Sequence[Result]) -> str:
+def _episode_rate(results: Sequence[Result]) -> str:
+    seconds = sum(result.cost.episodes_s for result in results)
+    return per_second(sum(result.protocol.episodes for result in results) / max(seconds, 1e-9))
+
+
+def _paces(rows: Iterable[Mapping[tuple[int, int], Result]]) -> str:
     """Note on rates of earlier runs, with their devices; empty if none is shown."""
-    devices = dict.fromkeys(pace.device for result in results if (pace := result.cost.pace()))
+    from uamix_bench.records import results as records
+
+    speeds = [speed for row in rows if (speed := records.embedding_speed(row.values()))]
+    devices = dict.fromkeys(speed.device for speed in speeds if speed.earlier)
     if not devices:
         return ""
     return f"(clips/s): embeddings from the cache; rate of the earlier runs that made them, on {' or '.join(devices)}"
-
-
-def _rate(per_s: float) -> str:
-    return f"{per_s:,.0f}" if per_s >= 10 else f"{per_s:.1f}"

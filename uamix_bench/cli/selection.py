@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
-from uamix_bench.util.files import expanded
-from uamix_bench.util.text import UNFIT, visible
+from uamix_bench.util.files import check_writable, expanded
+from uamix_bench.util.text import UNFIT, listed, visible
 
 if TYPE_CHECKING:
     from uamix_bench.data.folders import Remark
@@ -117,36 +117,15 @@ def models_here(pattern: str = "*", given: bool = False) -> tuple[list[str], dic
     return found, dict(sorted(left_out.items(), key=lambda item: item[0] != _WEIGHTLESS))
 
 
-def chosen_models(
-    given: Sequence[str],
-    checkpoint: Path | None,
-    labels: Sequence[str] = (),
-    pretrained_on: Sequence[str] = (),
-    model_args: Sequence[str] = (),
-) -> list[str]:
-    """Expands the values of --model, which --checkpoint, --name, --pretrained-on and --model-arg belong to.
+def one(option: str, found: Sequence[str], what: str) -> str:
+    """The only value of an option.
 
     Raises:
-        UsageError: No such model, or it needs weights; weights or arguments for several; or no labels of results.
-        BadInputError: The weights do not exist.
+        UsageError: There are several, and `what` is of one.
     """
-    from uamix_bench.models.arguments import parsed
-
-    found = list(dict.fromkeys(name for one in given for name in models(one, checkpoint)))
-    alone = {"--checkpoint": checkpoint, "--pretrained-on": pretrained_on, "--model-arg": model_args}
-    if len(found) > 1 and any(alone.values()):
-        option = next(option for option, value in alone.items() if value)
-        remedy = "run them one by one" + (", or use NAME=PATH" if checkpoint else "")
-        raise UsageError(option, f"belongs to one model, and {len(found)} are given", remedy)
-    parsed(model_args)
-    if labels and len(labels) != len(found):
-        counted = f"{len(labels)} name{'s' * (len(labels) > 1)} for {len(found)} model{'s' * (len(found) > 1)}"
-        raise UsageError(f"--name {','.join(labels)}", f"gives {counted}", f"name each: {', '.join(found)}")
-    if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise UsageError(f"--name {','.join(labels)}", f"gives '{twice}' twice", "give each model a name of its own")
-    for label in labels:
-        check_label(label)
-    return found
+    if len(found) > 1:
+        raise UsageError(option, f"names {len(found)}, and {what} is of one", f"give one of {listed(found, 5)}")
+    return found[0]
 
 
 def chosen_tasks(given: Sequence[str]) -> list[str]:
@@ -185,17 +164,52 @@ def tasks(given: str) -> list[str]:
         return [f"./{given}"]
 
 
-def check_label(label: str) -> None:
-    """Checks that a label can name a folder of results.
+def own_path(given: str) -> str | None:
+    """Path of a user's own data that a value of --task names; None for any other name."""
+    from uamix_bench.data.task import is_path
+
+    try:
+        found = tasks(given)[0]
+    except UsageError:
+        return None
+    return found if is_path(found) else None
+
+
+def check_new(folder: Path, mark: str) -> bool:
+    """Makes sure that a folder can be written, and is new or empty, or holds an entry `mark` of an earlier run.
+
+    Returns:
+        True if it holds that entry.
 
     Raises:
-        UsageError: The label cannot name a folder.
+        UsageError: The folder holds other files.
+        MachineError: No file can be written there.
+    """
+    held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    if held and mark not in held:
+        raise UsageError(f"--out {folder}", f"holds other files ({listed(held, 3)})", "name a new folder")
+    check_writable(next(place for place in (folder, *folder.absolute().parents) if place.exists()))
+    return bool(held)
+
+
+def check_labels(labels: Sequence[str], models: Sequence[str]) -> None:
+    """Checks that each model gets a label of its own, which can name a folder of results.
+
+    Raises:
+        UsageError: It does not.
     """
     from uamix_bench.plugins.card import NAME_PATTERN
 
-    if len(label) > 80 or not re.fullmatch(NAME_PATTERN, label):
-        remedy = "use up to 80 letters, digits, spaces and . _ + - /, each part beginning with a letter or digit"
-        raise UsageError(f"--name {label}", "cannot name results", remedy)
+    given = f"--name {','.join(labels)}"
+    if len(labels) != len(models):
+        counted = f"{len(labels)} name{'s' * (len(labels) > 1)} for {len(models)} model{'s' * (len(models) > 1)}"
+        raise UsageError(given, f"gives {counted}", f"name each: {', '.join(models)}")
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UsageError(given, f"gives '{label}' twice", "give each model a name of its own")
+        if len(label) > 80 or not re.fullmatch(NAME_PATTERN, label):
+            remedy = "use up to 80 letters, digits, spaces and . _ + - /, each part beginning with a letter or digit"
+            raise UsageError(f"--name {label}", "cannot name results", remedy)
 
 
 def classes(path: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ import copy
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -92,7 +93,8 @@ def _console() -> Console:
 
 
 def _drop(table: RichTable, heading: str) -> None:
-    table.columns = [column for column in table.columns if column.header != heading]
+    kept = (column for column in table.columns if column.header != heading)
+    table.columns = [replace(column, _index=place) for place, column in enumerate(kept)]
 
 
 def _width(table: RichTable, console: Console) -> int:

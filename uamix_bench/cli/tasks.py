@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import commands, look, options, selection
+from uamix_bench.cli import commands, inputs, look, options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output, quiet, to_path
+from uamix_bench.cli.values import COUNT, Number
 from uamix_bench.util.errors import BadInputError, UsageError
 
 if TYPE_CHECKING:
@@ -43,60 +44,42 @@ def ls(session: Session) -> None:
     for card in cards:
         source = "with the package" if card.bundled else "yours to fetch" if card.home else "made on first use"
         source += "; layout unverified" if card.unverified else ""
-        table.add(
-            " ".join([f"{card.name}@{card.version}", *card.aliases]),
-            count(card.classes),
-            count(card.clips),
-            f"{card.clip_seconds:g}",
-            card.licence,
-            source,
-        )
+        names = " ".join([f"{card.name}@{card.version}", *card.aliases])
+        table.add(names, count(card.classes), count(card.clips), f"{card.clip_seconds:g}", card.licence, source)
     show(table)
     own = "--task FOLDER (one sub-folder a class), FILE.csv (path,label[,group,split]), FILE.parquet or CARD.toml"
     click.echo(f"Your own: {own}; docs/your-task.md has the columns.", err=True)
 
 
 @command.command("info")
-@click.argument("name", metavar="NAME|DIR|CSV")
+@click.argument("name", metavar="NAME|PATH")
 @click.option("--deep", is_flag=True, help="Read the sounds of a published data set as well; your own are always read.")
-@options.data_dir
-@options.audio_root
-@options.clip_seconds
+@inputs.places()
 @quiet
 @json_output
 @click.pass_obj
-def info(
-    session: Session,
-    name: str,
-    deep: bool,
-    data_dir: Path | None,
-    audio_root: Path | None,
-    clip_seconds: float | None,
-    quiet: bool,
-) -> None:
+def info(session: Session, places: inputs.Places, name: str, deep: bool, quiet: bool) -> None:
     """Show the card of a task, or what your own sounds hold.
 
-    Of a folder or CSV: clips and seconds of each class, rates, channels, splits, groups, what is silent, broken or
-    there twice, the largest settings that every class serves, and a first command. Of a published data set, its card,
-    and what its copy holds if there is one.
+    Of a folder, list or card of your own: clips and seconds of each class, rates, channels, splits, groups, what is
+    silent, broken or there twice, the largest settings that every class serves, and a first command. Of a published
+    data set, its card, and what its copy holds if there is one.
     """
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.plugins import registry
 
     items = session.begin("tasks info")
     progress = TerminalProgress(quiet)
-    (chosen,) = (found := selection.tasks(name))[:1]
-    if len(found) > 1:
-        raise UsageError(name, "names several tasks", f"give one of {', '.join(found)}")
-    if _is_own(chosen):
-        items.append(_survey(look.Places(chosen, audio_root, clip_seconds), progress))
+    chosen = selection.one(name, selection.tasks(name), "a card")
+    if chosen not in registry.tasks():
+        items.append(_survey(chosen, places, progress))
         if not session.json:
             look.show(items[0])
         return
     card = registry.find_task(chosen).card
-    folder = _folder(data_dir)
-    here = (folder / card.name).exists() or data_dir is not None
-    held = _survey(look.Places(card.name, None, clip_seconds, data_dir), progress, deep) if here else None
+    folder = _folder(places.data_dir)
+    here = (folder / card.name).exists() or places.data_dir is not None
+    held = _survey(card.name, places._replace(audio_root=None), progress, deep) if here else None
     items.append({**card.model_dump(mode="json"), **({"copy": held} if held else {})})
     if session.json:
         return
@@ -145,21 +128,11 @@ def status(session: Session, data_dir: Path | None) -> None:
 @command.command("verify")
 @click.argument("name", metavar="NAME|PATH")
 @click.option("--deep", is_flag=True, help="Decode every file of a published data set as well; your own always are.")
-@options.data_dir
-@options.audio_root
-@options.clip_seconds
+@inputs.places()
 @quiet
 @json_output
 @click.pass_obj
-def verify(
-    session: Session,
-    name: str,
-    deep: bool,
-    data_dir: Path | None,
-    audio_root: Path | None,
-    clip_seconds: float | None,
-    quiet: bool,
-) -> None:
+def verify(session: Session, places: inputs.Places, name: str, deep: bool, quiet: bool) -> None:
     """Count the clips of a data set and find bad ones.
 
     Exit code 3 where it is not whole. With --deep every file is decoded, and the bad ones are named. Of your own
@@ -170,7 +143,7 @@ def verify(
     from uamix_bench.data.task import find_reader
 
     if _is_own(own := next(iter(selection.tasks(name)))):
-        document = _survey(look.Places(own, audio_root, clip_seconds), TerminalProgress(quiet))
+        document = _survey(own, places, TerminalProgress(quiet))
         items.append(document)
         if not session.json:
             look.show(document)
@@ -180,7 +153,7 @@ def verify(
             reason += f", and {len(bad) - 1:,} more" if len(bad) > 1 else ""
             raise BadInputError(own, reason, "repair or convert them, or set them aside with --keep-going")
         return
-    task, root = find_reader(name, _folder(data_dir), audio_root=audio_root)
+    task, root = find_reader(name, _folder(places.data_dir), audio_root=places.audio_root)
     problems = task.verify(root, deep, TerminalProgress(quiet))
     card = task.edition(root)
     found = [problem._asdict() for problem in problems]
@@ -234,11 +207,11 @@ def prepare(session: Session, name: str, data_dir: Path | None, offline: bool, q
 @click.argument("name")
 @click.argument("folder", metavar="DIR", callback=to_path)
 @click.option(
-    "--classes", type=options.COUNT, help="Number of classes, the first ones; default all, or 30 if there are hundreds."
+    "--classes", type=COUNT, help="Number of classes, the first ones; default all, or 30 if there are hundreds."
 )
-@click.option("--clips-per-class", type=options.COUNT, default=4, show_default=True, help="Number of clips per class.")
+@click.option("--clips-per-class", type=COUNT, default=4, show_default=True, help="Number of clips per class.")
 @click.option(
-    "--seconds", type=options.Number(0.01, 60), default=0.25, show_default=True, help="Length of each clip in seconds."
+    "--seconds", type=Number(0.01, 60), default=0.25, show_default=True, help="Length of each clip in seconds."
 )
 @json_output
 @click.pass_obj
@@ -258,7 +231,7 @@ def miniature(
         from uamix_bench.cli.progress import TerminalProgress
 
         try:
-            held = _survey(look.Places(name, None, None, root), TerminalProgress(True), sounds=False)
+            held = _survey(name, inputs.Places(data_dir=root), TerminalProgress(True), sounds=False)
         except BaseException:  # an interrupt: the folder was empty, and is so again
             for entry in root.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -280,20 +253,12 @@ def _is_own(name: str) -> bool:
     return name not in registry.tasks() and ".py:" not in name and not name.lower().endswith(".toml")
 
 
-def _survey(places: look.Places, progress: Progress, sounds: bool = True) -> dict[str, Any]:
+def _survey(name: str, places: inputs.Places, progress: Progress, sounds: bool = True) -> dict[str, Any]:
     """Survey of a task's clips as plain data."""
     from uamix_bench.data.survey import survey
-    from uamix_bench.data.task import load_task
 
-    data = load_task(
-        places.task,
-        places.data_dir,
-        audio_root=places.audio_root,
-        clip_seconds=places.clip_seconds,
-        allow_partial=True,
-        keep_going=True,
-    )
-    return look.facts(survey(data, sounds=sounds, progress=progress), data, places)
+    data = places.load(name, allow_partial=True, keep_going=True)
+    return look.facts(survey(data, sounds=sounds, progress=progress), data, places.words(name))
 
 
 def _task(name: str) -> Task:

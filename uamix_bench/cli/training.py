@@ -31,25 +31,15 @@ def common(function: AnyCallback) -> AnyCallback:
                 help="TASK[:SPLIT], a folder of sounds, a CSV (AudioSet's too) or a text list; default the recipe's.",
             ),
             options.data_dir,
-            click.option(
+            options.path(
                 "--audio-root",
-                metavar="DIR",
-                callback=options.to_path,
-                help="Folder that the paths of a list are relative to; for AudioSet's CSV, the folder of its clips.",
+                "Folder that the paths of a list are relative to; for AudioSet's CSV, the folder of its clips.",
             ),
             options.workers,
             options.out("Folder for checkpoints and weights; default below UAMIX_BENCH_HOME/training."),
-            click.option("--seed", type=options.Number(0, 2**53 - 1), help="Seed of every random draw."),
-            click.option(
-                "--set",
-                "changes",
-                multiple=True,
-                metavar="FIELD=VALUE",
-                help="Field of the recipe to change: alpha=0.5, views=mtslvr, views.stretch=0.",
-            ),
-            click.option(
-                "--dry-run", is_flag=True, help="Print the recipe, the trained parameters and the steps; train nothing."
-            ),
+            options.seed("Seed of every random draw."),
+            options.changes,
+            options.dry_run("Print the recipe, the trained parameters and the steps; train nothing."),
             options.device,
             click.option("--compile", "compiled", is_flag=True, help="Compile the encoder's blocks; on a GPU only."),
             options.of_a_run,
@@ -146,10 +136,12 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 
 def carry_out(
     session: Session,
-    kind: str,
-    recipe: Any,
+    recipes: dict[str, Any],
+    kind: type[Any],
     init: str | None,
     *,
+    recipe: str,
+    changes: tuple[str, ...],
     data_dir: Path | None,
     audio_root: Path | None,
     output: Path | None,
@@ -158,20 +150,22 @@ def carry_out(
     compiled: bool,
     quiet: bool,
     dry_run: bool,
+    **fields: Any,
 ) -> None:
     """Runs a training, or prints its dry run; then prints the path of the weights."""
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.tuning.recipe import training_folder
 
-    items = session.begin(kind)
-    folder = output or training_folder(recipe, init)
+    chosen = change(find(recipes, recipe, kind), fields, changes)
+    items = session.begin(chosen.kind)
+    folder = output or training_folder(chosen, init)
     if dry_run:
-        plan = _plan(recipe, init, data_dir, audio_root, TerminalProgress(quiet))
-        if recipe.kind == "tune" and plan["steps"] and plan["data"]["hours"] is not None:
-            plan |= _need(plan, recipe, str(init), data_dir, audio_root, device)
+        plan = _plan(chosen, init, data_dir, audio_root, TerminalProgress(quiet))
+        if chosen.kind == "tune" and plan["steps"] and plan["data"]["hours"] is not None:
+            plan |= _need(plan, chosen, str(init), data_dir, audio_root, device)
         items.append({**plan, "init": init, "out": str(folder)})
         if not session.json:
-            click.echo(recipe.model_dump_json(indent=2))
+            click.echo(chosen.model_dump_json(indent=2))
             for line in _plan_lines(plan):
                 TerminalProgress(quiet).say(line)
             TerminalProgress(quiet).say(f"would write to {folder}")
@@ -183,26 +177,26 @@ def carry_out(
         with distributed.joined(device), stoppable() as stop:
             leads = distributed.rank() == 0
             progress = TerminalProgress(quiet or not leads)
-            data = find_data(recipe.data, data_dir, audio_root)
-            recipe = shareable(recipe, data)
+            data = find_data(chosen.data, data_dir, audio_root)
+            chosen = shareable(chosen, data)
             options: dict[str, Any] = {"device": device, "compiled": compiled, "workers": workers}
             options |= {"progress": progress, "stop": stop}
-            if recipe.kind == "tune":
+            if chosen.kind == "tune":
                 assert init is not None
-                weights = run.tune(recipe, data, init, folder, **options)
+                weights = run.tune(chosen, data, init, folder, **options)
             else:
-                weights = run.pretrain(recipe, data, folder, init=init, **options)
+                weights = run.pretrain(chosen, data, folder, init=init, **options)
     except distributed.Told as told:
         session.items = None
         raise click.exceptions.Exit(told.exit_code) from told
     if not leads:
         session.items = None
         return
-    items.append({"weights": str(weights), "recipe_sha256": recipe.sha256})
+    items.append({"weights": str(weights), "recipe_sha256": chosen.sha256})
     if not session.json:
         click.echo(weights)
     own = init.partition("=")[0] if init and ".py:" in init else None
-    name = own or ("audiomae" if recipe.kind == "pretrain" else "uamix")
+    name = own or ("audiomae" if chosen.kind == "pretrain" else "uamix")
     progress.say(f"evaluate it: uamix-bench fewshot --model {name}={weights}")
 
 

@@ -21,17 +21,7 @@ from uamix_bench.cli.errors import Session
 @click.option("--mix", type=options.MIXINGS, help="Unsupervised mixing; default the recipe's.")
 @training.common
 @click.pass_obj
-def command(
-    session: Session,
-    /,
-    init: str,
-    mix: str | None,
-    recipe: str,
-    data: str | None,
-    seed: int | None,
-    changes: tuple[str, ...],
-    **how: Any,
-) -> None:
+def command(session: Session, /, init: str, **how: Any) -> None:
     """Tune a pretrained AudioMAE encoder with nearest-neighbour contrast on unsupervised mixtures.
 
     Stage 1 trains the head on the frozen encoder, stage 2 the upper half and the head on mixtures. `tune --recipe tiny
@@ -41,5 +31,4 @@ def command(
     """
     from uamix_bench.tuning.recipe import TUNE, TuneRecipe
 
-    chosen = training.change(training.find(TUNE, recipe, TuneRecipe), {"data": data, "seed": seed, "mix": mix}, changes)
-    training.carry_out(session, "tune", chosen, init, **how)
+    training.carry_out(session, TUNE, TuneRecipe, init, **how)

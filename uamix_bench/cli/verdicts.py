@@ -23,22 +23,15 @@ def show_verdicts(comparison: Comparison | None, timings: Sequence[Timing]) -> N
 
 
 def _show_accuracy(comparison: Comparison) -> None:
-    table = Table(
-        "model", "task", "n>", "k>", "base %>", "head %>", "points>", "smallest>", "verdict", wrapped=("verdict",)
-    )
+    columns = ("model", "task", "n>", "k>", "base %>", "head %>", "points>", "smallest>", "verdict")
+    table = Table(*columns, wrapped=("model", "task", "verdict"))
     for pair in comparison.pairs:
-        found, protocol = pair.evidence, pair.base.protocol
-        table.add(
-            pair.base.model.name,
-            pair.base.task.label,
-            str(protocol.n_way),
-            str(protocol.k_shot),
-            f"{100 * pair.base.score.accuracy:.2f}",
-            f"{100 * pair.head.score.accuracy:.2f}" if pair.head else "",
-            per_cent(found.difference, found.half_width, "+") if found else "",
-            f"{100 * found.smallest:.2f}" if found and found.smallest is not None else "",
-            _verdict(pair),
-        )
+        base, found = pair.base, pair.evidence
+        setting_of = (base.model.name, base.task.label, str(base.protocol.n_way), str(base.protocol.k_shot))
+        scores = [f"{100 * side.score.accuracy:.2f}" if side else "" for side in (base, pair.head)]
+        points = per_cent(found.difference, found.half_width, "+") if found else ""
+        smallest = f"{100 * found.smallest:.2f}" if found and found.smallest is not None else ""
+        table.add(*setting_of, *scores, points, smallest, _verdict(pair))
     from uamix_bench.comparison.compare import setting
 
     show(table)
@@ -66,17 +59,13 @@ def _show_speed(timings: Sequence[Timing]) -> None:
         "benchmark", "base ms>", "head ms>", "median>", "mean>", "rounds>", "verdict", wrapped=("benchmark", "verdict")
     )
     for timing in timings:
-        head = timing.head
-        table.add(
-            timing.name,
-            f"{1e3 * timing.base.median:.4g}",
-            f"{1e3 * head.median:.4g}" if head else "",
-            f"{timing.change:+.1%}" if timing.change is not None else "",
-            f"± {timing.half_width:.1%}" if timing.half_width is not None else "",
-            f"{timing.base.rounds}, {head.rounds}" if head else str(timing.base.rounds),
-            f"FAILS {', '.join(timing.failed)}"
-            if timing.failed
-            else ": ".join(filter(None, (timing.verdict, timing.reason))),
-        )
+        sides = [side for side in (timing.base, timing.head) if side]
+        medians = [f"{1e3 * side.median:.4g}" for side in sides] + [""] * (2 - len(sides))
+        change = f"{timing.change:+.1%}" if timing.change is not None else ""
+        interval = f"± {timing.half_width:.1%}" if timing.half_width is not None else ""
+        verdict = ": ".join(filter(None, (timing.verdict, timing.reason)))
+        verdict = f"FAILS {', '.join(timing.failed)}" if timing.failed else verdict
+        rounds = ", ".join(str(side.rounds) for side in sides)
+        table.add(timing.name, *medians, change, interval, rounds, verdict)
     show(table)
     print("mean: 95% interval within these two runs; another run on the same machine can differ by more")

@@ -125,11 +125,6 @@ class Comparison:
         """Pairs on which the gate fails."""
         return tuple(pair for pair in self.pairs if pair.failed)
 
-    @property
-    def incomparable(self) -> tuple[Pair, ...]:
-        """Pairs that are not comparable, including those missing from the head."""
-        return tuple(pair for pair in self.pairs if pair.evidence is None)
-
     def facts(self) -> list[dict[str, Any]]:
         """Pairs as plain data for ``--json``."""
         return [
@@ -184,25 +179,11 @@ def setting(result: Result) -> str:
     """Protocol of a result in words."""
     protocol = result.protocol
     words = f"{protocol.n_way}-way {protocol.k_shot}-shot, {protocol.episodes:,} episodes"
-    words += "" if protocol.classifier == "nearest-centroid" else f", {protocol.scored_by}"
-    words += f", seed {protocol.seed}" if protocol.seed else ""
-    words += f", classes of {protocol.min_clips} clips" if protocol.min_clips else ""
-    return words + (", group-disjoint" if protocol.group_disjoint else "")
+    return ", ".join([words, *protocol.differences("name", "episodes")])
 
 
-class _Setting(NamedTuple):
-    """Key that distinguishes results of one model on one task."""
-
-    clips: str
-    content: str | None
-    names: str | None
-    protocol: str
-    dtype: str
-    input: str
-    pooling: str
-
-
-_Cells = dict[tuple[str, str], dict[_Setting, Result]]
+# By model and task, then by all that tells the results of one model on one task apart.
+_Cells = dict[tuple[str, str], dict[tuple[str | None, ...], Result]]
 
 
 def _by_cell(results: Iterable[Result], side: str) -> _Cells:
@@ -214,7 +195,7 @@ def _by_cell(results: Iterable[Result], side: str) -> _Cells:
         protocol = result.protocol.model_dump_json()
         task = result.task
         sounds = (task.clips_sha256, task.content_sha256, task.names_sha256)
-        asked = _Setting(*sounds, protocol, model.dtype, model.input, model.pooling)
+        asked = (*sounds, protocol, model.dtype, model.input, model.pooling)
         there = cells.setdefault((model.name, result.task.name), {}).setdefault(asked, result)
         if there.id == result.id or (there.model == result.model and there.sounds_recorded > result.sounds_recorded):
             continue
@@ -235,7 +216,7 @@ def _told_apart(one: Result, other: Result) -> str:
     return " and ".join(what for what, *_ in other_model(one.model, other.model)) or "origin"
 
 
-def _match(base: Result, candidates: Mapping[_Setting, Result]) -> Pair:
+def _match(base: Result, candidates: Mapping[tuple[str | None, ...], Result]) -> Pair:
     """Pairs a result with the one of the same setting, or with the nearest one and the reason against comparing."""
     shape = _shape(base)
     alike = [other for other in candidates.values() if _shape(other) == shape]

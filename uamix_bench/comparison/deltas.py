@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+from scipy.special import stdtrit
 
 from uamix_bench.records.results import Result
 from uamix_bench.records.training_records import AblationRecord, Arm
@@ -189,9 +189,7 @@ def _contrast(own: Sequence[_Accuracies], theirs: Sequence[_Accuracies]) -> Cont
         mean=float(by_seed.mean()),
         half=_together(halves),
         spread=spread,
-        seeds_half=None
-        if spread is None
-        else float(scipy.stats.t.ppf(0.975, len(by_seed) - 1)) * spread / math.sqrt(len(by_seed)),
+        seeds_half=float(stdtrit(len(by_seed) - 1, 0.975)) * spread / math.sqrt(len(by_seed)) if spread else spread,
     )
 
 

@@ -34,7 +34,8 @@ class Difference(NamedTuple):
         half_width: Half-width of the difference's 95% t interval, which covers these clips only.
         p: Two-sided p value of the paired t test; of the sign-flip test if all episodes differ equally.
         p_holm: Two-sided p value, Holm-adjusted for all pairs of the table.
-        smallest: Smallest true difference that one such test at 5% would have found with a probability of 0.8.
+        smallest: Smallest true difference that one such test at 5% would have found with a probability of 0.8; None if
+            all episodes differ equally.
         clips: Half-width for new clips of these classes, or the reason for a missing one.
     """
 
@@ -44,7 +45,7 @@ class Difference(NamedTuple):
     half_width: float
     p: float
     p_holm: float
-    smallest: float
+    smallest: float | None
     clips: Interval
 
 
@@ -128,7 +129,7 @@ def rank(results: Iterable[Result], draws: Mapping[str, EpisodeSet] | None = Non
         test = paired_t(first, second)
         p = sign_flip_p(first - second) if test.p is None else test.p
         clips = _for_new_clips(first - second, (draws or {}).get(result.episodes.digest))
-        smallest = smallest_difference(first, second, POWER)
+        smallest = None if test.p is None else smallest_difference(first, second, POWER)
         raw.append(Difference(result, reference, test.difference, test.half_width, p, p, smallest, clips))
     adjusted = holm([found.p for found in raw]).tolist()
     differences = tuple(found._replace(p_holm=p) for found, p in zip(raw, adjusted, strict=True))

@@ -20,7 +20,7 @@ import unicodedata
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -69,14 +69,7 @@ class UnsafeArchiveError(Exception):
     """Refusal of an archive that breaks a rule; the text names the rule and the member."""
 
 
-def extract(
-    archive: Path,
-    target: Path,
-    *,
-    expected: Sequence[str] = (),
-    merge: bool = False,
-    progress: Progress = SILENT,
-) -> Path:
+def extract(archive: Path, target: Path, *, progress: Progress = SILENT) -> Path:
     """Unpacks a zip, tar or tar.gz of plain files and folders, all of it or nothing.
 
     It unpacks into ``<target>.tmp-<uuid>`` and renames. The next run removes leftovers of a killed one. The file
@@ -86,16 +79,14 @@ def extract(
 
     Args:
         archive: Path of the archive; its content decides its kind.
-        target: Folder that receives the archive's files.
-        expected: Names that the archive must hold at its top.
-        merge: True allows a `target` that holds files. A file that exists in both must be identical, byte by byte.
+        target: Folder that receives the archive's files. One that exists in both must be identical, byte by byte.
         progress: Progress display, in bytes of the archive.
 
     Returns:
         `target`.
 
     Raises:
-        BadInputError: The archive is missing, broken, unsafe or not the expected one, or `target` holds other files.
+        BadInputError: The archive is missing, broken or unsafe, or `target` holds another file of a name in it.
         MachineError: The disk is full or cannot be written; nothing is left behind.
     """
     sha256 = file_sha256(archive)
@@ -108,9 +99,6 @@ def extract(
         if done.get(archive.name) == sha256:
             return target
         exists = target.exists()
-        if exists and not merge and any(target.iterdir()):
-            reason = f"holds files already, and not (or not wholly) what {archive.name} unpacks to"
-            raise BadInputError(target, reason, "move the folder away and try again")
         # Inside a folder that exists, as that may be a mount point: a rename stays on one file system.
         temporary = (target if exists else target.parent) / f"{target.name}.tmp-{uuid.uuid4().hex}"
         record = {"archives": done | {archive.name: sha256}}
@@ -119,8 +107,6 @@ def extract(
             _unpack(archive, temporary, progress)
             if (temporary / COMPLETE).exists():
                 raise BadInputError(archive, f"holds a file named {COMPLETE}", "get it again from its authors")
-            if missing := sorted(set(expected) - {path.name for path in temporary.iterdir()}):
-                raise BadInputError(archive, f"holds no {', '.join(missing)}", "check that it is the right archive")
             if clash := next(_clashes(temporary, target), None):
                 raise BadInputError(clash, f"differs from what {archive.name} holds", "move it away and try again")
             if hasattr(os, "sync"):

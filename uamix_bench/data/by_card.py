@@ -9,14 +9,13 @@ from pathlib import Path
 import pandas as pd
 
 from uamix_bench.data import folders, own_data
+from uamix_bench.data.columns import as_text
 from uamix_bench.data.folders import SOUND_SUFFIXES, Listing, Remark
 from uamix_bench.data.hub_folder import own_list
 from uamix_bench.data.reader import Task, counted
-from uamix_bench.plugins.card import Layout, TaskCard, fields, read_card
+from uamix_bench.plugins.card import FIELD, Layout, TaskCard, fields, read_card
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.text import listed
-
-_FIELD = re.compile(r"\{([^{}]*)\}")
 
 
 class ByCard(Task):
@@ -137,11 +136,11 @@ class ByCard(Task):
 def _matching(root: Path, pattern: str) -> pd.DataFrame:
     """Files below a root whose path matches a pattern: its fields, and the path itself as fields of the pattern."""
     names = fields(pattern)
-    parts = [re.escape(text) if at % 2 == 0 else "([^/]+?)" for at, text in enumerate(_FIELD.split(pattern))]
+    parts = [re.escape(text) if at % 2 == 0 else "([^/]+?)" for at, text in enumerate(FIELD.split(pattern))]
     form = re.compile("".join(parts))
     found = [match.groups() for path in sorted(map("/".join, folders.walk(root))) if (match := form.fullmatch(path))]
     return pd.DataFrame(found, pd.RangeIndex(len(found), name="file"), columns=list(names))
 
 
 def _filled(template: str, row: Mapping[Hashable, object]) -> str:
-    return _FIELD.sub(lambda field: "" if row[field[1]] is None else str(row[field[1]]), template)
+    return FIELD.sub(lambda field: as_text(row[field[1]]), template)

@@ -68,7 +68,7 @@ def chosen(path: object, table: pd.DataFrame, needed: Sequence[str], *, sounds: 
             raise BadInputError(path, f"has no column '{name}' (it has: {visible(shown[:200])})", remedy)
     values = {name: table[source].tolist() for name, source in named.items() if source in have}
     several = _several(path, named["label"], values) if "label" in values else None
-    columns = {name: [_text(value) for value in values.get(name, [""] * len(table))] for name in named}
+    columns = {name: [as_text(value) for value in values.get(name, [""] * len(table))] for name in named}
     known = pd.DataFrame(columns, table.index)
     for name in needed:
         empty = known.index[known[name] == ""]
@@ -86,9 +86,9 @@ def _several(path: object, column: str, values: Mapping[str, list[Any]]) -> Seve
     """
     labels = values["label"]
     lists = [_list(value) for value in labels]
-    given = [one is not None for one, value in zip(lists, labels, strict=True) if _text(value)]
+    given = [one is not None for one, value in zip(lists, labels, strict=True) if as_text(value)]
     if given and all(given):
-        names = [[_text(name) for name in one or ()] for one in lists]
+        names = [[as_text(name) for name in one or ()] for one in lists]
         joint = next((name for one in names for name in one if _JOINT in name), None)
         if joint is not None:
             raise BadInputError(path, f"class {joint!a} holds '{_JOINT}', which separates classes", "rename it")
@@ -96,7 +96,7 @@ def _several(path: object, column: str, values: Mapping[str, list[Any]]) -> Seve
         return Several(column, _JOINT)
     if column != _OTHER_NAMES["label"]:
         return None
-    return next((Several(column, mark) for mark in (_JOINT, ",") if any(mark in _text(one) for one in labels)), None)
+    return next((Several(column, mark) for mark in (_JOINT, ",") if any(mark in as_text(one) for one in labels)), None)
 
 
 def _list(value: Any) -> list[Any] | None:
@@ -109,7 +109,8 @@ def _list(value: Any) -> list[Any] | None:
     return value if isinstance(value, list) else None
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Text of a value in a list; empty for none, and for what is not a number."""
     if value is None or (isinstance(value, float) and value != value):
         return ""
     return value.strip() if isinstance(value, str) else str(value)

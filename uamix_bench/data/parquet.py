@@ -10,7 +10,6 @@ import json
 from bisect import bisect_right
 from collections import OrderedDict
 from contextlib import suppress
-from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -18,13 +17,13 @@ from typing import Any
 
 import pandas as pd
 
-from uamix_bench.util.errors import BadInputError, MachineError
+from uamix_bench.util.errors import BadInputError, optional
 from uamix_bench.util.files import regular, unreadable
 
 AUDIO = "audio"
 _HELD_BYTES = 256 << 20  # of row groups in memory; the last one is held however large it is
 
-Stamp = tuple[str, int, int]  # of a file: path, size, time of change
+Stamp = tuple[str, int, int, int, int]  # of a file: path, size, times of change, inode
 
 
 def sound_bytes(path: str, row: int) -> bytes:
@@ -105,16 +104,9 @@ def _fields(kind: Any) -> dict[str, Any]:
 
 
 def _pyarrow() -> Any:
-    try:
-        import_module("pyarrow.parquet")
-        import_module("pyarrow.compute")
-        return import_module("pyarrow")
-    except ModuleNotFoundError as error:
-        if error.name != "pyarrow":
-            raise
-        raise MachineError(
-            "a parquet file", "needs pyarrow, which is not installed", "pip install 'uamix-bench[parquet]'"
-        ) from error
+    for module in ("pyarrow.parquet", "pyarrow.compute", "pyarrow"):
+        found = optional(module, "a parquet file", "parquet")
+    return found
 
 
 class _Opened:
@@ -161,7 +153,7 @@ class _Groups:
                 status = regular(Path(path)).stat()
             except OSError as error:
                 raise unreadable(Path(path), error) from error
-            stamp = (path, status.st_size, status.st_mtime_ns)
+            stamp = (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
             ends, column = self._shape(stamp)
             if not column or not 0 <= row < ends[-1]:
                 reason = f"has {ends[-1]} rows" if column else "has no column of sounds"

@@ -112,7 +112,7 @@ def prepare(task: Task, data_dir: Path, *, offline: bool = False, progress: Prog
     if whole:
         return root
     for file in archives:
-        extract(_bring(file, card, folder, offline, progress), root, merge=True, progress=progress)
+        extract(_bring(file, card, folder, offline, progress), root, progress=progress)
     if card.layout:
         root = task.locate(data_dir)
     try:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from uamix_bench.data.folders import Remark
-from uamix_bench.data.sound import END, START
+from uamix_bench.data.sound import END, ROUNDING_S, START
 from uamix_bench.util.errors import BadInputError, BenchError
 
 _SECONDS = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?", re.ASCII)
@@ -84,7 +84,7 @@ def _seconds(path: object, place: str, column: str, text: str) -> float:
 
 def _refuse_past_the_end(path: object, unit: object, of_file: dict[str, list[Segment]]) -> None:
     """Looks at the headers of the files. A broken file is left to whoever reads it."""
-    from uamix_bench.data.audio import ROUNDING_S, probe
+    from uamix_bench.data.audio import probe
 
     def duration_s(file: str) -> float:
         try:
@@ -109,8 +109,6 @@ def _refuse_past_the_end(path: object, unit: object, of_file: dict[str, list[Seg
 
 def _overlaps(segments: Sequence[Segment]) -> Iterator[tuple[Segment, Segment]]:
     """Segments that begin before an earlier one of the same file ends, with that one; first one of another label."""
-    from uamix_bench.data.audio import ROUNDING_S
-
     last: Segment | None = None  # of those before, the one that ends last, and the same among other labels
     other: Segment | None = None
     for segment in sorted(segments, key=lambda one: (one.start_s, one.end_s)):

@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from uamix_bench.storage.digests import FileDigests, Part, part_digests
+from uamix_bench.storage.digests import FileDigests, Part, part_digests, unchanged
 from uamix_bench.util import files
-from uamix_bench.util.errors import BenchError
+from uamix_bench.util.errors import BadInputError, BenchError
 from uamix_bench.util.progress import SILENT, Progress
 
+SILENCE = 1e-4  # of full scale, half the range of a silent clip's samples: three steps of 16 bits
+ROUNDING_S = 1e-3  # times in lists are often rounded to it: so much may a segment pass the end of its file
 START, END, ROW = "start", "end", "row"
 PLACES = (START, END, ROW)  # columns of a clip table whose clips are not whole files; see `task.Task.clips`
 
@@ -76,16 +78,28 @@ def sound_digests(wanted: Iterable[Sound], *, memo: bool = True, progress: Progr
     """
     wanted = list(wanted)
     number: dict[Part, int] = {}  # each file is read once, however many segments it has
-    places = [
-        number.setdefault(Part(one.path, "" if one.row is None else f"row {one.row}"), len(number)) for one in wanted
-    ]
+    places = [number.setdefault(_part(one), len(number)) for one in wanted]
     found = part_digests(list(number), _sha256, memo=memo, progress=progress)
     failed = {index: found.failed[at] for index, at in enumerate(places) if at in found.failed}
     digests = [
         bytes(32) if index in failed else _of_segment(found.digests[at], one)
         for index, (at, one) in enumerate(zip(places, wanted, strict=True))
     ]
-    return FileDigests(digests, failed, found.warnings)
+    return FileDigests(digests, failed, found.warnings, [found.stamps[at] for at in places])
+
+
+def check_unchanged(sound: Sound, digest: bytes, stamp: bytes) -> None:
+    """Checks that a sound is still the one that was digested.
+
+    Raises:
+        BadInputError: Its content is another.
+    """
+    if not unchanged(_part(sound), stamp) and sound_digests([sound], memo=False).digests != [digest]:
+        raise BadInputError(sound, "changed while it was read", "try again when nothing writes to it")
+
+
+def _part(sound: Sound) -> Part:
+    return Part(sound.path, "" if sound.row is None else f"row {sound.row}")
 
 
 def _of_segment(whole: bytes, sound: Sound) -> bytes:

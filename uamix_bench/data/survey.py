@@ -9,13 +9,12 @@ import numpy as np
 
 from uamix_bench.data import audio
 from uamix_bench.data.copies import first_copies
-from uamix_bench.data.sound import Sound, sounds as sounds_of
+from uamix_bench.data.sound import SILENCE, Sound, sounds as sounds_of
 from uamix_bench.data.task import TaskData
 from uamix_bench.util.errors import BenchError
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.threads import SLOW_S, cores, in_threads
 
-SILENCE = 1e-4  # of full scale, half the range of the samples: three steps of 16 bits
 _AHEAD = 64  # files
 
 

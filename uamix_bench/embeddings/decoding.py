@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from uamix_bench.data import audio
@@ -18,15 +18,21 @@ _TOGETHER = 4  # of them of one clip
 
 
 def decode(
-    clip_sounds: Sequence[Sound], sample_rate: int, seconds: float, segments: Segments, progress: Progress
+    clip_sounds: Sequence[Sound],
+    sample_rate: int,
+    seconds: float,
+    segments: Segments,
+    progress: Progress,
+    check: Callable[[Sound], None] = lambda _: None,
 ) -> Generator[Iterable[Floats | BenchError], None, None]:
     """Decodes clips in order, some ahead in threads so that the encoder does not wait. A hung clip counts as broken.
 
-    Only the first segments of a long clip are decoded ahead; the others are decoded on demand.
+    Only the first segments of a long clip are decoded ahead; the others are decoded on demand. `check` is called behind
+    a clip's last segment; a clip for which it raises a BenchError is broken.
     """
 
     def begin(sound: Sound) -> Iterable[Floats | BenchError]:
-        rest = _listen(sound, sample_rate, seconds, segments)
+        rest = _listen(sound, sample_rate, seconds, segments, check)
         return chain(list(islice(rest, _TOGETHER)), rest)
 
     def slow(sound: Sound) -> None:
@@ -39,12 +45,15 @@ def decode(
     return in_threads(begin, clip_sounds, threads=cores(), ahead=ahead, slow=slow, hung=hung)
 
 
-def _listen(sound: Sound, sample_rate: int, seconds: float, segments: Segments) -> Iterator[Floats | BenchError]:
+def _listen(
+    sound: Sound, sample_rate: int, seconds: float, segments: Segments, check: Callable[[Sound], None]
+) -> Iterator[Floats | BenchError]:
     """Yields the segments of a sound for a model and, if it is broken, the error."""
     try:
         if segments == "first":
             yield audio.read(sound, sample_rate, max_seconds=seconds).samples
         else:
             yield from audio.segments(sound, sample_rate, seconds)
+        check(sound)
     except BenchError as error:
         yield error

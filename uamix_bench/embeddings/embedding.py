@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from uamix_bench.data.sound import Sound, sound_digests, sounds
+from uamix_bench.data.sound import SILENCE, Sound, check_unchanged, sound_digests, sounds
 from uamix_bench.data.task import TaskData
 from uamix_bench.embeddings import housekeeping
 from uamix_bench.embeddings.batching import Batches
@@ -31,7 +31,6 @@ from uamix_bench.util.text import listed
 if TYPE_CHECKING:  # clips from the cache need no torch
     from uamix_bench.models.model import AudioModel
 
-_SILENT = 1e-4  # of full scale: three steps of 16 bits
 _KEPT_EVERY = 512  # clips ...
 _KEPT_EVERY_S = 10.0  # ... or seconds, whichever comes first: what a killed run loses
 
@@ -133,7 +132,7 @@ def embed(
     return Embeddings(
         vectors=whole.rows[place, :-1],
         valid=valid,
-        silent=valid & (whole.rows[place, -1] < _SILENT),
+        silent=valid & (whole.rows[place, -1] < SILENCE),
         digests=tuple(digested.digests),
         keys=tuple(keys),
         skipped=tuple(Skipped(clips[index], failures[index].reason) for index in sorted(failures)),
@@ -187,9 +186,15 @@ def _hear(
     if todo:
         from uamix_bench.embeddings.decoding import decode
 
-        sources = [clip_sounds[distinct[row]] for row in todo]
+        places = distinct[todo].tolist()
+        sources = [clip_sounds[index] for index in places]
+        known = {clip_sounds[index]: (digested.digests[index], digested.stamps[index]) for index in places}
+
+        def check(sound: Sound) -> None:
+            check_unchanged(sound, *known[sound])
+
         give_up = bool(digested.failed) and not keep_going
-        heard = decode(sources, run.model.sample_rate, data.card.clip_seconds, segments, progress)
+        heard = decode(sources, run.model.sample_rate, data.card.clip_seconds, segments, progress, check)
         begun = time.perf_counter()
         broken = _embed_all(run, todo, heard, keep_going, give_up, progress)
         devices |= {run.device} if run.embedded else set()

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from uamix_bench.data.sound import sounds
 from uamix_bench.data.task import TaskData
@@ -14,13 +13,10 @@ from uamix_bench.embeddings.decoding import decode
 from uamix_bench.models.model import AudioModel, GivenRows
 from uamix_bench.plugins.card import Segments
 from uamix_bench.storage.digests import FileDigests
+from uamix_bench.util.arrays import Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError, BenchError
 from uamix_bench.util.progress import Progress
 from uamix_bench.util.text import listed
-
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
-Integers = npt.NDArray[np.int64]
 
 
 class LookedUp(NamedTuple):
@@ -42,7 +38,7 @@ class LookedUp(NamedTuple):
 def look_up(
     model: AudioModel,
     data: TaskData,
-    rows: Integers,
+    rows: Ints,
     segments: Segments,
     digested: FileDigests,
     *,
@@ -110,7 +106,7 @@ def _same_sounds(file: str, given: GivenRows, asked: Sequence[str], digested: Fi
 
 
 def _swings(
-    model: AudioModel, data: TaskData, rows: Integers, segments: Segments, progress: Progress
+    model: AudioModel, data: TaskData, rows: Ints, segments: Segments, progress: Progress
 ) -> tuple[list[float], dict[int, BenchError]]:
     """Half the range of each clip's samples, and the errors of broken clips by their places."""
     clip_sounds = sounds(data.clips.iloc[rows])

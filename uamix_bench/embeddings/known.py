@@ -15,24 +15,24 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Unpack
 
 from uamix_bench.embeddings.cache import ModelKey
-from uamix_bench.models import hub
+from uamix_bench.models import hub, own_weights
 from uamix_bench.models.sources import versions
 from uamix_bench.plugins import registry
-from uamix_bench.plugins.card import Input, ModelIdentity
+from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.storage.digests import files_below, named_sha256, weights_sha256
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError, BenchError, MachineError
 from uamix_bench.util.text import visible
 
 if TYPE_CHECKING:
-    from uamix_bench.models.arguments import Arguments
+    from uamix_bench.models.loading import Settings
     from uamix_bench.models.model import AudioModel
 
 _ROOT = Path(__file__).parents[1]
-_CODE = frozenset({".py", ".toml"})
+_CODE = frozenset({".py", ".toml", ".json"})
 _ANY_DEVICE = frozenset({"auto", "cpu"})  # there is always one
 
 
@@ -99,14 +99,8 @@ def recall_model(
     checkpoint: str | Path | None = None,
     *,
     device: str = "auto",
-    input: Input = "native",
-    pooling: str | None = None,
-    dtype: Literal["float32", "bf16"] = "float32",
-    label: str | None = None,
-    layer: str | None = None,
     trust_remote_code: bool = False,
-    pretrained_on: tuple[str, ...] = (),
-    arguments: Arguments | None = None,
+    **settings: Unpack[Settings],
 ) -> AudioModel | KnownModel:
     """Loads a model as :func:`uamix_bench.load_model` does, unless it is known from an earlier time.
 
@@ -116,25 +110,19 @@ def recall_model(
     Raises:
         BenchError: The errors of :func:`uamix_bench.load_model`.
     """
-    settings: dict[str, Any] = {
-        "input": input,
-        "pooling": pooling,
-        "dtype": dtype,
-        "label": label,
-        "layer": layer,
-        "pretrained_on": pretrained_on,
-        "arguments": dict(arguments or {}),
-    }
 
     def load() -> AudioModel:
-        from uamix_bench.models.model import load_model
+        from uamix_bench.models.loading import load_model
 
         return load_model(name, checkpoint, device=device, trust_remote_code=trust_remote_code, **settings)
 
     made_of = None if trust_remote_code or device not in _ANY_DEVICE else _made_of(name, checkpoint)
     if made_of is None:
         return load()
-    file = files.home() / "models" / f"{files.digest([made_of, settings])[:32]}.json"
+    try:
+        file = files.home() / "models" / f"{files.digest([made_of, settings])[:32]}.json"
+    except ValueError:  # a path or a text that is not UTF-8
+        return load()
     known = _recall(file, load)
     if known is not None:
         for line in _said(known.identity, known.remarks):
@@ -151,9 +139,8 @@ def _made_of(name: str, checkpoint: str | Path | None) -> dict[str, str] | None:
     try:
         if registry.find_reference(name) or ".py:" in name:
             return None
-        name, _, given = name.partition("=")
-        weights = given or (None if checkpoint is None else str(checkpoint))
-        if (given and checkpoint is not None) or (weights or "").startswith(hub.PREFIX):
+        name, weights = own_weights.split(name, checkpoint)
+        if (weights or "").startswith(hub.PREFIX):
             return None
         plugin, bundled = registry.find_model(name)
         path = None if weights is None else Path(weights)
@@ -179,7 +166,7 @@ def _made_of(name: str, checkpoint: str | Path | None) -> dict[str, str] | None:
 
 @cache
 def _code_sha256() -> str:
-    """SHA-256 (hex) of the project's code and cards."""
+    """SHA-256 (hex) of the project's code, its cards, and the numbers beside them."""
     return named_sha256({name: path for name, path in files_below(_ROOT) if path.suffix in _CODE})
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -18,10 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from uamix_bench.util import files
-from uamix_bench.util.errors import BadInputError, MachineError, UsageError
+from uamix_bench.util.arrays import Floats
+from uamix_bench.util.errors import BadInputError, MachineError, UsageError, optional
 from uamix_bench.util.text import listed
-
-Floats = npt.NDArray[np.float32]
 
 SUFFIXES = (".npz", ".parquet")
 _FORM = "give an npz or a parquet file with 'clip' (text) and 'vector' (n, D), as 'uamix-bench embed' writes it"
@@ -107,9 +106,7 @@ def read_table(path: Path) -> EmbeddingTable:
         _refuse(path, f"holds vectors {vectors.shape} for {len(clips):,} clips, not (n, D)")
     if vectors.dtype.kind not in "fiu":
         _refuse(path, f"holds vectors of {vectors.dtype}, which are no real numbers")
-    if len(set(clips)) < len(clips):
-        once: set[str] = set()
-        twice = [clip for clip in clips if clip in once or once.add(clip)]  # type: ignore[func-returns-value]
+    if twice := [clip for clip, times in Counter(clips).items() if times > 1]:
         raise BadInputError(path, f"holds {len(twice):,} clips twice ({listed(twice, 3)})", "give each clip once")
     sha256 = tuple(map(str, _texts(path, "sha256", columns["sha256"]))) if "sha256" in columns else ()
     if sha256 and len(sha256) != len(clips):
@@ -189,13 +186,8 @@ def _array(path: Path, name: str, file: BinaryIO, size: int) -> npt.NDArray[Any]
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    try:
-        return import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "pyarrow":
-            raise
-        reason = "needs pyarrow, which is not installed"
-        raise MachineError("parquet", reason, "pip install 'uamix-bench[parquet]', or use .npz") from error
+    parquet = optional("pyarrow.parquet", "a parquet file", "parquet")
+    return optional("pyarrow", "a parquet file", "parquet"), parquet
 
 
 def _parquet_columns(path: Path) -> dict[str, Any]:
@@ -226,9 +218,8 @@ def _vectors(path: Path, column: Any) -> npt.NDArray[Any]:
     """Vectors (n, D) of a column of lists."""
     if not hasattr(column.type, "value_type"):
         _refuse(path, f"holds 'vector' as {column.type}, not as lists of numbers")
-    rows = column.to_pylist() if not len(column) else None
-    flat = np.concatenate([np.asarray(chunk.flatten()) for chunk in column.chunks]) if rows is None else np.zeros(0)
     lengths = {int(length) for chunk in column.chunks for length in np.unique(np.asarray(chunk.value_lengths()))}
     if len(lengths) > 1:
         _refuse(path, f"holds vectors of {min(lengths)} to {max(lengths)} values")
-    return flat.reshape(len(column), -1) if len(column) else np.zeros((0, 0))
+    flat = [np.asarray(chunk.flatten()) for chunk in column.chunks]
+    return np.concatenate(flat).reshape(len(column), -1) if len(column) else np.zeros((0, 0))

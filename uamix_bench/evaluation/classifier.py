@@ -212,7 +212,8 @@ def load_classifier(
             classifier was fitted on: other weights, code, settings, or another embedding of the same sound.
         UsageError: The encoder's weights are not given.
     """
-    from uamix_bench.models.model import AudioModel, load_model
+    from uamix_bench.models.loading import load_model
+    from uamix_bench.models.model import AudioModel
 
     place = Path(folder)
     facts = _facts(place / _FACTS)

@@ -14,7 +14,7 @@ from uamix_bench.data.task import TaskData
 from uamix_bench.evaluation.classifier import Classifier, embedding_key, packed, probe_embedding
 from uamix_bench.evaluation.plan import plan_task
 from uamix_bench.plugins.card import Segments
-from uamix_bench.records.classifier_file import ClassifierFile, FittedEpisode
+from uamix_bench.records.classifier_file import NONE_OF_THESE, ClassifierFile, FittedEpisode
 from uamix_bench.records.provenance import collect, scrub
 from uamix_bench.records.record import Skipped, TaskIdentity
 from uamix_bench.scoring import health
@@ -138,7 +138,7 @@ def fit_episode(
         UsageError: The protocol has no such episode, or too few classes or clips.
         BadInputError: Clips are broken, or their embeddings unhealthy.
     """
-    if index >= protocol.episodes:
+    if not 0 <= index < protocol.episodes:
         raise UsageError(f"--episode {index}", f"is none of {protocol.episodes:,} episodes", "they count from 0")
     plan = plan_task(task, [protocol], progress=options.get("progress", SILENT))
     task, (cell,), (episodes,) = plan.task, plan.protocols, plan.draws
@@ -209,6 +209,9 @@ def _embed(model: AudioModel, task: TaskData, rows: Ints, segments: Segments, op
 
     if model.identity is None:
         raise ValueError("the model has no identity: load it with load_model")
+    if NONE_OF_THESE in task.sorted_clips.class_names:
+        reason = f"has a class '{NONE_OF_THESE}', which is what sounds unlike every class are labelled"
+        raise UsageError(task.name, reason, "give it another name, or leave it out (--classes FILE)")
     found = embed(
         model,
         task,

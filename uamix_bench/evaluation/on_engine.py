@@ -264,7 +264,7 @@ def _load(wanted: Wanted) -> AudioModel:
     check_versions(wanted.versions)
 
     from uamix_bench.embeddings.model_key import model_key
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
     source = wanted.source
     try:

@@ -32,7 +32,7 @@ class Redraw:
         self._data_dir = data_dir
         self._own = [load_task(name, audio_root=audio_root, keep_going=True) for name in own]
         self._loaded: dict[str, TaskData | str] = {}
-        self._drawn: dict[tuple[str, str], EpisodeSet] = {}
+        self._drawn: dict[tuple[str, ...], EpisodeSet] = {}
 
     @property
     def own(self) -> set[str]:
@@ -50,11 +50,11 @@ class Redraw:
         protocol = result.protocol
         if protocol.episodes * protocol.n_way * (protocol.k_shot + protocol.n_query) > _MOST_DRAWS:
             return "so many episodes are not drawn again"
-        key = (table.clips_sha256, protocol.model_dump_json())
+        version = table.card.version
+        key = (table.name, version, table.clips_sha256, protocol.model_dump_json())
         if key not in self._drawn:
             try:
-                table_of, version = table.sorted_clips, table.card.version
-                self._drawn[key] = draw_sorted(protocol, table_of, task=table.name, version=version)
+                self._drawn[key] = draw_sorted(protocol, table.sorted_clips, task=table.name, version=version)
             except BenchError as error:
                 return str(error)
         return self._drawn[key]

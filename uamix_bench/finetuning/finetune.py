@@ -179,8 +179,13 @@ class Finetuning:
 
     def _result(self) -> FinetuneResult:
         provenance = collect(str(self.model.device))
-        done = [(run, self._outcome(run)) for run in self.runs]
+        code = f"version {provenance.package}, revision {provenance.revision}"
+        done = [(run, self._outcome(run, code)) for run in self.runs]
         runs, made, notes = score(self.data, self.plan, done, self.several)
+        codes = [outcome.facts.get("code", "an earlier version") for _, outcome in done]
+        if others := [made_by for made_by in codes if made_by != code]:
+            of = listed(dict.fromkeys(others), _NAMED, "; ")
+            notes = (*notes, f"{len(others)} of {len(done)} runs were made earlier by other code: {of}")
         first = done[0][1].facts
         broken = tuple(Skipped(clip=scrub(clip), reason=scrub(reason)) for clip, reason in first["skipped"])
         skipped = (*Skipped.unread(self.data), *broken)
@@ -216,8 +221,8 @@ class Finetuning:
             provenance=provenance.model_copy(update={"content_sha256": self._sounds_sha256}),
         )
 
-    def _outcome(self, run: Run) -> Outcome:
-        """Reads the outcome of a finished run, or carries the run out."""
+    def _outcome(self, run: Run, code: str) -> Outcome:
+        """Reads the outcome of a finished run, or carries the run out with `code`, which is this process's."""
         path = self.place / f"{run.name}.npz"
         identity = {**self.identity, "sounds": self._sounds_sha256}
         if kept := read_outcome(path, identity, self.progress):
@@ -226,7 +231,7 @@ class Finetuning:
             raise Stopped(run.name, "stopped before it began", "repeat the command to resume")
         started = time.perf_counter()
         outcome = self._probe(run) if self.freeze == "all" else self._finetune(run)
-        outcome.facts["seconds"] = time.perf_counter() - started
+        outcome.facts.update(seconds=time.perf_counter() - started, code=code)
         outcome.write(path, identity)
         shutil.rmtree(self.place / run.name, ignore_errors=True)  # checkpoints, of no use once the run is whole
         return outcome

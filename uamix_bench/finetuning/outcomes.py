@@ -43,7 +43,7 @@ class Outcome:
         scores: (n, C) float32 scores of the test clips.
         test: (n,) int64 rows of the test clips in the clip table.
         facts: Plain data by name: train_clips, batch, strength, trained_parameters, frames, history, notes, skipped,
-            seconds.
+            seconds, and the code that made it.
     """
 
     scores: Floats

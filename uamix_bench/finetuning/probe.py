@@ -66,11 +66,9 @@ def _choose(
     strengths = sorted(recipe.strengths)
     if len(strengths) == 1:
         return strengths[0], ""
-    note = ""
     folds = [(train, validation)] if len(validation) else _inner(recipe, targets, groups, train)
     if not folds:
-        middle = strengths[len(strengths) // 2]
-        return middle, f"too few clips to choose the strength on: {middle:g} is the middle one"
+        return strengths[-1], f"too few clips to choose the strength on: {strengths[-1]:g} is the largest"
     values = np.zeros(len(strengths))
     for fit, held in folds:
         for index, strength in enumerate(strengths):
@@ -79,14 +77,17 @@ def _choose(
                 values[index] += np.nanmean(average_precisions(scores.astype(np.float64), targets[held]))
             else:
                 values[index] += (scores.argmax(axis=1) == targets[held].argmax(axis=1)).mean()
-    return strengths[int(values.argmax())], note
+    return strengths[int(np.flatnonzero(values == values.max())[-1])], ""
 
 
 def _inner(recipe: ProbeRecipe, targets: Mask, groups: npt.NDArray[np.str_], train: Ints) -> list[tuple[Ints, Ints]]:
-    """Folds of the training clips, with no group split across them; none if no class has two groups."""
+    """Folds of the training clips, with no group split across them; none if most classes have a single group.
+
+    Folds in which most classes are only trained on or only held out would favour the strength that forgets them.
+    """
     label = targets[train].argmax(axis=1)
     pairs = np.unique(np.stack([label, np.unique(groups[train], return_inverse=True)[1]]), axis=1)
-    count = min(recipe.inner_folds, int(np.bincount(pairs[0]).max()))
+    count = min(recipe.inner_folds, int(np.median(np.unique(pairs[0], return_counts=True)[1])))
     if count < 2:
         return []
     made = group_folds(label, groups[train], count, recipe.seed)

@@ -77,7 +77,8 @@ class ProbeRecipe(BaseModel):
     """Recipe of a linear probe: logistic regression on standardised embeddings of the frozen encoder.
 
     Embeddings are standardised with the training clips' statistics. The strength is chosen on the official validation
-    clips, else on inner folds of the training clips, with no group split across them. Ties go to the smaller strength.
+    clips, else on inner folds of the training clips, with no group split across them. Ties go to the larger strength:
+    under a small one the sizes of the classes outweigh the embeddings of few clips.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")

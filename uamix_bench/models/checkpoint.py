@@ -80,6 +80,8 @@ def read_checkpoint(path: Path, key: str | None = None, *, part: bool = False) -
         MachineError: The file cannot be read, or does not fit into memory.
     """
     path = Path(path)
+    if any("\udc80" <= one <= "\udcff" for one in str(path)):  # no library opens it
+        raise BadInputError(path, "has a name that is not UTF-8", "rename it")
     try:
         if path.is_dir():
             if not (path / "model.safetensors").is_file():

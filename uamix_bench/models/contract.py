@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from uamix_bench.models.convert import save
-from uamix_bench.models.model import AudioModel, build, load_model
+from uamix_bench.models.loading import build, load_model
+from uamix_bench.models.model import AudioModel
 from uamix_bench.models.tunable import lacks
 from uamix_bench.plugins.card import ModelCard
 from uamix_bench.util.arrays import Floats

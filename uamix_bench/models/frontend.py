@@ -295,19 +295,7 @@ def slaney_mel_matrix(num_mel_bins: int, n_fft: int, sample_rate: int, f_min: fl
 
     Slaney's scale is linear below 1 kHz, 3 mel per 200 Hz, and logarithmic above it, 27 mel per factor of 6.4.
     Bit for bit ``torchaudio.functional.melscale_fbanks(norm="slaney", mel_scale="slaney")``.
-
-    Args:
-        num_mel_bins: Number of mel bins, F.
-        n_fft: Length of the transform in samples.
-        sample_rate: Sample rate of the waveforms, in Hz.
-        f_min: Lower edge of the lowest filter, in Hz.
-        f_max: Upper edge of the highest filter, in Hz.
-
-    Returns:
-        Filter weights by spectral bin and mel bin, (n_fft // 2 + 1, F) float32.
-
-    Raises:
-        ValueError: The edges are not 0 <= f_min < f_max <= Nyquist.
+    Arguments, result and errors are those of :func:`kaldi_mel_matrix`.
     """
     _check_edges(sample_rate, f_min, f_max)
     hz_a_mel, knee_hz, step = 200.0 / 3, 1_000.0, math.log(6.4) / 27.0

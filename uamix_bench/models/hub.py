@@ -144,14 +144,11 @@ def _listed(folder: Path) -> list[str]:
     if not (folder / INDEX).is_file() or (folder / WEIGHTS).is_file():
         return [WEIGHTS]
     table = read_object(folder / INDEX).get("weight_map")
-    names = sorted(set(table.values())) if isinstance(table, dict) and all(map(_is_text, table.values())) else []
+    listed = list(table.values()) if isinstance(table, dict) else []
+    names = sorted(set(listed)) if all(isinstance(one, str) for one in listed) else []
     if not names or not all(_SHARD.fullmatch(name) for name in names):
         raise BadInputError(folder / INDEX, "names no safetensors files beside it", "restore the original file")
     return names
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 @contextmanager

@@ -17,6 +17,20 @@ _UNFIT = re.compile(r"[^A-Za-z0-9._+\- ]+")
 _LONGEST = 80
 
 
+def split(name: str, checkpoint: str | Path | None) -> tuple[str, str | None]:
+    """Name and weights of ``NAME``, or of ``NAME=WEIGHTS``; `checkpoint` are the weights of the first form.
+
+    Raises:
+        UsageError: Weights are given twice.
+    """
+    architecture, separator, given = name.partition("=")
+    if not separator:
+        return name, None if checkpoint is None else str(checkpoint)
+    if checkpoint is not None:
+        raise UsageError(f"--model {name}", "has a second checkpoint", "give =PATH or --checkpoint, not both")
+    return architecture, given
+
+
 def label(path: Path, otherwise: str) -> str:
     """Name in results of weights at a path: the folder's, or the file's without its ending.
 

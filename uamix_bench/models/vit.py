@@ -17,6 +17,9 @@ HEAD_DIM = 64  # features of an attention head, in every published encoder of th
 # Statistics over time that each mel row's tokens are pooled into, by pooling. Stacking is M2D's (Niizumi et al., 2022);
 # the maximum beside the mean is the project's own.
 STACKED = {"stacked": 1, "stacked-mean-max": 2}
+# Pooling of weights that keep the mean embedding of their training clips: the recipe's pooling less that mean, at unit
+# length. SimpleShot's CL2N (Wang et al., 2019) with the mean of its base classes; the project's own for an encoder.
+CENTRED = "centred"
 _STEM = ("cls_token", "pos_embed", "patch_embed.")
 _WIDTHS = range(HEAD_DIM, 4_097, HEAD_DIM)
 

@@ -211,7 +211,7 @@ class Supervised(BaseModel):
         return self
 
 
-_FIELD = re.compile(r"\{([^{}]*)\}")
+FIELD = re.compile(r"\{([^{}]*)\}")  # of a template
 
 
 class Layout(BaseModel):
@@ -266,7 +266,7 @@ class Layout(BaseModel):
 
 def fields(template: str) -> tuple[str, ...]:
     """Names of the fields in a template of a `Layout`, in order."""
-    return tuple(_FIELD.findall(template))
+    return tuple(FIELD.findall(template))
 
 
 class DataSet(BaseModel):

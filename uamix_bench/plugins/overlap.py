@@ -70,6 +70,12 @@ def overlap(training: Training, task: str, facts: DataSet | None = None) -> Over
     return Overlap(level=level, why="; ".join(reasons)[:500])
 
 
+def meanings(levels: Iterable[Level]) -> list[str]:
+    """Meanings of the marks of these levels, the gravest first."""
+    found = set(levels)
+    return [MEANINGS[level] for level in reversed(LEVELS) if level in found and level in MEANINGS]
+
+
 def notes(found: Iterable[tuple[str, str, Overlap]]) -> list[str]:
     """Lines on scores whose model may know the task, the gravest first; none for a level of ``none``.
 
@@ -144,7 +150,12 @@ def _named(text: str, tested: DataSet) -> Iterator[DataSet | str]:
 
 @cache
 def _pattern(name: str) -> re.Pattern[str]:
-    """Pattern of a name that may be spelt with other separators, or none: ``ESC-50``, ``esc50``, ``ESC 50``."""
+    """Pattern of a name that may be spelt with other separators, or none: ``ESC-50``, ``esc50``, ``ESC 50``.
+
+    A name that is a common word counts alone or before a split or version: ``synthetic``, ``synthetic:test@1``.
+    """
+    if name.isalpha() and name.islower():
+        return re.compile(rf"^\s*{name}\s*$|(?<![a-z0-9]){name}(?=[:@])")
     spelt = "[^a-z0-9|]*".join(re.findall(r"[a-z]+|\d+", name.lower()))
     return re.compile(rf"(?<![a-z0-9])({spelt or re.escape(name.lower())})(?![a-z0-9])")
 

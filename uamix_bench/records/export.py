@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from uamix_bench.plugins.card import trained_on
-from uamix_bench.plugins.overlap import LEVELS, MARKS, MEANINGS
-from uamix_bench.records.results import Result
+from pydantic import BaseModel
+
+from uamix_bench.plugins.card import ModelIdentity, trained_on
+from uamix_bench.plugins.overlap import MARKS, meanings
+from uamix_bench.records.record import TaskIdentity
+from uamix_bench.records.results import Result, model_labels
+from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.util import latex
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.text import classes_drawn, plus_minus, with_half
@@ -20,10 +26,12 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")  # OWASP, "CSV Injection
 
 
 def frame(results: Iterable[Result]) -> pd.DataFrame:
-    """Table of plain values with one row a result: model, task, protocol and score; accuracies are fractions."""
+    """Table of plain values with one row a result: all of model, task and protocol, and the score, as a fraction."""
     import pandas as pd
 
-    return pd.DataFrame([_row(result) for result in results], columns=_COLUMNS)
+    rows = list(results)
+    table = {name: [value(result) for result in rows] for name, value in _COLUMNS.items()}
+    return pd.DataFrame({**table, "arguments": ["; ".join(one) for one in table["arguments"]]})
 
 
 def to_csv(results: Iterable[Result]) -> str:
@@ -47,7 +55,7 @@ def to_eval_results(results: Sequence[Result], datasets: Mapping[str, str]) -> s
         UsageError: Results are of several models, two are of one task and setting, or a task has no data set.
     """
     _one_model(results)
-    refuse_shared(results, lambda result: result.task.name)
+    refuse_mixed(results, lambda result: result.task.name)
     entries = []
     for result in results:
         if result.task.name not in datasets:
@@ -75,7 +83,7 @@ def to_model_index(results: Sequence[Result], datasets: Mapping[str, str]) -> st
         UsageError: Results are of several models, or two are of one task and setting.
     """
     name = _one_model(results)
-    refuse_shared(results, lambda result: result.task.label)
+    refuse_mixed(results, lambda result: result.task.label)
     entries = [
         {
             "task": {"type": "audio-classification", "name": f"Few-shot audio classification, {setting_words(result)}"},
@@ -99,11 +107,12 @@ def to_latex(results: Sequence[Result]) -> str:
     Marks of overlap with the training data are explained in a line below the table.
 
     Raises:
-        UsageError: Two results belong to one cell of the table.
+        UsageError: A result is partial, two belong to one cell of the table, or two of a column are not comparable.
     """
-    refuse_shared(results, lambda result: (result.model.name, result.task.label))
+    labels = model_labels(result.model for result in results)
+    refuse_mixed(results, lambda result: (result.model, result.task.label))
     cells = {
-        (result.model.name, result.task.label, setting_words(result)): (
+        (labels[result.model], result.task.label, setting_words(result)): (
             *with_half(result.score.accuracy, result.score.ci95),
             MARKS[result.overlap_known.level],
         )
@@ -119,51 +128,33 @@ def to_latex(results: Sequence[Result]) -> str:
         [latex.escape(" ".join(cell).strip()) for cell in ((model,), *(cells.get((model, *at), ()) for at in columns))]
         for model in dict.fromkeys(model for model, *_ in cells)
     ]
-    found = {result.overlap_known.level for result in results}
-    notes = [latex.escape(MEANINGS[level]) for level in reversed(LEVELS) if level in found and level in MEANINGS]
     table = latex.booktabs("l" + "r" * len(columns), [head, rows])
-    return table + "".join(f"\\par\\footnotesize {note}\n" for note in notes)
+    return table + latex.notes(meanings(result.overlap_known.level for result in results))
 
 
-_COLUMNS = (
-    "id model adapter_version weights_sha256 source_sha256 metadata_sha256 parameters embedding_dim input pooling "
-    "dtype pretrained_on overlap overlap_reason licence task version clips_sha256 content_sha256 classes "
-    "classes_left_out clips protocol n_way k_shot n_query episodes seed classifier neighbors group_disjoint min_clips "
-    "episodes_digest accuracy ci95 ci95_clips ci95_classes complete limited partial skipped health embedded_clips "
-    "embed_s episodes_s device started_at package"
-).split()
+def _fields(part: str, of: type[BaseModel]) -> dict[str, Callable[[Result], Any]]:
+    """Columns for every field of a part of a result; that of its name is named as the part."""
+    return {part if field == "name" else field: attrgetter(f"{part}.{field}") for field in of.model_fields}
 
 
-def _row(result: Result) -> dict[str, Any]:
-    model, task = result.model.model_dump(), result.task.model_dump()
-    parts = (model, task, result.protocol.model_dump())
-    return {
-        **{name: value for part in parts for name, value in part.items() if name in _COLUMNS},
-        "id": result.id,
-        "model": model["name"],
-        "pretrained_on": trained_on(result.model.pretrained_on),
-        "overlap": result.overlap_known.level,
-        "overlap_reason": result.overlap_known.why,
-        "task": task["name"],
-        "classes_left_out": result.episodes.classes_left_out,
-        "content_sha256": result.provenance.content_sha256,
-        "protocol": result.protocol.name,
-        "neighbors": result.protocol.neighbors,
-        "episodes_digest": result.episodes.digest,
-        "accuracy": result.score.accuracy,
-        **{name: getattr(result.score, name) for name in ("ci95", "ci95_clips", "ci95_classes")},
-        "complete": result.status.complete,
-        "limited": result.status.limited,
-        "partial": result.status.partial,
-        "skipped": len(result.status.skipped),
-        "health": result.health.verdict,
-        "embedded_clips": result.cost.embedded_clips,
-        "embed_s": result.cost.embed_s,
-        "episodes_s": result.cost.episodes_s,
-        "device": result.provenance.device,
-        "started_at": result.provenance.started_at,
-        "package": result.provenance.package,
-    }
+_COLUMNS: dict[str, Callable[[Result], Any]] = {
+    "id": attrgetter("id"),
+    **_fields("model", ModelIdentity),
+    "pretrained_on": lambda result: trained_on(result.model.pretrained_on),
+    "overlap": attrgetter("overlap_known.level"),
+    "overlap_reason": attrgetter("overlap_known.why"),
+    **_fields("task", TaskIdentity),
+    "content_sha256": attrgetter("provenance.content_sha256"),
+    "classes_left_out": attrgetter("episodes.classes_left_out"),
+    **_fields("protocol", Protocol),
+    "episodes_digest": attrgetter("episodes.digest"),
+    **{name: attrgetter(f"score.{name}") for name in ("accuracy", "ci95", "ci95_clips", "ci95_classes")},
+    **{name: attrgetter(f"status.{name}") for name in ("complete", "limited", "partial")},
+    "skipped": lambda result: len(result.status.skipped),
+    "health": attrgetter("health.verdict"),
+    **{name: attrgetter(f"cost.{name}") for name in ("embedded_clips", "embed_s", "episodes_s")},
+    **{name: attrgetter(f"provenance.{name}") for name in ("device", "started_at", "package")},
+}
 
 
 def _harmless(value: object) -> object:
@@ -171,32 +162,51 @@ def _harmless(value: object) -> object:
 
 
 def _one_model(results: Sequence[Result]) -> str:
-    names = sorted({result.model.name for result in results})
-    if len(names) != 1:
-        raise UsageError(
-            ", ".join(names), "are several models, and the Hub wants a file for each", "choose one: --model"
-        )
-    return names[0]
+    labels = sorted(model_labels(result.model for result in results).values())
+    if len(labels) != 1:
+        reason = "are several models, and the Hub wants a file for each"
+        raise UsageError(", ".join(labels), reason, "choose one: --model, or name its files")
+    return results[0].model.name
 
 
-def refuse_shared(results: Iterable[Result], place: Callable[[Result], object]) -> None:
-    """Makes sure that no two results share place and setting.
+def refuse_mixed(results: Iterable[Result], place: Callable[[Result], object]) -> None:
+    """Makes sure that results can stand side by side: one a place, and in a column only what is comparable.
+
+    Args:
+        results: Results of a table.
+        place: Function from a result to its place in a column, which is of a task and setting.
 
     Raises:
-        UsageError: Two results share both.
+        UsageError: A result is partial, two share place and setting, or two of one task and setting are of other clips,
+            sounds or episodes.
     """
-    seen = set()
+    seen: set[object] = set()
+    cells: dict[tuple[str, str], str | None] = {}
     for result in results:
-        if (place(result), setting_words(result)) in seen:
-            reason = f"two results of {result.model.name}, {setting_words(result)}, would share a cell"
+        words = setting_words(result)
+        if not result.status.complete:
+            raise UsageError(named(result), "is partial, and this form has no mark for that", "leave it out")
+        if (place(result), slug(result)) in seen:
+            reason = f"two results of {result.model.name}, {words}, would share a cell"
             raise UsageError(result.task.name, reason, "name the files")
-        seen.add((place(result), setting_words(result)))
+        seen.add((place(result), slug(result)))
+        if cells.setdefault((result.task.label, words), result.cell()) != result.cell():
+            reason = f"results of other clips, sounds or episodes, {words}, would share a column"
+            raise UsageError(result.task.name, reason, "name the files")
 
 
-def setting_words(result: Result) -> str:
-    """Setting in words: ways and shots, and the number of classes if some are left out, to tell cells apart."""
-    words, left_out = f"{result.protocol.n_way}-way {result.protocol.k_shot}-shot", result.episodes.classes_left_out
-    return words + (f", {classes_drawn(result.task.classes, left_out)} classes" if left_out else "")
+def setting_words(result: Result, *without: str) -> str:
+    """Setting in words: ways, shots, the number of classes if some are left out, and what else is not the paper's.
+
+    Args:
+        result: Result of the setting.
+        without: Fields of the protocol that are said elsewhere.
+    """
+    protocol, left_out, dtype = result.protocol, result.episodes.classes_left_out, result.model.dtype
+    words = [f"{protocol.n_way}-way {protocol.k_shot}-shot"]
+    words += [f"{classes_drawn(result.task.classes, left_out)} classes"] if left_out else []
+    words += [*protocol.differences("min_clips", *without), *([dtype] if dtype != "float32" else [])]
+    return ", ".join(words)
 
 
 def named(result: Result) -> str:
@@ -206,7 +216,7 @@ def named(result: Result) -> str:
 
 def slug(result: Result) -> str:
     """Setting as one word, for names of files and cells."""
-    return setting_words(result).replace(", ", "-").replace(" ", "-")
+    return "-".join(re.findall(r"\w+", setting_words(result).replace(",", "")))
 
 
 def _per_cent(result: Result) -> float:
@@ -216,7 +226,8 @@ def _per_cent(result: Result) -> float:
 def _words(result: Result) -> str:
     protocol, half = result.protocol, result.score.ci95
     drawn = f"{protocol.episodes} episodes of {protocol.n_query} queries, {protocol.scored_by}"
-    words = f"{setting_words(result)}, {drawn} {plus_minus(half)}".strip()
+    setting = setting_words(result, "n_query", "episodes", "classifier", "neighbors", "template")
+    words = f"{setting}, {drawn} {plus_minus(half)}".strip()
     found = result.overlap_known
     return words if found.level == "none" else f"{words}; overlap with the training data {found.words}"
 

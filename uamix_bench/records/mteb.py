@@ -10,9 +10,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from uamix_bench.plugins.card import UNTRAINED
-from uamix_bench.records.export import refuse_shared, setting_words, slug
+from uamix_bench.plugins.card import UNTRAINED, ModelIdentity
+from uamix_bench.records.export import refuse_mixed, setting_words, slug
 from uamix_bench.records.results import Result
+from uamix_bench.util.errors import UsageError
 
 META = "model_meta.json"
 _NO_LANGUAGE = "zxx-Zxxx"  # ISO 639-3 and 15924 for what is no language: a score without languages is not averaged
@@ -32,11 +33,15 @@ def to_mteb(results: Sequence[Result]) -> dict[str, str]:
         ``model_meta.json`` beside them.
 
     Raises:
-        UsageError: Two results belong to one document.
+        UsageError: A result is partial, two belong to one document, or one name of a document or model means several.
     """
     documents: dict[str, str] = {}
-    refuse_shared(results, lambda result: (_folder(result), result.task.name))
+    refuse_mixed(results, lambda result: (_folder(result), result.task.name))
+    models: dict[str, ModelIdentity] = {}
     for result in results:
+        if models.setdefault(_folder(result), result.model) != result.model:
+            reason = "several models have this name and these weights, and would be one"
+            raise UsageError(result.model.name, reason, "name the files of one")
         documents[f"{_folder(result)}/{META}"] = _text(_meta(result))
         documents[f"{_folder(result)}/{_task(result)}.json"] = _text(_scores(result))
     return documents

@@ -15,19 +15,7 @@ from pathlib import Path
 from uamix_bench.records.record import Provenance
 from uamix_bench.util.text import fit
 
-PACKAGES = (
-    "torch",
-    "timm",
-    "numpy",
-    "scipy",
-    "pandas",
-    "scikit-learn",
-    "soundfile",
-    "soxr",
-    "safetensors",
-    "pydantic",
-    "transformers",
-)
+PACKAGES = tuple("torch timm numpy scipy pandas scikit-learn soundfile soxr safetensors pydantic transformers".split())
 _SOURCE = Path(__file__).resolve().parents[2]
 _PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 _PATH = re.compile(r"(?:(?<=[\s=,:'\"(])|^)(?:~|\.\.|[A-Za-z]:)?[/\\][^\s,'\")]*")

@@ -203,11 +203,6 @@ class Cost(Part):
         """Clips embedded per second by this run; None if it embedded none."""
         return self.embedded_clips / self.embed_s if self.embedded_clips and self.embed_s > 0 else None
 
-    def pace(self) -> Pace | None:
-        """Pace of the earlier runs on the device that embedded most clips; None if this run embedded as many."""
-        most = max(self.earlier, key=lambda one: one.clips, default=None)
-        return most if most and most.clips > self.embedded_clips else None
-
 
 class Provenance(Part):
     """Provenance of a record, without user name, host or absolute path.
@@ -227,6 +222,11 @@ class Provenance(Part):
     started_at: Text
     command: Text
     content_sha256: Sha256 | None = None
+
+    @property
+    def revision(self) -> str:
+        """Revision of the code, such as ``2926e3ab57c0 with changes``; ``unknown`` outside a git checkout."""
+        return (self.git_revision or "unknown")[:12] + " with changes" * bool(self.git_dirty)
 
 
 class Record(Part):
@@ -378,11 +378,8 @@ def agrees(field: str, stated: float | None, expected: float | None) -> None:
     Raises:
         ValueError: The numbers differ by more than rounding, or one of them is null.
     """
-    if stated is None or expected is None:
-        same = stated == expected
-    else:
-        same = math.isclose(stated, expected, abs_tol=_ROUNDING)
-    if not same:
+    known = stated is not None and expected is not None and math.isclose(stated, expected, abs_tol=_ROUNDING)
+    if not known and stated != expected:
         raise ValueError(f"{field} is {stated}, but the parts give {expected}")
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -178,6 +179,26 @@ class Result(SoundsRecord):
         agrees("score.intervals.episodes", self.score.ci95, conventional_interval(self.accuracies()).half_width)
 
 
+class Speed(NamedTuple):
+    """Embedding speed of a model: clips per second, the device, and True if an earlier run made cached embeddings."""
+
+    clips_per_s: float
+    device: str
+    earlier: bool = False
+
+
+def embedding_speed(results: Iterable[Result]) -> Speed | None:
+    """Speed of the run that embedded most clips of a model, the latest of such; None if no result was timed."""
+    speeds = []
+    for one in results:
+        cost, began = one.cost, one.provenance.started_at
+        if rate := cost.rate():
+            speeds.append((cost.embedded_clips, began, Speed(rate, one.provenance.device)))
+        paces = [pace for pace in cost.earlier if pace.clips > cost.embedded_clips]
+        speeds += [(pace.clips, began, Speed(pace.clips / pace.seconds, pace.device, earlier=True)) for pace in paces]
+    return max(speeds)[2] if speeds else None
+
+
 def place(model: ModelIdentity, task: TaskIdentity, protocol: Protocol) -> str:
     """Place of results in a store, by model, task, ways and shots: ``<task>@<version>/<model>/<n>w<k>s``."""
     return f"{task.name}@{task.version}/{model.name}/{protocol.n_way}w{protocol.k_shot}s"
@@ -202,6 +223,38 @@ _MODEL_FACTS = {
     "pooling": "pooling",
     "embedding dim": "embedding_dim",
 }
+
+
+def model_labels(models: Iterable[ModelIdentity]) -> dict[ModelIdentity, str]:
+    """Labels of models: the name, and of several models of one name all that tells them apart."""
+    by_name: dict[str, list[ModelIdentity]] = {}
+    for model in dict.fromkeys(models):
+        by_name.setdefault(model.name, []).append(model)
+    labels: dict[ModelIdentity, str] = {}
+    for same in by_name.values():
+        telling = [name for name in _TELLING if len({getattr(one, name) for one in same}) > 1]
+        labels |= {one: " ".join([one.shown, *(_told(one, name) for name in telling)]) for one in same}
+    times = Counter(labels.values())
+    return {
+        model: f"{label} {files.digest(model.model_dump(mode='json'))[:6]}" if times[label] > 1 else label
+        for model, label in labels.items()  # equal labels are of models that differ in what is no name
+    }
+
+
+_TELLING = (
+    *("weights_sha256", "source_sha256", "metadata_sha256", "adapter_version", "input"),
+    *("pooling", "layer", "dtype", "train_seed", "recipe_sha256"),
+)
+
+
+def _told(model: ModelIdentity, name: str) -> str:
+    value, words = getattr(model, name), name.removesuffix("_sha256").replace("train_", "")
+    if value is None:
+        return f"no {words}"
+    return f"{value}"[:6] if name.endswith("sha256") else f"{words} {value}" if name in _NAMED else f"{value}"
+
+
+_NAMED = ("train_seed", "layer")  # numbers that say nothing alone
 
 
 def load_result(path: Path) -> Result:

@@ -215,7 +215,7 @@ class AblationRecord(Record):
                 if not any(name == varied or name.startswith(f"{varied}.") for varied in arm.varied):
                     raise ValueError(f"{label}: it differs from the reference in {name}, which is not varied")
             for name, value in arm.varied.items():
-                if _field(training.recipe, name) != value:
+                if recipe_field(training.recipe, name) != value:
                     raise ValueError(f"{label}: {name} is not what its recipe has")
             if _asked(arm) != asked:
                 raise ValueError(f"{label}: it was evaluated on other episodes than the first arm")
@@ -261,7 +261,8 @@ def _differing(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> 
     return found
 
 
-def _field(recipe: dict[str, Any], name: str) -> Any:
+def recipe_field(recipe: dict[str, Any], name: str) -> Any:
+    """Value of a field of a recipe's plain data, with a dot for nested fields; None if it has no such field."""
     place: Any = recipe
     for part in name.split("."):
         place = place.get(part) if isinstance(place, dict) else None

@@ -38,7 +38,7 @@ class Calibration(BaseModel):
         calibration_error: Expected calibration error: mean gap between confidence and accuracy over 15 bins of
             confidence, weighted by their clips.
         log_loss: Mean negative log-likelihood in nats.
-        known_lost: Share of the held-out clips of known classes that lie beyond the threshold.
+        known_lost: Share of the held-out clips that lie beyond a threshold found on the other folds.
         unknown_found: Share of the clips of a class left out of the fit that do; None below three classes.
     """
 
@@ -85,11 +85,12 @@ def calibrate(
     for fold in np.unique(folds):
         held = folds == fold
         chosen[held], scores[held], strange[held] = _held_out(name, embeddings, slots, ~held, held, neighbors)
-    judged = np.empty_like(scores)
+    judged, lost = np.empty_like(scores), np.empty(len(slots), np.bool_)
     for fold in np.unique(folds):
         held = folds == fold
         judged[held] = probabilities(scores[held], find_temperature(scores[~held], slots[~held]))
-    threshold = max(float(np.quantile(strange, KEPT, method="higher")), float(np.finfo(np.float64).tiny))
+        lost[held] = strange[held] > _threshold(strange[~held])
+    threshold = _threshold(strange)
     return Calibration(
         temperature=find_temperature(scores, slots),
         threshold=threshold,
@@ -98,7 +99,7 @@ def calibrate(
         accuracy=float((chosen == slots).mean()),
         calibration_error=calibration_error(judged, slots),
         log_loss=log_loss(judged, slots),
-        known_lost=float((strange > threshold).mean()),
+        known_lost=float(lost.mean()),
         unknown_found=_unknown_found(name, embeddings, slots, neighbors, threshold),
     )
 
@@ -131,6 +132,11 @@ def find_temperature(scores: Doubles, slots: Ints) -> float:
 
     bounds = (float(np.log(_COLDEST)), float(np.log(_HOTTEST)))
     return spread * float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+
+
+def _threshold(strange: Doubles) -> float:
+    """Strangeness that leaves the share `KEPT` of clips to their classes."""
+    return max(float(np.quantile(strange, KEPT, method="higher")), _LEAST)
 
 
 def log_loss(probability: Doubles, slots: Ints) -> float:

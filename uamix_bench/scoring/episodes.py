@@ -46,7 +46,7 @@ from pydantic import (
     model_validator,
 )
 
-from uamix_bench.data.clip_table import SortedClips, sort_clips
+from uamix_bench.data.clip_table import SortedClips
 from uamix_bench.plugins.card import Count, Segments, Text
 from uamix_bench.scoring.classifiers import CLASS_NAMES, CLASSIFIERS
 from uamix_bench.util import files
@@ -100,6 +100,24 @@ class Protocol(BaseModel):
         if self.template is not None:
             return f"{self.classifier} in '{self.template}'"
         return self.classifier + (f" of {self.neighbors} neighbors" if self.neighbors > 1 else "")
+
+    def differences(self, *without: str) -> list[str]:
+        """Differences from the paper's protocol besides ways and shots, in words; `without` names fields left out."""
+        usual = PAPER if self.k_shot else ZERO_SHOT
+        words = {
+            "name": "" if self.name in (PAPER.name, "custom") else self.name,
+            "n_query": f"{self.n_query:,} {'query' if self.n_query == 1 else 'queries'}",
+            "episodes": f"{self.episodes:,} episode{'s' * (self.episodes != 1)}",
+            "seed": f"seed {self.seed}",
+            "classifier": self.classifier,
+            "template": f"template '{self.template}'",
+            "neighbors": f"{self.neighbors} neighbors",
+            "group_disjoint": "group-disjoint",
+            "min_clips": f"classes of {self.min_clips} clips",
+            "segments": f"segments {self.segments}",
+        }
+        told = [name for name in words if name not in without and getattr(self, name) != getattr(usual, name)]
+        return [words[name] for name in told if words[name]]
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -237,22 +255,6 @@ class EpisodeSet:
         row = np.zeros(len(self.ids), dtype=np.int64)
         row[self.clips] = np.arange(len(self.clips))
         return row[self.support], row[self.query]
-
-
-def draw(
-    protocol: Protocol,
-    *,
-    task: str,
-    version: str,
-    clips: Sequence[str],
-    labels: Sequence[str],
-    groups: Sequence[str] | None = None,
-    first: int = 0,
-    episodes: int | None = None,
-) -> EpisodeSet:
-    """Sorts a clip table and draws episodes from it: `sort_clips`, then `draw_sorted`, with their arguments."""
-    table = sort_clips(clips, labels, groups)
-    return draw_sorted(protocol, table, task=task, version=version, first=first, episodes=episodes)
 
 
 def draw_sorted(

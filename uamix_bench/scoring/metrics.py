@@ -89,7 +89,7 @@ def bootstrap_interval(runs: Sequence[Scored], seed: int = 0, resamples: int = R
     """Interval of the mean mAP over runs: 1.96 x its standard deviation over resamples of the groups.
 
     A resample draws as many groups as there are, with replacement, once for all runs. A class without a positive clip
-    is left out of that resample's mean, and so is a run without a clip.
+    is left out of that resample's mean, a run without any is left out too, and so is a resample of such runs alone.
     """
     numbers = np.unique(np.concatenate([run.groups for run in runs]))
     if len(numbers) < 2:
@@ -105,9 +105,12 @@ def bootstrap_interval(runs: Sequence[Scored], seed: int = 0, resamples: int = R
             draws = chosen[begin : begin + step]
             times = np.stack([np.bincount(row, minlength=len(numbers)) for row in draws])[:, place]
             classes = np.flatnonzero(run.targets.any(axis=0))
-            per_class = [average_precision(run.values[:, c], run.targets[:, c], times) for c in classes]
-            there = times.any(axis=1)  # of few groups, a resample may have none that a run tests
+            per_class = np.stack([average_precision(run.values[:, c], run.targets[:, c], times) for c in classes])
+            there = ~np.isnan(per_class).all(axis=0)  # of few groups, a resample may have none that a run tests
             drawn = np.flatnonzero(there) + begin
-            values[drawn] += np.nanmean(np.stack(per_class)[:, there], axis=0) / len(runs)
+            values[drawn] += np.nanmean(per_class[:, there], axis=0) / len(runs)
             heard[drawn] += 1
-    return Interval(float(Z95 * (values * (len(runs) / heard)).std(ddof=1)))
+    means = values[heard > 0] * (len(runs) / heard[heard > 0])
+    if means.min() == means.max():
+        return Interval(None, "all resamples of the groups are alike, so there is no spread")
+    return Interval(float(Z95 * means.std(ddof=1)))

@@ -19,7 +19,7 @@ Pool = Callable[["Pairs", Ints, Ints], Floats]
 
 _MOST_ROWS = 8_192  # whose products take 256 MiB
 _LOOK_UP, _FETCH = 200, 30  # multiplications in the time of a product looked up, and of a number of a row fetched
-_BATCH = 1 << 16  # scores at a time: they stay in the processor's cache
+_BATCH = 1 << 16  # scores, or products of supports, at a time: they stay in the processor's cache
 _HOPELESS = 0.5  # of the first episodes doubtful: most clips have copies in other classes
 _NOISE = 1e-6  # of the largest squared length: what two ways of rounding may put between a score and itself
 
@@ -51,7 +51,8 @@ def pay(table: npt.NDArray[np.floating[Any]], support: Ints, query: Ints) -> boo
         return False
     scores = ways * queries * ways
     own = size * (scores + _FETCH * ways * (shots + queries))
-    return bool(rows * rows * size / 2 + episodes * _LOOK_UP * scores * shots < episodes * own)
+    looked_up = shots * (scores + ways * shots)  # products with queries, and of the supports of a class
+    return bool(rows * rows * size / 2 + episodes * _LOOK_UP * looked_up < episodes * own)
 
 
 def mean_of_shots(pairs: Pairs, support: Ints, query: Ints) -> Floats:
@@ -84,13 +85,13 @@ def decide(table: Floats, support: Ints, query: Ints, pool: Pool, margin: float)
         margin: Largest difference of scores that are a tie.
     """
     pairs = Pairs(table)
-    episodes, ways, _ = support.shape
+    episodes, ways, shots = support.shape
     queries = query.reshape(episodes, -1)
     apart = np.float32(margin + _NOISE * float(pairs.squares.max()))
     kind = np.min_scalar_type(ways)
     slots = np.arange(ways, dtype=kind)[:, None]
     chosen, doubtful = np.empty(queries.shape, kind), np.empty(episodes, np.bool_)
-    step = max(1, _BATCH // (ways * queries.shape[1]))
+    step = max(1, _BATCH // (ways * max(queries.shape[1], shots * shots)))
     for start in range(0, episodes, step):
         now = slice(start, start + step)
         scores = pool(pairs, support[now], queries[now])

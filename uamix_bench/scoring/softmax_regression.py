@@ -16,6 +16,7 @@ _CONVERGED = 1e-7  # of the first gradient's length
 _LOOSE, _TIGHT = 0.3, 1e-3  # of the gradient: to what a Newton step is solved, far from the optimum and near it
 _FLAT = 0.01  # of the slope at the beginning of a line: where its search ends
 _INSIDE = 0.1, 0.9  # of a bracket: where a search goes on, as it may crawl along where classes are certain
+_SHORTEST = 1e-6  # gradient of the weights, in those of the intercepts
 _TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -77,7 +78,8 @@ def softmax_regression(points: Doubles, targets: Doubles, penalty: float, rough:
         free = error.sum(axis=2)
         gradient = span.gradient(error)
         gradient += penalty * weights
-        scale = np.maximum(np.abs(gradient).max(axis=(1, 2)), _TINY)[:, None]  # so that float32 holds its squares
+        steepest = np.maximum(np.abs(gradient).max(axis=(1, 2)), _SHORTEST * np.abs(free).max(axis=1))
+        scale = np.maximum(steepest, _TINY)[:, None]  # so that float32 holds its squares, of points that are alike too
         residual, rest = (-gradient / scale[..., None]).astype(rough), (-free / scale).astype(rough)
         along = residual @ roughly.across
         power = roughly.inner(residual, residual, along) + _inner(rest, rest)

@@ -4,7 +4,8 @@
   `conventional_interval`, `paired_t`, `sign_flip_p`.
 - These classes, new clips: `ci95_clips`. New classes too: `ci95_classes`.
 
-A half-width that cannot be given is None with its reason, never NaN. Accuracies are fractions.
+A half-width that cannot be given is None with its reason, never NaN. That of equal values, as in a score of 100%, would
+be 0 for new clips and classes, and is not given. Accuracies are fractions.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def ci95_classes(values: npt.ArrayLike, classes: Ints, class_of: Ints, group_of:
     """
     sample = np.asarray(values, np.float64)
     (episodes, ways), count = classes.shape, int(class_of.max()) + 1
-    refusal = _too_few_episodes(episodes, _EPISODES_CLASSES) or _crossed(class_of, group_of)
+    refusal = _no_spread(sample, _EPISODES_CLASSES) or _crossed(class_of, group_of)
     if not refusal and count <= ways + 2:
         refusal = f"{count} classes are too few to leave out one of them in {ways}-way episodes"
     held = np.bincount(classes.ravel(), minlength=count)
@@ -127,7 +128,7 @@ def ci95_clips(
     unit_of, class_of_unit = _units(class_of, np.arange(len(class_of)) if group_of is None else group_of)
     sizes = np.bincount(class_of_unit)  # (C,) G_c
     held = np.bincount(classes.ravel(), minlength=len(sizes))  # (C,) n_c
-    refusal = _too_few_episodes(episodes, _EPISODES_CLIPS) or _crossed(class_of, group_of)
+    refusal = _no_spread(sample, _EPISODES_CLIPS) or _crossed(class_of, group_of)
     if not refusal and held.min() < 2:
         refusal = f"{np.count_nonzero(held < 2)} of {len(sizes)} classes are in fewer than 2 episodes; draw more"
     if not refusal and sizes.min() < _FEWEST_GROUPS:
@@ -162,8 +163,10 @@ def _units(class_of: Ints, group_of: Ints) -> tuple[Ints, Ints]:
     return unit_of, pairs // groups
 
 
-def _too_few_episodes(episodes: int, needed: int) -> str:
-    return "" if episodes >= needed else f"needs {needed:,} episodes, has {episodes:,}"
+def _no_spread(sample: Doubles, needed: int) -> str:
+    if len(sample) < needed:
+        return f"needs {needed:,} episodes, has {len(sample):,}"
+    return "all episodes are alike, so there is no spread" if sample.min() == sample.max() else ""
 
 
 def _crossed(class_of: Ints, group_of: Ints | None) -> str:
@@ -263,12 +266,9 @@ def smallest_difference(first: npt.ArrayLike, second: npt.ArrayLike, power: floa
     Raises:
         ValueError: There are fewer than two episodes, or different numbers of them.
     """
-    from scipy.special import stdtrit
-
     difference = _differences(first, second)
-    freedom = len(difference) - 1
-    quantiles = float(stdtrit(freedom, 0.975) + stdtrit(freedom, power))
-    return quantiles * float(difference.std(ddof=1)) / math.sqrt(len(difference))
+    error = float(difference.std(ddof=1)) / math.sqrt(len(difference))
+    return smallest_drop(error, freedom=len(difference) - 1, level=0.025, power=power)
 
 
 def exceeds_p(drop: float, error: float, margin: float = 0.0, freedom: float = math.inf) -> float:

@@ -38,11 +38,13 @@ class FileDigests(NamedTuple):
         digests: SHA-256 of each file, 32 bytes; zeros for a file that could not be read.
         failed: Error of each unreadable file, by the file's index.
         warnings: Faults of the folder that keeps digests, one line each.
+        stamps: Digest of each file's place, size, times and inode, taken before it was read; see :func:`unchanged`.
     """
 
     digests: list[bytes]
     failed: dict[int, BenchError]
     warnings: list[str]
+    stamps: list[bytes]
 
 
 class Part(NamedTuple):
@@ -52,15 +54,14 @@ class Part(NamedTuple):
     part: str = ""
 
 
-def file_digests(paths: Sequence[str], *, memo: bool = True, progress: Progress = SILENT) -> FileDigests:
+def file_digests(paths: Sequence[str], *, memo: bool = True) -> FileDigests:
     """Digests files. With `memo`, a file whose path, inode, size and times are unchanged is not read again.
 
     Args:
         paths: Paths of the n files.
         memo: True looks up and keeps digests under ``UAMIX_BENCH_HOME/embeddings/files/``.
-        progress: Progress display of the files that are read.
     """
-    return part_digests([Part(path) for path in paths], _sha256, memo=memo, progress=progress)
+    return part_digests([Part(path) for path in paths], _sha256, memo=memo)
 
 
 def part_digests(
@@ -117,7 +118,15 @@ def part_digests(
                     rows = np.frombuffer(b"".join(digests[index] for index in settled), np.uint8).reshape(-1, 32)
                     store.put([stamps[index][0] for index in settled], rows)
                 advance(len(block), "")
-    return FileDigests(digests, failed, store.warnings)
+    return FileDigests(digests, failed, store.warnings, [stamp for stamp, _ in stamps])
+
+
+def unchanged(part: Part, stamp: bytes) -> bool:
+    """True if a file's place, size, times and inode are those of a stamp in `FileDigests`."""
+    try:
+        return _stamp(*part)[0] == stamp
+    except (OSError, BadInputError):
+        return False
 
 
 def sounds_sha256(sound_digests: Sequence[bytes]) -> str:

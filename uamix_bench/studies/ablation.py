@@ -19,7 +19,7 @@ from uamix_bench.records import record
 from uamix_bench.records.provenance import collect, scrub
 from uamix_bench.records.results import Result
 from uamix_bench.records.store import ResultStore
-from uamix_bench.records.training_records import AblationRecord, Arm, SetAside, TrainingRecord
+from uamix_bench.records.training_records import AblationRecord, Arm, SetAside, TrainingRecord, recipe_field
 from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.storage.digests import sounds_sha256
 from uamix_bench.tuning.fields import changed, find_field
@@ -93,30 +93,24 @@ def plan(
     for seed in seeds:
         own = changed(base, {"seed": seed, "mix": REFERENCE})
         seen = {own.effective().sha256}
-        arms.append(_planned(own, fields, {name: _field(own, name) for name in fields}, reference=True))
+        arms.append(_planned(own, fields, {name: recipe_field(own.whole(), name) for name in fields}, reference=True))
         for mix, values in itertools.product(mixings, itertools.product(*fields.values())):
             chosen = dict(zip(fields, values, strict=True))
             recipe = changed(own, {"mix": mix, **chosen}).effective()
             if recipe.sha256 not in seen:
                 seen.add(recipe.sha256)
-                idle = [name for name in chosen if _field(recipe, name) != _field(changed(own, chosen), name)]
+                asked, made = changed(own, chosen).whole(), recipe.whole()
+                idle = [name for name in chosen if recipe_field(made, name) != recipe_field(asked, name)]
                 shown = {name: value for name, value in chosen.items() if name not in idle}
                 arms.append(_planned(recipe, fields, shown, reference=False))
     return arms
 
 
 def _planned(recipe: TuneRecipe, fields: Mapping[str, Any], shown: Mapping[str, Any], reference: bool) -> PlannedArm:
-    varied = {name: _field(recipe, name) for name in fields}
+    varied = {name: recipe_field(recipe.whole(), name) for name in fields}
     named = {name: given if isinstance(given, str) else json.dumps(varied[name]) for name, given in shown.items()}
     label = " ".join([recipe.mix, *(f"{name}={value}" for name, value in named.items())])
     return PlannedArm(label, reference, {"mix": recipe.mix, **varied}, recipe)
-
-
-def _field(recipe: TuneRecipe, name: str) -> Any:
-    place: Any = recipe.whole()
-    for part in name.split("."):
-        place = place[part]
-    return place
 
 
 @dataclass(frozen=True)
@@ -212,7 +206,7 @@ class Ablation:
                 continue
             made = record.load(job.folder / RECORD, {"training": TrainingRecord})
             recorded = made.data.content_sha256
-            if (made.parent_sha256, made.data.sha256, recorded or sounds) != same:
+            if (made.parent_sha256, made.data.sha256, recorded or content) != same:
                 reason = "holds this recipe, tuned from other weights or on other sounds"
                 raise UsageError(job.folder, reason, "delete the folder, or name the weights or sounds differently")
             unsaid = "" if recorded else " (its sounds are not recorded)"
@@ -298,9 +292,11 @@ class Ablation:
     def _beside(self, plans: Sequence[TaskPlan], batch_size: int, progress: Progress) -> Iterator[Result]:
         """Results beside the arms: of the starting weights in every cell; of the floors and poolings in the first.
 
-        The encoders are under the arms' pooling and under `PLAIN`; all by nearest centroid and under CL2N.
+        The encoders are under the arms' pooling, `PLAIN`, and `CENTRED` if their weights have it; all by nearest
+        centroid and under CL2N.
         """
-        from uamix_bench.models.model import load_model
+        from uamix_bench.models.loading import load_model
+        from uamix_bench.models.vit import CENTRED
         from uamix_bench.tuning.run import initial_name
 
         reference = self.job(next(arm for arm in self.arms if arm.reference))
@@ -314,9 +310,11 @@ class Ablation:
 
         poolings = dict.fromkeys((pooling, PLAIN))
         start = initial_name(self.init)
-        others = [loader("uamix", how, reference.folder / WEIGHTS) for how in poolings]
+        weights = reference.folder / WEIGHTS
+        made = load_model("uamix", weights, device="cpu").poolings
         known = load_model(start, device="cpu").poolings  # a user's own class may lack one
-        others += [loader(start, how) for how in poolings if how in known and how != pooling]
+        others = [loader("uamix", how, weights) for how in (*poolings, CENTRED) if how in made]
+        others += [loader(start, how) for how in (*poolings, CENTRED) if how in known and how != pooling]
         others += [loader("random", how) for how in poolings if start != "random"]
         others += [loader("logmel", how) for how in ("mean-std", "mean-max")]
         options: dict[str, Any] = {
@@ -336,6 +334,6 @@ class Ablation:
 
 def _tuned_model(job: Job, device: str) -> AudioModel:
     """Model that a finished job made."""
-    from uamix_bench.models.model import load_model
+    from uamix_bench.models.loading import load_model
 
-    return load_model("uamix", job.folder / WEIGHTS, device=device, label="uamix")
+    return load_model("uamix", job.folder / WEIGHTS, device=device, label="uamix", pooling=job.recipe.pooling)

@@ -140,7 +140,7 @@ class Work:
         return result
 
     def _encoder(self, model: str, weights: Path) -> AudioModel:
-        from uamix_bench.models.model import load_model
+        from uamix_bench.models.loading import load_model
 
         named = f"{architecture(model)}={weights}"
         return load_model(named, device=self.device, input=self.settings.input, label=model)

@@ -18,7 +18,7 @@ from uamix_bench.evaluation.halves import CHOOSING, REPORTING, halves
 from uamix_bench.evaluation.plan import TaskPlan, draw_episodes, plan_task
 from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.records.record import HalfInterval
-from uamix_bench.records.results import Result
+from uamix_bench.records.results import Result, Speed, embedding_speed
 from uamix_bench.scoring.episodes import EpisodeSet, Protocol
 from uamix_bench.scoring.statistics import PairedT, paired_t
 from uamix_bench.util.errors import UsageError
@@ -27,6 +27,7 @@ from uamix_bench.util.text import listed
 
 EPISODES = 10_000  # from which on intervals for new clips exist
 WAYS = 5  # the paper's
+CHEAPER = 2.0  # times as fast or as small as the best, from which on a model is taken in its place; less may be noise
 _FEWEST = 4  # clips of a class: a support and a query in each half
 _MOST_QUERIES = 5  # a class
 _FULLEST = 0.9  # largest share of a class's half in one episode: up to here intervals for new clips hold
@@ -84,10 +85,11 @@ def plan(
     if shots and max(shots) > fewest - queries:
         reason = f"the smallest class has {fewest} clips in a half, and {queries} of them are queries"
         raise UsageError(f"--k {max(shots)}", reason, "use a smaller --k, or leave small classes out by --min-clips")
-    wanted = sorted(shots) or _powers(max(1, int(_FULLEST * fewest) - queries))
+    named = list(zip(parts, (CHOOSING, REPORTING), strict=True))
+    wanted = sorted(shots) or [2**power for power in range(max(1, int(_FULLEST * fewest) - queries).bit_length())]
     while True:
         try:
-            return Plans(*(_half_plan(part, name, base, wanted, progress) for part, name in _named(parts)))
+            return Plans(*(_half_plan(part, name, base, wanted, progress) for part, name in named))
         except UsageError:
             if shots or len(wanted) == 1 or not base.group_disjoint:
                 raise
@@ -119,14 +121,6 @@ def _with_enough(task: TaskData, min_clips: int) -> TaskData:
     return replace(found, remarks=(*found.remarks, Remark("small-classes", left)))
 
 
-def _powers(most: int) -> list[int]:
-    return [2**power for power in range(most.bit_length())]
-
-
-def _named(parts: tuple[TaskData, TaskData]) -> list[tuple[TaskData, str]]:
-    return list(zip(parts, (CHOOSING, REPORTING), strict=True))
-
-
 def _half_plan(half: TaskData, name: str, base: Protocol, shots: Sequence[int], progress: Progress) -> TaskPlan:
     protocols = [base.model_copy(update={"name": name, "k_shot": count}) for count in shots]
     return plan_task(half, protocols, progress=progress)
@@ -146,17 +140,14 @@ class Candidate:
         return trained_on_task(next(iter(self.choosing.values())))
 
     @property
-    def clips_per_s(self) -> float | None:
-        """Embedding speed in the pass that embedded most clips; None if all came from the cache."""
-        costs = [result.cost for result in (*self.choosing.values(), *self.reporting.values())]
-        timed = [cost for cost in costs if cost.embedded_clips and cost.embed_s > 0]
-        most = max(timed, key=lambda cost: cost.embedded_clips, default=None)
-        return most.embedded_clips / most.embed_s if most else None
+    def speed(self) -> Speed | None:
+        """Embedding speed in the pass that embedded most clips; None if none was timed."""
+        return embedding_speed((*self.choosing.values(), *self.reporting.values()))
 
     @property
     def memory_mb(self) -> float | None:
         """Peak memory in 10^6 bytes of the process that evaluated it, with all it had evaluated before."""
-        costs = [result.cost for result in (*self.choosing.values(), *self.reporting.values())]
+        costs = (result.cost for result in (*self.choosing.values(), *self.reporting.values()))
         return max((cost.peak_memory_mb for cost in costs if cost.peak_memory_mb is not None), default=None)
 
     def steps(self) -> list[tuple[int, int, float]]:
@@ -171,13 +162,14 @@ class Recommendation:
     Attributes:
         candidates: Models compared, the best on the choosing half first; last those trained on data of the task, which
             are chosen only if there is no other.
-        chosen: The cheapest of those that cannot be told apart from the best.
+        chosen: The best, or the cheapest of those that cannot be told apart from it if it is `CHEAPER` times as cheap.
         alike: Models that cannot be told apart from the best, with the best itself, in the order of `candidates`.
         compared_at: Number of shots that models are compared at: from there on every step of the curve of the best
             accuracies gains less than `gain`; the largest one if none does.
         covers: Population for which `alike` cannot be told apart: new clips of these classes, or these clips only.
         why_not_new: Reason why nothing is known of new clips; empty if something is.
-        by_speed: True if the cheapest is the fastest; False if it has the fewest parameters, as not all were timed.
+        by_speed: True if the cheapest is the fastest; False if it has the fewest parameters, as not all of `alike` were
+            timed on one device.
         examples: Number of shots from which on every step of the chosen model's curve gains less than `gain`; the
             largest one if none does.
         levels_off: True if there is such a number below the largest.
@@ -248,7 +240,7 @@ class Recommendation:
                     "model": one.model.name,
                     "weights_sha256": one.model.weights_sha256,
                     "parameters": one.model.parameters,
-                    "clips_per_s": one.clips_per_s,
+                    "clips_per_s": one.speed and one.speed.clips_per_s,
                     "peak_memory_mb": one.memory_mb,
                     "curve": [
                         {
@@ -273,8 +265,8 @@ def decide(
 ) -> Recommendation:
     """Recommends a model and a number of examples. All is chosen on one half and nothing on the other.
 
-    The best accuracy of any model, over shots, is the curve that says at how many shots models are compared. The
-    cheapest of the models that cannot be told apart there from the best is chosen: for new clips if there is an
+    The best accuracy of any model, over shots, is the curve that says at how many shots models are compared. The best
+    is chosen, or the cheapest of the models that cannot be told apart from it there, for new clips if there is an
     interval for new clips, else on these clips.
 
     Args:
@@ -293,11 +285,18 @@ def decide(
     compared_at, _ = _level(_steps(envelope), shots[-1], gain)
     candidates = sorted(candidates, key=lambda one: (one not in fair, -one.choosing[compared_at].score.accuracy))
     ranking = rank([one.choosing[compared_at] for one in candidates], draws)
-    lacking = [found.clips.reason for found in ranking.differences if found.clips.half_width is None]
+    apart = [found for found in ranking.differences if found.half_width]  # others are alike on every episode
+    lacking = [one.clips.reason for one in apart or ranking.differences if one.clips.half_width is None]
     told = ranking.alike if lacking else ranking.alike_for_new_clips
     alike = [one for one in candidates if one is candidates[0] or one.choosing[compared_at].id in told]
-    by_speed = all(one.clips_per_s is not None for one in alike)
-    chosen = min(alike, key=lambda one: -(one.clips_per_s or 0) if by_speed else one.model.parameters)
+    speeds = [one.speed for one in alike]
+    by_speed = None not in speeds and len({speed.device for speed in speeds if speed}) == 1
+
+    def expense(one: Candidate) -> float:
+        return 1 / one.speed.clips_per_s if by_speed and one.speed else one.model.parameters
+
+    cheapest = min(alike, key=expense)
+    chosen = cheapest if CHEAPER * expense(cheapest) <= expense(alike[0]) else alike[0]
     examples, levels_off = _level(chosen.steps(), shots[-1], gain)
     return Recommendation(
         candidates=candidates,

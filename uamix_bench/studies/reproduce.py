@@ -301,7 +301,7 @@ def not_comparable(result: Result, model: ModelCard, settings: Settings) -> str:
     if result.protocol.min_clips:
         return f"only classes of {result.protocol.min_clips} clips or more"
     if result.protocol.name != PAPER.name:
-        return f"{result.protocol.episodes:,} episodes of {result.protocol.n_query} queries"
+        return ", ".join(result.protocol.differences("name")) or result.protocol.name
     if model.parameters and abs(result.model.parameters - model.parameters) > 0.05 * model.parameters:
         return f"a model of {result.model.parameters / 1e6:.1f}M parameters, not {model.parameters / 1e6:.0f}M"
     if settings.recipe != "paper" and result.model.recipe_sha256:

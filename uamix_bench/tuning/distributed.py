@@ -61,7 +61,7 @@ def world() -> int:
 
 def device(name: str) -> torch.device:
     """Torch device for a --device value, as `find_device`; several processes on one machine get a GPU each."""
-    from uamix_bench.models.model import find_device
+    from uamix_bench.models.loading import find_device
 
     found = find_device(name)
     if name in ("auto", "cuda") and found.type == "cuda" and _joined():

@@ -24,14 +24,6 @@ _NEVER = 2**31
 _SMALL = 8  # clips of the batch by which a whole training is estimated
 _BYTES = 4  # of a number in float32
 
-# Fields that change what a step computes, and not how long it takes.
-_FREE = {
-    *("name", "seed", "data", "views", "epochs", "head_epochs", "warmup", "betas", "clip_gradient"),
-    *("weight_decay", "head_weight_decay", "learning_rate", "head_learning_rate", "layer_decay", "ema"),
-    *("mix", "alpha", "lambda_per", "lambda_max", "box", "snap", "partner", "keys", "temperature", "top_k"),
-    *("save_dtype", "checkpoint_every", "clips", "steps", "head_steps"),
-}
-
 if TYPE_CHECKING:  # planning is free of torch
     from torch import Tensor
 
@@ -215,5 +207,5 @@ def _earlier(job: Job) -> Rates:
 def _shape(recipe: TuneRecipe, stage: str) -> Any:
     """Key of all that a step's time depends on: a recipe's sizes, and whether it mixes."""
     alone = recipe.head_only() if stage == HEAD else recipe
-    sizes = {name: str(value) for name, value in alone.model_dump(mode="json").items() if name not in _FREE}
-    return (stage, alone.mix == "none" and stage != HEAD, *sizes.items())
+    sizes = [str(getattr(alone, name)) for name, scope in alone.scopes().items() if scope.timed]
+    return (stage, alone.mix == "none" and stage != HEAD, *sizes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -42,6 +42,7 @@ class Scope:
         unread: Value that stands for the field where it is not read; None for its default.
         option: Option of `ablate` that sets the field, in place of --vary.
         added: True for a field that earlier recipes lack. Its default is left out of the data, so their digests stay.
+        timed: False if the duration of a step does not depend on the field.
     """
 
     last_stage: bool = False
@@ -49,6 +50,10 @@ class Scope:
     unread: Any = None
     option: str | None = None
     added: bool = False
+    timed: bool = True
+
+
+_UNTIMED = Scope(timed=False)
 
 
 class Views(BaseModel):
@@ -124,10 +129,18 @@ def _named_views(value: object) -> object:
 Clips = Annotated[
     Annotated[int, Field(ge=2)] | None,
     BeforeValidator(lambda value: None if value == "all" else value),
-    Scope(added=True),
+    Scope(added=True, timed=False),
     Field(description="clips drawn from the data by the seed, those of a smaller number among them; or all"),
 ]
-NamedViews = Annotated[Views, BeforeValidator(_named_views)]
+Centre = Annotated[
+    bool,
+    Scope(last_stage=True, added=True, timed=False),
+    Field(
+        description="the weights keep the mean embedding of their training clips; by default they are then evaluated "
+        "less that mean and at unit length, as SimpleShot does with its base classes (the project's own)"
+    ),
+]
+NamedViews = Annotated[Views, BeforeValidator(_named_views), _UNTIMED]
 
 
 class Recipe(BaseModel):
@@ -139,20 +152,22 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid", allow_inf_nan=False)
 
-    name: Annotated[str, Scope(option="--recipe")]
-    seed: Annotated[int, Scope(option="--seeds")] = Field(default=0, ge=0)
-    data: Annotated[str, Scope(option="--data")] = Field(
+    name: Annotated[str, Scope(option="--recipe", timed=False)]
+    seed: Annotated[int, Scope(option="--seeds", timed=False)] = Field(default=0, ge=0)
+    data: Annotated[str, Scope(option="--data", timed=False)] = Field(
         default="synthetic:train", description="TASK[:SPLIT], a folder, a CSV or a text list"
     )
     batch: int = Field(ge=2)
     frames: tuple[int, ...]
-    weight_decay: Annotated[float, Scope(last_stage=True, unread=0.0)] = Field(ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    warmup: float = Field(ge=0, lt=1, description="share of the steps")
-    clip_gradient: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
+    weight_decay: Annotated[float, Scope(last_stage=True, unread=0.0, timed=False)] = Field(ge=0)
+    betas: Annotated[tuple[float, float], _UNTIMED] = (0.9, 0.95)
+    warmup: Annotated[float, _UNTIMED] = Field(ge=0, lt=1, description="share of the steps")
+    clip_gradient: Annotated[float | None, _UNTIMED] = Field(
+        default=None, gt=0, description="largest norm of the gradient"
+    )
     precision: Literal["float32", "bfloat16"] = "float32"
-    save_dtype: Annotated[Literal["float32", "float16"], Scope(last_stage=True)] = "float32"
-    checkpoint_every: int = Field(default=200, ge=1, description="steps")
+    save_dtype: Annotated[Literal["float32", "float16"], Scope(last_stage=True, timed=False)] = "float32"
+    checkpoint_every: Annotated[int, _UNTIMED] = Field(default=200, ge=1, description="steps")
 
     @property
     def sha256(self) -> str:
@@ -199,12 +214,13 @@ class PretrainRecipe(Recipe):
     decoder_depth: int
     decoder_heads: int
     mask_ratio: float = Field(default=0.8, gt=0, lt=1)
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=0, description="0 keeps the weights of --init and adds the clips' mean embedding")
     learning_rate: float = Field(gt=0)
     clips: Clips = None
     pooling: Annotated[Pooling, Scope(added=True)] = Field(
         default="mean", description="pooling that the weights are evaluated with"
     )
+    centre: Centre = False
     views: NamedViews = VIEWS["pretrain"]
 
     @model_validator(mode="after")
@@ -222,8 +238,8 @@ class PretrainRecipe(Recipe):
         return self
 
 
-_MIXED = Scope(last_stage=True, mixings=("mixup", *_CUTMIXES))
-_BOXED = Scope(last_stage=True, mixings=_CUTMIXES)
+_MIXED = Scope(last_stage=True, mixings=("mixup", *_CUTMIXES), timed=False)
+_BOXED = Scope(last_stage=True, mixings=_CUTMIXES, timed=False)
 
 
 class TuneRecipe(Recipe):
@@ -234,7 +250,7 @@ class TuneRecipe(Recipe):
     """
 
     kind: Annotated[Literal["tune"], Scope(option="--recipe")] = "tune"
-    mix: Annotated[Mixing, Scope(last_stage=True, option="--mix")] = Field(
+    mix: Annotated[Mixing, Scope(last_stage=True, option="--mix", timed=False)] = Field(
         default="t-cutmix", description="t-cutmix is the paper's; the others are its ablations"
     )
     alpha: Annotated[float, _MIXED] = Field(
@@ -247,7 +263,7 @@ class TuneRecipe(Recipe):
         default=False,
         description="max(lambda, 1 - lambda), as IDMM and i-Mix have it, instead of the paper's plain Beta",
     )
-    partner: Partner = Field(
+    partner: Annotated[Partner, _UNTIMED] = Field(
         default="neighbour",
         description="j = i xor 1 (the project's: both mixtures of a pair are in the batch, as in Figure 1), the "
         "reversed batch (Un-Mix), or a random permutation (CutMix)",
@@ -260,16 +276,18 @@ class TuneRecipe(Recipe):
     snap: Annotated[Literal[1, 16], _BOXED] = Field(
         default=1, description="boxes fall on any frame, or on the encoder's patches of 16"
     )
-    keys: Literal["neighbours", "views"] = Field(
+    keys: Annotated[Literal["neighbours", "views"], _UNTIMED] = Field(
         default="neighbours",
         description="what a mixture is compared with: neighbours of the clean views (the paper's Eq. 1), or the clean "
         "views themselves (Eq. 4 read literally). Neighbours of the mixture would give it no gradient",
     )
-    plain_weight: Annotated[float, _MIXED] = Field(
+    plain_weight: Annotated[float, replace(_MIXED, timed=True)] = Field(
         default=0.0, ge=0, description="weight of the unmixed loss beside the mixed one; Un-Mix adds it with 1"
     )
-    temperature: float = Field(default=0.15, gt=0, description="MAE-CT base16")
-    top_k: int = Field(default=20, ge=1, description="MAE-CT base16, stage 3; its stage 2 takes the nearest alone")
+    temperature: Annotated[float, _UNTIMED] = Field(default=0.15, gt=0, description="MAE-CT base16")
+    top_k: Annotated[int, _UNTIMED] = Field(
+        default=20, ge=1, description="MAE-CT base16, stage 3; its stage 2 takes the nearest alone"
+    )
     queue: int = Field(default=65_536, ge=1, description="MAE-CT base16, for ImageNet's 1.3 million images")
     projector: tuple[int, int, int] = Field(default=(2048, 2048, 256), description="MAE-CT base16")
     predictor: int = Field(default=4096, ge=1, description="MAE-CT base16")
@@ -278,31 +296,34 @@ class TuneRecipe(Recipe):
         description="f: the mean of the patch tokens (MAE-CT, the paper); their mel rows side by side, averaged over "
         "time (M2D); or that mean and the maximum over time (the project's). The weights are evaluated as tuned",
     )
-    ema: Annotated[float, Scope(last_stage=True)] = Field(
+    centre: Centre = False
+    ema: Annotated[float, Scope(last_stage=True, timed=False)] = Field(
         default=0.99, ge=0, lt=1, description="of the projector that writes the queue in stage 2 (MAE-CT base16)"
     )
     frozen: Annotated[float, Scope(last_stage=True)] = Field(
         default=0.5, ge=0, le=1, description="share of the blocks that stays frozen, from the stem up (the paper)"
     )
-    head_epochs: int = Field(
+    head_epochs: Annotated[int, _UNTIMED] = Field(
         ge=0, description="stage 1: the encoder is frozen, the head is trained, nothing is mixed; MAE-CT has 20"
     )
-    epochs: Annotated[int, Scope(last_stage=True, unread=0)] = Field(
+    epochs: Annotated[int, Scope(last_stage=True, unread=0, timed=False)] = Field(
         ge=0, description="stage 2: the upper blocks and the head are trained; MAE-CT has 20"
     )
     clips: Clips = None
-    head_steps: Annotated[int | None, Scope(added=True)] = Field(
+    head_steps: Annotated[int | None, Scope(added=True, timed=False)] = Field(
         default=None, ge=0, description="steps of stage 1, in place of head_epochs"
     )
-    steps: Annotated[int | None, Scope(last_stage=True, added=True)] = Field(
+    steps: Annotated[int | None, Scope(last_stage=True, added=True, timed=False)] = Field(
         default=None, ge=0, description="steps of stage 2, in place of epochs"
     )
-    head_learning_rate: float = Field(gt=0, description="MAE-CT: 1e-4 x 2 views x batch / 256")
-    learning_rate: Annotated[float, Scope(last_stage=True, unread=1.0)] = Field(
+    head_learning_rate: Annotated[float, _UNTIMED] = Field(gt=0, description="MAE-CT: 1e-4 x 2 views x batch / 256")
+    learning_rate: Annotated[float, Scope(last_stage=True, unread=1.0, timed=False)] = Field(
         gt=0, description="of the final norm; block b of L gets decay ** (L - b); MAE-CT: 1e-4 x 2 views x batch / 256"
     )
-    layer_decay: Annotated[float, Scope(last_stage=True)] = Field(default=0.65, gt=0, le=1, description="MAE-CT base16")
-    head_weight_decay: float = Field(default=1e-5, ge=0, description="MAE-CT base16")
+    layer_decay: Annotated[float, Scope(last_stage=True, timed=False)] = Field(
+        default=0.65, gt=0, le=1, description="MAE-CT base16"
+    )
+    head_weight_decay: Annotated[float, _UNTIMED] = Field(default=1e-5, ge=0, description="MAE-CT base16")
     micro_batch: int | None = Field(
         default=None,
         ge=2,
@@ -383,6 +404,7 @@ PRETRAIN: dict[str, PretrainRecipe] = {
         pooling="stacked-mean-max",
         precision="bfloat16",
         save_dtype="float16",
+        centre=True,
     ),
 }
 
@@ -406,6 +428,7 @@ TUNE: dict[str, TuneRecipe] = {
         clip_gradient=1.0,
         precision="bfloat16",
         save_dtype="float16",
+        centre=True,
     ),
     # AudioSet-20K at ViT-B from AudioMAE: MAE-CT base16 with batch 256 and its learning rate scaled linearly; the queue
     # shrunk to the data (20k clips: 65,536 entries would hold three epochs of every clip).

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from uamix_bench.data.task import TaskData, is_path
 from uamix_bench.models.block import Attention
 from uamix_bench.models.checkpoint import write_safetensors
-from uamix_bench.models.model import load_model
+from uamix_bench.models.loading import load_model
 from uamix_bench.models.sources import is_own
 from uamix_bench.models.tunable import Tunable, lacks
 from uamix_bench.models.vit import ViTShape
@@ -24,11 +24,12 @@ from uamix_bench.records.record import Provenance, Skipped, record_text
 from uamix_bench.records.training_records import DataIdentity, StageCost, TrainingRecord
 from uamix_bench.storage.digests import state_sha256
 from uamix_bench.tuning import distributed
+from uamix_bench.tuning.centre import mean_embedding
 from uamix_bench.tuning.contrastive import HeadStage, Network, TuneStage
 from uamix_bench.tuning.data import Frames, load_frames
 from uamix_bench.tuning.loop import Pace, Stage, Training
 from uamix_bench.tuning.pretrain import Pretraining
-from uamix_bench.tuning.recipe import PretrainRecipe, Recipe, TuneRecipe
+from uamix_bench.tuning.recipe import PretrainRecipe, TuneRecipe
 from uamix_bench.tuning.sounds import shareable
 from uamix_bench.tuning.throughput import matrix_rate
 from uamix_bench.tuning.views import Spectrograms
@@ -226,7 +227,7 @@ def _spectrograms(model: Tunable, recipe: PretrainRecipe | TuneRecipe, device: s
 
 
 def _train(
-    recipe: Recipe,
+    recipe: PretrainRecipe | TuneRecipe,
     stages: list[Stage],
     model: Tunable,
     frames: Frames,
@@ -322,16 +323,23 @@ def _name(data: TaskData) -> str:
 def _write_weights(
     training: Training, model: Tunable, data: TaskData, folder: Path, parent: str | None, provenance: Provenance
 ) -> str:
-    """Writes the encoder; returns the SHA-256 (hex) of the file."""
-    recipe, frames = training.recipe, training.frames
+    """Writes the encoder, and the mean embedding that the recipe keeps; returns the SHA-256 (hex) of the file."""
+    recipe, frames = cast(PretrainRecipe | TuneRecipe, training.recipe), training.frames
     dtype = torch.float16 if recipe.save_dtype == "float16" else torch.float32
-    tensors: dict[str, Tensor] = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
+    state, ours = model.state_dict(), is_own(type(model))
+    if ours:
+        state.pop("centre", None)  # the parent's
+    if recipe.centre and not ours:
+        training.progress.say("no mean embedding is kept: your own class reads the weights")
+    elif recipe.centre:
+        state["centre"] = mean_embedding(model, frames, recipe.pooling, recipe.seed, training.progress)
+    tensors: dict[str, Tensor] = {name: tensor.detach().to("cpu", dtype) for name, tensor in state.items()}
     revision = provenance.git_revision or "unknown"
-    kept = {} if is_own(type(model)) else model.metadata  # a user's own class may be rebuilt from it
+    kept = {} if ours else model.metadata  # a user's own class may be rebuilt from it
     metadata = {
         **{name: text for name, text in kept.items() if name != "sha256"},
         "format": "uamix-bench/1",
-        "kind": str(getattr(recipe, "kind", "")),
+        "kind": recipe.kind,
         "recipe": recipe.model_dump_json(),
         "recipe_sha256": recipe.sha256,
         "train_seed": str(recipe.seed),

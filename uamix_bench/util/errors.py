@@ -7,6 +7,8 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
+from typing import Any
 
 from uamix_bench.util.text import visible
 
@@ -94,7 +96,7 @@ def address_limit() -> int | None:
 
 
 @contextmanager
-def own_code(what: str, kind: type, home: str = "uamix_bench.") -> Iterator[None]:
+def own_code(what: str, kind: type) -> Iterator[None]:
     """Context that turns an exception of a user's own class into one line with the file, the line and the exception.
 
     Exceptions of the project's own classes pass unchanged.
@@ -104,7 +106,6 @@ def own_code(what: str, kind: type, home: str = "uamix_bench.") -> Iterator[None
     Args:
         what: Name of the called method for the error line, such as ``tokens``.
         kind: The class whose code runs.
-        home: Prefix of the module names that are not a user's.
 
     Raises:
         OwnCodeError: The code ended the program, or raised an exception that is no BenchError and does not mean that
@@ -116,7 +117,9 @@ def own_code(what: str, kind: type, home: str = "uamix_bench.") -> Iterator[None
     except BenchError:
         raise
     except (Exception, SystemExit) as error:
-        bases = [base for base in kind.__mro__ if not base.__module__.startswith((home, "torch.", "builtins"))]
+        bases = [
+            base for base in kind.__mro__ if not base.__module__.startswith(("uamix_bench.", "torch.", "builtins"))
+        ]
         if not bases or is_out_of_memory(error):
             raise
         raise own_fault(
@@ -163,6 +166,27 @@ def package_error(error: BaseException, importer: str = "uamix_bench") -> Machin
     beside = f" beside torch {metadata.version('torch')}" if name in ("torchvision", "torchaudio") else ""
     reason = f"does not load{beside} ({type(error).__name__}: {error})"
     return MachineError(f"{name} {metadata.version(name)}", reason, "install versions that fit, as in constraints.txt")
+
+
+def optional(module: str, subject: str, extra: str) -> Any:
+    """Imports a module of a package that one of the project's extras installs.
+
+    Args:
+        module: Name of the module.
+        subject: What needs it, for the error line.
+        extra: Name of the extra.
+
+    Raises:
+        MachineError: The package is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = _package(module)
+        if _package(error.name or "") != package:
+            raise
+        reason = f"needs {package}, which is not installed"
+        raise MachineError(subject, reason, f"pip install 'uamix-bench[{extra}]'") from error
 
 
 def _package(module: str) -> str:

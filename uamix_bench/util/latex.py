@@ -20,6 +20,11 @@ def span(cell: str, columns: int, align: str) -> str:
     return f"\\multicolumn{{{columns}}}{{{align}}}{{{cell}}}"
 
 
+def notes(paragraphs: Iterable[str]) -> str:
+    """Plain paragraphs below a table, escaped."""
+    return "".join(f"\\par\\footnotesize {escape(text)}\n" for text in paragraphs)
+
+
 def booktabs(align: str, groups: Iterable[Iterable[Sequence[str]]]) -> str:
     """A ``tabular`` with a rule between groups of rows, the first of which is the heading.
 

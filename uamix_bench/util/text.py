@@ -55,6 +55,11 @@ def plus_minus(half_width: float | None, decimals: int = 2, scale: float = 100.0
     return "" if half_width is None or not math.isfinite(half_width) else f"± {scale * half_width:.{decimals}f}"
 
 
+def per_second(rate: float) -> str:
+    """A rate as a whole number, or with one decimal below ten."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+
+
 def listed(names: Iterable[str], most: int = 8, between: str = ", ") -> str:
     """The first names and the number of the others: ``a, b and 3 more``, or ``a; b; and 3 more``."""
     every = list(names)
