@@ -32,7 +32,7 @@ STAGE_2 = {
     "learning_rate": 1e-2,
     "weight_decay": 0.7,
     "epochs": 1,
-    "centre": True,
+    "centre": False,
     "steps": 3,
 }
 STAGE_1 = {
