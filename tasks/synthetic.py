@@ -27,13 +27,16 @@ class Synthetic(Task):
     def clips(self, root: Path) -> pd.DataFrame:
         """Lists all clips, whether or not their files exist yet; each is its own group."""
         folder = str(root / f"synthetic-{synthesis.VERSION}")
-        rows = []
-        for split, count in CLIPS_PER_CLASS.items():
-            for sound_class in synthesis.classes(split):
-                for index in range(count):
-                    clip = f"{split}/{sound_class.label}/{index:03d}.wav"
-                    rows.append((clip, f"{folder}{os.sep}{clip}", sound_class.label, clip, split))
-        return pd.DataFrame(rows, columns=list(COLUMNS))
+        of_class = [(split, made.label, n) for split, n in CLIPS_PER_CLASS.items() for made in synthesis.classes(split)]
+        clips = [f"{split}/{label}/{index:03d}.wav" for split, label, n in of_class for index in range(n)]
+        columns = (
+            clips,
+            [f"{folder}{os.sep}{clip}" for clip in clips],
+            [label for _, label, n in of_class for _ in range(n)],
+            clips,
+            [split for split, _, n in of_class for _ in range(n)],
+        )
+        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
 
     def locate(self, data_dir: Path) -> Path:
         """Returns the folder that the clips go to, which need not exist."""

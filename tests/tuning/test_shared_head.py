@@ -32,6 +32,7 @@ STAGE_2 = {
     "learning_rate": 1e-2,
     "weight_decay": 0.7,
     "epochs": 1,
+    "centre": False,
     "steps": 3,
 }
 STAGE_1 = {

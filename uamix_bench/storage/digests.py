@@ -239,7 +239,7 @@ def files_below(root: Path) -> Iterator[tuple[str, Path]]:
             for name in folders
             if name[0] != "." and name not in _PASSED_OVER and os.path.realpath(Path(folder, name)) not in entered
         ]
+        below = Path(folder).relative_to(root).as_posix() + "/"
         for name in names:
-            path = Path(folder, name)
-            if path.is_file():
-                yield path.relative_to(root).as_posix(), path
+            if os.path.isfile(f"{folder}{os.sep}{name}"):  # noqa: PTH113 - half the time of Path.is_file
+                yield name if below == "./" else below + name, Path(folder, name)
