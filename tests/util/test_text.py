@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from decimal import Decimal
 
 import pytest
 from hypothesis import given, strategies as st
 
+from uamix_bench.util.errors import UsageError
 from uamix_bench.util.text import plus_minus, with_half
 
 SHARES = st.floats(-1, 1)
@@ -34,3 +36,11 @@ def test_what_has_no_interval_stands_alone(half: float | None) -> None:
 
 def test_a_zero_at_the_end_is_a_digit() -> None:
     assert " ".join(with_half(0.7087, 0.009)) == "70.87 ± 0.90"
+
+
+def test_an_error_s_line_is_short_whatever_a_file_holds() -> None:
+    error = UsageError("run.toml", f"no option '{'9' * 100_000}'", "known: k, n")
+    assert str(error).startswith("run.toml: no option '999")
+    assert str(error).endswith("...; known: k, n")
+    assert len(str(error)) < 1_300
+    assert len(pickle.loads(pickle.dumps(error)).reason) > 100_000

@@ -13,6 +13,7 @@ from typing import Any
 from uamix_bench.util.text import visible
 
 _LONGEST_CAUSE = 300  # characters
+_LONGEST = 1_200  # characters of a reason, which may quote what a file holds
 _CLOSE = 0.55  # difflib's ratio
 
 
@@ -31,7 +32,8 @@ class BenchError(Exception):
         self.subject = str(subject)
         self.reason = reason
         self.remedy = remedy
-        line = f"{self.subject}: {reason}" + (f"; {remedy}" if remedy else "")
+        shown = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}..."
+        line = f"{self.subject}: {shown}" + (f"; {remedy}" if remedy else "")
         super().__init__(visible(" ".join(line.split())))
 
     def __reduce__(self) -> tuple[type[BenchError], tuple[str, str, str]]:
