@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import warnings
 from importlib import import_module
@@ -37,7 +36,6 @@ COMMANDS = {
     "env": "Print what a bug report needs.",
 }
 
-_OBJECTS = 100_000  # new ones before a search for cycles: imports make very many, and all stay
 _COMPLETION = "_UAMIX_BENCH_COMPLETE"  # what a shell asks through, as click names it
 _ENVIRONMENT = {
     "UAMIX_BENCH_HOME": "folder of data, checkpoints, embeddings and results (default: the user's cache folder)",
@@ -119,7 +117,6 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "OMP_NUM_THREADS" not in os.environ:  # OpenMP sees the affinity, and no quota of a cgroup
         os.environ.setdefault("OMP_THREAD_LIMIT", str(cores()))
-    gc.set_threshold(_OBJECTS)
 
     if asked := os.environ.get(_COMPLETION):
         from click.shell_completion import shell_complete
