@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings, strategies as st
 
-from uamix_bench.data.folders import AUDIO_SUFFIXES, SOUND_SUFFIXES, alike_labels, walk
+from uamix_bench.data.folders import AUDIO_SUFFIXES, SOUND_SUFFIXES, doubtful_labels, walk
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.evaluation.earlier import find_earlier
 from uamix_bench.evaluation.fewshot import fewshot
@@ -275,16 +275,21 @@ def test_folders_of_one_name_in_two_unicode_forms_say_so(tmp_path: Path) -> None
 
 def test_labels_that_look_alike_are_named(tmp_path: Path) -> None:
     labels = ["Dog", "dog", "sea waves", "seawaves", "\ufb01re", "fire", "cat"]
-    (line,) = map(str, alike_labels(labels))
+    (line,) = map(str, doubtful_labels(labels))
     assert line.startswith("labels: 'Dog' and 'dog', ")
     for pair in ("'sea waves' and 'seawaves'", "'fire' and '\ufb01re'"):
         assert pair in line
     assert "cat" not in line
-    assert alike_labels(["dog", "dogs", "do", ""]) == []
+    assert doubtful_labels(["dog", "dogs", "do", ""]) == []
     root = touch(tmp_path, ["Dog/1.wav", "dog/2.wav", "cat/3.wav"])
     assert said(load_task(str(root))) == [
         "labels: 'Dog' and 'dog' are scored as different classes: they differ in case, blanks or Unicode form only"
     ]
+
+
+def test_labels_that_may_name_several_classes_are_named() -> None:
+    (line,) = map(str, doubtful_labels(["rain", "dog;rain", "cat;dog"]))
+    assert line.startswith("separators: 'cat;dog', 'dog;rain' hold ';': each is one class")
 
 
 def test_group_disjoint_episodes_of_data_without_groups_are_said(tmp_path: Path) -> None:

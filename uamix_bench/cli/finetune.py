@@ -119,9 +119,6 @@ def command(
         tasks = [joined(tasks[0], _load(test, places))]
     if label_separator is None and any(map(_is_audioset, names)):
         label_separator = ","
-    plain = [data for data in tasks if data.several is None]
-    if label_separator is None and any(data.clips["label"].str.contains(";").any() for data in plain):
-        progress.say("labels hold ';': where clips have several classes, give --label-separator ';'")
     recipes = [_recipe(recipe, data, freeze == "all", seed, changes) for data in tasks]
 
     from uamix_bench.finetuning.finetune import Finetuning

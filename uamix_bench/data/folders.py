@@ -172,14 +172,19 @@ def tally(unread: Sequence[Unread], labels: Iterable[str]) -> str:
     return words + (f", and no clip of {listed(lost)} is left" if lost else "")
 
 
-def alike_labels(labels: Iterable[str]) -> list[Remark]:
-    """Remark that names labels which differ in case, blanks or Unicode form only; empty if there are none."""
+def doubtful_labels(labels: Iterable[str]) -> list[Remark]:
+    """Remarks on labels that differ in case, blanks or Unicode form only, and on those that hold a separator."""
     spellings: dict[str, list[str]] = {}
-    for label in sorted(labels):
+    labels = sorted(labels)
+    for label in labels:
         spellings.setdefault("".join(unicodedata.normalize("NFKC", label).casefold().split()), []).append(label)
     alike = [" and ".join(map(repr, those)) for those in spellings.values() if len(those) > 1]
     text = "are scored as different classes: they differ in case, blanks or Unicode form only"
-    return [Remark("labels", f"{listed(alike)} {text}")] if alike else []
+    remarks = [Remark("labels", f"{listed(alike)} {text}")] if alike else []
+    if several := [repr(label) for label in labels if ";" in label]:
+        text = f"{listed(several, 3)} hold ';': each is one class where no --label-separator of 'finetune' parts it"
+        remarks.append(Remark("separators", text))
+    return remarks
 
 
 def _find(root: Path) -> tuple[list[Parts], list[Parts], list[Remark]]:

@@ -243,7 +243,7 @@ def load_task(
         remarks.append(Remark("unread", left_out))
     table = _checked(found.clips, name)
     if labelled and found.several is None:
-        remarks += folders.alike_labels(table["label"].unique())
+        remarks += folders.doubtful_labels(table["label"].unique())
     card = task.edition(root)
     if isinstance(task, Own):
         card = card.model_copy(update={"version": table_sha256(table)[:12]})
