@@ -72,7 +72,7 @@ def command(
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.plugins import registry
     from uamix_bench.records.store import ResultStore
-    from uamix_bench.scoring.episodes import PAPER
+    from uamix_bench.scoring.protocol import PAPER
     from uamix_bench.studies.paper import Settings, find_targets
     from uamix_bench.studies.reproduce import find_here, plan
     from uamix_bench.util import files

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from uamix_bench.plugins.card import Input
-from uamix_bench.scoring.episodes import PAPER, Protocol
+from uamix_bench.scoring.protocol import PAPER, Protocol
 from uamix_bench.util.errors import UsageError, nearest
 
 Kind = Literal["few-shot", "fine-tuning", "clusters"]

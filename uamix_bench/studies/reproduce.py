@@ -17,7 +17,7 @@ from uamix_bench.data.prepare import Copy, look
 from uamix_bench.plugins.card import ModelCard, TaskCard
 from uamix_bench.records.results import Result, load_result
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import PAPER
+from uamix_bench.scoring.protocol import PAPER
 from uamix_bench.studies.paper import ARMS, SOURCE, Cell, Settings, Target, architecture
 from uamix_bench.util import files
 from uamix_bench.util.errors import BenchError
