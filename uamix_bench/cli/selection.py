@@ -74,7 +74,7 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
 def _lacks_weights(plugin: Plugin[ModelCard]) -> bool:
     from uamix_bench.plugins import registry
 
-    return plugin.card.needs_weights and not any(registry.fetched(plugin))
+    return plugin.card.needs_weights and not any(registry.fetched(plugin.card))
 
 
 def _models_here(pattern: str, given: bool) -> list[str]:
