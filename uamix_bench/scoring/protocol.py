@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from uamix_bench.plugins.card import Count, Segments, Text
+from uamix_bench.plugins.card import Count, Frozen, Segments, Text
 from uamix_bench.scoring.classifiers import CLASS_NAMES, CLASSIFIERS
 from uamix_bench.util.errors import nearest
 
@@ -23,7 +15,7 @@ ALL_CLASSES = 2**31 - 1  # ways of a protocol for all classes with enough clips,
 _LATER: dict[str, object] = {"neighbors": 1, "template": None}
 
 
-class Protocol(BaseModel):
+class Protocol(Frozen):
     """Settings for drawing and scoring episodes, stored unchanged in every result.
 
     The defaults are the paper's: 600 episodes of 5 classes, 1 support and 15 queries a class, nearest
@@ -37,8 +29,6 @@ class Protocol(BaseModel):
     Raises:
         pydantic.ValidationError: A field is out of range or unknown.
     """
-
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     name: Annotated[Text, Field(min_length=1)] = "paper"
     n_way: Annotated[int, Field(ge=2, lt=2**31)] = 5
