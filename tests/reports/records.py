@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from uamix_bench.plugins.card import ModelIdentity
-from uamix_bench.records.record import Cost, HalfInterval, Provenance, Skipped, Status, TaskIdentity
-from uamix_bench.records.results import Episodes, Intervals, Result, Score
+from uamix_bench.records.record import HalfInterval, Provenance, Skipped, Status, TaskIdentity
+from uamix_bench.records.results import Cost, Episodes, Intervals, Result, Score
 from uamix_bench.scoring.health import Health
 from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.util.files import digest

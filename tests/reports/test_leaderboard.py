@@ -18,8 +18,8 @@ from markdown_it import MarkdownIt
 from uamix_bench.cli import cli, main
 from uamix_bench.cli.errors import Session
 from uamix_bench.plugins import registry
-from uamix_bench.records.record import Pace
 from uamix_bench.records.repeat import repeat_command
+from uamix_bench.records.results import Pace
 from uamix_bench.records.store import ResultStore
 from uamix_bench.reports.blocks import Cell, Table
 from uamix_bench.reports.board import board

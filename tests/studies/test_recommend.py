@@ -15,8 +15,7 @@ from scipy.stats import norm
 
 from uamix_bench.data.task import Own, TaskData
 from uamix_bench.evaluation.halves import REPORTING, halves
-from uamix_bench.records.record import Cost, Pace
-from uamix_bench.records.results import Result
+from uamix_bench.records.results import Cost, Pace, Result
 from uamix_bench.scoring.classifiers import classify
 from uamix_bench.scoring.statistics import ci95_classes, ci95_clips
 from uamix_bench.studies.recommend import Plans, decide, drawn, plan

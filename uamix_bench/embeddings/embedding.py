@@ -21,7 +21,7 @@ from uamix_bench.embeddings.known import KnownModel
 from uamix_bench.embeddings.pace import add_pace, kept_paces
 from uamix_bench.plugins.card import Segments
 from uamix_bench.records.provenance import device_name
-from uamix_bench.records.record import Pace
+from uamix_bench.records.results import Pace
 from uamix_bench.storage.digests import FileDigests
 from uamix_bench.util.arrays import Doubles, Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError, BenchError, own_code
