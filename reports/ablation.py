@@ -62,8 +62,8 @@ def _lead(record: AblationRecord, first: Sequence[Delta]) -> str:
     seeds = len(record.seeds)
     return (
         f"{labels} variants tuned from {record.init}, {'one seed' if seeds == 1 else f'{seeds} seeds'} each, and "
-        f"evaluated on the same {protocol.episodes:,} episodes of {', '.join(tasks)}: {protocol.n_way}-way "
-        f"{protocol.k_shot}-shot, {protocol.n_query} queries a class, {protocol.classifier}."
+        f"evaluated on the same {protocol.episodes:,} episodes of {', '.join(tasks)}: {protocol.cell}, "
+        f"{protocol.n_query} queries a class, {protocol.classifier}."
     )
 
 

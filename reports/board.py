@@ -112,7 +112,7 @@ class Setting:
     @property
     def title(self) -> str:
         """Title of the setting: ways and shots, and its remarks."""
-        return f"{self.protocol.n_way}-way {self.protocol.k_shot}-shot" + (f", {self.remarks}" if self.remarks else "")
+        return ", ".join(filter(None, (self.protocol.cell, self.remarks)))
 
     @property
     def rows(self) -> Sequence[Standing]:

@@ -153,10 +153,8 @@ def _overlaps(settings: Iterable[Setting]) -> Iterator[tuple[str, str, overlap.O
 def _cell_title(setting: Setting, label: str) -> str:
     """Heading of a column: ways and shots, and the number of classes drawn from if some are left out."""
     column = next(column for column in setting.columns if column.label == label)
-    words = f"{setting.protocol.n_way}-way {setting.protocol.k_shot}-shot"
-    return words + (
-        f", {classes_drawn(column.classes, column.classes_left_out)} classes" if column.classes_left_out else ""
-    )
+    drawn = classes_drawn(column.classes, column.classes_left_out)
+    return setting.protocol.cell + (f", {drawn} classes" if column.classes_left_out else "")
 
 
 def _names(settings: Sequence[Setting], label: str) -> list[str]:

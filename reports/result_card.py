@@ -20,7 +20,7 @@ def drawer_id(result: Result) -> str:
 def drawer(result: Result, label: str) -> Section:
     """Drawer with the provenance of a result; `label` is the name of its model on the leaderboard."""
     task, protocol = result.task, result.protocol
-    title = f"{label} on {task.label}, {protocol.n_way}-way {protocol.k_shot}-shot"
+    title = f"{label} on {task.label}, {protocol.cell}"
     facts = {**_outcome(result), **_evaluated(result), **_run(result), "result": result.id}
     command = Code(repeat_command(result), "To repeat it")
     return Section(title, [Facts(facts), command], id=drawer_id(result), look="drawer")

@@ -254,7 +254,7 @@ def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
     for delta in found:
         table.add(*(cell(delta) for _, cell in shown))
     first = record.arms[0].results[0].protocol
-    setting = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
+    setting = "" if sweep else f"{first.cell}, "
     where = "" if many_tasks else f"{found[0].task}, "
     show(table, f"{where}{setting}{first.n_query} queries a class, {first.episodes:,} episodes, {first.classifier}")
     reference = next(delta.label for delta in found if delta.reference)

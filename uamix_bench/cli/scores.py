@@ -244,7 +244,7 @@ def _heading(results: Sequence[Result], sweep: bool) -> str:
 def _setting(results: Sequence[Result], sweep: bool) -> str:
     protocols = [result.protocol for result in results]
     first = next((one for one in protocols if one.k_shot), protocols[0])
-    words = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
+    words = "" if sweep else f"{first.cell}, "
     queries = _several({result.protocol.n_query for result in results})
     words += f"{queries} {'query' if queries == '1' else 'queries'} a class, "
     words += f"{first.episodes:,} episode{'s' * (first.episodes > 1)}, {first.scored_by}"

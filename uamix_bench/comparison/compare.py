@@ -103,7 +103,7 @@ class Pair:
     @property
     def label(self) -> str:
         """Label of the pair: model, task and setting in words."""
-        return f"{self.base.model.name} on {self.base.task.label}, {setting(self.base)}"
+        return f"{self.base.model.name} on {self.base.task.label}, {self.base.setting()}"
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,6 @@ class Comparison:
     pairs: tuple[Pair, ...]
     added: tuple[Result, ...]
     gate: Gate | None
-
-    @property
-    def failed(self) -> tuple[Pair, ...]:
-        """Pairs on which the gate fails."""
-        return tuple(pair for pair in self.pairs if pair.failed)
 
     def facts(self) -> list[dict[str, Any]]:
         """Pairs as plain data for ``--json``."""
@@ -173,13 +168,6 @@ def compare(
     taken = {pair.head.id for pair in pairs if pair.head}
     added = [result for cell in candidates.values() for result in cell.values() if result.id not in taken]
     return Comparison(tuple(_judged(pairs, gate, draws or {})), tuple(added), gate)
-
-
-def setting(result: Result) -> str:
-    """Protocol of a result in words."""
-    protocol = result.protocol
-    words = f"{protocol.n_way}-way {protocol.k_shot}-shot, {protocol.episodes:,} episodes"
-    return ", ".join([words, *protocol.differences("name", "episodes")])
 
 
 # By model and task, then by all that tells the results of one model on one task apart.

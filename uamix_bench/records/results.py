@@ -31,6 +31,7 @@ from uamix_bench.scoring.health import Health
 from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.statistics import conventional_interval
 from uamix_bench.util import files
+from uamix_bench.util.text import classes_drawn
 
 
 class Episodes(Part):
@@ -151,6 +152,17 @@ class Result(SoundsRecord):
             "skipped": [clip.model_dump(mode="json") for clip in self.status.skipped],
             **({} if self.status.complete else {"complete": False}),
         }
+
+    def setting(self, *without: str) -> str:
+        """Setting in words: ways, shots, the number of classes if some are left out, and what else is not the paper's.
+
+        Args:
+            without: Fields of the protocol that are said elsewhere.
+        """
+        left_out, dtype = self.episodes.classes_left_out, self.model.dtype
+        words = [self.protocol.cell, *([f"{classes_drawn(self.task.classes, left_out)} classes"] if left_out else [])]
+        words += [*self.protocol.differences("min_clips", *without), *([dtype] if dtype != "float32" else [])]
+        return ", ".join(words)
 
     def place(self) -> str:
         """Place in a store: ``<task>@<version>/<model>/<n>w<k>s``."""

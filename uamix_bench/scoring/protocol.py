@@ -44,6 +44,11 @@ class Protocol(Frozen):
     template: Text | None = None
 
     @property
+    def cell(self) -> str:
+        """Ways and shots in words, such as ``5-way 1-shot``."""
+        return f"{self.n_way}-way {self.k_shot}-shot"
+
+    @property
     def scored_by(self) -> str:
         """Classifier in words, with its number of neighbors or its template."""
         if self.template is not None:

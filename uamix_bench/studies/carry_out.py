@@ -156,7 +156,7 @@ class Work:
         try:
             draw_episodes(data, protocol)
         except UsageError as error:
-            self._leave(f"{protocol.n_way}-way {protocol.k_shot}-shot on {error}")
+            self._leave(f"{protocol.cell} on {error}")
             return False
         return True
 

@@ -291,7 +291,7 @@ def not_comparable(result: Result, model: ModelCard, settings: Settings) -> str:
     if not result.status.complete:
         return "a part of the data"
     if (result.protocol.n_way, result.protocol.k_shot) != (PAPER.n_way, PAPER.k_shot):
-        return f"{result.protocol.n_way}-way {result.protocol.k_shot}-shot"
+        return result.protocol.cell
     if result.protocol.min_clips:
         return f"only classes of {result.protocol.min_clips} clips or more"
     if result.protocol.name != PAPER.name:
