@@ -15,11 +15,11 @@ from uamix_bench.records.results import Result
 from uamix_bench.reports import clusters
 from uamix_bench.reports.blocks import Block, Cell, Mark, Prose, Row, Section, Table, percent
 from uamix_bench.reports.board import board, overlap_notes
-from uamix_bench.reports.fewshot import accuracy, differences, over_ways_and_shots, result_drawers
+from uamix_bench.reports.fewshot import accuracy, differences, over_ways_and_shots
 from uamix_bench.reports.finetune import finetuned_cell
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
-from uamix_bench.reports.result_card import drawer_id
+from uamix_bench.reports.result_card import drawer_id, drawers
 from uamix_bench.scoring.protocol import PAPER
 from uamix_bench.studies.paper import ARMS, Target, architecture
 from uamix_bench.studies.reproduce import Reproduction, not_comparable
@@ -90,7 +90,7 @@ def report(
     if set_aside:
         blocks.append(Section("Set aside", [Prose("\n\n".join(set_aside))]))
     if results:
-        blocks.append(Section("Our results", result_drawers(board(results))))
+        blocks.append(Section("Our results", drawers(board(results))))
     source = published().sources["uamix"]
     title = plans[0].target.title if len(plans) == 1 else "The paper's tables and figures"
     return render(

@@ -6,7 +6,7 @@ from uamix_bench.plugins.card import trained_on
 from uamix_bench.records.repeat import repeat_command
 from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import Code, Facts, Section, count
-from uamix_bench.reports.board import why_apart
+from uamix_bench.reports.board import Board, why_apart
 from uamix_bench.util.text import listed, plus_minus
 
 _INTERVALS = {"episodes": "these clips", "clips": "new clips of these classes", "classes": "new classes too"}
@@ -15,6 +15,12 @@ _INTERVALS = {"episodes": "these clips", "clips": "new clips of these classes", 
 def drawer_id(result: Result) -> str:
     """Id of a result's drawer on the page."""
     return f"r-{result.id[:16]}"
+
+
+def drawers(table: Board) -> list[Section]:
+    """Drawers with the provenance of each result, opened by the links of its scores."""
+    labels = {entrant.identity: entrant.label for entrant in table.entrants}
+    return [drawer(result, labels[result.model]) for result in table.results]
 
 
 def drawer(result: Result, label: str) -> Section:

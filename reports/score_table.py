@@ -202,7 +202,6 @@ def _against_cost(setting: Setting) -> Iterator[Figure]:
         x_label="clips embedded per second",
         y_label=what,
         description=f"{what.capitalize()} over embedding speed; further right is faster. Timed on {where}.",
-        log_x=True,
         looks={label: row.entrant.look for label, row in zip(labels, timed, strict=True)},
     )
 
