@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from uamix_bench.comparison.deltas import UNTUNED, Contrast, Delta, beside, deltas
+from uamix_bench.comparison.ranking import SIGNIFICANCE
 from uamix_bench.records.training_records import AblationRecord, Arm
 from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Prose, Section, Table, percent
@@ -18,7 +19,6 @@ from uamix_bench.reports.published import published
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.text import p_value, with_half
 
-_SIGNIFICANCE = 0.05
 _CURVES = {"loss": "loss", "rank": "effective rank of the embeddings"}
 
 
@@ -87,7 +87,7 @@ def _verdict(first: Sequence[Delta]) -> str:
 
 
 def _look(delta: Delta) -> Literal["alike", "better", "worse"]:
-    if delta.p is None or delta.p >= _SIGNIFICANCE or not delta.difference or not delta.difference.mean:
+    if delta.p is None or delta.p >= SIGNIFICANCE or not delta.difference or not delta.difference.mean:
         return "alike"
     return "better" if delta.difference.mean > 0 else "worse"
 

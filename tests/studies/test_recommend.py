@@ -168,7 +168,7 @@ def test_the_better_model_is_chosen_and_its_accuracy_is_the_true_one() -> None:
     true, reported = norm.cdf(1.5), found.reported.score  # of the nearest of the true means
     assert found.reported.protocol.name == REPORTING
     assert abs(reported.accuracy - true) < 1.5 * (reported.ci95_clips or 0) + 0.02
-    assert found.for_new_classes.half_width is None
+    assert found.reported.score.ci95_classes is None
     gains = {here: gained for here, _, gained in found.chosen.steps()}
     assert all(gained < 0.01 for here, gained in gains.items() if here >= found.examples)
     assert gains[found.examples // 2] >= 0.01

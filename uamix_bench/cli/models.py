@@ -14,6 +14,7 @@ from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output, layer, model_arg, out, quiet, trust_remote_code
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import expanded, home
+from uamix_bench.util.text import millions
 
 if TYPE_CHECKING:
     from uamix_bench.plugins.card import ModelCard
@@ -44,7 +45,7 @@ def ls(session: Session) -> None:
 
     table = Table("model", "paper", "size>", "Hz>", "licence", "trained on", "weights here", prose=_PROSE)
     for name, plugin in plugins.items():
-        card, size = plugin.card, _millions(plugin.card.parameters)
+        card, size = plugin.card, millions(plugin.card.parameters)
         shown, rate = (f"{name}:{card.reference}", "") if card.reference else (name, str(card.sample_rate))
         table.add(shown, card.paper, size, rate, card.licence, trained_on(card.pretrained_on), _state(plugin))
     show(table)
@@ -244,10 +245,6 @@ def convert(session: Session, source: str, output: Path | None, dtype: str) -> N
 
         equal = f"{done.difference:.1e} of the largest value" if done.difference else "none, bit for bit"
         show_card({**facts, "embedding_difference": equal, "use": f"--model {name}={done.path}"})
-
-
-def _millions(parameters: int | None) -> str:
-    return "" if parameters is None else f"{parameters / 1e6:.1f}M" if parameters else "0"
 
 
 def _facts(plugin: Plugin[ModelCard]) -> dict[str, object]:

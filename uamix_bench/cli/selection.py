@@ -278,16 +278,6 @@ def protocol(published: str, template: str | None = None, **fields: Any) -> Prot
     return base.changed(**given)
 
 
-def check_template(template: str | None, shots: Sequence[int]) -> None:
-    """Makes sure that --template has a cell that it is for.
-
-    Raises:
-        UsageError: No number of shots is 0.
-    """
-    if template is not None and 0 not in shots:
-        raise UsageError("--template", "is for class names, and --k has no 0", "add 0 to --k, as in --k 0,1")
-
-
 def planned(
     tasks: Sequence[TaskData], protocols: Sequence[Protocol], progress: Progress, *, sounds: bool, **options: Any
 ) -> list[TaskPlan]:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from uamix_bench.comparison.gate import Gate
+from uamix_bench.comparison.ranking import POWER, SIGNIFICANCE
 from uamix_bench.records.results import Result, other_model
 from uamix_bench.scoring.episodes import EpisodeSet
 from uamix_bench.scoring.statistics import (
@@ -31,9 +32,6 @@ from uamix_bench.scoring.statistics import (
 )
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.text import listed
-
-SIGNIFICANCE = 0.05  # of each declared family: all verdicts, and all pairs of a gate
-POWER = 0.8  # with which `Pair.smallest` would have been found
 
 Verdict = Literal["better", "worse", "no difference found", "not comparable", "missing"]
 Population = Literal["new clips", "these clips"]

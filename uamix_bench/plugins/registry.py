@@ -69,12 +69,12 @@ class Plugin(Generic[AnyCard]):
 
 def models() -> dict[str, Plugin[ModelCard]]:
     """Registered models by name, from their cards alone."""
-    return _plugins("uamix_bench.models", ModelCard)
+    return dict(_read("uamix_bench.models", ModelCard))
 
 
 def tasks() -> dict[str, Plugin[TaskCard]]:
     """Registered tasks by name, from their cards alone."""
-    return _plugins("uamix_bench.tasks", TaskCard)
+    return dict(_read("uamix_bench.tasks", TaskCard))
 
 
 def reports() -> dict[str, EntryPoint]:
@@ -256,10 +256,6 @@ def _load(point: EntryPoint) -> Any:
             raise
         own = BadInputError(point.value, f"fails to import ({type(error).__name__}: {error})", "repair the plugin")
         raise package_error(error, point.module) or own from error
-
-
-def _plugins(group: str, kind: type[AnyCard]) -> dict[str, Plugin[AnyCard]]:
-    return dict(_read(group, kind))
 
 
 def forget() -> None:

@@ -131,8 +131,6 @@ def own_code(what: str, kind: type) -> Iterator[None]:
 
 def own_fault(error: BaseException, what: str, modules: Sequence[object]) -> OwnCodeError:
     """Error for an exception of a user's code. It names the innermost line in the folders of `modules`, if any."""
-    import traceback
-
     folders = {os.path.dirname(path) for module in modules if (path := getattr(module, "__file__", None))}  # noqa: PTH120
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if os.path.dirname(frame.filename) in folders]  # noqa: PTH120
