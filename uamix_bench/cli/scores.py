@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from uamix_bench.cli.tables import Table, count, fits, per_cent, show
-from uamix_bench.comparison.ranking import wider
+from uamix_bench.comparison.ranking import Difference, Ranking, wider
 from uamix_bench.plugins.overlap import notes
 from uamix_bench.records import results as records
+from uamix_bench.records.record import HalfInterval
+from uamix_bench.records.results import Result
 from uamix_bench.scoring.statistics import wilson_interval
 from uamix_bench.util.text import classes_drawn, listed, p_value, per_second, plus_minus
-
-if TYPE_CHECKING:
-    from uamix_bench.comparison.ranking import Difference, Ranking
-    from uamix_bench.records.record import HalfInterval
-    from uamix_bench.records.results import Result
 
 _WIDTH = 80  # columns that a note takes, as the tables do
 _POPULATIONS = {"clips": "new clips", "classes": "new classes"}
