@@ -22,12 +22,11 @@ from uamix_bench.util.text import p_value, with_half
 _CURVES = {"loss": "loss", "rank": "effective rank of the embeddings"}
 
 
-def ablation(records: Iterable[Any], *, title: str = "") -> Page:
+def ablation(records: Iterable[Any]) -> Page:
     """Renders one ablation.
 
     Args:
         records: Records of any kind, one of them an ablation.
-        title: Title of the page; by default it names the data of the tuning.
 
     Raises:
         UsageError: The records hold no ablation, or more than one.
@@ -39,7 +38,7 @@ def ablation(records: Iterable[Any], *, title: str = "") -> Page:
     first = [delta for delta in differences if _cell(delta) == _cell(differences[0])]
     alone = [delta for delta in first if delta.tasks == 1]
     return render(
-        title or f"Ablation of uaMix-MAE's tuning on {record.arms[0].training.data.name}",
+        f"Ablation of uaMix-MAE's tuning on {record.arms[0].training.data.name}",
         [
             Prose(_verdict(alone)),
             Section("Differences", list(_differences(record, first)), id="differences"),
@@ -232,11 +231,7 @@ def _curves(
     lines: dict[str, list[Series]] = {}
     for at in panels:
         lines[f"{at}-{fixed}"] = [
-            Series(
-                label,
-                [_cell(delta)[axis] for delta in own],
-                [100 * delta.accuracy for delta in own],
-            )
+            Series(label, [_cell(delta)[axis] for delta in own], [100 * delta.accuracy for delta in own])
             for label in dict.fromkeys(delta.label for delta in here)
             if (own := [delta for delta in here if delta.label == label and _cell(delta)[1 - axis] == at])
         ]

@@ -373,9 +373,7 @@ def _standings(rows: Sequence[tuple[Entrant, dict[str, Result]]], columns: Seque
     return ranked + sorted(partial, key=lambda row: (-len(row.results), row.entrant.label))
 
 
-def _compare(
-    table: Sequence[Sequence[Result]],
-) -> tuple[Doubles, Doubles, Mask]:
+def _compare(table: Sequence[Sequence[Result]]) -> tuple[Doubles, Doubles, Mask]:
     """Compares models by their mean over tasks, on the same episodes of each.
 
     The tasks are taken as given, and their episodes as independent. The variance of a mean of m tasks is that of the

@@ -35,6 +35,7 @@ from uamix_bench.util.text import with_half
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
+_MOST_ROWS = 400  # of a table below curves, thinned evenly: a long training would make the page heavy
 _MOST_MARKED = 40  # points of a line, up to which each gets a marker
 
 Numbers = npt.ArrayLike
@@ -179,7 +180,10 @@ def curves(
         for series in lines
         for at, x in enumerate(np.asarray(series.x, np.float64))
     ]
-    table = Table((*(("panel",) if many else ()), "series", f"{x_label}>", f"{y_label}>"), _thinned(rows))
+    table = Table(
+        (*(("panel",) if many else ()), "series", f"{x_label}>", f"{y_label}>"),
+        rows[:: max(1, -(-len(rows) // _MOST_ROWS))],
+    )
     return figure(title, draw, description, table)
 
 
@@ -355,8 +359,3 @@ def _with_half(values: Numbers, halves: Numbers | None, at: int) -> Cell:
     value = float(np.asarray(values, np.float64)[at])
     half = float("nan") if halves is None else float(np.asarray(halves, np.float64)[at])
     return Cell(*with_half(value, half, scale=1), sort=value) if np.isfinite([value, half]).all() else _number(value)
-
-
-def _thinned(rows: Sequence[tuple[Any, ...]], most: int = 400) -> Sequence[tuple[Any, ...]]:
-    """Rows thinned evenly to at most `most`, as a long training would make the page heavy."""
-    return rows[:: -(-len(rows) // most)] if len(rows) > most else rows

@@ -18,10 +18,7 @@ from uamix_bench.util.errors import UsageError
 
 
 def leaderboard(
-    records: Iterable[Any],
-    *,
-    title: str = "Few-shot audio leaderboard",
-    draws: Draws | None = None,
+    records: Iterable[Any], *, title: str = "Few-shot audio leaderboard", draws: Draws | None = None
 ) -> Page:
     """Renders the site.
 
@@ -126,7 +123,7 @@ def _reading(papers: Published) -> Section:
                 "drawer names; where most embeddings came from the cache, of the earlier runs that made them."
                 + " Published figures are other people's, under protocols that may differ, and are never ranked."
                 * bool(papers.tables)
-            ),
+            )
         ],
         id="reading",
     )

@@ -74,12 +74,7 @@ def find_earlier(
     ]
     found = [
         list(
-            store.find(
-                model.identity,
-                TaskIdentity.of(table, None, named=protocol.k_shot == 0),
-                protocol,
-                drawn.digest,
-            )
+            store.find(model.identity, TaskIdentity.of(table, None, named=protocol.k_shot == 0), protocol, drawn.digest)
         )
         for protocol, table, drawn in zip(protocols, tables, draws, strict=True)
     ]

@@ -18,14 +18,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from uamix_bench.plugins.as_written import import_as_written, module_spec
 from uamix_bench.plugins.card import ModelCard, TaskCard, Weights, read_card
-from uamix_bench.util.errors import (
-    BadInputError,
-    MachineError,
-    UsageError,
-    is_out_of_memory,
-    nearest,
-    package_error,
-)
+from uamix_bench.util.errors import BadInputError, MachineError, UsageError, is_out_of_memory, nearest, package_error
 from uamix_bench.util.files import expanded, home
 
 AnyCard = TypeVar("AnyCard", ModelCard, TaskCard)

@@ -173,11 +173,7 @@ class Ablation:
         return forecast([*self.heads(), *map(self.job, self.arms)], workers, done)
 
     def tune(
-        self,
-        *,
-        keep_going: bool = False,
-        progress: Progress = SILENT,
-        stop: Stop = never,
+        self, *, keep_going: bool = False, progress: Progress = SILENT, stop: Stop = never
     ) -> dict[Path, BenchError]:
         """Trains the arms that are not finished; those that have begun are resumed.
 
