@@ -59,7 +59,7 @@ def ls(session: Session) -> None:
 @trust_remote_code
 @json_output
 @click.pass_obj
-def info(session: Session, name: str, **chosen: Any) -> None:
+def info(session: Session, /, name: str, **chosen: Any) -> None:
     """Show the card of a model or of bundled weights, or what a results row would say of given ones.
 
     NAME alone shows the card. Weights, a reference, own code or an option are loaded, on the CPU.
