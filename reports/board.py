@@ -25,7 +25,8 @@ from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import Cell, Mark, count, score_cell
 from uamix_bench.reports.entrants import Entrant, entrants
 from uamix_bench.reports.page import slug
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.statistics import Z95, holm
 from uamix_bench.util import files
 from uamix_bench.util.arrays import Doubles, Mask

@@ -20,7 +20,7 @@ from uamix_bench.reports.finetune import finetuned_cell
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
 from uamix_bench.reports.result_card import drawer_id
-from uamix_bench.scoring.episodes import PAPER
+from uamix_bench.scoring.protocol import PAPER
 from uamix_bench.studies.paper import ARMS, Target, architecture
 from uamix_bench.studies.reproduce import Reproduction, not_comparable
 from uamix_bench.util.errors import BenchError

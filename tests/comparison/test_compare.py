@@ -14,7 +14,8 @@ from uamix_bench.comparison.gate import parse_gates
 from uamix_bench.records.record import Skipped, Status
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.classifiers import nearest_centroid
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.statistics import exceeds_p, paired_t, power_of, smallest_drop
 from uamix_bench.util.errors import BadInputError, UsageError
 

@@ -21,7 +21,7 @@ from uamix_bench.evaluation.plan import draw_episodes
 from uamix_bench.finetuning.splits import plan
 from uamix_bench.models.loading import load_model
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.remarks import remarks
 from uamix_bench.tuning.sounds import find_data
 from uamix_bench.util.errors import BadInputError

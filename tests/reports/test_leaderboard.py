@@ -28,7 +28,7 @@ from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.leaderboard import leaderboard
 from uamix_bench.reports.published import published
 from uamix_bench.reports.score_table import setting_section
-from uamix_bench.scoring.episodes import METAAUDIO, Protocol
+from uamix_bench.scoring.protocol import METAAUDIO, Protocol
 
 from .records import result
 

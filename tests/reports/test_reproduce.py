@@ -12,7 +12,7 @@ from uamix_bench.data.prepare import Copy
 from uamix_bench.plugins import registry
 from uamix_bench.records.results import Result
 from uamix_bench.reports.reproduce import Outcome, outcomes, report
-from uamix_bench.scoring.episodes import PAPER, Protocol
+from uamix_bench.scoring.protocol import PAPER, Protocol
 from uamix_bench.studies.paper import ARMS, TARGETS, Settings
 from uamix_bench.studies.reproduce import Here, Reproduction, plan
 

@@ -13,7 +13,7 @@ from uamix_bench.cli import commands, inputs, options
 from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output, layer, model_arg, out, quiet, trust_remote_code
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
-from uamix_bench.util.files import expanded
+from uamix_bench.util.files import expanded, home
 
 if TYPE_CHECKING:
     from uamix_bench.plugins.card import ModelCard
@@ -86,7 +86,7 @@ def info(session: Session, /, name: str, **chosen: Any) -> None:
     from uamix_bench.cli.tables import show_card
     from uamix_bench.plugins.card import trained_on
 
-    here = weights or not plugin.card.needs_weights or registry.fetched(plugin)[0] or len(_fetched(plugin)) == 1
+    here = weights or not plugin.card.needs_weights or registry.fetched(plugin.card)[0] or len(_fetched(plugin)) == 1
     use = f"--model {name}" if here else f"--model {name}=PATH"
     if plugin.card.reference:
         use = f"--model {name}:{plugin.card.reference}"
@@ -127,7 +127,7 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
     from uamix_bench.data.archive import extract
     from uamix_bench.data.fetch import download
 
-    progress, folder = TerminalProgress(quiet), _folder(plugin.name)
+    progress, folder = TerminalProgress(quiet), home() / "checkpoints" / plugin.name
     chosen = [known[given] for given in dict.fromkeys(files or known)]
     errors: list[BadInputError] = []
     alike: dict[tuple[str, str], list[str]] = {}  # names of files by what is said of each, with * for the name
@@ -326,11 +326,5 @@ def _fetched(plugin: Plugin[ModelCard]) -> list[Path]:
     """Weights files in the model's folder of checkpoints, the one that its name alone stands for first."""
     from uamix_bench.plugins import registry
 
-    listed, others = registry.fetched(plugin)
+    listed, others = registry.fetched(plugin.card)
     return [*listed, *others]
-
-
-def _folder(name: str) -> Path:
-    from uamix_bench.util.files import home
-
-    return home() / "checkpoints" / name

@@ -23,7 +23,8 @@ from uamix_bench.records.record import Cost, HalfInterval, Pace, Provenance, Ski
 from uamix_bench.records.results import Episodes, Intervals, Result, Score
 from uamix_bench.scoring import health
 from uamix_bench.scoring.classifiers import class_names, classify
-from uamix_bench.scoring.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import ALGORITHM, EpisodeSet
+from uamix_bench.scoring.protocol import PAPER, Protocol
 from uamix_bench.scoring.remarks import remarks
 from uamix_bench.scoring.statistics import ci95_classes, ci95_clips, conventional_interval
 from uamix_bench.scoring.sweep import sweep

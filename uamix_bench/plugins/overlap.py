@@ -12,10 +12,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from uamix_bench.plugins import registry
-from uamix_bench.plugins.card import UNTRAINED, DataSet, Text, Training
+from uamix_bench.plugins.card import UNTRAINED, DataSet, Frozen, Text, Training
 from uamix_bench.util.files import read_toml
 
 _OTHERS = "others"  # among origins: some are not listed
@@ -29,7 +27,7 @@ MEANINGS: dict[Level, str] = {
 }
 
 
-class Overlap(BaseModel):
+class Overlap(Frozen):
     """Overlap of a model's training data with a task.
 
     Attributes:
@@ -38,8 +36,6 @@ class Overlap(BaseModel):
             ``unknown`` if the facts do not say.
         why: Reason in words.
     """
-
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     level: Level
     why: Text = ""

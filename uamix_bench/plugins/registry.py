@@ -127,11 +127,11 @@ def find_model(name: str) -> tuple[Plugin[ModelCard], Weights | None]:
     return known[name], next((entry for entry in card.weights if entry.id == card.default_weights), None)
 
 
-def fetched(plugin: Plugin[ModelCard]) -> tuple[list[Path], list[Path]]:
+def fetched(card: ModelCard) -> tuple[list[Path], list[Path]]:
     """Weights files in a model's folder of checkpoints, unread: those that its card lists, in its order, and others."""
-    folder = home() / "checkpoints" / plugin.name
+    folder = home() / "checkpoints" / card.name
     found = sorted(path for path in folder.rglob("*") if path.suffix in _WEIGHTS and path.is_file())
-    of_card = {Path(file.name).stem: place for place, file in enumerate(plugin.card.files)}
+    of_card = {Path(file.name).stem: place for place, file in enumerate(card.files)}
 
     def stem(path: Path) -> str:
         return path.stem if path.parent == folder else path.relative_to(folder).parts[0]  # what a zip unpacks to

@@ -14,7 +14,7 @@ from uamix_bench.plugins.card import ModelIdentity, trained_on
 from uamix_bench.plugins.overlap import MARKS, meanings
 from uamix_bench.records.record import TaskIdentity
 from uamix_bench.records.results import Result, model_labels
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.util import latex
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.text import classes_drawn, plus_minus, with_half

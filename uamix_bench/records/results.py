@@ -27,8 +27,8 @@ from uamix_bench.records.record import (
     Text,
     agrees,
 )
-from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.scoring.health import Health
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.statistics import conventional_interval
 from uamix_bench.util import files
 

@@ -19,7 +19,8 @@ from uamix_bench.evaluation.plan import TaskPlan, draw_episodes, plan_task
 from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.records.record import HalfInterval
 from uamix_bench.records.results import Result, Speed, embedding_speed
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.statistics import PairedT, paired_t
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.progress import SILENT, Progress
