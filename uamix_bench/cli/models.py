@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from uamix_bench.plugins.card import ModelCard
     from uamix_bench.plugins.registry import Plugin
 
+_MODELS = "NAME[=PATH]|hf:ID|hear:MODULE|FILE.py:CLASS"
 _PROSE = ("paper", "licence", "trained on", "weights here")
 
 
@@ -52,14 +53,30 @@ def ls(session: Session) -> None:
 
 
 @command.command("info")
-@click.argument("name")
+@click.argument("name", metavar=_MODELS)
+@options.pooling
+@layer
+@model_arg
+@trust_remote_code
 @json_output
 @click.pass_obj
-def info(session: Session, name: str) -> None:
-    """Show the card of a model or of bundled weights."""
+def info(session: Session, /, name: str, **chosen: Any) -> None:
+    """Show the card of a model or of bundled weights, or what a results row would say of given ones.
+
+    NAME alone shows the card. Weights, a reference, own code or an option are loaded, on the CPU.
+    """
     from uamix_bench.plugins import registry
 
     items = session.begin("models info")
+    if name not in (*registry.models(), *registry.bundled_weights()) or any(chosen.values()):
+        items.append(facts := _loaded(inputs.Models((name,), device="cpu", **chosen)))
+        if not session.json:
+            from uamix_bench.cli.tables import show_card
+            from uamix_bench.plugins.card import trained_on
+
+            lists = {field: ", ".join(facts[field]) for field in ("poolings", "layers")}
+            show_card({**facts, **lists, "pretrained_on": trained_on(facts["pretrained_on"])})
+        return
     plugin, weights = registry.find_model(name)
     facts = _facts(plugin)
     items.append(facts)
@@ -146,7 +163,7 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
 
 
 @command.command("check")
-@click.argument("models", nargs=-1, required=True, metavar="NAME[=PATH]|hf:ID|hear:MODULE|FILE.py:CLASS...")
+@click.argument("models", nargs=-1, required=True, metavar=f"{_MODELS}...")
 @options.pooling
 @layer
 @model_arg
@@ -245,6 +262,26 @@ def convert(session: Session, source: str, output: Path | None, dtype: str) -> N
 
         equal = f"{done.difference:.1e} of the largest value" if done.difference else "none, bit for bit"
         show_card({**facts, "embedding_difference": equal, "use": f"--model {name}={done.path}"})
+
+
+def _loaded(given: inputs.Models) -> dict[str, Any]:
+    """Identity of a model as its results would record it, and what may be asked of it."""
+    names = given.chosen()
+    if len(names) != 1:
+        raise UsageError(given.model[0], f"names {len(names)} models", "name one")
+
+    from uamix_bench.models.loading import load_model
+
+    model = given.loaders(names, load_model)[0]()
+    identity = model.identity.model_dump(mode="json") if model.identity else {}
+    return {
+        **{field: value for field, value in identity.items() if value is not False},
+        "sample_rate": model.sample_rate,
+        "poolings": list(model.poolings),
+        "layers": list(model.layer_choices),
+        "zero_shot": model.reads_texts,
+        "remarks": list(model.remarks),
+    }
 
 
 def _facts(plugin: Plugin[ModelCard]) -> dict[str, object]:
