@@ -13,11 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.episodes import EpisodeSet
 from uamix_bench.scoring.statistics import Z95, Interval, ci95_clips, holm, paired_t, sign_flip_p, smallest_difference
+from uamix_bench.util.arrays import Doubles
 
 SIGNIFICANCE = 0.05  # of each declared family of tests
 POWER = 0.8  # with which the smallest difference or drop that is stated would be found
@@ -171,7 +170,7 @@ def _p_for_new_clips(found: Difference) -> float:
     return math.erfc(abs(found.difference) / (found.clips.half_width / Z95) / math.sqrt(2))
 
 
-def _for_new_clips(differences: np.ndarray[tuple[int], np.dtype[np.float64]], drawn: EpisodeSet | None) -> Interval:
+def _for_new_clips(differences: Doubles, drawn: EpisodeSet | None) -> Interval:
     if drawn is None:
         return Interval(None, "needs the clip table that the episodes were drawn from")
     return ci95_clips(differences, drawn.classes, drawn.drawn, drawn.class_of, drawn.group_of)
