@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -326,8 +325,9 @@ def _columns(results: Sequence[Result], labels: dict[str, str]) -> list[Column]:
     for result in results:
         if key := result.cell():
             found.setdefault((*_task_of(result), key), result)
+    compared = {key[:2] for key in found}
     for result in results:
-        if _task_of(result) not in {key[:2] for key in found}:
+        if _task_of(result) not in compared:
             found[*_task_of(result), ""] = result
     times = Counter(labels[result.id] for result in found.values())
     columns = []
@@ -397,9 +397,8 @@ def _compare(table: Sequence[Sequence[Result]]) -> tuple[Doubles, Doubles, Mask]
         covariance += np.atleast_2d(spread) / episodes / tasks**2
     variance = np.diag(covariance)
     differs = np.zeros((models, models), np.bool_)
-    pairs = list(combinations(range(models), 2))
-    if pairs:
-        one, other = np.array(pairs).T
+    one, other = np.triu_indices(models, 1)
+    if models > 1:
         error = np.sqrt(np.maximum(variance[one] + variance[other] - 2 * covariance[one, other], 0.0))
         distance = np.abs(means[one] - means[other])
         with np.errstate(divide="ignore", invalid="ignore"):
