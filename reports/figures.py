@@ -94,7 +94,7 @@ def forest(
                 of = np.flatnonzero(np.isfinite(value))
                 found = [look_of(known.get(panel, known.get(label, 0))) for label in labels]
                 colors, markers = (np.array(part) for part in list(zip(*found, strict=True))[:2])
-                ax.errorbar(value[of], of, xerr=half[of], fmt="none", ecolor=colors[of], elinewidth=1.8)
+                ax.errorbar(value[of], of, xerr=half[of], fmt="none", ecolor=colors[of].tolist(), elinewidth=1.8)
                 for marker in sorted(set(markers[of].tolist())):
                     at = of[markers[of] == marker]
                     ax.scatter(value[at], at, s=36, c=colors[at], marker=marker, linewidths=1)
