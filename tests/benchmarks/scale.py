@@ -26,6 +26,7 @@ class Scale(NamedTuple):
         repeats: How often the whole evaluation is timed.
         reference_episodes: That encode their clips again, after each of these.
         start_ups: How often each command is started.
+        results: Numbers of results that a store and its leaderboard hold.
     """
 
     rounds: int
@@ -43,6 +44,7 @@ class Scale(NamedTuple):
     repeats: int
     reference_episodes: int
     start_ups: int
+    results: tuple[int, ...]
 
 
 WHOLE = Scale(
@@ -61,6 +63,7 @@ WHOLE = Scale(
     repeats=3,
     reference_episodes=8,
     start_ups=5,
+    results=(1_000, 5_000),
 )
 QUICK = Scale(
     rounds=3,
@@ -78,4 +81,5 @@ QUICK = Scale(
     repeats=1,
     reference_episodes=1,
     start_ups=1,
+    results=(20, 40),
 )

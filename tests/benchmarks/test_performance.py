@@ -21,6 +21,7 @@ SECTIONS = [
     "Encoder",
     "A whole evaluation",
     "Growth",
+    "Store and leaderboard",
     "Start-up and memory",
 ]
 
