@@ -54,7 +54,7 @@ def half_of(task: TaskData, protocol_name: str, seed: int) -> TaskData | None:
 
 
 def _rows(task: TaskData, chosen: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> TaskData:
-    return replace(task, clips=task.clips[chosen].reset_index(drop=True))
+    return replace(task, clips=task.clips.take(chosen))
 
 
 def _hash(seed: int, group: str) -> bytes:
