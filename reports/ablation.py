@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from uamix_bench.comparison.deltas import UNTUNED, Contrast, Delta, beside, deltas
+from uamix_bench.comparison.ranking import SIGNIFICANCE
 from uamix_bench.records.training_records import AblationRecord, Arm
 from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Prose, Section, Table, percent
@@ -18,16 +19,14 @@ from uamix_bench.reports.published import published
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.text import p_value, with_half
 
-_SIGNIFICANCE = 0.05
 _CURVES = {"loss": "loss", "rank": "effective rank of the embeddings"}
 
 
-def ablation(records: Iterable[Any], *, title: str = "") -> Page:
+def ablation(records: Iterable[Any]) -> Page:
     """Renders one ablation.
 
     Args:
         records: Records of any kind, one of them an ablation.
-        title: Title of the page; by default it names the data of the tuning.
 
     Raises:
         UsageError: The records hold no ablation, or more than one.
@@ -39,7 +38,7 @@ def ablation(records: Iterable[Any], *, title: str = "") -> Page:
     first = [delta for delta in differences if _cell(delta) == _cell(differences[0])]
     alone = [delta for delta in first if delta.tasks == 1]
     return render(
-        title or f"Ablation of uaMix-MAE's tuning on {record.arms[0].training.data.name}",
+        f"Ablation of uaMix-MAE's tuning on {record.arms[0].training.data.name}",
         [
             Prose(_verdict(alone)),
             Section("Differences", list(_differences(record, first)), id="differences"),
@@ -62,8 +61,8 @@ def _lead(record: AblationRecord, first: Sequence[Delta]) -> str:
     seeds = len(record.seeds)
     return (
         f"{labels} variants tuned from {record.init}, {'one seed' if seeds == 1 else f'{seeds} seeds'} each, and "
-        f"evaluated on the same {protocol.episodes:,} episodes of {', '.join(tasks)}: {protocol.n_way}-way "
-        f"{protocol.k_shot}-shot, {protocol.n_query} queries a class, {protocol.classifier}."
+        f"evaluated on the same {protocol.episodes:,} episodes of {', '.join(tasks)}: {protocol.cell}, "
+        f"{protocol.n_query} queries a class, {protocol.classifier}."
     )
 
 
@@ -87,7 +86,7 @@ def _verdict(first: Sequence[Delta]) -> str:
 
 
 def _look(delta: Delta) -> Literal["alike", "better", "worse"]:
-    if delta.p is None or delta.p >= _SIGNIFICANCE or not delta.difference or not delta.difference.mean:
+    if delta.p is None or delta.p >= SIGNIFICANCE or not delta.difference or not delta.difference.mean:
         return "alike"
     return "better" if delta.difference.mean > 0 else "worse"
 
@@ -232,11 +231,7 @@ def _curves(
     lines: dict[str, list[Series]] = {}
     for at in panels:
         lines[f"{at}-{fixed}"] = [
-            Series(
-                label,
-                [_cell(delta)[axis] for delta in own],
-                [100 * delta.accuracy for delta in own],
-            )
+            Series(label, [_cell(delta)[axis] for delta in own], [100 * delta.accuracy for delta in own])
             for label in dict.fromkeys(delta.label for delta in here)
             if (own := [delta for delta in here if delta.label == label and _cell(delta)[1 - axis] == at])
         ]

@@ -12,16 +12,13 @@ from uamix_bench.reports.class_page import class_file, class_page
 from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import Published, published
-from uamix_bench.reports.result_card import drawer, drawer_id
+from uamix_bench.reports.result_card import drawer_id, drawers
 from uamix_bench.reports.score_table import setting_section
 from uamix_bench.util.errors import UsageError
 
 
 def leaderboard(
-    records: Iterable[Any],
-    *,
-    title: str = "Few-shot audio leaderboard",
-    draws: Draws | None = None,
+    records: Iterable[Any], *, title: str = "Few-shot audio leaderboard", draws: Draws | None = None
 ) -> Page:
     """Renders the site.
 
@@ -39,28 +36,28 @@ def leaderboard(
         raise UsageError("leaderboard", "no few-shot result among the records", "run 'uamix-bench fewshot' first")
     table = board(results, draws)
     papers = published().of(table.tasks)
-    labels = {entrant.identity: entrant.label for entrant in table.entrants}
-    index = render(
+    files = {
+        class_file(setting, column): class_page(setting, column).html
+        for setting in table.settings
+        for column in setting.columns
+    }
+    return render(
         title,
         [
             Section("Accuracy", [setting_section(setting, papers) for setting in _main_first(table)], id="settings"),
             *_more(table),
             _reading(papers),
             *([Section("Published figures", list(_published(papers)), id="published")] if papers.tables else []),
-            Section("All results", [drawer(one, labels[one.model]) for one in table.results], id="results"),
+            Section("All results", drawers(table), id="results"),
         ],
         lead=_lead(table),
         footer="Made by uamix-bench. "
         + ("Published figures are their authors' own; all others" if papers.tables else "All figures")
         + " can be recomputed from the result files.",
         scripts=["leaderboard.js"],
+        files=files,
+        said=table.earlier,
     )
-    files = {
-        class_file(setting, column): class_page(setting, column).html
-        for setting in table.settings
-        for column in setting.columns
-    }
-    return Page(index.title, index.html, index.markdown, files, table.earlier)
 
 
 def _lead(table: Board) -> str:
@@ -126,7 +123,7 @@ def _reading(papers: Published) -> Section:
                 "drawer names; where most embeddings came from the cache, of the earlier runs that made them."
                 + " Published figures are other people's, under protocols that may differ, and are never ranked."
                 * bool(papers.tables)
-            ),
+            )
         ],
         id="reading",
     )

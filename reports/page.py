@@ -67,6 +67,7 @@ def render(
     up: Cell | None = None,
     scripts: Iterable[str] = (),
     files: Mapping[str, str] | None = None,
+    said: Sequence[str] = (),
 ) -> Page:
     """Renders one content to HTML and Markdown.
 
@@ -78,6 +79,7 @@ def render(
         up: Link to the page above this one.
         scripts: Names of further scripts among the templates; the page must be whole without them.
         files: Texts of other files that the page links to, by path.
+        said: Lines of the page that its reader must not miss.
     """
     style = _source("page.css")
     code = [_source(name) for name in ("page.js", *scripts)]
@@ -105,7 +107,7 @@ def render(
         )
     )
     text = markdown([Section(title, [Prose(lead), *blocks, Prose(footer)])], level=1)
-    return Page(title, html, text, files or {})
+    return Page(title, html, text, files or {}, said)
 
 
 @cache

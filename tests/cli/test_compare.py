@@ -107,7 +107,7 @@ def test_files_for_a_build_server(
     options = zip(("--markdown", "--html", "--junit"), names, strict=True)
     done = bench("compare", *sides, "--fail-on", "accuracy:1pp", *(part for pair in options for part in pair), "--json")
     assert done.envelope["error"]["exit_code"] == 5  # stdout is one document all the same
-    title = "title=m.t@1%2C 2-way 1-shot%2C 300 episodes%2C 2 queries"
+    title = "title=m.t@1%2C 2-way 1-shot%2C 2 queries%2C 300 episodes"
     assert done.err.startswith(f"::error {title}::worse: -")
     assert names[0].read_text().startswith("# Regression: 1 of 1 comparisons fail accuracy:1pp")
     assert summary.read_text() == "before\n" + names[0].read_text()
@@ -115,7 +115,7 @@ def test_files_for_a_build_server(
     root = ElementTree.parse(names[2]).getroot()
     assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("1", "1", "0")
     (case,) = root.iter("testcase")
-    assert (case.get("classname"), case.get("name")) == ("m.t@1", "2-way 1-shot, 300 episodes, 2 queries")
+    assert (case.get("classname"), case.get("name")) == ("m.t@1", "2-way 1-shot, 2 queries, 300 episodes")
     assert case.find("failure") is not None
 
 

@@ -21,7 +21,7 @@ from uamix_bench.finetuning.finetune import finetune
 from uamix_bench.finetuning.recipe import PROBE
 from uamix_bench.finetuning.splits import plan
 from uamix_bench.models.loading import load_model
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.remarks import remarks
 
 PLAIN = Protocol(name="small", n_way=3, k_shot=2, n_query=3, episodes=30)

@@ -19,7 +19,7 @@ from uamix_bench.models.loading import load_model
 from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins import registry
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.storage.digests import file_digests
 
 SMALL = Protocol(name="small", n_way=3, k_shot=1, n_query=2, episodes=5)

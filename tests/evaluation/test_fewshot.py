@@ -15,7 +15,7 @@ from uamix_bench.embeddings import embedding
 from uamix_bench.evaluation.fewshot import draw_episodes, fewshot, fewshot_grid, limited
 from uamix_bench.models.loading import load_model
 from uamix_bench.models.model import AudioModel
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.util.errors import BadInputError, UsageError
 
 SMALL = Protocol(name="small", n_way=3, k_shot=2, n_query=3, episodes=12)

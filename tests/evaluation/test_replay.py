@@ -17,7 +17,7 @@ from uamix_bench.evaluation.redraw import Redraw
 from uamix_bench.evaluation.replay import replay
 from uamix_bench.models.loading import load_model
 from uamix_bench.records.results import Result
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.tasks.miniature import make
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError

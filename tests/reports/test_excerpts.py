@@ -18,7 +18,7 @@ from uamix_bench.evaluation.replay import Replay
 from uamix_bench.reports import excerpts
 from uamix_bench.reports.blocks import Prose, Sound
 from uamix_bench.reports.page import render
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 
 from ..sample_records import draw
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from uamix_bench.reports.leaderboard import leaderboard
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 Select = pytest.importorskip("selenium.webdriver.support.select").Select

@@ -15,8 +15,7 @@ from scipy.stats import norm
 from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.data.task import Own, TaskData
 from uamix_bench.evaluation.halves import REPORTING, halves
-from uamix_bench.records.record import Cost, Pace
-from uamix_bench.records.results import Result
+from uamix_bench.records.results import Cost, Pace, Result
 from uamix_bench.scoring.classifiers import classify
 from uamix_bench.scoring.statistics import ci95_classes, ci95_clips
 from uamix_bench.studies.recommend import Plans, decide, drawn, plan
@@ -168,7 +167,7 @@ def test_the_better_model_is_chosen_and_its_accuracy_is_the_true_one() -> None:
     true, reported = norm.cdf(1.5), found.reported.score  # of the nearest of the true means
     assert found.reported.protocol.name == REPORTING
     assert abs(reported.accuracy - true) < 1.5 * (reported.ci95_clips or 0) + 0.02
-    assert found.for_new_classes.half_width is None
+    assert found.reported.score.ci95_classes is None
     gains = {here: gained for here, _, gained in found.chosen.steps()}
     assert all(gained < 0.01 for here, gained in gains.items() if here >= found.examples)
     assert gains[found.examples // 2] >= 0.01

@@ -15,7 +15,7 @@ from uamix_bench.data.task import IncompleteError, TaskData, load_task, table_sh
 from uamix_bench.evaluation.fewshot import draw_episodes, fewshot
 from uamix_bench.models.loading import load_model
 from uamix_bench.plugins import registry
-from uamix_bench.scoring.episodes import METAAUDIO, PAPER, Protocol
+from uamix_bench.scoring.protocol import METAAUDIO, PAPER, Protocol
 from uamix_bench.tasks.miniature import make
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.files import canonical_json

@@ -13,7 +13,7 @@ from uamix_bench.data import audio
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.evaluation.fewshot import draw_episodes, fewshot_grid
 from uamix_bench.models.loading import load_model
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.tasks.miniature import make
 from uamix_bench.util.errors import BadInputError
 

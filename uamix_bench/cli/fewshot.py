@@ -116,7 +116,8 @@ def command(
     """
     items = session.begin("fewshot", "results")
     names = models.chosen()
-    selection.check_template(template, k)
+    if template is not None and 0 not in k:
+        raise UsageError("--template", "is for class names, and --k has no 0", "add 0 to --k, as in --k 0,1")
     listed = selection.classes(classes) if classes else None
     queries = None if q == "auto" else q
     protocols = [

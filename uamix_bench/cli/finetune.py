@@ -226,7 +226,6 @@ def _plan(work: Finetuning) -> dict[str, Any]:
 
 
 def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
-    """Prints the dry runs."""
     from uamix_bench.cli.tables import Table, count, duration, show
     from uamix_bench.records.finetune_record import labels_used
     from uamix_bench.util.text import visible
@@ -245,7 +244,6 @@ def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
 
 
 def _show(results: Sequence[FinetuneResult]) -> None:
-    """Prints the scores."""
     from uamix_bench.cli.listing import what_was_trained
     from uamix_bench.cli.tables import Table, count, per_cent, show
     from uamix_bench.plugins.overlap import notes as overlap_notes

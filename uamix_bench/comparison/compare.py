@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from uamix_bench.comparison.gate import Gate
+from uamix_bench.comparison.ranking import POWER, SIGNIFICANCE
 from uamix_bench.records.results import Result, other_model
 from uamix_bench.scoring.episodes import EpisodeSet
 from uamix_bench.scoring.statistics import (
@@ -31,9 +32,6 @@ from uamix_bench.scoring.statistics import (
 )
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.text import listed
-
-SIGNIFICANCE = 0.05  # of each declared family: all verdicts, and all pairs of a gate
-POWER = 0.8  # with which `Pair.smallest` would have been found
 
 Verdict = Literal["better", "worse", "no difference found", "not comparable", "missing"]
 Population = Literal["new clips", "these clips"]
@@ -103,7 +101,7 @@ class Pair:
     @property
     def label(self) -> str:
         """Label of the pair: model, task and setting in words."""
-        return f"{self.base.model.name} on {self.base.task.label}, {setting(self.base)}"
+        return f"{self.base.model.name} on {self.base.task.label}, {self.base.setting()}"
 
 
 @dataclass(frozen=True)
@@ -119,11 +117,6 @@ class Comparison:
     pairs: tuple[Pair, ...]
     added: tuple[Result, ...]
     gate: Gate | None
-
-    @property
-    def failed(self) -> tuple[Pair, ...]:
-        """Pairs on which the gate fails."""
-        return tuple(pair for pair in self.pairs if pair.failed)
 
     def facts(self) -> list[dict[str, Any]]:
         """Pairs as plain data for ``--json``."""
@@ -173,13 +166,6 @@ def compare(
     taken = {pair.head.id for pair in pairs if pair.head}
     added = [result for cell in candidates.values() for result in cell.values() if result.id not in taken]
     return Comparison(tuple(_judged(pairs, gate, draws or {})), tuple(added), gate)
-
-
-def setting(result: Result) -> str:
-    """Protocol of a result in words."""
-    protocol = result.protocol
-    words = f"{protocol.n_way}-way {protocol.k_shot}-shot, {protocol.episodes:,} episodes"
-    return ", ".join([words, *protocol.differences("name", "episodes")])
 
 
 # By model and task, then by all that tells the results of one model on one task apart.

@@ -26,6 +26,7 @@ _DOCUMENTS = frozenset(  # what folders of no class hold
     ".csv .tsv .txt .json .jsonl .md .rst .xml .html .yaml .yml .toml .py .ipynb .sh .pdf .png .jpg .gif .svg".split()
 )
 _LINK = "link to nothing"
+_WHOLE = re.compile(r"^(-?\d+)\.0+$")  # a whole number as JSON may write it
 _PARTS = frozenset("train training dev development val valid validation test testing eval evaluation holdout".split())
 _BESIDE = frozenset("set data audio wav sounds clips meta split clean other curated noisy verified unverified".split())
 _FOLD = re.compile(r"(?:fold|split|cv)s?[-_ ]?\d+")
@@ -171,13 +172,14 @@ def tally(unread: Sequence[Unread], labels: Iterable[str]) -> str:
 
 
 def doubtful_labels(labels: Iterable[str]) -> list[Remark]:
-    """Remarks on labels that differ in case, blanks or Unicode form only, and on those that hold a separator."""
+    """Remarks on labels that are one but for their spelling, as ``1`` and ``1.0``, and on those with a separator."""
     spellings: dict[str, list[str]] = {}
     labels = sorted(labels)
     for label in labels:
-        spellings.setdefault("".join(unicodedata.normalize("NFKC", label).casefold().split()), []).append(label)
+        spelling = "".join(unicodedata.normalize("NFKC", label).casefold().split())
+        spellings.setdefault(_WHOLE.sub(r"\1", spelling), []).append(label)
     alike = [" and ".join(map(repr, those)) for those in spellings.values() if len(those) > 1]
-    text = "are scored as different classes: they differ in case, blanks or Unicode form only"
+    text = "are scored as different classes: they differ in case, blanks, Unicode form or a final .0 only"
     remarks = [Remark("labels", f"{listed(alike)} {text}")] if alike else []
     if several := [repr(label) for label in labels if ";" in label]:
         text = f"{listed(several, 3)} hold ';': each is one class where no --label-separator of 'finetune' parts it"

@@ -19,11 +19,12 @@ from uamix_bench.evaluation.zero_shot import check_text_side, zero_shot_texts
 from uamix_bench.plugins.card import Segments
 from uamix_bench.plugins.overlap import overlap
 from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
-from uamix_bench.records.record import Cost, HalfInterval, Pace, Provenance, Skipped, Status, TaskIdentity
-from uamix_bench.records.results import Episodes, Intervals, Result, Score
+from uamix_bench.records.record import HalfInterval, Provenance, Skipped, Status, TaskIdentity
+from uamix_bench.records.results import Cost, Episodes, Intervals, Pace, Result, Score
 from uamix_bench.scoring import health
 from uamix_bench.scoring.classifiers import class_names, classify
-from uamix_bench.scoring.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import ALGORITHM, EpisodeSet
+from uamix_bench.scoring.protocol import PAPER, Protocol
 from uamix_bench.scoring.remarks import remarks
 from uamix_bench.scoring.statistics import ci95_classes, ci95_clips, conventional_interval
 from uamix_bench.scoring.sweep import sweep

@@ -20,7 +20,7 @@ from uamix_bench.records.record import Skipped, TaskIdentity
 from uamix_bench.scoring import health
 from uamix_bench.scoring.calibration import calibrate, first_by_name
 from uamix_bench.scoring.classifiers import Fitted, fit as fit_supports
-from uamix_bench.scoring.episodes import PAPER, Protocol
+from uamix_bench.scoring.protocol import PAPER, Protocol
 from uamix_bench.scoring.typical import Typical
 from uamix_bench.storage.digests import sounds_sha256
 from uamix_bench.util.arrays import Ints

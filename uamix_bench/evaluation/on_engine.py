@@ -32,7 +32,7 @@ from uamix_bench.evaluation.plan import TaskPlan, draw_episodes
 from uamix_bench.plugins.card import Segments
 from uamix_bench.records.provenance import device_name
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.util import files
 from uamix_bench.util.arrays import Floats, Mask
 from uamix_bench.util.errors import BenchError, MachineError, UsageError

@@ -12,7 +12,8 @@ from uamix_bench.data.clip_table import earlier_equals
 from uamix_bench.data.folders import Remark
 from uamix_bench.data.task import TaskData
 from uamix_bench.evaluation.earlier import draw_tables
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol, draw_sorted
+from uamix_bench.scoring.episodes import EpisodeSet, draw_sorted
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.remarks import remarks
 from uamix_bench.scoring.sweep import sweep
 from uamix_bench.util.errors import UsageError

@@ -365,11 +365,7 @@ class Finetuning:
     @cached_property
     def _embeddings(self) -> tuple[Floats, Mask, tuple[tuple[str, str], ...]]:
         found = embed(
-            self.model,
-            self.data,
-            np.arange(len(self.data.clips)),
-            keep_going=self.keep_going,
-            progress=self.progress,
+            self.model, self.data, np.arange(len(self.data.clips)), keep_going=self.keep_going, progress=self.progress
         )
         for line in found.warnings:
             self.progress.say(line)

@@ -54,8 +54,7 @@ class Outcome:
         """Writes the outcome, with the identity of its run."""
         facts = json.dumps({"identity": identity, **self.facts}, allow_nan=False)
         files.write_atomic(
-            path,
-            lambda file: np.savez_compressed(file, scores=self.scores, test=self.test, facts=np.array(facts)),
+            path, lambda file: np.savez_compressed(file, scores=self.scores, test=self.test, facts=np.array(facts))
         )
 
 

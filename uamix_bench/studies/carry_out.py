@@ -17,7 +17,7 @@ from uamix_bench.evaluation.grid import evaluate
 from uamix_bench.evaluation.plan import draw_episodes, plan_task
 from uamix_bench.records.record import Record
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.sweep import sweep
 from uamix_bench.studies.paper import ARMS, SOURCE, Settings, architecture
 from uamix_bench.studies.reproduce import Here, Reproduction, Step
@@ -156,7 +156,7 @@ class Work:
         try:
             draw_episodes(data, protocol)
         except UsageError as error:
-            self._leave(f"{protocol.n_way}-way {protocol.k_shot}-shot on {error}")
+            self._leave(f"{protocol.cell} on {error}")
             return False
         return True
 

@@ -17,9 +17,9 @@ from uamix_bench.data.task import TaskData
 from uamix_bench.evaluation.halves import CHOOSING, REPORTING, halves
 from uamix_bench.evaluation.plan import TaskPlan, draw_episodes, plan_task
 from uamix_bench.plugins.card import ModelIdentity
-from uamix_bench.records.record import HalfInterval
 from uamix_bench.records.results import Result, Speed, embedding_speed
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.statistics import PairedT, paired_t
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.progress import SILENT, Progress
@@ -47,7 +47,6 @@ def plan(
     shots: Sequence[int] = (),
     min_clips: int | None = None,
     episodes: int = EPISODES,
-    classifier: str = "nearest-centroid",
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Plans:
@@ -63,7 +62,6 @@ def plan(
         shots: Numbers of supports of a class, in place of all powers of two.
         min_clips: Fewest clips of a class that takes part; default one support and one query in each half.
         episodes: Number of episodes.
-        classifier: Classifier of the queries.
         seed: Seed of the split into halves, and of the episodes.
         progress: Progress display of the files that are read to find copies.
 
@@ -78,7 +76,6 @@ def plan(
         n_way=ways or min(WAYS, len(set(task.clips["label"]))),
         n_query=queries,
         episodes=episodes,
-        classifier=classifier,
         seed=seed,
         group_disjoint=task.group_copies(progress).sorted_clips.grouped,
     )
@@ -191,11 +188,6 @@ class Recommendation:
     def reported(self) -> Result:
         """Result of the chosen model on the half that did not choose it."""
         return self.chosen.reporting[self.examples]
-
-    @property
-    def for_new_classes(self) -> HalfInterval:
-        """Half-width of the accuracy for new classes, or the reason why there is none."""
-        return self.reported.score.intervals.classes
 
     @property
     def contradiction(self) -> tuple[Candidate, PairedT] | None:

@@ -15,9 +15,10 @@ from typing import Literal, NamedTuple
 
 from uamix_bench.data.prepare import Copy, look
 from uamix_bench.plugins.card import ModelCard, TaskCard
+from uamix_bench.plugins.registry import fetched
 from uamix_bench.records.results import Result, load_result
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import PAPER
+from uamix_bench.scoring.protocol import PAPER
 from uamix_bench.studies.paper import ARMS, SOURCE, Cell, Settings, Target, architecture
 from uamix_bench.util import files
 from uamix_bench.util.errors import BenchError
@@ -234,7 +235,7 @@ def find_here(
     """
     wanted = list(targets)
     names = dict.fromkeys(model for target in wanted for model in (*target.models, SOURCE))
-    weights = {name: path for name in names if (path := given.get(name) or _fetched(name, models))}
+    weights = {name: path for name in names if (path := given.get(name) or _fetched(models.get(name)))}
     copies = {task: look(tasks[task], data_dir or files.home() / "data") for target in wanted for task in target.tasks}
     kept = frozenset(
         found
@@ -247,16 +248,9 @@ def find_here(
     return Here(copies, weights, sounds, kept, data_dir)
 
 
-def _fetched(model: str, models: Mapping[str, ModelCard]) -> Path | None:
-    """First of a model's files in the folder that ``models fetch`` writes to."""
-    card = models.get(model)
-    folder = files.home() / "checkpoints" / model
-    for file in card.files if card else ():
-        path = folder / file.name
-        inside = sorted(path.with_suffix("").rglob("*.pth")) if path.suffix == ".zip" else []
-        if inside or (path.suffix != ".zip" and path.is_file()):
-            return inside[0] if inside else path
-    return None
+def _fetched(card: ModelCard | None) -> Path | None:
+    """First of a registered model's files in the folder that ``models fetch`` writes to."""
+    return next(iter(fetched(card)[0]), None) if card else None
 
 
 def _kept(
@@ -297,7 +291,7 @@ def not_comparable(result: Result, model: ModelCard, settings: Settings) -> str:
     if not result.status.complete:
         return "a part of the data"
     if (result.protocol.n_way, result.protocol.k_shot) != (PAPER.n_way, PAPER.k_shot):
-        return f"{result.protocol.n_way}-way {result.protocol.k_shot}-shot"
+        return result.protocol.cell
     if result.protocol.min_clips:
         return f"only classes of {result.protocol.min_clips} clips or more"
     if result.protocol.name != PAPER.name:

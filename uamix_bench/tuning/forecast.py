@@ -18,9 +18,10 @@ from uamix_bench.records.record import load
 from uamix_bench.records.training_records import TrainingRecord
 from uamix_bench.tuning.recipe import TuneRecipe
 from uamix_bench.tuning.sounds import find_data
-from uamix_bench.tuning.trainings import HEAD, RECORD, Job, computing_with, remaining
+from uamix_bench.tuning.trainings import HEAD, RECORD, Job, remaining
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.progress import Progress
+from uamix_bench.util.threads import computing_with
 
 _STEPS = 4  # that are measured, the first of them to warm up
 _NEVER = 2**31
