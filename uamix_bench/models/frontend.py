@@ -78,6 +78,10 @@ class KaldiFbank:
         """Distance from one window to the next in samples."""
         return self.sample_rate * 10 // 1000
 
+    def frames(self, samples: int) -> int:
+        """Number of frames of a clip of `samples` samples, one at least."""
+        return 1 + max(0, samples - self.window_length) // self.hop_length
+
     @torch.no_grad()
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the log-mel frames of a batch.
