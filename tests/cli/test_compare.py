@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from uamix_bench.cli import ci, main
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.data.task import load_task
 from uamix_bench.records.results import Result
 from uamix_bench.records.store import ResultStore
@@ -172,9 +173,9 @@ _SETTING = ("--n", "5", "--k", "2", "--q", "5", "--episodes", "10000", "--quiet"
 def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve clips of each of twelve classes of the synthetic task, as a CSV."""
     data = load_task("synthetic", tmp_path_factory.mktemp("synthetic"))
-    table = data.clips.groupby("label").head(12).groupby("label", sort=True)
+    table = data.clips.to_pandas().groupby("label").head(12).groupby("label", sort=True)
     table = pd.concat([clips for number, (_, clips) in enumerate(table) if number % 5 == 0][:12])
-    data.task.materialise(table)
+    data.task.materialise(ClipTable(table))
     path = tmp_path_factory.mktemp("part") / "part.csv"
     table[["path", "label"]].to_csv(path, index=False)
     return path

@@ -191,7 +191,7 @@ def test_a_walk_lists_what_os_walk_lists(tmp_path_factory: pytest.TempPathFactor
 def test_split_folders_above_the_classes_become_the_split_column(tmp_path: Path, splits: tuple[str, ...]) -> None:
     names = [f"{split}/{label}/{split}{index}.wav" for split in splits for label in ("cat", "dog") for index in (1, 2)]
     data = load_task(str(touch(tmp_path / "own", [*names[:-2], "meta/list.csv"])))  # the last split lacks a class
-    found = set(data.clips[["clip", "label", "split"]].itertuples(index=False, name=None))
+    found = set(data.clips.to_pandas()[["clip", "label", "split"]].itertuples(index=False, name=None))
     assert found == {(name, name.split("/")[1], name.split("/")[0]) for name in names[:-2]}
     assert len(said(data)) == 1
     assert "are read as splits" in said(data)[0]

@@ -57,7 +57,7 @@ def test_other_bytes_under_one_version_are_said(model: AudioModel, published: Ta
         (again,) = evaluate([model], [published], [SMALL], store=store)
     assert again.how == "reused"
 
-    path = Path(published.clips["path"].iloc[drawn[0]])
+    path = Path(published.clips["path"][drawn[0]])
     samples, rate = soundfile.read(path)
     soundfile.write(path, np.roll(samples, 1), rate)
     (here,) = sounds_here(published, [drawn])

@@ -31,7 +31,7 @@ def data(root: Path) -> TaskData:
 
 
 def test_labels_folds_and_recordings(data: TaskData) -> None:
-    table = data.clips
+    table = data.clips.to_pandas()
     assert set(table["label"]) == set("dog rooster pig cow frog cat hen insects".split())
     assert set(table["split"]) == {f"fold{number}" for number in range(1, 6)}
     assert data.card.clip_seconds == 5.0

@@ -227,9 +227,9 @@ def classes(path: Path) -> dict[str, str]:
         from uamix_bench.data.folders import composed
         from uamix_bench.data.own_data import class_names, read_csv
 
-        table = read_csv(path, ("label", "class_name"))
-        names = class_names(path, table)
-        return {label: names.get(label, "") for label in map(composed, table["label"])}
+        given = read_csv(path, ("label", "class_name"))
+        names = class_names(path, given)
+        return {label: names.get(label, "") for label in map(composed, given.columns["label"])}
     try:
         listed = regular(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:

@@ -10,13 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import unreadable
 from uamix_bench.util.text import listed
 
-COLUMNS = ("clip", "path", "label", "group", "split")  # of every clip table; see `task.Task.clips`
 AUDIO_SUFFIXES = frozenset(".wav .wave .aif .aiff .aifc .flac .ogg .oga .opus .mp3".split())  # what audio.py decodes
 # Names of recordings; those not among the above are counted and named, so that no folder shrinks without a word.
 SOUND_SUFFIXES = AUDIO_SUFFIXES | frozenset(
@@ -78,7 +76,7 @@ class Listing(NamedTuple):
         names: Names of classes by label, if the user gave them.
     """
 
-    clips: pd.DataFrame
+    clips: ClipTable
     remarks: tuple[Remark, ...] = ()
     unread: tuple[Unread, ...] = ()
     several: Several | None = None
@@ -268,16 +266,7 @@ def _listing(
     for parts in sorted(unread):
         label = composed(parts[level]) if len(parts) > 1 else ""
         lost.append(Unread(composed("/".join(parts)), label, _ending(parts) or _LINK))
-    return Listing(table(rows), tuple(remarks), tuple(lost))
-
-
-def table(rows: Iterable[Sequence[str]]) -> pd.DataFrame:
-    """Clip table of rows in the order of `COLUMNS`.
-
-    Its columns hold Python's strings. Those of pyarrow, which pandas takes where that is installed, cannot hold a name
-    that is not UTF-8.
-    """
-    return pd.DataFrame(list(rows), columns=list(COLUMNS), dtype=object)
+    return Listing(ClipTable.of_rows(rows), tuple(remarks), tuple(lost))
 
 
 def _ending(parts: Parts) -> str:

@@ -55,7 +55,7 @@ def half_of(task: TaskData, protocol_name: str, seed: int) -> TaskData | None:
 
 
 def _rows(task: TaskData, chosen: Mask) -> TaskData:
-    return replace(task, clips=task.clips[chosen].reset_index(drop=True))
+    return replace(task, clips=task.clips.take(chosen))
 
 
 def _hash(seed: int, group: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from uamix_bench.data.clip_table import earlier_equals
 from uamix_bench.data.folders import Remark
 from uamix_bench.data.task import TaskData
 from uamix_bench.evaluation.earlier import draw_tables
@@ -137,5 +138,4 @@ def limited(task: TaskData, clips_per_class: int | None) -> TaskData:
     """Task with only the first clips, by id, of each class."""
     if clips_per_class is None:
         return task
-    first = task.clips.groupby("label").cumcount() < clips_per_class
-    return replace(task, clips=task.clips[first].reset_index(drop=True))
+    return replace(task, clips=task.clips.take(earlier_equals(task.clips["label"]) < clips_per_class))

@@ -70,10 +70,10 @@ def plan(
     """
     task = _with_enough(task, min_clips or _FEWEST)
     parts = halves(task, seed, progress)
-    fewest = min(int(part.clips["label"].value_counts().min()) for part in parts)
+    fewest = min(min(part.clips.sizes("label").values()) for part in parts)
     queries = min(_MOST_QUERIES, max(1, fewest // 4))
     base = Protocol(
-        n_way=ways or min(WAYS, task.clips["label"].nunique()),
+        n_way=ways or min(WAYS, len(set(task.clips["label"]))),
         n_query=queries,
         episodes=episodes,
         seed=seed,
@@ -106,15 +106,15 @@ def drawn(plans: Plans, results: Sequence[Result]) -> dict[str, EpisodeSet]:
 
 def _with_enough(task: TaskData, min_clips: int) -> TaskData:
     """The task with the classes that have so many clips; a remark names the others."""
-    sizes = task.clips["label"].value_counts().sort_index()
-    small = [f"{label} ({size})" for label, size in sizes[sizes < min_clips].items()]
+    sizes = task.clips.sizes("label")
+    small = [f"{label} ({size})" for label, size in sizes.items() if size < min_clips]
     if len(sizes) - len(small) < 2:
         reason = f"{len(sizes) - len(small)} of {len(sizes)} classes have {min_clips} clips or more, and 2 are needed"
         raise UsageError(task.name, reason, f"add clips to {listed(small, 4)}")
     if not small:
         return task
     left = f"left out: {len(small)} of {len(sizes)} classes have fewer than {min_clips} clips: {listed(small)}"
-    found = task.only(sizes[sizes >= min_clips].index)
+    found = task.only(label for label, size in sizes.items() if size >= min_clips)
     return replace(found, remarks=(*found.remarks, Remark("small-classes", left)))
 
 
