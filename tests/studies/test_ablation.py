@@ -79,7 +79,7 @@ def test_clips_and_learning_rates_are_axes_and_all_is_a_number_of_clips() -> Non
     base = changed(TINY, {"steps": 300})
     arms = plan(base, ["none"], {"clips": [240, "all"], "lr": [1e-3]})
     assert [arm.label for arm in arms] == [
-        "t-cutmix clips=null learning_rate=0.0003",
+        "t-cutmix clips=all learning_rate=0.0003",
         "none clips=240 learning_rate=0.001",
         "none clips=all learning_rate=0.001",
     ]

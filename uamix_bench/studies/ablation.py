@@ -93,7 +93,7 @@ def plan(
     for seed in seeds:
         own = changed(base, {"seed": seed, "mix": REFERENCE})
         seen = {own.effective().sha256}
-        arms.append(_planned(own, fields, {name: recipe_field(own.whole(), name) for name in fields}, reference=True))
+        arms.append(_planned(own, fields, {name: _as_given(own, name, fields[name]) for name in fields}, True))
         for mix, values in itertools.product(mixings, itertools.product(*fields.values())):
             chosen = dict(zip(fields, values, strict=True))
             recipe = changed(own, {"mix": mix, **chosen}).effective()
@@ -104,6 +104,12 @@ def plan(
                 shown = {name: value for name, value in chosen.items() if name not in idle}
                 arms.append(_planned(recipe, fields, shown, reference=False))
     return arms
+
+
+def _as_given(recipe: TuneRecipe, name: str, values: Sequence[Any]) -> Any:
+    """Value of a recipe's field, as it is written among the values to try (``all`` for None) if it is one of them."""
+    own = recipe_field(recipe.whole(), name)
+    return next((given for given in values if recipe_field(changed(recipe, {name: given}).whole(), name) == own), own)
 
 
 def _planned(recipe: TuneRecipe, fields: Mapping[str, Any], shown: Mapping[str, Any], reference: bool) -> PlannedArm:
