@@ -94,14 +94,8 @@ def forest(
                 kinds = np.array([known.get(panel, known.get(label, 0)) for label in labels])
                 for kind in sorted(set(kinds.tolist())):
                     of, look = np.flatnonzero(np.isfinite(value) & (kinds == kind)), look_of(kind)
-                    style: dict[str, Any] = {
-                        "fmt": look.marker,
-                        "color": look.color,
-                        "ms": 6,
-                        "lw": 0,
-                        "elinewidth": 1.8,
-                    }
-                    ax.errorbar(value[of], of, xerr=half[of], **style)
+                    style: dict[str, Any] = {"fmt": look.marker, "color": look.color, "ms": 6, "lw": 0}
+                    ax.errorbar(value[of], of, xerr=half[of], elinewidth=1.8, **style)
                 if reference is not None:
                     ax.axvline(reference, color=MUTED, lw=1, zorder=0)
                 ax.set(title=name, ylim=(rows - 0.4, -0.6), yticks=range(rows), yticklabels=names)

@@ -104,8 +104,7 @@ def report(
 def outcomes(plan: Reproduction, results: Iterable[Result]) -> dict[tuple[str, str], Outcome]:
     """Outcomes of a table with published values, by model and task."""
     cards = {name: plugin.card for name, plugin in registry.models().items()}
-    usual = (PAPER.n_way, PAPER.k_shot)
-    ordered = sorted(results, key=lambda one: (one.protocol.n_way, one.protocol.k_shot) == usual)  # it wins, if there
+    ordered = sorted(results, key=lambda one: one.protocol.cell == PAPER.cell)  # it wins, if there
     ours = {(one.model.name, one.task.name): one for one in ordered if _belongs(plan, one)}
     paper = _published(plan.target)
     found = {}

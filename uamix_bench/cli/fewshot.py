@@ -155,8 +155,7 @@ def command(
     if no_cache or workers.elsewhere:
         from uamix_bench.models.loading import load_model as load
     loaders = models.loaders(names, load, device=workers.device_here)
-    if line := selection.demonstration(names, models.checkpoint):
-        progress.say(line)
+    selection.say_demonstration(names, models.checkpoint, progress)
     left_out: list[UsageError] = []
 
     def say_left_out(error: UsageError) -> None:

@@ -124,8 +124,7 @@ def command(
     from uamix_bench.finetuning.finetune import Finetuning
     from uamix_bench.models.loading import load_model
 
-    if line := selection.demonstration(chosen, models.checkpoint):
-        progress.say(line)
+    selection.say_demonstration(chosen, models.checkpoint, progress)
     asked: list[float | None] = [share for share in fraction if share <= 1]
     counts = dict.fromkeys([*(int(share) for share in fraction if share > 1), *(k or ())])
     parts = [*((share, None) for share in asked), *((None, shots) for shots in counts)] or [(None, None)]

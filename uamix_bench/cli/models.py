@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import commands, inputs, options
+from uamix_bench.cli import commands, inputs, options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output, layer, model_arg, out, quiet, trust_remote_code
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
@@ -65,15 +65,14 @@ def info(session: Session, /, name: str, **chosen: Any) -> None:
 
     NAME alone shows the card. Weights, a reference, own code or an option are loaded, on the CPU.
     """
+    from uamix_bench.cli.tables import show_card
     from uamix_bench.plugins import registry
+    from uamix_bench.plugins.card import trained_on
 
     items = session.begin("models info")
     if name not in (*registry.models(), *registry.bundled_weights()) or any(chosen.values()):
         items.append(facts := _loaded(inputs.Models((name,), device="cpu", **chosen)))
         if not session.json:
-            from uamix_bench.cli.tables import show_card
-            from uamix_bench.plugins.card import trained_on
-
             lists = {field: ", ".join(facts[field]) for field in ("poolings", "layers")}
             show_card({**facts, **lists, "pretrained_on": trained_on(facts["pretrained_on"])})
         return
@@ -84,9 +83,6 @@ def info(session: Session, /, name: str, **chosen: Any) -> None:
         facts["stands_for"] = {**weights.model_dump(mode="json"), **_making(plugin.folder / weights.file)}
     if session.json:
         return
-    from uamix_bench.cli.tables import show_card
-    from uamix_bench.plugins.card import trained_on
-
     here = weights or not plugin.card.needs_weights or registry.fetched(plugin.card)[0] or len(_fetched(plugin)) == 1
     use = f"--model {name}" if here else f"--model {name}=PATH"
     if plugin.card.reference:
@@ -267,8 +263,7 @@ def convert(session: Session, source: str, output: Path | None, dtype: str) -> N
 def _loaded(given: inputs.Models) -> dict[str, Any]:
     """Identity of a model as its results would record it, and what may be asked of it."""
     names = given.chosen()
-    if len(names) != 1:
-        raise UsageError(given.model[0], f"names {len(names)} models", "name one")
+    selection.one(given.model[0], names, "an identity")
 
     from uamix_bench.models.loading import load_model
 

@@ -85,7 +85,7 @@ def command(
     settings = Settings(ways or (), shots or (), protocol, recipe, input)
     models = {name: plugin.card for name, plugin in registry.models().items()}
     tasks = {name: plugin.card for name, plugin in registry.tasks().items()}
-    store, folder = ResultStore(results), data_dir or files.home() / "data"
+    store = ResultStore(results)
     here = find_here(
         targets,
         models,
@@ -108,9 +108,9 @@ def command(
     from uamix_bench.cli.training import stoppable
     from uamix_bench.studies.carry_out import Work
 
-    work = Work(here, settings, store, folder, device, batch_size, progress, stoppable)
+    work = Work(here, settings, store, device, batch_size, progress, stoppable)
     records = work.carry_out(plans)
-    page = registry.find_report("reproduce")(records, plans=plans, set_aside=work.set_aside, data_dir=folder)
+    page = registry.find_report("reproduce")(records, plans=plans, set_aside=work.set_aside, data_dir=data_dir)
     written = write_page(page, output, f"reproduce-{target}")[-2:]
     items += [record.model_dump(mode="json") for record in records]
     session.facts |= {"missing": _missing(plans), "set_aside": work.set_aside, "files": list(map(str, written))}

@@ -312,8 +312,8 @@ def say(name: str, remarks: Iterable[Remark]) -> None:
         print(visible(f"{name}: {remark.text}"), file=sys.stderr)
 
 
-def demonstration(chosen: list[str], checkpoint: Path | None) -> str:
-    """Returns a line that names the models with demonstration weights; empty if there are none."""
+def say_demonstration(chosen: list[str], checkpoint: Path | None, progress: Progress) -> None:
+    """Names the models with demonstration weights, if there are any."""
     from uamix_bench.plugins import registry
 
     shown = []
@@ -322,10 +322,9 @@ def demonstration(chosen: list[str], checkpoint: Path | None) -> str:
             weights = registry.find_model(name)[1]
             if weights is not None and weights.demonstration:
                 shown.append(name if name == weights.id else f"{name} (here {weights.id})")
-    if not shown:
-        return ""
-    hold = "hold" if len(shown) > 1 else "holds"
-    return f"{' and '.join(shown)} {hold} small demonstration weights; your own: --model NAME=PATH, as in uamix=PATH"
+    if shown:
+        hold = f"{' and '.join(shown)} hold{'s' * (len(shown) == 1)} small demonstration weights"
+        progress.say(f"{hold}; your own: --model NAME=PATH, as in uamix=PATH")
 
 
 def _is_glob(text: str) -> bool:

@@ -204,17 +204,12 @@ def _told_apart(one: Result, other: Result) -> str:
 
 def _match(base: Result, candidates: Mapping[tuple[str | None, ...], Result]) -> Pair:
     """Pairs a result with the one of the same setting, or with the nearest one and the reason against comparing."""
-    shape = _shape(base)
-    alike = [other for other in candidates.values() if _shape(other) == shape]
+    alike = [other for other in candidates.values() if other.protocol.cell == base.protocol.cell]
     if not alike:
         return Pair(base, None, "missing", "not in HEAD")
     head = min(alike, key=lambda other: (len(list(_reasons(base, other))), other.model.pooling != base.model.pooling))
     reason, notes = "; ".join(_reasons(base, head)), tuple(_notes(base, head))
     return Pair(base, head, "not comparable" if reason else "no difference found", reason, notes)
-
-
-def _shape(result: Result) -> tuple[int, int]:
-    return result.protocol.n_way, result.protocol.k_shot
 
 
 def _reasons(base: Result, head: Result) -> Iterator[str]:

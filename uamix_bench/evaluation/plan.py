@@ -16,6 +16,7 @@ from uamix_bench.scoring.episodes import EpisodeSet, draw_sorted
 from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.remarks import remarks
 from uamix_bench.scoring.sweep import sweep
+from uamix_bench.util.arrays import Ints
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.progress import SILENT, Progress
 
@@ -56,7 +57,7 @@ class TaskPlan:
         first = self.table.first_copies(self._rows(), progress) if sounds else None
         return remarks(self.protocols, self.draws, first)
 
-    def _rows(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def _rows(self) -> Ints:
         return np.unique(np.concatenate([episodes.clips for episodes in self.draws]))
 
 

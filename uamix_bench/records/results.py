@@ -31,6 +31,7 @@ from uamix_bench.scoring.health import Health
 from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.statistics import conventional_interval
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Doubles
 from uamix_bench.util.text import classes_drawn
 
 
@@ -188,7 +189,7 @@ class Result(SoundsRecord):
         drawn = [self.episodes.algorithm, self.episodes.digest]
         return files.digest([*parts, *drawn, self.model.dtype, [one.clip for one in status.skipped]])
 
-    def accuracies(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def accuracies(self) -> Doubles:
         """Accuracy of each episode, (E,) float64."""
         return np.asarray(self.episodes.correct, np.float64) / (self.protocol.n_way * self.protocol.n_query)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -94,7 +94,7 @@ class Reproduction:
     settings: Settings
     jobs: tuple[Step, ...]
     missing: tuple[Missing, ...]
-    miniatures: tuple[str, ...] = field(default=())
+    miniatures: tuple[str, ...] = ()
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -135,7 +135,21 @@ def plan(
             short = [*lacks, *([] if copy.state in _USABLE else [(task, _get_task(copy, here.data_dir))])]
             for subject in short:
                 waiting.setdefault(subject, []).append(f"{model} on {task}")
-            jobs.append(_job(target, model, task, tuple(s for s, _ in short), models, tasks[task], here, settings))
+            cells = settings.cells(target)
+            todo = [cell for cell in cells if (model, task, cell) not in here.kept]
+            draws = sum(settings.protocol.episodes * n * (k + settings.protocol.n_query) for n, k in todo)
+            step = Step(
+                target.kind,
+                model,
+                task,
+                cells=cells,
+                kept=len(cells) - len(todo),
+                lacks=tuple(subject for subject, _ in short),
+                clips=expected_clips(tasks[task].clips or 0, draws) if copy.state == "here" else 0,
+                clip_seconds=tasks[task].clip_seconds,
+                parameters=models[architecture(model)].parameters or 0,
+            )
+            jobs.append(step)
     missing = tuple(Missing(subject, tuple(by), remedy) for (subject, remedy), by in waiting.items())
     tunings = [job for job in jobs if job.kind == "tune"]
     minis = tuple(task for task in target.tasks if here.copies[task].state == "miniature")
@@ -161,32 +175,6 @@ def _get_task(copy: Copy, data_dir: Path | None) -> str:
     """Command that gets a data set, with the missing parts of an incomplete copy."""
     lacks = f" (the copy here lacks {', '.join(copy.missing[:3])})" if copy.state == "partial" else ""
     return f"uamix-bench tasks prepare {copy.task}" + (f" --data-dir {data_dir}" if data_dir else "") + lacks
-
-
-def _job(
-    target: Target,
-    model: str,
-    task: str,
-    lacks: tuple[str, ...],
-    models: Mapping[str, ModelCard],
-    card: TaskCard,
-    here: Here,
-    settings: Settings,
-) -> Step:
-    cells = settings.cells(target)
-    todo = [cell for cell in cells if (model, task, cell) not in here.kept]
-    draws = sum(settings.protocol.episodes * n * (k + settings.protocol.n_query) for n, k in todo)
-    return Step(
-        target.kind,
-        model,
-        task,
-        cells,
-        len(cells) - len(todo),
-        lacks,
-        expected_clips(card.clips or 0, draws) if here.copies[task].state == "here" else 0,
-        card.clip_seconds,
-        models[architecture(model)].parameters or 0,
-    )
 
 
 def expected_clips(clips: int, draws: int) -> int:
@@ -290,7 +278,7 @@ def not_comparable(result: Result, model: ModelCard, settings: Settings) -> str:
         return "a miniature"
     if not result.status.complete:
         return "a part of the data"
-    if (result.protocol.n_way, result.protocol.k_shot) != (PAPER.n_way, PAPER.k_shot):
+    if result.protocol.cell != PAPER.cell:
         return result.protocol.cell
     if result.protocol.min_clips:
         return f"only classes of {result.protocol.min_clips} clips or more"
