@@ -206,10 +206,16 @@ def board(results: Iterable[Result], draws: Draws | None = None) -> Board:
     return Board(settings, sorted(models.values(), key=lambda one: one.label), kept, superseded, earlier, tasks)
 
 
+DRAWN = 16  # models that a figure shows: more are not told apart
 BEST = (
     "Bold: the highest of a column. It is called best only if it is so for new clips of these classes too (normal "
     "tests of the differences, 5%, Holm); else it is best on these clips, and for new ones another may be better."
 )
+
+
+def which_drawn(models: int) -> str:
+    """Words of a figure's title on a table with more models than it shows; empty if it shows all."""
+    return f", first {DRAWN} of {models:,} models" if models > DRAWN else ""
 
 
 def why_apart(result: Result) -> str:

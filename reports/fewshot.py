@@ -256,8 +256,8 @@ def over_ways_and_shots(table: Board) -> Iterator[Section]:
     """Figures of accuracy over shots and ways, if there are several; all but the first of each are folded."""
     drawn, others = accuracy_curves(table.settings)
     blocks: list[Block] = [*drawn]
-    if others:
-        blocks.append(Section("At other shots and ways", others, look="folded"))
+    if more := list(others):
+        blocks.append(Section("At other shots and ways", more, look="folded"))
     if blocks:
         yield Section("Over shots and ways", blocks)
 

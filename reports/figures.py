@@ -91,11 +91,13 @@ def forest(
         with canvas_of(width, height, len(panels), columns, sharex=share_x, sharey=True) as (canvas, axes):
             for ax, name, panel, (values, halves) in zip(axes, titles, panels, panels.values(), strict=True):
                 value, half = np.asarray(values, np.float64), np.nan_to_num(np.asarray(halves, np.float64))
-                kinds = np.array([known.get(panel, known.get(label, 0)) for label in labels])
-                for kind in sorted(set(kinds.tolist())):
-                    of, look = np.flatnonzero(np.isfinite(value) & (kinds == kind)), look_of(kind)
-                    style: dict[str, Any] = {"fmt": look.marker, "color": look.color, "ms": 6, "lw": 0}
-                    ax.errorbar(value[of], of, xerr=half[of], elinewidth=1.8, **style)
+                of = np.flatnonzero(np.isfinite(value))
+                found = [look_of(known.get(panel, known.get(label, 0))) for label in labels]
+                colors, markers = (np.array(part) for part in list(zip(*found, strict=True))[:2])
+                ax.errorbar(value[of], of, xerr=half[of], fmt="none", ecolor=colors[of].tolist(), elinewidth=1.8)
+                for marker in sorted(set(markers[of].tolist())):
+                    at = of[markers[of] == marker]
+                    ax.scatter(value[at], at, s=36, c=colors[at], marker=marker, linewidths=1)
                 if reference is not None:
                     ax.axvline(reference, color=MUTED, lw=1, zorder=0)
                 ax.set(title=name, ylim=(rows - 0.4, -0.6), yticks=range(rows), yticklabels=names)

@@ -68,7 +68,7 @@ def in_figures(results: list[Result]) -> dict[str, dict[str, dict[str, list[floa
             return title
 
         patch.setattr(figures, "curves", curves)
-        accuracy_curves(board(results).settings)
+        list(accuracy_curves(board(results).settings)[1])
     return drawn
 
 

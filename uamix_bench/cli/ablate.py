@@ -108,7 +108,7 @@ def command(
     from uamix_bench.util.files import check_writable, home
 
     progress = TerminalProgress(quiet)
-    base = training.change(training.find(TUNE, recipe, TuneRecipe), {"data": data}, changes)
+    base = training.change(training.find(TUNE, recipe, TuneRecipe), {"data": data}, changes, device)
     sounds = find_data(base.data, data_dir, audio_root)
     arms = library.plan(shareable(base, sounds), mix, _varied(vary), range(seeds) if seeds > 1 else (base.seed,))
     tasks = [load_task(name, data_dir, audio_root=audio_root) for name in selection.chosen_tasks(task)]
