@@ -134,7 +134,7 @@ def encode_wav(samples: NDArray[np.int16]) -> bytes:
 def write(clips: list[tuple[str, str]]) -> int:
     """Render and write clips, each file whole or not at all; return how many.
 
-    The function is here, and not in the task's module, so that a worker process need not import pandas.
+    The function is here, and not in the task's module, so that a worker process imports no reader of data sets.
 
     Args:
         clips: Pairs of a clip's id, ``{split}/{label}/{index:03d}.wav``, and the path of its file.

@@ -54,7 +54,7 @@ def _python(code: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
         (["tasks", "ls"], HEAVY),
         (["tasks", "info", "esc50", "--json"], (*HEAVY, "rich")),
         (["fewshot", "-m", "logmle"], HEAVY),
-        (["fewshot", "-m", "logmel", "-t", "./absent.csv"], ("torch", "timm", "torchaudio")),
+        (["fewshot", "-m", "logmel", "-t", "./absent.csv"], ("torch", "timm", "torchaudio", "pandas")),
     ],
 )
 def test_heavy_packages_are_not_imported(arguments: list[str], forbidden: tuple[str, ...], tmp_path: Path) -> None:
