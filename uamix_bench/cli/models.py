@@ -61,9 +61,10 @@ def ls(session: Session) -> None:
 @json_output
 @click.pass_obj
 def info(session: Session, /, name: str, **chosen: Any) -> None:
-    """Show the card of a model or of bundled weights, or what a results row would say of given ones.
+    """Show a model's card, or what results would record of a given one.
 
-    NAME alone shows the card. Weights, a reference, own code or an option are loaded, on the CPU.
+    NAME alone shows the card of a model or of bundled weights. Weights, a reference, own code or
+    an option are loaded, on the CPU.
     """
     from uamix_bench.cli.tables import show_card
     from uamix_bench.plugins import registry
