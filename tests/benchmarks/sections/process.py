@@ -15,7 +15,8 @@ import numpy as np
 from uamix_bench import load_model, load_task
 from uamix_bench.data import audio
 from uamix_bench.data.sound import sounds as clip_sounds
-from uamix_bench.reports.blocks import Prose, Section, Table
+from uamix_bench.reports.blocks import Cell, Prose, Section, Table
+from uamix_bench.util.threads import cores
 
 from .. import limits, tables
 from ..scale import Scale
@@ -35,6 +36,25 @@ REPEATED = {
     "... --seed 1": ["--seed", "1"],
     "... --classifier simpleshot": ["--classifier", "simpleshot"],
 }
+BESIDE = f"""
+import os, sys, time
+import numpy as np
+import torch
+from uamix_bench import load_model, load_task
+from uamix_bench.embeddings import encoding
+from uamix_bench.embeddings.embedding import embed
+
+sounds, rounds, clips = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+model, task = load_model({MODEL!r}, device="cpu"), load_task(sounds, clip_seconds={SECONDS})
+ways = {{"one thread": (1, 0), "shared": (encoding.cores(), 0), "here": (encoding.cores(), encoding._SMALL)}}
+for number in range(rounds + 1):
+    for way, (threads, encoding._SMALL) in ways.items():
+        torch.set_num_threads(threads)
+        wall, cpu = time.perf_counter(), time.process_time()
+        embed(model, task, np.arange(min(clips, len(task.clips))), cache=False)
+        if number:
+            print(way, time.process_time() - cpu, time.perf_counter() - wall, sep=",")
+"""  # the first round warms up
 CLIPS_HELD = 64 + 16  # decoded ahead, and in a batch
 
 
@@ -50,7 +70,8 @@ def section(scale: Scale, sounds: Path) -> Section:
         that does nothing; what it would take to import torch and timm stands last.
     """
     return Section(
-        "Start-up and memory", [Prose(text), _start_ups(scale), first(scale), repeated(sounds), *_memory(sounds)]
+        "Start-up and memory",
+        [Prose(text), _start_ups(scale), first(scale), repeated(sounds), beside(scale, sounds), *_memory(sounds)],
     )
 
 
@@ -111,6 +132,47 @@ def repeated(sounds: Path) -> Table:
         model is loaded: files are looked at, episodes drawn and scored.
     """
     return Table(["Repeated", "CPU ms>", "times importing torch and timm>"], rows, note=note)
+
+
+def beside(scale: Scale, sounds: Path) -> Table:
+    """CPU and wall time of embedding, alone and beside a busy process for each core, by how the cores are shared."""
+    count = min(128, 50 * scale.clips_per_class)
+    child = [sys.executable, "-c", BESIDE, str(sounds), str(scale.repeats), str(count)]
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    found: dict[int, dict[str, list[list[float]]]] = {}
+    for others in (0, cores()):
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
+        try:
+            environment = {**surroundings, "OMP_WAIT_POLICY": "PASSIVE"}  # as the command sets it
+            said = subprocess.run(child, env=environment, check=True, capture_output=True, text=True).stdout
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+        found[others] = {}
+        for line in said.splitlines():
+            way, *seconds = line.split(",")
+            found[others].setdefault(way, []).append([float(each) for each in seconds])
+    names = {
+        "here": "here: batches at once, a thread each",
+        "shared": "all threads share a batch",
+        "one thread": "one thread",
+    }
+    rows: list[list[str | Cell]] = []
+    for way, name in names.items():
+        row: list[str | Cell] = [name]
+        for times in found.values():
+            ours, one = np.array(times[way]), np.array(times["one thread"])
+            for seconds, ratio in zip(np.median(ours, axis=0), np.median(ours / one, axis=0), strict=True):
+                row.append(Cell(tables.significant(float(seconds)), f"({ratio:.2f}×)"))
+        rows.append(row)
+    title = f"{count} clips, {cores()} cores"
+    columns = [title, "alone, CPU s>", "alone, wall s>", "beside, CPU s>", "beside, wall s>"]
+    note = f"""
+        Clips of the whole evaluation, decoded and embedded by {MODEL}, alone and beside as many busy processes as there
+        are cores; in brackets the ratio to one thread. Threads decode besides, on every core, in all three.
+    """
+    return Table(columns, rows, note=note)
 
 
 def _cpu_s(line: list[str], **environment: str) -> float:
