@@ -24,7 +24,8 @@ from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import Cell, Mark, count, score_cell
 from uamix_bench.reports.entrants import Entrant, entrants
 from uamix_bench.reports.page import slug
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.statistics import Z95, holm
 from uamix_bench.util import files
 from uamix_bench.util.arrays import Doubles, Mask
@@ -110,7 +111,7 @@ class Setting:
     @property
     def title(self) -> str:
         """Title of the setting: ways and shots, and its remarks."""
-        return f"{self.protocol.n_way}-way {self.protocol.k_shot}-shot" + (f", {self.remarks}" if self.remarks else "")
+        return ", ".join(filter(None, (self.protocol.cell, self.remarks)))
 
     @property
     def rows(self) -> Sequence[Standing]:
@@ -378,9 +379,7 @@ def _standings(rows: Sequence[tuple[Entrant, dict[str, Result]]], columns: Seque
     return ranked + sorted(partial, key=lambda row: (-len(row.results), row.entrant.label))
 
 
-def _compare(
-    table: Sequence[Sequence[Result]],
-) -> tuple[Doubles, Doubles, Mask]:
+def _compare(table: Sequence[Sequence[Result]]) -> tuple[Doubles, Doubles, Mask]:
     """Compares models by their mean over tasks, on the same episodes of each.
 
     The tasks are taken as given, and their episodes as independent. The variance of a mean of m tasks is that of the

@@ -11,7 +11,7 @@ from uamix_bench.records.results import Result
 from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Figure
 from uamix_bench.reports.board import DRAWN, Setting, which_drawn
-from uamix_bench.scoring.episodes import PAPER
+from uamix_bench.scoring.protocol import PAPER
 from uamix_bench.util.text import classes_drawn
 
 _AXES = {"k_shot": "shots", "n_way": "ways"}

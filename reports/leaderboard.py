@@ -19,10 +19,7 @@ from uamix_bench.util.errors import UsageError
 
 
 def leaderboard(
-    records: Iterable[Any],
-    *,
-    title: str = "Few-shot audio leaderboard",
-    draws: Draws | None = None,
+    records: Iterable[Any], *, title: str = "Few-shot audio leaderboard", draws: Draws | None = None
 ) -> Page:
     """Renders the site.
 
@@ -40,7 +37,8 @@ def leaderboard(
         raise UsageError("leaderboard", "no few-shot result among the records", "run 'uamix-bench fewshot' first")
     table = board(results, draws)
     papers = published().of(table.tasks)
-    index = render(
+    columns = [(setting, column) for setting in table.settings for column in setting.columns]
+    return render(
         title,
         [
             Section("Accuracy", list(_settings(table, papers)), id="settings"),
@@ -53,10 +51,9 @@ def leaderboard(
         + ("Published figures are their authors' own; all others" if papers.tables else "All figures")
         + " can be recomputed from the result files.",
         scripts=["leaderboard.js"],
+        files=Texts({class_file(*both): partial(_class_html, *both) for both in columns}),
+        said=table.earlier,
     )
-    columns = [(setting, column) for setting in table.settings for column in setting.columns]
-    files = Texts({class_file(*both): partial(_class_html, *both) for both in columns})
-    return replace(index, files=files, said=table.earlier)
 
 
 def _class_html(setting: Setting, column: Column) -> str:
@@ -133,7 +130,7 @@ def _reading(papers: Published) -> Section:
                 "drawer names; where most embeddings came from the cache, of the earlier runs that made them."
                 + " Published figures are other people's, under protocols that may differ, and are never ranked."
                 * bool(papers.tables)
-            ),
+            )
         ],
         id="reading",
     )

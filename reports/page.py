@@ -88,6 +88,7 @@ def render(
     up: Cell | None = None,
     scripts: Iterable[str] = (),
     files: Mapping[str, str] | None = None,
+    said: Sequence[str] = (),
 ) -> Page:
     """Renders one content to HTML and Markdown.
 
@@ -99,6 +100,7 @@ def render(
         up: Link to the page above this one.
         scripts: Names of further scripts among the templates; the page must be whole without them.
         files: Texts of other files that the page links to, by path.
+        said: Lines of the page that its reader must not miss.
     """
     style = _source("page.css")
     code = [_source(name) for name in ("page.js", *scripts)]
@@ -125,7 +127,7 @@ def render(
             ids=_Ids(),
         )
     )
-    return Page(title, html, Section(title, [Prose(lead), *blocks, Prose(footer)]), files or {})
+    return Page(title, html, Section(title, [Prose(lead), *blocks, Prose(footer)]), files or {}, said)
 
 
 @cache

@@ -29,7 +29,7 @@ from uamix_bench.reports.entrants import Entrant
 from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.markdown import markdown
 from uamix_bench.reports.published import Published, PublishedRow, PublishedTable
-from uamix_bench.util.text import classes_drawn, per_second
+from uamix_bench.util.text import classes_drawn, millions, per_second
 
 
 def setting_section(setting: Setting, papers: Published) -> Section:
@@ -108,7 +108,7 @@ def _row(setting: Setting, standing: Standing, several: bool) -> Row:
         rank,
         *((mean,) if several else ()),
         *(_score(setting, column, standing.results.get(column.label)) for column in setting.columns),
-        Cell(_millions(entrant.identity.parameters), sort=entrant.identity.parameters),
+        Cell(millions(entrant.identity.parameters), sort=entrant.identity.parameters),
         _speed(standing.entrant),
         Cell(trained_on(entrant.identity.pretrained_on), mark="faint"),
         Cell(standing.overlap.level, note=standing.overlap.why),
@@ -213,7 +213,6 @@ def _against_cost(setting: Setting) -> Iterator[Figure]:
         x_label="clips embedded per second",
         y_label=what,
         description=f"{what.capitalize()} over embedding speed; further right is faster. Timed on {where}.",
-        log_x=True,
         looks={label: row.entrant.look for label, row in zip(labels, timed, strict=True)},
     )
 
@@ -248,7 +247,3 @@ def _marked(row: Standing) -> str:
     """Label of a model with the mark of its gravest overlap."""
     marks = {result.overlap_mark for result in row.results.values()}
     return f"{row.entrant.label} {MARKS[row.overlap.level] if MARKS[row.overlap.level] in marks else ''}".strip()
-
-
-def _millions(parameters: int) -> str:
-    return f"{parameters / 1e6:.1f}M" if parameters else "0"

@@ -17,6 +17,7 @@ class Scale(NamedTuple):
         peer_episodes: Scored by others in a round.
         data_sets: How many of the data sets, smallest first, are drawn from.
         encoder: The shape that is timed.
+        train_batch: Clips of a training step.
         table_clips: Numbers of clips for which drawing and scoring are timed.
         table_width: D of these tables of embeddings.
         episode_counts: Numbers of episodes that are drawn and scored of one table.
@@ -35,6 +36,7 @@ class Scale(NamedTuple):
     peer_episodes: int
     data_sets: int
     encoder: ViTShape
+    train_batch: int
     table_clips: tuple[int, ...]
     table_width: int
     episode_counts: tuple[int, ...]
@@ -54,6 +56,7 @@ WHOLE = Scale(
     peer_episodes=200,
     data_sets=5,
     encoder=ViTShape(),
+    train_batch=128,
     table_clips=(1_000, 10_000, 100_000, 1_000_000),
     table_width=768,
     episode_counts=(100, 1_000, 10_000, 100_000),
@@ -72,6 +75,7 @@ QUICK = Scale(
     peer_episodes=20,
     data_sets=2,
     encoder=ViTShape(width=384, depth=2, heads=6),
+    train_batch=8,
     table_clips=(1_000, 10_000),
     table_width=768,
     episode_counts=(100, 1_000),

@@ -19,6 +19,7 @@ SECTIONS = [
     "Episodes",
     "Front end",
     "Encoder",
+    "Training",
     "A whole evaluation",
     "Growth",
     "Store and leaderboard",

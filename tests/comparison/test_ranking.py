@@ -12,7 +12,8 @@ from scipy import stats
 from uamix_bench.comparison.ranking import cells, rank, wider
 from uamix_bench.records.record import Skipped, Status
 from uamix_bench.records.results import Result
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.statistics import ci95_clips
 
 from ..sample_records import draw, few_shot, score

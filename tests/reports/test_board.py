@@ -12,7 +12,7 @@ from scipy import stats
 
 from uamix_bench.reports.board import board, left_out_notes
 from uamix_bench.reports.curves import accuracy_curves
-from uamix_bench.scoring.episodes import METAAUDIO, Protocol
+from uamix_bench.scoring.protocol import METAAUDIO, Protocol
 from uamix_bench.scoring.statistics import holm
 
 FEW = Protocol(episodes=60)

@@ -18,8 +18,8 @@ from markdown_it import MarkdownIt
 from uamix_bench.cli import cli, main
 from uamix_bench.cli.errors import Session
 from uamix_bench.plugins import registry
-from uamix_bench.records.record import Pace
 from uamix_bench.records.repeat import repeat_command
+from uamix_bench.records.results import Pace
 from uamix_bench.records.store import ResultStore
 from uamix_bench.reports.blocks import Cell, Table
 from uamix_bench.reports.board import board
@@ -28,7 +28,7 @@ from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.leaderboard import leaderboard
 from uamix_bench.reports.published import published
 from uamix_bench.reports.score_table import setting_section
-from uamix_bench.scoring.episodes import METAAUDIO, Protocol
+from uamix_bench.scoring.protocol import METAAUDIO, Protocol
 
 from .records import result
 

@@ -11,7 +11,7 @@ import pytest
 
 from uamix_bench.cli.pages import write_page
 from uamix_bench.reports.leaderboard import leaderboard
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 Select = pytest.importorskip("selenium.webdriver.support.select").Select

@@ -19,8 +19,8 @@ from uamix_bench.scoring.episodes import EpisodeSet
 from uamix_bench.scoring.statistics import Z95, Interval, ci95_clips, holm, sign_flip_p
 from uamix_bench.util.arrays import Doubles, Ints
 
-SIGNIFICANCE = 0.05  # of the whole family
-POWER = 0.8  # with which `Difference.smallest` would be found
+SIGNIFICANCE = 0.05  # of each declared family of tests
+POWER = 0.8  # with which the smallest difference or drop that is stated would be found
 WIDER = 2.0  # an interval that speaks of more than these clips, and is so many times the conventional one, is told
 
 

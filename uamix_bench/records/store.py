@@ -15,7 +15,7 @@ from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.record import Record, TaskIdentity, load, read_head, record_text
 from uamix_bench.records.results import Result, load_result
 from uamix_bench.records.training_records import AblationRecord, TrainingRecord
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from uamix_bench.reports.blocks import Prose, Section, Table
 from uamix_bench.scoring.classifiers import nearest_centroid
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 
 from .. import limits, peers, tables
 from ..scale import Scale

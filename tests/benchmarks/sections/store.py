@@ -16,7 +16,7 @@ from uamix_bench.records.results import Result
 from uamix_bench.records.store import ResultStore, read_all
 from uamix_bench.reports.blocks import Prose, Section, Table
 from uamix_bench.reports.leaderboard import leaderboard
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 
 from .. import tables
 from ..scale import Scale
