@@ -35,6 +35,7 @@ Fit = Callable[[Table, Ints], tuple[Table, Table | None]]
 _BUFFER = 1 << 18  # numbers gathered at a time: they stay in the processor's cache
 _ROUNDING = 1e-6  # of a score's unit
 _DOUBLE_ROUNDING = 1e-12  # of a score itself, in float64
+_EVERYDAY = 1e-8, 1e8  # squared lengths whose logits a fit in float32 holds
 _COORDINATE = 1e-14  # of a row's length, in float64: what lies between two means of the same rows
 
 
@@ -231,7 +232,7 @@ def fit(name: str, embeddings: Floats, supports: Sequence[Ints], neighbors: int 
 
 def _nearest_centroid(embeddings: Floats) -> Method:
     table, _, square, offsets = centred(embeddings)
-    return Method(Space(False, offsets, False), table, _centroids, square, pool=products.mean_of_shots)
+    return Method(Space(False, offsets, False), table, _centroids, square, pool=products.MEAN_OF_SHOTS)
 
 
 def _cosine(embeddings: Floats) -> Method:
@@ -254,7 +255,7 @@ def _cosine(embeddings: Floats) -> Method:
 
 def _simpleshot(embeddings: Floats) -> Method:
     table, _, _, offsets = centred(embeddings)
-    return Method(Space(False, offsets, True), scaled(table), _centroids, unit=1.0, pool=products.mean_of_shots)
+    return Method(Space(False, offsets, True), scaled(table), _centroids, unit=1.0, pool=products.MEAN_OF_SHOTS)
 
 
 def _l2n(embeddings: Floats) -> Method:
@@ -263,19 +264,24 @@ def _l2n(embeddings: Floats) -> Method:
 
 
 def _knn(embeddings: Floats) -> Method:
-    return replace(_nearest_centroid(embeddings), fit=lambda points, _: (points, None), pool=products.nearest_of_shots)
+    return replace(_nearest_centroid(embeddings), fit=lambda points, _: (points, None), pool=products.NEAREST_OF_SHOTS)
 
 
 def _logistic_regression(embeddings: Floats) -> Method:
-    table, _, _, offsets = centred(embeddings)
+    table, _, square, offsets = centred(embeddings)
 
     def fit(points: Table, counts: Ints) -> tuple[Table, Table]:
         targets = (_slots(counts, points.shape[1]) == np.arange(len(counts))[:, None]).astype(np.float64)
-        penalty = 2.0 if len(counts) == 2 else 1.0
-        weights, intercepts = softmax_regression(points.astype(np.float64), targets, penalty, table.dtype)
-        return weights.astype(table.dtype), intercepts.astype(table.dtype)
+        middle = points.mean(axis=1, keepdims=True, dtype=np.float64)
+        points = points - middle
+        back = points.transpose(0, 2, 1)
+        few = points.shape[1] <= points.shape[2]
+        *_, fitted = softmax_regression((points @ back,) if few else (points, back), targets)
+        weights = fitted.shares @ points
+        return weights.astype(table.dtype), (fitted.intercepts - np.vecdot(weights, middle)).astype(table.dtype)
 
-    return Method(Space(False, offsets, False), table, fit, unit=1.0, buffers=16)
+    pool = products.REGRESSION if _EVERYDAY[0] < square < _EVERYDAY[1] else None
+    return Method(Space(False, offsets, False), table, fit, unit=1.0, buffers=16, pool=pool)
 
 
 _METHODS: dict[str, Callable[[Floats], Method]] = {
@@ -387,7 +393,7 @@ def _score(method: Method, support: Ints, query: Ints) -> Score:
     Where products of all pairs of rows cost less, scores are pooled from these. Episodes in which rounding may then
     decide are scored from their own rows, so that both ways give the same.
     """
-    if method.pool and method.voters == 1 and products.pay(method.table, support, query):
+    if method.pool and method.voters == 1 and products.pay(method.table, support, query, method.pool):
         chosen, doubtful = products.decide(method.table, support, query, method.pool, _ROUNDING * method.unit)
         chosen[doubtful] = _from_rows(method, support[doubtful], query[doubtful])
     else:
