@@ -377,6 +377,18 @@ def test_every_way_gives_the_same_predictions(
         assert np.array_equal(*chosen), kind
 
 
+@pytest.mark.parametrize("name", ["nearest-centroid", "knn"])
+def test_a_mean_subtracted_from_what_is_drawn_gives_the_same_predictions(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, (support, query) = embeddings(offset=300.0, spread=0.4), indices(12, 2, episodes=40)
+    chosen = []
+    for often in (0, 1_000):
+        monkeypatch.setattr(classifiers, "_OFTEN", often)
+        chosen.append(CLASSIFIERS[name](table, support, query).chosen)
+    assert np.array_equal(*chosen)
+
+
 def test_episodes_that_rounding_may_decide_are_doubtful() -> None:
     table, (support, query) = embeddings(), indices(5, 1, episodes=40)
     table[query[7, 2, 0]] = (table[support[7, 0, 0]] + table[support[7, 3, 0]]) / 2  # as near to both, but for rounding
