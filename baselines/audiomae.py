@@ -135,7 +135,7 @@ class AudioMAE(AudioModel):
         """Number of time columns of a clip of `samples` samples."""
         if self.input == "official":
             return FRAMES // self.encoder.shape.patch_frames
-        frames = 1 + max(0, samples - self.fbank.window_length) // self.fbank.hop_length
+        frames = self.fbank.frames(samples)
         return int(self._whole(torch.tensor(frames))) // self.encoder.shape.patch_frames
 
     def _whole(self, frames: Tensor) -> Tensor:

@@ -232,7 +232,7 @@ class BEATs(AudioModel):
 
     def token_columns(self, samples: int) -> int:
         """Number of time columns of a clip of `samples` samples."""
-        frames = 1 + max(0, samples - self.fbank.window_length) // self.fbank.hop_length
+        frames = self.fbank.frames(samples)
         return max(1, frames // self.config.input_patch_size)
 
     @classmethod

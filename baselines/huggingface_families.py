@@ -194,7 +194,7 @@ class SpectrogramPatches(Encoder):
         longest, patch = int(config.max_length), int(config.patch_size)
         if official:
             return longest
-        own = 1 + max(0, samples - self.fbank.window_length) // self.fbank.hop_length
+        own = self.fbank.frames(samples)
         own = min(max(own, patch), longest)
         return own - (own - patch) % int(config.time_stride)
 

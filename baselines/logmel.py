@@ -40,7 +40,7 @@ class LogMelStatistics(AudioModel):
 
     def token_columns(self, samples: int) -> int:
         """Number of frames of a clip."""
-        return 1 + max(0, samples - self.fbank.window_length) // self.fbank.hop_length
+        return self.fbank.frames(samples)
 
     def pool(self, tokens: Tensor, mask: Tensor, how: str) -> Tensor:
         """Means, then population standard deviations or maxima, over the clip's own frames: (B, T, 128) to (B, 256)."""

@@ -180,7 +180,7 @@ class MAEAST(AudioModel):
 
     def token_columns(self, samples: int) -> int:
         """Number of time columns of a clip of `samples` samples."""
-        frames = 1 + max(0, samples - self.fbank.window_length) // self.fbank.hop_length
+        frames = self.fbank.frames(samples)
         columns = max(1, frames // self.config.ast_kernel_size_time)
         return min(columns, self.config.max_token_length // self.config.rows)
 

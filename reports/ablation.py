@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from uamix_bench.comparison.deltas import UNTUNED, Contrast, Delta, beside, deltas
+from uamix_bench.comparison.ranking import SIGNIFICANCE
 from uamix_bench.records.training_records import AblationRecord, Arm
 from uamix_bench.reports import figures
-from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Prose, Section, Table, percent
+from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Mark, Prose, Section, Table, percent
 from uamix_bench.reports.figures import Series
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.text import p_value, with_half
 
-_SIGNIFICANCE = 0.05
 _CURVES = {"loss": "loss", "rank": "effective rank of the embeddings"}
 
 
-def ablation(records: Iterable[Any], *, title: str = "") -> Page:
+def ablation(records: Iterable[Any]) -> Page:
     """Renders one ablation.
 
     Args:
         records: Records of any kind, one of them an ablation.
-        title: Title of the page; by default it names the data of the tuning.
 
     Raises:
         UsageError: The records hold no ablation, or more than one.
@@ -39,7 +38,7 @@ def ablation(records: Iterable[Any], *, title: str = "") -> Page:
     first = [delta for delta in differences if _cell(delta) == _cell(differences[0])]
     alone = [delta for delta in first if delta.tasks == 1]
     return render(
-        title or f"Ablation of uaMix-MAE's tuning on {record.arms[0].training.data.name}",
+        f"Ablation of uaMix-MAE's tuning on {record.arms[0].training.data.name}",
         [
             Prose(_verdict(alone)),
             Section("Differences", list(_differences(record, first)), id="differences"),
@@ -62,33 +61,32 @@ def _lead(record: AblationRecord, first: Sequence[Delta]) -> str:
     seeds = len(record.seeds)
     return (
         f"{labels} variants tuned from {record.init}, {'one seed' if seeds == 1 else f'{seeds} seeds'} each, and "
-        f"evaluated on the same {protocol.episodes:,} episodes of {', '.join(tasks)}: {protocol.n_way}-way "
-        f"{protocol.k_shot}-shot, {protocol.n_query} queries a class, {protocol.classifier}."
+        f"evaluated on the same {protocol.episodes:,} episodes of {', '.join(tasks)}: {protocol.cell}, "
+        f"{protocol.n_query} queries a class, {protocol.classifier}."
     )
 
 
 def _verdict(first: Sequence[Delta]) -> str:
     """Verdict on the first cells: variants better than the reference, worse, and not told apart from it."""
     reference = next(delta.label for delta in first if delta.reference)
-    told: dict[str, list[str]] = {"better": [], "worse": [], "alike": []}
+    words: dict[Mark, str] = {
+        "better": f"Better than {reference}",
+        "worse": f"Worse than {reference}",
+        "": f"Cannot be told apart from {reference} on these episodes",
+    }
+    told: dict[Mark, list[str]] = {look: [] for look in words}
     several = len({delta.task for delta in first}) > 1
     for delta in first:
         if delta.difference is not None:
             where = f" on {delta.task}" if several else ""
             told[_look(delta)].append(f"{delta.label}{where} ({_points(delta)})")
-    sentences = [
-        f"Better than {reference}: {', '.join(told['better'])}." if told["better"] else "",
-        f"Worse than {reference}: {', '.join(told['worse'])}." if told["worse"] else "",
-        f"Cannot be told apart from {reference} on these episodes: {', '.join(told['alike'])}."
-        if told["alike"]
-        else "",
-    ]
-    return " ".join(filter(None, sentences)) or f"Only the reference, {reference}, was evaluated."
+    sentences = [f"{words[look]}: {', '.join(labels)}." for look, labels in told.items() if labels]
+    return " ".join(sentences) or f"Only the reference, {reference}, was evaluated."
 
 
-def _look(delta: Delta) -> Literal["alike", "better", "worse"]:
-    if delta.p is None or delta.p >= _SIGNIFICANCE or not delta.difference or not delta.difference.mean:
-        return "alike"
+def _look(delta: Delta) -> Mark:
+    if delta.p is None or delta.p >= SIGNIFICANCE or not delta.difference or not delta.difference.mean:
+        return ""
     return "better" if delta.difference.mean > 0 else "worse"
 
 
@@ -128,17 +126,18 @@ def _table(record: AblationRecord, shown: Sequence[Delta], title: str) -> Table:
     cells = len({_cell(delta) for delta in shown}) > 1
     tested = sum(delta.p is not None for delta in shown)
     untuned = any(delta.over_untuned for delta in shown)
-    columns = [
-        "variant",
-        *(["task"] if tasks else []),
-        *(["N>", "K>"] if cells else []),
-        "accuracy>",
-        *(["over seeds>"] if seeds else []),
-        "difference>",
-        *(["over seeds>"] if seeds else []),
-        *(["p>"] if tested else []),
-        *(["over untuned>"] if untuned else []),
-        *(["over seeds>"] if seeds and untuned else []),
+    columns: list[tuple[str, bool, Callable[[Delta], Cell | str]]] = [
+        ("variant", True, lambda delta: Cell(delta.label, "reference" if delta.reference else "")),
+        ("task", tasks, lambda delta: delta.task),
+        ("N>", cells, lambda delta: Cell(str(delta.n_way), sort=float(delta.n_way))),
+        ("K>", cells, lambda delta: Cell(str(delta.k_shot), sort=float(delta.k_shot))),
+        ("accuracy>", True, lambda delta: percent(delta.accuracy, delta.half_width)),
+        ("over seeds>", seeds, lambda delta: _spread(delta.seed_spread)),
+        ("difference>", True, lambda delta: _contrast(delta.difference, _look(delta))),
+        ("over seeds>", seeds, lambda delta: _over_seeds(delta.difference)),
+        ("p>", bool(tested), lambda delta: Cell("" if delta.p is None else p_value(delta.p), sort=delta.p)),
+        ("over untuned>", untuned, lambda delta: _contrast(delta.over_untuned)),
+        ("over seeds>", seeds and untuned, lambda delta: _over_seeds(delta.over_untuned)),
     ]
     notes = [
         "± of the accuracy: conventional 95% half-width over episodes. ± of the difference: paired t interval on the "
@@ -150,34 +149,9 @@ def _table(record: AblationRecord, shown: Sequence[Delta], title: str) -> Table:
         f"p: paired t test{f', Holm over these {tested} differences' if tested > 1 else ''}." if tested else "",
         f"{UNTUNED}: {record.init} as it is, pooled as the variants are." if untuned else "",
     ]
-    rows = [tuple(_row(delta, tasks, cells, seeds, bool(tested), untuned)) for delta in shown]
-    return Table(columns, rows, title, "\n\n".join(filter(None, notes)))
-
-
-def _row(delta: Delta, tasks: bool, cells: bool, seeds: bool, tested: bool, untuned: bool) -> Iterator[Cell | str]:
-    yield Cell(delta.label, "reference" if delta.reference else "")
-    if tasks:
-        yield delta.task
-    if cells:
-        yield from (Cell(str(number), sort=float(number)) for number in _cell(delta))
-    yield percent(delta.accuracy, delta.half_width)
-    if seeds:
-        yield _spread(delta.seed_spread)
-    if delta.difference is None:
-        yield Cell("", sort=0.0)
-    else:
-        look = _look(delta)
-        shown = with_half(delta.difference.mean, delta.difference.half, sign="+")
-        yield Cell(*shown, sort=delta.difference.mean, mark="" if look == "alike" else look)
-    if seeds:
-        yield _over_seeds(delta.difference)
-    if tested:
-        yield Cell("" if delta.p is None else p_value(delta.p), sort=delta.p)
-    if untuned:
-        over = delta.over_untuned
-        yield Cell(*with_half(over.mean, over.half, sign="+"), sort=over.mean) if over else Cell("", sort=0.0)
-        if seeds:
-            yield _over_seeds(over)
+    wanted = [(heading, cell) for heading, there, cell in columns if there]
+    rows = [tuple(cell(delta) for _, cell in wanted) for delta in shown]
+    return Table([heading for heading, _ in wanted], rows, title, "\n\n".join(filter(None, notes)))
 
 
 def _beside(record: AblationRecord) -> Iterator[Section]:
@@ -232,11 +206,7 @@ def _curves(
     lines: dict[str, list[Series]] = {}
     for at in panels:
         lines[f"{at}-{fixed}"] = [
-            Series(
-                label,
-                [_cell(delta)[axis] for delta in own],
-                [100 * delta.accuracy for delta in own],
-            )
+            Series(label, [_cell(delta)[axis] for delta in own], [100 * delta.accuracy for delta in own])
             for label in dict.fromkeys(delta.label for delta in here)
             if (own := [delta for delta in here if delta.label == label and _cell(delta)[1 - axis] == at])
         ]
@@ -380,6 +350,12 @@ def _cell(delta: Delta) -> tuple[int, int]:
 
 def _nan(value: float | None) -> float:
     return float("nan") if value is None else 100 * value
+
+
+def _contrast(contrast: Contrast | None, mark: Mark = "") -> Cell:
+    if contrast is None:
+        return Cell("", sort=0.0)
+    return Cell(*with_half(contrast.mean, contrast.half, sign="+"), sort=contrast.mean, mark=mark)
 
 
 def _over_seeds(contrast: Contrast | None) -> Cell:

@@ -12,7 +12,7 @@ from uamix_bench.util.text import with_half
 
 Mark = Literal["", "best", "top", "tie", "better", "worse", "faint"]
 
-_HREF = re.compile(r"https://[^\s\"'<>]+|#[A-Za-z0-9_-]+|[A-Za-z0-9][A-Za-z0-9@._+-]*")
+_HREF = re.compile(r"https://[^\s\"'<>]+|#[A-Za-z0-9_-]+|[A-Za-z0-9][A-Za-z0-9@._+-]*(?:#[A-Za-z0-9_-]+)?")
 _SOUND = re.compile(r"data:audio/[a-z]+;base64,[A-Za-z0-9+/]+=*")
 FIGURE_ID = "\ue000"  # in a figure's SVG: stands for its number on the page, so that no two share an id
 _HIDING = {*"\u061c\u200b\u200e\u200f\u2060\ufeff", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
@@ -50,7 +50,7 @@ class Cell:
         sort: Number that the column is sorted by; None sorts by the text.
         mark: Look of the cell: ``best`` is bold on a tint, ``top`` bold, ``tie`` underlined; ``better`` and ``worse``
             are coloured (the text must say it too); ``faint`` recedes.
-        href: Link target: an id of this page (``#id``), a file beside it, or an https address.
+        href: Link target: an id (``#id``) of this page or (``file#id``) of one beside it, a file, or an https address.
         note: Remark shown below the cell.
     """
 
@@ -147,6 +147,7 @@ class Section:
         look: Look of the section: ``open``; ``folded``, closed at first; ``drawer``, opened over the page by a link to
             its id.
         data: Values of ``data-`` attributes for a report's own script.
+        deferred: True keeps the content out of the document until it is asked for; without a script it is shown.
     """
 
     title: str
@@ -154,6 +155,7 @@ class Section:
     id: str = ""
     look: Literal["open", "folded", "drawer"] = "open"
     data: Mapping[str, str] = field(default_factory=dict)
+    deferred: bool = False
 
 
 Block: TypeAlias = "Prose | Code | Facts | Table | Figure | Sound | Section"

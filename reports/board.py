@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,7 +24,8 @@ from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import Cell, Mark, count, score_cell
 from uamix_bench.reports.entrants import Entrant, entrants
 from uamix_bench.reports.page import slug
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.statistics import Z95, holm
 from uamix_bench.util import files
 from uamix_bench.util.arrays import Doubles, Mask
@@ -111,7 +111,7 @@ class Setting:
     @property
     def title(self) -> str:
         """Title of the setting: ways and shots, and its remarks."""
-        return f"{self.protocol.n_way}-way {self.protocol.k_shot}-shot" + (f", {self.remarks}" if self.remarks else "")
+        return ", ".join(filter(None, (self.protocol.cell, self.remarks)))
 
     @property
     def rows(self) -> Sequence[Standing]:
@@ -206,10 +206,16 @@ def board(results: Iterable[Result], draws: Draws | None = None) -> Board:
     return Board(settings, sorted(models.values(), key=lambda one: one.label), kept, superseded, earlier, tasks)
 
 
+DRAWN = 16  # models that a figure shows: more are not told apart
 BEST = (
     "Bold: the highest of a column. It is called best only if it is so for new clips of these classes too (normal "
     "tests of the differences, 5%, Holm); else it is best on these clips, and for new ones another may be better."
 )
+
+
+def which_drawn(models: int) -> str:
+    """Words of a figure's title on a table with more models than it shows; empty if it shows all."""
+    return f", first {DRAWN} of {models:,} models" if models > DRAWN else ""
 
 
 def why_apart(result: Result) -> str:
@@ -325,8 +331,9 @@ def _columns(results: Sequence[Result], labels: dict[str, str]) -> list[Column]:
     for result in results:
         if key := result.cell():
             found.setdefault((*_task_of(result), key), result)
+    compared = {key[:2] for key in found}
     for result in results:
-        if _task_of(result) not in {key[:2] for key in found}:
+        if _task_of(result) not in compared:
             found[*_task_of(result), ""] = result
     times = Counter(labels[result.id] for result in found.values())
     columns = []
@@ -372,9 +379,7 @@ def _standings(rows: Sequence[tuple[Entrant, dict[str, Result]]], columns: Seque
     return ranked + sorted(partial, key=lambda row: (-len(row.results), row.entrant.label))
 
 
-def _compare(
-    table: Sequence[Sequence[Result]],
-) -> tuple[Doubles, Doubles, Mask]:
+def _compare(table: Sequence[Sequence[Result]]) -> tuple[Doubles, Doubles, Mask]:
     """Compares models by their mean over tasks, on the same episodes of each.
 
     The tasks are taken as given, and their episodes as independent. The variance of a mean of m tasks is that of the
@@ -398,9 +403,8 @@ def _compare(
         covariance += np.atleast_2d(spread) / episodes / tasks**2
     variance = np.diag(covariance)
     differs = np.zeros((models, models), np.bool_)
-    pairs = list(combinations(range(models), 2))
-    if pairs:
-        one, other = np.array(pairs).T
+    one, other = np.triu_indices(models, 1)
+    if models > 1:
         error = np.sqrt(np.maximum(variance[one] + variance[other] - 2 * covariance[one, other], 0.0))
         distance = np.abs(means[one] - means[other])
         with np.errstate(divide="ignore", invalid="ignore"):

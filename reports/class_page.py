@@ -1,4 +1,4 @@
-"""Accuracy by class: a figure, and of every model of one column a page of its own, as a task may have a thousand."""
+"""Accuracy by class: a figure, and the page of one column, with its classes (maybe a thousand) and its results."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 
 from uamix_bench.records.results import Result
 from uamix_bench.reports import figures
-from uamix_bench.reports.blocks import Cell, Figure, Row, Table, count, percent
+from uamix_bench.reports.blocks import Cell, Figure, Row, Section, Table, count, percent
 from uamix_bench.reports.board import Column, Setting, overlap_notes, why_apart
 from uamix_bench.reports.page import Page, render, slug
+from uamix_bench.reports.result_card import drawer, drawer_id
 
 MOST_CLASSES = 60  # that a matrix or a forest can show
 _EXTREME = 20  # hardest and easiest, where there are more
@@ -22,8 +23,13 @@ def class_file(setting: Setting, column: Column) -> str:
     return f"classes-{setting.id}-{slug(column.label)}-{column.key[:6] or 'partial'}.html"
 
 
+def result_href(setting: Setting, column: Column, result: Result) -> str:
+    """Link to the drawer of a result, on the page of its column."""
+    return f"{class_file(setting, column)}#{drawer_id(result)}"
+
+
 def class_page(setting: Setting, column: Column) -> Page:
-    """Page of a column."""
+    """Page of a column: accuracy by class, and a drawer of each result."""
     rows = [row for row in setting.rows if column.label in row.results]
     counts = [row.results[column.label].per_class for row in rows]
     labels = sorted({label for one in counts for label in one})
@@ -34,18 +40,19 @@ def class_page(setting: Setting, column: Column) -> Page:
         f"Accuracy by class in per cent, {setting.title}",
         "\n\n".join([_ABOUT, *overlap_notes(row.results[column.label] for row in rows)]),
     )
+    drawers = [drawer(row.results[column.label], row.entrant.label) for row in rows]
     return render(
-        f"{column.label}, {setting.title}: accuracy by class",
-        [table],
-        up=Cell("Leaderboard", href="index.html"),
+        f"{column.label}, {setting.title}",
+        [table, Section("Results", drawers, id="results")],
+        up=Cell("Leaderboard", href=f"index.html#{setting.id}"),
         lead=f"{count(len(labels), 'class', 'classes')}, {count(len(rows), 'model')}.",
     )
 
 
 def _heading(label: str, result: Result) -> Cell:
     """Heading of a model's column, marked if its training data may be of the task, or if it is partial."""
-    note = "" if result.cell() else f"{why_apart(result)}, not ranked"
-    return Cell(f"{label} {result.overlap_mark}".strip() + ">", note=note)
+    note = "provenance" if result.cell() else f"{why_apart(result)}, not ranked"
+    return Cell(f"{label} {result.overlap_mark}".strip() + ">", note=note, href=f"#{drawer_id(result)}")
 
 
 def _class_cell(counts: tuple[int, int] | None) -> Cell:

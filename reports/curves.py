@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 
 import numpy as np
 
 from uamix_bench.records.results import Result
 from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Figure
-from uamix_bench.reports.board import Setting
-from uamix_bench.scoring.episodes import PAPER
+from uamix_bench.reports.board import DRAWN, Setting, which_drawn
+from uamix_bench.scoring.protocol import PAPER
 from uamix_bench.util.text import classes_drawn
 
 _AXES = {"k_shot": "shots", "n_way": "ways"}
 
 
-def accuracy_curves(settings: Sequence[Setting]) -> tuple[list[Figure], list[Figure]]:
+def accuracy_curves(settings: Sequence[Setting]) -> tuple[list[Figure], Iterator[Figure]]:
     """Draws accuracy over shots for each number of ways that has several, and over ways for each number of shots.
 
     Args:
@@ -24,10 +25,11 @@ def accuracy_curves(settings: Sequence[Setting]) -> tuple[list[Figure], list[Fig
             on the same classes of the same clip table share a line.
 
     Returns:
-        Figure with most points for each axis, of equals that at the paper's 5 ways or 1 shot; then all others.
+        Figure with most points for each axis, of equals that at the paper's 5 ways or 1 shot; then all others, drawn
+        as they are taken.
     """
     first: list[Figure] = []
-    others: list[Figure] = []
+    others: list[Iterator[Figure]] = []
     for series in dict.fromkeys(setting.series for setting in settings):
         alike = [setting for setting in settings if setting.series == series]
         for axis, fixed in (("k_shot", "n_way"), ("n_way", "k_shot")):
@@ -37,10 +39,14 @@ def accuracy_curves(settings: Sequence[Setting]) -> tuple[list[Figure], list[Fig
                 lines.setdefault(getattr(setting.protocol, fixed), []).append(setting)
             usual = getattr(PAPER, fixed)
             order = sorted(lines, key=lambda value: (-len(lines[value]), value != usual, value))
-            drawn = [figure for value in order if (figure := _figure(lines[value], axis, fixed))]
-            first += drawn[:1]
-            others += drawn[1:]
-    return first, others
+            drawn = _drawn([lines[value] for value in order], axis, fixed)
+            first += islice(drawn, 1)
+            others.append(drawn)
+    return first, chain.from_iterable(others)
+
+
+def _drawn(lines: Sequence[Sequence[Setting]], axis: str, fixed: str) -> Iterator[Figure]:
+    return (figure for along in lines if (figure := _figure(along, axis, fixed)))
 
 
 def _figure(along: Sequence[Setting], axis: str, fixed: str) -> Figure | None:
@@ -49,7 +55,7 @@ def _figure(along: Sequence[Setting], axis: str, fixed: str) -> Figure | None:
     A task has another panel for settings that leave out some of its classes. None if no panel has a line.
     """
     panels: dict[str, list[figures.Series]] = {}
-    entrants = dict.fromkeys(row.entrant.label for setting in along for row in setting.standings)
+    entrants = list(dict.fromkeys(row.entrant.label for setting in along for row in setting.standings))
     for label in dict.fromkeys(column.label for setting in along for column in setting.columns):
         lines = _lines(along, axis, label)
         tables = {table for table, _ in lines}
@@ -58,7 +64,7 @@ def _figure(along: Sequence[Setting], axis: str, fixed: str) -> Figure | None:
                 classes = next(iter(next(iter(of.values())).values())).task.classes
                 told = [f"{classes_drawn(classes, left_out)} classes"] * bool(left_out)
                 told += [f"clips {table[:6]}"] * (len(tables) > 1)
-                drawn = [_series(name, sorted(of[name].items())) for name in entrants if name in of]
+                drawn = [_series(name, sorted(of[name].items())) for name in entrants[:DRAWN] if name in of]
                 panels[", ".join((label, *told))] = drawn
     if not panels:
         return None
@@ -66,7 +72,7 @@ def _figure(along: Sequence[Setting], axis: str, fixed: str) -> Figure | None:
     where = ", ".join(filter(None, (f"{value}-{_AXES[fixed].removesuffix('s')}", along[0].series)))
     words = _AXES[axis]
     return figures.curves(
-        f"Accuracy over {words}, {where}",
+        f"Accuracy over {words}, {where}{which_drawn(len(entrants))}",
         panels,
         x_label=words,
         y_label="accuracy in %",

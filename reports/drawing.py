@@ -37,6 +37,7 @@ WIDTH, NARROW = 1080, 358
 
 POINTS = "points-"  # with a number: gid of a line whose markers have names
 _SVG = "http://www.w3.org/2000/svg"
+_MEASURES = frozenset("d points transform x y width height stroke-width font-size stroke-dasharray".split())
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 
 
@@ -254,18 +255,7 @@ def _present(element: ElementTree.Element, used: set[str]) -> None:
     if target:
         attributes["href"] = f"#{FIGURE_ID}-{target.removeprefix('#')}"
     for name, value in attributes.items():
-        if name in (
-            "d",
-            "points",
-            "transform",
-            "x",
-            "y",
-            "width",
-            "height",
-            "stroke-width",
-            "font-size",
-            "stroke-dasharray",
-        ):
+        if name in _MEASURES:
             attributes[name] = re.sub(
                 r"-?\d+\.\d+", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value
             )

@@ -30,9 +30,9 @@ class Entrant:
 
 def entrants(results: Sequence[Result]) -> dict[ModelIdentity, Entrant]:
     """Entrants by model."""
-    labels = model_labels(result.model for result in results)
+    of: dict[ModelIdentity, list[Result]] = {}
+    for result in results:
+        of.setdefault(result.model, []).append(result)
+    labels = model_labels(of)
     look = looks(labels.values())
-    return {
-        one: Entrant(one, label, embedding_speed(result for result in results if result.model == one), look[label])
-        for one, label in labels.items()
-    }
+    return {one: Entrant(one, label, embedding_speed(of[one]), look[label]) for one, label in labels.items()}

@@ -31,10 +31,10 @@ def blocks(replays: Mapping[str, Replay]) -> Iterator[Block]:
     )
     for name, replay in replays.items():
         for row, given, times, asked in confused(replay):
-            clip, label = replay.data.clips["clip"].iloc[row], replay.data.clips["label"].iloc[row]
+            clip, label = replay.data.clips["clip"][row], replay.data.clips["label"][row]
             title = f"{clip}: {label}, {times:,} of {asked:,} times {given} by {name}"
             try:
-                source = excerpt(Path(replay.data.clips["path"].iloc[row]))
+                source = excerpt(Path(replay.data.clips["path"][row]))
             except BenchError as error:
                 yield Prose(f"{title}; {error.reason}.")
                 continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from uamix_bench.reports.confusions import Confusions
 from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.finetune import finetuned_cell
 from uamix_bench.reports.page import Page, render
-from uamix_bench.reports.result_card import drawer, drawer_id
+from uamix_bench.reports.result_card import drawer_id, drawers
 from uamix_bench.util.errors import BenchError, UsageError
 from uamix_bench.util.text import classes_drawn, p_value, plus_minus, with_half
 
@@ -90,9 +89,9 @@ def report(
         blocks += [*_heard(replays)]
     if tsne:
         blocks += [Section("Clusters", list(_clusters(replays, tsne)))]
-    blocks.append(Section("Results", result_drawers(table)))
-    page = render("Few-shot results", blocks, lead=_lead(table), footer="Made by uamix-bench from its result files.")
-    return replace(page, said=table.earlier)
+    blocks.append(Section("Results", drawers(table)))
+    footer = "Made by uamix-bench from its result files."
+    return render("Few-shot results", blocks, lead=_lead(table), footer=footer, said=table.earlier)
 
 
 def _lead(table: Board) -> str:
@@ -101,12 +100,6 @@ def _lead(table: Board) -> str:
     if table.superseded:
         text += f" {count(table.superseded, 'older result')} of the same evaluation skipped."
     return " ".join([text, *(f"{line}." for line in table.earlier)])
-
-
-def result_drawers(table: Board) -> list[Block]:
-    """Drawers with the provenance of each result, opened by the links of its scores."""
-    labels = {entrant.identity: entrant.label for entrant in table.entrants}
-    return [drawer(result, labels[result.model]) for result in table.results]
 
 
 # --- scores
@@ -153,10 +146,8 @@ def _overlaps(settings: Iterable[Setting]) -> Iterator[tuple[str, str, overlap.O
 def _cell_title(setting: Setting, label: str) -> str:
     """Heading of a column: ways and shots, and the number of classes drawn from if some are left out."""
     column = next(column for column in setting.columns if column.label == label)
-    words = f"{setting.protocol.n_way}-way {setting.protocol.k_shot}-shot"
-    return words + (
-        f", {classes_drawn(column.classes, column.classes_left_out)} classes" if column.classes_left_out else ""
-    )
+    drawn = classes_drawn(column.classes, column.classes_left_out)
+    return setting.protocol.cell + (f", {drawn} classes" if column.classes_left_out else "")
 
 
 def _names(settings: Sequence[Setting], label: str) -> list[str]:
@@ -265,8 +256,8 @@ def over_ways_and_shots(table: Board) -> Iterator[Section]:
     """Figures of accuracy over shots and ways, if there are several; all but the first of each are folded."""
     drawn, others = accuracy_curves(table.settings)
     blocks: list[Block] = [*drawn]
-    if others:
-        blocks.append(Section("At other shots and ways", others, look="folded"))
+    if more := list(others):
+        blocks.append(Section("At other shots and ways", more, look="folded"))
     if blocks:
         yield Section("Over shots and ways", blocks)
 

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from uamix_bench.reports.blocks import Cell, Figure, Table, clean
 from uamix_bench.reports.drawing import (
-    INK,
     MUTED,
     POINTS,
     WIDTH,
@@ -36,6 +35,7 @@ from uamix_bench.util.text import with_half
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
+_MOST_ROWS = 400  # of a table below curves, thinned evenly: a long training would make the page heavy
 _MOST_MARKED = 40  # points of a line, up to which each gets a marker
 
 Numbers = npt.ArrayLike
@@ -91,17 +91,13 @@ def forest(
         with canvas_of(width, height, len(panels), columns, sharex=share_x, sharey=True) as (canvas, axes):
             for ax, name, panel, (values, halves) in zip(axes, titles, panels, panels.values(), strict=True):
                 value, half = np.asarray(values, np.float64), np.nan_to_num(np.asarray(halves, np.float64))
-                kinds = np.array([known.get(panel, known.get(label, 0)) for label in labels])
-                for kind in sorted(set(kinds.tolist())):
-                    of, look = np.flatnonzero(np.isfinite(value) & (kinds == kind)), look_of(kind)
-                    style: dict[str, Any] = {
-                        "fmt": look.marker,
-                        "color": look.color,
-                        "ms": 6,
-                        "lw": 0,
-                        "elinewidth": 1.8,
-                    }
-                    ax.errorbar(value[of], of, xerr=half[of], **style)
+                of = np.flatnonzero(np.isfinite(value))
+                found = [look_of(known.get(panel, known.get(label, 0))) for label in labels]
+                colors, markers = (np.array(part) for part in list(zip(*found, strict=True))[:2])
+                ax.errorbar(value[of], of, xerr=half[of], fmt="none", ecolor=colors[of].tolist(), elinewidth=1.8)
+                for marker in sorted(set(markers[of].tolist())):
+                    at = of[markers[of] == marker]
+                    ax.scatter(value[at], at, s=36, c=colors[at], marker=marker, linewidths=1)
                 if reference is not None:
                     ax.axvline(reference, color=MUTED, lw=1, zorder=0)
                 ax.set(title=name, ylim=(rows - 0.4, -0.6), yticks=range(rows), yticklabels=names)
@@ -180,7 +176,10 @@ def curves(
         for series in lines
         for at, x in enumerate(np.asarray(series.x, np.float64))
     ]
-    table = Table((*(("panel",) if many else ()), "series", f"{x_label}>", f"{y_label}>"), _thinned(rows))
+    table = Table(
+        (*(("panel",) if many else ()), "series", f"{x_label}>", f"{y_label}>"),
+        rows[:: max(1, -(-len(rows) // _MOST_ROWS))],
+    )
     return figure(title, draw, description, table)
 
 
@@ -193,11 +192,10 @@ def scatter(
     x_label: str,
     y_label: str,
     description: str,
-    half: Numbers | None = None,
-    log_x: bool = False,
+    half: Numbers,
     looks: Mapping[str, int] | None = None,
 ) -> Figure:
-    """Scatter plot of points with their names, on a phone with a legend.
+    """Scatter plot of points with their names, on a phone with a legend; equal ratios of x are equal distances.
 
     Args:
         title: Caption of the figure.
@@ -208,7 +206,6 @@ def scatter(
         y_label: Label of the axis along the side.
         description: Description of the figure in words.
         half: (n,) half-widths of y's intervals, NaN if there is none.
-        log_x: Whether equal ratios of x are equal distances.
         looks: Numbers of the looks of points, by label; default in their order.
     """
     known = looks or {label: at for at, label in enumerate(labels)}
@@ -217,19 +214,17 @@ def scatter(
     def draw(width: int) -> Canvas:
         narrow = width < WIDTH
         with canvas_of(width, 300 + legend_height(labels, width) if narrow else 400) as (canvas, (ax,)):
-            if log_x:
-                logarithmic(ax)
-                room = 10 ** (0.1 + (0 if narrow else 0.16) * np.log10(across.max() / across.min()))
-                ax.set_xlim(across.min() / room, across.max() * room)
-            if half is not None:
-                error = np.nan_to_num(np.asarray(half, np.float64))
-                ax.errorbar(across, up, yerr=error, fmt="none", ecolor=MUTED, lw=1)
+            logarithmic(ax)
+            room = 10 ** (0.1 + (0 if narrow else 0.16) * np.log10(across.max() / across.min()))
+            ax.set_xlim(across.min() / room, across.max() * room)
+            error = np.nan_to_num(np.asarray(half, np.float64))
+            ax.errorbar(across, up, yerr=error, fmt="none", ecolor=MUTED, lw=1)
             handles = []
             for label, one, other in zip(labels, across, up, strict=True):
                 look = look_of(known[label])
                 handles += ax.plot(one, other, look.marker, color=look.color, ms=8, ls="")
             ax.set(xlabel=clean(x_label), ylabel=clean(y_label))
-            ax.margins(x=None if log_x else 0.16, y=0.12)
+            ax.margins(y=0.12)
             ax.grid()
             if narrow:
                 draw_legend(canvas, handles, labels, width)
@@ -297,22 +292,21 @@ def histogram(
     *,
     x_label: str,
     description: str,
-    bins: Numbers | int = 20,
+    bins: Numbers,
     looks: Mapping[str, int] | None = None,
 ) -> Figure:
-    """Histograms of samples, in one frame.
+    """Histograms of samples of episodes, in one frame.
 
     Args:
         title: Caption of the figure.
         samples: Values (n,) of each label.
         x_label: Label of the axis of the values.
         description: Description of the figure in words.
-        bins: Edges of the bins, or the number of equal ones that span all samples.
+        bins: Edges of the bins.
         looks: Numbers of the looks of samples, by label; default in their order.
     """
     known = looks or {label: at for at, label in enumerate(samples)}
-    pooled = np.concatenate([np.asarray(values, np.float64).ravel() for values in samples.values()])
-    edges = np.histogram_bin_edges(pooled, bins)
+    edges = np.asarray(bins, np.float64)
     counts = {label: np.histogram(np.asarray(values, np.float64), edges)[0] for label, values in samples.items()}
 
     def draw(width: int) -> Canvas:
@@ -323,7 +317,7 @@ def histogram(
                 style: dict[str, Any] = {"color": look_of(known[label]).color}
                 ax.stairs(heights, edges, fill=True, alpha=0.2 if len(counts) > 1 else 0.45, **style)
                 handles.append(ax.stairs(heights, edges, lw=1.6, ls=look_of(8 * at).dashes, **style))
-            ax.set(xlabel=clean(x_label), ylabel="episodes" if "episode" in title.lower() else "count")
+            ax.set(xlabel=clean(x_label), ylabel="episodes")
             ax.grid(axis="y")
             if len(labels) > 1:
                 draw_legend(canvas, handles, labels, width)
@@ -334,37 +328,6 @@ def histogram(
         for at, (low, high) in enumerate(pairwise(edges))
     ]
     table = Table((x_label, *(f"{label}>" for label in counts)), rows)
-    return figure(title, draw, description, table)
-
-
-def bars(
-    title: str, labels: Sequence[str], values: Numbers, *, x_label: str, description: str, half: Numbers | None = None
-) -> Figure:
-    """Horizontal bars, one row a label.
-
-    Args:
-        title: Caption of the figure.
-        labels: (n,) names of the rows, from the top.
-        values: (n,) lengths of the bars.
-        x_label: Label of the axis of the values.
-        description: Description of the figure in words.
-        half: (n,) half-widths of the values' intervals.
-    """
-    length = np.asarray(values, np.float64)
-
-    def draw(width: int) -> Canvas:
-        names, lines = row_names(labels, width)
-        with canvas_of(width, 64 + (12 + 14 * lines) * len(labels)) as (canvas, (ax,)):
-            error = None if half is None else np.nan_to_num(np.asarray(half, np.float64))
-            ax.barh(range(len(labels)), length, 0.62, color=look_of(0).color, xerr=error, ecolor=INK)
-            ax.set(xlabel=clean(x_label), yticks=range(len(labels)), yticklabels=names)
-            ax.set_ylim(len(labels) - 0.4, -0.6)
-            ax.axvline(0, color=MUTED, lw=1)
-            ax.tick_params(axis="y", length=0)
-            ax.grid(axis="x")
-        return canvas
-
-    table = Table(("", f"{x_label}>"), [(label, _with_half(length, half, at)) for at, label in enumerate(labels)])
     return figure(title, draw, description, table)
 
 
@@ -392,8 +355,3 @@ def _with_half(values: Numbers, halves: Numbers | None, at: int) -> Cell:
     value = float(np.asarray(values, np.float64)[at])
     half = float("nan") if halves is None else float(np.asarray(halves, np.float64)[at])
     return Cell(*with_half(value, half, scale=1), sort=value) if np.isfinite([value, half]).all() else _number(value)
-
-
-def _thinned(rows: Sequence[tuple[Any, ...]], most: int = 400) -> Sequence[tuple[Any, ...]]:
-    """Rows thinned evenly to at most `most`, as a long training would make the page heavy."""
-    return rows[:: -(-len(rows) // most)] if len(rows) > most else rows

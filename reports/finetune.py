@@ -50,13 +50,13 @@ def report(records: Iterable[Any]) -> Page:
     if drawn:
         blocks.append(Section("Trainings", drawn))
     blocks.append(Section("Records", [_record(one, labels[one.id]) for one in found], look="folded"))
-    page = render(
+    return render(
         "Fine-tuning and linear probes",
         blocks,
         lead=" ".join([*lead, *(f"{line}." for line in earlier)]),
         footer="Made by uamix-bench from its records.",
+        said=earlier,
     )
-    return replace(page, said=earlier)
 
 
 def _labels(records: Sequence[FinetuneResult]) -> dict[str, str]:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import Block, Cell, Facts, Prose, Section, Table, count, score_cell
-from uamix_bench.reports.board import Board, Draws, Setting, board, overlap_notes
-from uamix_bench.reports.class_page import class_file, class_page
+from uamix_bench.reports.board import Board, Column, Draws, Setting, board, overlap_notes
+from uamix_bench.reports.class_page import class_file, class_page, result_href
 from uamix_bench.reports.curves import accuracy_curves
-from uamix_bench.reports.page import Page, render
+from uamix_bench.reports.page import Page, Texts, render
 from uamix_bench.reports.published import Published, published
-from uamix_bench.reports.result_card import drawer, drawer_id
 from uamix_bench.reports.score_table import setting_section
 from uamix_bench.util.errors import UsageError
 
 
 def leaderboard(
-    records: Iterable[Any],
-    *,
-    title: str = "Few-shot audio leaderboard",
-    draws: Draws | None = None,
+    records: Iterable[Any], *, title: str = "Few-shot audio leaderboard", draws: Draws | None = None
 ) -> Page:
     """Renders the site.
 
@@ -39,28 +37,27 @@ def leaderboard(
         raise UsageError("leaderboard", "no few-shot result among the records", "run 'uamix-bench fewshot' first")
     table = board(results, draws)
     papers = published().of(table.tasks)
-    labels = {entrant.identity: entrant.label for entrant in table.entrants}
-    index = render(
+    columns = [(setting, column) for setting in table.settings for column in setting.columns]
+    return render(
         title,
         [
-            Section("Accuracy", [setting_section(setting, papers) for setting in _main_first(table)], id="settings"),
+            Section("Accuracy", list(_settings(table, papers)), id="settings"),
             *_more(table),
             _reading(papers),
             *([Section("Published figures", list(_published(papers)), id="published")] if papers.tables else []),
-            Section("All results", [drawer(one, labels[one.model]) for one in table.results], id="results"),
         ],
         lead=_lead(table),
         footer="Made by uamix-bench. "
         + ("Published figures are their authors' own; all others" if papers.tables else "All figures")
         + " can be recomputed from the result files.",
         scripts=["leaderboard.js"],
+        files=Texts({class_file(*both): partial(_class_html, *both) for both in columns}),
+        said=table.earlier,
     )
-    files = {
-        class_file(setting, column): class_page(setting, column).html
-        for setting in table.settings
-        for column in setting.columns
-    }
-    return Page(index.title, index.html, index.markdown, files, table.earlier)
+
+
+def _class_html(setting: Setting, column: Column) -> str:
+    return class_page(setting, column).html
 
 
 def _lead(table: Board) -> str:
@@ -74,16 +71,20 @@ def _lead(table: Board) -> str:
     return " ".join([text, *(f"{line}." for line in table.earlier)])
 
 
-def _main_first(table: Board) -> list[Setting]:
-    first = table.main()
-    return [first, *(setting for setting in table.settings if setting is not first)]
+def _settings(table: Board, papers: Published) -> Iterator[Section]:
+    """Sections of the settings, the main one first; templates/leaderboard.js shows one, and asks for the others."""
+    main = table.main()
+    yield setting_section(main, papers)
+    for setting in table.settings:
+        if setting is not main:
+            yield replace(setting_section(setting, papers), deferred=True)
 
 
 def _more(table: Board) -> Iterator[Section]:
     if drawn := accuracy_curves(table.settings)[0]:
         yield Section("Over shots and ways", drawn, id="curves")
     if len(table.settings) > 1:
-        yield Section("All settings in one table", [_wide(table)], id="all-settings", look="folded")
+        yield Section("All settings in one table", [_wide(table)], id="all-settings", look="folded", deferred=True)
 
 
 def _wide(table: Board) -> Table:
@@ -98,7 +99,10 @@ def _wide(table: Board) -> Table:
     for entrant in table.entrants:
         cells = [found.get((entrant.label, setting.id, column.label)) for setting, column in columns]
         if any(cells):
-            shown = [score_cell(one, href=f"#{drawer_id(one)}") if one else "" for one in cells]
+            shown = [
+                score_cell(one, href=result_href(*both, one)) if one else ""
+                for both, one in zip(columns, cells, strict=True)
+            ]
             rows.append((entrant.label, *shown))
     headings = [Cell(f"{column.label}>", note=setting.title) for setting, column in columns]
     notes = "\n\n".join(overlap_notes(found.values()))
@@ -126,7 +130,7 @@ def _reading(papers: Published) -> Section:
                 "drawer names; where most embeddings came from the cache, of the earlier runs that made them."
                 + " Published figures are other people's, under protocols that may differ, and are never ranked."
                 * bool(papers.tables)
-            ),
+            )
         ],
         id="reading",
     )

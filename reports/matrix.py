@@ -21,12 +21,7 @@ _CELL = ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5))  # co
 
 
 def matrix(
-    title: str,
-    labels: Sequence[str],
-    counts: Numbers,
-    *,
-    description: str,
-    of: Numbers | None = None,
+    title: str, labels: Sequence[str], counts: Numbers, *, description: str, of: Numbers | None = None
 ) -> Figure:
     """Confusion matrix: rows are true classes, columns predicted ones, the shade is a share.
 

@@ -10,9 +10,9 @@ import base64
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,16 +46,37 @@ class Page:
     Attributes:
         title: Title of the page.
         html: Text of one HTML file that needs nothing else and opens from disk.
-        markdown: Same content as Markdown.
+        content: Content of the page as a block.
         files: Texts of other files that `html` links to, by their path relative to it.
         said: Lines of the page that its reader must not miss, for stderr.
     """
 
     title: str
     html: str
-    markdown: str
+    content: Section
     files: Mapping[str, str] = field(default_factory=dict)
     said: Sequence[str] = ()
+
+    @cached_property
+    def markdown(self) -> str:
+        """Content of the page as Markdown."""
+        return markdown([self.content], level=1)
+
+
+class Texts(Mapping[str, str]):
+    """Texts of files by path, each rendered when it is read, so that not all of them are in memory."""
+
+    def __init__(self, rendered: Mapping[str, Callable[[], str]]) -> None:
+        self._rendered = rendered
+
+    def __getitem__(self, path: str) -> str:
+        return self._rendered[path]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rendered)
+
+    def __len__(self) -> int:
+        return len(self._rendered)
 
 
 def render(
@@ -67,6 +88,7 @@ def render(
     up: Cell | None = None,
     scripts: Iterable[str] = (),
     files: Mapping[str, str] | None = None,
+    said: Sequence[str] = (),
 ) -> Page:
     """Renders one content to HTML and Markdown.
 
@@ -78,6 +100,7 @@ def render(
         up: Link to the page above this one.
         scripts: Names of further scripts among the templates; the page must be whole without them.
         files: Texts of other files that the page links to, by path.
+        said: Lines of the page that its reader must not miss.
     """
     style = _source("page.css")
     code = [_source(name) for name in ("page.js", *scripts)]
@@ -104,8 +127,7 @@ def render(
             ids=_Ids(),
         )
     )
-    text = markdown([Section(title, [Prose(lead), *blocks, Prose(footer)])], level=1)
-    return Page(title, html, text, files or {})
+    return Page(title, html, Section(title, [Prose(lead), *blocks, Prose(footer)]), files or {}, said)
 
 
 @cache

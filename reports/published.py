@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from uamix_bench.plugins.card import Frozen
 from uamix_bench.reports.blocks import Cell, Table
 from uamix_bench.util.text import with_half
 
@@ -18,11 +19,7 @@ PerCent = Annotated[float, Field(ge=0, le=100)]
 RECALLED = "‡"  # follows a value that was written down from memory
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(_Part):
+class Source(Frozen):
     """Source of published figures. `cards` names the models whose cards hold its BibTeX entries."""
 
     title: str
@@ -31,7 +28,7 @@ class Source(_Part):
     slips: tuple[str, ...] = ()
 
 
-class PublishedRow(_Part):
+class PublishedRow(Frozen):
     """Row of a published table.
 
     Attributes:
@@ -64,7 +61,7 @@ class PublishedRow(_Part):
         return Cell(shown, f"{minor} {RECALLED}".strip() if task in self.recalled else minor, sort=value / 100)
 
 
-class PublishedTable(_Part):
+class PublishedTable(Frozen):
     """Published table of a paper or web page."""
 
     id: str
@@ -77,7 +74,7 @@ class PublishedTable(_Part):
     rows: tuple[PublishedRow, ...]
 
 
-class Published(_Part):
+class Published(Frozen):
     """Content of reports/published.toml."""
 
     sources: Mapping[str, Source]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from uamix_bench.comparison.compare import Comparison, Pair, setting
+from uamix_bench.comparison.compare import Comparison, Pair
 from uamix_bench.comparison.timings import Timing
 from uamix_bench.reports.blocks import Block, Cell, Mark, Prose, Table, percent
 from uamix_bench.reports.page import Page, render
@@ -92,7 +92,7 @@ def _row(pair: Pair) -> list[Cell | str]:
     return [
         pair.base.model.name,
         pair.base.task.label,
-        setting(pair.base),
+        pair.base.setting(),
         percent(pair.base.score.accuracy),
         percent(pair.head.score.accuracy if pair.head else None),
         Cell(*with_half(found.difference, found.half_width, sign="+"), found.difference) if found else "",

@@ -13,14 +13,14 @@ from uamix_bench.plugins import registry
 from uamix_bench.records.finetune_record import FinetuneResult
 from uamix_bench.records.results import Result
 from uamix_bench.reports import clusters
-from uamix_bench.reports.blocks import Block, Cell, Mark, Prose, Row, Section, Table, percent
+from uamix_bench.reports.blocks import Block, Cell, Mark, Prose, Row, Section, Table, score_cell
 from uamix_bench.reports.board import board, overlap_notes
-from uamix_bench.reports.fewshot import accuracy, differences, over_ways_and_shots, result_drawers
+from uamix_bench.reports.fewshot import accuracy, differences, over_ways_and_shots
 from uamix_bench.reports.finetune import finetuned_cell
 from uamix_bench.reports.page import Page, render
 from uamix_bench.reports.published import published
-from uamix_bench.reports.result_card import drawer_id
-from uamix_bench.scoring.episodes import PAPER
+from uamix_bench.reports.result_card import drawer_id, drawers
+from uamix_bench.scoring.protocol import PAPER
 from uamix_bench.studies.paper import ARMS, Target, architecture
 from uamix_bench.studies.reproduce import Reproduction, not_comparable
 from uamix_bench.util.errors import BenchError
@@ -41,13 +41,13 @@ class Outcome(NamedTuple):
         paper: Accuracy and half-width in the paper; None if none is published.
         ours: Accuracy and half-width measured here; None if missing.
         why_not: Reason why the two are not compared; empty if they are.
-        href: Link to the details of our result.
+        result: Our result; None if missing.
     """
 
     paper: tuple[float, float] | None
     ours: tuple[float, float | None] | None
     why_not: str = ""
-    href: str = ""
+    result: Result | None = None
 
     @property
     def difference(self) -> tuple[float, float] | None:
@@ -90,7 +90,7 @@ def report(
     if set_aside:
         blocks.append(Section("Set aside", [Prose("\n\n".join(set_aside))]))
     if results:
-        blocks.append(Section("Our results", result_drawers(board(results))))
+        blocks.append(Section("Our results", drawers(board(results))))
     source = published().sources["uamix"]
     title = plans[0].target.title if len(plans) == 1 else "The paper's tables and figures"
     return render(
@@ -104,21 +104,19 @@ def report(
 def outcomes(plan: Reproduction, results: Iterable[Result]) -> dict[tuple[str, str], Outcome]:
     """Outcomes of a table with published values, by model and task."""
     cards = {name: plugin.card for name, plugin in registry.models().items()}
-    usual = (PAPER.n_way, PAPER.k_shot)
-    ordered = sorted(results, key=lambda one: (one.protocol.n_way, one.protocol.k_shot) == usual)  # it wins, if there
+    ordered = sorted(results, key=lambda one: one.protocol.cell == PAPER.cell)  # it wins, if there
     ours = {(one.model.name, one.task.name): one for one in ordered if _belongs(plan, one)}
     paper = _published(plan.target)
     found = {}
     for model in plan.target.models:
         for task in plan.target.tasks:
             result = ours.get((model, task))
-            measured, why_not, href = None, "", ""
+            measured, why_not = None, ""
             if result is not None:
                 half = result.score.ci95
                 measured = (100 * result.score.accuracy, None if half is None else 100 * half)
                 why_not = not_comparable(result, cards[architecture(model)], plan.settings)
-                href = f"#{drawer_id(result)}"
-            found[model, task] = Outcome(paper.get((model, task)), measured, why_not, href)
+            found[model, task] = Outcome(paper.get((model, task)), measured, why_not, result)
     return found
 
 
@@ -182,7 +180,8 @@ def _beside(plan: Reproduction, results: Sequence[Result]) -> Iterator[Block]:
     columns = ("model", "paper>", "ours>", "difference>", "intervals")
     for task in plan.target.tasks:
         rows = [(model, *_row(found[model, task], lacks.get((model, task), ()))) for model in plan.target.models]
-        yield Table(columns, rows, f"{task}: accuracy in per cent ± half-width of the 95% interval")
+        marks = overlap_notes(one.result for model in plan.target.models if (one := found[model, task]).result)
+        yield Table(columns, rows, f"{task}: accuracy in per cent ± half-width of the 95% interval", "\n\n".join(marks))
     yield Prose(_AGREE)
     slips = published().source_of(table := published().table(plan.target.published), table.rows[0]).slips
     told = [slip for slip in slips if f"Table {plan.target.id.removeprefix('table')}" in slip]
@@ -194,13 +193,11 @@ def _row(outcome: Outcome, lacks: Sequence[str]) -> Row:
     paper = Cell("not given", mark="faint")
     if outcome.paper is not None:
         paper = Cell(*with_half(*outcome.paper, 1, scale=1), outcome.paper[0])
-    if outcome.ours is None:
+    if outcome.result is None:
         why = f"no {', no '.join(lacks)}" if lacks else "not run, or skipped"
         return paper, _MISSING, "", Cell(why, mark="faint")
-    value, half = outcome.ours
-    ours = percent(
-        value / 100, None if half is None else half / 100, mark="faint" if outcome.why_not else "", href=outcome.href
-    )
+    mark: Mark = "faint" if outcome.why_not else ""
+    ours = score_cell(outcome.result, mark=mark, href=f"#{drawer_id(outcome.result)}")
     if outcome.difference is None:
         return paper, ours, "", Cell(f"not comparable: {outcome.why_not}" if outcome.why_not else "", mark="faint")
     distance, width = outcome.difference

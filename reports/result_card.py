@@ -6,7 +6,7 @@ from uamix_bench.plugins.card import trained_on
 from uamix_bench.records.repeat import repeat_command
 from uamix_bench.records.results import Result
 from uamix_bench.reports.blocks import Code, Facts, Section, count
-from uamix_bench.reports.board import why_apart
+from uamix_bench.reports.board import Board, why_apart
 from uamix_bench.util.text import listed, plus_minus
 
 _INTERVALS = {"episodes": "these clips", "clips": "new clips of these classes", "classes": "new classes too"}
@@ -17,10 +17,16 @@ def drawer_id(result: Result) -> str:
     return f"r-{result.id[:16]}"
 
 
+def drawers(table: Board) -> list[Section]:
+    """Drawers with the provenance of each result, opened by the links of its scores."""
+    labels = {entrant.identity: entrant.label for entrant in table.entrants}
+    return [drawer(result, labels[result.model]) for result in table.results]
+
+
 def drawer(result: Result, label: str) -> Section:
     """Drawer with the provenance of a result; `label` is the name of its model on the leaderboard."""
     task, protocol = result.task, result.protocol
-    title = f"{label} on {task.label}, {protocol.n_way}-way {protocol.k_shot}-shot"
+    title = f"{label} on {task.label}, {protocol.cell}"
     facts = {**_outcome(result), **_evaluated(result), **_run(result), "result": result.id}
     command = Code(repeat_command(result), "To repeat it")
     return Section(title, [Facts(facts), command], id=drawer_id(result), look="drawer")

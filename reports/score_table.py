@@ -13,14 +13,23 @@ from uamix_bench.plugins.overlap import MARKS
 from uamix_bench.records.results import Result
 from uamix_bench.reports import figures
 from uamix_bench.reports.blocks import Block, Cell, Code, Figure, Row, Section, Table, count, percent
-from uamix_bench.reports.board import BEST, Setting, Standing, left_out_notes, overlap_notes, why_apart
-from uamix_bench.reports.class_page import class_file
+from uamix_bench.reports.board import (
+    BEST,
+    DRAWN,
+    Column,
+    Setting,
+    Standing,
+    left_out_notes,
+    overlap_notes,
+    which_drawn,
+    why_apart,
+)
+from uamix_bench.reports.class_page import class_file, result_href
 from uamix_bench.reports.entrants import Entrant
 from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.markdown import markdown
 from uamix_bench.reports.published import Published, PublishedRow, PublishedTable
-from uamix_bench.reports.result_card import drawer_id
-from uamix_bench.util.text import classes_drawn, per_second
+from uamix_bench.util.text import classes_drawn, millions, per_second
 
 
 def setting_section(setting: Setting, papers: Published) -> Section:
@@ -98,8 +107,8 @@ def _row(setting: Setting, standing: Standing, several: bool) -> Row:
         Cell(entrant.label),
         rank,
         *((mean,) if several else ()),
-        *(_score(setting, standing.results.get(column.label)) for column in setting.columns),
-        Cell(_millions(entrant.identity.parameters), sort=entrant.identity.parameters),
+        *(_score(setting, column, standing.results.get(column.label)) for column in setting.columns),
+        Cell(millions(entrant.identity.parameters), sort=entrant.identity.parameters),
         _speed(standing.entrant),
         Cell(trained_on(entrant.identity.pretrained_on), mark="faint"),
         Cell(standing.overlap.level, note=standing.overlap.why),
@@ -112,10 +121,11 @@ def _speed(entrant: Entrant) -> Cell:
     return Cell(per_second(speed.clips_per_s), sort=speed.clips_per_s, note="earlier run" * speed.earlier)
 
 
-def _score(setting: Setting, result: Result | None) -> Cell:
+def _score(setting: Setting, column: Column, result: Result | None) -> Cell:
     if result is None:
         return Cell("")
-    return setting.cell(result, href=f"#{drawer_id(result)}", note="" if result.cell() else why_apart(result))
+    note = "" if result.cell() else why_apart(result)
+    return setting.cell(result, href=result_href(setting, column, result), note=note)
 
 
 def _published_here(setting: Setting, papers: Published) -> Iterator[tuple[PublishedTable, list[PublishedRow]]]:
@@ -149,7 +159,7 @@ def _published_row(setting: Setting, row: PublishedRow, several: bool) -> Row:
 
 
 def _forest(setting: Setting) -> Figure:
-    rows = setting.standings
+    rows = setting.standings[:DRAWN]
     panels = {}
     for column in setting.columns:
         scores = [row.results[column.label].score if column.label in row.results else None for row in rows]
@@ -158,7 +168,7 @@ def _forest(setting: Setting) -> Figure:
             [100 * score.ci95 if score and score.ci95 is not None else np.nan for score in scores],
         )
     return figures.forest(
-        f"Accuracy and its 95% interval, {setting.title}",
+        f"Accuracy and its 95% interval, {setting.title}{which_drawn(len(setting.standings))}",
         [_marked(row) for row in rows],
         panels,
         x_label="accuracy in %",
@@ -187,6 +197,7 @@ def _against_cost(setting: Setting) -> Iterator[Figure]:
     timed = [row for row in setting.standings if row.mean is not None and row.entrant.speed is not None]
     if len(timed) < 2:
         return
+    several, timed = which_drawn(len(timed)), timed[:DRAWN]
     speeds = [row.entrant.speed for row in timed if row.entrant.speed]
     devices = sorted({speed.device for speed in speeds})
     named = {device: f" ({at})" for at, device in enumerate(devices, 1)} if len(devices) > 1 else {}
@@ -194,7 +205,7 @@ def _against_cost(setting: Setting) -> Iterator[Figure]:
     what = "mean accuracy in %" if len(setting.columns) > 1 else "accuracy in %"
     labels = [_marked(row) + named.get(speed.device, "") for row, speed in zip(timed, speeds, strict=True)]
     yield figures.scatter(
-        f"Accuracy against cost, {setting.title}",
+        f"Accuracy against cost, {setting.title}{several}",
         labels,
         [speed.clips_per_s for speed in speeds],
         [100 * (row.mean or 0.0) for row in timed],
@@ -202,7 +213,6 @@ def _against_cost(setting: Setting) -> Iterator[Figure]:
         x_label="clips embedded per second",
         y_label=what,
         description=f"{what.capitalize()} over embedding speed; further right is faster. Timed on {where}.",
-        log_x=True,
         looks={label: row.entrant.look for label, row in zip(labels, timed, strict=True)},
     )
 
@@ -237,7 +247,3 @@ def _marked(row: Standing) -> str:
     """Label of a model with the mark of its gravest overlap."""
     marks = {result.overlap_mark for result in row.results.values()}
     return f"{row.entrant.label} {MARKS[row.overlap.level] if MARKS[row.overlap.level] in marks else ''}".strip()
-
-
-def _millions(parameters: int) -> str:
-    return f"{parameters / 1e6:.1f}M" if parameters else "0"

@@ -11,6 +11,7 @@ from uamix_bench.records.training_records import TrainingRecord
 from uamix_bench.reports import figures, provenance
 from uamix_bench.reports.blocks import Block, Cell, Code, Facts, Figure, Row, Section, Table
 from uamix_bench.reports.page import Page, render
+from uamix_bench.util.arrays import Doubles
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.text import listed
 
@@ -93,7 +94,7 @@ def _last(record: TrainingRecord, key: str) -> float:
     return next((entry[key] for entry in reversed(record.history) if key in entry), float("nan"))
 
 
-def _steps(record: TrainingRecord) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _steps(record: TrainingRecord) -> Doubles:
     """Step (n,) of each entry, counted on from stage to stage."""
     steps, before, stage = [], 0.0, None
     for entry in record.history:

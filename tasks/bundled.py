@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
-from uamix_bench.data.task import COLUMNS, Task
+from uamix_bench.data.clip_table import ClipTable
+from uamix_bench.data.own_data import read_csv
+from uamix_bench.data.task import Task
 
 SOUNDS = Path(__file__).parent / "sounds"
 
@@ -14,11 +14,11 @@ SOUNDS = Path(__file__).parent / "sounds"
 class Bundled(Task):
     """Reader of ``sounds/<name>/clips.csv`` and the FLAC files that it lists, made by `bundling`."""
 
-    def clips(self, root: Path) -> pd.DataFrame:
+    def clips(self, root: Path) -> ClipTable:
         """Lists all clips."""
-        table = pd.read_csv(root / "clips.csv", dtype=str, keep_default_na=False)
-        paths = [str(root / clip) for clip in table["clip"]]
-        return table.assign(path=paths, split="test")[list(COLUMNS)]
+        listed = read_csv(root / "clips.csv", ("clip", "label", "group")).columns
+        rows = zip(*(listed[name] for name in ("clip", "label", "group")), strict=True)
+        return ClipTable.of_rows((clip, str(root / clip), label, group, "test") for clip, label, group in rows)
 
     def locate(self, data_dir: Path) -> Path:
         """Returns the folder in the package, whatever the data directory."""

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import pandas as pd
-
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.data.own_data import read_csv
 from uamix_bench.plugins.card import TaskCard, read_card
 from uamix_bench.util.errors import BadInputError
@@ -26,16 +25,18 @@ class ESC50(Official):
     marker = "ESC-50-master/meta/esc50.csv"
     elsewhere = ("meta/esc50.csv", "*/meta/esc50.csv", "*/*/meta/esc50.csv", "esc50.csv", "*/esc50.csv")
 
-    def clips(self, root: Path) -> pd.DataFrame:
+    def clips(self, root: Path) -> ClipTable:
         """Lists the 2,000 clips: label the category, group the Freesound recording, split the fold."""
         columns = ["filename", "fold", "src_file", "take", "target", "category"]
         listed = self.mark(root) or root / self.marker
         meta = read_csv(listed, columns)
         base = listed.parent.parent if listed.parent.name == "meta" else listed.parent
         places = [base / place for place in ("audio", "audio/audio/44100", "audio/audio", "")]
-        audio, there = holder(places, meta["filename"])
+        names = meta.columns["filename"]
+        audio, there = holder(places, names)
         rows, missing = [], []
-        for line, name, fold, recording, take, target, label in meta[columns].itertuples(name=None):
+        listing = zip(meta.numbers, *(meta.columns[column] for column in columns), strict=True)
+        for line, name, fold, recording, take, target, label in listing:
             if name != f"{fold}-{recording}-{take}-{target}.wav":
                 reason = f"line {line} names {name!a}, which does not agree with its columns"
                 raise BadInputError(listed, reason, "unpack the archive again")
@@ -44,7 +45,7 @@ class ESC50(Official):
                 rows.append((clip, f"{audio}/{name}", label, recording, f"fold{fold}"))
             else:
                 missing.append(clip)
-        return whole(self, root, rows, missing, _other_format(audio, there, meta["filename"]) if missing else "")
+        return whole(self, root, rows, missing, _other_format(audio, there, names) if missing else "")
 
 
 def _other_format(audio: Path, there: set[str], listed: Iterable[str]) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.data.own_data import read_csv
 from uamix_bench.plugins.card import TaskCard, read_card
 from uamix_bench.util.errors import BadInputError
@@ -36,7 +35,7 @@ class FSDKaggle2018(Official):
         "*/audio_train",
     )
 
-    def clips(self, root: Path) -> pd.DataFrame:
+    def clips(self, root: Path) -> ClipTable:
         """Lists the clips: label the class, group the Freesound id, split train-verified, train-unverified or test.
 
         Only clips that a list names and that count for the scoring: the competition's test folder also holds some
@@ -45,16 +44,19 @@ class FSDKaggle2018(Official):
         columns = ("fname", "label", "freesound_id")
         marked = self.mark(root) or root / self.marker
         base = marked.parent.parent if marked.parent.name in _META else marked.parent
-        train = read_csv(_list(base, _TRAIN, "train.csv"), (*columns, "manually_verified"))
-        train["split"] = train["manually_verified"].map({"1": "train-verified"}).fillna("train-unverified")
+        train = read_csv(_list(base, _TRAIN, "train.csv"), (*columns, "manually_verified")).columns
+        verified = ["train-verified" if one == "1" else "train-unverified" for one in train["manually_verified"]]
         test = read_csv(_list(base, _TEST, "test_post_competition.csv"), (*columns, "usage"))
-        test = test[test["usage"] != "Ignored"].assign(split="test")
+        test = test.kept([usage != "Ignored" for usage in test.columns["usage"]])
         rows, missing = [], []
-        for part, listed in (("audio_train", train), ("audio_test", test)):
+        for part, listed, splits in (
+            ("audio_train", train, verified),
+            ("audio_test", test.columns, ["test"] * len(test.numbers)),
+        ):
             folder = f"FSDKaggle2018.{part}"
             places = [base / place for place in (folder, part, f"{part}/{part}")]
             audio, there = holder(places, listed["fname"], _MORE_THAN_A_HEADER)
-            for name, label, group, split in listed[[*columns, "split"]].itertuples(index=False, name=None):
+            for name, label, group, split in zip(*(listed[column] for column in columns), splits, strict=True):
                 clip = f"{folder}/{name}"
                 if name in there:
                     rows.append((clip, f"{audio}/{name}", label, group, split))

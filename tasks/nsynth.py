@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.plugins.card import TaskCard, read_card
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import unreadable
@@ -27,7 +26,7 @@ class NSynth(Official):
     card = read_card(Path(__file__).with_suffix(".toml"), TaskCard)
     marker = "nsynth-train/examples.json"
 
-    def clips(self, root: Path) -> pd.DataFrame:
+    def clips(self, root: Path) -> ClipTable:
         """Lists the notes: label ``instrument_str``, group instrument and pitch, split train, valid or test.
 
         Notes of one instrument and pitch that differ only in velocity are near-duplicates, hence the group.
@@ -53,14 +52,14 @@ class NSynth(Official):
                     missing.append(clip)
         return whole(self, root, rows, missing)
 
-    def supervised(self, root: Path, table: pd.DataFrame) -> pd.DataFrame:
+    def supervised(self, root: Path, table: ClipTable) -> ClipTable:
         """Clip table for fine-tuning, with ``instrument_family_str`` as the label and the instrument as the group.
 
         The family is read from the instrument's name. That is ``{family}_{source}_{number}``, which is parsed from the
         right: one family is ``synth_lead``.
         """
-        instrument = table["label"]
-        return table.assign(label=instrument.str.rsplit("_", n=2).str[0], group=instrument)
+        instruments = table["label"].tolist()
+        return table.assign(label=[name.rsplit("_", 2)[0] for name in instruments], group=instruments)
 
     def locate(self, data_dir: Path) -> Path:
         """Finds the root by any of the three splits, so that an incomplete copy is found and its clips counted."""

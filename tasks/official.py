@@ -7,9 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pandas as pd
-
-from uamix_bench.data.folders import table as clip_table
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.data.reader import counted
 from uamix_bench.data.task import Task
 from uamix_bench.util.errors import BadInputError
@@ -109,9 +107,9 @@ def lines(path: Path) -> list[str]:
 
 def whole(
     task: Task, root: Path, rows: Sequence[tuple[str, ...]], missing: Iterable[str] = (), hint: str = ""
-) -> pd.DataFrame:
+) -> ClipTable:
     """Clip table of a copy that holds every clip, from `rows` in the order of `COLUMNS`.
 
     The other arguments and the errors are those of :func:`uamix_bench.data.reader.counted`.
     """
-    return counted(task, root, clip_table(rows), missing, hint)
+    return counted(task, root, ClipTable.of_rows(rows), missing, hint)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pandas as pd
-
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.plugins.card import TaskCard, read_card
 
 from .official import Official, holder, lines, names, whole
@@ -31,7 +30,7 @@ class SpeechCommands(Official):
         "*/*/testing_list.txt",
     )
 
-    def clips(self, root: Path) -> pd.DataFrame:
+    def clips(self, root: Path) -> ClipTable:
         """Lists the utterances: label the word, group the speaker, split what the two lists say, else train.
 
         ``_background_noise_`` holds no utterance and is left out.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pandas as pd
-
-from uamix_bench.data.task import COLUMNS, Task
+from uamix_bench.data.clip_table import COLUMNS, ClipTable
+from uamix_bench.data.task import Task
 from uamix_bench.plugins.card import TaskCard, read_card
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.threads import cores
@@ -24,7 +23,7 @@ class Synthetic(Task):
 
     card = read_card(Path(__file__).with_suffix(".toml"), TaskCard)
 
-    def clips(self, root: Path) -> pd.DataFrame:
+    def clips(self, root: Path) -> ClipTable:
         """Lists all clips, whether or not their files exist yet; each is its own group."""
         folder = str(root / f"synthetic-{synthesis.VERSION}")
         of_class = [(split, made.label, n) for split, n in CLIPS_PER_CLASS.items() for made in synthesis.classes(split)]
@@ -36,13 +35,13 @@ class Synthetic(Task):
             clips,
             [split for split, _, n in of_class for _ in range(n)],
         )
-        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
+        return ClipTable(dict(zip(COLUMNS, columns, strict=True)))
 
     def locate(self, data_dir: Path) -> Path:
         """Returns the folder that the clips go to, which need not exist."""
         return data_dir / self.card.name
 
-    def materialise(self, rows: pd.DataFrame, progress: Progress = SILENT) -> None:
+    def materialise(self, rows: ClipTable, progress: Progress = SILENT) -> None:
         """Renders the files of `rows` that are missing; each appears whole or not at all.
 
         Args:
@@ -52,8 +51,8 @@ class Synthetic(Task):
         Raises:
             MachineError: A file cannot be written.
         """
-        table = rows[["clip", "path"]].itertuples(index=False, name=None)
-        missing = [(clip, path) for clip, path in table if not _is_whole(Path(path))]
+        pairs = zip(rows["clip"], rows["path"], strict=True)
+        missing = [(clip, path) for clip, path in pairs if not _is_whole(Path(path))]
         chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
         if not chunks:
             return

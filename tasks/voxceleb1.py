@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pandas as pd
-
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.plugins.card import TaskCard, read_card
 from uamix_bench.util.errors import BadInputError
 
@@ -41,7 +40,7 @@ class VoxCeleb1(Official):
         found = f"{len(speakers):,} folders of speakers ({speakers[0]} and so on) lie in {place} itself"
         return found, f"move them into {place / self.marker}"
 
-    def clips(self, root: Path) -> pd.DataFrame:
+    def clips(self, root: Path) -> ClipTable:
         """Lists the utterances: label the speaker, group speaker and video, split of the identification task."""
         listed = _splits(first(root, "iden_split.txt", "*/iden_split.txt"))
         absent = _speakers(first(root, "vox1_meta.csv", "*/vox1_meta.csv"))

@@ -21,12 +21,13 @@ from uamix_bench.records.finetune_record import (
     GroupIntervals,
 )
 from uamix_bench.records.provenance import collect
-from uamix_bench.records.record import Cost, HalfInterval, Skipped, Status, TaskIdentity
-from uamix_bench.records.results import Episodes, Intervals, Result, Score
+from uamix_bench.records.record import HalfInterval, Skipped, Status, TaskIdentity
+from uamix_bench.records.results import Cost, Episodes, Intervals, Result, Score
 from uamix_bench.records.training_records import DataIdentity, TrainingRecord
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol, draw_sorted
+from uamix_bench.scoring.episodes import EpisodeSet, draw_sorted
 from uamix_bench.scoring.health import Health
 from uamix_bench.scoring.metrics import clustered_interval
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.tuning.recipe import TUNE
 from uamix_bench.util.arrays import Ints
 

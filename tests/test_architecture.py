@@ -21,7 +21,6 @@ DOCUMENTED = {
     "frontend": "models.frontend",
     "registry": "plugins.registry",
     "store": "records.store",
-    "tuning.finetune_recipe": "finetuning.recipe",
 }
 HEAVY = ("torch", "timm", "pandas", "scipy", "sklearn", "matplotlib", "numpy", "pydantic")
 

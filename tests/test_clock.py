@@ -15,7 +15,7 @@ from uamix_bench.data.task import load_task
 from uamix_bench.evaluation.fewshot import fewshot
 from uamix_bench.models.loading import load_model
 from uamix_bench.records.store import ResultStore, load_record
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.util.files import sweep
 
 DAY_S = 86_400.0

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from uamix_bench.models.loading import load_model as load_model
     from uamix_bench.models.model import AudioModel as AudioModel
     from uamix_bench.records.results import Result as Result
-    from uamix_bench.scoring.episodes import PAPER as PAPER, Protocol as Protocol
+    from uamix_bench.scoring.protocol import PAPER as PAPER, Protocol as Protocol
     from uamix_bench.tuning.run import tune as tune
 
 _HOME = {
-    "PAPER": "scoring.episodes",
-    "Protocol": "scoring.episodes",
+    "PAPER": "scoring.protocol",
+    "Protocol": "scoring.protocol",
     "Classifier": "evaluation.classifier",
     "load_classifier": "evaluation.classifier",
     "evaluate": "evaluation.grid",

@@ -76,22 +76,35 @@
     });
     table.closest(".table").prepend(make("div", { className: "tools" }, make("label", {}, "Filter rows ", input), found));
   };
-  for (const table of document.querySelectorAll("table")) {
-    sortable(table);
-    filterable(table);
-  }
+  const copied = (pre) => pre.after(button("Copy", async (pressed) => {
+    try {
+      await navigator.clipboard.writeText(pre.textContent);
+      pressed.textContent = "Copied";
+      setTimeout(() => { pressed.textContent = "Copy"; }, 1500);
+    } catch { // not allowed here: the text is selected, to be copied by hand
+      getSelection().selectAllChildren(pre);
+    }
+  }));
+  const enrich = (part) => {
+    for (const table of part.querySelectorAll("table")) {
+      sortable(table);
+      filterable(table);
+    }
+    part.querySelectorAll("pre").forEach(copied);
+  };
+  enrich(document);
 
-  for (const pre of document.querySelectorAll("pre")) {
-    pre.after(button("Copy", async (pressed) => {
-      try {
-        await navigator.clipboard.writeText(pre.textContent);
-        pressed.textContent = "Copied";
-        setTimeout(() => { pressed.textContent = "Copy"; }, 1500);
-      } catch { // not allowed here: the text is selected, to be copied by hand
-        getSelection().selectAllChildren(pre);
-      }
-    }));
-  }
+  // What is deferred stands in a noscript, as mere text, until a "wanted" event or an unfolding asks for it.
+  const fill = (section) => {
+    const held = section.querySelector("noscript");
+    if (!held) return;
+    const content = new DOMParser().parseFromString(held.textContent, "text/html").body;
+    enrich(content);
+    held.replaceWith(...content.childNodes);
+    section.dispatchEvent(new Event("shown", { bubbles: true }));
+  };
+  document.addEventListener("wanted", ({ target }) => fill(target));
+  document.addEventListener("toggle", ({ target }) => { if (target.open) fill(target); }, true);
 
   const dialog = make("dialog");
   dialog.append(button("Close", () => dialog.close()));

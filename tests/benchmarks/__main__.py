@@ -21,7 +21,7 @@ from uamix_bench.util import files
 from uamix_bench.util.errors import BenchError
 
 from .scale import QUICK, WHOLE
-from .sections import encoder, episodes, evaluation, frontend, growth, machine, process
+from .sections import encoder, episodes, evaluation, frontend, growth, machine, process, store, training
 from .timing import one_thread
 
 LEAD = """
@@ -63,8 +63,10 @@ def main(quick: bool, output: Path) -> None:
             "episodes": lambda: episodes.section(scale),
             "front end": lambda: frontend.section(scale),
             "encoder": lambda: encoder.section(scale),
+            "training": lambda: training.section(scale),
             "a whole evaluation": lambda: evaluation.section(scale, sounds),
             "growth": lambda: growth.section(scale, folder),
+            "store and leaderboard": lambda: store.section(scale, folder),
             "start-up and memory": lambda: process.section(scale, sounds),
         }
         sections = []

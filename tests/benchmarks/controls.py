@@ -21,7 +21,7 @@ from uamix_bench.evaluation.fewshot import draw_episodes, limited
 from uamix_bench.models.loading import load_model
 from uamix_bench.models.vit import STACKED
 from uamix_bench.scoring.classifiers import CLASSIFIERS
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 
 DIRECTIONS = 128
 CLIPS_PER_CLASS = 10  # of the training clips that the whitening is fitted on

@@ -17,6 +17,7 @@ class Scale(NamedTuple):
         peer_episodes: Scored by others in a round.
         data_sets: How many of the data sets, smallest first, are drawn from.
         encoder: The shape that is timed.
+        train_batch: Clips of a training step.
         table_clips: Numbers of clips for which drawing and scoring are timed.
         table_width: D of these tables of embeddings.
         episode_counts: Numbers of episodes that are drawn and scored of one table.
@@ -26,6 +27,7 @@ class Scale(NamedTuple):
         repeats: How often the whole evaluation is timed.
         reference_episodes: That encode their clips again, after each of these.
         start_ups: How often each command is started.
+        results: Numbers of results that a store and its leaderboard hold.
     """
 
     rounds: int
@@ -34,6 +36,7 @@ class Scale(NamedTuple):
     peer_episodes: int
     data_sets: int
     encoder: ViTShape
+    train_batch: int
     table_clips: tuple[int, ...]
     table_width: int
     episode_counts: tuple[int, ...]
@@ -43,6 +46,7 @@ class Scale(NamedTuple):
     repeats: int
     reference_episodes: int
     start_ups: int
+    results: tuple[int, ...]
 
 
 WHOLE = Scale(
@@ -52,6 +56,7 @@ WHOLE = Scale(
     peer_episodes=200,
     data_sets=5,
     encoder=ViTShape(),
+    train_batch=128,
     table_clips=(1_000, 10_000, 100_000, 1_000_000),
     table_width=768,
     episode_counts=(100, 1_000, 10_000, 100_000),
@@ -61,6 +66,7 @@ WHOLE = Scale(
     repeats=3,
     reference_episodes=8,
     start_ups=5,
+    results=(1_000, 5_000),
 )
 QUICK = Scale(
     rounds=3,
@@ -69,6 +75,7 @@ QUICK = Scale(
     peer_episodes=20,
     data_sets=2,
     encoder=ViTShape(width=384, depth=2, heads=6),
+    train_batch=8,
     table_clips=(1_000, 10_000),
     table_width=768,
     episode_counts=(100, 1_000),
@@ -78,4 +85,5 @@ QUICK = Scale(
     repeats=1,
     reference_episodes=1,
     start_ups=1,
+    results=(20, 40),
 )

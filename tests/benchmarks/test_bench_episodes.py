@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from uamix_bench.scoring.classifiers import logistic_regression, nearest_centroid
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 
 from . import peers
 from .sections.episodes import DATA_SETS, draw_beside_choice

@@ -17,10 +17,10 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import pandas as pd
 import pytest
 import soundfile
 
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.data.task import Task, TaskData
 from uamix_bench.embeddings.embedding import embed
 from uamix_bench.models.vit import ViTShape
@@ -47,7 +47,7 @@ def mixed(folder: Path, counts: tuple[int, ...]) -> TaskData:
     for name, seconds in zip(names, lengths, strict=True):
         soundfile.write(folder / name, generator.uniform(-0.3, 0.3, round(seconds * SAMPLE_RATE)), SAMPLE_RATE)
     paths = [str(folder / name) for name in names]
-    table = pd.DataFrame({"clip": names, "path": paths, "label": "x", "group": names, "split": ""})
+    table = ClipTable.of_rows((name, path, "x", name, "") for name, path in zip(names, paths, strict=True))
     return TaskData(Mixed(), Mixed.card, folder, table)
 
 

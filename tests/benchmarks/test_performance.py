@@ -19,8 +19,10 @@ SECTIONS = [
     "Episodes",
     "Front end",
     "Encoder",
+    "Training",
     "A whole evaluation",
     "Growth",
+    "Store and leaderboard",
     "Start-up and memory",
 ]
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from uamix_bench.data.clip_table import sort_clips
 from uamix_bench.models.vit import AudioViT, ViTShape, initialise
 from uamix_bench.plugins.registry import models
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol, draw_sorted
+from uamix_bench.scoring.episodes import EpisodeSet, draw_sorted
+from uamix_bench.scoring.protocol import Protocol
 
 SAMPLE_RATE = 16_000
 WIDTH = 768  # of a ViT-B's embedding

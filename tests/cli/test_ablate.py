@@ -23,9 +23,9 @@ from uamix_bench.records.store import load_record
 from uamix_bench.records.training_records import AblationRecord, TrainingRecord
 from uamix_bench.studies.ablation import Ablation, plan
 from uamix_bench.tuning.recipe import TUNE
-from uamix_bench.tuning.trainings import computing_with
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import file_sha256
+from uamix_bench.util.threads import computing_with
 
 from .conftest import Bench, weights
 

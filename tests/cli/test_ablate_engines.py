@@ -28,10 +28,10 @@ from uamix_bench.tuning.fields import changed
 from uamix_bench.tuning.on_engine import Errand
 from uamix_bench.tuning.recipe import TUNE
 from uamix_bench.tuning.sounds import find_data, shareable
-from uamix_bench.tuning.trainings import computing_with
 from uamix_bench.util import files
 from uamix_bench.util.errors import MachineError
 from uamix_bench.util.progress import SILENT, Progress
+from uamix_bench.util.threads import computing_with
 
 from ..conftest import Nodes
 from .conftest import TUNING, Bench, weights

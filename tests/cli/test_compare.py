@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from uamix_bench.cli import ci, main
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.data.task import load_task
 from uamix_bench.records.results import Result
 from uamix_bench.records.store import ResultStore
@@ -106,7 +107,7 @@ def test_files_for_a_build_server(
     options = zip(("--markdown", "--html", "--junit"), names, strict=True)
     done = bench("compare", *sides, "--fail-on", "accuracy:1pp", *(part for pair in options for part in pair), "--json")
     assert done.envelope["error"]["exit_code"] == 5  # stdout is one document all the same
-    title = "title=m.t@1%2C 2-way 1-shot%2C 300 episodes%2C 2 queries"
+    title = "title=m.t@1%2C 2-way 1-shot%2C 2 queries%2C 300 episodes"
     assert done.err.startswith(f"::error {title}::worse: -")
     assert names[0].read_text().startswith("# Regression: 1 of 1 comparisons fail accuracy:1pp")
     assert summary.read_text() == "before\n" + names[0].read_text()
@@ -114,7 +115,7 @@ def test_files_for_a_build_server(
     root = ElementTree.parse(names[2]).getroot()
     assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("1", "1", "0")
     (case,) = root.iter("testcase")
-    assert (case.get("classname"), case.get("name")) == ("m.t@1", "2-way 1-shot, 300 episodes, 2 queries")
+    assert (case.get("classname"), case.get("name")) == ("m.t@1", "2-way 1-shot, 2 queries, 300 episodes")
     assert case.find("failure") is not None
 
 
@@ -172,9 +173,9 @@ _SETTING = ("--n", "5", "--k", "2", "--q", "5", "--episodes", "10000", "--quiet"
 def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve clips of each of twelve classes of the synthetic task, as a CSV."""
     data = load_task("synthetic", tmp_path_factory.mktemp("synthetic"))
-    table = data.clips.groupby("label").head(12).groupby("label", sort=True)
+    table = data.clips.to_pandas().groupby("label").head(12).groupby("label", sort=True)
     table = pd.concat([clips for number, (_, clips) in enumerate(table) if number % 5 == 0][:12])
-    data.task.materialise(table)
+    data.task.materialise(ClipTable(table))
     path = tmp_path_factory.mktemp("part") / "part.csv"
     table[["path", "label"]].to_csv(path, index=False)
     return path

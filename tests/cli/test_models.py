@@ -149,6 +149,30 @@ def test_nothing_is_overwritten(bench: Bench, test_data: Path, tmp_path: Path) -
     assert target.read_text() == "mine"
 
 
+def test_info_on_given_models_tells_what_a_row_would_record(bench: Bench, tmp_path: Path) -> None:
+    (own := tmp_path / "own.py").write_text(
+        "from uamix_bench import AudioModel\n\n\n"
+        "class Two(AudioModel):\n    sample_rate, embedding_dim = 8_000, 3\n"
+        "    poolings = ('mean', 'max')\n"
+        "    def frontend(self, waveforms, lengths): return waveforms[..., None].expand(-1, -1, 3), lengths\n"
+    )
+    (info,) = bench("models", "info", f"{own}:Two", "--pooling", "max", "--json").envelope["items"]
+    assert (info["sample_rate"], info["poolings"], info["pooling"]) == (8_000, ["mean", "max"], "max")
+    shown = bench("models", "info", f"{own}:Two").out
+    assert ["poolings", "mean,", "max"] in [line.split() for line in shown.splitlines()]
+    assert ["pretrained", "on", "unknown"] in [line.split() for line in shown.splitlines()]
+
+    (info,) = bench("models", "info", "uamix", "--pooling", "mean", "--json").envelope["items"]
+    row = bench("fewshot", *"-m uamix -t synthetic --episodes 5 --pooling mean --json".split()).envelope["results"][0][
+        "model"
+    ]
+    facts = {name: value for name, value in row.items() if value is not False}
+    assert {name: info[name] for name in facts} == facts
+    assert (info["weights_sha256"], info["embedding_dim"]) == (row["weights_sha256"], 192)
+    assert bench("models", "info", "no-such").code == 2
+    assert bench("models", "info", "logmel", "--layer", "3").code == 2
+
+
 def test_info_on_bundled_weights_tells_how_they_were_made(bench: Bench) -> None:
     done = bench("models", "info", "uamix-tiny", "--json")
     (facts,) = done.envelope["items"]

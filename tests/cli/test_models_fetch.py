@@ -190,7 +190,7 @@ def test_an_archive_is_unpacked(bench: Bench, stranger: Stranger, server: Server
         done = bench("models", "fetch", NAME)
         assert done.code == 0, done.err
         assert done.out.splitlines()[-1] == f"--model {NAME}"
-    assert registry.fetched(registry.models()[NAME]) == ([path], [])
+    assert registry.fetched(registry.models()[NAME].card) == ([path], [])
     assert path.read_bytes() == CONTENT
     assert len(server.requests) == 1
 

@@ -17,8 +17,20 @@ from .conftest import SMALL, Bench
 
 HEAVY = (
     *("torch", "torchaudio", "torchvision", "timm", "transformers"),
-    *("scipy", "sklearn", "matplotlib", "jinja2", "joblib", "soundfile", "soxr", "requests", "huggingface_hub"),
-)  # pandas holds the clip table
+    *(
+        "pandas",
+        "pyarrow",
+        "scipy",
+        "sklearn",
+        "matplotlib",
+        "jinja2",
+        "joblib",
+        "soundfile",
+        "soxr",
+        "requests",
+        "huggingface_hub",
+    ),
+)
 CODE = f"""
 import sys
 from uamix_bench.cli import main

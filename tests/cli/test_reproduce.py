@@ -134,7 +134,7 @@ def test_a_dry_run_says_all_that_is_missing_and_imports_no_torch(tmp_path: Path)
         (["table2", "--checkpoint", "beat=x"], 2, "did you mean 'beats'?"),
         (["table2", "--checkpoint", "beats"], 2, "is not NAME=PATH of a model here"),
         (["table2", "--checkpoint", "beats=/no/such.pt"], 3, "/no/such.pt: no such file; check --checkpoint"),
-        (["table2", "--n", "0"], 2, "--n"),
+        (["table2", "--n", "1"], 2, "1 is not at least 2"),
         (["table2", "-o", "/dev/null/x"], 4, "/dev/null/x: cannot be written"),
     ],
 )

@@ -77,6 +77,30 @@ def test_a_damaged_file_is_named_and_passed_over(bench: Bench, folder: Path) -> 
     assert bench("results", "export").code == 3
 
 
+def test_a_choice_is_by_the_content_of_a_file_and_not_by_its_name_or_form(bench: Bench, folder: Path) -> None:
+    path = ResultStore(folder).path(of("model", name="other"))
+    elsewhere = path.rename(folder / "renamed.json")
+    assert names(bench, "-m", "other") == [("other", 1)]
+    elsewhere.write_text(json.dumps(json.loads(elsewhere.read_bytes()), indent=2))  # no line holds a whole part
+    assert names(bench, "-m", "other") == [("other", 1)]
+    text = elsewhere.read_text().replace('"accuracy": 0.6', '"accuracy": 0.7')
+    elsewhere.write_text(text)
+    done = bench("results", "ls", "-m", "other")
+    assert "renamed.json: score.accuracy is 0.7" in done.err
+    assert "no results" in done.out or of("model", name="other").id[:12] not in done.out
+    elsewhere.unlink()
+    assert names(bench, "-m", "other") == []
+
+
+def test_what_is_not_chosen_is_not_parsed(bench: Bench, folder: Path) -> None:
+    path = ResultStore(folder).path(few_shot())
+    path.write_text(path.read_text().replace('"correct": [3, 4, 1]', '"correct": [3, 4, ]'))
+    assert bench("results", "ls", "-m", "other").err == ""
+    assert path.name in bench("results", "ls", "-m", "m").err
+    path.write_text(path.read_text().replace('"model": {', '"model": [{'))  # says nothing of itself any more
+    assert path.name in bench("results", "ls", "-m", "other").err
+
+
 def test_show_takes_a_file_or_the_beginning_of_an_id(bench: Bench, folder: Path) -> None:
     path = ResultStore(folder).path(few_shot())
     for name in (path, few_shot().id[:8]):

@@ -12,7 +12,8 @@ from scipy import stats
 from uamix_bench.comparison.ranking import cells, rank, wider
 from uamix_bench.records.record import Skipped, Status
 from uamix_bench.records.results import Result
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.statistics import ci95_clips
 
 from ..sample_records import draw, few_shot, score
@@ -97,7 +98,8 @@ def test_only_what_is_comparable_shares_a_cell() -> None:
         result("b", hits(0.5, 2), status=one.status.model_copy(update={"complete": False})),
     ]
     assert [len(cell) for cell in cells([one, *others])] == [1, 1, 1, 1, 1]
-    assert rank([one, *others]) == (frozenset(), frozenset(), frozenset(), frozenset(), ())
+    *ids, differences = rank([one, *others])
+    assert (ids, len(differences)) == ([frozenset()] * 4, 0)
     assert [len(cell) for cell in cells([one, result("b", hits(0.5, 2)), one])] == [2]
     cut, gone = (Skipped(clip=clip, reason="no samples") for clip in ("x/1.wav", "x/2.wav"))
     statuses = {

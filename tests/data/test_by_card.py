@@ -44,7 +44,7 @@ def load(folder: Path, layout: str, more: str = "", **options: object) -> TaskDa
 
 
 def rows(data: TaskData) -> list[list[str]]:
-    return data.clips[["clip", "label", "group", "split"]].to_numpy().tolist()
+    return data.clips.to_pandas()[["clip", "label", "group", "split"]].to_numpy().tolist()
 
 
 def test_names_of_files_tell_label_and_group(tmp_path: Path) -> None:

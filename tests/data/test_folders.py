@@ -21,7 +21,7 @@ from uamix_bench.evaluation.plan import draw_episodes
 from uamix_bench.finetuning.splits import plan
 from uamix_bench.models.loading import load_model
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.remarks import remarks
 from uamix_bench.tuning.sounds import find_data
 from uamix_bench.util.errors import BadInputError
@@ -191,7 +191,7 @@ def test_a_walk_lists_what_os_walk_lists(tmp_path_factory: pytest.TempPathFactor
 def test_split_folders_above_the_classes_become_the_split_column(tmp_path: Path, splits: tuple[str, ...]) -> None:
     names = [f"{split}/{label}/{split}{index}.wav" for split in splits for label in ("cat", "dog") for index in (1, 2)]
     data = load_task(str(touch(tmp_path / "own", [*names[:-2], "meta/list.csv"])))  # the last split lacks a class
-    found = set(data.clips[["clip", "label", "split"]].itertuples(index=False, name=None))
+    found = set(data.clips.to_pandas()[["clip", "label", "split"]].itertuples(index=False, name=None))
     assert found == {(name, name.split("/")[1], name.split("/")[0]) for name in names[:-2]}
     assert len(said(data)) == 1
     assert "are read as splits" in said(data)[0]
@@ -274,17 +274,19 @@ def test_folders_of_one_name_in_two_unicode_forms_say_so(tmp_path: Path) -> None
 
 
 def test_labels_that_look_alike_are_named(tmp_path: Path) -> None:
-    labels = ["Dog", "dog", "sea waves", "seawaves", "\ufb01re", "fire", "cat"]
+    labels = ["Dog", "dog", "sea waves", "seawaves", "\ufb01re", "fire", "cat", "1", "1.0", "10"]
     (line,) = map(str, doubtful_labels(labels))
-    assert line.startswith("labels: 'Dog' and 'dog', ")
-    for pair in ("'sea waves' and 'seawaves'", "'fire' and '\ufb01re'"):
+    assert line.startswith("labels: '1' and '1.0', ")
+    for pair in ("'Dog' and 'dog'", "'sea waves' and 'seawaves'", "'fire' and '\ufb01re'"):
         assert pair in line
-    assert "cat" not in line
+    assert not [word for word in ("cat", "'10'") if word in line]
     assert doubtful_labels(["dog", "dogs", "do", ""]) == []
     root = touch(tmp_path, ["Dog/1.wav", "dog/2.wav", "cat/3.wav"])
-    assert said(load_task(str(root))) == [
-        "labels: 'Dog' and 'dog' are scored as different classes: they differ in case, blanks or Unicode form only"
-    ]
+    text = "are scored as different classes: they differ in case, blanks, Unicode form or a final .0 only"
+    assert said(load_task(str(root))) == [f"labels: 'Dog' and 'dog' {text}"]
+    lines = (f'{{"path": "{path}", "label": {label}}}' for path, label in (("Dog/1.wav", "1"), ("dog/2.wav", "1.0")))
+    (root / "list.jsonl").write_text("\n".join(lines))
+    assert said(load_task(str(root / "list.jsonl"))) == [f"labels: '1' and '1.0' {text}"]
 
 
 def test_labels_that_may_name_several_classes_are_named() -> None:

@@ -35,7 +35,7 @@ def sound(path: Path, seed: int = 0) -> Path:
 
 
 def rows(data: TaskData) -> list[list[str]]:
-    return data.clips[["clip", "label", "group", "split"]].to_numpy().tolist()
+    return data.clips.to_pandas()[["clip", "label", "group", "split"]].to_numpy().tolist()
 
 
 def said(data: TaskData) -> list[str]:

@@ -100,7 +100,7 @@ def test_a_list_of_segments(folder: Path, names: str) -> None:
 def test_ids_and_groups_of_the_list_s_own(folder: Path) -> None:
     header = "clip,path,start,end,label,group"
     data = load(folder, "two,a.wav,0.5,1,cat,night", "one,a.wav,0,0.5,dog,", header=header)
-    assert data.clips[["clip", "group"]].to_numpy().tolist() == [["one", "a.wav"], ["two", "night"]]
+    assert data.clips.to_pandas()[["clip", "group"]].to_numpy().tolist() == [["one", "a.wav"], ["two", "night"]]
     with pytest.raises(BadInputError, match=r"events\.csv: line 2 has an absolute path for its clip"):
         load(folder, "/home/me,a.wav,0.5,1,cat,", header=header)
     with pytest.raises(BadInputError, match=r"events\.csv: line 3 repeats one"):

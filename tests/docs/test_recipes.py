@@ -15,7 +15,7 @@ import soundfile
 from uamix_bench.cli import main
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.classifiers import CLASSIFIERS
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import soundfile
 import torch
 
 from uamix_bench.data import audio
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.data.sound import Sound
 from uamix_bench.data.task import Task, TaskData
 from uamix_bench.embeddings import batching, embedding
@@ -82,9 +82,7 @@ class Bench(Task):
 
 def task(paths: Sequence[Path]) -> TaskData:
     names = [path.name for path in paths]
-    table = pd.DataFrame(
-        {"clip": names, "path": [str(path) for path in paths], "label": "x", "group": names, "split": ""}
-    )
+    table = ClipTable.of_rows((name, str(path), "x", name, "") for name, path in zip(names, paths, strict=True))
     return TaskData(Bench(), Bench.card, paths[0].parent, table)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from uamix_bench.embeddings.cache import PACE
 from uamix_bench.embeddings.pace import add_pace, kept_paces
-from uamix_bench.records.record import Pace
+from uamix_bench.records.results import Pace
 
 
 def test_runs_are_summed_by_device(tmp_path: Path) -> None:

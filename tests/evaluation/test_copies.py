@@ -21,7 +21,7 @@ from uamix_bench.finetuning.finetune import finetune
 from uamix_bench.finetuning.recipe import PROBE
 from uamix_bench.finetuning.splits import plan
 from uamix_bench.models.loading import load_model
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.remarks import remarks
 
 PLAIN = Protocol(name="small", n_way=3, k_shot=2, n_query=3, episodes=30)
@@ -74,7 +74,7 @@ def test_copies_are_counted_with_the_share_of_queries_they_touch(listed: Listed)
     assert share > 0.05
     result = fewshot(load_model("logmel"), task, PLAIN)
     (note,) = [note for note in result.status.notes if note.startswith("copies: ")]
-    drawn = set(task.clips["clip"].iloc[draw_episodes(task, PLAIN).clips])
+    drawn = set(task.clips["clip"][draw_episodes(task, PLAIN).clips])
     alike = [clip for clip in drawn if {f"{clip[:2]}.wav", f"{clip[:2]}-copy.wav"} <= drawn]
     assert f" {len(alike)} of {len(drawn)} clips drawn are identical copies (a0-copy.wav and a0.wav, " in note
     assert f"; {100 * share:.1f}% of queries have a copy among their supports; --group-disjoint keeps" in note
@@ -104,7 +104,7 @@ def test_a_recording_under_two_labels_is_named(listed: Listed) -> None:
 def test_without_copies_nothing_is_said_and_nothing_moves(listed: Listed) -> None:
     task = listed()
     grouped = task.group_copies()
-    assert grouped.clips.equals(task.clips)
+    assert grouped.clips.to_pandas().equals(task.clips.to_pandas())
     assert grouped.clips_sha256 == task.clips_sha256
     for protocol, said in ((PLAIN, []), (APART, ["groups"])):  # of which there are none
         result = fewshot(load_model("logmel"), task, protocol)

@@ -19,7 +19,7 @@ from uamix_bench.models.loading import load_model
 from uamix_bench.models.model import AudioModel
 from uamix_bench.plugins import registry
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.storage.digests import file_digests
 
 SMALL = Protocol(name="small", n_way=3, k_shot=1, n_query=2, episodes=5)
@@ -57,7 +57,7 @@ def test_other_bytes_under_one_version_are_said(model: AudioModel, published: Ta
         (again,) = evaluate([model], [published], [SMALL], store=store)
     assert again.how == "reused"
 
-    path = Path(published.clips["path"].iloc[drawn[0]])
+    path = Path(published.clips["path"][drawn[0]])
     samples, rate = soundfile.read(path)
     soundfile.write(path, np.roll(samples, 1), rate)
     (here,) = sounds_here(published, [drawn])

@@ -29,7 +29,7 @@ from uamix_bench.models.loading import load_model
 from uamix_bench.models.model import AudioModel
 from uamix_bench.records.record import Record
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.storage import shards
 from uamix_bench.util.errors import BadInputError, MachineError, UsageError
 from uamix_bench.util.progress import SILENT, Progress

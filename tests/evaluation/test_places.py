@@ -18,7 +18,7 @@ from uamix_bench.evaluation.plan import draw_episodes, plan_task
 from uamix_bench.models.loading import load_model
 from uamix_bench.records.store import ResultStore
 from uamix_bench.scoring.classifiers import classify
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.util.errors import BadInputError
 
 PROTOCOLS = [Protocol(n_way=5, k_shot=1, n_query=3, episodes=40, group_disjoint=apart) for apart in (False, True)]

@@ -17,7 +17,7 @@ from uamix_bench.evaluation.redraw import Redraw
 from uamix_bench.evaluation.replay import replay
 from uamix_bench.models.loading import load_model
 from uamix_bench.records.results import Result
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.tasks.miniature import make
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError
@@ -67,10 +67,10 @@ def test_any_clip_that_is_kept_is_found(mini: Path, result: Result) -> None:
     found = replay(result, Redraw(mini))
     data = found.data
     kept, vectors = found.embeddings(np.array([3, 0]))
-    wave = soundfile.read(data.clips["path"].iloc[3], dtype="float32")[0]
+    wave = soundfile.read(data.clips["path"][3], dtype="float32")[0]
     assert kept.tolist() == [True, True]
     assert np.allclose(vectors[0], load_model("logmel").embed([wave], 44_100)[0], atol=1e-5)
-    Path(data.clips["path"].iloc[0]).unlink()
+    Path(data.clips["path"][0]).unlink()
     assert found.embeddings(np.array([3, 0]))[0].tolist() == [True, False]
 
 

@@ -19,7 +19,7 @@ from uamix_bench.evaluation.fewshot import draw_episodes, fewshot_grid
 from uamix_bench.models.loading import load_model
 from uamix_bench.models.model import AudioModel
 from uamix_bench.scoring.classifiers import CLASSIFIERS
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.util.progress import SILENT, Progress
 
 RATE = 16_000

@@ -17,7 +17,8 @@ from uamix_bench.evaluation.fewshot import fewshot_grid
 from uamix_bench.evaluation.plan import draw_episodes
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.classifiers import class_names
-from uamix_bench.scoring.episodes import PAPER, TEMPLATE, ZERO_SHOT, Protocol, draw_sorted
+from uamix_bench.scoring.episodes import draw_sorted
+from uamix_bench.scoring.protocol import PAPER, TEMPLATE, ZERO_SHOT, Protocol
 from uamix_bench.scoring.sweep import sweep
 from uamix_bench.util.errors import BadInputError, UsageError
 

@@ -12,6 +12,7 @@ import soundfile
 from hypothesis import given, settings, strategies as st
 from sklearn.linear_model import LogisticRegression
 
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.data.task import Task, TaskData, load_task
 from uamix_bench.finetuning.splits import joined, plan, subset, supervised
 from uamix_bench.plugins import registry
@@ -38,9 +39,8 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Miniature:
 
 def own(rows: list[tuple[str, str, str]]) -> TaskData:
     """A clip table of (label, group, split)."""
-    table = pd.DataFrame(rows, columns=["label", "group", "split"])
-    table.insert(0, "clip", [f"{index:04d}.wav" for index in range(len(rows))])
-    table.insert(1, "path", table["clip"])
+    names = [f"{index:04d}.wav" for index in range(len(rows))]
+    table = ClipTable.of_rows((name, name, *row) for name, row in zip(names, rows, strict=True))
     card = TaskCard(name="local/x", title="x", licence="", version="1", clip_seconds=1.0, label="", group="")
     return TaskData(Task(), card, Path("x"), table)
 
@@ -60,7 +60,7 @@ def test_esc50_tests_each_official_fold_by_the_other_four(miniature: Miniature) 
     data = miniature("esc50")
     made = plan(data)
     meta = pd.read_csv(data.root / "ESC-50-master/meta/esc50.csv").set_index("filename")
-    fold_of = meta.loc[data.clips["clip"].str.split("/").str[-1], "fold"].to_numpy()
+    fold_of = meta.loc[[clip.rpartition("/")[2] for clip in data.clips["clip"]], "fold"].to_numpy()
     assert [fold.name for fold in made.folds] == [f"fold{number}" for number in range(1, 6)]
     for number, fold in enumerate(made.folds, start=1):
         assert fold.test.tolist() == np.flatnonzero(fold_of == number).tolist()
@@ -71,7 +71,7 @@ def test_speech_commands_follow_the_two_lists(miniature: Miniature) -> None:
     data = miniature("speech-commands")
     (fold,) = plan(data).folds
     for rows, listed in ((fold.validation, "validation_list.txt"), (fold.test, "testing_list.txt")):
-        assert set(data.clips["clip"].iloc[rows]) == set((data.root / listed).read_text().split())
+        assert set(data.clips["clip"][rows]) == set((data.root / listed).read_text().split())
     assert len(fold.train) + len(fold.validation) + len(fold.test) == len(data.clips)
 
 
@@ -80,15 +80,15 @@ def test_voxceleb1_follows_the_identification_list(miniature: Miniature) -> None
     (fold,) = plan(data).folds
     lines = [line.split(" ") for line in (data.root / "iden_split.txt").read_text().splitlines()]
     for code, rows in zip("123", fold[1:], strict=True):
-        assert set(data.clips["clip"].iloc[rows]) == {f"wav/{clip}" for number, clip in lines if number == code}
+        assert set(data.clips["clip"][rows]) == {f"wav/{clip}" for number, clip in lines if number == code}
 
 
 def test_fsdkaggle2018_trains_on_the_train_folder(miniature: Miniature) -> None:
     data = miniature("fsdkaggle2018")
     (fold,) = plan(data).folds
-    folders = data.clips["clip"].str.partition("/")[0]
-    assert set(folders.iloc[fold.train]) == {"FSDKaggle2018.audio_train"}
-    assert set(folders.iloc[fold.test]) == {"FSDKaggle2018.audio_test"}
+    folders = np.array([clip.partition("/")[0] for clip in data.clips["clip"]])
+    assert set(folders[fold.train]) == {"FSDKaggle2018.audio_train"}
+    assert set(folders[fold.test]) == {"FSDKaggle2018.audio_test"}
     assert not len(fold.validation)
 
 
@@ -108,7 +108,7 @@ def test_nsynth_predicts_families_of_instruments_that_training_has_not(miniature
     expected = [notes[clip]["instrument_family_str"] for clip in data.clips["clip"]]
     assert data.clips["label"].tolist() == expected
     assert data.clips["group"].tolist() == [notes[clip]["instrument_str"] for clip in data.clips["clip"]]
-    groups = data.clips["group"].to_numpy()
+    groups = data.clips["group"]
     assert not set(groups[fold.train]) & set(groups[fold.test])
 
 
@@ -138,7 +138,7 @@ def test_own_folds_keep_groups_whole_and_test_every_clip_once(speakers: int) -> 
     rows = [(str(clip % 7), f"speaker{clip // 7 % speakers}", "") for clip in range(420)]
     data = own(rows)
     made = plan(data, folds=5, seed=3)
-    groups = data.clips["group"].to_numpy()
+    groups = data.clips["group"]
     assert len(made.folds) == min(5, speakers)
     assert sorted(np.concatenate([fold.test for fold in made.folds]).tolist()) == list(range(420))
     for fold in made.folds:

@@ -14,7 +14,7 @@ from uamix_bench import AudioModel, load_model
 from uamix_bench.models.contract import check
 from uamix_bench.models.frontend import KaldiFbank
 from uamix_bench.plugins.registry import models
-from uamix_bench.util.errors import BadInputError, OwnCodeError
+from uamix_bench.util.errors import BadInputError, OwnCodeError, own_code
 
 from ..baselines.official import FORMATS, TINY, VIT_B, Size, checkpoint
 
@@ -341,6 +341,18 @@ def test_what_own_code_prints_is_no_result(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "weights").touch()
     load_model(name, tmp_path / "weights", device="cpu").embed([np.ones(8_000, np.float32)], 16_000)
     assert capsys.readouterr() == ("", "imported\nloud\n")
+
+
+def test_own_code_in_two_threads_gives_stdout_back(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first thread in is the first one out."""
+    first, second = (own_code("tokens", AudioModel) for _ in range(2))
+    first.__enter__(), second.__enter__()
+    print("one")
+    first.__exit__(None, None, None)
+    print("two")
+    second.__exit__(None, None, None)
+    print("result")
+    assert capsys.readouterr() == ("result\n", "one\ntwo\n")
 
 
 @pytest.mark.parametrize(("body", "said"), [("raise OSError('gone')", "raises OSError: gone"), ("return [1]", "a int")])

@@ -10,7 +10,7 @@ import pytest
 from uamix_bench.records.newest import newest
 from uamix_bench.records.record import TaskIdentity
 from uamix_bench.records.results import Result
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 
 from ..sample_records import few_shot, finetuned
 

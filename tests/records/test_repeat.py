@@ -12,7 +12,7 @@ import pytest
 from uamix_bench.cli import main
 from uamix_bench.records.record import Skipped, Status
 from uamix_bench.records.repeat import protocol_flags, repeat_command
-from uamix_bench.scoring.episodes import METAAUDIO, Protocol
+from uamix_bench.scoring.protocol import METAAUDIO, Protocol
 from uamix_bench.tasks.miniature import make
 
 from ..sample_records import few_shot

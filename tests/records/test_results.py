@@ -11,8 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from uamix_bench.records.provenance import collect, command, git_state, scrub
-from uamix_bench.records.record import Cost
-from uamix_bench.records.results import load_result
+from uamix_bench.records.results import Cost, load_result
 from uamix_bench.records.store import ResultStore
 from uamix_bench.util.errors import BadInputError
 

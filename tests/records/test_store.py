@@ -16,7 +16,8 @@ import jsonschema
 import pytest
 
 from uamix_bench.records import store as store_module
-from uamix_bench.records.record import Cost, Status
+from uamix_bench.records.record import Status
+from uamix_bench.records.results import Cost
 from uamix_bench.records.store import ResultStore, load_record, schema
 from uamix_bench.util.errors import BadInputError
 

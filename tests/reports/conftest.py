@@ -14,7 +14,7 @@ import pytest
 
 from uamix_bench.cli import main
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 
 HOSTILE = (
     "<script>window.owned = 1</script>",

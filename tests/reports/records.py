@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from uamix_bench.plugins.card import ModelIdentity
-from uamix_bench.records.record import Cost, HalfInterval, Provenance, Skipped, Status, TaskIdentity
-from uamix_bench.records.results import Episodes, Intervals, Result, Score
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.records.record import HalfInterval, Provenance, Skipped, Status, TaskIdentity
+from uamix_bench.records.results import Cost, Episodes, Intervals, Result, Score
 from uamix_bench.scoring.health import Health
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.util.files import digest
 
 # Classes, clips, and clip length of the data sets; accuracies of the paper's Table 2 (5-way 1-shot) to be realistic by.

@@ -10,15 +10,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import soundfile
 
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.evaluation.replay import Replay
 from uamix_bench.reports import excerpts
 from uamix_bench.reports.blocks import Prose, Sound
 from uamix_bench.reports.page import render
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 
 from ..sample_records import draw
 
@@ -30,10 +30,10 @@ def replayed(tmp_path: Path) -> Replay:
     clips = [f"{label}{number}.wav" for label in "abc" for number in range(10)]
     for clip in clips:
         soundfile.write(tmp_path / clip, 0.1 * generator.standard_normal(4 * 16_000), 16_000)
-    table = pd.DataFrame({"clip": clips, "label": [clip[0] for clip in clips]})
-    table["path"] = [str(tmp_path / clip) for clip in clips]
+    labels, paths = [clip[0] for clip in clips], [str(tmp_path / clip) for clip in clips]
+    table = ClipTable({"clip": clips, "label": labels, "path": paths})
     protocol = Protocol(n_way=2, k_shot=1, n_query=4, episodes=40)
-    drawn = draw(protocol, task="t", version="1", clips=clips, labels=table["label"].tolist())
+    drawn = draw(protocol, task="t", version="1", clips=clips, labels=labels)
     chosen = generator.integers(0, 2, drawn.query.shape).astype(np.uint8)
     data: Any = SimpleNamespace(clips=table)
     return Replay(data, drawn, chosen, None)  # type: ignore[arg-type]

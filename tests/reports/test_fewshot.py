@@ -15,8 +15,8 @@ from uamix_bench.reports import clusters, figures
 from uamix_bench.reports.board import board
 from uamix_bench.reports.curves import accuracy_curves
 from uamix_bench.reports.fewshot import report
-from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.scoring.metrics import clustered_interval
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.util.errors import UsageError
 
 from ..sample_records import few_shot, finetuned
@@ -68,7 +68,7 @@ def in_figures(results: list[Result]) -> dict[str, dict[str, dict[str, list[floa
             return title
 
         patch.setattr(figures, "curves", curves)
-        accuracy_curves(board(results).settings)
+        list(accuracy_curves(board(results).settings)[1])
     return drawn
 
 

@@ -18,8 +18,8 @@ from markdown_it import MarkdownIt
 from uamix_bench.cli import cli, main
 from uamix_bench.cli.errors import Session
 from uamix_bench.plugins import registry
-from uamix_bench.records.record import Pace
 from uamix_bench.records.repeat import repeat_command
+from uamix_bench.records.results import Pace
 from uamix_bench.records.store import ResultStore
 from uamix_bench.reports.blocks import Cell, Table
 from uamix_bench.reports.board import board
@@ -28,7 +28,7 @@ from uamix_bench.reports.latex import booktabs
 from uamix_bench.reports.leaderboard import leaderboard
 from uamix_bench.reports.published import published
 from uamix_bench.reports.score_table import setting_section
-from uamix_bench.scoring.episodes import METAAUDIO, Protocol
+from uamix_bench.scoring.protocol import METAAUDIO, Protocol
 
 from .records import result
 
@@ -94,16 +94,17 @@ def test_accuracies_are_those_of_the_files(site: Path, store: Path) -> None:
 
 
 def test_every_result_has_a_drawer_and_every_link_a_target(site: Path, store: Path) -> None:
-    html = (site / "index.html").read_text()
-    ids = re.findall(r' id="([^"]+)"', html)
-    assert len(ids) == len(set(ids))
-    for path in store.rglob("*.json"):
-        assert f'id="r-{json.loads(path.read_text())["id"][:16]}"' in html
-    for target in re.findall(r'href="([^"]+)"', html):
-        if target.startswith("#"):
-            assert target[1:] in ids
-        elif not target.startswith("https://"):
-            assert (site / target).is_file()
+    pages = {path.name: path.read_text() for path in site.glob("*.html")}
+    ids = {name: re.findall(r' id="([^"]+)"', html) for name, html in pages.items()}
+    for name, html in pages.items():
+        assert len(ids[name]) == len(set(ids[name]))
+        for target in re.findall(r'href="([^"]+)"', html):
+            file, _, target_id = target.partition("#")
+            if not target.startswith("https://"):
+                assert target_id in ["", *ids[file or name]]
+    results = [f"r-{json.loads(path.read_text())['id'][:16]}" for path in store.rglob("*.json")]
+    assert sorted(one for of_page in ids.values() for one in of_page if re.fullmatch("r-.{16}", one)) == sorted(results)
+    assert all(f'#{one}"' in pages["index.html"] for one in results)
 
 
 def test_a_model_that_was_trained_on_the_task_is_shown_without_a_rank(records: Any) -> None:
@@ -167,10 +168,10 @@ def test_best_is_said_only_where_new_clips_support_it(records: Any) -> None:
 def test_speed_is_that_of_earlier_runs_where_all_came_from_the_cache(records: Any) -> None:
     cached = records.result(protocol=FEW, embedded_clips=0)
     cost = cached.cost.model_copy(update={"earlier": (Pace(device="cuda: H", clips=300, seconds=2.0),)})
-    page = leaderboard([cached.model_copy(update={"cost": cost})]).markdown
-    row = next(line for line in page.splitlines() if line.startswith("| m |"))
+    page = leaderboard([cached.model_copy(update={"cost": cost})])
+    row = next(line for line in page.markdown.splitlines() if line.startswith("| m |"))
     assert "| 150 (earlier run) |" in row
-    assert "150.0 clips/s on cuda: H (300 clips in 2.0 s)" in page
+    assert "150.0 clips/s on cuda: H (300 clips in 2.0 s)" in "".join(page.files.values())
     assert "earlier run)" not in leaderboard([cached]).markdown
     for embedded, earlier in ((10, True), (400, False)):  # a rate over few clips says little
         few = cached.model_copy(update={"cost": cost.model_copy(update={"embedded_clips": embedded})})
@@ -318,6 +319,20 @@ def test_two_hundred_results_make_a_page_of_less_than_3_mb(records: Any) -> None
     assert len(page.html.encode()) < 3_000_000
 
 
+def test_a_figure_shows_the_first_models_and_says_so(records: Any) -> None:
+    shots = [(index, shot) for index in range(18) for shot in (1, 5)]
+    results = [
+        records.result(f"m{index:02d}", 0.9 - index / 40, protocol=Protocol(episodes=40, k_shot=shot))
+        for index, shot in shots
+    ]
+    page = leaderboard(results)
+    index = page.markdown
+    for words in ("Accuracy and its 95% interval, 5-way 1-shot", "Accuracy over shots, 5-way"):
+        drawn = index.split(f"{words}, 40 episodes, first 16 of 18 models")[1].partition("#")[0]
+        assert ("m15" in drawn, "m16" in drawn) == (True, False)
+    assert [row[0] for row in tables(index)[0][1:]] == [f"m{number:02d}" for number in range(18)]
+
+
 @pytest.mark.parametrize(
     ("task", "learned", "marked"),
     [
@@ -337,7 +352,7 @@ def test_a_page_of_classes_marks_what_is_partial_or_known() -> None:
     known, part = result("known", pretrained_on=("ESC-50",)), result("part", limited=True, complete=False)
     (setting,) = board([known, part]).settings
     page = class_page(setting, setting.columns[0]).markdown
-    assert "| class | known † | part ? (a part of each class, not ranked) |" in page
+    assert "| class | known † (provenance) | part ? (a part of each class, not ranked) |" in page
     assert "† The model was trained on data of this task" in page
 
 

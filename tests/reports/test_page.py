@@ -172,10 +172,9 @@ AXES = {"x_label": "v", "y_label": "w", "description": "D"}
 DRAWN: dict[str, Figure] = {
     "forest": figures.forest("T", ["a", "b"], PANELS, x_label="v", description="D", reference=0),
     "curves": figures.curves("T", LINES, **AXES, x_ticks=[1, 2], log_x=True),
-    "scatter": figures.scatter("T", list("abcd"), X + 1, X, half=X, **AXES, log_x=True),
+    "scatter": figures.scatter("T", list("abcd"), X + 1, X, half=X, **AXES),
     "points": figures.points("T", {"m": CLOUD}, [0, 0, 1, 1, 2, 2], list("abc"), description="D"),
-    "histogram": figures.histogram("T", {"a": X, "b": X + 1}, x_label="v", description="D"),
-    "bars": figures.bars("T", list("abcd"), X, half=X, x_label="v", description="D"),
+    "histogram": figures.histogram("T", {"a": X, "b": X + 1}, x_label="v", bins=X, description="D"),
     "matrix": matrix("T", list("abcd"), np.eye(4) * 5 + 1, description="D"),
 }
 
@@ -213,9 +212,8 @@ def test_a_figures_numbers_are_its_table() -> None:
 
 def test_both_sides_of_an_interval_have_the_same_decimals_in_both_forms() -> None:
     shares = [0.7087, 0.9, 1.0, 0.05]
-    drawn = figures.bars(
-        "B", list("abcd"), [100 * share for share in shares], half=[0.9] * 4, x_label="%", description=""
-    )
+    panels = {"": ([100 * share for share in shares], [0.9] * 4)}
+    drawn = figures.forest("B", list("abcd"), panels, x_label="%", description="")
     table = Table(("x", "%>"), [(f"{share:g}", percent(share, 0.0104)) for share in shares])
     page = render("T", [table, drawn])
     seen = re.findall(r"\d+\.(\d+) ± \d+\.(\d+)", page.markdown)

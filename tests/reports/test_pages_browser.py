@@ -16,7 +16,7 @@ from uamix_bench.reports import clusters, excerpts, fewshot, figures, finetune, 
 from uamix_bench.reports.blocks import Sound
 from uamix_bench.reports.matrix import matrix
 from uamix_bench.reports.page import Page, render
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 
 from .conftest import HOSTILE
 from .records import grid, result

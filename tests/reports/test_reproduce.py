@@ -12,7 +12,7 @@ from uamix_bench.data.prepare import Copy
 from uamix_bench.plugins import registry
 from uamix_bench.records.results import Result
 from uamix_bench.reports.reproduce import Outcome, outcomes, report
-from uamix_bench.scoring.episodes import PAPER, Protocol
+from uamix_bench.scoring.protocol import PAPER, Protocol
 from uamix_bench.studies.paper import ARMS, TARGETS, Settings
 from uamix_bench.studies.reproduce import Here, Reproduction, plan
 
@@ -100,6 +100,16 @@ def test_the_page_shows_paper_ours_difference_and_what_is_missing() -> None:
     assert rows["weights of m2d"].endswith("or --checkpoint m2d=PATH |")
     assert "Assumed: 600 episodes" in page.markdown
     assert "2 of 30 cells are measured here, 2 can be compared" in page.markdown
+
+
+def test_a_model_that_may_know_the_task_is_marked() -> None:
+    one = made("audiomae", 0.6)
+    parts = {name: value for name, value in one if name not in ("schema_version", "kind", "id")}
+    trained = one.model.model_copy(update={"pretrained_on": ("ESC-50",)})
+    page = report([Result.create(**parts | {"model": trained})], plans=[planned("table2")]).markdown
+    (row,) = [line for line in page.splitlines() if line.startswith("| audiomae |") and "†" in line]
+    assert f"{100 * one.score.accuracy:.1f} ± {100 * (one.score.ci95 or 0):.1f} † |" in row
+    assert "† The model was trained on data of this task" in page.partition("## Our results")[0]
 
 
 def test_mixings_are_told_by_the_names_of_their_models() -> None:

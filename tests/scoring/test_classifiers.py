@@ -10,7 +10,7 @@ import pytest
 
 from uamix_bench.scoring import classifiers, products
 from uamix_bench.scoring.classifiers import CLASSIFIERS
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.softmax_regression import softmax_regression
 
 from ..sample_records import draw

@@ -16,7 +16,8 @@ from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
 from uamix_bench.data.clip_table import sort_clips
-from uamix_bench.scoring.episodes import PAPER, EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.protocol import PAPER, Protocol
 from uamix_bench.util.errors import UsageError
 
 from ..sample_records import draw
@@ -378,7 +379,8 @@ def test_ten_thousand_episodes_of_real_size(name: str) -> None:
     classes, clips = SCALE[name]
     code = (
         "from uamix_bench.data.clip_table import sort_clips\n"
-        "from uamix_bench.scoring.episodes import PAPER, draw_sorted\n"
+        "from uamix_bench.scoring.episodes import draw_sorted\n"
+        "from uamix_bench.scoring.protocol import PAPER\n"
         "from uamix_bench.records.provenance import peak_memory_mb\n"
         f"sizes = [{clips // classes} + (c < {clips % classes}) for c in range({classes})]\n"
         "rows = [(c, i) for c, size in enumerate(sizes) for i in range(size)]\n"

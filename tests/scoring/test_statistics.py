@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from uamix_bench.scoring.classifiers import nearest_centroid
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.statistics import (
     Interval,
     ci95_classes,

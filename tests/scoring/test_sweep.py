@@ -17,7 +17,8 @@ from uamix_bench.evaluation.grid import evaluate
 from uamix_bench.evaluation.plan import plan_task
 from uamix_bench.models.loading import load_model
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import Protocol, draw_sorted
+from uamix_bench.scoring.episodes import draw_sorted
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.remarks import remarks
 from uamix_bench.scoring.sweep import sweep
 from uamix_bench.studies.paper import Settings

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.stats import norm
 
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.data.task import Own, TaskData
 from uamix_bench.evaluation.halves import REPORTING, halves
-from uamix_bench.records.record import Cost, Pace
-from uamix_bench.records.results import Result
+from uamix_bench.records.results import Cost, Pace, Result
 from uamix_bench.scoring.classifiers import classify
 from uamix_bench.scoring.statistics import ci95_classes, ci95_clips
 from uamix_bench.studies.recommend import Plans, decide, drawn, plan
@@ -28,13 +27,12 @@ from ..sample_records import few_shot, score, scored
 def table(sizes: Mapping[str, int], group: int = 1) -> TaskData:
     """A task of classes with so many clips; `group` neighbours of a class share a group. No file exists."""
     rows = [
-        (f"{label}/{number:04d}.wav", label, f"{label}-{number // group:04d}")
+        (f"{label}/{number:04d}.wav", f"{label}/{number:04d}.wav", label, f"{label}-{number // group:04d}", "")
         for label, size in sorted(sizes.items())
         for number in range(size)
     ]
-    clips = pd.DataFrame(rows, columns=["clip", "label", "group"]).assign(split="")
     task = Own("made", lambda _: None)  # type: ignore[arg-type, return-value]
-    return TaskData(task, task.card, Path(), clips.assign(path=clips["clip"]))
+    return TaskData(task, task.card, Path(), ClipTable.of_rows(rows))
 
 
 Embeddings = np.ndarray[tuple[int, int], np.dtype[np.float32]]
@@ -67,7 +65,7 @@ def evaluated(plans: Plans, whole: TaskData, models: Mapping[str, Embeddings], *
 def two_classes(task: TaskData, distance: float, generator: np.random.Generator) -> Embeddings:
     """Embeddings in two dimensions: classes a and b are normal with unit deviation, so far apart."""
     vectors = generator.standard_normal((len(task.clips), 2))
-    vectors[:, 0] += distance * (task.clips["label"] == "a").to_numpy()
+    vectors[:, 0] += distance * (task.clips["label"] == "a")
     return vectors.astype(np.float32)
 
 
@@ -169,7 +167,7 @@ def test_the_better_model_is_chosen_and_its_accuracy_is_the_true_one() -> None:
     true, reported = norm.cdf(1.5), found.reported.score  # of the nearest of the true means
     assert found.reported.protocol.name == REPORTING
     assert abs(reported.accuracy - true) < 1.5 * (reported.ci95_clips or 0) + 0.02
-    assert found.for_new_classes.half_width is None
+    assert found.reported.score.ci95_classes is None
     gains = {here: gained for here, _, gained in found.chosen.steps()}
     assert all(gained < 0.01 for here, gained in gains.items() if here >= found.examples)
     assert gains[found.examples // 2] >= 0.01
@@ -283,7 +281,7 @@ def test_a_half_that_contradicts_the_choice_is_told() -> None:
     plans = plan(task, shots=[1], episodes=400)
     generator = np.random.default_rng(0)
     chosen = set(plans[0].task.clips["clip"])
-    mine = task.clips["clip"].isin(chosen).to_numpy()[:, None]
+    mine = task.clips.among("clip", chosen)[:, None]
     near, far = (two_classes(task, distance, generator) for distance in (0.3, 3.0))
     models = {"lucky": np.where(mine, far, near), "other": np.where(mine, near, far)}
     found = decide(evaluated(plans, task, models))

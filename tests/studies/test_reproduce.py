@@ -14,7 +14,7 @@ from uamix_bench.data.prepare import Copy
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import ModelCard, TaskCard
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import PAPER
+from uamix_bench.scoring.protocol import PAPER
 from uamix_bench.studies.paper import ARMS, TARGETS, Settings, find_targets
 from uamix_bench.studies.reproduce import Here, Reproduction, Step, expected_clips, find_here, plan
 from uamix_bench.util import files

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import soundfile
 
-from uamix_bench.data.task import COLUMNS, MINIATURE, Task, TaskData, load_task
+from uamix_bench.data.clip_table import COLUMNS
+from uamix_bench.data.task import MINIATURE, Task, TaskData, load_task
 from uamix_bench.plugins import registry
 from uamix_bench.records.record import TaskIdentity
 from uamix_bench.tasks.miniature import LAYOUTS, make
@@ -57,12 +59,10 @@ def test_the_clip_table_is_one(name: str, data: TaskData) -> None:
     table = data.clips
     assert sorted(table.columns) == sorted(COLUMNS)
     assert all(isinstance(value, str) for column in COLUMNS for value in table[column])
-    assert table["clip"].is_unique
-    assert table["clip"].is_monotonic_increasing
-    assert list(table.index) == list(range(len(table)))
+    assert table["clip"].tolist() == sorted(set(table["clip"]))
     assert (table["label"] != "").all()
     assert (table["group"] != "").all()
-    assert not table["clip"].str.contains(r"^/|\\|\.\.").any()
+    assert not any(re.search(r"^/|\\|\.\.", clip) for clip in table["clip"])
     assert TaskIdentity.of(data, None).clips == len(table)
 
 
@@ -77,7 +77,7 @@ def test_a_clip_is_its_path_below_the_root(name: str, copies: dict[str, Path]) -
 
 def test_counts_are_the_cards(name: str, data: TaskData) -> None:
     assert len(data.clips) == data.card.clips
-    assert data.clips["label"].nunique() == (6 if name in PUBLISHED else data.card.classes)
+    assert len(set(data.clips["label"])) == (6 if name in PUBLISHED else data.card.classes)
 
 
 def test_the_table_does_not_depend_on_where_the_copy_is(name: str, copies: dict[str, Path], tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_part_of_a_copy_is_refused(name: str, copies: dict[str, Path], tmp_pat
     shutil.copytree(copies[name] / name, tmp_path / name)
     root = task.locate(tmp_path)
     assert task.verify(root, deep=True) == []
-    clip = Path(task.clips(root)["path"].iloc[3])
+    clip = Path(task.clips(root)["path"][3])
     clip.unlink()
     with pytest.raises(BadInputError, match=r"\b47 of 48 clips") as caught:
         task.clips(root)

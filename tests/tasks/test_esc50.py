@@ -13,7 +13,7 @@ from uamix_bench.data import audio
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.evaluation.fewshot import draw_episodes, fewshot_grid
 from uamix_bench.models.loading import load_model
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.tasks.miniature import make
 from uamix_bench.util.errors import BadInputError
 
@@ -31,7 +31,7 @@ def data(root: Path) -> TaskData:
 
 
 def test_labels_folds_and_recordings(data: TaskData) -> None:
-    table = data.clips
+    table = data.clips.to_pandas()
     assert set(table["label"]) == set("dog rooster pig cow frog cat hen insects".split())
     assert set(table["split"]) == {f"fold{number}" for number in range(1, 6)}
     assert data.card.clip_seconds == 5.0

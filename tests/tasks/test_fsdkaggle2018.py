@@ -49,7 +49,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_lists_the_clips_of_both_lists(reader: Task, root: Path) -> None:
-    table = reader.clips(root).set_index("clip")
+    table = reader.clips(root).to_pandas().set_index("clip")
     assert table["split"].to_dict() == SPLITS
     assert table["label"].tolist() == ["Hi-hat", "Saxophone", "Hi-hat", "Violin_or_fiddle", "Saxophone"]
     assert table["group"].tolist() == ["28739", "358827", "10897", "355125", "90621"]

@@ -52,7 +52,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_lists_the_notes_of_all_three_splits(reader: Task, root: Path) -> None:
-    table = reader.clips(root).set_index("clip")
+    table = reader.clips(root).to_pandas().set_index("clip")
     names = {f"nsynth-{split}/audio/{note}.wav": split for split, notes in NOTES.items() for note in notes}
     assert table["split"].to_dict() == names
     assert all(Path(path).is_file() for path in table["path"])

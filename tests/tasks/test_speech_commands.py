@@ -44,14 +44,14 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_lists_the_utterances_and_their_splits(reader: Task, root: Path) -> None:
-    table = reader.clips(root).set_index("clip")
+    table = reader.clips(root).to_pandas().set_index("clip")
     assert table["split"].to_dict() == SPLITS
     assert all(Path(path).is_file() for path in table["path"])
     assert reader.verify(root, deep=True) == []
 
 
 def test_label_is_the_word_and_group_the_speaker(reader: Task, root: Path) -> None:
-    table = reader.clips(root).set_index("clip")
+    table = reader.clips(root).to_pandas().set_index("clip")
     assert table["label"].to_dict() == {clip: clip.split("/")[0] for clip in SPLITS}
     assert table["group"].to_dict() == {clip: clip.split("/")[1][:8] for clip in SPLITS}
     assert table.groupby("group")["label"].nunique()["0a7c2a8d"] == 2  # a speaker says several words
@@ -73,7 +73,10 @@ def test_lists_with_other_line_ends_say_the_same(reader: Task, root: Path) -> No
     before = reader.clips(root)
     for name in ("validation_list.txt", "testing_list.txt"):
         (root / name).write_bytes((root / name).read_bytes().replace(b"\n", b"\r\n"))
-    assert reader.clips(root).sort_values("clip").values.tolist() == before.sort_values("clip").values.tolist()
+    assert (
+        reader.clips(root).to_pandas().sort_values("clip").values.tolist()
+        == before.to_pandas().sort_values("clip").values.tolist()
+    )
 
 
 def test_a_missing_utterance_of_the_lists_is_named(reader: Task, root: Path) -> None:

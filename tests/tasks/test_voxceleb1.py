@@ -44,7 +44,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_lists_the_utterances_of_both_archives(reader: Task, root: Path) -> None:
-    table = reader.clips(root).set_index("clip")
+    table = reader.clips(root).to_pandas().set_index("clip")
     assert table["split"].to_dict() == {f"wav/{clip}": split for clip, split in SPLITS.items()}
     assert table["label"].to_dict() == {f"wav/{clip}": clip.split("/")[0] for clip in SPLITS}
     assert table["group"].to_dict() == {f"wav/{clip}": clip[:19] for clip in SPLITS}  # speaker and video
@@ -53,10 +53,10 @@ def test_lists_the_utterances_of_both_archives(reader: Task, root: Path) -> None
 
 
 def test_without_the_authors_lists_there_is_no_split(reader: Task, root: Path) -> None:
-    before = reader.clips(root).sort_values("clip")
+    before = reader.clips(root).to_pandas().sort_values("clip")
     (root / "iden_split.txt").unlink()
     (root / "vox1_meta.csv").unlink()
-    after = reader.clips(root).sort_values("clip")
+    after = reader.clips(root).to_pandas().sort_values("clip")
     assert set(after.pop("split")) == {""}
     assert after.values.tolist() == before.drop(columns="split").values.tolist()
 

@@ -35,11 +35,7 @@ if TYPE_CHECKING:
     help="Field of the recipe with its values, as in topk=1,5,20. Repeatable: all combinations are run.",
 )
 @click.option(
-    "--seeds",
-    type=Number(1, 1_000),
-    default=1,
-    show_default=True,
-    help="Trainings of each arm, with seeds 0, 1, ...",
+    "--seeds", type=Number(1, 1_000), default=1, show_default=True, help="Trainings of each arm, with seeds 0, 1, ..."
 )
 @options.recipe
 @click.option(
@@ -112,7 +108,7 @@ def command(
     from uamix_bench.util.files import check_writable, home
 
     progress = TerminalProgress(quiet)
-    base = training.change(training.find(TUNE, recipe, TuneRecipe), {"data": data}, changes)
+    base = training.change(training.find(TUNE, recipe, TuneRecipe), {"data": data}, changes, device)
     sounds = find_data(base.data, data_dir, audio_root)
     arms = library.plan(shareable(base, sounds), mix, _varied(vary), range(seeds) if seeds > 1 else (base.seed,))
     tasks = [load_task(name, data_dir, audio_root=audio_root) for name in selection.chosen_tasks(task)]
@@ -154,7 +150,6 @@ def command(
 
 
 def _varied(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """Values of --vary by field."""
     from uamix_bench.tuning.fields import read_values
 
     varied: dict[str, list[Any]] = {}
@@ -216,7 +211,6 @@ def _show_plan(items: Sequence[dict[str, Any]]) -> None:
 
 
 def _write(record: AblationRecord, out: Path) -> list[Path]:
-    """Writes the record and its report."""
     from uamix_bench.cli.pages import write_page
     from uamix_bench.plugins.registry import find_report
     from uamix_bench.records.record import record_text
@@ -254,7 +248,7 @@ def _show(record: AblationRecord, found: Sequence[Delta]) -> None:
     for delta in found:
         table.add(*(cell(delta) for _, cell in shown))
     first = record.arms[0].results[0].protocol
-    setting = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
+    setting = "" if sweep else f"{first.cell}, "
     where = "" if many_tasks else f"{found[0].task}, "
     show(table, f"{where}{setting}{first.n_query} queries a class, {first.episodes:,} episodes, {first.classifier}")
     reference = next(delta.label for delta in found if delta.reference)

@@ -51,7 +51,7 @@ def _answer(found: Recommendation, names: dict[int, str], plans: Plans) -> dict[
         "Examples": _curve(found),
         "Cost": ", ".join(_cost(chosen)),
         "New clips": _interval(result.score.intervals.clips),
-        "New classes": _interval(found.for_new_classes),
+        "New classes": _interval(result.score.intervals.classes),
         "Chosen on": f"{sizes[0]} clips; the figures are of the other {sizes[1]} (seed {result.protocol.seed})",
     }
 

@@ -33,8 +33,6 @@ class Case(NamedTuple):
 
 def cases(comparison: Comparison | None, timings: Sequence[Timing]) -> list[Case]:
     """Test cases of all comparisons; a failed gate is a failure, an impossible comparison an error."""
-    from uamix_bench.comparison.compare import setting
-
     found = []
     for pair in comparison.pairs if comparison else ():
         evidence = pair.evidence
@@ -46,7 +44,7 @@ def cases(comparison: Comparison | None, timings: Sequence[Timing]) -> list[Case
                 message += f"; smallest drop found 8 times in 10: {100 * evidence.smallest:.2f} points"
         outcome: Literal["passed", "failed", "error"] = "failed" if pair.failed else "passed" if evidence else "error"
         group = f"{pair.base.model.name}.{pair.base.task.label}"
-        found.append(Case(group, setting(pair.base), outcome, message))
+        found.append(Case(group, pair.base.setting(), outcome, message))
     for timing in timings:
         known = timing.change is not None
         message = f"{timing.verdict}: median {timing.change:+.1%}" if known else f"{timing.verdict}: {timing.reason}"

@@ -73,19 +73,21 @@ def _at_home(folder: Path) -> Iterator[None]:
 
 def _write_sounds(folder: Path) -> list[Path]:
     """Writes bundled sounds as class folders; returns one clip of each of two classes that is not among them."""
+    from uamix_bench.data.clip_table import earlier_equals
     from uamix_bench.data.task import load_task
     from uamix_bench.util.files import write_atomic
 
     task = load_task("synthetic")
-    labels = sorted(task.clips["label"].unique())
+    labels = sorted(set(task.clips["label"]))
     chosen = labels[:: len(labels) // _CLASSES][:_CLASSES]
-    clips = task.clips[task.clips["label"].isin(chosen)].groupby("label").head(_CLIPS + 1)
+    few = task.clips.take(earlier_equals(task.clips["label"]) <= _CLIPS)
+    clips = few.take(few.among("label", chosen))
     task.task.materialise(clips)
     new = []
-    for label, paths in clips.groupby("label")["path"]:
-        *known, held_out = map(Path, paths)
+    for label in chosen:
+        *known, held_out = map(Path, clips["path"][clips["label"] == label])
         new.append(folder.with_name("new_sounds") / f"{label}.wav")
-        targets = [folder / str(label) / f"{number:02d}.wav" for number in range(len(known))]
+        targets = [folder / label / f"{number:02d}.wav" for number in range(len(known))]
         for source, target in zip([*known, held_out], [*targets, new[-1]], strict=True):
             if not target.exists():
                 write_atomic(target, source.read_bytes())

@@ -91,7 +91,7 @@ def command(
     kept = np.flatnonzero(found.valid).tolist()
     if not kept:
         raise BadInputError(data.name, "has no clip that could be embedded", "repair its sounds")
-    clips = tuple(data.clips["clip"].iloc[kept])
+    clips = tuple(data.clips["clip"][kept])
     digests = tuple(found.digests[row].hex() for row in kept)
     about = {"model": encoder.identity.model_dump(mode="json"), "task": data.name, "version": data.card.version}
     about |= {"clip_seconds": data.card.clip_seconds, "segments": segments}

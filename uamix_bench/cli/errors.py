@@ -18,14 +18,7 @@ from typing import Any, NoReturn, TextIO
 
 import click
 
-from uamix_bench.util.errors import (
-    BenchError,
-    MachineError,
-    UsageError,
-    address_limit,
-    is_out_of_memory,
-    package_error,
-)
+from uamix_bench.util.errors import BenchError, MachineError, UsageError, address_limit, is_out_of_memory, package_error
 
 EXIT_CODES = {
     0: "done",

@@ -116,7 +116,8 @@ def command(
     """
     items = session.begin("fewshot", "results")
     names = models.chosen()
-    selection.check_template(template, k)
+    if template is not None and 0 not in k:
+        raise UsageError("--template", "is for class names, and --k has no 0", "add 0 to --k, as in --k 0,1")
     listed = selection.classes(classes) if classes else None
     queries = None if q == "auto" else q
     protocols = [
@@ -154,8 +155,7 @@ def command(
     if no_cache or workers.elsewhere:
         from uamix_bench.models.loading import load_model as load
     loaders = models.loaders(names, load, device=workers.device_here)
-    if line := selection.demonstration(names, models.checkpoint):
-        progress.say(line)
+    selection.say_demonstration(names, models.checkpoint, progress)
     left_out: list[UsageError] = []
 
     def say_left_out(error: UsageError) -> None:

@@ -124,8 +124,7 @@ def command(
     from uamix_bench.finetuning.finetune import Finetuning
     from uamix_bench.models.loading import load_model
 
-    if line := selection.demonstration(chosen, models.checkpoint):
-        progress.say(line)
+    selection.say_demonstration(chosen, models.checkpoint, progress)
     asked: list[float | None] = [share for share in fraction if share <= 1]
     counts = dict.fromkeys([*(int(share) for share in fraction if share > 1), *(k or ())])
     parts = [*((share, None) for share in asked), *((None, shots) for shots in counts)] or [(None, None)]
@@ -226,7 +225,6 @@ def _plan(work: Finetuning) -> dict[str, Any]:
 
 
 def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
-    """Prints the dry runs."""
     from uamix_bench.cli.tables import Table, count, duration, show
     from uamix_bench.records.finetune_record import labels_used
     from uamix_bench.util.text import visible
@@ -245,7 +243,6 @@ def _show_plans(plans: Sequence[dict[str, Any]]) -> None:
 
 
 def _show(results: Sequence[FinetuneResult]) -> None:
-    """Prints the scores."""
     from uamix_bench.cli.listing import what_was_trained
     from uamix_bench.cli.tables import Table, count, per_cent, show
     from uamix_bench.plugins.overlap import notes as overlap_notes

@@ -114,8 +114,7 @@ def command(
     from uamix_bench.evaluation import fitting
     from uamix_bench.models.loading import load_model
 
-    if line := selection.demonstration(names, models.checkpoint):
-        progress.say(line)
+    selection.say_demonstration(names, models.checkpoint, progress)
     encoder = models.loaders(names, load_model)[0]()
     how: fitting.Options = {"batch_size": batch_size, "keep_going": places.keep_going, "progress": progress}
     if episode is not None:

@@ -160,7 +160,7 @@ def _parts(data: TaskData, ways: int, shots: int, queries: int) -> bool:
     """Test for episodes that can be drawn with no group on both sides."""
     from uamix_bench.evaluation.earlier import draw_tables
     from uamix_bench.evaluation.plan import draw_episodes
-    from uamix_bench.scoring.episodes import Protocol
+    from uamix_bench.scoring.protocol import Protocol
     from uamix_bench.util.errors import UsageError
 
     protocol = Protocol(n_way=ways, k_shot=shots, n_query=queries, group_disjoint=True)

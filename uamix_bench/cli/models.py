@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uamix_bench.cli import commands, inputs, options
+from uamix_bench.cli import commands, inputs, options, selection
 from uamix_bench.cli.errors import Session
 from uamix_bench.cli.options import json_output, layer, model_arg, out, quiet, trust_remote_code
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
-from uamix_bench.util.files import expanded
+from uamix_bench.util.files import expanded, home
+from uamix_bench.util.text import millions
 
 if TYPE_CHECKING:
     from uamix_bench.plugins.card import ModelCard
     from uamix_bench.plugins.registry import Plugin
 
+_MODELS = "NAME[=PATH]|hf:ID|hear:MODULE|FILE.py:CLASS"
 _PROSE = ("paper", "licence", "trained on", "weights here")
 
 
@@ -44,21 +46,37 @@ def ls(session: Session) -> None:
 
     table = Table("model", "paper", "size>", "Hz>", "licence", "trained on", "weights here", prose=_PROSE)
     for name, plugin in plugins.items():
-        card, size = plugin.card, _millions(plugin.card.parameters)
+        card, size = plugin.card, millions(plugin.card.parameters)
         shown, rate = (f"{name}:{card.reference}", "") if card.reference else (name, str(card.sample_rate))
         table.add(shown, card.paper, size, rate, card.licence, trained_on(card.pretrained_on), _state(plugin))
     show(table)
 
 
 @command.command("info")
-@click.argument("name")
+@click.argument("name", metavar=_MODELS)
+@options.pooling
+@layer
+@model_arg
+@trust_remote_code
 @json_output
 @click.pass_obj
-def info(session: Session, name: str) -> None:
-    """Show the card of a model or of bundled weights."""
+def info(session: Session, /, name: str, **chosen: Any) -> None:
+    """Show a model's card, or what results would record of a given one.
+
+    NAME alone shows the card of a model or of bundled weights. Weights, a reference, own code or
+    an option are loaded, on the CPU.
+    """
+    from uamix_bench.cli.tables import show_card
     from uamix_bench.plugins import registry
+    from uamix_bench.plugins.card import trained_on
 
     items = session.begin("models info")
+    if name not in (*registry.models(), *registry.bundled_weights()) or any(chosen.values()):
+        items.append(facts := _loaded(inputs.Models((name,), device="cpu", **chosen)))
+        if not session.json:
+            lists = {field: ", ".join(facts[field]) for field in ("poolings", "layers")}
+            show_card({**facts, **lists, "pretrained_on": trained_on(facts["pretrained_on"])})
+        return
     plugin, weights = registry.find_model(name)
     facts = _facts(plugin)
     items.append(facts)
@@ -66,10 +84,7 @@ def info(session: Session, name: str) -> None:
         facts["stands_for"] = {**weights.model_dump(mode="json"), **_making(plugin.folder / weights.file)}
     if session.json:
         return
-    from uamix_bench.cli.tables import show_card
-    from uamix_bench.plugins.card import trained_on
-
-    here = weights or not plugin.card.needs_weights or registry.fetched(plugin)[0] or len(_fetched(plugin)) == 1
+    here = weights or not plugin.card.needs_weights or registry.fetched(plugin.card)[0] or len(_fetched(plugin)) == 1
     use = f"--model {name}" if here else f"--model {name}=PATH"
     if plugin.card.reference:
         use = f"--model {name}:{plugin.card.reference}"
@@ -110,7 +125,7 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
     from uamix_bench.data.archive import extract
     from uamix_bench.data.fetch import download
 
-    progress, folder = TerminalProgress(quiet), _folder(plugin.name)
+    progress, folder = TerminalProgress(quiet), home() / "checkpoints" / plugin.name
     chosen = [known[given] for given in dict.fromkeys(files or known)]
     errors: list[BadInputError] = []
     alike: dict[tuple[str, str], list[str]] = {}  # names of files by what is said of each, with * for the name
@@ -145,7 +160,7 @@ def fetch(session: Session, name: str, files: tuple[str, ...], offline: bool, qu
 
 
 @command.command("check")
-@click.argument("models", nargs=-1, required=True, metavar="NAME[=PATH]|hf:ID|hear:MODULE|FILE.py:CLASS...")
+@click.argument("models", nargs=-1, required=True, metavar=f"{_MODELS}...")
 @options.pooling
 @layer
 @model_arg
@@ -246,8 +261,23 @@ def convert(session: Session, source: str, output: Path | None, dtype: str) -> N
         show_card({**facts, "embedding_difference": equal, "use": f"--model {name}={done.path}"})
 
 
-def _millions(parameters: int | None) -> str:
-    return "" if parameters is None else f"{parameters / 1e6:.1f}M" if parameters else "0"
+def _loaded(given: inputs.Models) -> dict[str, Any]:
+    """Identity of a model as its results would record it, and what may be asked of it."""
+    names = given.chosen()
+    selection.one(given.model[0], names, "an identity")
+
+    from uamix_bench.models.loading import load_model
+
+    model = given.loaders(names, load_model)[0]()
+    identity = model.identity.model_dump(mode="json") if model.identity else {}
+    return {
+        **{field: value for field, value in identity.items() if value is not False},
+        "sample_rate": model.sample_rate,
+        "poolings": list(model.poolings),
+        "layers": list(model.layer_choices),
+        "zero_shot": model.reads_texts,
+        "remarks": list(model.remarks),
+    }
 
 
 def _facts(plugin: Plugin[ModelCard]) -> dict[str, object]:
@@ -289,11 +319,5 @@ def _fetched(plugin: Plugin[ModelCard]) -> list[Path]:
     """Weights files in the model's folder of checkpoints, the one that its name alone stands for first."""
     from uamix_bench.plugins import registry
 
-    listed, others = registry.fetched(plugin)
+    listed, others = registry.fetched(plugin.card)
     return [*listed, *others]
-
-
-def _folder(name: str) -> Path:
-    from uamix_bench.util.files import home
-
-    return home() / "checkpoints" / name

@@ -213,10 +213,7 @@ segments = choice(
     "mean",
 )
 dtype = choice(
-    "--dtype",
-    "Precision of the encoder. bf16 changes predictions and is not compared with float32.",
-    "float32",
-    "bf16",
+    "--dtype", "Precision of the encoder. bf16 changes predictions and is not compared with float32.", "float32", "bf16"
 )
 input_length = choice(
     "--input", "Input length: the clip's own, or padded to the length of pre-training.", "native", "official"

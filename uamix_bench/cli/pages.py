@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,5 +21,5 @@ def write_page(page: RenderedPage, folder: Path, name: str, durable: bool = True
     Raises:
         MachineError: The folder cannot be written.
     """
-    texts = {**page.files, f"{name}.html": page.html, f"{name}.md": page.markdown}
-    return [write_atomic(folder / path, text.encode(), durable) for path, text in texts.items()]
+    texts = chain(page.files.items(), [(f"{name}.html", page.html), (f"{name}.md", page.markdown)])
+    return [write_atomic(folder / path, text.encode(), durable) for path, text in texts]

@@ -11,7 +11,7 @@ import click
 
 from uamix_bench.cli import commands, options
 from uamix_bench.cli.errors import Session
-from uamix_bench.cli.values import COUNTS
+from uamix_bench.cli.values import COUNTS, CommaList, Number
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import expanded
 
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 )
 @click.option("--tuning-data", metavar="DATA", help="Sounds to tune on, as for tune; the paper has AudioSet-20K.")
 @options.choice("--recipe", "Recipe of tuning and fine-tuning; tiny is for trials and not comparable.", "paper", "tiny")
-@click.option(*options.WAY, "ways", type=COUNTS, help="Ways: classes per episode; default the target's.")
+@click.option(
+    *options.WAY, "ways", type=CommaList(Number(2), "N[,N...]"), help="Ways: classes per episode; default the target's."
+)
 @click.option(*options.SHOT, "shots", type=COUNTS, help="Shots: supports per class; default the target's.")
 @options.query
 @options.episodes
@@ -72,7 +74,7 @@ def command(
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.plugins import registry
     from uamix_bench.records.store import ResultStore
-    from uamix_bench.scoring.episodes import PAPER
+    from uamix_bench.scoring.protocol import PAPER
     from uamix_bench.studies.paper import Settings, find_targets
     from uamix_bench.studies.reproduce import find_here, plan
     from uamix_bench.util import files
@@ -83,7 +85,7 @@ def command(
     settings = Settings(ways or (), shots or (), protocol, recipe, input)
     models = {name: plugin.card for name, plugin in registry.models().items()}
     tasks = {name: plugin.card for name, plugin in registry.tasks().items()}
-    store, folder = ResultStore(results), data_dir or files.home() / "data"
+    store = ResultStore(results)
     here = find_here(
         targets,
         models,
@@ -106,9 +108,9 @@ def command(
     from uamix_bench.cli.training import stoppable
     from uamix_bench.studies.carry_out import Work
 
-    work = Work(here, settings, store, folder, device, batch_size, progress, stoppable)
+    work = Work(here, settings, store, device, batch_size, progress, stoppable)
     records = work.carry_out(plans)
-    page = registry.find_report("reproduce")(records, plans=plans, set_aside=work.set_aside, data_dir=folder)
+    page = registry.find_report("reproduce")(records, plans=plans, set_aside=work.set_aside, data_dir=data_dir)
     written = write_page(page, output, f"reproduce-{target}")[-2:]
     items += [record.model_dump(mode="json") for record in records]
     session.facts |= {"missing": _missing(plans), "set_aside": work.set_aside, "files": list(map(str, written))}

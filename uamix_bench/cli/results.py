@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,15 +53,16 @@ def ls(session: Session, /, paths: tuple[Path, ...], **chosen: tuple[Any, ...]) 
     """List results, best first within a task and setting.
 
     Fine-tunings, trainings and ablations follow in tables of their own.
-    --n and --k choose few-shot results alone, --model those and fine-tunings. A damaged file is named and passed over.
+    --n and --k choose few-shot results alone, --model those and fine-tunings. A damaged file is named and passed over;
+    a file that by its own words is not chosen is not checked.
     """
     items = session.begin("results ls", "results")
     import warnings
 
-    found = _read(paths)
+    found = _read(paths, _chosen(**chosen))
     for error in found.bad:
         warnings.warn(str(error), stacklevel=1)
-    results, others = _choose(found, **chosen)
+    results, others = _sorted(found)
     records = [*results, *others]
     items += [record.model_dump(mode="json") for record in records]
     if not session.json:
@@ -166,12 +167,12 @@ def export(
     session.begin("results export")
     from uamix_bench.records import export as exporting
 
-    found = _read(paths)
+    found = _read(paths, _chosen(**chosen))
     if found.bad:
         raise found.bad[0]
     from uamix_bench.records.newest import newest
 
-    given, _ = _choose(found, **chosen)
+    given, _ = _sorted(found)
     shown = newest(given)
     kept = {result.id for result in shown.records if result.status.complete}
     results = [result for result in given if result.id in kept]
@@ -210,40 +211,44 @@ def schema() -> None:
     click.echo(json.dumps(published(), indent=2))
 
 
-def _read(paths: Sequence[Path]) -> Found:
+def _read(paths: Sequence[Path], wanted: Callable[[Mapping[str, Any]], bool] | None = None) -> Found:
     from uamix_bench.records.store import read_all
 
-    return read_all(paths)
+    return read_all(paths, wanted)
 
 
-def _choose(
-    found: Found, model: tuple[str, ...], task: tuple[str, ...], n: tuple[int, ...], k: tuple[int, ...]
-) -> tuple[list[Result], list[Record]]:
-    """Records that pass the filters, each id once: few-shot results by setting, the best first, and the others."""
-    from uamix_bench.records.finetune_record import FinetuneResult
-    from uamix_bench.records.results import Result
-    from uamix_bench.records.training_records import AblationRecord, TrainingRecord
+def _chosen(
+    model: tuple[str, ...], task: tuple[str, ...], n: tuple[int, ...], k: tuple[int, ...]
+) -> Callable[[Mapping[str, Any]], bool] | None:
+    """Test of a record's parts against the filters; None without any."""
 
-    def passes(record: Record) -> bool:
-        if isinstance(record, Result):
-            protocol = record.protocol
-            if (n and protocol.n_way not in n) or (k and protocol.k_shot not in k):
+    def passes(parts: Mapping[str, Any]) -> bool:
+        kind = parts["kind"]
+        if n or k:
+            protocol = parts["protocol"] if kind == "fewshot" else {}
+            if not protocol or (n and protocol["n_way"] not in n) or (k and protocol["k_shot"] not in k):
                 return False
-        elif n or k:
-            return False
-        if isinstance(record, Result | FinetuneResult):
-            return _fits([record.model.name], model) and _fits([record.task.name], task)
-        if isinstance(record, TrainingRecord):
-            return not model and _fits([record.data.name], task)
-        if isinstance(record, AblationRecord):
-            return not model and _fits([result.task.name for result in record.arms[0].results], task)
-        return False
+        if kind in ("fewshot", "finetune"):
+            return _fits([parts["model"]["name"]], model) and _fits([parts["task"]["name"]], task)
+        names = [parts["data"]["name"]] if kind == "training" else _tasks(parts["arms"][0])
+        return not model and _fits(names, task)
+
+    return passes if model or task or n or k else None
+
+
+def _tasks(arm: Mapping[str, Any]) -> list[str]:
+    return [result["task"]["name"] for result in arm["results"]]
+
+
+def _sorted(found: Found) -> tuple[list[Result], list[Record]]:
+    """Records, each id once: few-shot results by setting, the best first, and the others."""
+    from uamix_bench.records.results import Result
 
     def order(result: Result) -> tuple[Any, ...]:
         protocol, model = result.protocol, result.model.name
         return result.task.name, protocol.n_way, protocol.k_shot, -result.score.accuracy, model, result.id
 
-    chosen = {record.id: record for _, record in found.records if passes(record)}
+    chosen = {record.id: record for _, record in found.records}
     results = [record for record in chosen.values() if isinstance(record, Result)]
     others = [record for record in chosen.values() if not isinstance(record, Result)]
     return sorted(results, key=order), sorted(others, key=lambda record: (record.kind, record.place(), record.id))
@@ -259,12 +264,12 @@ def _one(name: str, folder: Path | None) -> tuple[Path, Record]:
 
     if Path(name).suffix == ".json" or Path(name).is_file():
         return Path(name), load_record(Path(name))
-    found = {record.id: (path, record) for path, record in _read([folder] if folder else []).records}
-    fitting = [identifier for identifier in found if identifier.startswith(name.lower())]
-    if len(fitting) != 1 or len(name) < 4:
-        reason = f"is the beginning of {len(fitting)} ids" if len(name) >= 4 else "is too short for an id"
+    there = _read([folder] if folder else [], lambda parts: parts["id"].startswith(name.lower())).records
+    found = {record.id: (path, record) for path, record in there}
+    if len(found) != 1 or len(name) < 4:
+        reason = f"is the beginning of {len(found)} ids" if len(name) >= 4 else "is too short for an id"
         raise UsageError(name, reason, "give four digits or more of one that 'uamix-bench results ls' lists, or a file")
-    return found[fitting[0]]
+    return next(iter(found.values()))
 
 
 def _card(record: Record) -> dict[str, Any]:

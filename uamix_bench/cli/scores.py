@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from uamix_bench.cli.tables import Table, count, fits, per_cent, show
+from uamix_bench.comparison.ranking import Difference, Ranking, wider
 from uamix_bench.plugins.overlap import notes
+from uamix_bench.records import results as records
+from uamix_bench.records.record import HalfInterval
+from uamix_bench.records.results import Result
+from uamix_bench.scoring.statistics import wilson_interval
 from uamix_bench.util.text import classes_drawn, listed, p_value, per_second, plus_minus
-
-if TYPE_CHECKING:
-    from uamix_bench.comparison.ranking import Difference, Ranking
-    from uamix_bench.records.record import HalfInterval
-    from uamix_bench.records.results import Result
 
 _WIDTH = 80  # columns that a note takes, as the tables do
 _POPULATIONS = {"clips": "new clips", "classes": "new classes"}
@@ -170,8 +170,6 @@ def _partial(results: Sequence[Result], labels: Mapping[str, str]) -> dict[str, 
 
 def _show_intervals(results: Sequence[Result], labels: Mapping[str, str], sweep: bool) -> None:
     """Prints the three half-widths side by side, or what is needed to compute them."""
-    from uamix_bench.comparison.ranking import wider
-
     given = [result for result in results if any(one.half_width is not None for one in _for_new(result).values())]
     if given:
         table = Table("model", "task", *(("n>", "k>") if sweep else ()), "these clips>", "new clips>", "new classes>")
@@ -244,7 +242,7 @@ def _heading(results: Sequence[Result], sweep: bool) -> str:
 def _setting(results: Sequence[Result], sweep: bool) -> str:
     protocols = [result.protocol for result in results]
     first = next((one for one in protocols if one.k_shot), protocols[0])
-    words = "" if sweep else f"{first.n_way}-way {first.k_shot}-shot, "
+    words = "" if sweep else f"{first.cell}, "
     queries = _several({result.protocol.n_query for result in results})
     words += f"{queries} {'query' if queries == '1' else 'queries'} a class, "
     words += f"{first.episodes:,} episode{'s' * (first.episodes > 1)}, {first.scored_by}"
@@ -286,8 +284,6 @@ def _health(results: Sequence[Result], labels: Mapping[str, str]) -> Iterator[st
 
 def _bounds(result: Result) -> str:
     """Wilson's bounds, for results whose conventional interval is missing or has no width."""
-    from uamix_bench.scoring.statistics import wilson_interval
-
     episodes = result.protocol.episodes
     trials = episodes if episodes > 1 else result.protocol.n_way * result.protocol.n_query
     low, high = wilson_interval(round(result.score.accuracy * trials), trials)
@@ -296,8 +292,6 @@ def _bounds(result: Result) -> str:
 
 def model_labels(results: Sequence[Result]) -> dict[str, str]:
     """Label of each result's model, with its precision."""
-    from uamix_bench.records import results as records
-
     labels = records.model_labels(result.model for result in results)
     return {
         result.id: labels[result.model]
@@ -312,8 +306,6 @@ def _cell(result: Result, sweep: bool) -> tuple[str, ...]:
 
 def _clip_rate(results: Sequence[Result]) -> str:
     """Clips embedded per second by the run that embedded most; in parentheses if these are earlier runs."""
-    from uamix_bench.records import results as records
-
     speed = records.embedding_speed(results)
     if speed is None:
         return "cached"
@@ -328,8 +320,6 @@ def _episode_rate(results: Sequence[Result]) -> str:
 
 def _paces(rows: Iterable[Mapping[tuple[int, int], Result]]) -> str:
     """Note on rates of earlier runs, with their devices; empty if none is shown."""
-    from uamix_bench.records import results as records
-
     speeds = [speed for row in rows if (speed := records.embedding_speed(row.values()))]
     devices = dict.fromkeys(speed.device for speed in speeds if speed.earlier)
     if not devices:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from uamix_bench.evaluation.plan import TaskPlan
     from uamix_bench.plugins.card import ModelCard
     from uamix_bench.plugins.registry import Plugin
-    from uamix_bench.scoring.episodes import Protocol
+    from uamix_bench.scoring.protocol import Protocol
     from uamix_bench.util.progress import Progress
 
 _HUB = "hf:"  # of weights that are a repository of the Hub
@@ -74,7 +74,7 @@ def models(given: str, checkpoint: Path | None = None) -> list[str]:
 def _lacks_weights(plugin: Plugin[ModelCard]) -> bool:
     from uamix_bench.plugins import registry
 
-    return plugin.card.needs_weights and not any(registry.fetched(plugin))
+    return plugin.card.needs_weights and not any(registry.fetched(plugin.card))
 
 
 def _models_here(pattern: str, given: bool) -> list[str]:
@@ -227,9 +227,9 @@ def classes(path: Path) -> dict[str, str]:
         from uamix_bench.data.folders import composed
         from uamix_bench.data.own_data import class_names, read_csv
 
-        table = read_csv(path, ("label", "class_name"))
-        names = class_names(path, table)
-        return {label: names.get(label, "") for label in map(composed, table["label"])}
+        given = read_csv(path, ("label", "class_name"))
+        names = class_names(path, given)
+        return {label: names.get(label, "") for label in map(composed, given.columns["label"])}
     try:
         listed = regular(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
@@ -254,7 +254,7 @@ def protocol(published: str, template: str | None = None, **fields: Any) -> Prot
         UsageError: The classifier is unknown, or takes no neighbors.
     """
     from uamix_bench.scoring.classifiers import CLASS_NAMES, CLASSIFIERS
-    from uamix_bench.scoring.episodes import METAAUDIO, PAPER, TEMPLATE
+    from uamix_bench.scoring.protocol import METAAUDIO, PAPER, TEMPLATE
 
     base = {"paper": PAPER, "metaaudio": METAAUDIO}[published]
     given = {name: value for name, value in fields.items() if value is not None}
@@ -276,16 +276,6 @@ def protocol(published: str, template: str | None = None, **fields: Any) -> Prot
             reason = f"is more than the {supports} supports of an episode"
             raise UsageError(f"--neighbors {voters}", reason, f"give at most {supports}, or a larger --k")
     return base.changed(**given)
-
-
-def check_template(template: str | None, shots: Sequence[int]) -> None:
-    """Makes sure that --template has a cell that it is for.
-
-    Raises:
-        UsageError: No number of shots is 0.
-    """
-    if template is not None and 0 not in shots:
-        raise UsageError("--template", "is for class names, and --k has no 0", "add 0 to --k, as in --k 0,1")
 
 
 def planned(
@@ -322,8 +312,8 @@ def say(name: str, remarks: Iterable[Remark]) -> None:
         print(visible(f"{name}: {remark.text}"), file=sys.stderr)
 
 
-def demonstration(chosen: list[str], checkpoint: Path | None) -> str:
-    """Returns a line that names the models with demonstration weights; empty if there are none."""
+def say_demonstration(chosen: list[str], checkpoint: Path | None, progress: Progress) -> None:
+    """Names the models with demonstration weights, if there are any."""
     from uamix_bench.plugins import registry
 
     shown = []
@@ -332,10 +322,9 @@ def demonstration(chosen: list[str], checkpoint: Path | None) -> str:
             weights = registry.find_model(name)[1]
             if weights is not None and weights.demonstration:
                 shown.append(name if name == weights.id else f"{name} (here {weights.id})")
-    if not shown:
-        return ""
-    hold = "hold" if len(shown) > 1 else "holds"
-    return f"{' and '.join(shown)} {hold} small demonstration weights; your own: --model NAME=PATH, as in uamix=PATH"
+    if shown:
+        hold = f"{' and '.join(shown)} hold{'s' * (len(shown) == 1)} small demonstration weights"
+        progress.say(f"{hold}; your own: --model NAME=PATH, as in uamix=PATH")
 
 
 def _is_glob(text: str) -> bool:

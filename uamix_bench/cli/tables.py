@@ -35,11 +35,7 @@ class Table(RichTable):
     """
 
     def __init__(
-        self,
-        *columns: str,
-        wrapped: tuple[str, ...] = (),
-        prose: tuple[str, ...] = (),
-        dropped: tuple[str, ...] = (),
+        self, *columns: str, wrapped: tuple[str, ...] = (), prose: tuple[str, ...] = (), dropped: tuple[str, ...] = ()
     ) -> None:
         super().__init__(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         self.dropped = dropped

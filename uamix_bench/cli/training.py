@@ -49,7 +49,7 @@ def common(function: AnyCallback) -> AnyCallback:
     return function
 
 
-def change(recipe: Any, changes: dict[str, Any], texts: tuple[str, ...]) -> Any:
+def change(recipe: Any, changes: dict[str, Any], texts: tuple[str, ...], device: str | None = None) -> Any:
     """Returns the recipe with fields changed, validated.
 
     Args:
@@ -57,6 +57,7 @@ def change(recipe: Any, changes: dict[str, Any], texts: tuple[str, ...]) -> Any:
         changes: Values of fields from options; None leaves a field alone.
         texts: Values of --set, ``field=value``; the value is JSON, or else a string. ``views.x=1`` sets a field of
             views.
+        device: Value of --device. If it is given, ``precision=auto`` stands for the precision that is faster on it.
 
     Raises:
         UsageError: A field is unknown or a value is not valid; the line names it.
@@ -69,6 +70,10 @@ def change(recipe: Any, changes: dict[str, Any], texts: tuple[str, ...]) -> Any:
         if not separator:
             raise UsageError(f"--set {text}", "has no value", "give FIELD=VALUE")
         fields[find_field(recipe, path, "--set")] = read_value(value_text)
+    if device is not None and fields.get("precision") == "auto":
+        from uamix_bench.tuning.throughput import faster_precision
+
+        fields["precision"] = faster_precision(device)
     return changed(recipe, fields)
 
 
@@ -156,7 +161,7 @@ def carry_out(
     from uamix_bench.cli.progress import TerminalProgress
     from uamix_bench.tuning.recipe import training_folder
 
-    chosen = change(find(recipes, recipe, kind), fields, changes)
+    chosen = change(find(recipes, recipe, kind), fields, changes, device)
     items = session.begin(chosen.kind)
     folder = output or training_folder(chosen, init)
     if dry_run:

@@ -71,7 +71,7 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic since click 
 
 COUNT = Number()
 SEED = Number(0, 2**53 - 1)
-WAYS = Number(2, words={"all": _VAST})  # ALL_CLASSES of scoring.episodes, which the help does not wait for
+WAYS = Number(2, words={"all": _VAST})  # ALL_CLASSES of scoring.protocol, which the help does not wait for
 
 
 class Points(Number):

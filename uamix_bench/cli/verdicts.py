@@ -32,8 +32,6 @@ def _show_accuracy(comparison: Comparison) -> None:
         points = per_cent(found.difference, found.half_width, "+") if found else ""
         smallest = f"{100 * found.smallest:.2f}" if found and found.smallest is not None else ""
         table.add(*setting_of, *scores, points, smallest, _verdict(pair))
-    from uamix_bench.comparison.compare import setting
-
     show(table)
     evidence = [pair.evidence for pair in comparison.pairs if pair.evidence]
     if evidence:
@@ -46,7 +44,7 @@ def _show_accuracy(comparison: Comparison) -> None:
         if told := [*pair.notes, *filter(None, [pair.overlap])]:
             print(f"{pair.label}: {'; '.join(told)}")
     for result in comparison.added:
-        print(f"only in HEAD: {result.model.name} on {result.task.label}, {setting(result)}")
+        print(f"only in HEAD: {result.model.name} on {result.task.label}, {result.setting()}")
 
 
 def _verdict(pair: Pair) -> str:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from uamix_bench.comparison.gate import Gate
+from uamix_bench.comparison.ranking import POWER, SIGNIFICANCE
 from uamix_bench.records.results import Result, other_model
 from uamix_bench.scoring.episodes import EpisodeSet
 from uamix_bench.scoring.statistics import (
@@ -31,9 +32,6 @@ from uamix_bench.scoring.statistics import (
 )
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.text import listed
-
-SIGNIFICANCE = 0.05  # of each declared family: all verdicts, and all pairs of a gate
-POWER = 0.8  # with which `Pair.smallest` would have been found
 
 Verdict = Literal["better", "worse", "no difference found", "not comparable", "missing"]
 Population = Literal["new clips", "these clips"]
@@ -103,7 +101,7 @@ class Pair:
     @property
     def label(self) -> str:
         """Label of the pair: model, task and setting in words."""
-        return f"{self.base.model.name} on {self.base.task.label}, {setting(self.base)}"
+        return f"{self.base.model.name} on {self.base.task.label}, {self.base.setting()}"
 
 
 @dataclass(frozen=True)
@@ -119,11 +117,6 @@ class Comparison:
     pairs: tuple[Pair, ...]
     added: tuple[Result, ...]
     gate: Gate | None
-
-    @property
-    def failed(self) -> tuple[Pair, ...]:
-        """Pairs on which the gate fails."""
-        return tuple(pair for pair in self.pairs if pair.failed)
 
     def facts(self) -> list[dict[str, Any]]:
         """Pairs as plain data for ``--json``."""
@@ -175,13 +168,6 @@ def compare(
     return Comparison(tuple(_judged(pairs, gate, draws or {})), tuple(added), gate)
 
 
-def setting(result: Result) -> str:
-    """Protocol of a result in words."""
-    protocol = result.protocol
-    words = f"{protocol.n_way}-way {protocol.k_shot}-shot, {protocol.episodes:,} episodes"
-    return ", ".join([words, *protocol.differences("name", "episodes")])
-
-
 # By model and task, then by all that tells the results of one model on one task apart.
 _Cells = dict[tuple[str, str], dict[tuple[str | None, ...], Result]]
 
@@ -218,17 +204,12 @@ def _told_apart(one: Result, other: Result) -> str:
 
 def _match(base: Result, candidates: Mapping[tuple[str | None, ...], Result]) -> Pair:
     """Pairs a result with the one of the same setting, or with the nearest one and the reason against comparing."""
-    shape = _shape(base)
-    alike = [other for other in candidates.values() if _shape(other) == shape]
+    alike = [other for other in candidates.values() if other.protocol.cell == base.protocol.cell]
     if not alike:
         return Pair(base, None, "missing", "not in HEAD")
     head = min(alike, key=lambda other: (len(list(_reasons(base, other))), other.model.pooling != base.model.pooling))
     reason, notes = "; ".join(_reasons(base, head)), tuple(_notes(base, head))
     return Pair(base, head, "not comparable" if reason else "no difference found", reason, notes)
-
-
-def _shape(result: Result) -> tuple[int, int]:
-    return result.protocol.n_way, result.protocol.k_shot
 
 
 def _reasons(base: Result, head: Result) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
@@ -12,10 +12,9 @@ from scipy.special import stdtrit
 from uamix_bench.records.results import Result
 from uamix_bench.records.training_records import AblationRecord, Arm
 from uamix_bench.scoring.statistics import conventional_interval, holm, paired_t, sign_flip_p
+from uamix_bench.util.arrays import Doubles
 
 UNTUNED = "untuned"
-
-_Accuracies = np.ndarray[Any, np.dtype[np.float64]]  # (seeds, episodes)
 
 
 class Contrast(NamedTuple):
@@ -124,7 +123,7 @@ def deltas(record: AblationRecord) -> list[Delta]:
     return [delta._replace(p=adjusted.get(index)) for index, delta in enumerate(found)]
 
 
-def _untuned(record: AblationRecord, cell: Result) -> _Accuracies | None:
+def _untuned(record: AblationRecord, cell: Result) -> Doubles | None:
     """Accuracies (1, episodes) of the starting weights in a cell, pooled as the arms are; None if not recorded."""
     parent = record.arms[0].training.parent_sha256
     for result in record.beside:
@@ -138,13 +137,16 @@ def _row(
     label: str,
     arms: Mapping[int, Arm] | None,
     reference: Mapping[int, Arm],
-    untuned: Sequence[_Accuracies | None] | None,
+    untuned: Sequence[Doubles | None] | None,
     cells: Sequence[int],
     results: Sequence[Result],
 ) -> Delta:
-    """Row of a label in cells of one protocol, one a task; `arms` is None for the starting weights."""
+    """Row of a label in cells of one protocol, one a task; `arms` is None for the starting weights.
 
-    def of(one: Mapping[int, Arm], cell: int) -> _Accuracies:
+    Accuracies are (seeds, episodes).
+    """
+
+    def of(one: Mapping[int, Arm], cell: int) -> Doubles:
         return np.array([one[seed].results[cell].accuracies() for seed in arms or reference])
 
     base = [] if untuned is None else [given for given in untuned if given is not None]
@@ -176,7 +178,7 @@ def _row(
     )
 
 
-def _contrast(own: Sequence[_Accuracies], theirs: Sequence[_Accuracies]) -> Contrast:
+def _contrast(own: Sequence[Doubles], theirs: Sequence[Doubles]) -> Contrast:
     """Mean over tasks of the differences of two rows; a row without seeds stands against each seed of the other."""
     paired = [mine - other for mine, other in zip(own, theirs, strict=True)]  # (seeds, episodes) a task
     halves = [

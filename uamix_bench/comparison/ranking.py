@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from uamix_bench.records.results import Result
 from uamix_bench.scoring.episodes import EpisodeSet
-from uamix_bench.scoring.statistics import Z95, Interval, ci95_clips, holm, paired_t, sign_flip_p, smallest_difference
+from uamix_bench.scoring.statistics import Z95, Interval, ci95_clips, holm, sign_flip_p
+from uamix_bench.util.arrays import Doubles, Ints
 
-SIGNIFICANCE = 0.05  # of the whole family
-POWER = 0.8  # with which `Difference.smallest` would be found
+SIGNIFICANCE = 0.05  # of each declared family of tests
+POWER = 0.8  # with which the smallest difference or drop that is stated would be found
 WIDER = 2.0  # an interval that speaks of more than these clips, and is so many times the conventional one, is told
 
 
@@ -49,6 +49,31 @@ class Difference(NamedTuple):
     clips: Interval
 
 
+class Differences(Sequence[Difference]):
+    """Differences of all P pairs of a table, put together when asked for: hundreds of models have a million pairs.
+
+    Args:
+        results: Results of the table.
+        pairs: (P, 2) places of reference and result among them.
+        values: (P, 5) float64: the fields of numbers of a :class:`Difference`, in their order; NaN for None.
+        clips: Interval of each pair for new clips.
+    """
+
+    def __init__(self, results: Sequence[Result], pairs: Ints, values: Doubles, clips: Sequence[Interval]) -> None:
+        self._results, self._pairs, self._values, self._clips = results, pairs, values, clips
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self[place] for place in range(*at.indices(len(self)))]
+        reference, result = (self._results[place] for place in self._pairs[at].tolist())
+        difference, half_width, p, p_holm, smallest = self._values[at].tolist()
+        known = None if math.isnan(smallest) else smallest
+        return Difference(result, reference, difference, half_width, p, p_holm, known, self._clips[at])
+
+
 class Ranking(NamedTuple):
     """Outcome of `rank`.
 
@@ -67,7 +92,7 @@ class Ranking(NamedTuple):
     best_for_new_clips: frozenset[str]
     alike: frozenset[str]
     alike_for_new_clips: frozenset[str]
-    differences: tuple[Difference, ...]
+    differences: Sequence[Difference]
 
     def to_first(self) -> list[Difference]:
         """Differences to the first result of each cell."""
@@ -121,31 +146,66 @@ def rank(results: Iterable[Result], draws: Mapping[str, EpisodeSet] | None = Non
         draws: Episodes by digest; with them, differences get an interval for new clips.
     """
     groups = [cell for cell in cells(results) if len(cell) > 1]
-    pairs = [pair for cell in groups for pair in combinations(cell, 2)]
-    accuracies = {result.id: result.accuracies() for cell in groups for result in cell}
-    raw = []
-    for reference, result in pairs:
-        first, second = accuracies[result.id], accuracies[reference.id]
-        test = paired_t(first, second)
-        p = sign_flip_p(first - second) if test.p is None else test.p
-        clips = _for_new_clips(first - second, (draws or {}).get(result.episodes.digest))
-        smallest = None if test.p is None else smallest_difference(first, second, POWER)
-        raw.append(Difference(result, reference, test.difference, test.half_width, p, p, smallest, clips))
-    adjusted = holm([found.p for found in raw]).tolist()
-    differences = tuple(found._replace(p_holm=p) for found, p in zip(raw, adjusted, strict=True))
+    drawn = [(draws or {}).get(cell[0].episodes.digest) for cell in groups]
+    compared = [_compare(cell, episodes) for cell, episodes in zip(groups, drawn, strict=True)]
+    everyone = [result for cell in groups for result in cell]
+    starts = np.cumsum([0, *map(len, groups)])
+    pairs = np.concatenate(
+        [np.zeros((0, 2), np.int64), *(_pairs(cell) + at for cell, at in zip(groups, starts[:-1], strict=True))]
+    )
+    values = np.concatenate([np.zeros((0, 5)), *(values for values, _ in compared)])
+    values[:, 3] = holm(values[:, 2])
+    clips = [interval for _, intervals in compared for interval in intervals]
+
     unbiased = [[result for result in cell if not trained_on_task(result)] for cell in groups]
-    eligible = {result.id for cell in unbiased for result in cell}
     best = frozenset(max(cell, key=lambda one: one.score.accuracy).id for cell in unbiased if len(cell) > 1)
-    ranked = [frozenset({found.result.id, found.reference.id}) for found in differences]
+    eligible = np.array([not trained_on_task(result) for result in everyone], np.bool_)
+    is_best = np.array([result.id in best for result in everyone], np.bool_)
+    with_best = eligible[pairs].all(axis=1) & is_best[pairs].any(axis=1)
 
-    def undecided(p: Sequence[float]) -> frozenset[str]:
+    def undecided(p: Doubles) -> frozenset[str]:
         """Ids of both results of the pairs with a best one whose adjusted p value is not below `SIGNIFICANCE`."""
-        open_pairs = (pair for pair, value in zip(ranked, p, strict=True) if value >= SIGNIFICANCE)
-        return frozenset().union(*(pair for pair in open_pairs if pair & best and pair <= eligible))
+        return frozenset(everyone[place].id for place in np.unique(pairs[with_best & (p >= SIGNIFICANCE)]).tolist())
 
-    alike = undecided(adjusted)
-    for_new = undecided(holm([_p_for_new_clips(found) for found in differences]).tolist())
+    alike = undecided(values[:, 3])
+    for_new = undecided(holm([_p_for_new_clips(*both) for both in zip(values[:, 0].tolist(), clips, strict=True)]))
+    differences = Differences(everyone, pairs, values, clips)
     return Ranking(best, best - for_new, alike - best, for_new - best, differences)
+
+
+def _pairs(cell: Sequence[Result]) -> Ints:
+    """Places (P, 2) of all pairs of a cell, the earlier first, in their order."""
+    return np.stack(np.triu_indices(len(cell), 1), axis=1).astype(np.int64)
+
+
+def _compare(cell: Sequence[Result], drawn: EpisodeSet | None) -> tuple[Doubles, list[Interval]]:
+    """Compares all P pairs of a cell by the paired t test: values (P, 5) of :class:`Differences`, and intervals.
+
+    Sums over episodes are of whole numbers of queries, and exact. The adjusted p values are left at 0.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    correct = np.array([result.episodes.correct for result in cell], np.float64)  # (n, T)
+    episodes, queries = correct.shape[1], cell[0].protocol.n_way * cell[0].protocol.n_query
+    first, second = _pairs(cell).T
+    products, sums = (correct @ correct.T).astype(np.int64), correct.sum(axis=1).astype(np.int64)
+    total = sums[second] - sums[first]  # (P,)
+    squares = products[second, second] + products[first, first] - 2 * products[second, first]
+    spread = np.sqrt((episodes * squares - total**2) / (episodes * (episodes - 1)))
+    difference, error = total / (episodes * queries), spread / queries / math.sqrt(episodes)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * stdtr(episodes - 1, -np.abs(difference / error))
+    for at in np.flatnonzero(error == 0).tolist():  # all episodes differ equally
+        p[at] = sign_flip_p(correct[second[at]] - correct[first[at]])
+    known, reach = stdtrit(episodes - 1, 0.975), stdtrit(episodes - 1, POWER)
+    smallest = np.where(error == 0, np.nan, (known + reach) * error)
+    values = np.stack([difference, known * error, p, np.zeros_like(p), smallest], axis=1)
+    if drawn is None:
+        lacks = Interval(None, "needs the clip table that the episodes were drawn from")
+        return values, [lacks] * len(p)
+    of = (drawn.classes, drawn.drawn, drawn.class_of, drawn.group_of)
+    each = ((correct[two] - correct[one]) / queries for one, two in zip(first, second, strict=True))
+    return values, [ci95_clips(differences, *of) for differences in each]
 
 
 def trained_on_task(result: Result) -> bool:
@@ -164,14 +224,8 @@ def wider(result: Result) -> dict[str, float]:
     return {name: half / usual for name, half in given.items() if half and usual and half > WIDER * usual}
 
 
-def _p_for_new_clips(found: Difference) -> float:
+def _p_for_new_clips(difference: float, clips: Interval) -> float:
     """Two-sided normal p value of a difference for new clips; 1 without an interval."""
-    if not found.clips.half_width:
+    if not clips.half_width:
         return 1.0
-    return math.erfc(abs(found.difference) / (found.clips.half_width / Z95) / math.sqrt(2))
-
-
-def _for_new_clips(differences: np.ndarray[tuple[int], np.dtype[np.float64]], drawn: EpisodeSet | None) -> Interval:
-    if drawn is None:
-        return Interval(None, "needs the clip table that the episodes were drawn from")
-    return ci95_clips(differences, drawn.classes, drawn.drawn, drawn.class_of, drawn.group_of)
+    return math.erfc(abs(difference) / (clips.half_width / Z95) / math.sqrt(2))

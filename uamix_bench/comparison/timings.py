@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from uamix_bench.comparison.gate import Gate
+from uamix_bench.comparison.ranking import SIGNIFICANCE
 from uamix_bench.scoring.statistics import Z95, exceeds_p, holm
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.text import fit
 
-SIGNIFICANCE = 0.05  # of each declared family
 _TESTED = {"mean": 1.0, "median": math.sqrt(math.pi / 2)}  # standard error, in those of the mean, of a normal sample
 
 Verdict = Literal["faster", "slower", "no difference found", "not comparable", "missing"]

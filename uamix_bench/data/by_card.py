@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from uamix_bench.data import folders, own_data
-from uamix_bench.data.columns import as_text
+from uamix_bench.data.clip_table import ClipTable
+from uamix_bench.data.columns import Listed, as_text
 from uamix_bench.data.folders import SOUND_SUFFIXES, Listing, Remark
 from uamix_bench.data.hub_folder import own_list
 from uamix_bench.data.reader import Task, counted
@@ -68,7 +67,7 @@ class ByCard(Task):
         places = [root / inner / self.marker for inner in dict.fromkeys((self.card.folder, ""))]
         return next((place for place in places if place.exists()), None)
 
-    def clips(self, root: Path) -> pd.DataFrame:
+    def clips(self, root: Path) -> ClipTable:
         """Lists the clips as the layout says.
 
         Raises:
@@ -86,11 +85,11 @@ class ByCard(Task):
             found = own_list(root / layout.list, root)
         else:
             found, missing = self._by_templates(root)
-        table = found.clips[~found.clips["label"].isin(layout.leave_out)].reset_index(drop=True)
+        table = found.clips.take(~found.clips.among("label", layout.leave_out))
         if layout.labels:
-            table = table.assign(label=self._labels(root, table["label"]))
+            table = table.assign(label=self._labels(root, table["label"].tolist()))
         table = counted(self, root, table, missing)
-        classes = table["label"].nunique()
+        classes = len(set(table["label"]))
         if self.card.classes not in (None, classes):
             reason = f"{classes:,} of {self.card.classes:,} classes found"
             raise BadInputError(root, reason, "compare its lists with the card's")
@@ -103,21 +102,23 @@ class ByCard(Task):
         """Listing by the layout's templates, and the listed files that do not exist."""
         layout = self.layout
         source = root / layout.list if layout.list else root
-        table = own_data.read_list(source) if layout.list else _matching(root, layout.path)
+        given = own_data.read_list(source) if layout.list else _matching(root, layout.path)
         for name in dict.fromkeys(name for text in layout.templates.values() for name in fields(text)):
-            if name not in table.columns:
-                have = ", ".join(map(str, table.columns))
+            if name not in given.columns:
+                have = ", ".join(map(str, given.columns))
                 raise BadInputError(source, f"has no column '{name}' (it has: {have[:200]})", "correct the layout")
-        rows = table.to_dict("records")
-        made = {name: [_filled(text, row) for row in rows] for name, text in layout.templates.items()}
-        chosen = pd.DataFrame({name: made.get(name, [""] * len(rows)) for name in made}, table.index)
-        chosen = chosen[~chosen["label"].isin(layout.leave_out)]
-        there = chosen["path"].map(lambda path: own_data.find(root, path) is not None)
-        if not there.any():
-            what = f"{len(chosen):,} clips of {layout.list}" if layout.list else f"files {layout.path}"
+        rows = given.records()
+        made = given._replace(
+            columns={name: [_filled(text, row) for row in rows] for name, text in layout.templates.items()}
+        )
+        chosen = made.kept([label not in layout.leave_out for label in made.columns["label"]])
+        paths = chosen.columns["path"]
+        there = [own_data.find(root, path) is not None for path in paths]
+        if not any(there):
+            what = f"{len(there):,} clips of {layout.list}" if layout.list else f"files {layout.path}"
             raise BadInputError(root, f"holds none of the {what}", "unpack it again, or correct the layout")
-        missing = chosen.loc[~there, "path"].tolist()
-        found = own_data.clips_of(source, chosen[there], root)
+        missing = [path for path, found in zip(paths, there, strict=True) if not found]
+        found = own_data.clips_of(source, chosen.kept(there), root)
         if layout.list:
             return found, missing
         known = set(found.clips["path"])
@@ -125,7 +126,7 @@ class ByCard(Task):
         text = f"{others:,} sounds do not match {layout.path} and are left out"
         return found._replace(remarks=(*found.remarks, *([Remark("layout", text)] if others else []))), missing
 
-    def _labels(self, root: Path, codes: pd.Series[str]) -> list[str]:
+    def _labels(self, root: Path, codes: Sequence[str]) -> list[str]:
         unknown = sorted(set(codes) - set(self.layout.labels))
         if unknown:
             reason = f"has labels that the card does not name ({listed(unknown)})"
@@ -133,14 +134,14 @@ class ByCard(Task):
         return [self.layout.labels[code] for code in codes]
 
 
-def _matching(root: Path, pattern: str) -> pd.DataFrame:
+def _matching(root: Path, pattern: str) -> Listed:
     """Files below a root whose path matches a pattern: its fields, and the path itself as fields of the pattern."""
-    names = fields(pattern)
     parts = [re.escape(text) if at % 2 == 0 else "([^/]+?)" for at, text in enumerate(FIELD.split(pattern))]
     form = re.compile("".join(parts))
     found = [match.groups() for path in sorted(map("/".join, folders.walk(root))) if (match := form.fullmatch(path))]
-    return pd.DataFrame(found, pd.RangeIndex(len(found), name="file"), columns=list(names))
+    columns = {name: [groups[at] for groups in found] for at, name in enumerate(fields(pattern))}
+    return Listed(columns, range(len(found)), "file")
 
 
-def _filled(template: str, row: Mapping[Hashable, object]) -> str:
+def _filled(template: str, row: Mapping[str, object]) -> str:
     return FIELD.sub(lambda field: as_text(row[field[1]]), template)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
-import pandas as pd
-
+from uamix_bench.data.clip_table import COLUMNS, END, START
 from uamix_bench.data.folders import Remark, Several
-from uamix_bench.data.sound import END, START
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.text import listed, visible
 
-USED = ("clip", "path", "label", "group", "split")
 CLASS_NAME = "class_name"  # column of a labelled list: what zero-shot evaluation calls the class
 _OTHER_NAMES = {"path": "file_name", "label": "labels"}  # by which a list may call a column
 _TIMES = ((START, END), ("onset", "offset"))
@@ -21,28 +19,51 @@ _LONGEST_NAME = 60  # characters of a column's name that are shown
 _JOINT = ";"  # between the classes of a clip, where a list keeps them apart in another way
 
 
-class Columns(NamedTuple):
-    """Columns of a list.
+class Listed(NamedTuple):
+    """Rows of a list.
 
     Attributes:
-        table: Used columns as text, empty where the list has no value; the index holds the numbers of lines or rows.
+        columns: Values by the name of their column.
+        numbers: Number of each row in the list.
+        unit: Word for a row in messages: ``line``, ``row`` or ``file``.
+    """
+
+    columns: dict[str, list[Any]]
+    numbers: Sequence[int]
+    unit: str
+
+    def kept(self, chosen: Sequence[bool]) -> Listed:
+        """The rows for which `chosen` is True."""
+        columns = {name: list(compress(values, chosen)) for name, values in self.columns.items()}
+        return self._replace(columns=columns, numbers=list(compress(self.numbers, chosen)))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Values of each row, by the name of their column."""
+        return [dict(zip(self.columns, row, strict=True)) for row in zip(*self.columns.values(), strict=True)]
+
+
+class Used(NamedTuple):
+    """Columns of a list that are used.
+
+    Attributes:
+        listed: Used columns as text, empty where the list has no value.
         times: True if the table has ``start`` and ``end``.
         several: The label column and its separator, if clips have several classes.
         remarks: A remark that names unused columns, if there are any.
     """
 
-    table: pd.DataFrame
+    listed: Listed
     times: bool
     several: Several | None
     remarks: tuple[Remark, ...]
 
 
-def chosen(path: object, table: pd.DataFrame, needed: Sequence[str], *, sounds: str = "") -> Columns:
+def chosen(path: object, given: Listed, needed: Sequence[str], *, sounds: str = "") -> Used:
     """Chooses the columns of a list that are used.
 
     Args:
         path: Name of the list, for messages.
-        table: All columns, as text or other values; the index is named ``line`` or ``row``.
+        given: All columns, as text or other values.
         needed: Names of the columns that must exist and have no empty value.
         sounds: Name of the column that holds the sounds themselves. Such a list has no paths, and no times: each row
             has a sound of its own.
@@ -50,8 +71,8 @@ def chosen(path: object, table: pd.DataFrame, needed: Sequence[str], *, sounds: 
     Raises:
         BadInputError: A column is missing, or a needed value is.
     """
-    have = [name for name in table.columns if name]
-    named = {name: _OTHER_NAMES.get(name, name) if name not in have else name for name in USED}
+    have = [name for name in given.columns if name]
+    named = {name: _OTHER_NAMES.get(name, name) if name not in have else name for name in COLUMNS}
     if CLASS_NAME in have and "label" in needed:
         named[CLASS_NAME] = CLASS_NAME
     if sounds:
@@ -66,17 +87,19 @@ def chosen(path: object, table: pd.DataFrame, needed: Sequence[str], *, sounds: 
             shown = ", ".join(map(str, have)) or "nothing"
             remedy = f"the first line names the columns: {','.join(needed)}"
             raise BadInputError(path, f"has no column '{name}' (it has: {visible(shown[:200])})", remedy)
-    values = {name: table[source].tolist() for name, source in named.items() if source in have}
+    values = {name: list(given.columns[source]) for name, source in named.items() if source in have}
     several = _several(path, named["label"], values) if "label" in values else None
-    columns = {name: [as_text(value) for value in values.get(name, [""] * len(table))] for name in named}
-    known = pd.DataFrame(columns, table.index)
+    columns = {name: [as_text(value) for value in values.get(name, [""] * len(given.numbers))] for name in named}
     for name in needed:
-        empty = known.index[known[name] == ""]
-        if len(empty):
-            raise BadInputError(
-                path, f"{table.index.name} {empty[0]} has no {name}", f"fill it or delete the {table.index.name}"
-            )
-    return Columns(known, bool(pairs), several, _unused(have, {*named.values(), sounds, f"{sounds}.path"}, bool(pairs)))
+        empty = next((number for number, value in zip(given.numbers, columns[name], strict=True) if not value), None)
+        if empty is not None:
+            raise BadInputError(path, f"{given.unit} {empty} has no {name}", f"fill it or delete the {given.unit}")
+    return Used(
+        given._replace(columns=columns),
+        bool(pairs),
+        several,
+        _unused(have, {*named.values(), sounds, f"{sounds}.path"}, bool(pairs)),
+    )
 
 
 def _several(path: object, column: str, values: Mapping[str, list[Any]]) -> Several | None:
@@ -122,5 +145,5 @@ def _unused(have: Sequence[str], used: set[str], times: bool) -> tuple[Remark, .
         return ()
     verb = "columns {} of the list are" if len(unused) > 1 else "column {} of the list is"
     end = "" if times else "; clips are read from their start"
-    used_names = ", ".join((*USED, *((START, END) if times else ())))
+    used_names = ", ".join((*COLUMNS, *((START, END) if times else ())))
     return (Remark("columns", f"{verb.format(listed(unused))} not used (used: {used_names}){end}"),)

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
+from uamix_bench.data.clip_table import codes
 from uamix_bench.data.sound import Sound, sound_digests
 from uamix_bench.util.arrays import Ints
 from uamix_bench.util.progress import SILENT, Progress
@@ -51,14 +51,14 @@ def one_group(groups: Sequence[str], first: Ints) -> list[str]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    group_of, names = pd.factorize(np.asarray(groups, object), sort=True)
+    names, group_of = codes(groups)
     count = len(names)
     links = coo_array((np.ones(len(first), np.int8), (group_of, count + first)), shape=(count + len(first),) * 2)
     _, component = connected_components(links, directed=False)
     _, lowest = np.unique(component[:count], return_index=True)  # of each component that has a group: all have
     leader = np.empty(component.max(initial=-1) + 1, np.int64)
     leader[component[lowest]] = lowest
-    return [str(name) for name in names[leader[component[group_of]]]]
+    return [names[number] for number in leader[component[group_of]].tolist()]
 
 
 def _shape(sound: Sound) -> tuple[float | None, ...] | None:

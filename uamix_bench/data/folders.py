@@ -10,13 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import unreadable
 from uamix_bench.util.text import listed
 
-COLUMNS = ("clip", "path", "label", "group", "split")  # of every clip table; see `task.Task.clips`
 AUDIO_SUFFIXES = frozenset(".wav .wave .aif .aiff .aifc .flac .ogg .oga .opus .mp3".split())  # what audio.py decodes
 # Names of recordings; those not among the above are counted and named, so that no folder shrinks without a word.
 SOUND_SUFFIXES = AUDIO_SUFFIXES | frozenset(
@@ -28,6 +26,7 @@ _DOCUMENTS = frozenset(  # what folders of no class hold
     ".csv .tsv .txt .json .jsonl .md .rst .xml .html .yaml .yml .toml .py .ipynb .sh .pdf .png .jpg .gif .svg".split()
 )
 _LINK = "link to nothing"
+_WHOLE = re.compile(r"^(-?\d+)\.0+$")  # a whole number as JSON may write it
 _PARTS = frozenset("train training dev development val valid validation test testing eval evaluation holdout".split())
 _BESIDE = frozenset("set data audio wav sounds clips meta split clean other curated noisy verified unverified".split())
 _FOLD = re.compile(r"(?:fold|split|cv)s?[-_ ]?\d+")
@@ -77,7 +76,7 @@ class Listing(NamedTuple):
         names: Names of classes by label, if the user gave them.
     """
 
-    clips: pd.DataFrame
+    clips: ClipTable
     remarks: tuple[Remark, ...] = ()
     unread: tuple[Unread, ...] = ()
     several: Several | None = None
@@ -173,13 +172,14 @@ def tally(unread: Sequence[Unread], labels: Iterable[str]) -> str:
 
 
 def doubtful_labels(labels: Iterable[str]) -> list[Remark]:
-    """Remarks on labels that differ in case, blanks or Unicode form only, and on those that hold a separator."""
+    """Remarks on labels that are one but for their spelling, as ``1`` and ``1.0``, and on those with a separator."""
     spellings: dict[str, list[str]] = {}
     labels = sorted(labels)
     for label in labels:
-        spellings.setdefault("".join(unicodedata.normalize("NFKC", label).casefold().split()), []).append(label)
+        spelling = "".join(unicodedata.normalize("NFKC", label).casefold().split())
+        spellings.setdefault(_WHOLE.sub(r"\1", spelling), []).append(label)
     alike = [" and ".join(map(repr, those)) for those in spellings.values() if len(those) > 1]
-    text = "are scored as different classes: they differ in case, blanks or Unicode form only"
+    text = "are scored as different classes: they differ in case, blanks, Unicode form or a final .0 only"
     remarks = [Remark("labels", f"{listed(alike)} {text}")] if alike else []
     if several := [repr(label) for label in labels if ";" in label]:
         text = f"{listed(several, 3)} hold ';': each is one class where no --label-separator of 'finetune' parts it"
@@ -266,16 +266,7 @@ def _listing(
     for parts in sorted(unread):
         label = composed(parts[level]) if len(parts) > 1 else ""
         lost.append(Unread(composed("/".join(parts)), label, _ending(parts) or _LINK))
-    return Listing(table(rows), tuple(remarks), tuple(lost))
-
-
-def table(rows: Iterable[Sequence[str]]) -> pd.DataFrame:
-    """Clip table of rows in the order of `COLUMNS`.
-
-    Its columns hold Python's strings. Those of pyarrow, which pandas takes where that is installed, cannot hold a name
-    that is not UTF-8.
-    """
-    return pd.DataFrame(list(rows), columns=list(COLUMNS), dtype=object)
+    return Listing(ClipTable.of_rows(rows), tuple(remarks), tuple(lost))
 
 
 def _ending(parts: Parts) -> str:

@@ -12,11 +12,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from uamix_bench.data import columns, folders, own_data, parquet
+from uamix_bench.data.clip_table import ROW, ClipTable
+from uamix_bench.data.columns import Listed
 from uamix_bench.data.folders import SOUND_SUFFIXES, Listing, Remark, Several, composed, names_a_split
-from uamix_bench.data.sound import ROW
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.text import listed, visible
 
@@ -59,8 +58,8 @@ def audio_folder(root: Path, metadata: Sequence[Path], *, labelled: bool = True)
         own_data.clips_of(path, table, path.parent, base=root, labelled=labelled) for path, table in tables.items()
     ]
     whole = _joined(root, found)
-    split = [_split(Path(path).relative_to(root).parts[:-1]) for path in whole.clips["path"]]
-    clips = whole.clips.assign(split=whole.clips["split"].where(whole.clips["split"] != "", pd.Series(split)))
+    named = [_split(Path(path).relative_to(root).parts[:-1]) for path in whole.clips["path"]]
+    clips = whole.clips.assign(split=[own or split for own, split in zip(whole.clips["split"], named, strict=True)])
     known = set(clips["path"])
     others = [parts for parts in folders.walk(root) if Path(parts[-1]).suffix.lower() in SOUND_SUFFIXES]
     unlisted = sum(str(root.joinpath(*parts)) not in known for parts in others)
@@ -108,12 +107,12 @@ def rows(root: Path, paths: Sequence[Path], *, labelled: bool = True) -> Listing
     found = []
     for path, (table, audio) in read.items():
         known = columns.chosen(path, table, ("label",) if labelled else (), sounds=audio)
-        place, width = composed(os.path.relpath(path, root).replace(os.sep, "/")), len(str(len(table) - 1))
-        ids = own[path] if distinct else [f"{place}#{row:0{width}}" for row in range(len(table))]
-        listing = own_data.clip_table(path, known, [str(path)] * len(table), ids, labelled=labelled)
+        place, width = composed(os.path.relpath(path, root).replace(os.sep, "/")), len(str(len(table.numbers) - 1))
+        ids = own[path] if distinct else [f"{place}#{row:0{width}}" for row in table.numbers]
+        listing = own_data.clip_table(path, known, [str(path)] * len(ids), ids, labelled=labelled)
         split = _split(path.relative_to(root).parts) if len(paths) > 1 else ""  # one file is one set
-        of_rows = listing.clips["split"].where(listing.clips["split"] != "", split)
-        found.append(listing._replace(clips=listing.clips.assign(split=of_rows, **{ROW: range(len(table))})))
+        splits = [own_split or split for own_split in listing.clips["split"]]
+        found.append(listing._replace(clips=listing.clips.assign(split=splits, **{ROW: table.numbers})))
     return _joined(root, found)
 
 
@@ -129,12 +128,12 @@ def own_list(path: Path, root: Path, *, labelled: bool = True) -> Listing:
     return own_data.clip_list(path, root, labelled)
 
 
-def _names(table: pd.DataFrame, audio: str) -> list[str]:
+def _names(table: Listed, audio: str) -> list[str]:
     """Names that a parquet file gives its sounds, without folders; empty where it gives none."""
     column = f"{audio}.path"
     if column not in table.columns:
-        return [""] * len(table)
-    return [composed(re.split(r"[/\\]", name)[-1]) if name else "" for name in table[column]]
+        return [""] * len(table.numbers)
+    return [composed(re.split(r"[/\\]", name)[-1]) if name else "" for name in table.columns[column]]
 
 
 def _joined(root: Path, parts: Sequence[Listing]) -> Listing:
@@ -148,8 +147,7 @@ def _joined(root: Path, parts: Sequence[Listing]) -> Listing:
             if names.setdefault(label, name) != name:
                 reason = f"its lists name the class '{label}' '{names[label]}' and '{name}'"
                 raise BadInputError(root, visible(reason), "give a class one name")
-    clips = pd.concat([part.clips for part in parts], ignore_index=True)
-    return Listing(clips, remarks, (), parts[0].several, names)
+    return Listing(ClipTable.joined([part.clips for part in parts]), remarks, (), parts[0].several, names)
 
 
 def _split(parts: Sequence[str]) -> str:

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
-
 from uamix_bench.data import folders, hub_folder, own_data
 from uamix_bench.data.by_card import ByCard
+from uamix_bench.data.clip_table import ClipTable
 from uamix_bench.data.folders import Listing
 from uamix_bench.data.reader import IncompleteError, Task
 from uamix_bench.plugins import registry
@@ -44,7 +43,7 @@ class Own(Task):
         )
         self._read = read
 
-    def clips(self, root: Path) -> pd.DataFrame:
+    def clips(self, root: Path) -> ClipTable:
         """Reads the clip table. Every file of a list must exist."""
         return self._read(root).clips
 

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import pandas as pd
-
 from uamix_bench.data import columns, segments
-from uamix_bench.data.folders import AUDIO_SUFFIXES, SOUND_SUFFIXES, Listing, Remark, composed, table as clip_rows, walk
-from uamix_bench.data.sound import END, START
+from uamix_bench.data.clip_table import END, START, ClipTable
+from uamix_bench.data.columns import Listed
+from uamix_bench.data.folders import AUDIO_SUFFIXES, SOUND_SUFFIXES, Listing, Remark, composed, walk
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.files import regular, unreadable
 from uamix_bench.util.text import LONGEST, UNFIT, listed, visible
@@ -41,9 +40,7 @@ def path_list(path: Path, root: Path) -> Listing:
     named = {number: line.strip() for number, line in lines if line.strip() and not line.startswith("#")}
     if not named:
         raise BadInputError(path, "lists no clip", "give one path a line")
-    return clips_of(
-        path, pd.DataFrame({"path": list(named.values())}, pd.Index(named, name="line")), root, labelled=False
-    )
+    return clips_of(path, Listed({"path": list(named.values())}, list(named), "line"), root, labelled=False)
 
 
 def is_audioset_list(path: Path) -> bool:
@@ -53,7 +50,7 @@ def is_audioset_list(path: Path) -> bool:
     return False
 
 
-def audioset_list(path: Path, root: Path) -> tuple[pd.DataFrame, str]:
+def audioset_list(path: Path, root: Path) -> tuple[ClipTable, str]:
     """Reads AudioSet's own CSV (``# YTID, start_seconds, end_seconds, positive_labels``) and finds its clips.
 
     A clip's file lies anywhere below `root` and is named by its YTID, with or without a ``Y`` before it, alone or with
@@ -90,7 +87,7 @@ def audioset_list(path: Path, root: Path) -> tuple[pd.DataFrame, str]:
         reason = f"holds none of the {len(lines):,} clips of {path.name}{formats}"
         raise BadInputError(root, reason, "name their folder with --audio-root; files are named YTID.wav or the like")
     lacks = f"holds {len(rows):,} of the {len(lines):,} clips of {path.name}{formats}" if len(rows) < len(lines) else ""
-    return clip_rows(rows), lacks
+    return ClipTable.of_rows(rows), lacks
 
 
 def _audioset_stems(video: str, start_s: float, end_s: float) -> Iterator[str]:
@@ -127,20 +124,18 @@ def clip_list(path: Path, root: Path, labelled: bool = True) -> Listing:
     return clips_of(path, read_list(path), root, labelled=labelled)
 
 
-def clips_of(
-    path: Path, table: pd.DataFrame, root: Path, *, base: Path | None = None, labelled: bool = True
-) -> Listing:
+def clips_of(path: Path, given: Listed, root: Path, *, base: Path | None = None, labelled: bool = True) -> Listing:
     """Clip table of the rows of a list; see :func:`clip_list`.
 
     Args:
         path: Path of the list, for messages.
-        table: All columns of the list; the index is named ``line`` or ``row`` and numbers them.
+        given: All columns of the list.
         root: Folder that the listed paths are relative to.
         base: Folder that clips' ids are relative to; default `root`.
         labelled: True if every clip needs a label.
     """
-    known = columns.chosen(path, table, ("path", "label") if labelled else ("path",))
-    texts = known.table["path"].tolist()
+    known = columns.chosen(path, given, ("path", "label") if labelled else ("path",))
+    texts = known.listed.columns["path"]
     found = [find(root, text) for text in texts]
     paths = [file for file in found if file is not None]
     if absent := [text for text, file in zip(texts, found, strict=True) if file is None]:
@@ -149,18 +144,19 @@ def clips_of(
     return clip_table(path, known, list(map(str, paths)), _ids(base or root, paths), labelled=labelled)
 
 
-def class_names(path: Path, table: pd.DataFrame) -> dict[str, str]:
+def class_names(path: Path, given: Listed) -> dict[str, str]:
     """Names of classes by label, from the columns ``label`` and ``class_name`` of a list; empty names are left out.
 
     Args:
         path: Path of the list, for errors.
-        table: Its columns; see :func:`read_csv`.
+        given: Its rows; see :func:`read_csv`.
 
     Raises:
         BadInputError: A class has two names, or a name that no record can hold.
     """
     found: dict[str, str] = {}
-    for line, label, name in zip(table.index, table["label"], table[columns.CLASS_NAME], strict=True):
+    rows = zip(given.numbers, given.columns["label"], given.columns[columns.CLASS_NAME], strict=True)
+    for line, label, name in rows:
         if not name:
             continue
         if found.setdefault(composed(label), name) != name:
@@ -171,9 +167,7 @@ def class_names(path: Path, table: pd.DataFrame) -> dict[str, str]:
     return found
 
 
-def clip_table(
-    path: Path, known: columns.Columns, files: Sequence[str], ids: Sequence[str], *, labelled: bool
-) -> Listing:
+def clip_table(path: Path, known: columns.Used, files: Sequence[str], ids: Sequence[str], *, labelled: bool) -> Listing:
     """Clip table of listed sounds.
 
     Args:
@@ -186,18 +180,19 @@ def clip_table(
     Raises:
         BadInputError: A clip is listed twice, or has an absolute path for an id; or a time is wrong.
     """
-    table, unit, remarks = known.table, known.table.index.name, known.remarks
-    default, groups, times = list(ids), table["group"].tolist(), dict[str, list[float]]()
+    given, remarks = known.listed, known.remarks
+    table, unit = given.columns, given.unit
+    default, groups, times = list(ids), table["group"], dict[str, list[float]]()
     if known.times:
-        found, more = segments.read(path, table, files, labelled=labelled and known.several is None)
+        found, more = segments.read(path, given, files, labelled=labelled and known.several is None)
         times = {START: [start for start, _ in found], END: [end for _, end in found]}
         default = [f"{one}#t={_time(start)},{_time(end)}" for one, (start, end) in zip(ids, found, strict=True)]
         groups = [group or one for group, one in zip(groups, ids, strict=True)]
         words = f"{len(found):,} clips are segments of {len(set(files)):,} files, by the columns of start and end"
         remarks += (*more, Remark("segments", words))
-    clips = [composed(own or one) for own, one in zip(table["clip"].tolist(), default, strict=True)]
+    clips = [composed(own or one) for own, one in zip(table["clip"], default, strict=True)]
     seen: set[str] = set()
-    for line, clip in zip(table.index, clips, strict=True):
+    for line, clip in zip(given.numbers, clips, strict=True):
         if _ABSOLUTE.match(clip):
             raise BadInputError(path, f"{unit} {line} has an absolute path for its clip", "give a relative id")
         if clip in seen:
@@ -207,14 +202,14 @@ def clip_table(
         seen.add(clip)
     rows = {
         "clip": clips,
-        "path": list(files),
+        "path": files,
         "label": list(map(composed, table["label"])),
         "group": [composed(group) or clip for group, clip in zip(groups, clips, strict=True)],
         "split": list(map(composed, table["split"])),
         **times,
     }
-    names = class_names(path, table) if labelled and columns.CLASS_NAME in table.columns else {}
-    return Listing(pd.DataFrame(rows, dtype=object), remarks, (), known.several, names)
+    names = class_names(path, given) if labelled and columns.CLASS_NAME in table else {}
+    return Listing(ClipTable(rows), remarks, (), known.several, names)
 
 
 def _time(seconds: float) -> str:
@@ -222,7 +217,7 @@ def _time(seconds: float) -> str:
     return f"{seconds:.6f}".rstrip("0").rstrip(".")
 
 
-def read_list(path: Path) -> pd.DataFrame:
+def read_list(path: Path) -> Listed:
     """Reads all columns of a list by its ending: ``.jsonl``, ``.parquet``, or CSV.
 
     Raises:
@@ -237,11 +232,11 @@ def read_list(path: Path) -> pd.DataFrame:
     return read_jsonl(path) if ending == ".jsonl" else read_csv(path, ())
 
 
-def read_jsonl(path: Path) -> pd.DataFrame:
+def read_jsonl(path: Path) -> Listed:
     """Reads a list of JSON objects, one a line (UTF-8). Empty lines are skipped.
 
     Returns:
-        All columns as Python objects, None where a line lacks one. The index is the number of the line.
+        All columns as Python objects, None where a line lacks one, and the numbers of the lines.
 
     Raises:
         BadInputError: The file is no such list, or has no row.
@@ -259,10 +254,10 @@ def read_jsonl(path: Path) -> pd.DataFrame:
         raise BadInputError(path, "lists no clip", "give one line per clip")
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     values = {name: [row.get(name) for row in rows.values()] for name in names}
-    return pd.DataFrame(values, pd.Index(rows, name="line"), dtype=object)
+    return Listed(values, list(rows), "line")
 
 
-def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
+def read_csv(path: Path, needed: Sequence[str]) -> Listed:
     """Reads a comma-separated list with a header line (UTF-8, with or without a byte order mark).
 
     Args:
@@ -270,7 +265,7 @@ def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
         needed: Names of the columns that the list must have.
 
     Returns:
-        All columns as text, stripped. The index is the number of the line where a row ends.
+        All columns as text, stripped, and the numbers of the lines where rows end.
 
     Raises:
         BadInputError: The file is no such list, lacks a column, has a row of another length, or has no row.
@@ -299,8 +294,8 @@ def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     if not rows:
         remedy = "give one line per clip" if header else "the first line names the columns: path,label"
         raise BadInputError(path, "lists no clip", remedy)
-    lines = pd.Index([line for line, _ in rows], name="line")
-    return pd.DataFrame([dict(zip(header, row, strict=True)) for _, row in rows], lines)
+    values = zip(*(row for _, row in rows), strict=True)
+    return Listed(dict(zip(header, map(list, values), strict=True)), [line for line, _ in rows], "line")
 
 
 def _text(path: Path) -> str:

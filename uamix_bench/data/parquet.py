@@ -15,8 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import pandas as pd
-
+from uamix_bench.data.columns import Listed
 from uamix_bench.util.errors import BadInputError, optional
 from uamix_bench.util.files import regular, unreadable
 
@@ -39,14 +38,14 @@ def sound_bytes(path: str, row: int) -> bytes:
     return content
 
 
-def read_table(path: Path) -> tuple[pd.DataFrame, str]:
+def read_table(path: Path) -> tuple[Listed, str]:
     """Reads all columns but the sounds.
 
     Numbers of classes become the names that the Hub's metadata in the file gives them.
 
     Returns:
-        All other columns as Python objects, None for a null; the index is the number of the row, from 0, and is named
-        ``row``. And the name of the column of sounds, empty if there is none; its paths are the column ``audio.path``.
+        All other columns as Python objects, None for a null, with the numbers of the rows, from 0. And the name of the
+        column of sounds, empty if there is none; its paths are the column ``audio.path``.
 
     Raises:
         BadInputError: The file is no parquet file, has several columns of sounds, or has no row.
@@ -64,7 +63,7 @@ def read_table(path: Path) -> tuple[pd.DataFrame, str]:
         count = file.metadata.num_rows
     if not count:
         raise BadInputError(path, "lists no clip", "give one row per clip")
-    return pd.DataFrame(columns, pd.RangeIndex(count, name="row"), dtype=object), audio
+    return Listed(columns, range(count), "row"), audio
 
 
 def _named(values: list[Any], schema: Any, column: str) -> list[Any]:

@@ -9,9 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import pandas as pd
-
 from uamix_bench.data import folders
+from uamix_bench.data.clip_table import ClipTable, Columns
 from uamix_bench.data.folders import Listing
 from uamix_bench.data.sound import sounds
 from uamix_bench.plugins.card import TaskCard
@@ -35,11 +34,11 @@ class IncompleteError(BadInputError):
         found: Clip table of the clips that exist.
     """
 
-    def __init__(self, subject: object, reason: str, remedy: str, found: pd.DataFrame) -> None:
+    def __init__(self, subject: object, reason: str, remedy: str, found: Columns) -> None:
         super().__init__(subject, reason, remedy)
-        self.found = found
+        self.found = ClipTable(found)
 
-    def __reduce__(self) -> tuple[type[IncompleteError], tuple[str, str, str, pd.DataFrame]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[type[IncompleteError], tuple[str, str, str, ClipTable]]:  # type: ignore[override]
         return type(self), (self.subject, self.reason, self.remedy, self.found)
 
 
@@ -62,17 +61,18 @@ class Task:
     card: ClassVar[TaskCard]
     marker: ClassVar[str] = ""
 
-    def clips(self, root: Path) -> pd.DataFrame:
+    def clips(self, root: Path) -> Columns:
         """Lists the clips in a copy of the data set.
 
         Args:
             root: Folder into which the official archives are unpacked.
 
         Returns:
-            Clip table, one row a clip, with the columns ``clip`` (stable id: path relative to `root`, with ``/``),
-            ``path``, ``label``, ``group`` (must not stand on both sides of an episode; the clip itself if it has no
-            group) and ``split``. Columns ``start`` and ``end``, in seconds, make a clip a segment of its file; a column
-            ``row`` makes it a row of a parquet file, from 0.
+            Clip table, one row a clip: a `ClipTable`, a DataFrame of pandas, or a dictionary of lists. Its columns are
+            ``clip`` (stable id: path relative to `root`, with ``/``), ``path``, ``label``, ``group`` (must not stand
+            on both sides of an episode; the clip itself if it has no group) and ``split``. Columns ``start`` and
+            ``end``, in seconds, make a clip a segment of its file; a column ``row`` makes it a row of a parquet file,
+            from 0.
 
         Raises:
             IncompleteError: The copy lacks clips.
@@ -85,9 +85,9 @@ class Task:
 
         Raises: the errors of :meth:`clips`.
         """
-        return Listing(self.clips(root))
+        return Listing(ClipTable(self.clips(root)))
 
-    def supervised(self, root: Path, table: pd.DataFrame) -> pd.DataFrame:
+    def supervised(self, root: Path, table: ClipTable) -> Columns:
         """The clip table for fine-tuning: `table`, unless fine-tuning has other labels or groups than episodes."""
         return table
 
@@ -107,7 +107,7 @@ class Task:
             raise BadInputError(mark, "does not begin with a number of clips", "make the miniature again")
         return self.card.model_copy(update={"version": f"{self.card.version}-miniature", "clips": int(count[0])})
 
-    def materialise(self, rows: pd.DataFrame, progress: Progress = SILENT) -> None:
+    def materialise(self, rows: ClipTable, progress: Progress = SILENT) -> None:
         """Makes sure that the files of these `rows` of the clip table exist. Generated data sets make them here."""
 
     def verify(self, root: Path, deep: bool = False, progress: Progress = SILENT) -> list[Problem]:
@@ -169,7 +169,7 @@ class Task:
         return None
 
 
-def counted(task: Task, root: Path, table: pd.DataFrame, missing: Iterable[str] = (), hint: str = "") -> pd.DataFrame:
+def counted(task: Task, root: Path, table: ClipTable, missing: Iterable[str] = (), hint: str = "") -> ClipTable:
     """The clip table of a copy, if it holds every clip.
 
     Args:
@@ -196,17 +196,17 @@ def counted(task: Task, root: Path, table: pd.DataFrame, missing: Iterable[str] 
     raise IncompleteError(root, reason, f"{remedy}, or evaluate what is there, unranked, with --allow-partial", table)
 
 
-def _empty(table: pd.DataFrame) -> list[Problem]:
+def _empty(table: ClipTable) -> list[Problem]:
     """Lists the empty files, as a full disk leaves them. Files that are not generated yet are no fault."""
     problems = []
-    for path in table["path"].unique():
+    for path in dict.fromkeys(table["path"].tolist()):
         with suppress(OSError):
             if not os.stat(path).st_size:  # noqa: PTH116 - half the time of Path.stat, and there are 300,000
                 problems.append(Problem(path, "is empty (0 bytes)", "download or export it again"))
     return problems
 
 
-def _decode_all(table: pd.DataFrame, progress: Progress) -> list[Problem]:
+def _decode_all(table: ClipTable, progress: Progress) -> list[Problem]:
     from uamix_bench.data.audio import read
 
     problems = []

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
+from uamix_bench.data.clip_table import END, START
+from uamix_bench.data.columns import Listed
 from uamix_bench.data.folders import Remark
-from uamix_bench.data.sound import END, ROUNDING_S, START
+from uamix_bench.data.sound import ROUNDING_S
 from uamix_bench.util.errors import BadInputError, BenchError
 
 _SECONDS = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?", re.ASCII)
@@ -30,13 +30,13 @@ class Segment(NamedTuple):
 
 
 def read(
-    path: object, table: pd.DataFrame, files: Sequence[str], *, labelled: bool
+    path: object, given: Listed, files: Sequence[str], *, labelled: bool
 ) -> tuple[list[tuple[float, float]], tuple[Remark, ...]]:
     """Reads the times of a list and compares them with the files and with each other.
 
     Args:
         path: Name of the list, for messages.
-        table: Columns ``start``, ``end`` and ``label`` as text; the index is named ``line`` or ``row``.
+        given: Rows with the columns ``start``, ``end`` and ``label`` as text.
         files: Path of each segment's file.
         labelled: True if two segments of different labels must not overlap.
 
@@ -47,10 +47,11 @@ def read(
         BadInputError: A time cannot be read or is past the end of its file, an end is not after its start, or segments
             of two labels overlap. The error names the line.
     """
-    unit = table.index.name
+    unit, columns = given.unit, given.columns
     of_file: dict[str, list[Segment]] = {}
     times = []
-    for line, file, start, end, label in zip(table.index, files, table[START], table[END], table["label"], strict=True):
+    rows = zip(given.numbers, files, columns[START], columns[END], columns["label"], strict=True)
+    for line, file, start, end, label in rows:
         start_s, end_s = (_seconds(path, f"{unit} {line}", name, text) for name, text in ((START, start), (END, end)))
         if end_s <= start_s:
             raise BadInputError(path, f"{unit} {line} ends at {end} s and starts at {start} s", "swap or correct them")
@@ -82,7 +83,7 @@ def _seconds(path: object, place: str, column: str, text: str) -> float:
     return value
 
 
-def _refuse_past_the_end(path: object, unit: object, of_file: dict[str, list[Segment]]) -> None:
+def _refuse_past_the_end(path: object, unit: str, of_file: dict[str, list[Segment]]) -> None:
     """Looks at the headers of the files. A broken file is left to whoever reads it."""
     from uamix_bench.data.audio import probe
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
+from uamix_bench.data.clip_table import PLACES, ROW, ClipTable
 from uamix_bench.storage.digests import FileDigests, Part, part_digests, unchanged
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError, BenchError
@@ -17,8 +17,6 @@ from uamix_bench.util.progress import SILENT, Progress
 
 SILENCE = 1e-4  # of full scale, half the range of a silent clip's samples: three steps of 16 bits
 ROUNDING_S = 1e-3  # times in lists are often rounded to it: so much may a segment pass the end of its file
-START, END, ROW = "start", "end", "row"
-PLACES = (START, END, ROW)  # columns of a clip table whose clips are not whole files; see `task.Task.clips`
 
 
 class Sound(NamedTuple):
@@ -48,18 +46,19 @@ class Sound(NamedTuple):
         return self._replace(path=os.path.abspath(self.path))  # noqa: PTH100 - half the time of Path.absolute
 
 
-def sounds(table: pd.DataFrame) -> list[Sound]:
+def sounds(table: ClipTable) -> list[Sound]:
     """Sounds of the rows of a clip table."""
     paths = list(map(str, table["path"]))
-    if not set(PLACES).intersection(table.columns):
+    if not any(name in table for name in PLACES):
         return list(map(Sound, paths))
-    columns = [table[name].tolist() if name in table.columns else [None] * len(paths) for name in PLACES]
+    none = [math.nan] * len(paths)
+    columns = [table[name].tolist() if name in table else none for name in PLACES]
     return [
         Sound(
             path,
-            None if pd.isna(start) else float(start),
-            None if pd.isna(end) else float(end),
-            None if pd.isna(row) else int(row),
+            None if math.isnan(start) else start,
+            None if math.isnan(end) else end,
+            None if math.isnan(row) else int(row),
         )
         for path, start, end, row in zip(paths, *columns, strict=True)
     ]

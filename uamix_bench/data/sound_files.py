@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
-from uamix_bench.data.folders import COLUMNS, Listing, Unread
+from uamix_bench.data.clip_table import PLACES, ClipTable
+from uamix_bench.data.folders import Listing, Unread
 from uamix_bench.data.own import Own
-from uamix_bench.data.sound import PLACES
 from uamix_bench.data.task import TaskData, load_task
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.files import expanded
@@ -48,8 +46,7 @@ def sound_files(given: Sequence[str | Path], clip_seconds: float, keep_going: bo
         else:
             raise BadInputError(path, "no such file or folder", "name sound files, folders of them, or lists")
     kept = sorted(dict.fromkeys(paths))
-    rows = [(path, path, "", path, "") for path in kept]
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = ClipTable.of_rows((path, path, "", path, "") for path in kept)
     task = Own("sounds", lambda _: Listing(table))
     card = task.card.model_copy(update={"clip_seconds": clip_seconds})
     return TaskData(task, card, Path(), table, unread=tuple(unread))

@@ -104,11 +104,11 @@ def survey(data: TaskData, *, sounds: bool = True, memo: bool = True, progress: 
         if isinstance(one, _Heard):
             seconds[label] += one.info.duration_s
     sizes = Counter(table["label"].tolist())
-    groups = table["group"].nunique()
+    groups = len(set(table["group"]))
     return Survey(
         classes={label: ClassSize(sizes[label], seconds[label] if sounds else None) for label in sorted(sizes)},
         splits=dict(sorted(Counter(split for split in table["split"] if split).items())),
-        groups=int(groups) if groups < len(table) else None,
+        groups=groups if groups < len(table) else None,
         unread=tuple((one.clip, one.reason) for one in data.unread),
         remarks=tuple(remark.text for remark in data.remarks),
         sounds=_findings(data, heard, memo, progress) if sounds else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,13 +11,12 @@ from json.encoder import encode_basestring
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from uamix_bench.data import folders
 from uamix_bench.data.by_card import ByCard
-from uamix_bench.data.clip_table import SortedClips, sort_clips
+from uamix_bench.data.clip_table import COLUMNS, END, PLACES, START, ClipTable, SortedClips, sort_clips
 from uamix_bench.data.copies import first_copies, one_group
-from uamix_bench.data.folders import COLUMNS as COLUMNS, Listing, Remark, Several, Unread
+from uamix_bench.data.folders import Listing, Remark, Several, Unread
 from uamix_bench.data.own import OWN_CLIP_SECONDS as OWN_CLIP_SECONDS, Own, own_task
 from uamix_bench.data.reader import (
     MINIATURE as MINIATURE,
@@ -24,10 +24,10 @@ from uamix_bench.data.reader import (
     Problem as Problem,
     Task as Task,
 )
-from uamix_bench.data.sound import END, PLACES, START, sounds
+from uamix_bench.data.sound import sounds
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import TaskCard
-from uamix_bench.util.arrays import Ints
+from uamix_bench.util.arrays import Ints, Mask
 from uamix_bench.util.errors import BadInputError, UsageError, nearest
 from uamix_bench.util.files import home
 from uamix_bench.util.progress import SILENT, Progress
@@ -52,7 +52,7 @@ class TaskData:
     task: Task
     card: TaskCard
     root: Path
-    clips: pd.DataFrame
+    clips: ClipTable
     partial: str = ""
     remarks: tuple[Remark, ...] = ()
     unread: tuple[Unread, ...] = ()
@@ -61,7 +61,7 @@ class TaskData:
     names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.clips["clip"].is_monotonic_increasing:  # episodes and digests go by this order
+        if not self.clips.ordered:  # episodes and digests go by this order
             raise ValueError("the clip table of a task is sorted by clip")
 
     @property
@@ -129,7 +129,7 @@ class TaskData:
         if self.version_tells_sounds:
             return None
         first = np.arange(len(self.clips))
-        first[rows] = rows[first_copies(sounds(self.clips.iloc[rows]), progress)]
+        first[rows] = rows[first_copies(sounds(self.clips.take(rows)), progress)]
         return first
 
     def split(self, *names: str) -> TaskData:
@@ -142,7 +142,7 @@ class TaskData:
         for name in names:
             if name not in known:
                 raise UsageError(f"{self.name}:{name}", "no such split", f"known: {', '.join(known) or 'none'}")
-        return self._where(self.clips["split"].isin(names))
+        return self._where(self.clips.among("split", names))
 
     def only(self, classes: Iterable[str]) -> TaskData:
         """The same task, with only the clips of these classes. Its clip table and every digest differ.
@@ -155,7 +155,7 @@ class TaskData:
         if unknown := sorted(wanted.difference(known)):
             more = f", nor {len(unknown) - 1} more that are named" if len(unknown) > 1 else ""
             raise UsageError(self.name, f"has no class '{unknown[0]}'{more}", nearest(unknown[0], known))
-        return self._where(self.clips["label"].isin(wanted))
+        return self._where(self.clips.among("label", wanted))
 
     def named(self, names: Mapping[str, str]) -> TaskData:
         """The same task with these names of classes, by label; an empty one leaves the class its own."""
@@ -163,7 +163,7 @@ class TaskData:
 
     def without(self, clips: Iterable[str]) -> TaskData:
         """The same task without these clips."""
-        return self._where(~self.clips["clip"].isin(set(clips)))
+        return self._where(~self.clips.among("clip", set(clips)))
 
     def metaaudio(self) -> TaskData:
         """The same task, with only the test classes of MetaAudio's split (Heggan et al. 2022, ``Baseline/*.npy``).
@@ -182,16 +182,17 @@ class TaskData:
         Raises:
             UsageError: A class has no clip left for a query; the line names it.
         """
-        sizes = self.clips["label"].value_counts()
-        most = min(at_most, int(sizes.min()) - k_shot)
+        sizes = self.clips.sizes("label")
+        most = min(at_most, min(sizes.values()) - k_shot)
         if most < 1:
-            short = ", ".join(f"{label} has {size}" for label, size in sizes[sizes <= k_shot].sort_values()[:4].items())
+            fewest = sorted((size, label) for label, size in sizes.items() if size <= k_shot)[:4]
+            short = ", ".join(f"{label} has {size}" for size, label in fewest)
             reason = f"--q auto leaves no class out, and with {k_shot} supports these have no query: {short}"
             raise UsageError(self.name, reason, "use a smaller --k, a number for --q, or choose --classes")
         return most
 
-    def _where(self, chosen: pd.Series[bool]) -> TaskData:
-        return replace(self, clips=self.clips[chosen].reset_index(drop=True))
+    def _where(self, chosen: Mask) -> TaskData:
+        return replace(self, clips=self.clips.take(chosen))
 
 
 def load_task(
@@ -231,19 +232,19 @@ def load_task(
     try:
         found = task.listing(root)
     except IncompleteError as error:
-        if not allow_partial or error.found.empty:
+        if not allow_partial or not len(error.found):
             raise
         lacks, found = error.reason, Listing(error.found)
     remarks = list(found.remarks)
     if found.unread:
         left_out = folders.tally(found.unread, found.clips["label"])
-        if not keep_going or found.clips.empty:
+        if not keep_going or not len(found.clips):
             remedy = "convert them ('ffmpeg -i IN OUT.flac'); fewshot and finetune set them aside with --keep-going"
             raise BadInputError(root, left_out, remedy)
         remarks.append(Remark("unread", left_out))
     table = _checked(found.clips, name)
     if labelled and found.several is None:
-        remarks += folders.doubtful_labels(table["label"].unique())
+        remarks += folders.doubtful_labels(set(table["label"]))
     card = task.edition(root)
     if isinstance(task, Own):
         card = card.model_copy(update={"version": table_sha256(table)[:12]})
@@ -302,27 +303,30 @@ def is_path(name: str) -> bool:
     return "/" in name or "\\" in name or name.startswith(".") or Path(name).suffix != ""
 
 
-def table_sha256(table: pd.DataFrame) -> str:
+def table_sha256(table: ClipTable) -> str:
     """SHA-256 (hex) over the rows [clip, label, group, split], each as canonical JSON and a newline, sorted by clip."""
-    if not table["clip"].is_monotonic_increasing:
-        table = table.sort_values("clip")
+    table = table.by_clip()
     # What `files.canonical_json` gives for a list of four strings, without a call of it for each of 300,000 rows.
     quoted = [map(encode_basestring, table[column].tolist()) for column in _TEXTS]
     return hashlib.sha256("".join([f"[{','.join(row)}]\n" for row in zip(*quoted, strict=True)]).encode()).hexdigest()
 
 
-def _checked(table: pd.DataFrame, source: object) -> pd.DataFrame:
+def _checked(table: ClipTable, source: object) -> ClipTable:
     """Returns a clip table sorted by clip. Faulty tables and names that no result can hold are refused."""
     if sorted(set(table.columns) - set(PLACES)) != sorted(COLUMNS) or (START in table) != (END in table):
         raise BadInputError(source, f"its clip table has the columns {', '.join(table.columns)}", f"want {COLUMNS}")
     for column in _TEXTS:
-        unfit = next((name for name in table[column].unique().tolist() if UNFIT.search(name)), None)
-        if unfit is not None:
+        names = dict.fromkeys(table[column].tolist())
+        if not all(isinstance(name, str) for name in names):
+            strange = next(name for name in names if not isinstance(name, str))
+            raise BadInputError(source, f"{column} {strange!r} of its clip table is no text", "give every clip a text")
+        if unfit := next(filter(UNFIT.search, names), ""):
             raise BadInputError(
                 source, f"{column} {unfit!a} holds a control, invisible or undecodable character", "rename it"
             )
-    repeated = table.loc[table["clip"].duplicated(), "clip"]
-    if len(repeated):
+    clips = table["clip"].tolist()
+    if len(set(clips)) < len(clips):
+        repeated = next(clip for clip, times in Counter(clips).items() if times > 1)
         remedy = "leave one of the two (names that differ in Unicode form only are one)"
-        raise BadInputError(source, f"lists {repeated.iloc[0]!a} twice", remedy)
-    return table.astype(dict.fromkeys(_TEXTS, str)).sort_values("clip", ignore_index=True)
+        raise BadInputError(source, f"lists {repeated!a} twice", remedy)
+    return table.by_clip()

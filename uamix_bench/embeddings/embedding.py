@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,7 @@ from uamix_bench.embeddings.known import KnownModel
 from uamix_bench.embeddings.pace import add_pace, kept_paces
 from uamix_bench.plugins.card import Segments
 from uamix_bench.records.provenance import device_name
-from uamix_bench.records.record import Pace
+from uamix_bench.records.results import Pace
 from uamix_bench.storage.digests import FileDigests
 from uamix_bench.util.arrays import Doubles, Floats, Ints, Mask
 from uamix_bench.util.errors import BadInputError, BenchError, own_code
@@ -29,6 +29,7 @@ from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.text import listed
 
 if TYPE_CHECKING:  # clips from the cache need no torch
+    from uamix_bench.embeddings.encoding import Batch
     from uamix_bench.models.model import AudioModel
 
 _KEPT_EVERY = 512  # clips ...
@@ -90,7 +91,8 @@ def embed(
     length (by :func:`uamix_bench.data.audio.segments`, which also treats the remainder), whose embeddings are averaged.
 
     Clips are decoded ahead of the encoder in threads. Only clips of equal length in tokens share a batch, so that
-    nothing is padded. New embeddings are stored in the cache every few hundred clips.
+    nothing is padded. A small encoder embeds a batch on each core (:mod:`~uamix_bench.embeddings.encoding`). New
+    embeddings are stored in the cache every few hundred clips.
 
     Args:
         model: Model from :func:`uamix_bench.load_model`; or a known one, loaded if a clip is not in the cache.
@@ -108,7 +110,7 @@ def embed(
         UsageError: The value of UAMIX_BENCH_CACHE_SIZE is no size.
     """
     started = time.perf_counter()
-    table = data.clips.iloc[rows]
+    table = data.clips.take(rows)
     data.task.materialise(table, progress)
     clip_sounds = sounds(table)
     digested = sound_digests(clip_sounds, memo=cache, progress=progress)
@@ -196,7 +198,7 @@ def _hear(
         give_up = bool(digested.failed) and not keep_going
         heard = decode(sources, run.model.sample_rate, data.card.clip_seconds, segments, progress, check)
         begun = time.perf_counter()
-        broken = _embed_all(run, todo, heard, keep_going, give_up, progress)
+        broken = _embed_all(run, todo, heard, data.card.clip_seconds, keep_going, give_up, progress)
         devices |= {run.device} if run.embedded else set()
         if run.cache and run.embedded:
             add_pace(run.cache.folder, run.device, run.embedded, time.perf_counter() - begun)
@@ -245,7 +247,7 @@ def embed_sounds(
 
     run = _Run(model, [b""] * len(clip_sounds), batch_size, None)
     heard = decode(clip_sounds, model.sample_rate, clip_seconds, segments, progress)
-    _embed_all(run, range(len(clip_sounds)), heard, True, False, progress)
+    _embed_all(run, range(len(clip_sounds)), heard, clip_seconds, True, False, progress)
     return run.done, run.rows
 
 
@@ -285,6 +287,7 @@ class _Run:
         self.keys = keys
         self.cache = cache
         self.limit = limit
+        self.batch_size = batch_size
         self.embedded = 0
         if cache:
             self.done, self.rows = cache.get(keys)
@@ -306,13 +309,16 @@ class _Run:
         """Name of the processor or GPU that embeds."""
         return device_name(str(self.model.device))
 
-    def add(self, row: int, wave: Floats) -> int:
-        """Adds a segment of a clip and returns the number of clips that this completed."""
+    def add(self, row: int, wave: Floats) -> Batch:
+        """Adds a segment of a clip and returns the batch that is due now, or none."""
         self._clips[row].waiting += 1
         with own_code("token_columns", type(self.model)):
             columns = self.model.token_columns(len(wave))
-        due = self._batches.add((row, wave), len(wave), columns)
-        return self._embed(due) if due else 0
+        return self._batches.add((row, wave), len(wave), columns)
+
+    def rest(self) -> Iterator[Batch]:
+        """Batches of the segments that still wait."""
+        return self._batches.rest()
 
     def end(self, row: int) -> int:
         """Marks the end of a clip's segments and returns the number of clips that this completed, 0 or 1."""
@@ -323,10 +329,6 @@ class _Run:
         """Drops a clip, with its embedded and waiting segments."""
         self._clips.pop(row, None)
 
-    def finish(self) -> int:
-        """Embeds the waiting segments and returns the number of clips that this completed."""
-        return sum(map(self._embed, self._batches.rest()))
-
     def close(self) -> None:
         """Stores the remaining embeddings in the cache, also after an interrupt."""
         if self.cache and self._unkept:
@@ -335,17 +337,12 @@ class _Run:
         self._unkept = []
         self._kept_at = time.monotonic()
 
-    def _embed(self, batch: list[tuple[int, Floats]]) -> int:
-        rows, waves = zip(*batch, strict=True)
-        with own_code("embed", type(self.model)):
-            vectors = np.asarray(self.model.embed(waves, self.model.sample_rate), np.float32)
-        if vectors.shape != (len(rows), self.model.embedding_dim):
-            due = f"has shape {vectors.shape} where {(len(rows), self.model.embedding_dim)} is due"
-            raise BadInputError(f"embed of {self.model.card.name}", due, "correct its pool() or embedding_dim")
-        for row, vector, wave in zip(rows, vectors, waves, strict=True):
+    def take(self, batch: Batch, vectors: Floats) -> int:
+        """Takes the embeddings of a batch and returns the number of clips that this completed."""
+        for (row, wave), vector in zip(batch, vectors, strict=True):
             if row in self._clips:
                 self._clips[row].take(vector, float(np.ptp(wave)) / 2)
-        return self._settle(dict.fromkeys(rows))
+        return self._settle(dict.fromkeys(row for row, _ in batch))
 
     def _settle(self, rows: Iterable[int]) -> int:
         """Fills the rows of clips whose segments are all embedded and returns the number of these clips."""
@@ -366,16 +363,21 @@ def _embed_all(
     run: _Run,
     rows: Sequence[int],
     clips_heard: Generator[Iterable[Floats | BenchError], None, None],
+    clip_seconds: float,
     keep_going: bool,
     give_up: bool,
     progress: Progress,
 ) -> dict[int, BenchError]:
-    """Embeds the decoded clips of `rows` and returns the error of each broken clip.
+    """Embeds the decoded clips of `rows`, cut to `clip_seconds`, and returns the error of each broken clip.
 
     With `give_up`, or without `keep_going` after the first broken clip, clips are only decoded to find broken ones.
     """
+    from uamix_bench.embeddings.encoding import encode
+
     broken: dict[int, BenchError] = {}
-    with progress.bar("embedding", len(rows)) as advance, closing(clips_heard), closing(run):
+
+    def batches() -> Iterator[Batch]:
+        nonlocal give_up
         for row, heard in zip(rows, clips_heard, strict=True):
             for wave in heard:
                 if isinstance(wave, BenchError):
@@ -384,12 +386,21 @@ def _embed_all(
                     advance(1, "")
                     give_up = not keep_going  # and list the other broken ones
                     break
-                if not give_up:
-                    advance(run.add(row, wave), "")
+                if not give_up and (due := run.add(row, wave)):
+                    yield due
             if not give_up and row not in broken:
                 advance(run.end(row), "")
         if not give_up:
-            advance(run.finish(), "")
+            yield from run.rest()
+
+    with (
+        progress.bar("embedding", len(rows)) as advance,
+        closing(clips_heard),
+        closing(run),
+        closing(encode(run.model, batches(), run.batch_size, clip_seconds)) as encoded,
+    ):
+        for batch, vectors in encoded:
+            advance(run.take(batch, vectors), "")
     return broken
 
 

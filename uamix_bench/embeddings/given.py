@@ -109,7 +109,7 @@ def _swings(
     model: AudioModel, data: TaskData, rows: Ints, segments: Segments, progress: Progress
 ) -> tuple[list[float], dict[int, BenchError]]:
     """Half the range of each clip's samples, and the errors of broken clips by their places."""
-    clip_sounds = sounds(data.clips.iloc[rows])
+    clip_sounds = sounds(data.clips.take(rows))
     swings = [0.0] * len(clip_sounds)
     broken: dict[int, BenchError] = {}
     with progress.bar("listening", len(clip_sounds)) as advance:

@@ -151,7 +151,7 @@ def _made_of(name: str, checkpoint: str | Path | None) -> dict[str, str] | None:
         if path is None and bundled is not None:
             path = plugin.folder / bundled.file
         if path is None and plugin.card.needs_weights:
-            found = [one for listed in registry.fetched(plugin) for one in listed]
+            found = [one for listed in registry.fetched(plugin.card) for one in listed]
             if len(found) != 1:  # loading tells which is taken, or what is missing
                 return None
             path = found[0]

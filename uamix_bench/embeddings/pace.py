@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from uamix_bench.embeddings.cache import PACE
-from uamix_bench.records.record import Pace
+from uamix_bench.records.results import Pace
 from uamix_bench.util import files
 from uamix_bench.util.errors import MachineError
 from uamix_bench.util.text import fit

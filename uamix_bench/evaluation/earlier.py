@@ -14,7 +14,8 @@ from uamix_bench.data.task import TaskData
 from uamix_bench.records.record import TaskIdentity
 from uamix_bench.records.results import Result, other_model
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import Protocol, draw_sorted
+from uamix_bench.scoring.episodes import draw_sorted
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.storage.digests import sounds_sha256
 from uamix_bench.util.arrays import Ints
 from uamix_bench.util.errors import UsageError
@@ -73,12 +74,7 @@ def find_earlier(
     ]
     found = [
         list(
-            store.find(
-                model.identity,
-                TaskIdentity.of(table, None, named=protocol.k_shot == 0),
-                protocol,
-                drawn.digest,
-            )
+            store.find(model.identity, TaskIdentity.of(table, None, named=protocol.k_shot == 0), protocol, drawn.digest)
         )
         for protocol, table, drawn in zip(protocols, tables, draws, strict=True)
     ]
@@ -140,7 +136,7 @@ def sounds_here(
     if not draws:
         return []
     rows = np.unique(np.concatenate(draws))
-    found = sound_digests(sounds(task.clips.iloc[rows]), memo=memo, progress=progress)
+    found = sound_digests(sounds(task.clips.take(rows)), memo=memo, progress=progress)
     unread = rows[list(found.failed)]
     of_row = dict(zip(rows.tolist(), found.digests, strict=True))
     return [

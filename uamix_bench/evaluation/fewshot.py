@@ -19,11 +19,12 @@ from uamix_bench.evaluation.zero_shot import check_text_side, zero_shot_texts
 from uamix_bench.plugins.card import Segments
 from uamix_bench.plugins.overlap import overlap
 from uamix_bench.records.provenance import collect, peak_memory_mb, scrub
-from uamix_bench.records.record import Cost, HalfInterval, Pace, Provenance, Skipped, Status, TaskIdentity
-from uamix_bench.records.results import Episodes, Intervals, Result, Score
+from uamix_bench.records.record import HalfInterval, Provenance, Skipped, Status, TaskIdentity
+from uamix_bench.records.results import Cost, Episodes, Intervals, Pace, Result, Score
 from uamix_bench.scoring import health
 from uamix_bench.scoring.classifiers import class_names, classify
-from uamix_bench.scoring.episodes import ALGORITHM, PAPER, EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import ALGORITHM, EpisodeSet
+from uamix_bench.scoring.protocol import PAPER, Protocol
 from uamix_bench.scoring.remarks import remarks
 from uamix_bench.scoring.statistics import ci95_classes, ci95_clips, conventional_interval
 from uamix_bench.scoring.sweep import sweep
@@ -147,7 +148,7 @@ class _Pool:
         if not len(new):
             return False
         progress = self.options.get("progress", SILENT)
-        self.task.task.materialise(self.task.clips.iloc[new], progress)  # here, so that embed_s is that of embedding
+        self.task.task.materialise(self.task.clips.take(new), progress)  # here, so that embed_s is that of embedding
         found = embed(
             self.model,
             self.task,
@@ -179,7 +180,7 @@ class _Pool:
     def check(self, subject: str, allow_unhealthy: bool) -> health.Health:
         """Runs the health check on all embeddings; non-finite ones that it lets pass become zeros."""
         rows = np.argsort(np.where(self._place < 0, len(self._place), self._place))[: len(self._vectors)]
-        clips = self.task.clips.iloc[rows]
+        clips = self.task.clips.take(rows)
         named = health.Clips(clips["clip"].tolist(), clips["label"].tolist())
         sanity = health.check(self._vectors, self._keys, self._silent, named)
         sanity = sanity.model_copy(update={"notes": tuple(map(scrub, sanity.notes))})
@@ -224,7 +225,7 @@ class _Cell:
         if met:
             self.skipped = tuple(sorted((*self.skipped, *met)))
             self.kept = np.setdiff1d(self.kept, met)
-            self.task = replace(self.full, clips=self.full.clips.iloc[self.kept].reset_index(drop=True))
+            self.task = replace(self.full, clips=self.full.clips.take(self.kept))
             self._draw()
 
     def result(self, pool: _Pool, sanity: health.Health, provenance: Provenance) -> Result:

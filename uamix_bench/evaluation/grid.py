@@ -17,7 +17,7 @@ from uamix_bench.evaluation.plan import TaskPlan, plan_task
 from uamix_bench.evaluation.zero_shot import answerable, no_text_side
 from uamix_bench.records.results import Result
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import PAPER, Protocol
+from uamix_bench.scoring.protocol import PAPER, Protocol
 from uamix_bench.util.errors import BadInputError, UsageError
 from uamix_bench.util.progress import SILENT
 

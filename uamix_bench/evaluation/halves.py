@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from uamix_bench.data.task import TaskData
+from uamix_bench.util.arrays import Mask
 from uamix_bench.util.files import canonical_json
 from uamix_bench.util.progress import SILENT, Progress
 
@@ -53,8 +54,8 @@ def half_of(task: TaskData, protocol_name: str, seed: int) -> TaskData | None:
     return halves(task, seed)[protocol_name == REPORTING]
 
 
-def _rows(task: TaskData, chosen: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> TaskData:
-    return replace(task, clips=task.clips[chosen].reset_index(drop=True))
+def _rows(task: TaskData, chosen: Mask) -> TaskData:
+    return replace(task, clips=task.clips.take(chosen))
 
 
 def _hash(seed: int, group: str) -> bytes:

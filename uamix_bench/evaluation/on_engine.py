@@ -32,7 +32,7 @@ from uamix_bench.evaluation.plan import TaskPlan, draw_episodes
 from uamix_bench.plugins.card import Segments
 from uamix_bench.records.provenance import device_name
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.util import files
 from uamix_bench.util.arrays import Floats, Mask
 from uamix_bench.util.errors import BenchError, MachineError, UsageError
@@ -201,7 +201,7 @@ def _shards(
     for segments in dict.fromkeys(protocol.segments for protocol in protocols):
         sharing = [protocol for protocol in protocols if protocol.segments == segments]
         rows = np.unique(np.concatenate([draw_episodes(data, protocol).clips for protocol in sharing]))
-        table = data.clips.iloc[rows]
+        table = data.clips.take(rows)
         data.task.materialise(table, progress)
         found = sounds(table)
         digested = sound_digests(found, progress=progress)

@@ -8,12 +8,15 @@ from typing import Literal
 
 import numpy as np
 
+from uamix_bench.data.clip_table import earlier_equals
 from uamix_bench.data.folders import Remark
 from uamix_bench.data.task import TaskData
 from uamix_bench.evaluation.earlier import draw_tables
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol, draw_sorted
+from uamix_bench.scoring.episodes import EpisodeSet, draw_sorted
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.remarks import remarks
 from uamix_bench.scoring.sweep import sweep
+from uamix_bench.util.arrays import Ints
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.progress import SILENT, Progress
 
@@ -54,7 +57,7 @@ class TaskPlan:
         first = self.table.first_copies(self._rows(), progress) if sounds else None
         return remarks(self.protocols, self.draws, first)
 
-    def _rows(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def _rows(self) -> Ints:
         return np.unique(np.concatenate([episodes.clips for episodes in self.draws]))
 
 
@@ -135,5 +138,4 @@ def limited(task: TaskData, clips_per_class: int | None) -> TaskData:
     """Task with only the first clips, by id, of each class."""
     if clips_per_class is None:
         return task
-    first = task.clips.groupby("label").cumcount() < clips_per_class
-    return replace(task, clips=task.clips[first].reset_index(drop=True))
+    return replace(task, clips=task.clips.take(earlier_equals(task.clips["label"]) < clips_per_class))

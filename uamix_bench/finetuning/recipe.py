@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from uamix_bench.plugins.card import Frozen
 from uamix_bench.tuning.recipe import Recipe
 from uamix_bench.util.files import digest
 
@@ -73,15 +74,13 @@ class FinetuneRecipe(Recipe):
         return self
 
 
-class ProbeRecipe(BaseModel):
+class ProbeRecipe(Frozen):
     """Recipe of a linear probe: logistic regression on standardised embeddings of the frozen encoder.
 
     Embeddings are standardised with the training clips' statistics. The strength is chosen on the official validation
     clips, else on inner folds of the training clips, with no group split across them. Ties go to the larger strength:
     under a small one the sizes of the classes outweigh the embeddings of few clips.
     """
-
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     kind: Literal["probe"] = "probe"
     name: str

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
+from uamix_bench.data.clip_table import ClipTable, earlier_equals
 from uamix_bench.data.task import TaskData
 from uamix_bench.plugins.card import Supervised
 from uamix_bench.util.arrays import Ints, Mask
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
 
 def supervised(data: TaskData) -> TaskData:
     """Task for fine-tuning, whose labels or groups may differ from those of few-shot episodes."""
-    return replace(data, clips=data.task.supervised(data.root, data.clips))
+    return replace(data, clips=ClipTable(data.task.supervised(data.root, data.clips)))
 
 
 def joined(data: TaskData, test: TaskData) -> TaskData:
@@ -60,14 +60,14 @@ def joined(data: TaskData, test: TaskData) -> TaskData:
     Clips, digest and version are those of both tasks together; the name is that of `data`.
     """
     parts = [
-        part.clips.assign(clip=f"{split}/" + part.clips["clip"], split=split)
+        part.clips.assign(clip=[f"{split}/{clip}" for clip in part.clips["clip"]], split=split)
         for split, part in (("train", data), ("test", test))
     ]
     if data.several and test.several and data.several != test.several:
         reason = f"gives clips several classes in another way ({test.several}) than {data.name} ({data.several})"
         raise BadInputError(test.name, reason, "give both lists the same column and separator")
     card = data.card.model_copy(update={"supervised": Supervised(train=("train",), test=("test",))})
-    table = pd.concat(parts).sort_values("clip", ignore_index=True)
+    table = ClipTable.joined(parts).by_clip()
     lacks = "; ".join(part.partial for part in (data, test) if part.partial)
     remarks = tuple(dict.fromkeys((*data.remarks, *test.remarks)))
     both = replace(
@@ -99,7 +99,7 @@ def plan(data: TaskData, *, folds: int = FOLDS, seed: int = 0, separator: str | 
         BadInputError: A named split has no clip.
     """
     labels = read_labels(data, separator)
-    card = data.card.supervised or _named_splits(data.clips["split"])
+    card = data.card.supervised or _named_splits(set(data.clips["split"]))
     if card is None:
         return Plan(*_grouped(data, labels, folds, seed), labels)
     if card.folds:
@@ -120,7 +120,7 @@ def read_labels(data: TaskData, separator: str | None = None) -> Labels:
     Raises:
         UsageError: The data has fewer than two classes.
     """
-    column = data.clips["label"].astype(str)
+    column = data.clips["label"].tolist()
     parts = (
         [[part.strip() for part in text.split(separator)] for text in column] if separator else [[t] for t in column]
     )
@@ -168,7 +168,7 @@ def subset(train: Ints, targets: Mask, fraction: float | None, seed: int, shots:
     assert fraction is not None
     by_count = np.argsort(count, kind="stable")
     rarest = by_count[own[:, by_count].argmax(axis=1)]
-    place = pd.Series(rarest).groupby(rarest).cumcount().to_numpy()
+    place = earlier_equals(rarest.tolist())
     order = shuffled[np.argsort((place + 1) / np.maximum(count[rarest], 1), kind="stable")]
     first = np.unique([int(np.argmax(targets[order, c])) for c in np.flatnonzero(count)])
     order = np.concatenate([order[first], np.delete(order, first)])
@@ -196,9 +196,9 @@ def group_folds(label: Ints, groups: npt.NDArray[np.str_], count: int, seed: int
         return [(train.astype(np.int64), test.astype(np.int64)) for train, test in splitter.split(label, label, groups)]
 
 
-def _named_splits(column: pd.Series[str]) -> Supervised | None:
+def _named_splits(splits: set[str]) -> Supervised | None:
     """Splits that a split column names: train and test, or folds; None if it names neither."""
-    names = sorted(set(column) - {""})
+    names = sorted(splits - {""})
     if len(names) > 1 and all(map(_FOLD.fullmatch, names)):
         return Supervised(folds=tuple(names))
     parts = {part: tuple(n for n in names if n.lower() in known) for part, known in _NAMES.items()}
@@ -206,7 +206,7 @@ def _named_splits(column: pd.Series[str]) -> Supervised | None:
 
 
 def _rows(data: TaskData, names: tuple[str, ...]) -> Ints:
-    found = np.flatnonzero(data.clips["split"].isin(names).to_numpy())
+    found = np.flatnonzero(data.clips.among("split", names))
     if not len(found):
         hint = "put the data set's own list of splits beside it" if data.card.supervised else "fill the split column"
         raise BadInputError(data.root, f"no clip is in the split {' or '.join(names)}", hint)
@@ -214,7 +214,7 @@ def _rows(data: TaskData, names: tuple[str, ...]) -> Ints:
 
 
 def _grouped(data: TaskData, labels: Labels, folds: int, seed: int) -> tuple[tuple[Fold, ...], str]:
-    groups = data.clips["group"].to_numpy(str)
+    groups = data.clips["group"].astype(str)
     count = min(folds, len(np.unique(groups)))
     if count < 2:
         raise UsageError(data.name, "all clips are of one group", "give a split column, or groups that can be parted")

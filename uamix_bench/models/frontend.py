@@ -9,7 +9,7 @@ elsewhere to the rounding of sums in another order.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -23,8 +23,9 @@ _KALDI_LOW_HZ = 20.0  # Kaldi's default --low-freq
 FLOOR = torch.finfo(torch.float32).eps  # Kaldi's floor of a mel energy, 1.19e-7
 _BAND = 32  # mel bins multiplied at once: 98% of the matrix is zeros, and a band skips most of them
 _LEAST_FRAMES = 16  # of a batch: for fewer than four rows MKL multiplies by other kernels, which round otherwise
-_CPU_FRAMES = 256  # frames worked on at once: their spectra stay in the cache
+_CPU_FRAMES = 256
 _GPU_FRAMES = 65_536
+_ALIGNED = 16  # float32 of a cache line, the widest that a processor reads or writes at once
 
 
 class _Band(NamedTuple):
@@ -77,6 +78,10 @@ class KaldiFbank:
         """Distance from one window to the next in samples."""
         return self.sample_rate * 10 // 1000
 
+    def frames(self, samples: int) -> int:
+        """Number of frames of a clip of `samples` samples, one at least."""
+        return 1 + max(0, samples - self.window_length) // self.hop_length
+
     @torch.no_grad()
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the log-mel frames of a batch.
@@ -91,11 +96,10 @@ class KaldiFbank:
         Raises:
             ValueError: A shape or type differs from these.
         """
-        signal, lengths = _own_samples(waveforms, lengths, self.window_length, self.hop_length)
-        counts = 1 + (lengths - self.window_length) // self.hop_length
+        signal, own = _own_samples(waveforms, lengths, self.window_length, self.hop_length)
+        counts = [1 + (length - self.window_length) // self.hop_length for length in own]
         filters = _kaldi_filters(self, signal.device)
-        energies = _mel_energies(signal, counts, self.hop_length, filters, _emphasise)
-        return _blank(energies.clamp_(min=FLOOR).log_(), counts), counts
+        return _log_mel(signal, counts, self.hop_length, filters, _emphasiser, lambda x: x.clamp_(min=FLOOR))
 
 
 @dataclass(frozen=True)
@@ -150,34 +154,32 @@ class LogMel:
         Raises:
             ValueError: A shape or type differs from these.
         """
-        signal, lengths = _own_samples(waveforms, lengths, self.shortest, self.hop_length)
+        signal, own = _own_samples(waveforms, lengths, self.shortest, self.hop_length)
         if self.pre_emphasis is not None:
-            signal, lengths = signal[:, 1:] - self.pre_emphasis * signal[:, :-1], lengths - 1
-        counts = 1 + lengths // self.hop_length
+            signal, own = signal[:, 1:] - self.pre_emphasis * signal[:, :-1], [length - 1 for length in own]
+        counts = [1 + length // self.hop_length for length in own]
         filters = _log_mel_filters(self, signal.device)
-        signal = _reflect(signal, lengths, self.n_fft // 2)
-        energies = _mel_energies(signal, counts, self.hop_length, filters, _weigh)
-        return _blank(energies.add_(self.log_offset).log_(), counts), counts
+        signal = _reflect(signal, torch.tensor(own, device=signal.device), self.n_fft // 2)
+        return _log_mel(signal, counts, self.hop_length, filters, _weigher, lambda x: x.add_(self.log_offset))
 
 
-def _own_samples(waveforms: Tensor, lengths: Tensor, shortest: int, hop_length: int) -> tuple[Tensor, Tensor]:
+def _own_samples(waveforms: Tensor, lengths: Tensor, shortest: int, hop_length: int) -> tuple[Tensor, list[int]]:
     """Zero-pads clips to `shortest` samples and the batch to `_LEAST_FRAMES` frames, and returns batch and lengths."""
     if waveforms.ndim != 2 or waveforms.dtype != torch.float32 or lengths.shape != waveforms.shape[:1]:
         raise ValueError(
             f"want waveforms (B, S) float32 and lengths (B,), got {tuple(waveforms.shape)} {waveforms.dtype} "
             f"and {tuple(lengths.shape)}"
         )
-    samples = waveforms.shape[1]
-    lengths = lengths.to(waveforms.device)
-    if len(lengths) == 0 or int(lengths.min()) < 0 or int(lengths.max()) > samples:
-        raise ValueError(f"want lengths in 0..{samples} of at least one clip, got {lengths.tolist()}")
+    samples, own = waveforms.shape[1], lengths.tolist()
+    if not own or min(own) < 0 or max(own) > samples:
+        raise ValueError(f"want lengths in 0..{samples} of at least one clip, got {own}")
     least = shortest + hop_length * (_LEAST_FRAMES - 1)
     if samples < least:
         waveforms = pad(waveforms, (0, least - samples))
-    if int(lengths.min()) < shortest:  # only then does a frame reach past its clip's end
-        past = torch.arange(waveforms.shape[1], device=waveforms.device) >= lengths.unsqueeze(1)
+    if min(own) < shortest:  # only then does a frame reach past its clip's end
+        past = torch.arange(waveforms.shape[1], device=waveforms.device) >= lengths.to(waveforms.device).unsqueeze(1)
         waveforms = waveforms.masked_fill(past, 0.0)
-    return waveforms, lengths.clamp(min=shortest)
+    return waveforms, [max(length, shortest) for length in own]
 
 
 def _reflect(signal: Tensor, lengths: Tensor, margin: int) -> Tensor:
@@ -188,60 +190,72 @@ def _reflect(signal: Tensor, lengths: Tensor, margin: int) -> Tensor:
     return signal.gather(1, index.clamp(min=0))
 
 
-def _emphasise(frames: Tensor, window: Tensor, out: Tensor) -> None:
-    """Removes each frame's mean, pre-emphasises and windows it: frames (b, t, W) -> out (b, t, W), zero on entry.
+def _emphasiser(window: Tensor, out: Tensor) -> Callable[[Tensor], object]:
+    """Writer of frames (b, t, W) into `out` (b, t, W): their mean removed, pre-emphasised, times the window.
 
-    Kaldi emphasises a frame's first sample with itself. Here it stays zero, as both windows begin with zero.
+    Kaldi emphasises a frame's first sample with itself, here with a zero: both windows begin with zero.
     """
-    centred = frames - frames.mean(-1, keepdim=True)
-    torch.mul(centred[..., :-1], -0.97, out=out[..., 1:])
-    out[..., 1:].add_(centred[..., 1:]).mul_(window[1:])
+    centred = out.new_zeros(*out.shape[:2], _ALIGNED + len(window))  # what is written together lies aligned
+    samples, before = centred[..., _ALIGNED:], centred[..., _ALIGNED - 1 : -1]
+
+    def write(frames: Tensor) -> None:
+        torch.sub(frames, frames.mean(-1, keepdim=True), out=samples)
+        torch.mul(before, -0.97, out=out).add_(samples).mul_(window)
+
+    return write
 
 
-def _weigh(frames: Tensor, window: Tensor, out: Tensor) -> None:
-    """Multiplies frames (b, t, W) by the window into `out` (b, t, W)."""
-    torch.mul(frames, window, out=out)
+def _weigher(window: Tensor, out: Tensor) -> Callable[[Tensor], object]:
+    """Writer of frames (b, t, W) times the window into `out` (b, t, W)."""
+    return lambda frames: torch.mul(frames, window, out=out)
 
 
-def _mel_energies(
+def _log_mel(
     signal: Tensor,
-    counts: Tensor,
+    counts: list[int],
     hop_length: int,
     filters: _Filters,
-    write_windowed: Callable[[Tensor, Tensor, Tensor], None],
-) -> Tensor:
-    """Frames, windows, transforms and filters a block at a time: signal (B, S) -> mel energies (B, T, F).
+    writer: Callable[[Tensor, Tensor], Callable[[Tensor], object]],
+    lift: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Frames, windows, transforms and filters a block at a time: signal (B, S) -> frames (B, T, F) and counts (B,).
 
-    Real and imaginary parts are squared interleaved, as they are stored. The product with the filters, whose weights
-    are stored twice, sums them. So the spectrum is read once.
+    Blocks have one shape and share their buffers; the last overlaps the one before. Real and imaginary parts are
+    squared interleaved, as they are stored. The product with the filters, whose weights are stored twice, sums them.
+    So the spectrum is read once. Rows past a clip's own count are zero.
     """
     window, n_fft, bands = filters
     frames = signal.unfold(-1, len(window), hop_length)  # (B, T, W), a view
-    width = max(int(counts.max()), _LEAST_FRAMES)
+    width = max(*counts, _LEAST_FRAMES)
     block = _CPU_FRAMES if signal.device.type == "cpu" else _GPU_FRAMES
-    clips, size = min(len(frames), max(1, block // width)), min(width, block)
-    energies = signal.new_empty(len(frames), width, bands[-1].bins.stop)
-    padded = signal.new_zeros(clips, size, n_fft)
-    with torch.autocast(signal.device.type, enabled=False):
-        for clip in range(0, len(frames), clips):
-            for start in range(0, width, size):
-                # The last block overlaps the one before: blocks of one shape, none of a few rows.
-                first = min(start, width - size)
-                part = frames[clip : clip + clips, first : first + size]
-                windowed = padded[: len(part)]
-                write_windowed(part, window, windowed[..., : len(window)])
-                spectrum = torch.view_as_real(torch.fft.rfft(windowed)).square_().view(-1, n_fft + 2)
-                block_energies = energies[clip : clip + clips, first : first + size].view(len(spectrum), -1)
-                for values, bins, weights in bands:
-                    torch.mm(spectrum[:, values], weights, out=block_energies[:, bins])
-    return energies[:, : int(counts.max())]
+    clips, size = _even(len(frames), max(1, block // width)), _even(width, block)
+    windowed = signal.new_zeros(clips, size, n_fft)
+    write = writer(window, windowed[..., : len(window)])
+    power, energies = signal.new_empty(clips * size, n_fft + 2), signal.new_empty(clips, size, bands[-1].bins.stop)
+    products = [(power[:, values], weights, energies.flatten(0, 1)[:, bins]) for values, bins, weights in bands]
+    complex_power = power.view(clips, size, -1, 2)
+    log_mel = signal.new_empty(len(frames), width, energies.shape[-1])
+    for clip in _starts(len(frames), clips):
+        for frame in _starts(width, size):
+            write(frames[clip : clip + clips, frame : frame + size])
+            torch.square(torch.view_as_real(torch.fft.rfft(windowed)), out=complex_power)
+            for values, weights, out in products:
+                torch.mm(values, weights, out=out)
+            torch.log(lift(energies), out=log_mel[clip : clip + clips, frame : frame + size])
+    for row, count in enumerate(counts):
+        if count < width:
+            log_mel[row, count:] = 0.0
+    return log_mel[:, : max(counts)], torch.tensor(counts, device=signal.device)
 
 
-def _blank(frames: Tensor, counts: Tensor) -> Tensor:
-    """Sets every clip's frames past its own count to zero, in place."""
-    for clip, count in zip(frames, counts.tolist(), strict=True):
-        clip[count:] = 0.0
-    return frames
+def _even(total: int, most: int) -> int:
+    """Size of equal blocks, `most` at most, that cover `total` with as little overlap as can be."""
+    return -(-total // -(-total // most))
+
+
+def _starts(total: int, size: int) -> Iterator[int]:
+    """Starts of blocks of `size` that cover `total`."""
+    return (min(start, total - size) for start in range(0, total, size))
 
 
 @lru_cache(maxsize=32)

@@ -243,11 +243,12 @@ class AudioModel(nn.Module):
         if not clips:
             return np.zeros((0, self.embedding_dim), np.float32)
         lengths = torch.tensor([len(clip) for clip in clips])
-        batch = torch.zeros(len(clips), int(lengths.max()))
+        device = self.device
+        pinned = device.type == "cuda"  # page-locked memory is copied to a GPU without a detour
+        batch = torch.zeros(len(clips), int(lengths.max()), pin_memory=pinned)
         for row, clip in zip(batch, clips, strict=True):
             row[: len(clip)] = torch.from_numpy(clip)
-        device = self.device
-        spectrogram, counts = self.call_frontend(batch.to(device), lengths.to(device))
+        spectrogram, counts = self.call_frontend(batch.to(device, non_blocking=pinned), lengths.to(device))
         with torch.autocast(device.type, torch.bfloat16, self.dtype == torch.bfloat16):
             tokens, mask = self.call_tokens(spectrogram, counts)
         embedded: Floats = self.call_pool(tokens.float(), mask).float().cpu().numpy()

@@ -54,7 +54,7 @@ def fetched(plugin: registry.Plugin[ModelCard]) -> Path | None:
     Raises:
         UsageError: Several files are there, and the card lists none of them.
     """
-    listed, others = registry.fetched(plugin)
+    listed, others = registry.fetched(plugin.card)
     found = [*listed, *others]
     if len(found) > 1 and not listed:
         remedy = f"give one as {plugin.name}=PATH; 'uamix-bench models info {plugin.name}' lists them"

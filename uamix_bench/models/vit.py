@@ -54,6 +54,19 @@ class ViTShape:
         """Number of patches along the mel axis."""
         return self.mel_bins // self.patch_mel
 
+    def patches(self, frames: int) -> int:
+        """Number of whole patches of a clip of `frames` frames."""
+        return frames // self.patch_frames * self.rows
+
+    def stem_operations(self, frames: int) -> float:
+        """Multiplications and additions of the patch embedding for one clip of `frames` frames."""
+        return 2.0 * self.patches(frames) * self.width * self.patch_frames * self.patch_mel
+
+    def block_operations(self, frames: int) -> float:
+        """Multiplications and additions of a block for one clip: 24 L D^2 (linear layers) + 4 L^2 D (attention)."""
+        tokens = 1 + self.patches(frames)
+        return 24.0 * tokens * self.width**2 + 4.0 * tokens**2 * self.width
+
 
 class Stem(nn.Module):
     """Patch embedding of a spectrogram: patch tokens with positions, CLS first.

@@ -51,10 +51,14 @@ def trained_on(training: tuple[str, ...]) -> str:
     return ", ".join(training) or "unknown"
 
 
-class Card(BaseModel):
-    """Facts that cards of models and tasks share."""
+class Frozen(BaseModel):
+    """Base of facts as data: frozen, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
+
+
+class Card(Frozen):
+    """Facts that cards of models and tasks share."""
 
     name: Name
     title: str
@@ -62,10 +66,8 @@ class Card(BaseModel):
     citation: str = ""
 
 
-class RemoteFile(BaseModel):
+class RemoteFile(Frozen):
     """A file that the authors publish. `page` is for a person to open when `url` cannot be fetched directly."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     name: str
     url: str | None = None
@@ -87,13 +89,11 @@ class WeightsFile(RemoteFile):
     evidence: Literal["goldens", "parsed"] | None = None
 
 
-class Weights(BaseModel):
+class Weights(Frozen):
     """Weights that come with the package: their id, the file beside the card, their licence and training data.
 
     `good_at` and `weak_at` say in a sentence each what measurements on sounds of no training found.
     """
-
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     id: Name
     file: str
@@ -136,7 +136,7 @@ class ModelCard(Card):
 _ABSENT_IF_UNSET = frozenset({"layer", "repository", "remote_code", "arguments", "given"})
 
 
-class ModelIdentity(BaseModel):
+class ModelIdentity(Frozen):
     """Identity of the model that gave an embedding: all that may change the embedding, and facts for the reader.
 
     Attributes:
@@ -156,8 +156,6 @@ class ModelIdentity(BaseModel):
         arguments: The model's own arguments, each as KEY=VALUE, sorted.
         given: True if the embeddings were made elsewhere and read from a file, whose digest is `weights_sha256`.
     """
-
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     name: Name
     adapter_version: Text
@@ -191,10 +189,8 @@ class ModelIdentity(BaseModel):
         return {name: value for name, value in fields.items() if value or name not in _ABSENT_IF_UNSET}
 
 
-class Supervised(BaseModel):
+class Supervised(Frozen):
     """Splits of a data set for training on its labels: training and test clips, or folds."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     train: tuple[str, ...] = Field(default=(), description="splits that train")
     validation: tuple[str, ...] = Field(default=(), description="splits that choose; they neither train nor test")
@@ -214,7 +210,7 @@ class Supervised(BaseModel):
 FIELD = re.compile(r"\{([^{}]*)\}")  # of a template
 
 
-class Layout(BaseModel):
+class Layout(Frozen):
     """Layout of a data set that is read by its card alone, without a reader of its own.
 
     Values are templates: ``{name}`` stands for a column of the `list` or, without one, for a part of `path`, which is
@@ -222,8 +218,6 @@ class Layout(BaseModel):
     `list` and `path`, the sub-folders of the root are the classes. A list without `path` has the columns of a user's
     own CSV.
     """
-
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     list: str = Field(default="", description="CSV, JSONL or parquet file of the clips, below the root")
     path: str = Field(default="", description="path of a clip's file, below the root")
@@ -269,7 +263,7 @@ def fields(template: str) -> tuple[str, ...]:
     return tuple(FIELD.findall(template))
 
 
-class DataSet(BaseModel):
+class DataSet(Frozen):
     """Documented facts about a data set, by which training data are found to overlap with a task.
 
     Attributes:
@@ -279,8 +273,6 @@ class DataSet(BaseModel):
         apart: Names of training data documented to share no sound with it, such as another split.
         source: Publication that states this.
     """
-
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     names: tuple[Text, ...] = Field(min_length=1)
     within: tuple[Text, ...] = ()

@@ -12,16 +12,19 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from uamix_bench.plugins import registry
-from uamix_bench.plugins.card import UNTRAINED, DataSet, Text, Training
+from uamix_bench.plugins.card import UNTRAINED, DataSet, Frozen, Text, Training
 from uamix_bench.util.files import read_toml
 
 _OTHERS = "others"  # among origins: some are not listed
 Level = Literal["none", "unknown", "may overlap", "overlaps"]
 LEVELS: tuple[Level, ...] = ("none", "unknown", "may overlap", "overlaps")  # the gravest last
 MARKS: dict[Level, str] = {"none": "", "unknown": "?", "may overlap": "(†)", "overlaps": "†"}
+_ENDS: dict[Level, str] = {
+    "unknown": ": overlap with its training unknown: {}",
+    "may overlap": ": overlap with its training possible: {}",
+    "overlaps": ": {}, so it has no rank",
+}
 MEANINGS: dict[Level, str] = {
     "unknown": "? It is not known whether the model was trained on data of this task.",
     "may overlap": "(†) The model may have been trained on sounds of this task: both draw from one source.",
@@ -29,7 +32,7 @@ MEANINGS: dict[Level, str] = {
 }
 
 
-class Overlap(BaseModel):
+class Overlap(Frozen):
     """Overlap of a model's training data with a task.
 
     Attributes:
@@ -38,8 +41,6 @@ class Overlap(BaseModel):
             ``unknown`` if the facts do not say.
         why: Reason in words.
     """
-
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     level: Level
     why: Text = ""
@@ -90,17 +91,9 @@ def notes(found: Iterable[tuple[str, str, Overlap]]) -> list[str]:
     return [
         f"{MARKS[one.level]} "
         + "; ".join(f"{', '.join(models)} on {task}" for task, models in who[one].items())
-        + (
-            f": {one.why}, so it has no rank"
-            if one.level == "overlaps"
-            else f": overlap with its training {_said(one)}"
-        )
+        + _ENDS[one.level].format(one.why)
         for one in ordered
     ]
-
-
-def _said(one: Overlap) -> str:
-    return f"{'possible' if one.level == 'may overlap' else one.level}: {one.why}"
 
 
 def known_data_sets() -> tuple[DataSet, ...]:
@@ -178,7 +171,8 @@ def _relation(learned: DataSet | str, tested: DataSet) -> Overlap:
             level="unknown", why=f"the sources of {here if _OTHERS in sources[0] else there} are not all known"
         )
     if learned.origins and tested.origins:
-        return Overlap(level="none", why=f"{here} ({_and(learned.origins)}), {there} ({_and(tested.origins)})")
+        sides = [f"{one.names[0]} ({' and '.join(one.origins)})" for one in (learned, tested)]
+        return Overlap(level="none", why=", ".join(sides))
     lacking = here if not learned.origins else there
     return Overlap(level="unknown", why=f"the source of {lacking} is not stated")
 
@@ -198,7 +192,3 @@ def _above(names: Iterable[str], *fields: str) -> dict[str, str]:
 
 def _key(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower()) or name
-
-
-def _and(names: Iterable[str]) -> str:
-    return " and ".join(names)

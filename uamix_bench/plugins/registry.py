@@ -18,14 +18,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from uamix_bench.plugins.as_written import import_as_written, module_spec
 from uamix_bench.plugins.card import ModelCard, TaskCard, Weights, read_card
-from uamix_bench.util.errors import (
-    BadInputError,
-    MachineError,
-    UsageError,
-    is_out_of_memory,
-    nearest,
-    package_error,
-)
+from uamix_bench.util.errors import BadInputError, MachineError, UsageError, is_out_of_memory, nearest, package_error
 from uamix_bench.util.files import expanded, home
 
 AnyCard = TypeVar("AnyCard", ModelCard, TaskCard)
@@ -69,12 +62,12 @@ class Plugin(Generic[AnyCard]):
 
 def models() -> dict[str, Plugin[ModelCard]]:
     """Registered models by name, from their cards alone."""
-    return _plugins("uamix_bench.models", ModelCard)
+    return dict(_read("uamix_bench.models", ModelCard))
 
 
 def tasks() -> dict[str, Plugin[TaskCard]]:
     """Registered tasks by name, from their cards alone."""
-    return _plugins("uamix_bench.tasks", TaskCard)
+    return dict(_read("uamix_bench.tasks", TaskCard))
 
 
 def reports() -> dict[str, EntryPoint]:
@@ -127,11 +120,11 @@ def find_model(name: str) -> tuple[Plugin[ModelCard], Weights | None]:
     return known[name], next((entry for entry in card.weights if entry.id == card.default_weights), None)
 
 
-def fetched(plugin: Plugin[ModelCard]) -> tuple[list[Path], list[Path]]:
+def fetched(card: ModelCard) -> tuple[list[Path], list[Path]]:
     """Weights files in a model's folder of checkpoints, unread: those that its card lists, in its order, and others."""
-    folder = home() / "checkpoints" / plugin.name
+    folder = home() / "checkpoints" / card.name
     found = sorted(path for path in folder.rglob("*") if path.suffix in _WEIGHTS and path.is_file())
-    of_card = {Path(file.name).stem: place for place, file in enumerate(plugin.card.files)}
+    of_card = {Path(file.name).stem: place for place, file in enumerate(card.files)}
 
     def stem(path: Path) -> str:
         return path.stem if path.parent == folder else path.relative_to(folder).parts[0]  # what a zip unpacks to
@@ -256,10 +249,6 @@ def _load(point: EntryPoint) -> Any:
             raise
         own = BadInputError(point.value, f"fails to import ({type(error).__name__}: {error})", "repair the plugin")
         raise package_error(error, point.module) or own from error
-
-
-def _plugins(group: str, kind: type[AnyCard]) -> dict[str, Plugin[AnyCard]]:
-    return dict(_read(group, kind))
 
 
 def forget() -> None:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from uamix_bench.plugins.card import Count, ModelIdentity, Segments, Text
 from uamix_bench.records.record import Part, Provenance, Sha256, Skipped, TaskIdentity
 from uamix_bench.scoring.calibration import Calibration
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 
 NONE_OF_THESE = "none of these"  # label of a sound that is unlike every class
 

@@ -14,10 +14,10 @@ from uamix_bench.plugins.card import ModelIdentity, trained_on
 from uamix_bench.plugins.overlap import MARKS, meanings
 from uamix_bench.records.record import TaskIdentity
 from uamix_bench.records.results import Result, model_labels
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.util import latex
 from uamix_bench.util.errors import UsageError
-from uamix_bench.util.text import classes_drawn, plus_minus, with_half
+from uamix_bench.util.text import plus_minus, with_half
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +86,7 @@ def to_model_index(results: Sequence[Result], datasets: Mapping[str, str]) -> st
     refuse_mixed(results, lambda result: result.task.label)
     entries = [
         {
-            "task": {"type": "audio-classification", "name": f"Few-shot audio classification, {setting_words(result)}"},
+            "task": {"type": "audio-classification", "name": f"Few-shot audio classification, {result.setting()}"},
             "dataset": {
                 "type": datasets.get(result.task.name, result.task.name),
                 "name": f"{result.task.name}@{result.task.version}",
@@ -112,7 +112,7 @@ def to_latex(results: Sequence[Result]) -> str:
     labels = model_labels(result.model for result in results)
     refuse_mixed(results, lambda result: (result.model, result.task.label))
     cells = {
-        (labels[result.model], result.task.label, setting_words(result)): (
+        (labels[result.model], result.task.label, result.setting()): (
             *with_half(result.score.accuracy, result.score.ci95),
             MARKS[result.overlap_known.level],
         )
@@ -183,7 +183,7 @@ def refuse_mixed(results: Iterable[Result], place: Callable[[Result], object]) -
     seen: set[object] = set()
     cells: dict[tuple[str, str], str | None] = {}
     for result in results:
-        words = setting_words(result)
+        words = result.setting()
         if not result.status.complete:
             raise UsageError(named(result), "is partial, and this form has no mark for that", "leave it out")
         if (place(result), slug(result)) in seen:
@@ -195,28 +195,14 @@ def refuse_mixed(results: Iterable[Result], place: Callable[[Result], object]) -
             raise UsageError(result.task.name, reason, "name the files")
 
 
-def setting_words(result: Result, *without: str) -> str:
-    """Setting in words: ways, shots, the number of classes if some are left out, and what else is not the paper's.
-
-    Args:
-        result: Result of the setting.
-        without: Fields of the protocol that are said elsewhere.
-    """
-    protocol, left_out, dtype = result.protocol, result.episodes.classes_left_out, result.model.dtype
-    words = [f"{protocol.n_way}-way {protocol.k_shot}-shot"]
-    words += [f"{classes_drawn(result.task.classes, left_out)} classes"] if left_out else []
-    words += [*protocol.differences("min_clips", *without), *([dtype] if dtype != "float32" else [])]
-    return ", ".join(words)
-
-
 def named(result: Result) -> str:
     """Name of a result in a line: model, task and setting."""
-    return f"{result.model.name} on {result.task.label}, {setting_words(result)}"
+    return f"{result.model.name} on {result.task.label}, {result.setting()}"
 
 
 def slug(result: Result) -> str:
     """Setting as one word, for names of files and cells."""
-    return "-".join(re.findall(r"\w+", setting_words(result).replace(",", "")))
+    return "-".join(re.findall(r"\w+", result.setting().replace(",", "")))
 
 
 def _per_cent(result: Result) -> float:
@@ -226,7 +212,7 @@ def _per_cent(result: Result) -> float:
 def _words(result: Result) -> str:
     protocol, half = result.protocol, result.score.ci95
     drawn = f"{protocol.episodes} episodes of {protocol.n_query} queries, {protocol.scored_by}"
-    setting = setting_words(result, "n_query", "episodes", "classifier", "neighbors", "template")
+    setting = result.setting("n_query", "episodes", "classifier", "neighbors", "template")
     words = f"{setting}, {drawn} {plus_minus(half)}".strip()
     found = result.overlap_known
     return words if found.level == "none" else f"{words}; overlap with the training data {found.words}"

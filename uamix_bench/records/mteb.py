@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from uamix_bench.plugins.card import UNTRAINED, ModelIdentity
-from uamix_bench.records.export import refuse_mixed, setting_words, slug
+from uamix_bench.records.export import refuse_mixed, slug
 from uamix_bench.records.results import Result
 from uamix_bench.util.errors import UsageError
 
@@ -90,7 +90,7 @@ def _scores(result: Result) -> dict[str, Any]:
         **{name: getattr(result.score, name) for name in ("ci95", "ci95_clips", "ci95_classes")},
         "protocol": result.protocol.model_dump(mode="json"),
         "overlap": {"level": overlap.level, "why": overlap.why},
-        "hf_subset": setting_words(result),
+        "hf_subset": result.setting(),
         "languages": [_NO_LANGUAGE],
         "result_id": result.id,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
@@ -150,7 +150,7 @@ class TaskIdentity(Part):
             version=task.card.version,
             clips_sha256=task.clips_sha256,
             content_sha256=None if task.version_tells_sounds else content_sha256,
-            classes=int(task.clips["label"].nunique()) if classes is None else classes,
+            classes=len(set(task.clips["label"])) if classes is None else classes,
             clips=len(task.clips),
             clip_seconds=task.card.clip_seconds,
             names_sha256=files.digest(task.class_names) if named else None,
@@ -165,43 +165,6 @@ class TaskIdentity(Part):
     def label(self) -> str:
         """Label of the task in tables."""
         return task_label(self.name, self.version)
-
-
-class Pace(Part):
-    """Embedding by earlier runs on one device, summed over all clips of the model in the cache.
-
-    Attributes:
-        device: Name of the processor or GPU.
-        clips: Number of clips, one or more.
-        seconds: Wall time of the embedding, decoding included, in seconds.
-    """
-
-    device: Text
-    clips: Annotated[int, Field(gt=0)]
-    seconds: Annotated[float, Field(gt=0)]
-
-
-class Cost(Part):
-    """Time and memory of a run. Results of one sweep share one embedding pass, and each states its whole cost.
-
-    Attributes:
-        embedded_clips: Number of clips that this run embedded; the others came from the cache.
-        embed_s: Wall time of the embedding pass in seconds.
-        episodes_s: Wall time of drawing and scoring the episodes in seconds.
-        peak_memory_mb: Peak memory in 10^6 bytes; None if it is not known.
-        earlier: Paces of earlier runs, by device, if a part of the embeddings or all came from the cache. Empty if none
-            did, and if those runs left no record of it.
-    """
-
-    embedded_clips: Count
-    embed_s: Seconds
-    episodes_s: Seconds
-    peak_memory_mb: Annotated[float, Field(ge=0)] | None
-    earlier: tuple[Pace, ...] = ()
-
-    def rate(self) -> float | None:
-        """Clips embedded per second by this run; None if it embedded none."""
-        return self.embedded_clips / self.embed_s if self.embedded_clips and self.embed_s > 0 else None
 
 
 class Provenance(Part):
@@ -388,6 +351,21 @@ def record_text(record: Record) -> str:
     parts = record.model_dump(mode="json").items()
     lines = (f'  "{name}": {json.dumps(part, allow_nan=False, ensure_ascii=False)}' for name, part in parts)
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def read_head(path: Path, names: Container[str]) -> dict[str, Any]:
+    """Parts of these names from a file that :func:`record_text` made, unchecked; the other parts are not parsed.
+
+    Empty for a file of any other form, or one that cannot be read.
+    """
+    try:
+        first, *lines, last = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        if (first, last) != ("{", "}") or not all(line.startswith('  "') for line in lines):
+            return {}
+        parts = (line[3:].removesuffix(",").split('": ', 1) for line in lines)
+        return {name: json.loads(text) for name, text in parts if name in names}
+    except (OSError, ValueError, RecursionError):
+        return {}
 
 
 def read_json(path: Path, largest: int) -> tuple[str, Any]:

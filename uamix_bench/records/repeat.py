@@ -7,7 +7,7 @@ import shlex
 from uamix_bench.plugins import registry
 from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.records.results import Result
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 
 _SHORT = {"n_way": "--n", "k_shot": "--k", "n_query": "--q"}  # the flag of any other field is its name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -14,12 +14,12 @@ from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.plugins.overlap import Overlap
 from uamix_bench.records import record
 from uamix_bench.records.record import (
-    Cost,
     Count,
     Fraction,
     HalfInterval,
     Part,
     Provenance,
+    Seconds,
     Sha256,
     SoundsRecord,
     Status,
@@ -27,10 +27,12 @@ from uamix_bench.records.record import (
     Text,
     agrees,
 )
-from uamix_bench.scoring.episodes import Protocol
 from uamix_bench.scoring.health import Health
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.statistics import conventional_interval
 from uamix_bench.util import files
+from uamix_bench.util.arrays import Doubles
+from uamix_bench.util.text import classes_drawn
 
 
 class Episodes(Part):
@@ -80,6 +82,43 @@ class Score(Part):
         return self.intervals.classes.half_width
 
 
+class Pace(Part):
+    """Embedding by earlier runs on one device, summed over all clips of the model in the cache.
+
+    Attributes:
+        device: Name of the processor or GPU.
+        clips: Number of clips, one or more.
+        seconds: Wall time of the embedding, decoding included, in seconds.
+    """
+
+    device: Text
+    clips: Annotated[int, Field(gt=0)]
+    seconds: Annotated[float, Field(gt=0)]
+
+
+class Cost(Part):
+    """Time and memory of a run. Results of one sweep share one embedding pass, and each states its whole cost.
+
+    Attributes:
+        embedded_clips: Number of clips that this run embedded; the others came from the cache.
+        embed_s: Wall time of the embedding pass in seconds.
+        episodes_s: Wall time of drawing and scoring the episodes in seconds.
+        peak_memory_mb: Peak memory in 10^6 bytes; None if it is not known.
+        earlier: Paces of earlier runs, by device, if a part of the embeddings or all came from the cache. Empty if none
+            did, and if those runs left no record of it.
+    """
+
+    embedded_clips: Count
+    embed_s: Seconds
+    episodes_s: Seconds
+    peak_memory_mb: Annotated[float, Field(ge=0)] | None
+    earlier: tuple[Pace, ...] = ()
+
+    def rate(self) -> float | None:
+        """Clips embedded per second by this run; None if it embedded none."""
+        return self.embedded_clips / self.embed_s if self.embedded_clips and self.embed_s > 0 else None
+
+
 class Result(SoundsRecord):
     """Persisted record of a few-shot evaluation.
 
@@ -115,6 +154,17 @@ class Result(SoundsRecord):
             **({} if self.status.complete else {"complete": False}),
         }
 
+    def setting(self, *without: str) -> str:
+        """Setting in words: ways, shots, the number of classes if some are left out, and what else is not the paper's.
+
+        Args:
+            without: Fields of the protocol that are said elsewhere.
+        """
+        left_out, dtype = self.episodes.classes_left_out, self.model.dtype
+        words = [self.protocol.cell, *([f"{classes_drawn(self.task.classes, left_out)} classes"] if left_out else [])]
+        words += [*self.protocol.differences("min_clips", *without), *([dtype] if dtype != "float32" else [])]
+        return ", ".join(words)
+
     def place(self) -> str:
         """Place in a store: ``<task>@<version>/<model>/<n>w<k>s``."""
         return place(self.model, self.task, self.protocol)
@@ -139,7 +189,7 @@ class Result(SoundsRecord):
         drawn = [self.episodes.algorithm, self.episodes.digest]
         return files.digest([*parts, *drawn, self.model.dtype, [one.clip for one in status.skipped]])
 
-    def accuracies(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def accuracies(self) -> Doubles:
         """Accuracy of each episode, (E,) float64."""
         return np.asarray(self.episodes.correct, np.float64) / (self.protocol.n_way * self.protocol.n_query)
 

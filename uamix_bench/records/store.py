@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Union, get_args
@@ -12,10 +12,10 @@ from typing import Annotated, Any, NamedTuple, Union, get_args
 from uamix_bench.plugins.card import ModelIdentity
 from uamix_bench.records import results
 from uamix_bench.records.finetune_record import FinetuneResult
-from uamix_bench.records.record import Record, TaskIdentity, load, record_text
+from uamix_bench.records.record import Record, TaskIdentity, load, read_head, record_text
 from uamix_bench.records.results import Result, load_result
 from uamix_bench.records.training_records import AblationRecord, TrainingRecord
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.util import files
 from uamix_bench.util.errors import BadInputError
 
@@ -24,6 +24,7 @@ KINDS: dict[str, type[Record]] = {
     get_args(kind.model_fields["kind"].annotation)[0]: kind
     for kind in (Result, TrainingRecord, AblationRecord, FinetuneResult)
 }
+HEAD = {"kind", "id", "model", "task", "protocol", "data", "arms"}  # parts that a choice of records may ask for
 
 
 def load_record(path: Path) -> Record:
@@ -38,11 +39,13 @@ class Found(NamedTuple):
     bad: tuple[BadInputError, ...]
 
 
-def read_all(paths: Iterable[Path]) -> Found:
+def read_all(paths: Iterable[Path], wanted: Callable[[Mapping[str, Any]], bool] | None = None) -> Found:
     """Reads files, and all ``.json`` files in folders and below, each once, in the order of their names.
 
     Args:
         paths: Paths of files and folders; without any, all of ``UAMIX_BENCH_HOME/results``, which need not exist.
+        wanted: Choice of records by their parts `HEAD` as plain data, as far as their kind has them. A file that says
+            of itself that it is not wanted is read no further, so that its damages are not found.
 
     Raises:
         MachineError: A file cannot be read.
@@ -52,11 +55,25 @@ def read_all(paths: Iterable[Path]) -> Found:
     names = (sorted(path.rglob("*.json")) if path.is_dir() else [path] for path in places)
     records, bad = [], []
     for path in dict.fromkeys(chain.from_iterable(names)):
+        if wanted and not _may_be(wanted, path):
+            continue
         try:
-            records.append((path, load_record(path)))
+            record = load_record(path)
         except BadInputError as error:
             bad.append(error)
+        else:
+            if not wanted or wanted(record.model_dump(mode="json", include=HEAD)):
+                records.append((path, record))
     return Found(tuple(records), tuple(bad))
+
+
+def _may_be(wanted: Callable[[Mapping[str, Any]], bool], path: Path) -> bool:
+    """False if a file says of itself that its record is not wanted."""
+    head = read_head(path, HEAD)
+    try:
+        return not head or wanted(head)
+    except (KeyError, TypeError, AttributeError, IndexError):  # damaged, as reading it will tell
+        return True
 
 
 def schema() -> dict[str, Any]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from uamix_bench.plugins.card import Frozen
 from uamix_bench.util.arrays import Floats, Mask
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.text import listed
@@ -28,7 +28,7 @@ class Clips(NamedTuple):
     labels: Sequence[str]
 
 
-class Health(BaseModel):
+class Health(Frozen):
     """Health of embeddings. All counts are of distinct clips: copies of one file are one clip.
 
     Attributes:
@@ -43,8 +43,6 @@ class Health(BaseModel):
         norms: Least, median and largest Euclidean norm; None without a clip.
         notes: Reasons for the verdict and further facts, one line each.
     """
-
-    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid")
 
     verdict: Literal["green", "yellow", "red"]
     clips: int

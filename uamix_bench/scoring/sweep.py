@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from uamix_bench.data.clip_table import SortedClips
-from uamix_bench.scoring.episodes import ALL_CLASSES, PAPER, Protocol
+from uamix_bench.scoring.protocol import ALL_CLASSES, PAPER, Protocol
 from uamix_bench.util.errors import UsageError
 
 

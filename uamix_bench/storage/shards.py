@@ -55,13 +55,16 @@ class _Shard(NamedTuple):
 
     def read(self, at: npt.NDArray[np.intp]) -> tuple[Keys, Bytes, Mask]:
         """Reads the entries `at` (k,), ascending: keys (k,), rows (k, w), and a mask (k,) of the intact ones."""
-        entries = np.zeros((len(at), _ENTRY + self.width), np.uint8)
+        entries = np.zeros((len(at), size := _ENTRY + self.width), np.uint8)
         starts = np.flatnonzero(np.diff(at, prepend=-2) != 1)  # runs of neighbours are read in one go
-        origin = _HEADER.size + self.prefixes.nbytes
+        places = (_HEADER.size + self.prefixes.nbytes + at[starts] * size).tolist()  # in the file, and in `entries`
+        bounds, data = [*(starts * size).tolist(), entries.nbytes], entries.reshape(-1).data
         with self.path.open("rb", buffering=0) as file:
-            for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(at)], strict=True):
-                file.seek(origin + int(at[start]) * entries.shape[1])
-                _fill(file, entries[start:stop].reshape(-1).data)
+            for place, start, stop in zip(places, bounds, bounds[1:], strict=False):
+                file.seek(place)
+                got = file.readinto(data[start:stop])
+                if got != stop - start:
+                    _fill(file, data[start + (got or 0) : stop])
         keys = np.ascontiguousarray(entries[:, 4:_ENTRY]).view("S32").reshape(-1)
         whole = np.ascontiguousarray(entries[:, :4]).view("<u4").reshape(-1) == _checks(entries[:, 4:])
         return keys, entries[:, _ENTRY:], whole
@@ -304,7 +307,7 @@ def _match(known: Words, wanted: Words) -> tuple[Mask, npt.NDArray[np.intp]]:
 
 def _checks(rows: Bytes) -> npt.NDArray[np.uint32]:
     """CRC-32 of each of (n, w) `rows`; (n,) uint32, little-endian."""
-    return np.fromiter((zlib.crc32(row) for row in rows), "<u4", len(rows))
+    return np.fromiter(map(zlib.crc32, rows), "<u4", len(rows))
 
 
 def _fill(file: FileIO, buffer: memoryview) -> None:

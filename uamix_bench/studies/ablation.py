@@ -20,7 +20,7 @@ from uamix_bench.records.provenance import collect, scrub
 from uamix_bench.records.results import Result
 from uamix_bench.records.store import ResultStore
 from uamix_bench.records.training_records import AblationRecord, Arm, SetAside, TrainingRecord, recipe_field
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.storage.digests import sounds_sha256
 from uamix_bench.tuning.fields import changed, find_field
 from uamix_bench.tuning.forecast import Forecast, forecast
@@ -173,11 +173,7 @@ class Ablation:
         return forecast([*self.heads(), *map(self.job, self.arms)], workers, done)
 
     def tune(
-        self,
-        *,
-        keep_going: bool = False,
-        progress: Progress = SILENT,
-        stop: Stop = never,
+        self, *, keep_going: bool = False, progress: Progress = SILENT, stop: Stop = never
     ) -> dict[Path, BenchError]:
         """Trains the arms that are not finished; those that have begun are resumed.
 

@@ -17,7 +17,7 @@ from uamix_bench.evaluation.grid import evaluate
 from uamix_bench.evaluation.plan import draw_episodes, plan_task
 from uamix_bench.records.record import Record
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.sweep import sweep
 from uamix_bench.studies.paper import ARMS, SOURCE, Settings, architecture
 from uamix_bench.studies.reproduce import Here, Reproduction, Step
@@ -36,7 +36,6 @@ class Work:
         here: Data, weights and results found on this machine.
         settings: Settings of the plans.
         store: Store of the results.
-        data_dir: Folder of the data sets.
         device: Torch device, as `load_model` takes it.
         batch_size: Maximum number of clips in a batch.
         progress: Progress display.
@@ -48,7 +47,6 @@ class Work:
     here: Here
     settings: Settings
     store: ResultStore
-    data_dir: Path
     device: str = "auto"
     batch_size: int = 16
     progress: Progress = SILENT
@@ -114,10 +112,10 @@ class Work:
         wanted = {ARMS[model]: model for model in models}
         sounds = self.here.sounds
         base = TUNE[self.settings.recipe].model_copy(update={"data": sounds})
-        base = shareable(base, find_data(sounds, self.data_dir, None))
+        base = shareable(base, find_data(sounds, self.here.data_dir, None))
         arms = [arm for arm in plan(base, list(wanted)) if arm.recipe.mix in wanted]
         init = f"{SOURCE}={self.here.weights[SOURCE]}"
-        ablation = Ablation(arms, init, sounds, self.data_dir, engine=Local(self.device))
+        ablation = Ablation(arms, init, sounds, self.here.data_dir, engine=Local(self.device))
         with self.stoppable() as stop:
             failed = ablation.tune(keep_going=True, progress=self.progress, stop=stop)
         made = {}
@@ -147,7 +145,7 @@ class Work:
 
     def _load(self, task: str) -> TaskData | None:
         try:
-            return load_task(task, self.data_dir)
+            return load_task(task, self.here.data_dir)
         except (BadInputError, UsageError) as error:
             self._leave(str(error))
             return None
@@ -156,7 +154,7 @@ class Work:
         try:
             draw_episodes(data, protocol)
         except UsageError as error:
-            self._leave(f"{protocol.n_way}-way {protocol.k_shot}-shot on {error}")
+            self._leave(f"{protocol.cell} on {error}")
             return False
         return True
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from uamix_bench.plugins.card import Input
-from uamix_bench.scoring.episodes import PAPER, Protocol
+from uamix_bench.scoring.protocol import PAPER, Protocol
 from uamix_bench.util.errors import UsageError, nearest
 
 Kind = Literal["few-shot", "fine-tuning", "clusters"]
@@ -170,9 +170,7 @@ class Settings:
 
     def of_cell(self, cell: Cell) -> Protocol:
         """Protocol of a pair of ways and shots, named as the paper's if nothing else differs from it."""
-        made = self.protocol.model_copy(update={"n_way": cell[0], "k_shot": cell[1]})
-        as_paper = PAPER.model_copy(update={"n_way": cell[0], "k_shot": cell[1], "name": made.name})
-        return made.model_copy(update={"name": PAPER.name if made == as_paper else "custom"})
+        return self.protocol.changed(n_way=cell[0], k_shot=cell[1])
 
 
 def find_targets(name: str) -> list[Target]:

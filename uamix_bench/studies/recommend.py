@@ -17,9 +17,9 @@ from uamix_bench.data.task import TaskData
 from uamix_bench.evaluation.halves import CHOOSING, REPORTING, halves
 from uamix_bench.evaluation.plan import TaskPlan, draw_episodes, plan_task
 from uamix_bench.plugins.card import ModelIdentity
-from uamix_bench.records.record import HalfInterval
 from uamix_bench.records.results import Result, Speed, embedding_speed
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.protocol import Protocol
 from uamix_bench.scoring.statistics import PairedT, paired_t
 from uamix_bench.util.errors import UsageError
 from uamix_bench.util.progress import SILENT, Progress
@@ -47,7 +47,6 @@ def plan(
     shots: Sequence[int] = (),
     min_clips: int | None = None,
     episodes: int = EPISODES,
-    classifier: str = "nearest-centroid",
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Plans:
@@ -63,7 +62,6 @@ def plan(
         shots: Numbers of supports of a class, in place of all powers of two.
         min_clips: Fewest clips of a class that takes part; default one support and one query in each half.
         episodes: Number of episodes.
-        classifier: Classifier of the queries.
         seed: Seed of the split into halves, and of the episodes.
         progress: Progress display of the files that are read to find copies.
 
@@ -72,13 +70,12 @@ def plan(
     """
     task = _with_enough(task, min_clips or _FEWEST)
     parts = halves(task, seed, progress)
-    fewest = min(int(part.clips["label"].value_counts().min()) for part in parts)
+    fewest = min(min(part.clips.sizes("label").values()) for part in parts)
     queries = min(_MOST_QUERIES, max(1, fewest // 4))
     base = Protocol(
-        n_way=ways or min(WAYS, task.clips["label"].nunique()),
+        n_way=ways or min(WAYS, len(set(task.clips["label"]))),
         n_query=queries,
         episodes=episodes,
-        classifier=classifier,
         seed=seed,
         group_disjoint=task.group_copies(progress).sorted_clips.grouped,
     )
@@ -109,15 +106,15 @@ def drawn(plans: Plans, results: Sequence[Result]) -> dict[str, EpisodeSet]:
 
 def _with_enough(task: TaskData, min_clips: int) -> TaskData:
     """The task with the classes that have so many clips; a remark names the others."""
-    sizes = task.clips["label"].value_counts().sort_index()
-    small = [f"{label} ({size})" for label, size in sizes[sizes < min_clips].items()]
+    sizes = task.clips.sizes("label")
+    small = [f"{label} ({size})" for label, size in sizes.items() if size < min_clips]
     if len(sizes) - len(small) < 2:
         reason = f"{len(sizes) - len(small)} of {len(sizes)} classes have {min_clips} clips or more, and 2 are needed"
         raise UsageError(task.name, reason, f"add clips to {listed(small, 4)}")
     if not small:
         return task
     left = f"left out: {len(small)} of {len(sizes)} classes have fewer than {min_clips} clips: {listed(small)}"
-    found = task.only(sizes[sizes >= min_clips].index)
+    found = task.only(label for label, size in sizes.items() if size >= min_clips)
     return replace(found, remarks=(*found.remarks, Remark("small-classes", left)))
 
 
@@ -191,11 +188,6 @@ class Recommendation:
     def reported(self) -> Result:
         """Result of the chosen model on the half that did not choose it."""
         return self.chosen.reporting[self.examples]
-
-    @property
-    def for_new_classes(self) -> HalfInterval:
-        """Half-width of the accuracy for new classes, or the reason why there is none."""
-        return self.reported.score.intervals.classes
 
     @property
     def contradiction(self) -> tuple[Candidate, PairedT] | None:

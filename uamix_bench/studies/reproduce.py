@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from uamix_bench.data.prepare import Copy, look
 from uamix_bench.plugins.card import ModelCard, TaskCard
+from uamix_bench.plugins.registry import fetched
 from uamix_bench.records.results import Result, load_result
 from uamix_bench.records.store import ResultStore
-from uamix_bench.scoring.episodes import PAPER
+from uamix_bench.scoring.protocol import PAPER
 from uamix_bench.studies.paper import ARMS, SOURCE, Cell, Settings, Target, architecture
 from uamix_bench.util import files
 from uamix_bench.util.errors import BenchError
@@ -93,7 +94,7 @@ class Reproduction:
     settings: Settings
     jobs: tuple[Step, ...]
     missing: tuple[Missing, ...]
-    miniatures: tuple[str, ...] = field(default=())
+    miniatures: tuple[str, ...] = ()
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -134,7 +135,21 @@ def plan(
             short = [*lacks, *([] if copy.state in _USABLE else [(task, _get_task(copy, here.data_dir))])]
             for subject in short:
                 waiting.setdefault(subject, []).append(f"{model} on {task}")
-            jobs.append(_job(target, model, task, tuple(s for s, _ in short), models, tasks[task], here, settings))
+            cells = settings.cells(target)
+            todo = [cell for cell in cells if (model, task, cell) not in here.kept]
+            draws = sum(settings.protocol.episodes * n * (k + settings.protocol.n_query) for n, k in todo)
+            step = Step(
+                target.kind,
+                model,
+                task,
+                cells=cells,
+                kept=len(cells) - len(todo),
+                lacks=tuple(subject for subject, _ in short),
+                clips=expected_clips(tasks[task].clips or 0, draws) if copy.state == "here" else 0,
+                clip_seconds=tasks[task].clip_seconds,
+                parameters=models[architecture(model)].parameters or 0,
+            )
+            jobs.append(step)
     missing = tuple(Missing(subject, tuple(by), remedy) for (subject, remedy), by in waiting.items())
     tunings = [job for job in jobs if job.kind == "tune"]
     minis = tuple(task for task in target.tasks if here.copies[task].state == "miniature")
@@ -160,32 +175,6 @@ def _get_task(copy: Copy, data_dir: Path | None) -> str:
     """Command that gets a data set, with the missing parts of an incomplete copy."""
     lacks = f" (the copy here lacks {', '.join(copy.missing[:3])})" if copy.state == "partial" else ""
     return f"uamix-bench tasks prepare {copy.task}" + (f" --data-dir {data_dir}" if data_dir else "") + lacks
-
-
-def _job(
-    target: Target,
-    model: str,
-    task: str,
-    lacks: tuple[str, ...],
-    models: Mapping[str, ModelCard],
-    card: TaskCard,
-    here: Here,
-    settings: Settings,
-) -> Step:
-    cells = settings.cells(target)
-    todo = [cell for cell in cells if (model, task, cell) not in here.kept]
-    draws = sum(settings.protocol.episodes * n * (k + settings.protocol.n_query) for n, k in todo)
-    return Step(
-        target.kind,
-        model,
-        task,
-        cells,
-        len(cells) - len(todo),
-        lacks,
-        expected_clips(card.clips or 0, draws) if here.copies[task].state == "here" else 0,
-        card.clip_seconds,
-        models[architecture(model)].parameters or 0,
-    )
 
 
 def expected_clips(clips: int, draws: int) -> int:
@@ -234,7 +223,7 @@ def find_here(
     """
     wanted = list(targets)
     names = dict.fromkeys(model for target in wanted for model in (*target.models, SOURCE))
-    weights = {name: path for name in names if (path := given.get(name) or _fetched(name, models))}
+    weights = {name: path for name in names if (path := given.get(name) or _fetched(models.get(name)))}
     copies = {task: look(tasks[task], data_dir or files.home() / "data") for target in wanted for task in target.tasks}
     kept = frozenset(
         found
@@ -247,16 +236,9 @@ def find_here(
     return Here(copies, weights, sounds, kept, data_dir)
 
 
-def _fetched(model: str, models: Mapping[str, ModelCard]) -> Path | None:
-    """First of a model's files in the folder that ``models fetch`` writes to."""
-    card = models.get(model)
-    folder = files.home() / "checkpoints" / model
-    for file in card.files if card else ():
-        path = folder / file.name
-        inside = sorted(path.with_suffix("").rglob("*.pth")) if path.suffix == ".zip" else []
-        if inside or (path.suffix != ".zip" and path.is_file()):
-            return inside[0] if inside else path
-    return None
+def _fetched(card: ModelCard | None) -> Path | None:
+    """First of a registered model's files in the folder that ``models fetch`` writes to."""
+    return next(iter(fetched(card)[0]), None) if card else None
 
 
 def _kept(
@@ -296,8 +278,8 @@ def not_comparable(result: Result, model: ModelCard, settings: Settings) -> str:
         return "a miniature"
     if not result.status.complete:
         return "a part of the data"
-    if (result.protocol.n_way, result.protocol.k_shot) != (PAPER.n_way, PAPER.k_shot):
-        return f"{result.protocol.n_way}-way {result.protocol.k_shot}-shot"
+    if result.protocol.cell != PAPER.cell:
+        return result.protocol.cell
     if result.protocol.min_clips:
         return f"only classes of {result.protocol.min_clips} clips or more"
     if result.protocol.name != PAPER.name:

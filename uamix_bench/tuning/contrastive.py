@@ -30,7 +30,6 @@ from uamix_bench.tuning.nnclr import (
     update_average,
 )
 from uamix_bench.tuning.recipe import Mixing, TuneRecipe
-from uamix_bench.tuning.throughput import block_operations, stem_operations
 from uamix_bench.tuning.views import DRAWS, Spectrograms
 from uamix_bench.util.arrays import Ints
 from uamix_bench.util.errors import UsageError
@@ -212,8 +211,8 @@ class _Contrastive(Stage):
         shape, depth = self.module.encoder.shape, self.module.encoder.shape.depth
         length = int(np.mean(self.recipe.frames))
         frozen = self.module.frozen if self.tuned else depth
-        block = block_operations(shape, length)
-        clean = stem_operations(shape, length) + depth * block
+        block = shape.block_operations(length)
+        clean = shape.stem_operations(length) + depth * block
         with_gradient = clean + 2 * (depth - frozen) * block
         shared = self.mix == "none" and (not self.tuned or self.recipe.micro_batch is None)
         passes = [with_gradient] if shared else [clean, with_gradient]

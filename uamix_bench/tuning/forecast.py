@@ -11,13 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import numpy as np
+
+from uamix_bench.data.clip_table import earlier_equals
 from uamix_bench.records.record import load
 from uamix_bench.records.training_records import TrainingRecord
 from uamix_bench.tuning.recipe import TuneRecipe
 from uamix_bench.tuning.sounds import find_data
-from uamix_bench.tuning.trainings import HEAD, RECORD, Job, computing_with, remaining
+from uamix_bench.tuning.trainings import HEAD, RECORD, Job, remaining
 from uamix_bench.util.errors import BadInputError
 from uamix_bench.util.progress import Progress
+from uamix_bench.util.threads import computing_with
 
 _STEPS = 4  # that are measured, the first of them to warm up
 _NEVER = 2**31
@@ -83,8 +87,8 @@ def measured(job: Job) -> Rates:
     from uamix_bench.tuning.views import Spectrograms
 
     recipe, data = job.recipe, find_data(job.data, job.data_dir, job.audio_root)
-    some = data.clips.drop_duplicates("group")
-    some = some.iloc[:: max(1, len(some) // (_STEPS * recipe.batch))][: _STEPS * recipe.batch]
+    some = np.flatnonzero(earlier_equals(data.clips["group"]) == 0)
+    some = some[:: max(1, len(some) // (_STEPS * recipe.batch))][: _STEPS * recipe.batch]
     mean = sum(recipe.frames) / len(recipe.frames)
     usual = min(recipe.frames, key=lambda frames: abs(frames - mean))
     short = {"epochs": 1, "head_epochs": 1, "queue": recipe.batch, "frames": (usual,), "checkpoint_every": _NEVER}
@@ -93,7 +97,7 @@ def measured(job: Job) -> Rates:
     clock = _Clock()
     with computing_with(job.threads), tempfile.TemporaryDirectory(prefix="uamix-bench-") as folder:
         model = initial_model(job.init)
-        sample = dataclasses.replace(data, clips=some.reset_index(drop=True))
+        sample = dataclasses.replace(data, clips=data.clips.take(some))
         # A front end that is no dataclass: its frames are not kept.
         frames = load_frames(sample, lambda *waves: model.fbank(*waves), model.sample_rate, workers=1)
         spectrograms = Spectrograms(model.normalise, model.fbank.mel_hz, recipe.views, distributed.device(job.device))

@@ -243,7 +243,7 @@ def _train(
     for stage in stages:
         stage.module.to(device)
     if device.type == "cpu" and recipe.precision == "bfloat16":
-        _multiply_plainly(model.encoder)
+        multiply_plainly(model.encoder)
     provenance = collect(str(device))  # of the code that trains, which the tree may have left behind by the end
     identity = _identity(data, frames, parent)
     training = Training(recipe, stages, frames, folder / "checkpoints", identity, progress, stop, before)
@@ -290,7 +290,7 @@ def _compile(blocks: nn.ModuleList, device: str) -> None:
         block.compile()
 
 
-def _multiply_plainly(model: nn.Module) -> None:
+def multiply_plainly(model: nn.Module) -> None:
     """Computes attention as plain products: torch's fused kernel goes backward in bfloat16 2 to 4.5 times as slowly.
 
     Measured with torch 2.11 on a processor with matrix units, 33 to 257 tokens; in float32 the fused one is as fast.

@@ -1,25 +1,18 @@
-"""Device utilisation of a training: its operations relative to the rate of plain matrix products on the device."""
+"""Rate of plain matrix products on a device, the reference of a training's utilisation, and the faster precision."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import Literal
 
 import torch
 
-from uamix_bench.models.vit import ViTShape
+from uamix_bench.models.loading import find_device
 
 _PRODUCTS = 10
-
-
-def stem_operations(shape: ViTShape, frames: int) -> float:
-    """Multiplications and additions of the patch embedding for one clip of `frames` frames."""
-    return 2.0 * _patches(shape, frames) * shape.width * shape.patch_frames * shape.patch_mel
-
-
-def block_operations(shape: ViTShape, frames: int) -> float:
-    """Multiplications and additions of one block, forward: 24 L D^2 (linear layers) + 4 L^2 D (attention), L tokens."""
-    tokens = 1 + _patches(shape, frames)
-    return 24.0 * tokens * shape.width**2 + 4.0 * tokens**2 * shape.width
+_CPU_FACTS = Path("/proc/cpuinfo")
+_MULTIPLY_BFLOAT16 = {"avx512_bf16", "amx_bf16"}  # flags of a processor
 
 
 def matrix_rate(device: torch.device, size: int = 8192) -> float:
@@ -34,11 +27,25 @@ def matrix_rate(device: torch.device, size: int = 8192) -> float:
     return _PRODUCTS * 2.0 * size**3 / (time.perf_counter() - begun)
 
 
+def faster_precision(device: str) -> Literal["float32", "bfloat16"]:
+    """Precision in which a device multiplies faster: bfloat16 if the hardware has such products, else float32.
+
+    It is a property of the device and not a measurement, so that a resumed training finds the same one. Elsewhere than
+    on Linux a processor counts as one without such products.
+
+    Args:
+        device: Torch device, as `load_model` takes it.
+    """
+    found = find_device(device)
+    if found.type == "cuda":
+        has_products = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        facts = _CPU_FACTS.read_text().split() if found.type == "cpu" and _CPU_FACTS.exists() else []
+        has_products = not _MULTIPLY_BFLOAT16.isdisjoint(facts)
+    return "bfloat16" if has_products else "float32"
+
+
 def wait_for(device: torch.device) -> None:
     """Waits until a GPU has finished its queued work, before a clock is read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _patches(shape: ViTShape, frames: int) -> int:
-    return frames // shape.patch_frames * shape.rows

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 from uamix_bench.tuning.recipe import TuneRecipe
 from uamix_bench.tuning.sounds import find_data
 from uamix_bench.util.progress import Progress
+from uamix_bench.util.threads import computing_with
 
 WEIGHTS, RECORD = "model.safetensors", "training.json"  # what a training leaves in its folder, the record last
 HEAD, TUNING = "stage 1: head", "stage 2: tuning"  # as the stages are named
@@ -58,19 +58,6 @@ def carry_out(job: Job, progress: Progress, stop: Callable[[], bool]) -> None:
         options: dict[str, Any] = {"device": job.device, "progress": progress, "stop": stop}
         decoders = 1 if job.threads == 1 else None
         tune(job.recipe, data, job.init, job.folder, head=job.head, wait=True, workers=decoders, **options)
-
-
-@contextmanager
-def computing_with(threads: int | None) -> Iterator[None]:
-    """Sets the number of torch's processor threads for a block; None leaves torch's own choice."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def remaining(job: Job) -> dict[str, int]:

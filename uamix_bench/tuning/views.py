@@ -113,8 +113,8 @@ def augment(window: Tensor, draws: Doubles, noise: Tensor, mel_hz: Tensor, views
     snr = (low_db + u["noise_snr"] * (high_db - low_db)) * NEPERS_PER_DB
     level = torch.logsumexp(window.flatten(1), dim=1)[:, None, None] - math.log(frames * bins) - snr
     slope = signed("noise_slope") * 2 * torch.log(mel + 1 / 8)  # from rising to falling spectra
-    louder = torch.logaddexp(view, level + slope + noise)
-    view = torch.where(torch.from_numpy(noisy(draws, views)).to(view.device)[:, None, None], louder, view)
+    rows = torch.from_numpy(np.flatnonzero(noisy(draws, views))).to(view.device)
+    view = view.index_copy(0, rows, torch.logaddexp(view[rows], level[rows] + slope[rows] + noise[rows]))
 
     low_hz, high_hz = views.low_pass_hz
     cutoff = low_hz + u["low_pass_hz"] * (high_hz - low_hz)

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
+from threading import Lock
 from typing import Any
 
 from uamix_bench.util.text import visible
@@ -114,7 +115,7 @@ def own_code(what: str, kind: type) -> Iterator[None]:
             memory ran out.
     """
     try:
-        with redirect_stdout(sys.stderr):
+        with _stdout_is_for_results():
             yield
     except BenchError:
         raise
@@ -129,10 +130,29 @@ def own_code(what: str, kind: type) -> Iterator[None]:
         ) from error
 
 
+_entering = Lock()
+_redirects: list[redirect_stdout[Any]] = []  # one and the same, as often as it is entered
+
+
+@contextmanager
+def _stdout_is_for_results() -> Iterator[None]:
+    """Redirects stdout to stderr. Of several threads, the first one in redirects it, the last one out restores it."""
+    with _entering:
+        redirect = _redirects[0] if _redirects else redirect_stdout(sys.stderr)
+        if not _redirects:
+            redirect.__enter__()
+        _redirects.append(redirect)
+    try:
+        yield
+    finally:
+        with _entering:
+            _redirects.pop()
+            if not _redirects:
+                redirect.__exit__(None, None, None)
+
+
 def own_fault(error: BaseException, what: str, modules: Sequence[object]) -> OwnCodeError:
     """Error for an exception of a user's code. It names the innermost line in the folders of `modules`, if any."""
-    import traceback
-
     folders = {os.path.dirname(path) for module in modules if (path := getattr(module, "__file__", None))}  # noqa: PTH120
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if os.path.dirname(frame.filename) in folders]  # noqa: PTH120

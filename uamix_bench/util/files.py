@@ -61,9 +61,7 @@ def machine_error(path: Path, error: OSError) -> MachineError:
     """Translates an OSError met while writing `path` into a MachineError with its remedy."""
     if error.errno in _DISK_FULL:
         return MachineError(
-            path,
-            "no space left on the disk",
-            "free some, or choose another folder with UAMIX_BENCH_HOME or -o",
+            path, "no space left on the disk", "free some, or choose another folder with UAMIX_BENCH_HOME or -o"
         )
     reason = error.strerror or type(error).__name__
     return MachineError(path, f"cannot be written ({reason})", "check the permissions or choose another folder")

@@ -55,6 +55,11 @@ def plus_minus(half_width: float | None, decimals: int = 2, scale: float = 100.0
     return "" if half_width is None or not math.isfinite(half_width) else f"± {scale * half_width:.{decimals}f}"
 
 
+def millions(count: int | None) -> str:
+    """A number of parameters, as in ``85.6M``; empty if unknown."""
+    return "" if count is None else f"{count / 1e6:.1f}M" if count else "0"
+
+
 def per_second(rate: float) -> str:
     """A rate as a whole number, or with one decimal below ten."""
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"

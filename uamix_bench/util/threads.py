@@ -6,8 +6,9 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -38,6 +39,19 @@ def _quota() -> float:
         except (OSError, ValueError):
             continue
     return float(os.cpu_count() or 1)
+
+
+@contextmanager
+def computing_with(threads: int | None) -> Iterator[None]:
+    """Sets torch's processor threads, of this thread and of those begun in the block; None leaves torch's choice."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Watch:

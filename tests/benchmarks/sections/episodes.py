@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from uamix_bench.reports.blocks import Prose, Section, Table
 from uamix_bench.scoring.classifiers import logistic_regression, nearest_centroid
-from uamix_bench.scoring.episodes import Protocol
+from uamix_bench.scoring.protocol import Protocol
 
 from .. import limits, peers, tables
 from ..scale import Scale

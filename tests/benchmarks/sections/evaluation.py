@@ -16,7 +16,8 @@ from uamix_bench.models.model import AudioModel
 from uamix_bench.models.vit import ViTShape
 from uamix_bench.reports.blocks import Prose, Section, Table
 from uamix_bench.scoring.classifiers import nearest_centroid
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol
+from uamix_bench.scoring.episodes import EpisodeSet
+from uamix_bench.scoring.protocol import Protocol
 
 from .. import limits, tables
 from ..scale import Scale

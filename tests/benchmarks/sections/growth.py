@@ -14,7 +14,8 @@ from uamix_bench.data.clip_table import sort_clips
 from uamix_bench.embeddings.cache import EmbeddingCache, ModelKey
 from uamix_bench.reports.blocks import Cell, Prose, Section, Table
 from uamix_bench.scoring.classifiers import nearest_centroid
-from uamix_bench.scoring.episodes import EpisodeSet, Protocol, draw_sorted
+from uamix_bench.scoring.episodes import EpisodeSet, draw_sorted
+from uamix_bench.scoring.protocol import Protocol
 
 from .. import limits, peers, tables
 from ..scale import Scale
