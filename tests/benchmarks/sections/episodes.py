@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression
 
 from uamix_bench.reports.blocks import Prose, Section, Table
-from uamix_bench.scoring.classifiers import nearest_centroid
+from uamix_bench.scoring.classifiers import logistic_regression, nearest_centroid
 from uamix_bench.scoring.protocol import Protocol
 
 from .. import limits, peers, tables
 from ..scale import Scale
 from ..tables import Case
 from ..timing import Side, Times, measure
-from ..workloads import drawn, embeddings, episode_bytes, episode_operations, table
+from ..workloads import alike, drawn, embeddings, episode_bytes, episode_operations, table
 
 SETTINGS = ((5, 1), (5, 5), (20, 1), (20, 5))  # N, K
 DATA_SETS = {  # the clips of each class; VoxCeleb1's and NSynth's spread as their mean and range have it
@@ -35,7 +37,7 @@ def section(scale: Scale) -> Section:
         memory takes to deliver the episode's embeddings (random rows of the same table), or the processor the product
         of queries and centroids, whichever is longer.
     """
-    return Section("Episodes", [Prose(text), scored(scale), _drawn(scale)])
+    return Section("Episodes", [Prose(text), scored(scale), _regression(scale), _drawn(scale)])
 
 
 def scored(scale: Scale) -> Table:
@@ -78,6 +80,34 @@ def _score(scale: Scale, clips: list[str], labels: list[str], features: peers.Fl
         product=episode_operations(n_way, protocol.n_query),
     )
     return Case(f"{n_way}-way {k_shot}-shot", times, limit, absent)
+
+
+def _regression(scale: Scale) -> Table:
+    """Logistic regression beside scikit-learn's, of classes that differ, so that both find the same."""
+    clips, labels = table(DATA_SETS["esc50"])
+    features, cases = alike(labels), []
+    for n_way, k_shot, share, few in ((30, 20, 100, 2), (5, 5, 10, 50)):
+        protocol = Protocol(n_way=n_way, k_shot=k_shot, episodes=scale.episodes // share)
+        episodes = drawn(clips, labels, protocol)
+        ours = partial(logistic_regression, features, episodes.support, episodes.query)
+        other = peers.fitted(LogisticRegression(tol=1e-6, max_iter=10_000), features, episodes)
+        if other(few) != ours().correct[:few].tolist():
+            raise AssertionError("scikit-learn finds other numbers of correct queries")
+        sides = {
+            "ours": Side(ours, protocol.episodes),
+            "scikit-learn": Side(partial(other, few), few),
+            "product": limits.numpy_product(),
+        }
+        times = measure(sides, scale.rounds)
+        shares = 2 * n_way * (n_way * k_shot) * (n_way * (k_shot + protocol.n_query))
+        cases.append(Case(f"{n_way}-way {k_shot}-shot", times, limits.least(times, product=shares)))
+    note = """
+        scikit-learn's defaults but for a tolerance of 1e-6, which gives the same predictions. The limit is one product
+        of the classes' shares with the products of all pairs of supports, and of supports and queries.
+    """
+    return tables.comparison(
+        "Logistic regression", cases, ("scikit-learn",), "ms an episode", tables.milliseconds, note
+    )
 
 
 def _drawn(scale: Scale) -> Table:
