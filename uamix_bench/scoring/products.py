@@ -114,7 +114,7 @@ def _regression(pairs: Pairs, support: Ints, query: Ints) -> Iterator[Scores]:
     for shares, intercepts, distance in softmax_regression((within,), np.eye(ways).repeat(shots, axis=1)):
         shares = shares - shares.mean(axis=2, keepdims=True)  # of the supports themselves
         logits = shares @ across
-        logits += (intercepts - np.matvec(shares, middle))[..., None]
+        logits += (intercepts - (shares @ middle[..., None])[..., 0])[..., None]
         yield Scores(logits, noise + _ASTRAY * lengths * distance[:, None])
 
 

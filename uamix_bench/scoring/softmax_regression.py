@@ -110,7 +110,7 @@ def _search(
         bent = p * change
         bent -= p * bent.sum(axis=1, keepdims=True)
         mixed = bent.sum(axis=2)  # second derivatives by length and intercepts
-        aside = np.matvec(inverse, mixed)
+        aside = (inverse @ mixed[..., None])[..., 0]
         curvature = _inner(bent, change) + bend - np.vecdot(mixed, aside)
         moving = moving & (curvature > 0)
         onward, turn, decrement = _newton(rise, pull, inverse, aside, curvature, moving)
@@ -139,7 +139,7 @@ def _newton(
 ) -> tuple[Reals, Reals, Reals]:
     """Newton step in length (B,) and intercepts (B, N), and how steeply it begins to fall, (B,)."""
     onward = np.divide(np.vecdot(aside, pull) - rise, curvature, out=np.zeros_like(rise), where=moving)
-    turn = np.where(moving[:, None], -np.matvec(inverse, pull) - onward[:, None] * aside, 0)
+    turn = np.where(moving[:, None], -(inverse @ pull[..., None])[..., 0] - onward[:, None] * aside, 0)
     return onward, turn, -(onward * rise + np.vecdot(turn, pull))
 
 
