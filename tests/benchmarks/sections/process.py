@@ -126,7 +126,7 @@ def repeated(sounds: Path) -> Table:
         taken = _cpu_s([sys.executable, "-m", "uamix_bench", *asked, *change])
         heavy = min(heavy, _cpu_s([sys.executable, "-c", HEAVY]))
         rows.append([name, tables.milliseconds(taken), f"{taken / heavy:.2f}×"])
-    rows.append([f"python -c '{HEAVY}'", tables.milliseconds(heavy), ""])
+    rows.append([f"python -c '{HEAVY}'", tables.milliseconds(heavy), "1.00×"])
     note = """
         The whole evaluation's clips and model. Where a result is stored, or the embeddings are, neither torch nor the
         model is loaded: files are looked at, episodes drawn and scored.
