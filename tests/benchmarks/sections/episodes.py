@@ -35,7 +35,8 @@ def section(scale: Scale) -> Section:
         centring. easyfsl's own sampler, loader and evaluate get {scale.peer_episodes} episodes a round, without setting
         up; scikit-learn's NearestCentroid is fitted to episodes that are already drawn. The limit is the time that
         memory takes to deliver the episode's embeddings (random rows of the same table), or the processor the product
-        of queries and centroids, whichever is longer.
+        of queries and centroids, whichever is longer. Many episodes of few clips are scored from the products of all
+        pairs of clips, which move fewer bytes: so a share may be more than 100%.
     """
     return Section("Episodes", [Prose(text), scored(scale), _regression(scale), _drawn(scale)])
 

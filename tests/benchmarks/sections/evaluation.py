@@ -118,7 +118,8 @@ def _growth(scale: Scale, model: AudioModel, task: TaskData) -> Table:
     columns = [heading, "draw and score, µs each>", "whole, µs each>", "limit>", tables.SHARE, "whole, CPU s>"]
     note = f"""
         Whole: all that the evaluation above does but decoding and encoding, files looked at and record made. Embeddings
-        of {model.embedding_dim} numbers; medians of {scale.repeats}.
+        of {model.embedding_dim} numbers; medians of {scale.repeats}. The limit is that of scoring from the embeddings;
+        many episodes are scored from products of pairs of clips, in less.
     """
     return Table(columns, rows, note=note)
 
