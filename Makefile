@@ -16,5 +16,5 @@ test:  ## Every test but the long ones (--slow), on two cores
 docs:  ## The site in site/; a dead link fails
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
-bench:  ## docs/performance.md anew, some ten minutes on an idle machine
+bench:  ## docs/performance.md anew, a quarter of an hour on an idle machine
 	python -m tests.benchmarks
