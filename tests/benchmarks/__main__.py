@@ -1,7 +1,7 @@
 """Measures how fast the bench is, beside others and beside the machine's limits, and writes the page.
 
-``python -m tests.benchmarks`` from the repository's root takes about ten minutes and needs nothing but the machine to
-itself. Every figure on the page is of that run.
+``python -m tests.benchmarks`` from the repository's root takes a quarter of an hour and needs nothing but the machine
+to itself. Every figure on the page is of that run.
 """
 
 from __future__ import annotations
