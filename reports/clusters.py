@@ -107,8 +107,8 @@ def blocks(replays: Mapping[str, Replay], wanted: Sequence[str] = (DEFAULT,)) ->
         UsageError: The classes are refused by :func:`choose`; or too few clips are in the cache for all models.
     """
     data = next(iter(replays.values())).data
-    chosen = choose(data.name, sorted(set(data.clips["label"])), wanted)
-    labels = data.clips["label"].astype(str)
+    chosen = choose(data.name, sorted(set(data.table["label"])), wanted)
+    labels = data.table["label"].astype(str)
     rows = np.concatenate([np.flatnonzero(labels == label)[:_MOST] for label in chosen])
     looked = [replay.embeddings(rows) for replay in replays.values()]
     kept = np.logical_and.reduce([found for found, _ in looked])
@@ -116,7 +116,7 @@ def blocks(replays: Mapping[str, Replay], wanted: Sequence[str] = (DEFAULT,)) ->
     if np.bincount(class_of, minlength=len(chosen)).min() < 2:
         reason = f"fewer than two clips of a class are in the cache for {' and '.join(replays)}"
         raise UsageError("--tsne", reason, "evaluate both with more episodes first")
-    group_of = np.unique(data.clips["group"].astype(str)[rows[kept]], return_inverse=True)[1]
+    group_of = np.unique(data.table["group"].astype(str)[rows[kept]], return_inverse=True)[1]
     vectors = {name: found[1][kept] for name, found in zip(replays, looked, strict=True)}
     measured = {name: measure(table, class_of, group_of) for name, table in vectors.items()}
     words = "; ".join(
@@ -129,7 +129,7 @@ def blocks(replays: Mapping[str, Replay], wanted: Sequence[str] = (DEFAULT,)) ->
         class_of.tolist(),
         chosen,
         description=f"The same {len(class_of):,} clips for each model, coloured by class. {words}.",
-        titles_of=data.clips["clip"][rows[kept]].tolist(),
+        titles_of=data.table["clip"][rows[kept]].tolist(),
     )
     table = Table(
         ("model", "silhouette>", "nearest neighbour of the same class %>", "clips>"),

@@ -31,10 +31,10 @@ def blocks(replays: Mapping[str, Replay]) -> Iterator[Block]:
     )
     for name, replay in replays.items():
         for row, given, times, asked in confused(replay):
-            clip, label = replay.data.clips["clip"][row], replay.data.clips["label"][row]
+            clip, label = replay.data.table["clip"][row], replay.data.table["label"][row]
             title = f"{clip}: {label}, {times:,} of {asked:,} times {given} by {name}"
             try:
-                source = excerpt(Path(replay.data.clips["path"][row]))
+                source = excerpt(Path(replay.data.table["path"][row]))
             except BenchError as error:
                 yield Prose(f"{title}; {error.reason}.")
                 continue
@@ -57,7 +57,7 @@ def confused(replay: Replay, most: int = CLIPS) -> list[tuple[int, str, int, int
     episodes, names = replay.episodes, replay.episodes.class_names
     given = np.take_along_axis(episodes.classes[:, None, :], replay.chosen.astype(np.int64), axis=2)
     wrong = given != episodes.classes[:, :, None]
-    asked = np.bincount(episodes.query.ravel(), minlength=len(replay.data.clips))
+    asked = np.bincount(episodes.query.ravel(), minlength=len(replay.data.table))
     pairs, times = np.unique(episodes.query[wrong] * len(names) + given[wrong], return_counts=True)
     found: dict[int, tuple[int, str, int, int]] = {}
     for at in np.argsort(-times, kind="stable").tolist():

@@ -39,7 +39,7 @@ def accuracies(
     """Accuracy and the half-width of its 95% interval over episodes, in per cent, by the name of the control."""
     episodes = draw_episodes(data, protocol)
     table = vectors(name, pooling, data, episodes.clips)
-    others = vectors(name, pooling, unlabelled, np.arange(len(unlabelled.clips)))
+    others = vectors(name, pooling, unlabelled, np.arange(len(unlabelled.table)))
     whitening = PCA(min(DIRECTIONS, table.shape[1]), whiten=True, svd_solver="full").fit(others)
     white = whitening.transform(table).astype(np.float32)
     found = {}

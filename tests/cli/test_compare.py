@@ -173,7 +173,7 @@ _SETTING = ("--n", "5", "--k", "2", "--q", "5", "--episodes", "10000", "--quiet"
 def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve clips of each of twelve classes of the synthetic task, as a CSV."""
     data = load_task("synthetic", tmp_path_factory.mktemp("synthetic"))
-    table = data.clips.to_pandas().groupby("label").head(12).groupby("label", sort=True)
+    table = data.table.to_pandas().groupby("label").head(12).groupby("label", sort=True)
     table = pd.concat([clips for number, (_, clips) in enumerate(table) if number % 5 == 0][:12])
     data.task.materialise(ClipTable(table))
     path = tmp_path_factory.mktemp("part") / "part.csv"

@@ -100,7 +100,7 @@ def weights(path: Path, seed: int) -> Path:
 def test_the_digest_is_of_the_bytes_of_the_clips_drawn(bench: Bench, own: Path) -> None:
     result, _ = evaluate(bench, "-m", "logmel", "-t", own)
     data = load_task(str(own))
-    drawn = data.clips["path"][draw_episodes(data, result.protocol).clips]
+    drawn = data.table["path"][draw_episodes(data, result.protocol).clips]
     listed = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in sorted(drawn)]
     expected = hashlib.sha256(json.dumps(listed, separators=(",", ":")).encode()).hexdigest()
     assert result.task.content_sha256 == result.provenance.content_sha256 == expected

@@ -189,7 +189,7 @@ def test_a_dry_run_counts_what_the_data_holds(sounds: Path, tmp_path: Path, offi
 
 def test_sounds_that_are_yet_to_be_generated_are_not_called_unreadable() -> None:
     data = load_task("synthetic", splits=("valid",))
-    data.task.materialise(data.clips.take(slice(3)))
+    data.task.materialise(data.table.take(slice(3)))
     held = holdings(data)
     assert (held["clips"], held["hours"], held["unreadable"]) == (960, None, 0)
 

@@ -44,7 +44,7 @@ def load(folder: Path, layout: str, more: str = "", **options: object) -> TaskDa
 
 
 def rows(data: TaskData) -> list[list[str]]:
-    return data.clips.to_pandas()[["clip", "label", "group", "split"]].to_numpy().tolist()
+    return data.table.to_pandas()[["clip", "label", "group", "split"]].to_numpy().tolist()
 
 
 def test_names_of_files_tell_label_and_group(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_columns_of_a_list_under_their_own_names(tmp_path: Path) -> None:
         ["audio/1/a.wav", "cat", "audio/1/a.wav", "fold1"],
         ["audio/2/b.wav", "dog", "audio/2/b.wav", "fold2"],
     ]
-    assert sounds(data.clips)[0] == Sound(str(tmp_path / "audio/1/a.wav"))
+    assert sounds(data.table)[0] == Sound(str(tmp_path / "audio/1/a.wav"))
     with pytest.raises(BadInputError, match="has labels that the card does not name \\(D\\)"):
         load(tmp_path, layout.replace(', D = "dog"', ""))
     with pytest.raises(BadInputError, match=r"meta\.csv: has no column 'kin' \(it has: file, fold, kind, start, end\)"):

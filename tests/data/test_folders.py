@@ -65,7 +65,7 @@ def test_every_other_format_is_counted_by_its_ending_and_a_class_that_vanishes_i
     assert "no clip of horn is left" in line
     assert "--keep-going" in line
     data = load_task(str(root), keep_going=True)
-    assert data.clips["clip"].tolist() == ["oboe/a.wav", "oboe/b.wav"]
+    assert data.table["clip"].tolist() == ["oboe/a.wav", "oboe/b.wav"]
     assert {one.clip for one in data.unread} == {"oboe/c.m4a", *names}
     assert len(said(data)) == 1
     assert said(data)[0].startswith("unread: ")
@@ -75,7 +75,7 @@ def test_every_other_format_is_counted_by_its_ending_and_a_class_that_vanishes_i
 def test_nothing_is_said_of_a_folder_whose_sounds_are_all_read(tmp_path: Path) -> None:
     names = [f"{label}/{index}{ending}" for label in "ab" for index, ending in enumerate(sorted(AUDIO_SUFFIXES))]
     data = load_task(str(touch(tmp_path, [*names, "a/notes.txt", "a/cover.jpg", "README", ".x.m4a", ".y/z.m4a"])))
-    assert (data.remarks, data.unread, len(data.clips)) == ((), (), 2 * len(AUDIO_SUFFIXES))
+    assert (data.remarks, data.unread, len(data.table)) == ((), (), 2 * len(AUDIO_SUFFIXES))
 
 
 def test_a_folder_of_other_formats_alone_is_refused_even_where_broken_clips_are_set_aside(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_what_is_not_read_leaves_a_partial_result_that_names_it(tmp_path: Path, 
 def test_a_copy_in_another_format_beside_a_sound_and_a_sound_in_no_class_are_said(tmp_path: Path) -> None:
     root = touch(tmp_path, ["a/x.wav", "a/x.m4a", "a/deep/x.wav", "b/y.wav", "loose.wav", "more.m4a"])
     data = load_task(str(root))
-    assert data.clips["clip"].tolist() == ["a/deep/x.wav", "a/x.wav", "b/y.wav"]
+    assert data.table["clip"].tolist() == ["a/deep/x.wav", "a/x.wav", "b/y.wav"]
     assert said(data) == [
         "folders: 1 sound is not read and taken for a copy of the one of the same name beside it",
         "folders: 2 sounds are in no class folder and left out",
@@ -130,11 +130,11 @@ def test_links_to_folders_are_followed_at_every_depth(tmp_path: Path) -> None:
         for folder, _, names in os.walk(root, followlinks=True)
         for name in names
     }
-    assert set(load_task(str(root)).clips["clip"]) == listed
+    assert set(load_task(str(root)).table["clip"]) == listed
     assert len(listed) == 11
     outer = tmp_path / "link"
     outer.symlink_to(root)
-    assert set(load_task(str(outer)).clips["clip"]) == listed
+    assert set(load_task(str(outer)).table["clip"]) == listed
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "../../..", "b", "../a"])
@@ -191,7 +191,7 @@ def test_a_walk_lists_what_os_walk_lists(tmp_path_factory: pytest.TempPathFactor
 def test_split_folders_above_the_classes_become_the_split_column(tmp_path: Path, splits: tuple[str, ...]) -> None:
     names = [f"{split}/{label}/{split}{index}.wav" for split in splits for label in ("cat", "dog") for index in (1, 2)]
     data = load_task(str(touch(tmp_path / "own", [*names[:-2], "meta/list.csv"])))  # the last split lacks a class
-    found = set(data.clips.to_pandas()[["clip", "label", "split"]].itertuples(index=False, name=None))
+    found = set(data.table.to_pandas()[["clip", "label", "split"]].itertuples(index=False, name=None))
     assert found == {(name, name.split("/")[1], name.split("/")[0]) for name in names[:-2]}
     assert len(said(data)) == 1
     assert "are read as splits" in said(data)[0]
@@ -236,8 +236,8 @@ def test_folders_named_like_splits_that_hold_no_like_classes_are_refused(tmp_pat
 )
 def test_other_folders_stay_classes_and_doubts_are_said(tmp_path: Path, names: list[str], wanted: str | None) -> None:
     data = load_task(str(touch(tmp_path, names)))
-    assert data.clips["label"].tolist() == sorted(name.split("/")[0] for name in names)
-    assert set(data.clips["split"]) == {""}
+    assert data.table["label"].tolist() == sorted(name.split("/")[0] for name in names)
+    assert set(data.table["split"]) == {""}
     assert len(said(data)) == (wanted is not None)
     assert wanted is None or re.search(wanted, said(data)[0])
 
@@ -247,7 +247,7 @@ def test_a_class_that_holds_no_sound_is_named(tmp_path: Path) -> None:
     (tmp_path / "own/frog").mkdir(parents=True)
     data = load_task(str(touch(tmp_path / "own", names)))
     assert said(data) == ["folders: fish, fowl, frog hold no sound and are no classes"]
-    assert set(data.clips["label"]) == {"cat", "dog"}
+    assert set(data.table["label"]) == {"cat", "dog"}
     splits = [f"{split}/{label}/1.wav" for split in ("train", "test") for label in ("cat", "dog")]
     (tmp_path / "splits/valid").mkdir(parents=True)
     data = load_task(str(touch(tmp_path / "splits", [*splits, "test/fish/1.bak", "meta/x.csv"])))
@@ -261,7 +261,7 @@ def test_one_folder_around_the_classes_is_named(tmp_path: Path, top: str) -> Non
         BadInputError, match=rf"holds folders \(cat, dog\); if those are the classes, give {root / top}$"
     ):
         load_task(str(root))
-    assert set(load_task(str(root / top)).clips["label"]) == {"cat", "dog"}
+    assert set(load_task(str(root / top)).table["label"]) == {"cat", "dog"}
 
 
 def test_folders_of_one_name_in_two_unicode_forms_say_so(tmp_path: Path) -> None:

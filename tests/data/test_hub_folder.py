@@ -35,7 +35,7 @@ def sound(path: Path, seed: int = 0) -> Path:
 
 
 def rows(data: TaskData) -> list[list[str]]:
-    return data.clips.to_pandas()[["clip", "label", "group", "split"]].to_numpy().tolist()
+    return data.table.to_pandas()[["clip", "label", "group", "split"]].to_numpy().tolist()
 
 
 def said(data: TaskData) -> list[str]:
@@ -178,14 +178,14 @@ def test_a_row_is_the_file_in_it(tmp_path: Path, bench_home: Path, files: list[P
         [f"{n}.{e}", label, f"{n}.{e}", ""]
         for (n, e), label in zip(FILES[::-1], "cat dog cat dog cat".split(), strict=True)
     ]
-    assert [str(one) for one in sounds(data.clips)[:1]] == [f"{path} row 4"]
-    for one, file in zip(sounds(data.clips), files[::-1], strict=True):
+    assert [str(one) for one in sounds(data.table)[:1]] == [f"{path} row 4"]
+    for one, file in zip(sounds(data.table), files[::-1], strict=True):
         np.testing.assert_array_equal(read(one, 16_000).samples, read(file, 16_000).samples)
         assert probe(one) == probe(file)
         assert len(list(segments(one, RATE, 0.1))) == len(list(segments(file, RATE, 0.1)))
     wanted = file_digests(list(map(str, files[::-1]))).digests
-    assert sound_digests(sounds(data.clips)).digests == wanted
-    assert sound_digests(sounds(data.clips)).digests == wanted  # as remembered
+    assert sound_digests(sounds(data.table)).digests == wanted
+    assert sound_digests(sounds(data.table)).digests == wanted  # as remembered
     assert said(data) == [UNUSED]
 
 
@@ -226,7 +226,7 @@ def test_faults_of_a_parquet_file_are_named(tmp_path: Path, bench_home: Path, fi
         read(Sound(str(path), row=9), None)
     write(path, [files[0]], label=[[0, 1]])
     assert load_task(str(path)).several == ("label", ";")
-    assert load_task(str(path)).clips["label"].tolist() == ["cat;dog"]
+    assert load_task(str(path)).table["label"].tolist() == ["cat;dog"]
     pq.write_table(pa.table({"label": ["cat"], "sound": [1]}), path)
     with pytest.raises(BadInputError, match=r"x\.parquet: has no column of sounds \(it has: label, sound\)"):
         load_task(str(path))

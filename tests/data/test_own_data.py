@@ -32,7 +32,7 @@ def touch(root: Path, *names: str) -> None:
 
 def test_a_folder_may_hold_sounds_at_any_depth(tmp_path: Path) -> None:
     touch(tmp_path, "a.wav", "deep/b.FLAC", "deep/er/c.mp3", "notes.txt", ".hidden/d.wav", "deep/.e.wav")
-    clips = load(tmp_path).clips
+    clips = load(tmp_path).table
     assert clips["clip"].tolist() == ["a.wav", "deep/b.FLAC", "deep/er/c.mp3"]
     assert clips["label"].tolist() == ["", "deep", "deep"]
     assert clips["group"].tolist() == clips["clip"].tolist()
@@ -46,7 +46,7 @@ def test_class_folders_have_the_table_they_have_as_a_task(tmp_path: Path) -> Non
 def test_a_csv_needs_no_labels(tmp_path: Path) -> None:
     touch(tmp_path, "a.wav", "b.wav")
     (tmp_path / "list.csv").write_text("path,group\na.wav,one\nb.wav,one\n")
-    assert load(tmp_path / "list.csv").clips["group"].tolist() == ["one", "one"]
+    assert load(tmp_path / "list.csv").table["group"].tolist() == ["one", "one"]
     with pytest.raises(BadInputError, match="no column 'label'"):
         load_task(str(tmp_path / "list.csv"))
 
@@ -54,7 +54,7 @@ def test_a_csv_needs_no_labels(tmp_path: Path) -> None:
 def test_a_text_list_of_paths(tmp_path: Path) -> None:
     touch(tmp_path, "sounds/a.wav", "sounds/b c.wav")
     (tmp_path / "list.txt").write_text("# two sounds\nb c.wav\n\na.wav\n")
-    assert load(tmp_path / "list.txt", audio_root=tmp_path / "sounds").clips["clip"].tolist() == ["a.wav", "b c.wav"]
+    assert load(tmp_path / "list.txt", audio_root=tmp_path / "sounds").table["clip"].tolist() == ["a.wav", "b c.wav"]
     (tmp_path / "list.txt").write_text("a.wav\nc.wav\n")
     with pytest.raises(BadInputError, match=r"c\.wav: named in list\.txt, but no such file"):
         load(tmp_path / "list.txt", audio_root=tmp_path / "sounds")
@@ -81,9 +81,9 @@ def test_audioset_s_own_csv_finds_the_names_that_tools_give(names: list[str], tm
     touch(tmp_path / "audio" / "some", *names)
     (tmp_path / "balanced_train_segments.csv").write_text(HEADER + ROWS)
     data = load(tmp_path / "balanced_train_segments.csv", audio_root=tmp_path / "audio")
-    assert data.clips["clip"].tolist() == sorted(f"some/{name}" for name in names)
-    assert set(data.clips["group"]) == {"--4gqARaEJE", "_BfvyPmVMo4", "-0DdlOuIFUI", "abcdefghijk"}
-    assert "/m/068hy,/m/07q6cd_,/m/0bt9lr,/m/0jbk" in data.clips["label"].tolist()
+    assert data.table["clip"].tolist() == sorted(f"some/{name}" for name in names)
+    assert set(data.table["group"]) == {"--4gqARaEJE", "_BfvyPmVMo4", "-0DdlOuIFUI", "abcdefghijk"}
+    assert "/m/068hy,/m/07q6cd_,/m/0bt9lr,/m/0jbk" in data.table["label"].tolist()
     assert data.partial == ""
 
 
@@ -91,7 +91,7 @@ def test_what_audioset_lost_is_counted(tmp_path: Path) -> None:
     touch(tmp_path, "_BfvyPmVMo4.wav", "other.wav")
     (tmp_path / "eval_segments.csv").write_text(HEADER + ROWS)
     data = load(tmp_path / "eval_segments.csv")
-    assert len(data.clips) == 1
+    assert len(data.table) == 1
     assert data.partial == "holds 1 of the 4 clips of eval_segments.csv"
     touch(tmp_path, "more/--4gqARaEJE.m4a", "_BfvyPmVMo4.mp4")  # a video beside its sound is no loss
     lacks = "holds 1 of the 4 clips of eval_segments.csv; 1 are there in formats that are not read"

@@ -89,9 +89,9 @@ def load(folder: Path, *lines: str, header: str = "path,start,end,label") -> Tas
 def test_a_list_of_segments(folder: Path, names: str) -> None:
     header = f"path,{names},label,species"
     data = load(folder, "a.wav,0.5,1.25,cat,x", "a.wav,1.25,2,dog,x", "b.wav,0,0.00025,cat,x", header=header)
-    assert data.clips["clip"].tolist() == ["a.wav#t=0.5,1.25", "a.wav#t=1.25,2", "b.wav#t=0,0.00025"]
-    assert data.clips["group"].tolist() == ["a.wav", "a.wav", "b.wav"]
-    assert sounds(data.clips)[:2] == [Sound(str(folder / "a.wav"), 0.5, 1.25), Sound(str(folder / "a.wav"), 1.25, 2.0)]
+    assert data.table["clip"].tolist() == ["a.wav#t=0.5,1.25", "a.wav#t=1.25,2", "b.wav#t=0,0.00025"]
+    assert data.table["group"].tolist() == ["a.wav", "a.wav", "b.wav"]
+    assert sounds(data.table)[:2] == [Sound(str(folder / "a.wav"), 0.5, 1.25), Sound(str(folder / "a.wav"), 1.25, 2.0)]
     remark, segments = data.remarks
     assert segments.text == "3 clips are segments of 2 files, by the columns of start and end"
     assert remark.text == "column species of the list is not used (used: clip, path, label, group, split, start, end)"
@@ -100,7 +100,7 @@ def test_a_list_of_segments(folder: Path, names: str) -> None:
 def test_ids_and_groups_of_the_list_s_own(folder: Path) -> None:
     header = "clip,path,start,end,label,group"
     data = load(folder, "two,a.wav,0.5,1,cat,night", "one,a.wav,0,0.5,dog,", header=header)
-    assert data.clips.to_pandas()[["clip", "group"]].to_numpy().tolist() == [["one", "a.wav"], ["two", "night"]]
+    assert data.table.to_pandas()[["clip", "group"]].to_numpy().tolist() == [["one", "a.wav"], ["two", "night"]]
     with pytest.raises(BadInputError, match=r"events\.csv: line 2 has an absolute path for its clip"):
         load(folder, "/home/me,a.wav,0.5,1,cat,", header=header)
     with pytest.raises(BadInputError, match=r"events\.csv: line 3 repeats one"):
@@ -140,7 +140,7 @@ def test_times_are_rounded_by_a_millisecond(folder: Path) -> None:
     assert [remark.text for remark in data.remarks] == [
         "2 clips are segments of 1 files, by the columns of start and end"
     ]
-    assert len(read(sounds(data.clips)[1], None).samples) == RATE
+    assert len(read(sounds(data.table)[1], None).samples) == RATE
 
 
 def test_overlaps_of_one_label_and_files_without_a_seek_are_told(folder: Path) -> None:
@@ -155,7 +155,7 @@ def test_overlaps_of_one_label_and_files_without_a_seek_are_told(folder: Path) -
 
 def test_a_broken_recording_is_left_to_the_embedding(folder: Path) -> None:
     (folder / "a.wav").write_bytes(b"RIFF")
-    assert len(load(folder, "a.wav,0,1,cat", "b.wav,0,1,dog").clips) == 2
+    assert len(load(folder, "a.wav,0,1,cat", "b.wav,0,1,dog").table) == 2
 
 
 @given(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import soundfile
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -39,7 +40,7 @@ def listed(folder: Path, text: str, *, encoding: str = "utf-8", name: str = "lis
 
 
 def rows(data: TaskData) -> list[tuple[str, ...]]:
-    return list(data.clips.to_pandas()[["clip", "label", "group", "split"]].itertuples(index=False, name=None))
+    return list(data.table.to_pandas()[["clip", "label", "group", "split"]].itertuples(index=False, name=None))
 
 
 # --- folders
@@ -56,8 +57,8 @@ def test_a_folder_of_class_folders(tmp_path: Path) -> None:
         ("dog/deep/er/c.ogg", "dog", "dog/deep/er/c.ogg", ""),
         ("dog/x.mp3", "dog", "dog/x.mp3", ""),
     ]
-    assert tuple(data.clips.columns) == COLUMNS
-    assert [Path(path) for path in data.clips["path"]] == [root / clip for clip in data.clips["clip"]]
+    assert tuple(data.table.columns) == COLUMNS
+    assert [Path(path) for path in data.table["path"]] == [root / clip for clip in data.table["clip"]]
     assert data.name == "local/pets.v2"
     assert data.card.clip_seconds == OWN_CLIP_SECONDS
 
@@ -78,7 +79,7 @@ def test_a_folder_without_sound_is_named(tmp_path: Path, names: list[str]) -> No
 
 def test_the_order_of_listing_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = touch(tmp_path, [f"{label}/{index}.wav" for label in "cab" for index in range(20)])
-    wanted = load_task(str(root)).clips.to_pandas()
+    wanted = load_task(str(root)).table.to_pandas()
     scandir = os.scandir
 
     class Shuffled:
@@ -95,7 +96,7 @@ def test_the_order_of_listing_changes_nothing(tmp_path: Path, monkeypatch: pytes
         def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr(os, "scandir", Shuffled)
-    assert load_task(str(root)).clips.to_pandas().equals(wanted)
+    assert load_task(str(root)).table.to_pandas().equals(wanted)
 
 
 def test_what_is_named_like_a_sound_is_listed_whatever_it_is(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_what_is_named_like_a_sound_is_listed_whatever_it_is(tmp_path: Path) -> 
     (root / "cat" / "circle.wav").symlink_to("circle.wav")
     os.mkfifo(root / "cat" / "pipe.wav")
     (root / "bird").symlink_to(root / "cat" / "deep", target_is_directory=True)
-    table = load_task(str(root)).clips
+    table = load_task(str(root)).table
     cats = {f"cat/{name}.wav" for name in ("a", "absent", "circle", "deep/b", "pipe")}
     assert set(table["clip"]) == {*cats, "dog.wav/c.wav", "bird/b.wav"}
     digests = file_digests(table["path"].tolist(), memo=False)
@@ -184,7 +185,7 @@ def test_a_list_in_any_dress(tmp_path: Path, text: str, encoding: str) -> None:
     touch(tmp_path, ["a.wav", "b.wav", "x/c.wav"])
     data = load_task(listed(tmp_path, text, encoding=encoding))
     assert rows(data) == WANTED
-    assert all(Path(path).is_file() for path in data.clips["path"])
+    assert all(Path(path).is_file() for path in data.table["path"])
     assert data.name == "local/list"
 
 
@@ -268,23 +269,23 @@ def test_columns_that_are_not_used_are_named(tmp_path: Path, header: str, unused
 def test_a_list_from_another_system_finds_its_files(tmp_path: Path, on_disk: str, in_list: str) -> None:
     touch(tmp_path, [on_disk])
     data = load_task(listed(tmp_path, f"path,label\n{in_list},cat\n"))
-    assert data.clips["path"].tolist() == [str(tmp_path / on_disk)]
-    assert data.clips["clip"].tolist() == [unicodedata.normalize("NFC", on_disk)]
+    assert data.table["path"].tolist() == [str(tmp_path / on_disk)]
+    assert data.table["clip"].tolist() == [unicodedata.normalize("NFC", on_disk)]
     assert data.remarks == ()
     (tmp_path / "list.txt").write_text(f"{in_list}\n")
-    assert find_data(str(tmp_path / "list.txt")).clips["path"].tolist() == [str(tmp_path / on_disk)]
+    assert find_data(str(tmp_path / "list.txt")).table["path"].tolist() == [str(tmp_path / on_disk)]
 
 
 def test_quotes_behind_a_blank_are_quotes(tmp_path: Path) -> None:
     touch(tmp_path, ["a, b.wav", "c.wav"])
     data = load_task(listed(tmp_path, 'label, path\ncat, "a, b.wav"\n"cat", c.wav\n'))
-    assert data.clips.to_pandas()[["clip", "label"]].to_numpy().tolist() == [["a, b.wav", "cat"], ["c.wav", "cat"]]
+    assert data.table.to_pandas()[["clip", "label"]].to_numpy().tolist() == [["a, b.wav", "cat"], ["c.wav", "cat"]]
 
 
 def test_a_name_that_is_there_as_listed_comes_first(tmp_path: Path) -> None:
     touch(tmp_path, ["a\\b.wav", "a/b.wav", "c.wav", "c.WAV"])
     data = load_task(listed(tmp_path, "path,label\na\\b.wav,cat\nc.WAV,dog\n"))
-    assert sorted(data.clips["path"]) == [str(tmp_path / name) for name in ("a\\b.wav", "c.WAV")]
+    assert sorted(data.table["path"]) == [str(tmp_path / name) for name in ("a\\b.wav", "c.WAV")]
     with pytest.raises(BadInputError, match=r"line 3 repeats d\.wav"):
         own(tmp_path / "x", "path,label\nd.wav,cat\nd.WAV,dog\n", ["d.wav"])
 
@@ -311,7 +312,7 @@ def test_paths_are_relative_to_the_audio_root(tmp_path: Path) -> None:
     path = listed(tmp_path / "lists", "path,label\nx/a.wav,cat\n")
     data = load_task(path, audio_root=tmp_path / "sounds")
     assert rows(data) == [("x/a.wav", "cat", "x/a.wav", "")]
-    assert data.clips["path"].tolist() == [str(tmp_path / "sounds/x/a.wav")]
+    assert data.table["path"].tolist() == [str(tmp_path / "sounds/x/a.wav")]
     with pytest.raises(BadInputError, match="check --audio-root"):
         load_task(path)
 
@@ -336,7 +337,7 @@ def test_a_listed_name_is_found_however_it_is_composed(tmp_path: Path, on_disk: 
     touch(tmp_path, [f"{on_disk}.wav"])
     data = load_task(listed(tmp_path, f"path,label,group\n{in_list}.wav,{in_list},{in_list}\n"))
     assert rows(data) == [(f"{NFC}.wav", NFC, NFC, "")]
-    assert data.clips["path"].tolist() == [str(tmp_path / f"{on_disk}.wav")]
+    assert data.table["path"].tolist() == [str(tmp_path / f"{on_disk}.wav")]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -367,7 +368,7 @@ def own(folder: Path, text: str, names: Iterable[str] = ("a.wav", "b.wav", "c.wa
 
 def test_the_version_is_the_hash_of_the_table_wherever_it_lies(tmp_path: Path) -> None:
     data = own(tmp_path / "x", "path,label\na.wav,cat\nb.wav,dog\n")
-    assert data.card.version == data.clips_sha256[:12] == table_sha256(data.clips.take(slice(None, None, -1)))[:12]
+    assert data.card.version == data.clips_sha256[:12] == table_sha256(data.table.take(slice(None, None, -1)))[:12]
     canonical = '["a.wav","cat","a.wav",""]\n["b.wav","dog","b.wav",""]\n'
     assert data.clips_sha256 == hashlib.sha256(canonical.encode()).hexdigest()
     assert own(tmp_path / "y", "label,path\ndog,b.wav\ncat,a.wav\n").card.version == data.card.version
@@ -386,7 +387,7 @@ def test_splits_choose_clips_and_leave_the_version(tmp_path: Path) -> None:
     whole = own(tmp_path, text)
     path = str(tmp_path / "list.csv")
     part = load_task(path, splits=("test", "valid"))
-    assert part.clips["clip"].tolist() == ["b.wav", "c.wav"]
+    assert part.table["clip"].tolist() == ["b.wav", "c.wav"]
     assert part.card.version == whole.card.version
     assert part.clips_sha256 != whole.clips_sha256
     for splits, line in (
@@ -404,7 +405,7 @@ def test_a_clip_table_is_sorted(tmp_path: Path) -> None:
     data = load_task(str(touch(tmp_path / "x", ["a/1.wav", "a/2.wav", "b/1.wav"])))
     assert data.sorted_clips.rows.tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="sorted by clip"):
-        replace(data, clips=data.clips.take(slice(None, None, -1)))
+        replace(data, table=data.table.take(slice(None, None, -1)))
 
 
 def test_most_queries_is_what_the_smallest_class_has_beside_its_supports(tmp_path: Path) -> None:
@@ -498,7 +499,7 @@ def reader(tmp_path: Path) -> Callable[..., str]:
 def test_a_reader_of_ones_own(reader: Callable[..., str], tmp_path: Path, bench_home: Path, kind: str) -> None:
     table = [("b", "/b", "l2", "b", "test"), ("a", "/a", "l1", "a", "train"), ("c", "/c", "l1", "c", "test")]
     data = load_task(reader(table, kind=kind), tmp_path / "data")
-    assert data.clips["clip"].tolist() == ["b", "c"]
+    assert data.table["clip"].tolist() == ["b", "c"]
     assert (data.name, data.card.version, data.root) == ("mine", "3", tmp_path / "data/mine")
     assert isinstance(data.task, Task)
     with pytest.raises(BadInputError, match=r"mine: no here.txt in .*home/data/mine or .*--data-dir"):
@@ -544,8 +545,18 @@ def test_verify_lists_problems(tmp_path: Path) -> None:
 def test_the_real_lists_load(test_data: Path) -> None:
     folder = test_data / "data"
     digits, speakers = (load_task(str(folder / f"spoken-digits/{name}.csv")) for name in ("digits", "speakers"))
-    assert len(digits.clips) == len(speakers.clips) == 2_000
-    assert set(digits.clips["label"]) == set("0123456789") == set(speakers.clips["group"])
-    assert digits.clips["clip"].tolist() == speakers.clips["clip"].tolist()
-    assert digits.clips["label"].tolist() == speakers.clips["group"].tolist()
-    assert len(load_task(str(folder / "cc0-samples/clips.csv")).clips) == 195
+    assert len(digits.table) == len(speakers.table) == 2_000
+    assert set(digits.table["label"]) == set("0123456789") == set(speakers.table["group"])
+    assert digits.table["clip"].tolist() == speakers.table["clip"].tolist()
+    assert digits.table["label"].tolist() == speakers.table["group"].tolist()
+    assert len(load_task(str(folder / "cc0-samples/clips.csv")).table) == 195
+
+
+def test_the_clip_table_is_a_data_frame_for_users_of_pandas() -> None:
+    task = load_task("instruments")
+    assert isinstance(task.clips, pd.DataFrame)
+    assert {name: column.tolist() for name, column in task.clips.items()} == {
+        name: column.tolist() for name, column in task.table.items()
+    }
+    codes = task.clips["label"].astype("category").cat.codes
+    assert [sorted(set(task.table["label"]))[code] for code in codes] == task.table["label"].tolist()

@@ -539,7 +539,7 @@ def test_a_real_encoder_averages_segments_as_by_hand(tmp_path: Path) -> None:
     data = task([sound(tmp_path / f"{index}.wav", seconds, index) for index, seconds in enumerate((0.5, 3.1, 4.0))])
     done = embed(model, data, np.arange(3), segments="mean")
     for row, count in enumerate((1, 2, 3)):
-        path = Path(data.clips["path"][row])
+        path = Path(data.table["path"][row])
         parts = [
             audio.read(path, model.sample_rate, max_seconds=1.5, offset=1.5 * index).samples for index in range(count)
         ]

@@ -54,7 +54,7 @@ TWICE = [(f"{label}{number}.wav", f"{label}{number}-copy.wav", label) for label 
 
 def both_sides(task: TaskData, protocol: Protocol) -> float:
     """The share of queries whose bytes a support of their episode has, by the files themselves."""
-    content = [Path(path).read_bytes() for path in draw_of(task, protocol).clips["path"]]
+    content = [Path(path).read_bytes() for path in draw_of(task, protocol).table["path"]]
     drawn = draw_episodes(task, protocol)
     met = [
         content[row] in {content[other] for other in support.ravel()}
@@ -74,7 +74,7 @@ def test_copies_are_counted_with_the_share_of_queries_they_touch(listed: Listed)
     assert share > 0.05
     result = fewshot(load_model("logmel"), task, PLAIN)
     (note,) = [note for note in result.status.notes if note.startswith("copies: ")]
-    drawn = set(task.clips["clip"][draw_episodes(task, PLAIN).clips])
+    drawn = set(task.table["clip"][draw_episodes(task, PLAIN).clips])
     alike = [clip for clip in drawn if {f"{clip[:2]}.wav", f"{clip[:2]}-copy.wav"} <= drawn]
     assert f" {len(alike)} of {len(drawn)} clips drawn are identical copies (a0-copy.wav and a0.wav, " in note
     assert f"; {100 * share:.1f}% of queries have a copy among their supports; --group-disjoint keeps" in note
@@ -104,7 +104,7 @@ def test_a_recording_under_two_labels_is_named(listed: Listed) -> None:
 def test_without_copies_nothing_is_said_and_nothing_moves(listed: Listed) -> None:
     task = listed()
     grouped = task.group_copies()
-    assert grouped.clips.to_pandas().equals(task.clips.to_pandas())
+    assert grouped.table.to_pandas().equals(task.table.to_pandas())
     assert grouped.clips_sha256 == task.clips_sha256
     for protocol, said in ((PLAIN, []), (APART, ["groups"])):  # of which there are none
         result = fewshot(load_model("logmel"), task, protocol)
@@ -147,7 +147,7 @@ def test_the_projects_own_data_stand_as_published(bench_home: Path) -> None:
 
 def test_copies_between_training_and_test_clips_are_said(listed: Listed) -> None:
     task = listed(*TWICE)
-    content = np.array([Path(path).read_bytes() for path in task.clips["path"]], object)
+    content = np.array([Path(path).read_bytes() for path in task.table["path"]], object)
     copied = sum(int(np.isin(content[fold.test], content[fold.train]).sum()) for fold in plan(task, folds=2).folds)
     assert copied > 0
     probed = finetune(load_model("logmel"), task, PROBE, folds=2)

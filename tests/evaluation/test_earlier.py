@@ -37,7 +37,7 @@ def published(tmp_path: Path, bench_home: Path) -> TaskData:
         registry.find_task("esc50").load()().miniature(tmp_path / "esc50", classes=3, clips_per_class=10, seconds=0.3)
     )
     data = load_task("esc50", tmp_path)
-    return TaskData(data.task, data.task.card, root, data.clips)
+    return TaskData(data.task, data.task.card, root, data.table)
 
 
 def test_a_miniature_goes_by_its_bytes(published: TaskData) -> None:
@@ -57,7 +57,7 @@ def test_other_bytes_under_one_version_are_said(model: AudioModel, published: Ta
         (again,) = evaluate([model], [published], [SMALL], store=store)
     assert again.how == "reused"
 
-    path = Path(published.clips["path"][drawn[0]])
+    path = Path(published.table["path"][drawn[0]])
     samples, rate = soundfile.read(path)
     soundfile.write(path, np.roll(samples, 1), rate)
     (here,) = sounds_here(published, [drawn])

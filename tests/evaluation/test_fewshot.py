@@ -55,9 +55,9 @@ def test_what_is_to_know_of_the_weights_stands_in_the_record(task: TaskData) -> 
 
 def test_score_is_that_of_a_plain_loop(model: AudioModel, task: TaskData) -> None:
     result = fewshot(model, task, SMALL, cache=False)
-    waves = [soundfile.read(path, dtype="float32")[0] for path in task.clips["path"]]
+    waves = [soundfile.read(path, dtype="float32")[0] for path in task.table["path"]]
     vectors = np.stack([model.embed([wave], 16_000)[0] for wave in waves]).astype(np.float64)
-    labels = task.clips["label"]
+    labels = task.table["label"]
     episodes = draw_episodes(task, SMALL)
     tally: dict[str, list[int]] = {}
     for index in range(SMALL.episodes):
@@ -93,7 +93,7 @@ def test_a_grid_gives_what_each_protocol_gives_alone(model: AudioModel, folder: 
     partial = grid[-1]
     assert [skipped.clip for skipped in partial.status.skipped] == ["b/3.wav"]
     (folder / "b" / "3.wav").unlink()
-    redrawn = task.clips.take(task.clips["clip"] != "b/3.wav")
+    redrawn = task.table.take(task.table["clip"] != "b/3.wav")
     without = TaskData(task.task, task.card, task.root, redrawn)
     clean = fewshot(model, without, protocols[-1])
     assert partial.episodes == clean.episodes
@@ -167,7 +167,7 @@ def test_limit_takes_the_first_clips_of_each_class(model: AudioModel, task: Task
     result = fewshot(model, task, SMALL, limit=5)
     assert not result.status.complete
     assert result.status.limited
-    assert limited(task, 5).clips["clip"].tolist() == [f"{label}/{index}.wav" for label in "abcd" for index in range(5)]
+    assert limited(task, 5).table["clip"].tolist() == [f"{label}/{index}.wav" for label in "abcd" for index in range(5)]
     assert result.task.clips == 20
 
 

@@ -151,7 +151,7 @@ def test_what_is_missing_is_known_without_reading_a_row(
 
 
 def test_broken_sounds_are_told_as_without_an_engine(task: TaskData, tmp_path: Path) -> None:
-    sound = Path(task.clips["path"][0])
+    sound = Path(task.table["path"][0])
     sound.write_bytes(sound.read_bytes()[:500])
     with pytest.raises(BadInputError, match=r"a/0\.wav: .*leave it out with --keep-going"):
         run(Apart(), ["logmel"], task, tmp_path / "results")

@@ -116,9 +116,9 @@ def test_copies_silence_and_broken_ones_are_seen_in_segments_and_rows(tmp_path: 
     (tmp_path / "list.csv").write_text("\n".join(lines))
     data = load_task(str(tmp_path / "list.csv"))
     rows = np.arange(4)
-    assert data.clips["clip"].tolist() == ["a.wav#t=0,0.25", "a.wav#t=0.5,0.75", "a.wav#t=0.75,1", "b.wav#t=0,0.25"]
+    assert data.table["clip"].tolist() == ["a.wav#t=0,0.25", "a.wav#t=0.5,0.75", "a.wav#t=0.75,1", "b.wav#t=0,0.25"]
     assert data.first_copies(rows).tolist() == [0, 1, 2, 0]  # type: ignore[union-attr]
-    assert len(set(data.group_copies().clips["group"])) == 1  # by the copy, both files
+    assert len(set(data.group_copies().table["group"])) == 1  # by the copy, both files
     found = embed(load_model("logmel"), data, rows)
     assert found.silent.tolist() == [False, True, False, False]
     (tmp_path / "b.wav").write_bytes((tmp_path / "b.wav").read_bytes()[:2_000])

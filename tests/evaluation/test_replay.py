@@ -47,7 +47,7 @@ def test_confusions_are_those_of_a_plain_loop(mini: Path, result: Result) -> Non
     data = found.data
     counts, of = found.confusion()
     model, episodes = load_model("logmel"), draw_episodes(data, SMALL)
-    waves = [soundfile.read(path, dtype="float32")[0] for path in data.clips["path"]]
+    waves = [soundfile.read(path, dtype="float32")[0] for path in data.table["path"]]
     vectors = np.stack([model.embed([wave], 44_100)[0] for wave in waves]).astype(np.float64)
     expected, met = np.zeros((5, 5), int), np.zeros((5, 5), int)
     for classes, support, query in zip(episodes.classes, episodes.support, episodes.query, strict=True):
@@ -67,10 +67,10 @@ def test_any_clip_that_is_kept_is_found(mini: Path, result: Result) -> None:
     found = replay(result, Redraw(mini))
     data = found.data
     kept, vectors = found.embeddings(np.array([3, 0]))
-    wave = soundfile.read(data.clips["path"][3], dtype="float32")[0]
+    wave = soundfile.read(data.table["path"][3], dtype="float32")[0]
     assert kept.tolist() == [True, True]
     assert np.allclose(vectors[0], load_model("logmel").embed([wave], 44_100)[0], atol=1e-5)
-    Path(data.clips["path"][0]).unlink()
+    Path(data.table["path"][0]).unlink()
     assert found.embeddings(np.array([3, 0]))[0].tolist() == [True, False]
 
 

@@ -107,7 +107,7 @@ def test_the_last_correct_query_is_the_same(model: AudioModel, task: TaskData) -
 
 
 def test_bits_are_the_same_on_one_thread_and_nearly_on_two(model: AudioModel, task: TaskData) -> None:
-    rows = np.arange(len(task.clips))
+    rows = np.arange(len(task.table))
     with threads(1):
         alone, together = (embed(model, task, rows, batch_size=size, cache=False).vectors for size in (1, 64))
     np.testing.assert_array_equal(alone, together)

@@ -63,7 +63,7 @@ def test_predictions_are_those_of_plain_transformers(sounds: Path, clap: Path) -
     tokenizer = transformers.AutoTokenizer.from_pretrained(clap)
     audio = []
     with torch.inference_mode():
-        for path in task.clips["path"]:
+        for path in task.table["path"]:
             wave = soundfile.read(path, dtype="float32")[0]
             audio.append(features(whole.get_audio_features(**extractor(wave, sampling_rate=RATE, return_tensors="pt"))))
         texts = [f"This is a sound of {label.replace('_', ' ')}." for label in episodes.class_names]

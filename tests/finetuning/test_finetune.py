@@ -221,8 +221,8 @@ def test_a_probe_is_scikit_learns(model: AudioModel, tones: Path) -> None:
     job = work(model, tones, recipe, freeze="all", folds=2)
     result = job.result()
     data = load_task(str(tones))
-    vectors = embed(model, data, np.arange(len(data.clips))).vectors
-    label = data.clips["label"].astype(str)
+    vectors = embed(model, data, np.arange(len(data.table))).vectors
+    label = data.table["label"].astype(str)
     for run, fold in zip(result.runs, job.plan.folds, strict=True):
         oracle = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1_000))
         oracle.fit(vectors[fold.train], label[fold.train])
@@ -301,8 +301,8 @@ def test_leaks_are_told(model: AudioModel, tones: Path, tmp_path: Path) -> None:
     data = load_task(str(tmp_path / "split.csv"), audio_root=tones.parent)
     result = finetune(model, data, PROBE.model_copy(update={"strengths": (0.01,)}))
     shared = [note for note in result.status.notes if "share a group" in note]
-    groups = data.clips["group"][data.clips["split"] == "train"]
-    expected = np.isin(data.clips["group"][data.clips["split"] == "test"], groups).sum()
+    groups = data.table["group"][data.table["split"] == "train"]
+    expected = np.isin(data.table["group"][data.table["split"] == "test"], groups).sum()
     assert expected == 48
     assert shared == ["48 of 48 test clips share a group with a training clip of their fold"]
 

@@ -60,7 +60,7 @@ def test_esc50_tests_each_official_fold_by_the_other_four(miniature: Miniature) 
     data = miniature("esc50")
     made = plan(data)
     meta = pd.read_csv(data.root / "ESC-50-master/meta/esc50.csv").set_index("filename")
-    fold_of = meta.loc[[clip.rpartition("/")[2] for clip in data.clips["clip"]], "fold"].to_numpy()
+    fold_of = meta.loc[[clip.rpartition("/")[2] for clip in data.table["clip"]], "fold"].to_numpy()
     assert [fold.name for fold in made.folds] == [f"fold{number}" for number in range(1, 6)]
     for number, fold in enumerate(made.folds, start=1):
         assert fold.test.tolist() == np.flatnonzero(fold_of == number).tolist()
@@ -71,8 +71,8 @@ def test_speech_commands_follow_the_two_lists(miniature: Miniature) -> None:
     data = miniature("speech-commands")
     (fold,) = plan(data).folds
     for rows, listed in ((fold.validation, "validation_list.txt"), (fold.test, "testing_list.txt")):
-        assert set(data.clips["clip"][rows]) == set((data.root / listed).read_text().split())
-    assert len(fold.train) + len(fold.validation) + len(fold.test) == len(data.clips)
+        assert set(data.table["clip"][rows]) == set((data.root / listed).read_text().split())
+    assert len(fold.train) + len(fold.validation) + len(fold.test) == len(data.table)
 
 
 def test_voxceleb1_follows_the_identification_list(miniature: Miniature) -> None:
@@ -80,13 +80,13 @@ def test_voxceleb1_follows_the_identification_list(miniature: Miniature) -> None
     (fold,) = plan(data).folds
     lines = [line.split(" ") for line in (data.root / "iden_split.txt").read_text().splitlines()]
     for code, rows in zip("123", fold[1:], strict=True):
-        assert set(data.clips["clip"][rows]) == {f"wav/{clip}" for number, clip in lines if number == code}
+        assert set(data.table["clip"][rows]) == {f"wav/{clip}" for number, clip in lines if number == code}
 
 
 def test_fsdkaggle2018_trains_on_the_train_folder(miniature: Miniature) -> None:
     data = miniature("fsdkaggle2018")
     (fold,) = plan(data).folds
-    folders = np.array([clip.partition("/")[0] for clip in data.clips["clip"]])
+    folders = np.array([clip.partition("/")[0] for clip in data.table["clip"]])
     assert set(folders[fold.train]) == {"FSDKaggle2018.audio_train"}
     assert set(folders[fold.test]) == {"FSDKaggle2018.audio_test"}
     assert not len(fold.validation)
@@ -105,10 +105,10 @@ def test_nsynth_predicts_families_of_instruments_that_training_has_not(miniature
         for split in ("train", "valid", "test")
         for name, note in json.loads((data.root / f"nsynth-{split}/examples.json").read_text()).items()
     }
-    expected = [notes[clip]["instrument_family_str"] for clip in data.clips["clip"]]
-    assert data.clips["label"].tolist() == expected
-    assert data.clips["group"].tolist() == [notes[clip]["instrument_str"] for clip in data.clips["clip"]]
-    groups = data.clips["group"]
+    expected = [notes[clip]["instrument_family_str"] for clip in data.table["clip"]]
+    assert data.table["label"].tolist() == expected
+    assert data.table["group"].tolist() == [notes[clip]["instrument_str"] for clip in data.table["clip"]]
+    groups = data.table["group"]
     assert not set(groups[fold.train]) & set(groups[fold.test])
 
 
@@ -117,7 +117,7 @@ def test_families_are_heard_in_nsynth_s_miniature(tmp_path: Path) -> None:
     registry.find_task("nsynth").load()().miniature(tmp_path / "nsynth")
     data = supervised(load_task("nsynth", tmp_path))
     made = plan(data)
-    sounds = np.stack([soundfile.read(path)[0] for path in data.clips["path"]])
+    sounds = np.stack([soundfile.read(path)[0] for path in data.table["path"]])
     bands = np.log(np.abs(np.fft.rfft(sounds))[:, 1:].reshape(len(sounds), 200, -1).max(axis=2))
     family = made.labels.targets.argmax(axis=1)
     (fold,) = made.folds
@@ -138,7 +138,7 @@ def test_own_folds_keep_groups_whole_and_test_every_clip_once(speakers: int) -> 
     rows = [(str(clip % 7), f"speaker{clip // 7 % speakers}", "") for clip in range(420)]
     data = own(rows)
     made = plan(data, folds=5, seed=3)
-    groups = data.clips["group"]
+    groups = data.table["group"]
     assert len(made.folds) == min(5, speakers)
     assert sorted(np.concatenate([fold.test for fold in made.folds]).tolist()) == list(range(420))
     for fold in made.folds:
@@ -156,7 +156,7 @@ def test_a_split_column_is_understood() -> None:
 def test_one_list_trains_and_another_is_tested() -> None:
     train, test = own([("a", "1", ""), ("b", "2", "x")]), own([("a", "1", "train"), ("b", "4", "")])
     both = joined(train, test)
-    assert both.clips["clip"].tolist() == ["test/0000.wav", "test/0001.wav", "train/0000.wav", "train/0001.wav"]
+    assert both.table["clip"].tolist() == ["test/0000.wav", "test/0001.wav", "train/0000.wav", "train/0001.wav"]
     assert [part.tolist() for part in plan(both).folds[0][1:]] == [[2, 3], [], [0, 1]]
     assert both.card.version == both.clips_sha256[:12] != joined(train, train).card.version
 

@@ -242,9 +242,9 @@ def _read_list(content: bytes, folder: Path) -> None:
 
     as_list, as_text = _written(content, folder / "list.csv"), _written(content, folder / "list.txt")
     _any_of(
-        lambda: _check_table(load_task(str(as_list)).clips),
-        lambda: _check_table(find_data(str(as_list)).clips),
-        lambda: _check_table(find_data(str(as_text)).clips),
+        lambda: _check_table(load_task(str(as_list)).table),
+        lambda: _check_table(find_data(str(as_list)).table),
+        lambda: _check_table(find_data(str(as_text)).table),
     )
 
 
@@ -287,7 +287,7 @@ def _read_official_list(content: bytes, folder: Path) -> None:
     original = path.read_bytes()
     try:
         path.write_bytes(text)
-        _check_table(load_task(name.decode(), folder / "data").clips)
+        _check_table(load_task(name.decode(), folder / "data").table)
     finally:
         path.write_bytes(original)
 

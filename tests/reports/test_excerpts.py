@@ -59,7 +59,7 @@ def test_the_most_confused_clips_are_those_of_a_plain_count(replayed: Replay) ->
 
 
 def test_an_excerpt_is_the_beginning_of_the_sound(replayed: Replay) -> None:
-    path = Path(replayed.data.clips["path"][3])
+    path = Path(replayed.data.table["path"][3])
     source = excerpts.excerpt(path)
     heard, rate = soundfile.read(io.BytesIO(base64.b64decode(source.partition(",")[2])))
     assert rate == 16_000
@@ -78,7 +78,7 @@ def test_excerpts_keep_to_their_limit_and_say_so(replayed: Replay, monkeypatch: 
     assert 0 < sum(len(one.source) for one in held) <= room
     assert isinstance(less[-1], Prose)
     assert f"{excerpts.CLIPS - len(held)} more clips are left out" in less[-1].text
-    Path(replayed.data.clips["path"][excerpts.confused(replayed)[0][0]]).unlink()
+    Path(replayed.data.table["path"][excerpts.confused(replayed)[0][0]]).unlink()
     assert any("no such file" in block.text for block in excerpts.blocks({"m": replayed}) if isinstance(block, Prose))
 
 

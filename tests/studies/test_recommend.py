@@ -41,9 +41,9 @@ Embeddings = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 def evaluated(plans: Plans, whole: TaskData, models: Mapping[str, Embeddings], **costs: Cost) -> list[Result]:
     """Results of embeddings of all clips, on both halves, with intervals as an evaluation gives them."""
     found = []
-    row_of = {clip: row for row, clip in enumerate(whole.clips["clip"])}
+    row_of = {clip: row for row, clip in enumerate(whole.table["clip"])}
     for half in plans:
-        rows = np.array([row_of[clip] for clip in half.task.clips["clip"]])
+        rows = np.array([row_of[clip] for clip in half.task.table["clip"]])
         for (name, vectors), (protocol, episodes) in itertools.product(
             models.items(), zip(half.protocols, half.draws, strict=True)
         ):
@@ -64,8 +64,8 @@ def evaluated(plans: Plans, whole: TaskData, models: Mapping[str, Embeddings], *
 
 def two_classes(task: TaskData, distance: float, generator: np.random.Generator) -> Embeddings:
     """Embeddings in two dimensions: classes a and b are normal with unit deviation, so far apart."""
-    vectors = generator.standard_normal((len(task.clips), 2))
-    vectors[:, 0] += distance * (task.clips["label"] == "a")
+    vectors = generator.standard_normal((len(task.table), 2))
+    vectors[:, 0] += distance * (task.table["label"] == "a")
     return vectors.astype(np.float32)
 
 
@@ -77,10 +77,10 @@ def two_classes(task: TaskData, distance: float, generator: np.random.Generator)
 def test_halves_part_the_clips_and_keep_groups_whole(sizes: dict[str, int], group: int, seed: int) -> None:
     task = table(sizes, group)
     parts = halves(task, seed)
-    assert sorted(itertools.chain(*(part.clips["clip"] for part in parts))) == task.clips["clip"].tolist()
-    assert not set(parts[0].clips["group"]) & set(parts[1].clips["group"])
+    assert sorted(itertools.chain(*(part.table["clip"] for part in parts))) == task.table["clip"].tolist()
+    assert not set(parts[0].table["group"]) & set(parts[1].table["group"])
     for label, size in sizes.items():
-        counts = [int((part.clips["label"] == label).sum()) for part in parts]
+        counts = [int((part.table["label"] == label).sum()) for part in parts]
         assert abs(counts[0] - counts[1]) <= group
         assert sum(counts) == size
     again = halves(task, seed)
@@ -89,9 +89,9 @@ def test_halves_part_the_clips_and_keep_groups_whole(sizes: dict[str, int], grou
 
 def test_the_seed_moves_the_split_and_each_clip_falls_on_either_side_equally_often() -> None:
     task = table({"a": 9, "b": 20})
-    first = [set(halves(task, seed)[0].clips["clip"]) for seed in range(200)]
+    first = [set(halves(task, seed)[0].table["clip"]) for seed in range(200)]
     assert len({frozenset(one) for one in first}) > 190
-    times = [sum(clip in one for one in first) for clip in task.clips["clip"]]
+    times = [sum(clip in one for one in first) for clip in task.table["clip"]]
     assert 65 < min(times) <= max(times) < 135  # 100, five standard deviations of 7
 
 
@@ -100,9 +100,9 @@ def test_copies_stay_together(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.wav" for number in range(24)]
     for number, path in enumerate(paths):
         path.write_bytes(bytes([number % 6]) * 40)  # four copies of each, across classes
-    task = TaskData(task.task, task.card, tmp_path, task.clips.assign(path=[str(path) for path in paths]))
+    task = TaskData(task.task, task.card, tmp_path, task.table.assign(path=[str(path) for path in paths]))
     for seed in range(5):
-        parts = [{Path(path).read_bytes() for path in part.clips["path"]} for part in halves(task, seed)]
+        parts = [{Path(path).read_bytes() for path in part.table["path"]} for part in halves(task, seed)]
         assert not parts[0] & parts[1]
 
 
@@ -280,8 +280,8 @@ def test_a_half_that_contradicts_the_choice_is_told() -> None:
     task = table({"a": 80, "b": 80})
     plans = plan(task, shots=[1], episodes=400)
     generator = np.random.default_rng(0)
-    chosen = set(plans[0].task.clips["clip"])
-    mine = task.clips.among("clip", chosen)[:, None]
+    chosen = set(plans[0].task.table["clip"])
+    mine = task.table.among("clip", chosen)[:, None]
     near, far = (two_classes(task, distance, generator) for distance in (0.3, 3.0))
     models = {"lucky": np.where(mine, far, near), "other": np.where(mine, near, far)}
     found = decide(evaluated(plans, task, models))

@@ -32,12 +32,12 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ["esc50", "fsdkaggle2018", "nsynth", "speech-commands", "voxceleb1"])
 def test_the_smallest_miniatures_are_read(name: str, count: int, tmp_path: Path) -> None:
     data = load_task(name, make(name, tmp_path, classes=2, clips_per_class=count, seconds=0.01))
-    assert list(data.clips.sizes("label").values()) == [count, count]
+    assert list(data.table.sizes("label").values()) == [count, count]
 
 
 def remove(data: TaskData, *rows: int) -> None:
     for row in rows:
-        Path(data.clips["path"][row]).unlink()
+        Path(data.table["path"][row]).unlink()
 
 
 @pytest.mark.parametrize(("alias", "name"), [("scv2", "speech-commands"), ("kaggle18", "fsdkaggle2018")])
@@ -62,12 +62,12 @@ def test_an_incomplete_copy_is_refused_with_counts_and_what_is_there(root: Path)
     with pytest.raises(IncompleteError, match=r"30 of 32 clips found.*--allow-partial") as caught:
         load_task("esc50", root)
     assert caught.value.exit_code == 3
-    kept = whole.clips.take(np.delete(np.arange(32), [3, 5]))
+    kept = whole.table.take(np.delete(np.arange(32), [3, 5]))
     assert sorted(caught.value.found["clip"]) == kept["clip"].tolist()
     copied = pickle.loads(pickle.dumps(caught.value))
     assert (str(copied), len(copied.found)) == (str(caught.value), 30)
     part = load_task("esc50", root, allow_partial=True)
-    assert part.clips["clip"].tolist() == kept["clip"].tolist()
+    assert part.table["clip"].tolist() == kept["clip"].tolist()
     assert part.partial.startswith("30 of 32 clips found")
     assert part.clips_sha256 != whole.clips_sha256
     assert part.split("fold1").partial == part.only(["dog"]).partial == part.partial
@@ -98,7 +98,7 @@ def test_a_result_on_a_part_is_not_complete_and_never_that_of_the_whole(root: Pa
     assert result.task.clips_sha256 != complete.task.clips_sha256
     assert result.id != complete.id
     # The same clips, drawn from a copy that lacks others, are no complete result either: another id, another file.
-    labels = sorted(set(whole.clips["label"]) - {whole.clips["label"][0]})
+    labels = sorted(set(whole.table["label"]) - {whole.table["label"][0]})
     part = load_task("esc50", root, allow_partial=True).only(labels)
     rest = fewshot(model, part, SMALL)
     make("esc50", root.parent / "again", clips_per_class=4, classes=8, seconds=0.05)
@@ -125,8 +125,8 @@ KAGGLE18 = "Bark Finger_snapping Keys_jangling Knock Laughter Scissors Shatter"
 def test_metaaudio_restricts_the_table(name: str, classes: list[str], tmp_path: Path) -> None:
     whole = load_task(name, make(name, tmp_path, clips_per_class=2, seconds=0.01))
     chosen = whole.metaaudio()
-    assert sorted(set(chosen.clips["label"])) == sorted(classes)
-    assert len(chosen.clips) == 2 * len(classes)
+    assert sorted(set(chosen.table["label"])) == sorted(classes)
+    assert len(chosen.table) == 2 * len(classes)
     assert chosen.clips_sha256 != whole.clips_sha256
     small = METAAUDIO.model_copy(update={"episodes": 50})
     episodes = draw_episodes(chosen, small)

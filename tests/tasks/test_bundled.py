@@ -27,12 +27,12 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> TaskData:
 
 def test_the_version_tells_the_sounds(data: TaskData) -> None:
     assert data.version_tells_sounds
-    found = sounds_sha256(file_digests(data.clips["path"].tolist()).digests)
+    found = sounds_sha256(file_digests(data.table["path"].tolist()).digests)
     assert (data.clips_sha256[:16], found[:16]) == tuple(DIGESTS[data.name, data.card.version].split())
 
 
 def test_clips_are_a_second_at_most_of_16_khz_mono_in_11_bits(data: TaskData) -> None:
-    for path in data.clips["path"][::7]:
+    for path in data.table["path"][::7]:
         samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
         assert (rate, samples.shape[1]) == (16_000, 1)
         assert 0 < len(samples) <= 16_000
@@ -41,10 +41,10 @@ def test_clips_are_a_second_at_most_of_16_khz_mono_in_11_bits(data: TaskData) ->
 
 
 def test_the_papers_protocol_fits_every_class(data: TaskData) -> None:
-    assert min(data.clips.sizes("label").values()) >= 1 + 15
-    groups = data.clips.to_pandas().groupby("group")["label"].nunique()
+    assert min(data.table.sizes("label").values()) >= 1 + 15
+    groups = data.table.to_pandas().groupby("group")["label"].nunique()
     assert (groups == 1).all()
-    assert data.clips.to_pandas().groupby("label")["group"].nunique().min() >= 4
+    assert data.table.to_pandas().groupby("label")["group"].nunique().min() >= 4
 
 
 def test_together_they_take_at_most_6_mb() -> None:

@@ -56,7 +56,7 @@ def test_the_card_says_what_a_reader_needs(name: str) -> None:
 
 
 def test_the_clip_table_is_one(name: str, data: TaskData) -> None:
-    table = data.clips
+    table = data.table
     assert sorted(table.columns) == sorted(COLUMNS)
     assert all(isinstance(value, str) for column in COLUMNS for value in table[column])
     assert table["clip"].tolist() == sorted(set(table["clip"]))
@@ -70,14 +70,14 @@ def test_the_clip_table_is_one(name: str, data: TaskData) -> None:
 def test_a_clip_is_its_path_below_the_root(name: str, copies: dict[str, Path]) -> None:
     data = load_task(name, copies[name])
     assert all(
-        Path(path) == data.root / clip for clip, path in zip(data.clips["clip"], data.clips["path"], strict=True)
+        Path(path) == data.root / clip for clip, path in zip(data.table["clip"], data.table["path"], strict=True)
     )
-    assert all(Path(path).is_file() for path in data.clips["path"])
+    assert all(Path(path).is_file() for path in data.table["path"])
 
 
 def test_counts_are_the_cards(name: str, data: TaskData) -> None:
-    assert len(data.clips) == data.card.clips
-    assert len(set(data.clips["label"])) == (6 if name in PUBLISHED else data.card.classes)
+    assert len(data.table) == data.card.clips
+    assert len(set(data.table["label"])) == (6 if name in PUBLISHED else data.card.classes)
 
 
 def test_the_table_does_not_depend_on_where_the_copy_is(name: str, copies: dict[str, Path], tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def data(root: Path) -> TaskData:
 
 
 def test_labels_folds_and_recordings(data: TaskData) -> None:
-    table = data.clips.to_pandas()
+    table = data.table.to_pandas()
     assert set(table["label"]) == set("dog rooster pig cow frog cat hen insects".split())
     assert set(table["split"]) == {f"fold{number}" for number in range(1, 6)}
     assert data.card.clip_seconds == 5.0
@@ -47,7 +47,7 @@ def test_labels_folds_and_recordings(data: TaskData) -> None:
 
 
 def test_splits_choose_folds(root: Path) -> None:
-    chosen = load_task("esc50", root.parent, splits=("fold1", "fold3")).clips
+    chosen = load_task("esc50", root.parent, splits=("fold1", "fold3")).table
     assert set(chosen["split"]) == {"fold1", "fold3"}
 
 
@@ -102,7 +102,7 @@ def test_a_clip_listed_twice_is_refused(root: Path) -> None:
 def test_the_full_miniature_has_the_fifty_classes(tmp_path: Path) -> None:
     make("esc50", tmp_path / "esc50", clips_per_class=1, seconds=0.01)
     card = load_task("esc50", tmp_path).card
-    labels = set(load_task("esc50", tmp_path).clips["label"])
+    labels = set(load_task("esc50", tmp_path).table["label"])
     assert len(labels) == card.classes == 50
     # The test classes of MetaAudio's split, published apart from the data set.
     assert labels > set(
@@ -115,7 +115,7 @@ def test_the_shared_share_counts_recordings_that_span_two_classes(tmp_path: Path
     data, protocol = load_task("esc50", root), Protocol(n_way=5, k_shot=2, n_query=3, episodes=300)
     with (root / "ESC-50-master/meta/esc50.csv").open() as file:
         recording = {f"ESC-50-master/audio/{row['filename']}": row["src_file"] for row in csv.DictReader(file)}
-    clips, episodes = data.clips["clip"].tolist(), draw_episodes(data, protocol)
+    clips, episodes = data.table["clip"].tolist(), draw_episodes(data, protocol)
     shared, of_another_class = 0, 0
     for support, query in zip(episodes.support, episodes.query, strict=True):
         for slot, rows in enumerate(query):
@@ -143,9 +143,9 @@ def test_a_grid_embeds_each_drawn_clip_once(tmp_path: Path, bench_home: Path, mo
 
     monkeypatch.setattr(audio, "read", counted)
     results = fewshot_grid(load_model("logmel"), data, grid)
-    assert sorted(map(str, decoded)) == sorted(data.clips["path"][row] for row in drawn)
+    assert sorted(map(str, decoded)) == sorted(data.table["path"][row] for row in drawn)
     assert {result.cost.embedded_clips for result in results} == {len(drawn)}
-    assert len(drawn) < len(data.clips)
+    assert len(drawn) < len(data.table)
     curves = [draw_episodes(data, protocol) for protocol in grid]
     for row in range(0, 9, 3):  # for one n: the same classes and queries, supports that grow
         one, five, ten = curves[row : row + 3]

@@ -59,7 +59,7 @@ def test_lists_the_clips_of_both_lists(reader: Task, root: Path) -> None:
 
 def test_verified_clips_alone_are_two_splits(root: Path) -> None:
     verified = load_task("fsdkaggle2018", root, splits=("train-verified", "test"))
-    assert set(verified.clips["clip"]) == set(SPLITS) - {"FSDKaggle2018.audio_train/00044347.wav"}
+    assert set(verified.table["clip"]) == set(SPLITS) - {"FSDKaggle2018.audio_train/00044347.wav"}
 
 
 def test_the_competition_s_empty_files_are_in_no_list(reader: Task, root: Path) -> None:

@@ -67,7 +67,7 @@ def test_the_clips_are_those_of_the_archives(name: str, places: dict[str, str], 
     data = load_task(name, tmp_path / "data")
     assert data.clips_sha256 == wanted.clips_sha256
     assert data.root == root
-    for clip, path, same in zip(data.clips["clip"], data.clips["path"], wanted.clips["path"], strict=True):
+    for clip, path, same in zip(data.table["clip"], data.table["path"], wanted.table["path"], strict=True):
         assert Path(path).read_bytes() == Path(same).read_bytes(), clip
     assert look(registry.find_task(name).card, tmp_path / "data").state == "miniature"
     (root / "MINIATURE").unlink()

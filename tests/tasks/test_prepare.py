@@ -158,7 +158,7 @@ def test_real_archives_are_fetched_unpacked_and_counted_and_an_interruption_lose
     assert root == data / name
     assert task.verify(root, deep=True) == []
     found = load_task(name, data)
-    assert len(found.clips) == PER_CLASS * CLASSES
+    assert len(found.table) == PER_CLASS * CLASSES
     assert found.clips_sha256 == load_task(name, tmp_path / "mini").clips_sha256
     server.requests = []
     assert prepare(task, data) == root

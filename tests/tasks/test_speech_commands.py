@@ -123,4 +123,4 @@ def test_the_real_data_set_has_105_829_utterances(reader: Task, root: Path) -> N
 def test_is_found_in_either_place(root: Path) -> None:
     by_name, itself = (load_task("speech-commands", place) for place in (root.parent, root))
     assert by_name.clips_sha256 == itself.clips_sha256
-    assert len(by_name.split("validation").clips) == 3
+    assert len(by_name.split("validation").table) == 3

@@ -179,8 +179,8 @@ def test_processes_render_the_same_files_for_a_script_without_a_main_guard(tmp_p
 from pathlib import Path
 from uamix_bench import load_task
 data = load_task("synthetic", {str(tmp_path)!r})
-data.task.materialise(data.clips.take(slice(301)))
-print(len(data.clips))
+data.task.materialise(data.table.take(slice(301)))
+print(len(data.table))
 """)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr) == ("2560\n", "")

@@ -129,4 +129,4 @@ def test_who_has_no_copy_is_sent_to_the_authors_page(reader: Task) -> None:
 def test_is_found_in_either_place(root: Path) -> None:
     by_name, itself = (load_task("voxceleb1", place) for place in (root.parent, root))
     assert by_name.clips_sha256 == itself.clips_sha256
-    assert len(by_name.split("dev").clips) == 1
+    assert len(by_name.split("dev").table) == 1

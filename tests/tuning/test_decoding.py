@@ -95,7 +95,7 @@ def test_frames_are_those_of_the_front_end_and_broken_clips_are_named(folder: Pa
     assert heard.lines == ["skipped 1 of 150 clips that cannot be read", f"skipped 002.wav: {reason}"]
     wave, _ = soundfile.read(folder / "003.wav" if (folder / "003.wav").exists() else folder / "deep/er/003.wav")
     values, _ = FBANK(torch.from_numpy(wave).float()[None], torch.tensor([len(wave)]))
-    clips = [clip for clip in find_data(str(folder)).clips["clip"] if clip != "002.wav"]
+    clips = [clip for clip in find_data(str(folder)).table["clip"] if clip != "002.wav"]
     row = clips.index("deep/er/003.wav")
     mine = frames.values[frames.first[row] : frames.first[row] + frames.count[row]]
     np.testing.assert_allclose(mine.astype(np.float32), values[0].numpy(), atol=0.01)
@@ -238,7 +238,7 @@ def test_a_file_that_hangs_its_decoder_is_named_and_loses_nothing(
     folder: Path, bench_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is in the third block: the two before are kept, and it is not set aside for ever."""
-    clips = find_data(str(folder)).clips["path"].tolist()
+    clips = find_data(str(folder)).table["path"].tolist()
     release, heard, real = threading.Event(), Heard(), decoding.read
     with monkeypatch.context() as patch:
         impatient(patch)

@@ -42,7 +42,7 @@ def _answer(found: Recommendation, names: dict[int, str], plans: Plans) -> dict[
     classes, ways = len(result.per_class), result.protocol.n_way
     model = f"{names[id(chosen)]}: {100 * result.score.accuracy:.1f}% correct with {_examples(found.examples)} a class"
     model += f", {ways} classes at a time (--n all: all {classes})" if ways < classes else ""
-    sizes = [count(len(plan.task.clips)) for plan in plans]
+    sizes = [count(len(plan.task.table)) for plan in plans]
     return {
         "Model": model + (", which means little: it was trained on data of the task" if chosen.trained_on_task else ""),
         "Alike": _alike(found, names) if len(found.candidates) > 1 else "",

@@ -78,9 +78,9 @@ def _write_sounds(folder: Path) -> list[Path]:
     from uamix_bench.util.files import write_atomic
 
     task = load_task("synthetic")
-    labels = sorted(set(task.clips["label"]))
+    labels = sorted(set(task.table["label"]))
     chosen = labels[:: len(labels) // _CLASSES][:_CLASSES]
-    few = task.clips.take(earlier_equals(task.clips["label"]) <= _CLIPS)
+    few = task.table.take(earlier_equals(task.table["label"]) <= _CLIPS)
     clips = few.take(few.among("label", chosen))
     task.task.materialise(clips)
     new = []

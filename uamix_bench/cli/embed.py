@@ -79,7 +79,7 @@ def command(
     found = embed(
         encoder,
         data,
-        np.arange(len(data.clips)),
+        np.arange(len(data.table)),
         batch_size=batch_size,
         segments=segments,
         cache=not no_cache,
@@ -91,7 +91,7 @@ def command(
     kept = np.flatnonzero(found.valid).tolist()
     if not kept:
         raise BadInputError(data.name, "has no clip that could be embedded", "repair its sounds")
-    clips = tuple(data.clips["clip"][kept])
+    clips = tuple(data.table["clip"][kept])
     digests = tuple(found.digests[row].hex() for row in kept)
     about = {"model": encoder.identity.model_dump(mode="json"), "task": data.name, "version": data.card.version}
     about |= {"clip_seconds": data.card.clip_seconds, "segments": segments}

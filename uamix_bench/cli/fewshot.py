@@ -204,7 +204,7 @@ def _show_plan(session: Session, names: Sequence[str], plans: Sequence[TaskPlan]
             "task": f"{plan.task.name}@{plan.task.card.version}",
             "protocol": protocol.model_dump(mode="json"),
             "episodes_digest": episodes.digest,
-            "clips": len(plan.task.clips),
+            "clips": len(plan.task.table),
             "clips_drawn": len(episodes.clips),
             "classes": len(episodes.table.class_names),
             "classes_left_out": episodes.classes_left_out,

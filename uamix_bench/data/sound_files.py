@@ -36,10 +36,10 @@ def sound_files(given: Sequence[str | Path], clip_seconds: float, keep_going: bo
         if path.is_dir() or path.suffix.lower() in _LISTS:
             name = str(path) if path.is_absolute() else f"./{path}"
             found = load_task(name, labelled=False, allow_partial=True, keep_going=keep_going)
-            if not set(PLACES).isdisjoint(found.clips.columns):
+            if not set(PLACES).isdisjoint(found.table.columns):
                 remedy = "name the recordings themselves: they are labelled in windows"
                 raise UsageError(str(one), "lists segments or rows of files, and whole files are labelled", remedy)
-            paths += map(str, map(Path, found.clips["path"]))
+            paths += map(str, map(Path, found.table["path"]))
             unread += found.unread
         elif path.exists():
             paths.append(str(path))

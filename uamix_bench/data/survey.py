@@ -97,7 +97,7 @@ def survey(data: TaskData, *, sounds: bool = True, memo: bool = True, progress: 
         memo: Whether digests of files are stored.
         progress: Progress display of the sounds that are read.
     """
-    table = data.clips
+    table = data.table
     heard = _hear(data, progress) if sounds else []
     seconds: dict[str, float] = defaultdict(float)
     for label, one in zip(table["label"], heard, strict=False):
@@ -133,8 +133,8 @@ def _hear(data: TaskData, progress: Progress) -> list[_Heard | BenchError]:
     def hung(sound: Sound) -> _Heard | BenchError:
         return audio.undecoded(sound)
 
-    data.task.materialise(data.clips, progress)
-    wanted = sounds_of(data.clips)
+    data.task.materialise(data.table, progress)
+    wanted = sounds_of(data.table)
     found = []
     with progress.bar("reading sounds", len(wanted)) as advance:
         for one in in_threads(hear, wanted, threads=cores(), ahead=_AHEAD, slow=slow, hung=hung):
@@ -144,12 +144,12 @@ def _hear(data: TaskData, progress: Progress) -> list[_Heard | BenchError]:
 
 
 def _findings(data: TaskData, heard: list[_Heard | BenchError], memo: bool, progress: Progress) -> Sounds:
-    clips, labels = data.clips["clip"].tolist(), data.clips["label"].tolist()
+    clips, labels = data.table["clip"].tolist(), data.table["label"].tolist()
     rows = zip(clips, labels, heard, strict=True)
     infos = [one.info for one in heard if isinstance(one, _Heard)]
     lengths = [info.duration_s for info in infos]
     alike: dict[int, list[int]] = defaultdict(list)
-    for row, first in enumerate(first_copies(sounds_of(data.clips), progress, memo).tolist()):
+    for row, first in enumerate(first_copies(sounds_of(data.table), progress, memo).tolist()):
         alike[first].append(row)
     equal = [rows for rows in alike.values() if len(rows) > 1]
     return Sounds(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from json.encoder import encode_basestring
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,6 +34,9 @@ from uamix_bench.util.files import home
 from uamix_bench.util.progress import SILENT, Progress
 from uamix_bench.util.text import UNFIT
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _TEXTS = ("clip", "label", "group", "split")  # columns that results and digests hold
 
 
@@ -43,7 +47,7 @@ class TaskData:
     `partial` names the clips that an incomplete copy lacks, and is empty for a whole one. `remarks` hold facts on the
     table for readers of its scores. `unread` holds the clips outside the table whose format is not read.
     `copies_grouped` is True if clips of equal content share a group. `several` is set if clips have several classes.
-    `names` holds the names of classes, by label, that the user gave.
+    `names` holds the names of classes, by label, that the user gave. `clips` is the `table` for users of pandas.
 
     Raises:
         ValueError: The table is not sorted.
@@ -52,7 +56,7 @@ class TaskData:
     task: Task
     card: TaskCard
     root: Path
-    clips: ClipTable
+    table: ClipTable
     partial: str = ""
     remarks: tuple[Remark, ...] = ()
     unread: tuple[Unread, ...] = ()
@@ -61,7 +65,7 @@ class TaskData:
     names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.clips.ordered:  # episodes and digests go by this order
+        if not self.table.ordered:  # episodes and digests go by this order
             raise ValueError("the clip table of a task is sorted by clip")
 
     @property
@@ -76,9 +80,14 @@ class TaskData:
         return ours and self.card.version == self.task.card.version
 
     @cached_property
+    def clips(self) -> pd.DataFrame:
+        """The clip table as a DataFrame of pandas, a copy."""
+        return self.table.to_pandas()
+
+    @cached_property
     def clips_sha256(self) -> str:
         """SHA-256 over (clip, label, group, split) of every row, in order; episodes and labels depend on these."""
-        return table_sha256(self.clips)
+        return table_sha256(self.table)
 
     @cached_property
     def class_names(self) -> dict[str, str]:
@@ -87,7 +96,7 @@ class TaskData:
         Raises:
             BadInputError: Two classes have one name.
         """
-        labels = sorted(set(self.clips["label"]))
+        labels = sorted(set(self.table["label"]))
         found = {label: self.names.get(label) or " ".join(label.replace("_", " ").split()) or label for label in labels}
         of_name: dict[str, str] = {}
         for label, name in found.items():
@@ -109,7 +118,7 @@ class TaskData:
             reason = f"column '{self.several.column}' gives clips several classes, and an episode gives each clip one"
             remedy = "evaluate it with 'uamix-bench finetune', or give a column 'label' with one class a clip"
             raise BadInputError(self.name, reason, remedy)
-        return sort_clips(*(self.clips[column].tolist() for column in ("clip", "label", "group")), ordered=True)
+        return sort_clips(*(self.table[column].tolist() for column in ("clip", "label", "group")), ordered=True)
 
     def group_copies(self, progress: Progress = SILENT) -> TaskData:
         """The same task with clips of equal content in one group, for group-disjoint episodes.
@@ -118,8 +127,8 @@ class TaskData:
         """
         if self.copies_grouped or self.version_tells_sounds:
             return self
-        groups = one_group(self.clips["group"].tolist(), first_copies(sounds(self.clips), progress))
-        return replace(self, clips=self.clips.assign(group=groups), copies_grouped=True)
+        groups = one_group(self.table["group"].tolist(), first_copies(sounds(self.table), progress))
+        return replace(self, table=self.table.assign(group=groups), copies_grouped=True)
 
     def first_copies(self, rows: Ints, progress: Progress = SILENT) -> Ints | None:
         """Row of the first identical clip, (n,) int64: for a clip in `rows` among these, for every other clip its own.
@@ -128,8 +137,8 @@ class TaskData:
         """
         if self.version_tells_sounds:
             return None
-        first = np.arange(len(self.clips))
-        first[rows] = rows[first_copies(sounds(self.clips.take(rows)), progress)]
+        first = np.arange(len(self.table))
+        first[rows] = rows[first_copies(sounds(self.table.take(rows)), progress)]
         return first
 
     def split(self, *names: str) -> TaskData:
@@ -138,11 +147,11 @@ class TaskData:
         Raises:
             UsageError: One of the splits holds no clip.
         """
-        known = sorted(set(self.clips["split"]) - {""})
+        known = sorted(set(self.table["split"]) - {""})
         for name in names:
             if name not in known:
                 raise UsageError(f"{self.name}:{name}", "no such split", f"known: {', '.join(known) or 'none'}")
-        return self._where(self.clips.among("split", names))
+        return self._where(self.table.among("split", names))
 
     def only(self, classes: Iterable[str]) -> TaskData:
         """The same task, with only the clips of these classes. Its clip table and every digest differ.
@@ -151,11 +160,11 @@ class TaskData:
             UsageError: There is no such class; the line suggests the nearest.
         """
         wanted = set(classes)
-        known = sorted(set(self.clips["label"]))
+        known = sorted(set(self.table["label"]))
         if unknown := sorted(wanted.difference(known)):
             more = f", nor {len(unknown) - 1} more that are named" if len(unknown) > 1 else ""
             raise UsageError(self.name, f"has no class '{unknown[0]}'{more}", nearest(unknown[0], known))
-        return self._where(self.clips.among("label", wanted))
+        return self._where(self.table.among("label", wanted))
 
     def named(self, names: Mapping[str, str]) -> TaskData:
         """The same task with these names of classes, by label; an empty one leaves the class its own."""
@@ -163,7 +172,7 @@ class TaskData:
 
     def without(self, clips: Iterable[str]) -> TaskData:
         """The same task without these clips."""
-        return self._where(~self.clips.among("clip", set(clips)))
+        return self._where(~self.table.among("clip", set(clips)))
 
     def metaaudio(self) -> TaskData:
         """The same task, with only the test classes of MetaAudio's split (Heggan et al. 2022, ``Baseline/*.npy``).
@@ -182,7 +191,7 @@ class TaskData:
         Raises:
             UsageError: A class has no clip left for a query; the line names it.
         """
-        sizes = self.clips.sizes("label")
+        sizes = self.table.sizes("label")
         most = min(at_most, min(sizes.values()) - k_shot)
         if most < 1:
             fewest = sorted((size, label) for label, size in sizes.items() if size <= k_shot)[:4]
@@ -192,7 +201,7 @@ class TaskData:
         return most
 
     def _where(self, chosen: Mask) -> TaskData:
-        return replace(self, clips=self.clips.take(chosen))
+        return replace(self, table=self.table.take(chosen))
 
 
 def load_task(

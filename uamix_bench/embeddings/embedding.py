@@ -110,7 +110,7 @@ def embed(
         UsageError: The value of UAMIX_BENCH_CACHE_SIZE is no size.
     """
     started = time.perf_counter()
-    table = data.clips.take(rows)
+    table = data.table.take(rows)
     data.task.materialise(table, progress)
     clip_sounds = sounds(table)
     digested = sound_digests(clip_sounds, memo=cache, progress=progress)

@@ -62,7 +62,7 @@ def look_up(
     Raises:
         BadInputError: Clips are missing, their sounds have changed, or the embeddings are of another crop.
     """
-    ids: list[str] = data.clips["clip"].tolist()
+    ids: list[str] = data.table["clip"].tolist()
     given = model.of_clips(ids, data.card.clip_seconds, segments)
     if given is None:
         return None
@@ -92,7 +92,7 @@ def look_up(
 def _unknown(file: str, given: GivenRows, data: TaskData) -> list[str]:
     """Says how many clips of the file the task does not have."""
     total = given.unknown + int(given.found.sum())
-    of = f"the {len(data.clips):,} of {data.name}"
+    of = f"the {len(data.table):,} of {data.name}"
     return [f"{file}: {given.unknown:,} of its {total:,} clips are not among {of}"] if given.unknown else []
 
 
@@ -109,7 +109,7 @@ def _swings(
     model: AudioModel, data: TaskData, rows: Ints, segments: Segments, progress: Progress
 ) -> tuple[list[float], dict[int, BenchError]]:
     """Half the range of each clip's samples, and the errors of broken clips by their places."""
-    clip_sounds = sounds(data.clips.take(rows))
+    clip_sounds = sounds(data.table.take(rows))
     swings = [0.0] * len(clip_sounds)
     broken: dict[int, BenchError] = {}
     with progress.bar("listening", len(clip_sounds)) as advance:

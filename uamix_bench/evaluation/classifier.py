@@ -119,7 +119,7 @@ class Classifier:
         from uamix_bench.embeddings.embedding import embed
 
         data = sound_files(sounds, self.facts.task.clip_seconds, keep_going)
-        every = np.arange(len(data.clips))
+        every = np.arange(len(data.table))
         found = embed(
             self.model,
             data,
@@ -130,7 +130,7 @@ class Classifier:
             keep_going=keep_going,
             progress=progress,
         )
-        paths = [Path(path) for path in data.clips["path"]]
+        paths = [Path(path) for path in data.table["path"]]
         heard = [row for row in every.tolist() if found.valid[row]]
         rows: list[Prediction] = []
         with progress.bar("labelling", len(heard)) as advance:

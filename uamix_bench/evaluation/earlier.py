@@ -136,7 +136,7 @@ def sounds_here(
     if not draws:
         return []
     rows = np.unique(np.concatenate(draws))
-    found = sound_digests(sounds(task.clips.take(rows)), memo=memo, progress=progress)
+    found = sound_digests(sounds(task.table.take(rows)), memo=memo, progress=progress)
     unread = rows[list(found.failed)]
     of_row = dict(zip(rows.tolist(), found.digests, strict=True))
     return [

@@ -134,7 +134,7 @@ class _Pool:
         self.earlier: tuple[Pace, ...] = ()
         self.embedded, self.seconds = (ahead.clips, ahead.seconds) if ahead else (0, 0.0)
         self.devices = set(ahead.devices) if ahead else set()
-        self._place = np.full(len(task.clips), -1)  # where a row's embedding stands
+        self._place = np.full(len(task.table), -1)  # where a row's embedding stands
         self._vectors = np.zeros((0, model.embedding_dim), np.float32)
         self._keys: list[bytes] = []
         self._digests: dict[int, bytes] = {}  # of the files, by row
@@ -148,7 +148,7 @@ class _Pool:
         if not len(new):
             return False
         progress = self.options.get("progress", SILENT)
-        self.task.task.materialise(self.task.clips.take(new), progress)  # here, so that embed_s is that of embedding
+        self.task.task.materialise(self.task.table.take(new), progress)  # here, so that embed_s is that of embedding
         found = embed(
             self.model,
             self.task,
@@ -162,7 +162,7 @@ class _Pool:
         for line in found.warnings:
             warnings.warn(line, stacklevel=2)
         reasons = dict(found.skipped)
-        clips = self.task.clips["clip"]
+        clips = self.task.table["clip"]
         for row in new[~found.valid].tolist():
             self.broken[row] = Skipped(clip=scrub(clips[row]), reason=scrub(reasons[clips[row]]))
         self._place[new[found.valid]] = len(self._vectors) + np.arange(np.count_nonzero(found.valid))
@@ -180,7 +180,7 @@ class _Pool:
     def check(self, subject: str, allow_unhealthy: bool) -> health.Health:
         """Runs the health check on all embeddings; non-finite ones that it lets pass become zeros."""
         rows = np.argsort(np.where(self._place < 0, len(self._place), self._place))[: len(self._vectors)]
-        clips = self.task.clips.take(rows)
+        clips = self.task.table.take(rows)
         named = health.Clips(clips["clip"].tolist(), clips["label"].tolist())
         sanity = health.check(self._vectors, self._keys, self._silent, named)
         sanity = sanity.model_copy(update={"notes": tuple(map(scrub, sanity.notes))})
@@ -210,7 +210,7 @@ class _Cell:
     def __init__(self, task: TaskData, protocol: Protocol) -> None:
         self.protocol = protocol
         self.full = self.task = task
-        self.kept = np.arange(len(task.clips))
+        self.kept = np.arange(len(task.table))
         self.skipped: tuple[int, ...] = ()
         self._draw()
 
@@ -225,7 +225,7 @@ class _Cell:
         if met:
             self.skipped = tuple(sorted((*self.skipped, *met)))
             self.kept = np.setdiff1d(self.kept, met)
-            self.task = replace(self.full, clips=self.full.clips.take(self.kept))
+            self.task = replace(self.full, table=self.full.table.take(self.kept))
             self._draw()
 
     def result(self, pool: _Pool, sanity: health.Health, provenance: Provenance) -> Result:
@@ -285,7 +285,7 @@ class _Cell:
         """First clip of equal content for each clip of the table; only drawn clips are compared."""
         if self.full.version_tells_sounds:
             return None
-        first, drawn = np.arange(len(self.task.clips)), self.episodes.clips
+        first, drawn = np.arange(len(self.task.table)), self.episodes.clips
         first[drawn] = drawn[first_of_equals(pool.digests(self.rows))]
         return first
 

@@ -98,7 +98,7 @@ def fit(
         )
     vectors = found.vectors[found.valid]
     supports = [np.flatnonzero(slots == slot) for slot in range(len(of_class))]
-    calibration = calibrate(classifier, vectors, slots, task.clips["group"][kept].tolist(), neighbors)
+    calibration = calibrate(classifier, vectors, slots, task.table["group"][kept].tolist(), neighbors)
     fitted = fit_supports(classifier, vectors, supports, neighbors)
     return _classifier(
         model,
@@ -184,7 +184,7 @@ def _classifier(
     assert model.identity is not None
     probe = probe_embedding(model)
     sounds = sounds_sha256([digest for digest, good in zip(found.digests, found.valid, strict=True) if good])
-    clips = replace(task, clips=task.clips.take(rows))
+    clips = replace(task, table=task.table.take(rows))
     broken = (Skipped(clip=scrub(one.clip), reason=scrub(one.reason)) for one in found.skipped)
     written = ClassifierFile(
         encoder=_name(model),
@@ -224,7 +224,7 @@ def _embed(model: AudioModel, task: TaskData, rows: Ints, segments: Segments, op
     )
     for line in found.warnings:
         warnings.warn(line, stacklevel=3)
-    valid, clips = found.valid, task.clips.take(rows[found.valid])
+    valid, clips = found.valid, task.table.take(rows[found.valid])
     keys = [key for key, good in zip(found.keys, valid, strict=True) if good]
     named = health.Clips(clips["clip"].tolist(), clips["label"].tolist())
     sanity = health.check(found.vectors[valid], keys, found.silent[valid], named)

@@ -29,7 +29,7 @@ def halves(task: TaskData, seed: int, progress: Progress = SILENT) -> tuple[Task
         seed: Seed of the split.
         progress: Progress display of the files that are read to find copies.
     """
-    grouped = task.group_copies(progress).clips
+    grouped = task.group_copies(progress).table
     held: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))  # clips of each class, by group
     for group, label in zip(grouped["group"], grouped["label"], strict=True):
         held[group][label] += 1
@@ -55,7 +55,7 @@ def half_of(task: TaskData, protocol_name: str, seed: int) -> TaskData | None:
 
 
 def _rows(task: TaskData, chosen: Mask) -> TaskData:
-    return replace(task, clips=task.clips.take(chosen))
+    return replace(task, table=task.table.take(chosen))
 
 
 def _hash(seed: int, group: str) -> bytes:

@@ -201,7 +201,7 @@ def _shards(
     for segments in dict.fromkeys(protocol.segments for protocol in protocols):
         sharing = [protocol for protocol in protocols if protocol.segments == segments]
         rows = np.unique(np.concatenate([draw_episodes(data, protocol).clips for protocol in sharing]))
-        table = data.clips.take(rows)
+        table = data.table.take(rows)
         data.task.materialise(table, progress)
         found = sounds(table)
         digested = sound_digests(found, progress=progress)

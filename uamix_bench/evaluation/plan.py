@@ -138,4 +138,4 @@ def limited(task: TaskData, clips_per_class: int | None) -> TaskData:
     """Task with only the first clips, by id, of each class."""
     if clips_per_class is None:
         return task
-    return replace(task, clips=task.clips.take(earlier_equals(task.clips["label"]) < clips_per_class))
+    return replace(task, table=task.table.take(earlier_equals(task.table["label"]) < clips_per_class))

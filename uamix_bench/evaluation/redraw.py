@@ -118,9 +118,9 @@ def _parts(data: TaskData, result: Result) -> Iterator[TaskData]:
     A result that chose a model, or reports on the one chosen, is on a half of its own classes.
     """
     yield data
-    if data.card.metaaudio is not None and not set(data.card.metaaudio) - set(data.clips["label"]):
+    if data.card.metaaudio is not None and not set(data.card.metaaudio) - set(data.table["label"]):
         yield data.metaaudio()
-    if not set(result.per_class) - set(data.clips["label"]):
+    if not set(result.per_class) - set(data.table["label"]):
         own = data.only(result.per_class)
         yield own
         if half := half_of(own, result.protocol.name, result.protocol.seed):

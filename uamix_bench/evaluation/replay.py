@@ -104,7 +104,7 @@ def _caches(model: ModelIdentity) -> Iterator[EmbeddingCache]:
 
 
 def _kept(cache: EmbeddingCache, data: TaskData, rows: Ints) -> tuple[Mask, Floats]:
-    digested = sound_digests(sounds(data.clips.take(rows)))
+    digested = sound_digests(sounds(data.table.take(rows)))
     found, kept = cache.get(clip_keys(digested.digests, data.card.clip_seconds))
     found[list(digested.failed)] = False
     return found, np.ascontiguousarray(kept[:, :-1])

@@ -288,7 +288,7 @@ class Finetuning:
         if self.fraction is not None or self.shots is not None:
             validation = validation[:0]  # few labels are few: the others choose nothing either
         self.progress.say(f"linear probe {run.name}: {len(train):,} clips")
-        groups = self.data.clips["group"].astype(str)
+        groups = self.data.table["group"].astype(str)
         recipe = self.recipe.model_copy(update={"seed": run.seed})
         targets = self.plan.labels.targets
         found = probe(recipe, vectors, targets, groups, train, validation, test, several=self.several)
@@ -318,7 +318,7 @@ class Finetuning:
     @cached_property
     def _sounds_sha256(self) -> str:
         """SHA-256 over the sounds of all needed clips."""
-        rows = self.data.clips.take(self._needed)
+        rows = self.data.table.take(self._needed)
         self.data.task.materialise(rows, self.progress)
         return sounds_sha256(sound_digests(sounds(rows), progress=self.progress).digests)
 
@@ -326,7 +326,7 @@ class Finetuning:
     def _frames(self) -> tuple[Frames, Ints]:
         """Frames of all needed clips, and the place of each row of the clip table in them, or -1."""
         assert isinstance(self.recipe, FinetuneRecipe)
-        needed = replace(self.data, clips=self.data.clips.take(self._needed))
+        needed = replace(self.data, table=self.data.table.take(self._needed))
         feed = inputs(self.model, self.recipe, _PATCH)
         with torch.no_grad():
             frames = load_frames(
@@ -338,8 +338,8 @@ class Finetuning:
                 stop=self.stop,
             )
         self._refuse_broken(frames.skipped)
-        readable = ~needed.clips.among("clip", {clip for clip, _ in frames.skipped})
-        place = np.full(len(self.data.clips), -1, np.int64)
+        readable = ~needed.table.among("clip", {clip for clip, _ in frames.skipped})
+        place = np.full(len(self.data.table), -1, np.int64)
         place[self._needed[readable]] = np.arange(len(frames))
         return frames, place
 
@@ -365,7 +365,7 @@ class Finetuning:
     @cached_property
     def _embeddings(self) -> tuple[Floats, Mask, tuple[tuple[str, str], ...]]:
         found = embed(
-            self.model, self.data, np.arange(len(self.data.clips)), keep_going=self.keep_going, progress=self.progress
+            self.model, self.data, np.arange(len(self.data.table)), keep_going=self.keep_going, progress=self.progress
         )
         for line in found.warnings:
             self.progress.say(line)

@@ -54,7 +54,7 @@ def estimate(work: Finetuning) -> tuple[int, float | None]:
 def _longest_of_a_few(work: Finetuning) -> int:
     """Number of frames of the longest of a few clips, spread over the table."""
     data = work.data
-    rows = data.clips.take(slice(None, None, max(1, len(data.clips) // _LOOKED_AT)))
+    rows = data.table.take(slice(None, None, max(1, len(data.table) // _LOOKED_AT)))
     data.task.materialise(rows, work.progress)
     seconds = []
     for sound in sounds(rows):

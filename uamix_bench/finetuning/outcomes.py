@@ -91,7 +91,7 @@ def score(
     Returns:
         Runs as the record has them, the score, and notes that a reader needs.
     """
-    group_of = data.clips["group"].astype(str)
+    group_of = data.table["group"].astype(str)
     names = np.unique(np.concatenate([group_of[outcome.test] for _, outcome in done]))
     runs, tested = [], []
     for run, outcome in done:
@@ -136,7 +136,7 @@ def _run(
         train_clips=facts["train_clips"],
         batch=facts["batch"],
         strength=facts["strength"],
-        test_sha256=files.digest(data.clips["clip"][test].tolist()),
+        test_sha256=files.digest(data.table["clip"][test].tolist()),
         groups=tuple(zip(groups.tolist(), sizes.tolist(), strict=True)),
         correct="" if several else "".join(map(str, right.astype(int))),
         per_class={classes[c]: (int(right[targets[:, c]].sum()), int(targets[:, c].sum())) for c in present},
@@ -147,7 +147,7 @@ def _run(
 
 def _warnings(data: TaskData, plan: Plan, several: bool) -> list[str]:
     """Notes on limits of a score: shared groups, copies, and classes missing from training or test."""
-    targets, group_of = plan.labels.targets, data.clips["group"].astype(str)
+    targets, group_of = plan.labels.targets, data.table["group"].astype(str)
     tested = sum(len(fold.test) for fold in plan.folds)
     used = np.unique(np.concatenate([part for fold in plan.folds for part in (fold.train, fold.test)]))
     first = data.first_copies(used)

@@ -51,7 +51,7 @@ class Plan(NamedTuple):
 
 def supervised(data: TaskData) -> TaskData:
     """Task for fine-tuning, whose labels or groups may differ from those of few-shot episodes."""
-    return replace(data, clips=ClipTable(data.task.supervised(data.root, data.clips)))
+    return replace(data, table=ClipTable(data.task.supervised(data.root, data.table)))
 
 
 def joined(data: TaskData, test: TaskData) -> TaskData:
@@ -60,7 +60,7 @@ def joined(data: TaskData, test: TaskData) -> TaskData:
     Clips, digest and version are those of both tasks together; the name is that of `data`.
     """
     parts = [
-        part.clips.assign(clip=[f"{split}/{clip}" for clip in part.clips["clip"]], split=split)
+        part.table.assign(clip=[f"{split}/{clip}" for clip in part.table["clip"]], split=split)
         for split, part in (("train", data), ("test", test))
     ]
     if data.several and test.several and data.several != test.several:
@@ -73,7 +73,7 @@ def joined(data: TaskData, test: TaskData) -> TaskData:
     both = replace(
         data,
         card=card,
-        clips=table,
+        table=table,
         partial=lacks,
         remarks=remarks,
         unread=(*data.unread, *test.unread),
@@ -99,7 +99,7 @@ def plan(data: TaskData, *, folds: int = FOLDS, seed: int = 0, separator: str | 
         BadInputError: A named split has no clip.
     """
     labels = read_labels(data, separator)
-    card = data.card.supervised or _named_splits(set(data.clips["split"]))
+    card = data.card.supervised or _named_splits(set(data.table["split"]))
     if card is None:
         return Plan(*_grouped(data, labels, folds, seed), labels)
     if card.folds:
@@ -120,7 +120,7 @@ def read_labels(data: TaskData, separator: str | None = None) -> Labels:
     Raises:
         UsageError: The data has fewer than two classes.
     """
-    column = data.clips["label"].tolist()
+    column = data.table["label"].tolist()
     parts = (
         [[part.strip() for part in text.split(separator)] for text in column] if separator else [[t] for t in column]
     )
@@ -206,7 +206,7 @@ def _named_splits(splits: set[str]) -> Supervised | None:
 
 
 def _rows(data: TaskData, names: tuple[str, ...]) -> Ints:
-    found = np.flatnonzero(data.clips.among("split", names))
+    found = np.flatnonzero(data.table.among("split", names))
     if not len(found):
         hint = "put the data set's own list of splits beside it" if data.card.supervised else "fill the split column"
         raise BadInputError(data.root, f"no clip is in the split {' or '.join(names)}", hint)
@@ -214,7 +214,7 @@ def _rows(data: TaskData, names: tuple[str, ...]) -> Ints:
 
 
 def _grouped(data: TaskData, labels: Labels, folds: int, seed: int) -> tuple[tuple[Fold, ...], str]:
-    groups = data.clips["group"].astype(str)
+    groups = data.table["group"].astype(str)
     count = min(folds, len(np.unique(groups)))
     if count < 2:
         raise UsageError(data.name, "all clips are of one group", "give a split column, or groups that can be parted")

@@ -150,8 +150,8 @@ class TaskIdentity(Part):
             version=task.card.version,
             clips_sha256=task.clips_sha256,
             content_sha256=None if task.version_tells_sounds else content_sha256,
-            classes=len(set(task.clips["label"])) if classes is None else classes,
-            clips=len(task.clips),
+            classes=len(set(task.table["label"])) if classes is None else classes,
+            clips=len(task.table),
             clip_seconds=task.card.clip_seconds,
             names_sha256=files.digest(task.class_names) if named else None,
         )

@@ -198,8 +198,8 @@ class Ablation:
         from uamix_bench.tuning.run import initial_model
 
         data = find_data(self.data, self.data_dir, self.audio_root)
-        data.task.materialise(data.clips, progress)  # here, rather than in several workers
-        content = sounds_sha256(sound_digests(sounds(data.clips), progress=progress).digests)
+        data.task.materialise(data.table, progress)  # here, rather than in several workers
+        content = sounds_sha256(sound_digests(sounds(data.table), progress=progress).digests)
         same = (initial_model(self.init).metadata["sha256"], data.clips_sha256, content)
         todo = []
         for job in map(self.job, self.arms):

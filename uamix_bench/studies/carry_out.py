@@ -88,7 +88,7 @@ class Work:
         if "clusters" in kinds:  # draws some of the clips, and shows any
             from uamix_bench.embeddings.embedding import embed
 
-            embed(encoder, data, np.arange(len(data.clips)), batch_size=self.batch_size, progress=self.progress)
+            embed(encoder, data, np.arange(len(data.table)), batch_size=self.batch_size, progress=self.progress)
         if protocols:
             plan = plan_task(data, protocols)
             for remark in plan.remarks(sounds=False):

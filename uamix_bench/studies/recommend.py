@@ -70,10 +70,10 @@ def plan(
     """
     task = _with_enough(task, min_clips or _FEWEST)
     parts = halves(task, seed, progress)
-    fewest = min(min(part.clips.sizes("label").values()) for part in parts)
+    fewest = min(min(part.table.sizes("label").values()) for part in parts)
     queries = min(_MOST_QUERIES, max(1, fewest // 4))
     base = Protocol(
-        n_way=ways or min(WAYS, len(set(task.clips["label"]))),
+        n_way=ways or min(WAYS, len(set(task.table["label"]))),
         n_query=queries,
         episodes=episodes,
         seed=seed,
@@ -106,7 +106,7 @@ def drawn(plans: Plans, results: Sequence[Result]) -> dict[str, EpisodeSet]:
 
 def _with_enough(task: TaskData, min_clips: int) -> TaskData:
     """The task with the classes that have so many clips; a remark names the others."""
-    sizes = task.clips.sizes("label")
+    sizes = task.table.sizes("label")
     small = [f"{label} ({size})" for label, size in sizes.items() if size < min_clips]
     if len(sizes) - len(small) < 2:
         reason = f"{len(sizes) - len(small)} of {len(sizes)} classes have {min_clips} clips or more, and 2 are needed"

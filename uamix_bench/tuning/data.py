@@ -79,8 +79,8 @@ def load_frames(
         MachineError: The disk is full, the folder cannot be written, or a worker died.
         Stopped: `stop` returned True.
     """
-    data.task.materialise(data.clips, progress)
-    clips, heard = data.clips["clip"].tolist(), sounds(data.clips)
+    data.task.materialise(data.table, progress)
+    clips, heard = data.table["clip"].tolist(), sounds(data.table)
     digested = sound_digests(heard, progress=progress)
     source = Sounds(heard, digested.digests, fbank, sample_rate, data.card.clip_seconds)
     decoded = decode(source, workers, progress, stop)
@@ -99,7 +99,7 @@ def load_frames(
         values=decoded.values,
         first=np.cumsum(count) - count,
         count=count,
-        recordings=np.unique(data.clips["group"].astype(str)[kept], return_inverse=True)[1].astype(np.int64),
+        recordings=np.unique(data.table["group"].astype(str)[kept], return_inverse=True)[1].astype(np.int64),
         sha256=data.clips_sha256,
         skipped=skipped,
         sounds_sha256=sounds_sha256(digested.digests),

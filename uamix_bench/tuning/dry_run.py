@@ -54,7 +54,7 @@ def steps(stages: Sequence[Stage], recipe: PretrainRecipe | TuneRecipe, data: Ta
     Raises:
         UsageError: The data has fewer recordings than a batch needs.
     """
-    recordings = np.unique(data.clips["group"].astype(str), return_inverse=True)[1].astype(np.int64)
+    recordings = np.unique(data.table["group"].astype(str), return_inverse=True)[1].astype(np.int64)
     recordings = recordings[drawn(len(recordings), recipe.clips, recipe.seed)]
     return {stage.name: len(ordered(recordings, recipe, number, stage)) for number, stage in enumerate(stages)}
 
@@ -65,7 +65,7 @@ def holdings(data: TaskData) -> dict[str, Any]:
     ``hours`` counts each clip up to the length that training cuts it to. It is None if the sounds are generated on
     first use. ``unreadable`` is the number of clips whose header is refused.
     """
-    clips = sounds(data.clips)
+    clips = sounds(data.table)
 
     def seconds(sound: Sound) -> float | None:
         try:
@@ -81,7 +81,7 @@ def holdings(data: TaskData) -> dict[str, Any]:
     return {
         "name": data.name,
         "clips": len(clips),
-        "recordings": len(set(data.clips["group"])),
+        "recordings": len(set(data.table["group"])),
         "hours": round(sum(heard) / 3_600, 3) if there else None,
         "unreadable": len(lengths) - len(heard),
         "partial": data.partial,

@@ -87,7 +87,7 @@ def measured(job: Job) -> Rates:
     from uamix_bench.tuning.views import Spectrograms
 
     recipe, data = job.recipe, find_data(job.data, job.data_dir, job.audio_root)
-    some = np.flatnonzero(earlier_equals(data.clips["group"]) == 0)
+    some = np.flatnonzero(earlier_equals(data.table["group"]) == 0)
     some = some[:: max(1, len(some) // (_STEPS * recipe.batch))][: _STEPS * recipe.batch]
     mean = sum(recipe.frames) / len(recipe.frames)
     usual = min(recipe.frames, key=lambda frames: abs(frames - mean))
@@ -97,7 +97,7 @@ def measured(job: Job) -> Rates:
     clock = _Clock()
     with computing_with(job.threads), tempfile.TemporaryDirectory(prefix="uamix-bench-") as folder:
         model = initial_model(job.init)
-        sample = dataclasses.replace(data, clips=data.clips.take(some))
+        sample = dataclasses.replace(data, table=data.table.take(some))
         # A front end that is no dataclass: its frames are not kept.
         frames = load_frames(sample, lambda *waves: model.fbank(*waves), model.sample_rate, workers=1)
         spectrograms = Spectrograms(model.normalise, model.fbank.mel_hz, recipe.views, distributed.device(job.device))

@@ -159,8 +159,8 @@ def _ground(job: Job, progress: Progress) -> tuple[Source, dict[str, str]]:
     from uamix_bench.tuning.run import initial_model
 
     model, data = initial_model(job.init), find_data(job.data, job.data_dir, job.audio_root)
-    data.task.materialise(data.clips, progress)
-    digested = sound_digests(sounds(data.clips), progress=progress)
+    data.task.materialise(data.table, progress)
+    digested = sound_digests(sounds(data.table), progress=progress)
     return model.source, {
         f"digest of {model.source.checkpoint or model.source.name}": model.metadata["sha256"],
         f"list of the clips of {data.name}": data.clips_sha256,

@@ -212,7 +212,7 @@ def _decoded(
 ) -> Frames:
     """Decoded frames of the data; one process of a machine decodes, the others wait."""
     checkpoints = folder / "checkpoints"
-    progress.say(f"recipe '{recipe.name}' on {len(data.clips):,} clips of {data.name}; checkpoints in {checkpoints}")
+    progress.say(f"recipe '{recipe.name}' on {len(data.table):,} clips of {data.name}; checkpoints in {checkpoints}")
     if data.partial:
         progress.say(f"{data.name}: {data.partial}")
     for remark in data.remarks:
@@ -305,7 +305,7 @@ def _identity(data: TaskData, frames: Frames, parent: str | None) -> dict[str, A
     return {
         "data": {
             "name": data.name,
-            "clips": len(data.clips),
+            "clips": len(data.table),
             "clip_table": frames.sha256,
             "files": frames.sounds_sha256,
             "clip_seconds": data.card.clip_seconds,
@@ -316,7 +316,7 @@ def _identity(data: TaskData, frames: Frames, parent: str | None) -> dict[str, A
 
 def _name(data: TaskData) -> str:
     """Name of training data with their splits and version, such as ``synthetic:train@1``."""
-    splits = sorted(set(data.clips["split"]) - {""})
+    splits = sorted(set(data.table["split"]) - {""})
     return f"{data.name}{':' if splits else ''}{'+'.join(splits)}@{data.card.version}"
 
 

@@ -100,4 +100,4 @@ def metadata(job: Job) -> dict[str, str]:
 
 @cache
 def _clips(data: str, data_dir: Path | None, audio_root: Path | None) -> int:
-    return len(find_data(data, data_dir, audio_root).clips)
+    return len(find_data(data, data_dir, audio_root).table)

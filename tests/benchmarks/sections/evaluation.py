@@ -75,7 +75,7 @@ def section(scale: Scale, folder: Path) -> Section:
         ratio = f"{tables.significant(times.ratio(side, 'ours'))}×"
         rows.append([name, clips, tables.significant(times.median(side)), ratio, *bound])
     text = f"""
-        {len(task.clips):,} clips of {SECONDS:g} s at 16 kHz (generated WAV files of {CLASSES} classes), {MODEL}, 5-way
+        {len(task.table):,} clips of {SECONDS:g} s at 16 kHz (generated WAV files of {CLASSES} classes), {MODEL}, 5-way
         1-shot, {protocol.n_query} queries a class, {protocol.episodes} episodes: digests of the files, decoding, front
         end, encoder, episodes, intervals, record. CPU seconds of all threads, medians of {scale.repeats}. The reference
         protocol reads and encodes the clips of every episode anew, here with the same model, reader and batches of
@@ -89,7 +89,7 @@ def section(scale: Scale, folder: Path) -> Section:
 
 def _growth(scale: Scale, model: AudioModel, task: TaskData) -> Table:
     """Evaluations of more and more episodes on the cached embeddings."""
-    vectors = np.random.default_rng(0).standard_normal((len(task.clips), model.embedding_dim), np.float32)
+    vectors = np.random.default_rng(0).standard_normal((len(task.table), model.embedding_dim), np.float32)
     rows = []
     for count in scale.episode_counts:
         protocol = Protocol(episodes=count, n_query=min(15, scale.clips_per_class - 1))
@@ -141,7 +141,7 @@ def sounds(folder: Path, each: int) -> TaskData:
 
 def encode_again(model: AudioModel, task: TaskData, episodes: EpisodeSet, which: range) -> list[int]:
     """Reads and encodes each episode's clips, and counts the queries whose nearest centroid is their class's."""
-    paths = task.clips["path"].tolist()
+    paths = task.table["path"].tolist()
 
     def encode(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         flat = rows.ravel().tolist()

@@ -51,7 +51,7 @@ for number in range(rounds + 1):
     for way, (threads, encoding._SMALL) in ways.items():
         torch.set_num_threads(threads)
         wall, cpu = time.perf_counter(), time.process_time()
-        embed(model, task, np.arange(min(clips, len(task.clips))), cache=False)
+        embed(model, task, np.arange(min(clips, len(task.table))), cache=False)
         if number:
             print(way, time.process_time() - cpu, time.perf_counter() - wall, sep=",")
 """  # the first round warms up
@@ -97,7 +97,7 @@ def _start_ups(scale: Scale) -> Table:
 def first(scale: Scale) -> Table:
     """CPU time of the main job in an empty home, beside one import of torch and the encoder's operations."""
     model = load_model(MODEL, device="cpu")
-    heard = [sound for name in MAIN_TASKS for sound in clip_sounds(load_task(name).clips)]
+    heard = [sound for name in MAIN_TASKS for sound in clip_sounds(load_task(name).table)]
     samples = [round(audio.probe(sound).duration_s * SAMPLE_RATE) for sound in heard]
     work = sum(operations(SHAPE, 1 + SHAPE.rows * model.token_columns(count)) for count in samples)
     taken, imported, computed = [], [], []
@@ -189,7 +189,7 @@ def _memory(sounds: Path) -> list[Table]:
     evaluate = f"""
 from uamix_bench import Protocol, fewshot, load_model, load_task
 model, task = load_model({MODEL!r}, device="cpu"), load_task({str(sounds)!r}, clip_seconds={SECONDS})
-fewshot(model, task, Protocol(n_query=min(15, len(task.clips) // len(set(task.clips["label"])) - 1)), cache=False)
+fewshot(model, task, Protocol(n_query=min(15, len(task.table) // len(set(task.table["label"])) - 1)), cache=False)
 """
     bare, imported, evaluated = map(_peak_mb, (PASS, HEAVY, evaluate))
     waveforms = CLIPS_HELD * 4 * SECONDS * SAMPLE_RATE / 1e6
