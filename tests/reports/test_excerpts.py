@@ -35,7 +35,7 @@ def replayed(tmp_path: Path) -> Replay:
     protocol = Protocol(n_way=2, k_shot=1, n_query=4, episodes=40)
     drawn = draw(protocol, task="t", version="1", clips=clips, labels=labels)
     chosen = generator.integers(0, 2, drawn.query.shape).astype(np.uint8)
-    data: Any = SimpleNamespace(clips=table)
+    data: Any = SimpleNamespace(table=table)
     return Replay(data, drawn, chosen, None)  # type: ignore[arg-type]
 
 
