@@ -63,7 +63,7 @@ def convert(model: AudioModel, path: Path, dtype: torch.dtype = torch.float32) -
             raise BadInputError(path, f"gives other embeddings ({difference:.1e}) than the file it came from", remedy)
         if fingerprint(path) != sha256:  # and by this its digest is known when it is first loaded
             raise BadInputError(path, "holds something else than what was written", "convert it again, to another disk")
-    except BadInputError:
+    except BaseException:  # an interrupt too: what was not compared does not stay
         path.unlink(missing_ok=True)
         raise
     return Converted(path, sha256, path.stat().st_size, difference)
