@@ -237,6 +237,7 @@ def convert(session: Session, source: str, output: Path | None, dtype: str) -> N
 
     import torch
 
+    from uamix_bench.cli.tables import show_card  # before the file is there: an interrupt then leaves none
     from uamix_bench.models import convert as converting
     from uamix_bench.models.loading import load_model
 
@@ -255,8 +256,6 @@ def convert(session: Session, source: str, output: Path | None, dtype: str) -> N
     }
     items.append(facts)
     if not session.json:
-        from uamix_bench.cli.tables import show_card
-
         equal = f"{done.difference:.1e} of the largest value" if done.difference else "none, bit for bit"
         show_card({**facts, "embedding_difference": equal, "use": f"--model {name}={done.path}"})
 
